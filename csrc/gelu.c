@@ -1,0 +1,44 @@
+/* GELU in its tanh form: y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3).
+ * Hendrycks and Gimpel, Gaussian Error Linear Units (2016), section 2.
+ *
+ * 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) = s, so y = x s with one exponential, and
+ * dy/dx = s + x s (1 - s) 2 du/dx. In float64 s comes from the C library's tanh, as the formula
+ * stands, so that the oracle does not share the form it checks. */
+#include "kernels.h"
+#include "simd.h"
+
+static const real ROOT = 0.79788456080286535588, CUBIC = 0.044715;
+
+/* s(x) = 0.5 (1 + tanh(u)) */
+INLINE vec gate(vec x) {
+    vec u = ROOT * (x + CUBIC * x * x * x);
+#ifdef PYSFT_F64
+    UNROLL for (int i = 0; i < VL; i++) u[i] = 0.5 * (1 + tanh(u[i]));
+    return u;
+#else
+    return 1 / (1 + vexp(-2 * u));
+#endif
+}
+INLINE vec gelu(vec x) { return x * gate(x); }
+INLINE vec dgelu(vec dy, vec x) {
+    vec s = gate(x);
+    return dy * (s + x * s * (1 - s) * (2 * ROOT) * (1 + 3 * CUBIC * x * x));
+}
+
+void FN(gelu_forward)(real *y, const real *x, int64_t n, int threads) {
+    int64_t whole = n / VL * VL;
+    if (n < 16 * 1024) threads = 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < whole; i += VL) store(y + i, gelu(load(x + i)));
+    if (whole < n) store_tail(y + whole, gelu(load_tail(x + whole, n - whole, 0)), n - whole);
+}
+
+void FN(gelu_backward)(real *dx, const real *dy, const real *x, int64_t n, int threads) {
+    int64_t whole = n / VL * VL, rest = n - whole;
+    if (n < 16 * 1024) threads = 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < whole; i += VL) store(dx + i, dgelu(load(dy + i), load(x + i)));
+    if (rest)
+        store_tail(dx + whole,
+                   dgelu(load_tail(dy + whole, rest, 0), load_tail(x + whole, rest, 0)), rest);
+}

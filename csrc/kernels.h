@@ -1,0 +1,91 @@
+/* Every kernel's prototype, once: the compiler includes this file, and pysft/nn/_build.py reads its
+ * text and stamps it twice, `real` as float and as double, to tell cffi what there is to call.
+ *
+ * Letters: N token rows, C channels in, K channels out, H heads, D = C/H channels of a head,
+ * V symbols of the vocabulary, T positions of the context, S sequences.
+ * Arrays are row-major and contiguous. cu_seqlens (S+1) holds the rising offsets of the sequences
+ * among the N rows: cu_seqlens[0] = 0, cu_seqlens[S] = N.
+ *
+ * The order of arguments: what is written, what is read, sizes, scalars, threads.
+ * A backward lists its gradients in the order of the forward's inputs, then the upstream gradient,
+ * then what the forward read and saved. NULL for a gradient means that nobody wants it, NULL for a
+ * bias or a residual that there is none.
+ *
+ * Parameter gradients ADD to what stands there; activation gradients are WRITTEN. The one exception
+ * is layernorm_backward, which ADDS its dx: there the gradient that came past the layer on the
+ * residual stream already waits.
+ *
+ * Determinism: one thread computes an output element from start to end, in an order that does not
+ * depend on the number of threads. So results have the same bits for any `threads`, and a row's
+ * forward has the same bits in any batch.
+ *
+ * Nothing here allocates, prints, exits or keeps state. Functions that follow an index (a token, a
+ * label, an offset) check all of them first and return the position of the first bad one, having
+ * written nothing; -1 means that all were good. */
+#ifndef PYSFT_KERNELS_H
+#define PYSFT_KERNELS_H
+
+#include "real.h"
+
+/* matmul.c: y (N,K) = x (N,C) wT + b (K) [+ residual (N,K)], with w (K,C).
+ * dx (N,C) = dy w is written; dw (K,C) += dyT x and db (K) += the column sums of dy are added. */
+void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, const real *residual,
+                        int64_t N, int64_t C, int64_t K, int threads);
+void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
+                         int64_t N, int64_t C, int64_t K, int threads);
+
+/* attention.c: causal self-attention of H heads inside each sequence. qkv (N,3C) holds a row's
+ * query, key and value side by side; y (N,C); lse (N,H) is the log of the sum of exponentials of
+ * each row's scaled scores, all that the backward needs to find the probabilities again.
+ * scratch holds `threads` pieces of attention_scratch(longest sequence, D) elements, 64-byte
+ * aligned. dqkv is written. Both return the first bad offset of cu_seqlens, or -1. */
+int64_t FN(attention_scratch)(int64_t longest, int64_t D);
+int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *qkv,
+                              const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t H, int64_t D,
+                              int64_t scratch_stride, int threads);
+int64_t FN(attention_backward)(real *dqkv, real *scratch, const real *dy, const real *qkv,
+                               const real *y, const real *lse, const int32_t *cu_seqlens, int64_t N,
+                               int64_t S, int64_t H, int64_t D, int64_t scratch_stride, int threads);
+
+/* layernorm.c: y (N,C) = (x - mean) rstd w + b over each row; mean (N), rstd (N) are saved.
+ * dx is ADDED (see above), dw (C) and db (C) are added. */
+void FN(layernorm_forward)(real *y, real *mean, real *rstd, const real *x, const real *w,
+                           const real *b, int64_t N, int64_t C, real eps, int threads);
+void FN(layernorm_backward)(real *dx, real *dw, real *db, const real *dy, const real *x,
+                            const real *w, const real *mean, const real *rstd, int64_t N, int64_t C,
+                            int threads);
+
+/* gelu.c: y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), element by element over n.
+ * dx may be dy itself. */
+void FN(gelu_forward)(real *y, const real *x, int64_t n, int threads);
+void FN(gelu_backward)(real *dx, const real *dy, const real *x, int64_t n, int threads);
+
+/* embedding.c: y (N,C) = wte[token] + wpe[position inside the sequence]; wte (V,C), wpe (T,C).
+ * dwte and dwpe are added. Both return the first row whose token is not in 0..V-1, or N + the first
+ * offset of cu_seqlens that falls or makes a sequence longer than T, or -1. */
+int64_t FN(embedding_forward)(real *y, const int32_t *tokens, const int32_t *cu_seqlens,
+                              const real *wte, const real *wpe, int64_t N, int64_t S, int64_t C,
+                              int64_t V, int64_t T, int threads);
+int64_t FN(embedding_backward)(real *dwte, real *dwpe, const real *dy, const int32_t *tokens,
+                               const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t C, int64_t V,
+                               int64_t T, int threads);
+
+/* cross_entropy.c: nll (N) = lse - logits[label], where lse (N) = log sum exp logits (N,V); a row
+ * whose label is -100 is not graded: its nll is 0 and its dlogits are 0. dlogits = dnll (softmax -
+ * onehot) is written and may be logits itself. Both return the first row whose label is neither
+ * -100 nor in 0..V-1, or -1. */
+int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, const int32_t *labels,
+                                  int64_t N, int64_t V, int threads);
+int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *logits,
+                                   const real *lse, const int32_t *labels, int64_t N, int64_t V,
+                                   int threads);
+
+/* adamw.c: one AdamW step on n weights: w, m and v are updated in place from the gradient g.
+ * correction1 = 1 - beta1^t and correction2 = 1 - beta2^t undo the bias of the moments at step t. */
+void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, double beta1,
+               double beta2, double eps, double decay, double correction1, double correction2,
+               int threads);
+/* Sums of squares of x (n) in float64, one for each block of SQUARES_BLOCK elements. */
+void FN(sum_squares)(double *partials, const real *x, int64_t n, int threads);
+
+#endif

@@ -1,0 +1,35 @@
+"""Every error a user can cause: one sentence that says what, where and what to do, and the exit
+status that the command line gives it. Anything else that reaches the user is a bug of ours."""
+
+
+class PysftError(Exception):
+    """The base of them all."""
+    exit_code = 1
+
+
+class UsageError(PysftError):
+    """A flag, a setting or an environment variable that cannot be."""
+    exit_code = 2
+
+
+class Diverged(PysftError):
+    """A loss or a gradient that is not finite, found before any weight moved."""
+    exit_code = 3
+
+
+class DataError(PysftError, ValueError):
+    """Text, conversations, tokens or a run folder that cannot be used as they are."""
+    exit_code = 65
+
+
+class MissingInput(PysftError):
+    """A file or folder that is not there."""
+    exit_code = 66
+
+
+class GateError(PysftError, ValueError, TypeError):
+    """An array that a kernel cannot take; raised before C sees it."""
+
+
+class BuildError(PysftError, ImportError):
+    """The C part is missing, stale, or cannot run on this processor."""

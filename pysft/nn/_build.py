@@ -1,0 +1,101 @@
+"""The cffi builders. kernels.h is read as text and stamped once per precision, so that every
+prototype stands in one place; one extension module is made per instruction set.
+
+setup.py runs this file by itself, so it imports nothing of pysft."""
+
+import hashlib
+import os
+import platform
+import re
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+
+# No -ffast-math: merely loading such a library flushes denormals in the whole process and makes
+# isnan lie. gnu11 and not c11, which would switch the fused multiply-add off.
+FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
+         "-fopenmp", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi"]
+if os.environ.get("PYSFT_DEBUG"):  # make debug
+    FLAGS = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer"]
+
+PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
+
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISAS = {"base": [],
+            "avx2": ["-mavx2", "-mfma"],
+            "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]}
+else:  # one module, built for the machine at hand
+    ISAS = {"base": ["-mcpu=native"] if platform.machine() == "aarch64" else []}
+
+# What the loader asks a module about itself and, from _c_base, about the processor.
+ABOUT = """
+const char *pysft_sources(void);
+const char *pysft_compiler(void);
+int pysft_openmp(void);
+int pysft_cpu_has(const char *isa);
+"""
+ABOUT_C = """
+#include <string.h>
+static const char *pysft_sources(void) { return "%s"; }
+#ifdef __clang__
+static const char *pysft_compiler(void) { return __VERSION__; }
+#else
+static const char *pysft_compiler(void) { return "gcc " __VERSION__; }
+#endif
+static int pysft_openmp(void) { return _OPENMP; }
+static int pysft_cpu_has(const char *isa) {
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    if (!strcmp(isa, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(isa, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma");
+#endif
+    return !strcmp(isa, "base");
+}
+"""
+
+
+def source_hash() -> str:
+    """SHA-256 over the C sources and this file: what a built module was built from."""
+    digest = hashlib.sha256()
+    for path in sorted(CSRC.glob("*.[ch]")) + [Path(__file__)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def prototypes(precision: str) -> str:
+    """The text of kernels.h for one precision ("f32" or "f64"), as cffi reads it."""
+    text = (CSRC / "kernels.h").read_text()
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    text = re.sub(r"^#.*$", "", text, flags=re.M)
+    text = re.sub(r"FN\((\w+)\)", rf"\1_{precision}", text)
+    return re.sub(r"\breal\b", {"f32": "float", "f64": "double"}[precision], text)
+
+
+def builder(isa: str):
+    """The FFI from which setuptools makes the module pysft.nn._c_<isa>."""
+    from cffi import FFI
+
+    ffi = FFI()
+    declared = "".join(prototypes(p) for p in PRECISIONS)
+    ffi.cdef(declared + ABOUT)
+    ffi.set_source(
+        f"pysft.nn._c_{isa}", "#include <stdint.h>\n" + declared + ABOUT_C % source_hash(),
+        extra_compile_args=FLAGS, extra_link_args=["-fopenmp"], libraries=["m"],
+        depends=[str(p.relative_to(CSRC.parent)) for p in sorted(CSRC.glob("*"))])
+    return ffi
+
+
+def build_base():
+    return builder("base")
+
+
+def build_avx2():
+    return builder("avx2")
+
+
+def build_avx512():
+    return builder("avx512")

@@ -1,0 +1,196 @@
+"""The lecture: every kernel again, in NumPy, written to be read. The same names and arguments as
+ops.py; `GPT(config, ops=reference)` runs the whole model on these and needs no compiler.
+
+How to read a backward. Let L be the loss, and write dy for dL/dy, which has y's shape. The chain
+rule gives dL/dx = sum over the elements of y of dy * (d y / d x). Each backward below is that sum,
+worked out by hand from the forward that stands right above it.
+
+As in the kernels, parameter gradients ADD to what stands there (several rows, several micro-batches
+and tied weights all contribute), activation gradients are WRITTEN, and layernorm_backward, whose
+input also flows past it on the residual stream, ADDS its dx.
+"""
+
+import numpy as np
+
+IGNORE = -100
+
+
+def matmul_forward(y, x, w, b=None, residual=None):
+    """y (N,K) = x (N,C) wT + b (K) [+ residual (N,K)]; w (K,C) has a row for each output."""
+    result = x @ w.T
+    if b is not None:
+        result += b
+    if residual is not None:
+        result += residual
+    y[:] = result
+
+
+def matmul_backward(dx, dw, db, dy, x, w):
+    """y[n,k] = sum_c x[n,c] w[k,c] + b[k], so
+
+        dx[n,c] = sum_k dy[n,k] w[k,c]       dx = dy w
+        dw[k,c] = sum_n dy[n,k] x[n,c]       dw = dyT x
+        db[k]   = sum_n dy[n,k]
+    """
+    if dx is not None:
+        dx[:] = dy @ w
+    if dw is not None:
+        dw += dy.T @ x
+    if db is not None:
+        db += dy.sum(axis=0)
+
+
+def _heads_of(qkv, cu_seqlens, H):
+    """Each (sequence, head) in turn: its rows, its head's columns in C, and q, k, v (T,D)."""
+    C = qkv.shape[1] // 3
+    D = C // H
+    for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
+        rows = slice(start, end)
+        for h in range(H):
+            q, k, v = (slice(i * C + h * D, i * C + (h + 1) * D) for i in range(3))
+            yield rows, h, slice(h * D, (h + 1) * D), (q, k, v)
+
+
+def attention_forward(y, lse, qkv, cu_seqlens):
+    """Causal attention (Vaswani et al. 2017, section 3.2), each sequence and head for itself:
+
+        score = q kT / sqrt(D), only keys j <= t;  P = softmax(score);  y = P v
+
+    y (N,C), lse (N,H) = log sum_j exp(score[j]), qkv (N,3C) = queries, keys, values of all heads.
+    """
+    for rows, h, out, (q, k, v) in _heads_of(qkv, cu_seqlens, lse.shape[1]):
+        q, k, v = qkv[rows, q], qkv[rows, k], qkv[rows, v]       # (T,D)
+        T, D = q.shape
+        score = q @ k.T / np.sqrt(D)                             # (T,T)
+        score = np.where(np.tri(T, dtype=bool), score, -np.inf)  # nobody sees the future
+        top = score.max(axis=1, initial=-np.inf, keepdims=True)
+        e = np.exp(score - top)                                  # no overflow
+        total = e.sum(axis=1, keepdims=True)
+        y[rows, out] = e / total @ v
+        lse[rows, h] = (top + np.log(total))[:, 0]
+
+
+def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens):
+    """Back from y = P v, P = softmax(score), score = scale q kT, with scale = 1/sqrt(D):
+
+        dv = PT dy,  dP = dy vT                          (matmul_backward, twice)
+        dscore[t,j] = P[t,j] (dP[t,j] - sum_i P[t,i] dP[t,i])        (the softmax's Jacobian)
+        dq = scale dscore k,  dk = scale dscoreT q
+
+    The sum over i is the same for all j of a row, and it is y[t] . dy[t], since sum_i P[t,i] dP[t,i]
+    = sum_i P[t,i] (v[i] . dy[t]). P itself is exp(score - lse): nothing T x T was kept.
+    """
+    for rows, h, out, (q, k, v) in _heads_of(qkv, cu_seqlens, lse.shape[1]):
+        q_, k_, v_, dout = qkv[rows, q], qkv[rows, k], qkv[rows, v], dy[rows, out]
+        T, D = q_.shape
+        scale = 1 / np.sqrt(D)
+        P = np.where(np.tri(T, dtype=bool), np.exp(q_ @ k_.T * scale - lse[rows, h, None]), 0)
+        dP = dout @ v_.T
+        delta = (y[rows, out] * dout).sum(axis=1, keepdims=True)
+        dscore = P * (dP - delta)
+        dqkv[rows, q] = dscore @ k_ * scale
+        dqkv[rows, k] = dscore.T @ q_ * scale
+        dqkv[rows, v] = P.T @ dout
+
+
+def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
+    """Each row of x (N,C) brought to mean 0 and variance 1, then scaled and shifted channel by
+    channel (Ba, Kiros and Hinton 2016, section 3): y = norm * w + b, norm = (x - mean) * rstd,
+    rstd = 1 / sqrt(variance + eps). mean (N) and rstd (N) are kept for the backward."""
+    mean[:] = x.mean(axis=1)
+    rstd[:] = 1 / np.sqrt(x.var(axis=1) + eps)
+    y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
+
+
+def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
+    """y = norm * w + b gives dw = sum_n dy norm, db = sum_n dy, and g = dy * w at norm.
+
+    norm[i] = (x[i] - mean) rstd depends on x[j] in three ways, for a row of C channels:
+        directly:            d norm[i] / d x[j] has the term   rstd [i = j]
+        through the mean:    d mean / d x[j] = 1/C             - rstd / C
+        through rstd:        d rstd / d x[j] = -rstd^2 norm[j] / C, since the variance's derivative
+                             is 2 (x[j] - mean) / C            - rstd norm[i] norm[j] / C
+    Summed over i with g[i]:
+        dx[j] = rstd (g[j] - mean_i(g[i]) - norm[j] mean_i(g[i] norm[i]))
+    """
+    norm = (x - mean[:, None]) * rstd[:, None]
+    g = dy * w
+    if dx is not None:
+        dx += rstd[:, None] * (g - g.mean(axis=1, keepdims=True)
+                               - norm * (g * norm).mean(axis=1, keepdims=True))
+    if dw is not None:
+        dw += (dy * norm).sum(axis=0)
+    if db is not None:
+        db += dy.sum(axis=0)
+
+
+def gelu_forward(y, x):
+    """y = x s, s = (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3): Hendrycks and Gimpel 2016,
+    section 2, the tanh form that GPT-2 uses."""
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
+    y[:] = 0.5 * x * (1 + np.tanh(u))
+
+
+def gelu_backward(dx, dy, x):
+    """dy/dx = s + x ds/dx, where tanh' = 1 - tanh^2 and du/dx = sqrt(2/pi) (1 + 3 * 0.044715 x^2)."""
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
+    du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x ** 2)
+    t = np.tanh(u)
+    dx[:] = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t ** 2) * du)
+
+
+def _positions(cu_seqlens):
+    """0, 1, 2, ... in each sequence."""
+    lengths = np.diff(cu_seqlens)
+    return np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+
+
+def embedding_forward(y, tokens, cu_seqlens, wte, wpe):
+    """y (N,C) = the token's row of wte (V,C) + its position's row of wpe (T,C)."""
+    y[:] = wte[tokens] + wpe[_positions(cu_seqlens)]
+
+
+def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens):
+    """A row of y is the sum of two rows, so its gradient goes to both; a token that occurs often
+    gathers often (np.add.at, unlike dwte[tokens] += dy, counts every occurrence)."""
+    np.add.at(dwte, tokens, dy)
+    np.add.at(dwpe, _positions(cu_seqlens), dy)
+
+
+def cross_entropy_forward(nll, lse, logits, labels):
+    """nll[n] = -log softmax(logits[n])[label] = lse - logits[n,label], lse = log sum exp logits[n].
+
+    Where the label is -100 the row is not graded: nll is 0, and its lse is not needed (0)."""
+    graded = np.flatnonzero(labels != IGNORE)
+    rows = logits[graded]
+    top = rows.max(axis=1, initial=-np.inf)
+    nll[:] = 0
+    lse[:] = 0
+    lse[graded] = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
+    nll[graded] = lse[graded] - rows[np.arange(len(graded)), labels[graded]]
+
+
+def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
+    """d lse / d logits[v] = exp(logits[v] - lse) = softmax[v], and -logits[label] gives -1 at the
+    label: dlogits = dnll (softmax - onehot). A row that is not graded has no gradient at all."""
+    graded = np.flatnonzero(labels != IGNORE)
+    d = np.zeros_like(logits)
+    d[graded] = np.exp(logits[graded] - lse[graded, None])
+    d[graded, labels[graded]] -= 1
+    dlogits[:] = d * dnll[:, None]
+
+
+def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
+    """Loshchilov and Hutter 2019, algorithm 2. m and v are running means of the gradient and of its
+    square; they start at zero, and dividing by 1 - beta^step undoes that. The decay pulls at the
+    weight directly and not through the gradient: it is decoupled."""
+    m[:] = beta1 * m + (1 - beta1) * g
+    v[:] = beta2 * v + (1 - beta2) * g ** 2
+    m_hat = m / (1 - beta1 ** step)
+    v_hat = v / (1 - beta2 ** step)
+    w[:] = (1 - lr * decay) * w - lr * m_hat / (np.sqrt(v_hat) + eps)
+
+
+def sum_squares(x):
+    """Sum of the squares of a vector, in float64."""
+    return float(np.sum(x.astype(np.float64) ** 2))

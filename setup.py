@@ -1,0 +1,67 @@
+"""Builds the C part: for each instruction set one extension module, and in each of them every file
+of csrc/ twice, as float32 and as float64. Everything that is not compiling stands in pyproject.toml
+and pysft/nn/_build.py."""
+
+import os
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+scope = {"__file__": str(ROOT / "pysft/nn/_build.py")}
+exec((ROOT / "pysft/nn/_build.py").read_text(), scope)  # the package itself may not import yet
+CSRC, FLAGS, ISAS, PRECISIONS = (scope[k] for k in ("CSRC", "FLAGS", "ISAS", "PRECISIONS"))
+
+
+class BuildKernels(build_ext):
+    """build_ext that first compiles csrc/ into two sets of objects for the module at hand."""
+
+    def build_extensions(self):
+        self._require_openmp()
+        # Two lists of commands that do not depend on each other: objects first, then modules.
+        jobs = [(ext, precision, source)
+                for ext in self.extensions for precision in PRECISIONS
+                for source in sorted(CSRC.glob("*.c"))]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda job: self._compile(*job), jobs))
+        for (ext, _, _), names in zip(jobs, objects):
+            ext.extra_objects += names
+        super().build_extensions()
+
+    def _compile(self, ext, precision, source):
+        isa = ext.name.rpartition("_c_")[2]
+        return self.compiler.compile(
+            [str(source.relative_to(ROOT))],
+            output_dir=str(Path(self.build_temp) / isa / precision),
+            include_dirs=[str(CSRC)], depends=ext.depends,
+            extra_preargs=FLAGS + ISAS[isa] + PRECISIONS[precision])
+
+    def _require_openmp(self):
+        """One sentence instead of a page of compiler output."""
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder) / "probe.c"
+            probe.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            compiler = self.compiler.compiler
+            try:
+                done = subprocess.run([*compiler, "-fopenmp", str(probe), "-o", f"{folder}/probe"],
+                                      capture_output=True)
+            except OSError:
+                raise SystemExit(
+                    f"pysft: no C compiler ({compiler[0]!r} cannot be run); install one, for example "
+                    "with 'apt-get install gcc libc6-dev' or 'dnf install gcc', and try again")
+            if done.returncode:
+                raise SystemExit(
+                    f"pysft: {compiler[0]!r} cannot build with OpenMP (-fopenmp); install gcc and its "
+                    "libgomp, for example with 'apt-get install gcc libc6-dev', or name such a compiler "
+                    "in CC, and try again")
+
+
+setup(
+    cffi_modules=[f"pysft/nn/_build.py:build_{isa}" for isa in ISAS],
+    cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
