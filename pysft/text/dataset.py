@@ -265,3 +265,65 @@ def split_corpus(text: str, heldout: float = 0.1) -> tuple[str, str]:
     """(training text, held-out tail): the last tenth is held out."""
     cut = int(len(text) * (1 - heldout))
     return text[:cut], text[cut:]
+
+
+# -------------------------------------------------------------------------------------- corpora
+
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+def shipped(name: str) -> Path:
+    """A file of the package's own data."""
+    return Path(__file__).resolve().parents[1] / "data" / name
+
+
+def read_corpus(name: str) -> str:
+    """The text of a corpus: "plays" ships with the package, "shakespeare" comes from the user's cache
+    or its public home, anything else is the path of a text file."""
+    if name == "shakespeare":
+        return _shakespeare()
+    path = shipped("plays.txt") if name == "plays" else Path(name)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file; --corpus takes a text file, 'plays' or "
+                           "'shakespeare'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+    if len(text) < 1000:
+        raise DataError(f"{path}: {len(text)} characters are too few to learn a language from; at least "
+                        "1,000 are needed, a million are good")
+    return text
+
+
+def _shakespeare() -> str:
+    import hashlib
+    import os
+    import urllib.request
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysft" / "tinyshakespeare.txt"
+    url = os.environ.get("PYSFT_SHAKESPEARE_URL", SHAKESPEARE_URL)
+
+    def good(data):
+        return hashlib.sha256(data).hexdigest() == SHAKESPEARE_SHA256
+
+    if cache.is_file() and good(data := cache.read_bytes()):
+        return data.decode()
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            data = answer.read(8 << 20)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise MissingInput(f"the Shakespeare corpus could not be fetched from {url} ({reason}); copy the "
+                           "file here and name it by --corpus PATH, or leave --corpus out to train on the "
+                           "plays that ship") from None
+    if not good(data):
+        raise DataError(f"{url}: what came ({len(data)} bytes) is not the Shakespeare corpus (SHA-256 "
+                        f"differs); it was not kept. Name your own copy by --corpus PATH")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, cache)
+    return data.decode()

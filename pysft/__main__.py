@@ -1,0 +1,5 @@
+import sys
+
+from pysft.cli import main
+
+sys.exit(main())

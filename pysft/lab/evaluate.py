@@ -1,0 +1,180 @@
+"""The measurements, each a figure with a definition.
+
+Losses are in nats: base loss per character of the corpus's held-out tail, in windows of the context
+that do not overlap; conversation loss per graded token of held-out conversations. Replies are
+greedy, at most 120 new tokens or the room left."""
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pysft.inference.generate import Reply, generate
+from pysft.text.dataset import Batch, Example, shift, tile_windows
+from pysft.text.template import Template, render, render_prompt
+from pysft.text.tokenizer import CharTokenizer
+
+MAX_NEW = 120
+ROWS = 4096  # of one batch while measuring
+
+# Words that say nothing about a subject: their return in a reply is no sign of staying on it.
+COMMON = frozenset("""
+a about after again all also always am an and another any are art as ask at away aye be because been
+before being best better between both but by call came can cannot come could day did didst do does
+done dost doth down each else enough even ever every far feel few find first for friend from full
+gave get give go goes going gone good got great had has hast hath have he hear help her here hers him
+his how i if in into is it its just keep kind know last least left less let like little long look made
+make makes man many may me mean might mine more most much must my name nay near need never new no none
+nor not nothing now of off often oh old on once one only or other our out over own people please put
+quite rather really said same say says see seem shall she should show since so some something soon
+speak still such take tell than that the thee their them then there these they thine thing things
+think this those thou though through thus thy till time to today together too two under until up upon
+us use very want was way we well went were what when where which while who whom whose why will wilt
+with without word words work worth would yes yet you your yours""".split())
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, with their inner apostrophes."""
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower())
+
+
+def subjects(text: str) -> set[str]:
+    """The content words of a text, a plural or possessive s taken off."""
+    return {_stem(w) for w in words(text) if w not in COMMON and len(w) > 2}
+
+
+def _stem(word: str) -> str:
+    word = word.removesuffix("'s")
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
+
+
+@dataclass
+class Probe:
+    """What measuring needs beside the model: it is stored in the run.
+
+    heldout_text: the corpus's tail. pairs: [prompt, reply] that should be recalled. prompts:
+    [{"prompt", "domain"}]. heldout: messages of conversations never trained on. known_words: of the
+    corpus and the training conversations. training_replies: for "word for word"."""
+    heldout_text: str
+    pairs: list
+    prompts: list
+    heldout: list
+    known_words: list
+    training_replies: list
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def corpus_loss(model, ids: np.ndarray) -> float:
+    """Mean nats per character of a text (L,), every target once."""
+    return _mean_nll(model, tile_windows(ids, model.config.context))[0]
+
+
+def conversation_loss(model, conversations: list, tokenizer: CharTokenizer, template: Template) -> tuple[float, int]:
+    """(mean nats per graded token, how many conversations fitted the context)."""
+    examples = []
+    for messages in conversations:
+        ids, labels = shift(*render(messages, tokenizer, template))
+        if len(ids) <= model.config.context:
+            examples.append(Example(ids, labels))
+    if not examples:
+        return float("nan"), 0
+    return _mean_nll(model, examples)
+
+
+def _mean_nll(model, examples):
+    total, graded = 0.0, 0
+    per_batch = max(1, ROWS // model.config.context)
+    for first in range(0, len(examples), per_batch):
+        batch = Batch.of(examples[first:first + per_batch], model.config.vocab, model.config.context)
+        nll, _ = model.forward(batch)
+        total += float(nll.sum(dtype=np.float64))
+        graded += int(batch.wanted.sum())
+    return total / graded, len(examples)
+
+
+def answer(model, tokenizer: CharTokenizer, template: Template, prompts: list[str]) -> list[tuple[str, Reply]]:
+    """(text, Reply) for each prompt, greedy, as the first turn of a chat. A prompt that leaves no room
+    gets an empty reply that was stopped by its length."""
+    rendered = [render_prompt([{"role": "user", "content": p}], tokenizer, template) for p in prompts]
+    fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
+    replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
+    for i, reply in zip(fits, generate(model, [rendered[i] for i in fits], MAX_NEW,
+                                       tokenizer.special[template.end])):
+        replies[i] = reply
+    return [(tokenizer.decode(r.ids), r) for r in replies]
+
+
+def complies(reply: Reply, tokenizer: CharTokenizer, template: Template) -> bool:
+    """Content, the end token, and no control token that may not stand inside a reply."""
+    allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
+    control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
+    characters = reply.ids[reply.ids < len(tokenizer.characters)]
+    return reply.stop == "end" and not control and bool(tokenizer.decode(characters).strip())
+
+
+def on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
+    """(rate, chance): the share of replies that name a content word of their prompt, and the same if
+    each reply had been given to another prompt (the mean over all such pairs)."""
+    asked, said = [subjects(p) for p in prompts], [subjects(r) for r in replies]
+    n = len(asked)
+    hits = sum(bool(a & s) for a, s in zip(asked, said))
+    chance = float("nan")
+    if n > 1:
+        chance = (sum(bool(a & s) for a in asked for s in said) - hits) / (n * (n - 1))
+    return hits / n, chance
+
+
+def real_words(replies: list[str], known: set[str]) -> float:
+    """The share of all the replies' words that are known; nan if there is no word at all."""
+    said = [w for r in replies for w in words(r)]
+    return sum(w in known for w in said) / len(said) if said else float("nan")
+
+
+def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe) -> tuple[dict, dict]:
+    """(figures, replies): every figure of a tuned model by its name in the --json document, and the
+    replies they were taken from, {"pairs": [(prompt, reply, stop)], "prompts": ..., "heldout": ...}."""
+    questions = {"pairs": [p for p, _ in probe.pairs], "prompts": [p["prompt"] for p in probe.prompts],
+                 "heldout": [c[0]["content"] for c in probe.heldout]}
+    every = answer(model, tokenizer, template, sum(questions.values(), []))
+    got, start = {}, 0
+    for group, asked in questions.items():
+        got[group] = every[start:start + len(asked)]
+        start += len(asked)
+    tuned = corpus_loss(model, tokenizer.encode(probe.heldout_text))
+    heldout, fitted = conversation_loss(model, probe.heldout, tokenizer, template)
+    replies = [text for text, _ in got["prompts"]]
+    known = set(probe.known_words)
+    inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]
+    # In domain: subjects trained on, in words that were not. The list's and the held-out lines'.
+    in_prompts = [questions["prompts"][i] for i in inside] + questions["heldout"]
+    in_replies = [replies[i] for i in inside] + [text for text, _ in got["heldout"]]
+    rate, chance = on_topic(in_prompts, in_replies) if in_prompts else (float("nan"),) * 2
+    n = max(1, len(replies))
+    training = set(probe.training_replies)
+    figures = {
+        "tuned_base_loss": tuned, "heldout_loss": heldout, "heldout_conversations": fitted,
+        "recall": sum(r.stop == "end" and text == reply for (text, r), (_, reply) in
+                      zip(got["pairs"], probe.pairs)) / max(1, len(probe.pairs)),
+        "recall_of": len(probe.pairs),
+        "stopped": sum(r.stop == "end" for _, r in got["pairs"]) / max(1, len(probe.pairs)),
+        "format_compliance": sum(complies(r, tokenizer, template) for _, r in got["prompts"]) / n,
+        "compliance_by_domain": _by_domain(probe.prompts, got["prompts"], tokenizer, template),
+        "prompts": len(replies),
+        "on_topic": rate, "on_topic_chance": chance, "in_domain_prompts": len(in_prompts),
+        "real_words": real_words(in_replies, known),
+        "distinct_replies": len(set(replies)),
+        "verbatim_replies": sum(r in training for r in replies),
+    }
+    return figures, {group: [(q, text, r.stop) for q, (text, r) in zip(questions[group], got[group])]
+                     for group in questions}
+
+
+def _by_domain(prompts, answers, tokenizer, template):
+    total, good = Counter(), Counter()
+    for prompt, (_, reply) in zip(prompts, answers):
+        total[prompt["domain"]] += 1
+        good[prompt["domain"]] += complies(reply, tokenizer, template)
+    return {domain: good[domain] / total[domain] for domain in total}

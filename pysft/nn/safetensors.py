@@ -1,0 +1,121 @@
+"""The safetensors format: a JSON table of names, types, shapes and offsets, then the bytes.
+
+https://huggingface.co/docs/safetensors describes it. This reader is stricter than the format's own:
+every byte of the file must belong to exactly one tensor, and every size is checked against the
+file's before anything is allocated. Nothing in such a file can run code."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pysft.errors import DataError, MissingInput
+
+DTYPES = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
+NAMES = {np.dtype(t): name for name, t in DTYPES.items()}
+HEADER_LIMIT = 16 << 20  # bytes
+
+
+def save(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to path: beside it first, then renamed onto it, so that a reader sees the old
+    file or the new one and never a piece."""
+    table, offset = {}, 0
+    if metadata:
+        table["__metadata__"] = metadata
+    for name, a in tensors.items():
+        table[name] = {"dtype": NAMES[a.dtype], "shape": list(a.shape),
+                       "data_offsets": [offset, offset + a.nbytes]}
+        offset += a.nbytes
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as f:
+        f.write(len(header).to_bytes(8, "little") + header)
+        for a in tensors.values():
+            f.write(np.ascontiguousarray(a).data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def _no_twins(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def load(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors, metadata) of a file, or a DataError that says what is wrong with it."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as f:
+            start = f.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
+                raise DataError(f"{path}: not a safetensors file, or cut short ({size} bytes; its "
+                                f"header would take {length + 8})")
+            header = f.read(length)
+            table = _table(path, header)
+            metadata = table.pop("__metadata__", {})
+            if not isinstance(metadata, dict):
+                raise DataError(f"{path}: its metadata is no table")
+            spans = sorted((_entry(path, name, entry), name) for name, entry in table.items())
+            end = 0
+            for (first, last, _, _), name in spans:
+                if first != end:
+                    raise DataError(f"{path}: tensor {name!r} starts at byte {first} of the data, "
+                                    f"expected {end} (a hole or an overlap)")
+                end = last
+            if 8 + length + end != size:
+                raise DataError(f"{path}: {size} bytes, but its tensors end at {8 + length + end}; the "
+                                "file was cut short or has grown")
+            data = f.read(end)
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) != end:
+        raise DataError(f"{path}: cut short while it was read")
+    return {name: np.frombuffer(data[first:last], dtype).reshape(shape)
+            for (first, last, dtype, shape), name in
+            ((_plain(entry), name) for entry, name in spans)}, metadata
+
+
+def _plain(entry):
+    first, last, dtype, shape = entry
+    return first, last, DTYPES[dtype], shape
+
+
+def _table(path, header):
+    try:
+        table = json.loads(header.decode("utf-8"), object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: its header is not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise DataError(f"{path}: its header is no table of tensors")
+    return table
+
+
+def _entry(path, name, entry):
+    """(first, last, dtype name, shape) of one tensor, checked."""
+    def whole(x):
+        return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+    ok = (isinstance(entry, dict) and entry.get("dtype") in DTYPES
+          and isinstance(entry.get("shape"), list) and all(map(whole, entry["shape"]))
+          and isinstance(entry.get("data_offsets"), list) and len(entry["data_offsets"]) == 2
+          and all(map(whole, entry["data_offsets"])))
+    if not ok:
+        raise DataError(f"{path}: tensor {name!r} is not described by dtype ({', '.join(DTYPES)}), "
+                        "shape and data_offsets")
+    first, last = entry["data_offsets"]
+    elements = 1
+    for n in entry["shape"]:
+        elements *= n  # Python's integers do not overflow
+    if last - first != elements * np.dtype(DTYPES[entry["dtype"]]).itemsize:
+        raise DataError(f"{path}: tensor {name!r} has shape {entry['shape']} of {entry['dtype']}, but "
+                        f"{last - first} bytes")
+    return first, last, entry["dtype"], tuple(entry["shape"])

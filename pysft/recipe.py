@@ -1,0 +1,439 @@
+"""The main job: a base model, a grown vocabulary, fine-tuning, measurements, a report."""
+
+import hashlib
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pysft import IGNORE
+from pysft.errors import DataError, Diverged, PysftError, UsageError
+from pysft.inference.generate import Sampling, generate
+from pysft.lab.evaluate import Probe, corpus_loss, measure, words
+from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
+from pysft.nn.optim import AdamW
+from pysft.rng import rng
+from pysft.run import (Stage, append_log, drop_checkpoints, load_checkpoint, load_stage, new_run, read_json,
+                       save_checkpoint, save_stage, weights_sha256, write_json)
+from pysft.text.dataset import (CONVERSATION, encode_conversation, read_conversations, read_corpus, read_prompts,
+                                shipped, split_corpus, split_heldout)
+from pysft.text.template import CHAT
+from pysft.text.tokenizer import CharTokenizer
+from pysft.training.loop import train as training_loop
+from pysft.training.stages import Plan, Settings, finetune, pretrain
+
+CHECKPOINT_SECONDS = 60
+SAID_AT_THE_END = 20  # steps over which the final fine-tuning loss is averaged
+
+
+class Interrupted(PysftError):
+    """SIGINT or SIGTERM, after a checkpoint was written: 130 or 143."""
+
+    def __init__(self, message, signum):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+class Screen:
+    """Where people read along: standard output, or standard error while --json owns the other."""
+
+    def __init__(self, json: bool):
+        self.stream = sys.stderr if json else sys.stdout
+        self.live = self.stream.isatty()
+        self._last = 0.0
+
+    def say(self, text: str = "") -> None:
+        print(text, file=self.stream, flush=True)
+
+    def progress(self, text: str, last: bool = False) -> None:
+        """One line that is written over on a terminal; a line every ten seconds elsewhere."""
+        now = time.monotonic()
+        if self.live:
+            if last or now - self._last > 0.1:
+                self._last = now
+                print("\r\x1b[K" + text, end="\n" if last else "", file=self.stream, flush=True)
+        elif last or now - self._last > 10:
+            self._last = now
+            self.say(text)
+
+
+class Signals:
+    """Inside `with`, the first SIGINT or SIGTERM is only noted, so that a step is never cut in half;
+    a second one acts as ever."""
+
+    def __enter__(self):
+        self.caught, self._old = None, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.caught = number
+        signal.signal(number, self._old[number])
+
+    def __exit__(self, *error):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+# ----------------------------------------------------------------------------------- the material
+
+@dataclass
+class Material:
+    """All the text of a run, read and checked before anything trains."""
+    train_text: str
+    heldout_text: str
+    tokenizer: CharTokenizer  # of the corpus alone
+    conversations: list
+    pairs: list
+    heldout: list
+    probe: Probe
+
+
+def gather(settings: Settings, corpus: str, data: list[str] | None,
+           tokenizer: CharTokenizer | None = None) -> Material:
+    """Read the corpus and the conversations. data: files that replace the shipped conversations."""
+    text = read_corpus(corpus)
+    train_text, heldout_text = split_corpus(text)
+    tokenizer = tokenizer or CharTokenizer.of(text)
+    tokenizer.encode(text, corpus)
+    pairs, heldout = [], []
+    if data:
+        everything = [c for path in data for c in read_conversations(path)]
+        conversations = everything
+        if len(everything) >= 50:
+            conversations, heldout = split_heldout(everything)
+    else:
+        conversations, heldout = split_heldout(read_conversations(shipped("conversations.jsonl")))
+        if settings.data == "pairs":
+            conversations = []
+        if "pairs" in settings.data:
+            pairs = read_conversations(shipped("pairs40.jsonl"))
+    replies = [_plain(m["content"]) for c in conversations + pairs for m in c.messages if m["role"] == "assistant"]
+    known = set(words(text)) | {w for c in conversations + pairs for m in c.messages
+                                for w in words(_plain(m["content"]))}
+    recalled = pairs or conversations[:40]
+    probe = Probe(heldout_text, [[_plain(c.messages[0]["content"]), _plain(c.messages[1]["content"])]
+                                 for c in recalled],
+                  [p for p in read_prompts(shipped("heldout_prompts.jsonl"))
+                   if not tokenizer.unknown(p["prompt"])],
+                  [c.messages for c in heldout], sorted(known), replies)
+    return Material(train_text, heldout_text, tokenizer, conversations, pairs, heldout, probe)
+
+
+def _plain(content) -> str:
+    """A turn's content as one text."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def census(examples: list, end: int) -> dict:
+    """What the mask leaves: graded targets, targets, and turns' ends among the graded."""
+    graded = sum(int((e.labels != IGNORE).sum()) for e in examples)
+    return {"graded_targets": graded, "targets": sum(len(e.labels) for e in examples),
+            "end_tokens_graded": sum(int((e.labels == end).sum()) for e in examples)}
+
+
+# ---------------------------------------------------------------------------------- one stage
+
+def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool) -> dict:
+    """Train stage.model along the plan, logging each step; return its figures. An interrupt writes a
+    checkpoint and raises Interrupted."""
+    model, folder = stage.model, stage.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    adam = AdamW(model, **settings.adam())
+    if resume and load_checkpoint(folder, model, adam):
+        screen.say(f"{stage.name}: going on after step {adam.steps:,}")
+    else:
+        (folder / "log.jsonl").unlink(missing_ok=True)
+    model.reserve(plan.rows)
+    lines, recent, start_loss = [], [], None
+    seconds, tokens, first = 0.0, 0, adam.steps
+    saved = time.monotonic()
+
+    def flush():
+        append_log(folder, lines)
+        lines.clear()
+
+    with Signals() as signals:
+        try:
+            for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
+                seconds, tokens = seconds + r.seconds, tokens + r.tokens
+                speed = r.tokens / r.seconds
+                loss = r.losses.get(CONVERSATION, r.loss)
+                start_loss = loss if r.step == 1 else start_loss
+                recent = [*recent, loss][-SAID_AT_THE_END:]
+                lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr,
+                              "graded_tokens": r.graded, "tokens_per_s": round(speed)})
+                left = (plan.steps - r.step) * seconds / (r.step - first)
+                mean = sum(recent) / len(recent)
+                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {mean:.3f}  "
+                                f"{tokens / seconds:,.0f} tokens/s  {_clock(left)} left", r.step == plan.steps)
+                if signals.caught is not None:
+                    flush()
+                    where = save_checkpoint(folder, model, adam)
+                    if screen.live:
+                        screen.say()
+                    raise Interrupted(f"interrupted after step {r.step}; a checkpoint stands in {where}; "
+                                      f"go on with --resume --out {folder.parent}", signals.caught)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    flush()
+                    save_checkpoint(folder, model, adam)
+                    saved = time.monotonic()
+        except Diverged as error:
+            flush()
+            raise Diverged(f"{stage.name}, {error}") from None
+    flush()
+    return {"loss_start": start_loss, "loss": sum(recent) / len(recent) if recent else float("nan"),
+            "tokens": tokens, "seconds": seconds}
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def computing_ops(name: str, threads: int | None):
+    """The functions to compute with; the reference only ever when asked for."""
+    if name == "reference":
+        from pysft.nn import reference
+        return reference
+    from pysft.nn import ops
+    return ops.on_threads(threads)
+
+
+def _announce(screen, what, config, rows):
+    size = sizes(config, rows)
+    held = size["weights"] + size["gradients"] + size["moments"] + size["activations"]
+    screen.say(f"{what}: {size['params']:,} weights ({config.layers} blocks, {config.channels} channels, "
+               f"{config.heads} heads, context {config.context}); training holds {held / 2**20:.0f} MiB "
+               f"({size['activations'] / 2**20:.0f} of activations for {rows:,} rows)")
+    return size["params"]
+
+
+# ---------------------------------------------------------------------------------- the verbs
+
+def start_run(settings: Settings, corpus: str, data, out, resume: bool, base=None) -> tuple[Path, Settings, str, list]:
+    """The run's folder, and the settings: with resume, those that it began with."""
+    folder = new_run(out, settings.preset, resume)
+    record = folder / "run.json"
+    if resume:
+        if not record.is_file():
+            raise UsageError(f"{folder}: nothing to resume there")
+        kept = read_json(record)
+        try:
+            settings, corpus, data = Settings(**kept["settings"]), kept["corpus"], kept["data"]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{record}: not as this program writes it ({error})") from None
+        found = hashlib.sha256(read_corpus(corpus).encode()).hexdigest()
+        if found != kept.get("corpus_sha256"):
+            raise DataError(f"{corpus}: not the text this run began with (SHA-256 differs)")
+    else:
+        text = read_corpus(corpus)  # a corpus that cannot be read leaves no trace
+        write_json(record, {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
+                            "corpus_sha256": hashlib.sha256(text.encode()).hexdigest()})
+    return folder, settings, corpus, data
+
+
+def pretrain_base(settings: Settings, material: Material, folder: Path, ops, screen: Screen,
+                  resume: bool) -> tuple[Stage, dict]:
+    """The base stage of a run, trained now (or found finished there), and its figures."""
+    target = folder / "base"
+    if resume and (target / "model.safetensors").is_file():
+        return load_stage(target, ops), read_json(target / "report.json")
+    config = GPTConfig(len(material.tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
+    corpus = material.tokenizer.encode(material.train_text)
+    plan = pretrain(settings, corpus, config.vocab)
+    params = _announce(screen, "base", config, plan.rows)
+    model = GPT(config, ops, rng(settings.seed, "base", "init"))
+    stage = Stage(target, model, material.tokenizer, CHAT, asdict(settings))
+    run = run_stage(stage, plan, settings, screen, resume)
+    report = {"run": str(folder), "params": params,
+              "base_loss": corpus_loss(model, material.tokenizer.encode(material.heldout_text)),
+              "tokens_per_s": run["tokens"] / max(run["seconds"], 1e-9), "tokens": run["tokens"],
+              "seconds": run["seconds"], "weights_sha256": weights_sha256(model)}
+    save_stage(stage)
+    write_json(target / "evaluation.json", Probe(material.heldout_text, [], [], [], [], []).to_json())
+    write_json(target / "report.json", _finite(report))
+    drop_checkpoints(target)
+    screen.say(f"base: {report['base_loss']:.3f} nats/char on the held-out tail, {run['seconds']:.0f} s")
+    return stage, report
+
+
+def train(settings: Settings, corpus: str, data: list[str] | None, base: str | None, out: str | None,
+          resume: bool, ops_name: str, threads: int | None, screen: Screen) -> dict:
+    """Everything, from the corpus to the report; the --json document."""
+    began = time.monotonic()
+    ops = computing_ops(ops_name, threads)
+    given = load_stage(base, ops) if base else None
+    if given is not None:
+        given = _as_base(given, base)
+        settings = _like(settings, given.model.config)
+    material = gather(settings, corpus, data, given.tokenizer if given else None)  # bad data ends here
+    _encode(material, settings)
+    folder, settings, corpus, data = start_run(settings, corpus, data, out, resume, base)
+    if resume:
+        material = gather(settings, corpus, data, given.tokenizer if given else None)
+    conversations, pairs, tokenizer = _encode(material, settings)
+    screen.say(f"settings: {_short(settings)}")
+    screen.say(f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
+               f"{len(material.heldout_text):,} held out)")
+    examples = conversations + pairs
+    turns = sum(len(c.messages) // 2 for c in material.conversations + material.pairs)
+    mask = census(examples, tokenizer.special[CHAT.end])
+    screen.say(f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
+               f"{mask['graded_targets']:,} of {mask['targets']:,} targets "
+               f"({mask['graded_targets'] / mask['targets']:.0%}); end tokens graded: "
+               f"{mask['end_tokens_graded']:,} of {turns:,} turns")
+    if given is None:
+        stage, base_report = pretrain_base(settings, material, folder, ops, screen, resume)
+    else:
+        stage = given
+        base_report = {"base_loss": corpus_loss(stage.model, tokenizer.encode(material.heldout_text)),
+                       "seconds": 0.0, "tokens": 0}
+        screen.say(f"base: {stage.folder}, {base_report['base_loss']:.3f} nats/char on the held-out tail")
+
+    model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
+    heldout_ids = tokenizer.encode(material.heldout_text)
+    grown_loss = corpus_loss(model, heldout_ids)
+    tuned = Stage(folder / "sft", model, tokenizer, CHAT, asdict(settings),
+                  {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
+    plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
+    params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
+                               f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config, plan.rows)
+    run = run_stage(tuned, plan, settings, screen, resume)
+    save_stage(tuned)
+    write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+    drop_checkpoints(tuned.folder)
+
+    screen.say("measuring ...")
+    figures, replies = measure(model, tokenizer, CHAT, material.probe)
+    seconds = run["seconds"] + base_report["seconds"]
+    report = {"run": str(folder), "preset": settings.preset, "params": params,
+              "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures,
+              "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
+              "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **mask, "turns": turns,
+              "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
+              "training_seconds": seconds, "seconds": time.monotonic() - began,
+              "weights_sha256": weights_sha256(model)}
+    report = _finite(report)
+    write_json(tuned.folder / "report.json", report)
+    write_json(tuned.folder / "samples.json", replies)
+    side_by_side(stage, replies, material, screen)
+    table(report, screen)
+    screen.say(f"\nTalk to it:  python -m pysft chat {folder}")
+    return report
+
+
+def pretrain_only(settings: Settings, corpus: str, out: str | None, resume: bool, ops_name: str,
+                  threads: int | None, screen: Screen) -> dict:
+    """The base stage alone; the --json document."""
+    ops = computing_ops(ops_name, threads)
+    folder, settings, corpus, data = start_run(settings, corpus, None, out, resume)
+    screen.say(f"settings: {_short(settings)}")
+    screen.say(f"run: {folder}; corpus: {corpus}")
+    _, report = pretrain_base(settings, gather(settings, corpus, data), folder, ops, screen, resume)
+    return report
+
+
+def _as_base(stage: Stage, path) -> Stage:
+    """--base RUN: the run's base stage, also when RUN has been fine-tuned already."""
+    if stage.tokenizer.specials:
+        folder = stage.folder.parent / "base"
+        if (folder / "model.safetensors").is_file():
+            return load_stage(folder, stage.model.ops)
+        raise UsageError(f"--base {path}: its vocabulary has special tokens already, so it is no base model")
+    return stage
+
+
+def _like(settings: Settings, config: GPTConfig) -> Settings:
+    """The settings with a given model's shape."""
+    import dataclasses
+    return dataclasses.replace(settings, context=config.context, layers=config.layers, heads=config.heads,
+                               channels=config.channels)
+
+
+def _encode(material: Material, settings: Settings):
+    """(conversations, pairs, tokenizer): training examples over the grown vocabulary."""
+    tokenizer = material.tokenizer.grow(CHAT.tokens)
+    return ([encode_conversation(c, tokenizer, settings.context) for c in material.conversations],
+            [encode_conversation(c, tokenizer, settings.context) for c in material.pairs], tokenizer)
+
+
+def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
+    """Measure a finished run again from what its folder holds."""
+    began = time.monotonic()
+    stage = load_stage(run, computing_ops(ops_name, threads))
+    data = read_json(stage.folder / "evaluation.json")
+    try:
+        probe = Probe(**data)
+    except TypeError as error:
+        raise DataError(f"{stage.folder / 'evaluation.json'}: not as this program writes it ({error})") from None
+    report = {"run": str(run), "params": stage.model.params.size, "weights_sha256": weights_sha256(stage.model)}
+    if not stage.tokenizer.specials:
+        loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))
+        return report | {"base_loss": loss, "seconds": time.monotonic() - began}
+    stored = read_json(stage.folder / "report.json")
+    figures, _ = measure(stage.model, stage.tokenizer, stage.template, probe)
+    kept = ("preset", "base_loss", "grown_base_loss", "sft_loss_start", "sft_loss", "graded_targets", "targets",
+            "end_tokens_graded", "turns", "tokens_per_s")
+    report |= {name: stored.get(name) for name in kept} | figures
+    if report["base_loss"]:
+        report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
+    return _finite(report | {"seconds": time.monotonic() - began})
+
+
+# ---------------------------------------------------------------------------------- what is shown
+
+def side_by_side(base: Stage, replies: dict, material: Material, screen: Screen) -> None:
+    """The same prompts to the base model, which completes them, and to the tuned one, which answers."""
+    seen, unseen = replies["pairs"][:4], replies["prompts"][:6]
+    asked = [row[0] for row in seen + unseen]
+    texts = [base.tokenizer.encode(p) for p in asked]
+    ends = generate(base.model, texts, 40, sampling=Sampling(temperature=0.8, seed=1))
+    screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
+    for i, (prompt, reply, stop) in enumerate(seen + unseen):
+        if i in (0, len(seen)):
+            screen.say(f"\n  {'prompts it was trained on' if i == 0 else 'prompts it never saw'}")
+        completion = base.tokenizer.decode(ends[i].ids).replace("\n", " / ")
+        screen.say(f"  {prompt!r}\n      base:  {prompt}{completion} ...")
+        screen.say(f"      tuned: {reply}{'' if stop == 'end' else ' [no end token]'}")
+
+
+def table(report: dict, screen: Screen) -> None:
+    """The short table at the end of training and of eval."""
+    def number(name, form):
+        value = report.get(name)
+        return "-" if value is None else form.format(value)
+    recalled = round(report["recall"] * report["recall_of"]) if report.get("recall") is not None else 0
+    prompts = report.get("prompts", 0)
+    rows = [
+        ("base text, nats/char", f"{number('base_loss', '{:.3f}')} -> {number('tuned_base_loss', '{:.3f}')}"
+                                 f"   (forgetting {number('forgetting', '{:+.1%}')})"),
+        ("fine-tuning loss, nats", f"{number('sft_loss_start', '{:.3f}')} -> {number('sft_loss', '{:.3f}')}"),
+        ("held-out conversations", f"{number('heldout_loss', '{:.3f}')} nats per graded token"),
+        ("recalled word for word", f"{recalled} of {report['recall_of']}, stopped {number('stopped', '{:.0%}')}"),
+        ("format compliance", f"{number('format_compliance', '{:.0%}')} of {prompts} unseen prompts, "
+                              f"{report['distinct_replies']} distinct, {report['verbatim_replies']} from training"),
+        ("on topic", f"{number('on_topic', '{:.1%}')} of {report['in_domain_prompts']} unseen in-domain prompts "
+                     f"(chance {number('on_topic_chance', '{:.1%}')})"),
+        ("real words", number("real_words", "{:.1%}")),
+        ("graded targets", f"{number('graded_targets', '{:,}')} of {number('targets', '{:,}')}"),
+        ("speed", f"{number('tokens_per_s', '{:,.0f}')} tokens/s, {number('seconds', '{:.0f}')} s in all"),
+        ("weights", f"{report['params']:,}, SHA-256 {report['weights_sha256'][:16]}"),
+    ]
+    screen.say("")
+    for name, value in rows:
+        screen.say(f"{name:<24} {value}")
+
+
+def _short(settings: Settings) -> str:
+    return ", ".join(f"{k} {v}" for k, v in asdict(settings).items())
+
+
+def _finite(report: dict) -> dict:
+    """NaN has no place in JSON: what could not be measured is null."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in report.items()}

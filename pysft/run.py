@@ -1,0 +1,223 @@
+"""A run on disk: a folder of stages, each complete in itself.
+
+    RUN/base, RUN/sft, ...
+        settings.json         the model's shape, the resolved settings, the parent and its weights' hash
+        vocabulary.json       characters and special tokens
+        template.json         how conversations are rendered
+        model.safetensors     the weights
+        log.jsonl             one line a step
+        evaluation.json       what the measurements need: held-out text, prompts, known words
+        report.json           the measurements
+        checkpoints/STEP/     weights and both moments, for --resume
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pysft.errors import DataError, MissingInput, PysftError, UsageError
+from pysft.nn import safetensors
+from pysft.nn.model import GPT, GPTConfig
+from pysft.text.template import Template
+from pysft.text.tokenizer import CharTokenizer
+
+STAGES = ("base", "sft")  # in the order in which they are trained
+
+
+def weights_sha256(model: GPT) -> str:
+    """Over the parameter arena's bytes: two runs can be compared in one look."""
+    return hashlib.sha256(model.params.flat.tobytes()).hexdigest()
+
+
+def write_json(path: Path, data) -> None:
+    """Beside it first, then renamed onto it: never half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as f:
+        json.dump(data, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file of a run, or an error that names it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: missing; the run folder is not complete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not the JSON this program wrote ({error})") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: a JSON {type(data).__name__}, expected an object")
+    return data
+
+
+@dataclass
+class Stage:
+    """One trained model and what belongs to it."""
+    folder: Path
+    model: GPT
+    tokenizer: CharTokenizer
+    template: Template
+    settings: dict
+    parent: dict | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def new_run(out: str | None, preset: str, resume: bool) -> Path:
+    """The folder of a run: `out`, which must be new (or a run, with resume), or runs/PRESET, or the
+    first free of runs/PRESET-2, -3, ..."""
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--out {out}: a file stands there; name a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not resume:
+            raise UsageError(f"--out {out}: the folder is not empty; name a new one, or go on with what is "
+                             "there by --resume")
+    else:
+        folder, n = Path("runs") / preset, 1
+        while folder.exists() and not resume:
+            n += 1
+            folder = Path("runs") / f"{preset}-{n}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another with --out") from None
+    return folder
+
+
+def save_stage(stage: Stage) -> None:
+    """Write everything but logs and measurements. The weights come last: a folder that has them is
+    complete."""
+    if not np.isfinite(stage.model.params.flat).all():
+        raise PysftError(f"{stage.folder}: the weights are not finite; nothing was written")
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    write_json(stage.folder / "settings.json", {"model": asdict(stage.model.config),
+                                                "settings": stage.settings, "parent": stage.parent})
+    write_json(stage.folder / "vocabulary.json", stage.tokenizer.to_json())
+    write_json(stage.folder / "template.json", stage.template.to_json())
+    safetensors.save(stage.folder / "model.safetensors", dict(stage.model.params.items()),
+                     {"weights_sha256": weights_sha256(stage.model)})
+
+
+def find_stage(path) -> Path:
+    """The folder of a run's last stage, or the stage itself."""
+    path = Path(path)
+    if not path.is_dir():
+        raise MissingInput(f"{path}: no such run folder; 'python -m pysft train' makes one")
+    if (path / "model.safetensors").is_file():
+        return path
+    for name in reversed(STAGES):
+        if (path / name / "model.safetensors").is_file():
+            return path / name
+    raise MissingInput(f"{path}: no {' or '.join(STAGES)} stage with a model.safetensors in it; this is "
+                       "no run folder, or its training never finished (--resume goes on)")
+
+
+def load_stage(path, ops=None) -> Stage:
+    """The last stage of a run folder, its weights checked against its own settings."""
+    folder = find_stage(path)
+    data = read_json(folder / "settings.json")
+    try:
+        config = GPTConfig(**data["model"])
+        tokenizer = CharTokenizer.from_json(read_json(folder / "vocabulary.json"))
+        template = Template.from_json(read_json(folder / "template.json"))
+    except PysftError:
+        raise
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}: its settings, vocabulary or template are not as this program writes "
+                        f"them ({type(error).__name__}: {error})") from None
+    if len(tokenizer) != config.vocab:
+        raise DataError(f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has "
+                        f"{config.vocab}")
+    model = GPT(config, ops)
+    tensors, metadata = safetensors.load(folder / "model.safetensors")
+    fill(model.params, tensors, folder / "model.safetensors")
+    if metadata.get("weights_sha256", weights_sha256(model)) != weights_sha256(model):
+        raise DataError(f"{folder / 'model.safetensors'}: the weights' checksum does not match; the file is "
+                        "damaged")
+    return Stage(folder, model, tokenizer, template, data.get("settings", {}), data.get("parent"))
+
+
+def fill(arena, tensors: dict, path, prefix: str = "") -> None:
+    """Copy tensors (names with `prefix`) into an arena, exactly its own names, shapes and dtype."""
+    for name, view in arena.items():
+        a = tensors.get(prefix + name)
+        if a is None:
+            raise DataError(f"{path}: tensor {prefix + name!r} is missing")
+        if a.shape != view.shape or a.dtype != view.dtype:
+            raise DataError(f"{path}: tensor {prefix + name!r} is {a.dtype} {a.shape}, expected "
+                            f"{view.dtype} {view.shape}")
+        if not np.isfinite(a).all():
+            raise DataError(f"{path}: tensor {prefix + name!r} holds numbers that are not finite")
+        view[:] = a
+    foreign = [n for n in tensors if n.startswith(prefix) and n[len(prefix):] not in arena.shapes]
+    if foreign and not prefix:
+        raise DataError(f"{path}: tensor {foreign[0]!r} does not belong to this model")
+
+
+# ------------------------------------------------------------------------- logs and checkpoints
+
+def append_log(folder: Path, rows: list[dict]) -> None:
+    """One JSON line a step."""
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as f:
+        f.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Drop what the log says beyond `step`: resuming writes it again."""
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            break  # a line cut off by a crash
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
+    """Weights and both moments after adam.steps steps; older checkpoints go once it is written."""
+    target = folder / "checkpoints" / str(adam.steps)
+    target.mkdir(parents=True, exist_ok=True)
+    safetensors.save(target / "state.safetensors",
+                     {f"{part}.{name}": a for part, arena in
+                      (("w", model.params), ("m", adam.m), ("v", adam.v)) for name, a in arena.items()},
+                     {"steps": str(adam.steps)})
+    for old in (folder / "checkpoints").iterdir():
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path, model: GPT, adam) -> bool:
+    """Go back to the stage's checkpoint, if it has one: True if so."""
+    found = sorted((folder / "checkpoints").glob("*/state.safetensors"),
+                   key=lambda p: int(p.parent.name) if p.parent.name.isdecimal() else -1)
+    if not found:
+        return False
+    tensors, metadata = safetensors.load(found[-1])
+    for part, arena in (("w", model.params), ("m", adam.m), ("v", adam.v)):
+        fill(arena, tensors, found[-1], part + ".")
+    if not metadata.get("steps", "").isdecimal():
+        raise DataError(f"{found[-1]}: does not say after which step it was written")
+    adam.steps = int(metadata["steps"])
+    cut_log(folder, adam.steps)
+    return True
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """A finished stage needs none."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

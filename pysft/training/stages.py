@@ -1,0 +1,189 @@
+"""One short function a stage: its data, its objective, its settings. Everything else about training
+is the same for all, and stands in loop.py."""
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pysft.errors import MissingInput, UsageError
+from pysft.rng import rng
+from pysft.text.dataset import Batch, Example, draw_windows
+from pysft.training.loop import schedule
+from pysft.training.objectives import sft
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice of a run. Flags, a file of settings and presets all set these fields."""
+    preset: str = "tiny"
+    seed: int = 1
+    # the model
+    context: int = 256
+    layers: int = 4
+    heads: int = 4
+    channels: int = 64
+    # the base: windows of so many rows, so many a step
+    base_steps: int = 2500
+    base_windows: tuple[tuple[int, int], ...] = ((64, 16), (256, 4))
+    base_lr: float = 3e-3
+    base_schedule: str = "cosine"
+    base_warmup: int = 100
+    # fine-tuning: conversations, pairs and windows of base text a step
+    sft_steps: int = 2500
+    sft_conversations: int = 16
+    sft_pairs: int = 4
+    sft_windows: tuple[tuple[int, int], ...] = ((256, 4),)
+    sft_window_weight: float = 1.0
+    sft_lr: float = 3e-3
+    sft_schedule: str = "linear"
+    sft_warmup: int = 50
+    replacement: bool = False
+    new_rows: str = "mean"
+    data: str = "conversations+pairs"
+    # AdamW
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    decay: float = 0.1
+    decay_all: bool = False
+    clip: float = 1.0
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name.endswith("_windows"):
+                object.__setattr__(self, f.name, tuple(tuple(pair) for pair in value))
+                if any(len(p) != 2 or not all(isinstance(n, int) and n > 0 for n in p)
+                       or p[0] > self.context for p in getattr(self, f.name)):
+                    raise UsageError(f"{f.name} = {value!r}: expected pairs [rows, how many], rows at most "
+                                     f"the context {self.context}")
+            elif f.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise UsageError(f"{f.name} = {value!r} must be a whole number, not negative")
+            elif f.type is float:
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
+                    raise UsageError(f"{f.name} = {value!r} must be a number, not negative")
+                object.__setattr__(self, f.name, float(value))
+            elif f.type is bool and not isinstance(value, bool):
+                raise UsageError(f"{f.name} = {value!r} must be true or false")
+        for name, kinds in (("base_schedule", SCHEDULES), ("sft_schedule", SCHEDULES),
+                            ("new_rows", ("random", "mean")),
+                            ("data", ("pairs", "conversations", "conversations+pairs"))):
+            if getattr(self, name) not in kinds:
+                raise UsageError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(kinds)}")
+        if not self.base_windows:
+            raise UsageError("base_windows is empty; the base needs text to learn from")
+
+    def adam(self) -> dict:
+        """What AdamW takes."""
+        return dict(betas=(self.beta1, self.beta2), eps=self.eps, decay=self.decay,
+                    decay_all=self.decay_all)
+
+
+SCHEDULES = ("constant", "cosine", "linear")
+
+PRESETS = {
+    # The source text to the letter; what it leaves open (32 windows, 16 conversations, AdamW as
+    # PyTorch has it) as documented in README.
+    "seed": Settings(preset="seed", context=64, base_steps=5000, base_windows=((64, 32),), base_lr=3e-4,
+                     base_schedule="constant", base_warmup=0, sft_steps=1000, sft_conversations=0,
+                     sft_pairs=16, sft_windows=(), sft_lr=1e-4, sft_schedule="constant", sft_warmup=0,
+                     replacement=True, new_rows="random", data="pairs", beta2=0.999, decay=0.01,
+                     decay_all=True, clip=0.0),
+    "tiny": Settings(),
+    "mini": Settings(preset="mini", channels=128, layers=6),
+    "small": Settings(preset="small", channels=384, layers=6, heads=6),
+}
+
+
+def resolve(preset: str, file: str | None = None, **flags) -> Settings:
+    """The preset, then the file's fields, then the flags that are not None."""
+    fields = {f.name for f in dataclasses.fields(Settings)}
+    chosen = {}
+    if file is not None:
+        try:
+            chosen = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MissingInput(f"--config {file}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--config {file}: not TOML ({error})") from None
+        for name in chosen:
+            if name not in fields:
+                raise UsageError(f"--config {file}: unknown setting {name!r}; known are "
+                                 f"{', '.join(sorted(fields))}")
+        preset = chosen.pop("preset", preset)
+    if preset not in PRESETS:
+        raise UsageError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
+    chosen |= {name: value for name, value in flags.items() if value is not None}
+    return dataclasses.replace(PRESETS[preset], **chosen)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What loop.train needs to know of a stage. rows: the most that a batch can have."""
+    draw: Callable[[int], list[Batch]]
+    rate: Callable[[int], float]
+    objective: Callable
+    steps: int
+    rows: int
+
+
+def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
+    """Windows of the corpus, every token graded."""
+    def draw(step):
+        g = rng(settings.seed, "base", "windows", step)
+        return [Batch.of([e for length, count in settings.base_windows
+                          for e in draw_windows(corpus, count, length, g)], vocab, settings.context)]
+
+    longest = max(length for length, _ in settings.base_windows)
+    if len(corpus) <= longest:
+        raise UsageError(f"the corpus has {len(corpus)} characters to train on; windows of {longest} need more")
+    return Plan(draw, lambda step: schedule(step, settings.base_steps, settings.base_lr, settings.base_warmup,
+                                            settings.base_schedule),
+                sft, settings.base_steps, sum(length * count for length, count in settings.base_windows))
+
+
+def _stream(settings: Settings, purpose: str, examples: list[Example], count: int):
+    """step -> `count` of the examples: each exactly once an epoch, in an order drawn anew for every
+    epoch; or drawn with replacement. A function of the step alone."""
+    n = len(examples)
+
+    @lru_cache(2)
+    def order(epoch):
+        return rng(settings.seed, "sft", purpose, epoch).permutation(n)
+
+    def pick(step):
+        if settings.replacement:
+            return [examples[i] for i in rng(settings.seed, "sft", purpose, step).integers(0, n, count)]
+        return [examples[order(i // n)[i % n]] for i in range(step * count, (step + 1) * count)]
+    return pick
+
+
+def finetune(settings: Settings, conversations: list[Example], pairs: list[Example], corpus: np.ndarray,
+             vocab: int) -> Plan:
+    """Whole conversations, only the assistant's tokens graded; beside them, if asked for, the pairs
+    and windows of base text (replay), so that the base is not forgotten."""
+    streams = [_stream(settings, name, examples, count)
+               for name, examples, count in (("conversations", conversations, settings.sft_conversations),
+                                             ("pairs", pairs, settings.sft_pairs)) if examples and count]
+    if not streams:
+        raise UsageError("no conversation to learn from: sft_conversations or sft_pairs must be above 0")
+
+    def draw(step):
+        talk = [e for stream in streams for e in stream(step)]
+        g = rng(settings.seed, "sft", "windows", step)
+        text = [e for length, count in settings.sft_windows for e in draw_windows(corpus, count, length, g)]
+        weight = [1.0] * len(talk) + [settings.sft_window_weight] * len(text)
+        return [Batch.of(talk + text, vocab, settings.context, weight)]
+
+    def most(examples, count):
+        return count * max((len(e.input_ids) for e in examples), default=0)
+    rows = (most(conversations, settings.sft_conversations) + most(pairs, settings.sft_pairs)
+            + sum(length * count for length, count in settings.sft_windows))
+    return Plan(draw, lambda step: schedule(step, settings.sft_steps, settings.sft_lr, settings.sft_warmup,
+                                            settings.sft_schedule),
+                sft, settings.sft_steps, rows)
