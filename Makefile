@@ -1,0 +1,66 @@
+# make train | test do everything from a fresh clone: a virtual environment in .venv, what it needs,
+# the C part, then the job. They need Python 3.11 or newer with venv and headers, make, and a C
+# compiler with OpenMP, and say so where one is missing.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+TORCH ?= torch==2.13.0
+SOURCES := $(wildcard csrc/*) pysft/nn/_build.py setup.py pyproject.toml
+
+.PHONY: help train test test-torch build gradcheck bench debug clean check
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make train      train a base model and turn it into a chatbot (ARGS='--preset mini' for options)"
+	@echo "make test       the tests"
+	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
+	@echo "make gradcheck  every derivative against finite differences"
+	@echo "make bench      how fast a training step is"
+	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
+	@echo "make clean      remove .venv and everything built"
+
+train: build
+	$(PY) -m pysft train $(ARGS)
+
+test: build
+	$(PY) -m pytest $(ARGS)
+
+test-torch: build
+	$(PY) -m pip install -q '$(TORCH)'
+	$(PY) -m pytest tests/test_torch.py $(ARGS)
+
+gradcheck: build
+	$(PY) -m pysft gradcheck $(ARGS)
+
+bench: build
+	$(PY) bench/bench_step.py $(ARGS)
+
+build: $(VENV)/built
+
+debug:
+	PYSFT_DEBUG=1 $(MAKE) -B $(VENV)/built
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pysft/nn/*.so pysft/nn/_c_*.c .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/built: $(SOURCES) $(VENV)/ready
+	$(PY) -m pip install -q --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/ready: pyproject.toml | check
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cffi>=1.16' 'numpy>=1.26' 'pytest>=8' 'hypothesis>=6.90'
+	@touch $@
+
+# One sentence for each thing that can be missing.
+check:
+	@command -v $(PYTHON) >/dev/null || { echo "pysft: no $(PYTHON); install Python 3.11 or newer (apt-get install python3 python3-venv python3-dev), or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pysft: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "pysft: $(PYTHON) has no venv; install it (apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "pysft: $(PYTHON) has no C headers; install them (apt-get install python3-dev)" >&2; exit 1; }
+	@command -v $(CC) >/dev/null || { echo "pysft: no C compiler ($(CC)); install one (apt-get install gcc libc6-dev), or name one: make CC=gcc-12" >&2; exit 1; }
+	@d=$$(mktemp -d); printf '#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' > $$d/a.c; \
+	$(CC) -fopenmp $$d/a.c -o $$d/a 2>/dev/null; s=$$?; rm -rf $$d; \
+	[ $$s = 0 ] || { echo "pysft: $(CC) cannot build with OpenMP; install gcc with libgomp (apt-get install gcc libc6-dev), or name such a compiler: make CC=gcc" >&2; exit 1; }
