@@ -210,6 +210,10 @@ def _chat(args):
         return 0
     if args.json:
         raise UsageError("--json goes with -p TEXT")
+    try:
+        import readline  # noqa: F401  (line editing, where the system has it)
+    except ImportError:
+        pass
     print(f"{stage.folder}. Type a message; /clear forgets the conversation, /quit or Ctrl-D leaves.")
     while True:
         try:

@@ -3,21 +3,22 @@
 import hashlib
 import signal
 import sys
+import textwrap
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import DataError, Diverged, PysftError, UsageError
+from pysft.errors import DataError, PysftError, UsageError
 from pysft.inference.generate import Sampling, generate
 from pysft.lab.evaluate import Probe, corpus_loss, measure, words
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.run import (Stage, append_log, drop_checkpoints, load_checkpoint, load_stage, new_run, read_json,
+from pysft.run import (Stage, append_log, drop_checkpoints, load_checkpoint, load_stage, new_run, read_json, read_log,
                        save_checkpoint, save_stage, weights_sha256, write_json)
 from pysft.text.dataset import (CONVERSATION, encode_conversation, read_conversations, read_corpus, read_prompts,
                                 shipped, split_corpus, split_heldout)
@@ -27,7 +28,7 @@ from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, finetune, pretrain
 
 CHECKPOINT_SECONDS = 60
-SAID_AT_THE_END = 20  # steps over which the final fine-tuning loss is averaged
+LAST_STEPS = 20  # over which the final loss is averaged
 
 
 class Interrupted(PysftError):
@@ -89,10 +90,10 @@ class Material:
     train_text: str
     heldout_text: str
     tokenizer: CharTokenizer  # of the corpus alone
-    conversations: list
-    pairs: list
-    heldout: list
-    probe: Probe
+    conversations: list = field(default_factory=list)
+    pairs: list = field(default_factory=list)
+    heldout: list = field(default_factory=list)
+    probe: Probe | None = None
 
 
 def gather(settings: Settings, corpus: str, data: list[str] | None,
@@ -140,9 +141,9 @@ def census(examples: list, end: int) -> dict:
 
 # ---------------------------------------------------------------------------------- one stage
 
-def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool) -> dict:
-    """Train stage.model along the plan, logging each step; return its figures. An interrupt writes a
-    checkpoint and raises Interrupted."""
+def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool) -> None:
+    """Train stage.model along the plan, logging each step. An interrupt writes a checkpoint and raises
+    Interrupted."""
     model, folder = stage.model, stage.folder
     folder.mkdir(parents=True, exist_ok=True)
     adam = AdamW(model, **settings.adam())
@@ -151,7 +152,7 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
     model.reserve(plan.rows)
-    lines, recent, start_loss = [], [], None
+    lines, recent = [], []
     seconds, tokens, first = 0.0, 0, adam.steps
     saved = time.monotonic()
 
@@ -163,15 +164,12 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
         try:
             for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
-                speed = r.tokens / r.seconds
-                loss = r.losses.get(CONVERSATION, r.loss)
-                start_loss = loss if r.step == 1 else start_loss
-                recent = [*recent, loss][-SAID_AT_THE_END:]
                 lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr,
-                              "graded_tokens": r.graded, "tokens_per_s": round(speed)})
+                              "graded_tokens": r.graded, "tokens": r.tokens, "seconds": round(r.seconds, 6),
+                              "tokens_per_s": round(r.tokens / r.seconds)})
+                recent = [*recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
                 left = (plan.steps - r.step) * seconds / (r.step - first)
-                mean = sum(recent) / len(recent)
-                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {mean:.3f}  "
+                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {np.mean(recent):.3f}  "
                                 f"{tokens / seconds:,.0f} tokens/s  {_clock(left)} left", r.step == plan.steps)
                 if signals.caught is not None:
                     flush()
@@ -184,12 +182,18 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                     flush()
                     save_checkpoint(folder, model, adam)
                     saved = time.monotonic()
-        except Diverged as error:
+        finally:
             flush()
-            raise Diverged(f"{stage.name}, {error}") from None
-    flush()
-    return {"loss_start": start_loss, "loss": sum(recent) / len(recent) if recent else float("nan"),
-            "tokens": tokens, "seconds": seconds}
+
+
+def stage_figures(folder: Path) -> dict:
+    """What a stage's log says of its training: loss_start at the first step, loss as the mean of the
+    last ones (of conversations, where there are any), tokens and seconds."""
+    rows = read_log(folder)
+    losses = [row["losses"].get(CONVERSATION, row["loss"]) for row in rows]
+    return {"loss_start": losses[0] if losses else None,
+            "loss": float(np.mean(losses[-LAST_STEPS:])) if losses else None,
+            "tokens": sum(row["tokens"] for row in rows), "seconds": sum(row["seconds"] for row in rows)}
 
 
 def _clock(seconds: float) -> str:
@@ -216,26 +220,30 @@ def _announce(screen, what, config, rows):
 
 # ---------------------------------------------------------------------------------- the verbs
 
-def start_run(settings: Settings, corpus: str, data, out, resume: bool, base=None) -> tuple[Path, Settings, str, list]:
-    """The run's folder, and the settings: with resume, those that it began with."""
-    folder = new_run(out, settings.preset, resume)
+def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None]:
+    """What the run in `folder` was begun with, its corpus found unchanged."""
     record = folder / "run.json"
-    if resume:
-        if not record.is_file():
-            raise UsageError(f"{folder}: nothing to resume there")
-        kept = read_json(record)
-        try:
-            settings, corpus, data = Settings(**kept["settings"]), kept["corpus"], kept["data"]
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{record}: not as this program writes it ({error})") from None
-        found = hashlib.sha256(read_corpus(corpus).encode()).hexdigest()
-        if found != kept.get("corpus_sha256"):
-            raise DataError(f"{corpus}: not the text this run began with (SHA-256 differs)")
-    else:
-        text = read_corpus(corpus)  # a corpus that cannot be read leaves no trace
-        write_json(record, {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
-                            "corpus_sha256": hashlib.sha256(text.encode()).hexdigest()})
-    return folder, settings, corpus, data
+    if not record.is_file():
+        raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the run "
+                         "by --out")
+    kept = read_json(record)
+    try:
+        settings = Settings(**kept["settings"])
+        corpus, data, base, digest = (kept[k] for k in ("corpus", "data", "base", "corpus_sha256"))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{record}: not as this program writes it ({error})") from None
+    if hashlib.sha256(read_corpus(corpus).encode()).hexdigest() != digest:
+        raise DataError(f"{corpus}: not the text this run was begun with (its SHA-256 differs)")
+    return settings, corpus, data, base
+
+
+def _begin(settings: Settings, corpus: str, data, base, out) -> Path:
+    """A new run's folder, with a record of what it is begun with."""
+    digest = hashlib.sha256(read_corpus(corpus).encode()).hexdigest()
+    folder = new_run(out, settings.preset, False)
+    write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
+                                     "corpus_sha256": digest})
+    return folder
 
 
 def pretrain_base(settings: Settings, material: Material, folder: Path, ops, screen: Screen,
@@ -250,7 +258,8 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     params = _announce(screen, "base", config, plan.rows)
     model = GPT(config, ops, rng(settings.seed, "base", "init"))
     stage = Stage(target, model, material.tokenizer, CHAT, asdict(settings))
-    run = run_stage(stage, plan, settings, screen, resume)
+    run_stage(stage, plan, settings, screen, resume)
+    run = stage_figures(target)
     report = {"run": str(folder), "params": params,
               "base_loss": corpus_loss(model, material.tokenizer.encode(material.heldout_text)),
               "tokens_per_s": run["tokens"] / max(run["seconds"], 1e-9), "tokens": run["tokens"],
@@ -268,19 +277,17 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
     """Everything, from the corpus to the report; the --json document."""
     began = time.monotonic()
     ops = computing_ops(ops_name, threads)
-    given = load_stage(base, ops) if base else None
-    if given is not None:
-        given = _as_base(given, base)
-        settings = _like(settings, given.model.config)
-    material = gather(settings, corpus, data, given.tokenizer if given else None)  # bad data ends here
-    _encode(material, settings)
-    folder, settings, corpus, data = start_run(settings, corpus, data, out, resume, base)
     if resume:
-        material = gather(settings, corpus, data, given.tokenizer if given else None)
-    conversations, pairs, tokenizer = _encode(material, settings)
-    screen.say(f"settings: {_short(settings)}")
-    screen.say(f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
-               f"{len(material.heldout_text):,} held out)")
+        folder = new_run(out, settings.preset, True)
+        settings, corpus, data, base = _recorded(folder)
+    given = _as_base(load_stage(base, ops), base) if base else None
+    if given is not None:
+        settings = _like(settings, given.model.config)
+    material = gather(settings, corpus, data, given.tokenizer if given else None)
+    conversations, pairs, tokenizer = _encode(material, settings)  # bad data ends here, before any folder
+    if not resume:
+        folder = _begin(settings, corpus, data, base, out)
+    _describe(screen, settings, folder, corpus, material)
     examples = conversations + pairs
     turns = sum(len(c.messages) // 2 for c in material.conversations + material.pairs)
     mask = census(examples, tokenizer.special[CHAT.end])
@@ -304,10 +311,15 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
     plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
     params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
                                f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config, plan.rows)
-    run = run_stage(tuned, plan, settings, screen, resume)
-    save_stage(tuned)
-    write_json(tuned.folder / "evaluation.json", material.probe.to_json())
-    drop_checkpoints(tuned.folder)
+    if resume and (tuned.folder / "model.safetensors").is_file():
+        tuned = load_stage(tuned.folder, ops)
+        model = tuned.model
+    else:
+        run_stage(tuned, plan, settings, screen, resume)
+        save_stage(tuned)
+        write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+        drop_checkpoints(tuned.folder)
+    run = stage_figures(tuned.folder)
 
     screen.say("measuring ...")
     figures, replies = measure(model, tokenizer, CHAT, material.probe)
@@ -332,11 +344,15 @@ def pretrain_only(settings: Settings, corpus: str, out: str | None, resume: bool
                   threads: int | None, screen: Screen) -> dict:
     """The base stage alone; the --json document."""
     ops = computing_ops(ops_name, threads)
-    folder, settings, corpus, data = start_run(settings, corpus, None, out, resume)
-    screen.say(f"settings: {_short(settings)}")
-    screen.say(f"run: {folder}; corpus: {corpus}")
-    _, report = pretrain_base(settings, gather(settings, corpus, data), folder, ops, screen, resume)
-    return report
+    if resume:
+        folder = new_run(out, settings.preset, True)
+        settings, corpus, _, _ = _recorded(folder)
+    text = read_corpus(corpus)
+    material = Material(*split_corpus(text), CharTokenizer.of(text))
+    if not resume:
+        folder = _begin(settings, corpus, None, None, out)
+    _describe(screen, settings, folder, corpus, material)
+    return pretrain_base(settings, material, folder, ops, screen, resume)[1]
 
 
 def _as_base(stage: Stage, path) -> Stage:
@@ -351,9 +367,8 @@ def _as_base(stage: Stage, path) -> Stage:
 
 def _like(settings: Settings, config: GPTConfig) -> Settings:
     """The settings with a given model's shape."""
-    import dataclasses
-    return dataclasses.replace(settings, context=config.context, layers=config.layers, heads=config.heads,
-                               channels=config.channels)
+    return replace(settings, context=config.context, layers=config.layers, heads=config.heads,
+                                   channels=config.channels)
 
 
 def _encode(material: Material, settings: Settings):
@@ -430,8 +445,12 @@ def table(report: dict, screen: Screen) -> None:
         screen.say(f"{name:<24} {value}")
 
 
-def _short(settings: Settings) -> str:
-    return ", ".join(f"{k} {v}" for k, v in asdict(settings).items())
+def _describe(screen: Screen, settings: Settings, folder: Path, corpus: str, material: Material) -> None:
+    """The resolved settings and where everything is."""
+    text = ", ".join(f"{k} {v}" for k, v in asdict(settings).items())
+    screen.say(textwrap.fill("settings: " + text, 110, subsequent_indent="  ", break_on_hyphens=False))
+    screen.say(f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
+               f"{len(material.heldout_text):,} held out)")
 
 
 def _finite(report: dict) -> dict:

@@ -173,19 +173,22 @@ def append_log(folder: Path, rows: list[dict]) -> None:
         f.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def read_log(folder: Path) -> list[dict]:
+    """The log's lines up to the first that a crash cut off."""
+    rows = []
+    try:
+        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    except (OSError, ValueError):
+        pass
+    return rows
+
+
 def cut_log(folder: Path, step: int) -> None:
     """Drop what the log says beyond `step`: resuming writes it again."""
-    path = folder / "log.jsonl"
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(True):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            break  # a line cut off by a crash
-    path.write_text("".join(kept), encoding="utf-8")
+    kept = [row for row in read_log(folder) if row["step"] <= step]
+    (folder / "log.jsonl").unlink(missing_ok=True)
+    append_log(folder, kept)
 
 
 def save_checkpoint(folder: Path, model: GPT, adam) -> Path:

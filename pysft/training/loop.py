@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +25,6 @@ class Report:
     graded: int
     tokens: int
     seconds: float = 0.0
-    stage: str = field(default="")
 
 
 def schedule(step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant",
@@ -57,7 +56,7 @@ def train_step(model, adam: AdamW, micro_batches, objective, lr: float, limit: f
     norm = clip(model, limit)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-        raise Diverged(f"step {adam.steps}: {what}; no weight was changed. A lower learning rate "
+        raise Diverged(f"step {adam.steps + 1}: {what}; no weight was changed. A lower learning rate "
                        f"(now {lr:g}) or a longer warm-up is the usual cure")
     adam.step(lr)
     return Report(adam.steps, loss, {s: t / n for s, (t, n) in sums.items()}, norm, lr,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pysft.errors import MissingInput, UsageError
+from pysft.nn.model import GPTConfig
 from pysft.rng import rng
 from pysft.text.dataset import Batch, Example, draw_windows
 from pysft.training.loop import schedule
@@ -75,6 +76,7 @@ class Settings:
                             ("data", ("pairs", "conversations", "conversations+pairs"))):
             if getattr(self, name) not in kinds:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(kinds)}")
+        GPTConfig(1, self.context, self.layers, self.heads, self.channels)  # a shape that cannot be, said now
         if not self.base_windows:
             raise UsageError("base_windows is empty; the base needs text to learn from")
 
