@@ -146,7 +146,7 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     Interrupted."""
     model, folder = stage.model, stage.folder
     folder.mkdir(parents=True, exist_ok=True)
-    adam = AdamW(model, **settings.adam())
+    adam = AdamW(model, **settings.adam(stage.name))
     if resume and load_checkpoint(folder, model, adam):
         screen.say(f"{stage.name}: going on after step {adam.steps:,}")
     else:

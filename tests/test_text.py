@@ -1,7 +1,6 @@
 """Words: characters and ids, the mask that rendering makes, batches, and what is refused by name."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,7 +168,7 @@ def test_several_turns_alternate_between_masked_and_graded():
     tokens, trained = render(messages([("Hi", "Yes?"), ("Go", "No")]), TOKENIZER)
     assert TOKENIZER.decode(tokens) == ("<|user|>Hi<|end|><|assistant|>Yes?<|end|>"
                                         "<|user|>Go<|end|><|assistant|>No<|end|>")
-    assert "".join(".x"[t] for t in trained) == "....." + "xxxxx" + "....." + "xxx"
+    assert "".join(".x"[t] for t in trained.tolist()) == "....." + "xxxxx" + "....." + "xxx"
 
 
 def test_a_tools_result_is_never_graded_and_its_call_wholly_is():
@@ -230,6 +229,8 @@ def example(tokens, labels=None, where="line 7"):
     (example([1, 2], [1, -99]), "line 7: label -99 at position 1"),
     (example([1, 2], [1]), "line 7: 2 tokens and 1 labels"),
     (example([], []), "line 7: 0 tokens and 0 labels"),
+    (Example(np.array([2**32 + 1, 2]), np.array([1, 2]), "line 7"), f"line 7: token {2**32 + 1} at position 0"),
+    (Example(np.array([1, 2]), np.array([1, 2**32 + 2]), "line 7"), f"line 7: label {2**32 + 2} at position 1"),
 ])
 def test_a_batch_refuses_by_name(bad, named):
     with pytest.raises(DataError) as error:

@@ -196,27 +196,18 @@ class Batch:
         than the context or without a graded token is refused by name."""
         if not examples:
             raise DataError("a batch needs at least one sequence")
-        for e in examples:
-            tokens, labels = e.input_ids, e.labels
-            if len(tokens) != len(labels) or not len(tokens):
-                raise DataError(f"{e.where}: {len(tokens)} tokens and {len(labels)} labels; expected "
-                                "as many, and at least one")
-            if len(tokens) > context:
-                raise DataError(f"{e.where}: {len(tokens)} tokens, the context holds {context}")
-            bad = np.flatnonzero((tokens < 0) | (tokens >= vocab))
-            if len(bad):
-                raise DataError(f"{e.where}: token {tokens[bad[0]]} at position {bad[0]} is not in "
-                                f"0..{vocab - 1}")
-            bad = np.flatnonzero((labels != IGNORE) & ((labels < 0) | (labels >= vocab)))
-            if len(bad):
-                raise DataError(f"{e.where}: label {labels[bad[0]]} at position {bad[0]} is neither "
-                                f"-100 nor in 0..{vocab - 1}")
-            if not (labels != IGNORE).any():
-                raise DataError(f"{e.where}: every label is -100, so there is nothing to learn from it")
-        labels = np.concatenate([e.labels for e in examples]).astype(np.int32)
-        lengths = [len(e.input_ids) for e in examples]
-        return cls(np.concatenate([e.input_ids for e in examples]).astype(np.int32), labels,
-                   np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), labels != IGNORE,
+        lengths = np.array([len(e.input_ids) for e in examples])
+        tokens = np.concatenate([e.input_ids for e in examples])
+        labels = np.concatenate([e.labels for e in examples])
+        graded = labels != IGNORE
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        fine = (len(tokens) == len(labels) and lengths.min() > 0 and lengths.max() <= context
+                and tokens.min() >= 0 and tokens.max() < vocab and labels.max() < vocab
+                and (graded == (labels >= 0)).all() and np.logical_or.reduceat(graded, cu_seqlens[:-1]).all())
+        if not fine or any(len(e.labels) != n for e, n in zip(examples, lengths)):
+            for e in examples:
+                _refuse(e, vocab, context)
+        return cls(tokens.astype(np.int32), labels.astype(np.int32), cu_seqlens, graded,
                    np.ones(len(examples)) if weight is None else np.asarray(weight, np.float64),
                    np.array([e.source for e in examples]))
 
@@ -237,11 +228,35 @@ class Batch:
                      self.weight[first:last], self.source[first:last])
 
     def split(self, pieces: int) -> list["Batch"]:
-        """Micro-batches: up to `pieces` runs of whole sequences of about as many rows each."""
+        """Micro-batches: `pieces` runs of whole sequences (as many as there are, if fewer), of about
+        as many rows each."""
         S = len(self.weight)
-        targets = np.arange(1, pieces) * (self.cu_seqlens[-1] / pieces)
-        cuts = np.unique(np.concatenate([[0], np.searchsorted(self.cu_seqlens, targets), [S]]))
+        pieces = min(pieces, S)
+        inner = np.searchsorted(self.cu_seqlens, np.arange(1, pieces) * (self.cu_seqlens[-1] / pieces))
+        cuts = [0]
+        for i, cut in enumerate(inner, 1):  # at least one sequence in each, before and after
+            cuts.append(min(max(int(cut), cuts[-1] + 1), S - (pieces - i)))
+        cuts.append(S)
         return [self.slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
+
+
+def _refuse(e: Example, vocab: int, context: int) -> None:
+    """Say what is wrong with an example, if something is."""
+    tokens, labels = e.input_ids, e.labels
+    if len(tokens) != len(labels) or not len(tokens):
+        raise DataError(f"{e.where}: {len(tokens)} tokens and {len(labels)} labels; expected as many, and at "
+                        "least one")
+    if len(tokens) > context:
+        raise DataError(f"{e.where}: {len(tokens)} tokens, the context holds {context}")
+    bad = np.flatnonzero((tokens < 0) | (tokens >= vocab))
+    if len(bad):
+        raise DataError(f"{e.where}: token {tokens[bad[0]]} at position {bad[0]} is not in 0..{vocab - 1}")
+    bad = np.flatnonzero((labels != IGNORE) & ((labels < 0) | (labels >= vocab)))
+    if len(bad):
+        raise DataError(f"{e.where}: label {labels[bad[0]]} at position {bad[0]} is neither -100 nor in "
+                        f"0..{vocab - 1}")
+    if not (labels != IGNORE).any():
+        raise DataError(f"{e.where}: every label is -100, so there is nothing to learn from it")
 
 
 def window(corpus: np.ndarray, start: int, length: int) -> Example:

@@ -65,12 +65,13 @@ def train_step(model, adam: AdamW, micro_batches, objective, lr: float, limit: f
 
 def _by_source(sums, batch, nll):
     """Add to sums[source] = (total nll, graded tokens)."""
-    graded = batch.labels != IGNORE
-    source = batch.per_row(batch.source)
+    first = batch.cu_seqlens[:-1]
+    totals = np.add.reduceat(nll, first, dtype=np.float64)
+    counts = np.add.reduceat(batch.labels != IGNORE, first, dtype=np.int64)
     for name in np.unique(batch.source):
-        rows = graded & (source == name)
+        here = batch.source == name
         total, count = sums.get(str(name), (0.0, 0))
-        sums[str(name)] = total + float(nll[rows].sum(dtype=np.float64)), count + int(rows.sum())
+        sums[str(name)] = total + float(totals[here].sum()), count + int(counts[here].sum())
 
 
 def train(model, adam: AdamW, draw: Callable[[int], list], objective, rate: Callable[[int], float],

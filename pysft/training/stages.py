@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pysft.errors import MissingInput, UsageError
+from pysft.errors import DataError, MissingInput, UsageError
 from pysft.nn.model import GPTConfig
 from pysft.rng import rng
 from pysft.text.dataset import Batch, Example, draw_windows
@@ -50,27 +50,30 @@ class Settings:
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
-    decay: float = 0.1
+    base_decay: float = 0.1
+    sft_decay: float = 0.3
     decay_all: bool = False
     clip: float = 1.0
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
+            value, number = getattr(self, f.name), f"{f.name} = {getattr(self, f.name)!r}"
             if f.name.endswith("_windows"):
+                if not _are_windows(value, self.context):
+                    raise UsageError(f"{number}: expected a list of pairs [rows, how many], rows at most the "
+                                     f"context {self.context!r}")
                 object.__setattr__(self, f.name, tuple(tuple(pair) for pair in value))
-                if any(len(p) != 2 or not all(isinstance(n, int) and n > 0 for n in p)
-                       or p[0] > self.context for p in getattr(self, f.name)):
-                    raise UsageError(f"{f.name} = {value!r}: expected pairs [rows, how many], rows at most "
-                                     f"the context {self.context}")
-            elif f.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise UsageError(f"{f.name} = {value!r} must be a whole number, not negative")
+            elif f.type is int and not _whole(value):
+                raise UsageError(f"{number} must be a whole number, not negative")
             elif f.type is float:
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
-                    raise UsageError(f"{f.name} = {value!r} must be a number, not negative")
+                    raise UsageError(f"{number} must be a number, not negative")
                 object.__setattr__(self, f.name, float(value))
-            elif f.type is bool and not isinstance(value, bool):
-                raise UsageError(f"{f.name} = {value!r} must be true or false")
+            elif f.type in (bool, str) and not isinstance(value, f.type):
+                raise UsageError(f"{number} must be {'true or false' if f.type is bool else 'text'}")
+        for name in ("beta1", "beta2"):
+            if not getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
         for name, kinds in (("base_schedule", SCHEDULES), ("sft_schedule", SCHEDULES),
                             ("new_rows", ("random", "mean")),
                             ("data", ("pairs", "conversations", "conversations+pairs"))):
@@ -80,10 +83,21 @@ class Settings:
         if not self.base_windows:
             raise UsageError("base_windows is empty; the base needs text to learn from")
 
-    def adam(self) -> dict:
-        """What AdamW takes."""
-        return dict(betas=(self.beta1, self.beta2), eps=self.eps, decay=self.decay,
-                    decay_all=self.decay_all)
+    def adam(self, stage: str) -> dict:
+        """What AdamW takes in stage "base" or "sft"."""
+        return dict(betas=(self.beta1, self.beta2), eps=self.eps, decay_all=self.decay_all,
+                    decay=self.base_decay if stage == "base" else self.sft_decay)
+
+
+def _whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_windows(value, context) -> bool:
+    """Pairs (rows, count) of whole numbers above 0, rows within the context."""
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_whole(n) and n > 0 for n in pair)
+        and _whole(context) and pair[0] <= context for pair in value)
 
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -94,10 +108,11 @@ PRESETS = {
     "seed": Settings(preset="seed", context=64, base_steps=5000, base_windows=((64, 32),), base_lr=3e-4,
                      base_schedule="constant", base_warmup=0, sft_steps=1000, sft_conversations=0,
                      sft_pairs=16, sft_windows=(), sft_lr=1e-4, sft_schedule="constant", sft_warmup=0,
-                     replacement=True, new_rows="random", data="pairs", beta2=0.999, decay=0.01,
+                     replacement=True, new_rows="random", data="pairs", beta2=0.999, base_decay=0.01, sft_decay=0.01,
                      decay_all=True, clip=0.0),
     "tiny": Settings(),
-    "mini": Settings(preset="mini", channels=128, layers=6),
+    "mini": Settings(preset="mini", channels=128, layers=6, base_steps=4000, base_lr=4e-3, sft_steps=1000,
+                     sft_conversations=48, sft_windows=((256, 8),), sft_lr=8e-3),
     "small": Settings(preset="small", channels=384, layers=6, heads=6),
 }
 
@@ -118,7 +133,7 @@ def resolve(preset: str, file: str | None = None, **flags) -> Settings:
                 raise UsageError(f"--config {file}: unknown setting {name!r}; known are "
                                  f"{', '.join(sorted(fields))}")
         preset = chosen.pop("preset", preset)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
     chosen |= {name: value for name, value in flags.items() if value is not None}
     return dataclasses.replace(PRESETS[preset], **chosen)
@@ -134,6 +149,13 @@ class Plan:
     rows: int
 
 
+def _long_enough(corpus: np.ndarray, windows) -> None:
+    longest = max((length for length, _ in windows), default=0)
+    if len(corpus) <= longest:
+        raise DataError(f"the corpus has {len(corpus)} characters to train on, windows of {longest} need more: "
+                        "use a longer text or shorter windows")
+
+
 def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
     """Windows of the corpus, every token graded."""
     def draw(step):
@@ -141,9 +163,7 @@ def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
         return [Batch.of([e for length, count in settings.base_windows
                           for e in draw_windows(corpus, count, length, g)], vocab, settings.context)]
 
-    longest = max(length for length, _ in settings.base_windows)
-    if len(corpus) <= longest:
-        raise UsageError(f"the corpus has {len(corpus)} characters to train on; windows of {longest} need more")
+    _long_enough(corpus, settings.base_windows)
     return Plan(draw, lambda step: schedule(step, settings.base_steps, settings.base_lr, settings.base_warmup,
                                             settings.base_schedule),
                 sft, settings.base_steps, sum(length * count for length, count in settings.base_windows))
@@ -169,6 +189,7 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
              vocab: int) -> Plan:
     """Whole conversations, only the assistant's tokens graded; beside them, if asked for, the pairs
     and windows of base text (replay), so that the base is not forgotten."""
+    _long_enough(corpus, settings.sft_windows)
     streams = [_stream(settings, name, examples, count)
                for name, examples, count in (("conversations", conversations, settings.sft_conversations),
                                              ("pairs", pairs, settings.sft_pairs)) if examples and count]

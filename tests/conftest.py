@@ -1,0 +1,29 @@
+"""Small helpers that several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def offsets(lengths):
+    """cu_seqlens of sequences with these lengths."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def distance(a, b):
+    """max|a - b| relative to the scale of b; infinite where one of them is not a number."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
+
+
+def python(*arguments, cwd=ROOT, timeout=60, **env):
+    """Run this Python in `cwd` on the package that stands there."""
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True,
+                          timeout=timeout, env={**os.environ, "PYTHONPATH": str(cwd), **env})

@@ -1,0 +1,274 @@
+"""Talking: greedy and sampled text, when it stops, and a chat's history."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from pysft.errors import DataError, UsageError
+from pysft.inference.generate import Sampling, choose, complete, generate
+from pysft.inference.session import ROOM, Session, once
+from pysft.nn.model import GPT, GPTConfig
+from pysft.text.template import CHAT, render, render_prompt
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+
+TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
+USER, ASSISTANT, END = 65, 66, 67
+CONTEXT = 24
+
+steady = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def random_model(context=CONTEXT, vocab=68, spread=0.5):
+    """Weights large enough that the argmax is far from uniform."""
+    g = np.random.default_rng(3)
+    model = GPT(GPTConfig(vocab, context, 2, 2, 16), rng=g)
+    for _, w in model.params.items():
+        w += g.normal(0, spread, w.shape).astype(np.float32)
+    return model
+
+
+MODEL = random_model()
+PROMPTS = [np.random.default_rng(i).integers(0, 68, n).astype(np.int32) for i, n in enumerate((1, 5, 9, 3, 23, 2))]
+
+
+class Scripted:
+    """A model that writes `script` whatever it is asked, one id for each row it is asked for beyond the
+    prompt's `start` ids; it keeps every sequence it saw."""
+
+    def __init__(self, script, context=256, start=None, vocab=68):
+        self.config = SimpleNamespace(context=context, vocab=vocab)
+        self.script, self.start, self.seen = script, start, []
+
+    def logits(self, tokens, cu_seqlens, rows):
+        assert len(tokens) and np.diff(cu_seqlens).max() <= self.config.context
+        result = np.zeros((len(rows), self.config.vocab), np.float32)
+        for i, (a, b) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:])):
+            ids = tokens[a:b].tolist()
+            assert rows[i] == b - 1
+            self.seen.append(ids)
+            written = len(ids) - 1 - max(j for j, t in enumerate(ids) if t == ASSISTANT or j == 0) \
+                if self.start is None else len(ids) - self.start
+            result[i, self.script[min(written, len(self.script) - 1)]] = 9
+        return result
+
+
+def scripted(reply, **more):
+    return Scripted([*TOKENIZER.encode(reply).tolist(), END], **more)
+
+
+# ------------------------------------------------------------------------------------ generation
+
+def recomputed(model, prompt, count):
+    """Greedy text, one whole forward a token, alone."""
+    ids = list(prompt)
+    while len(ids) < min(len(prompt) + count, model.config.context):
+        ids.append(int(model.logits(np.array(ids, np.int32), np.array([0, len(ids)], np.int32))[-1].argmax()))
+    return ids[len(prompt):]
+
+
+def test_greedy_is_the_argmax_of_recomputed_logits():
+    for prompt in PROMPTS:
+        assert generate(MODEL, [prompt], 12)[0].ids.tolist() == recomputed(MODEL, prompt, 12)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 5, 0.9, seed=4)])
+def test_a_prompt_is_answered_the_same_alone_and_among_others(sampling):
+    together = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling)
+    in_pairs = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling, batch=2)
+    for a, b in zip(together, in_pairs):
+        assert a.ids.tolist() == b.ids.tolist() and a.stop == b.stop
+    alone = generate(MODEL, PROMPTS[:1], 10, stop=20, sampling=sampling)[0]
+    assert alone.ids.tolist() == together[0].ids.tolist()
+    if sampling.temperature == 0:
+        for prompt, reply in zip(PROMPTS, together):
+            assert generate(MODEL, [prompt], 10, stop=20)[0].ids.tolist() == reply.ids.tolist()
+
+
+def test_the_stop_token_stops_and_is_not_in_the_ids():
+    reply = generate(Scripted([5, 6, END, 7], start=2), [np.array([1, 2], np.int32)], 10, stop=END)[0]
+    assert reply.ids.tolist() == [5, 6] and reply.stop == "end"
+
+
+def test_a_prompt_that_stops_does_not_hold_up_the_others():
+    model = Scripted([5, 6, END], start=1)
+    short, long = generate(model, [np.array([1], np.int32), np.array([1] * 3, np.int32)], 4, stop=5)
+    assert (short.ids.tolist(), short.stop) == ([], "end")
+    assert (long.ids.tolist(), long.stop) == ([END] * 4, "length")
+
+
+def test_without_a_stop_token_the_length_stops():
+    reply = generate(Scripted([5, END], start=1), [np.array([1], np.int32)], 3)[0]
+    assert reply.ids.tolist() == [5, END, END] and reply.stop == "length"
+    assert len(generate(MODEL, PROMPTS[:1], 0)[0].ids) == 0
+
+
+def test_the_context_is_never_exceeded():
+    for reply, prompt in zip(generate(MODEL, PROMPTS, 1000), PROMPTS):
+        assert len(prompt) + len(reply.ids) == CONTEXT and reply.stop == "length"
+    full = generate(MODEL, [np.zeros(CONTEXT, np.int32)], 5)[0]
+    assert len(full.ids) == 0 and full.stop == "length"
+
+
+@pytest.mark.parametrize("length", [0, CONTEXT + 1])
+def test_a_prompt_that_does_not_fit_the_context_is_refused(length):
+    with pytest.raises(DataError, match=f"prompt 1: {length} tokens, the context holds 1 to {CONTEXT}"):
+        generate(MODEL, [PROMPTS[0], np.zeros(length, np.int32)], 5)
+
+
+# -------------------------------------------------------------------------------------- sampling
+
+LOGITS = np.log(np.array([0.4, 0.05, 0.3, 0.15, 0.1], np.float32))
+
+
+def drawn(sampling, count=4000, logits=LOGITS):
+    g = np.random.default_rng(0)
+    return np.bincount([choose(logits, sampling, g) for _ in range(count)], minlength=len(logits)) / count
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(), Sampling(temperature=1, top_k=1), Sampling(temperature=1, top_p=1e-9), Sampling(temperature=1e-4),
+    Sampling(temperature=5e-324), Sampling(temperature=1, top_p=0.4)])
+def test_no_temperature_one_choice_and_a_tiny_share_are_all_greedy(sampling):
+    assert drawn(sampling, 50)[0] == 1
+
+
+@pytest.mark.parametrize("sampling, expected", [
+    (Sampling(1.0), [0.4, 0.05, 0.3, 0.15, 0.1]),
+    (Sampling(0.5), np.array([0.16, 0.0025, 0.09, 0.0225, 0.01]) / 0.285),
+    (Sampling(1.0, top_k=2), [4 / 7, 0, 3 / 7, 0, 0]),
+    (Sampling(1.0, top_k=99), [0.4, 0.05, 0.3, 0.15, 0.1]),
+    (Sampling(1.0, top_p=0.71), [0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0]),
+    (Sampling(1.0, top_p=0.69), [4 / 7, 0, 3 / 7, 0, 0]),
+    (Sampling(1.0, top_k=3, top_p=0.99), [0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0]),
+    (Sampling(float("inf")), [0.2] * 5)])
+def test_samples_follow_the_distribution(sampling, expected):
+    expected, found = np.array(expected), drawn(sampling)
+    assert (found[expected == 0] == 0).all()
+    kept = expected > 0
+    chi = (4000 * (found - expected)[kept] ** 2 / expected[kept]).sum()
+    assert chi < 25  # four degrees of freedom: beyond it once in 20,000
+
+
+def test_large_logits_do_not_overflow():
+    logits = np.array([3e38, -3e38, 0], np.float32)
+    assert drawn(Sampling(0.5), 20, logits).tolist() == [1, 0, 0]
+
+
+def test_sampling_is_reproducible_by_its_seed():
+    a, b, c = (generate(MODEL, PROMPTS[:2], 15, sampling=Sampling(1.5, seed=s)) for s in (1, 1, 2))
+    assert [r.ids.tolist() for r in a] == [r.ids.tolist() for r in b] != [r.ids.tolist() for r in c]
+    twins = generate(MODEL, [PROMPTS[0]] * 2, 15, sampling=Sampling(1.5, seed=1))
+    assert twins[0].ids.tolist() != twins[1].ids.tolist()  # each prompt has a generator of its own
+
+
+@pytest.mark.parametrize("bad, named", [
+    (dict(temperature=-1), "temperature"), (dict(temperature=float("nan")), "temperature"), (dict(top_k=-1), "top-k"),
+    (dict(top_p=0), "top-p"), (dict(top_p=1.5), "top-p"), (dict(top_p=float("nan")), "top-p")])
+def test_sampling_that_cannot_be_is_refused_by_name(bad, named):
+    with pytest.raises(UsageError, match=named):
+        Sampling(**bad)
+
+
+def test_a_base_model_completes_text():
+    document = complete(MODEL, TOKENIZER, "To be", 7, Sampling())
+    ids = recomputed(MODEL, TOKENIZER.encode("To be"), 7)
+    assert document["prompt"] == "To be" and document["reply"] == TOKENIZER.decode(ids)
+    assert document["stop"] == "length" and document["tokens"] == 7 and document["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("prompt, named", [("", "prompt"), ("a" * CONTEXT, "no room"), ("a8", "'8' .* position 1")])
+def test_a_text_that_cannot_be_continued_is_refused(prompt, named):
+    with pytest.raises(DataError, match=named):
+        complete(MODEL, TOKENIZER, prompt, 7, Sampling())
+
+
+# -------------------------------------------------------------------------------------- sessions
+
+def session(model, **more):
+    return Session(model, TOKENIZER, CHAT, **more)
+
+
+def test_a_prompt_is_id_for_id_what_training_rendered():
+    chat = session(scripted("Well met!"))
+    for text in ("Hi", "Who are you"):
+        chat.say(text)
+    tokens = render(chat.messages, TOKENIZER)[0].tolist()
+    longest = chat.model.seen[-1]
+    assert longest == tokens[:len(longest)] and len(longest) == len(tokens) - 1
+    assert chat.model.seen[0] == [USER, *TOKENIZER.encode("Hi"), END, ASSISTANT]
+
+
+def test_history_accumulates():
+    chat = session(scripted("Aye."))
+    assert chat.say("Hi")[0] == "Aye." and chat.say("Go")[2] == 0
+    assert chat.messages == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Aye."},
+                             {"role": "user", "content": "Go"}, {"role": "assistant", "content": "Aye."}]
+    ids, dropped = chat.prompt("No")
+    expected = render_prompt([*chat.messages, {"role": "user", "content": "No"}], TOKENIZER)
+    assert ids.tolist() == expected.tolist() and dropped == 0
+
+
+def test_the_oldest_whole_exchanges_are_dropped_when_the_context_is_full():
+    chat = session(scripted("Aye.", context=64))  # an exchange of two letters and this reply takes 10 tokens
+    dropped = [chat.say(text)[2] for text in ("aa", "bb", "cc", "dd", "ee", "ff")]
+    assert dropped == [0, 0, 0, 1, 1, 1]  # 5 tokens of a prompt and 32 of room leave 27 of 64: two exchanges
+    assert [m["content"] for m in chat.messages[::2]] == ["dd", "ee", "ff"]
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 3
+    ids, dropped = chat.prompt("g" * 25)
+    assert dropped == 3 and ids.tolist() == [USER, *TOKENIZER.encode("g" * 25), END, ASSISTANT]
+
+
+@steady
+@given(st.lists(st.integers(1, 29), min_size=1, max_size=6), st.integers(0, 30))
+def test_a_reply_always_has_room_and_no_exchange_is_dropped_without_need(sizes, answer):
+    chat = session(scripted("y" * answer, context=64))
+    for i, size in enumerate(sizes):
+        before = list(chat.messages)
+        ids, dropped = chat.prompt("x" * size)
+        assert len(ids) + ROOM <= 64
+        if dropped:
+            kept = render_prompt([*before[2 * dropped - 2:], {"role": "user", "content": "x" * size}], TOKENIZER)
+            assert len(kept) + ROOM > 64
+        _, reply, said = chat.say("x" * size)
+        assert said == dropped and reply.stop == "end" and len(reply.ids) == answer
+        assert chat.messages[:-2] == before[2 * dropped:]
+
+
+def test_a_prompt_that_cannot_fit_is_refused_in_words_and_changes_nothing():
+    chat = session(scripted("Aye.", context=64))
+    chat.say("Hi")
+    before = list(chat.messages)
+    assert chat.prompt("x" * 29)[1] == 1  # 29 + 3 control tokens + 32 of room: just fits, alone
+    with pytest.raises(DataError, match="33 tokens.*needs 32.*holds 64; shorten the prompt by 1 characters"):
+        chat.say("x" * 30)
+    assert chat.messages == before
+
+
+@pytest.mark.parametrize("text, named", [("", "empty message"), (" \n", "empty message"), ("a@b", "'@' .* position 1"),
+                                         ("<|end|>", "'<'")])
+def test_a_message_that_cannot_be_sent_is_refused_and_changes_nothing(text, named):
+    chat = session(scripted("Aye."))
+    with pytest.raises(DataError, match=named):
+        chat.say(text)
+    assert chat.messages == []
+
+
+def test_a_control_token_that_slipped_out_never_becomes_a_turn():
+    chat = session(Scripted([*TOKENIZER.encode("Aye"), USER, *TOKENIZER.encode("Hi"), END], start=5))
+    answer, reply, _ = chat.say("aa")
+    assert answer == "Aye<|user|>Hi" and USER in reply.ids
+    assert chat.messages[1]["content"] == "AyeHi"
+    assert chat.prompt("bb")[0].tolist().count(USER) == 2
+
+
+def test_a_reply_without_an_end_is_cut_at_its_length():
+    document = once(session(Scripted([39]), max_new=6), "Hi")
+    assert (document["reply"], document["stop"], document["tokens"]) == ("aaaaaa", "length", 6)
+    assert document["prompt"] == "Hi" and document["tokens_per_s"] > 0
+
+
+def test_one_answer_names_its_stop():
+    document = once(session(scripted("Aye.")), "Hi")
+    assert (document["reply"], document["stop"], document["tokens"]) == ("Aye.", "end", 4)
