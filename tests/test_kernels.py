@@ -24,6 +24,7 @@ BOTH = pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 # Rounding errors of a sum of n terms grow like sqrt(n) eps, n is at most some hundreds here, and a
 # chain of two or three such sums (attention backward) leaves a small factor more. All inputs are of
 # the order of one: a result that cancels to less (p - 1) keeps the rounding of what it came from.
+# Measured: at most 15 eps (gelu_backward, whose 1 + tanh cancels).
 TOLERANCE = {F32: 32 * np.finfo(F32).eps, F64: 32 * np.finfo(F64).eps}
 
 

@@ -41,9 +41,10 @@ def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> 
     """The next token from logits (V,)."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    logits = logits.astype(np.float64) / sampling.temperature
+    logits = logits.astype(np.float64)
     order = np.argsort(-logits, kind="stable")  # likeliest first
-    p = np.exp(logits[order] - logits[order[0]])
+    with np.errstate(over="ignore"):  # a tiny temperature leaves only the likeliest
+        p = np.exp((logits[order] - logits[order[0]]) / sampling.temperature)
     p /= p.sum()
     keep = len(p) if sampling.top_k == 0 else min(sampling.top_k, len(p))
     keep = min(keep, int(np.searchsorted(np.cumsum(p), sampling.top_p * (1 - 1e-12))) + 1)

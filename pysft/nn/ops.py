@@ -84,12 +84,12 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _threads(threads):
+def _threads(function, threads):
     global _forked
     if threads is None:
         threads = default_threads()
-    if not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise GateError(f"threads = {threads!r} is not a whole number from 1 to 1024")
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
+        raise GateError(f"{function}: threads = {threads!r} is not a whole number from 1 to 1024")
     if _forked and threads > 1:
         # OpenMP's workers did not survive the fork; waiting for them would hang for ever.
         if _forked != "said":
@@ -202,6 +202,13 @@ def _unify(function, name, shape, dims, shape_text, letters):
                         + (f" with {known}" if known else "") + ", none of them zero")
 
 
+def _number(function, name, value):
+    """A scalar argument as a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise GateError(f"{function}: {name} = {value!r} is not a number")
+    return float(value)
+
+
 def _call(name, suffix, *arguments):
     return getattr(_lib, name + suffix)(*arguments)
 
@@ -235,10 +242,10 @@ def _bad_label(function, row, labels, letters):
 # ---------------------------------------------------------------------------------- the kernels
 
 def matmul_forward(y, x, w, b=None, residual=None, *, threads=None):
-    """y (N,K) = x (N,C) wT + b [+ residual (N,K)], with w (K,C), b (K). y may be residual."""
+    """y (N,K) = x (N,C) wT + b [+ residual (N,K)], with w (K,C), b (K)."""
     suffix, n, p = _admit("matmul_forward", "y!N,K x:N,C w:K,C b:K? residual:N,K?",
-                          y, x, w, b, residual, in_place=[("y", "residual")])
-    _call("matmul_forward", suffix, *p, n["N"], n["C"], n["K"], _threads(threads))
+                          y, x, w, b, residual)
+    _call("matmul_forward", suffix, *p, n["N"], n["C"], n["K"], _threads("matmul_forward", threads))
 
 
 def matmul_backward(dx, dw, db, dy, x, w, *, threads=None):
@@ -246,7 +253,7 @@ def matmul_backward(dx, dw, db, dy, x, w, *, threads=None):
     The residual's gradient is dy itself."""
     suffix, n, p = _admit("matmul_backward", "dx!N,C? dw!K,C? db!K? dy:N,K x:N,C w:K,C",
                           dx, dw, db, dy, x, w)
-    _call("matmul_backward", suffix, *p, n["N"], n["C"], n["K"], _threads(threads))
+    _call("matmul_backward", suffix, *p, n["N"], n["C"], n["K"], _threads("matmul_backward", threads))
 
 
 def _attention_scratch(cu_seqlens, D, threads, dtype, suffix):
@@ -266,7 +273,7 @@ def _heads(function, letters):
 
 def _check_offsets(function, cu_seqlens, N):
     """Before scratch is sized by them, the offsets must make sense."""
-    bad = np.flatnonzero(np.diff(cu_seqlens) < 0)
+    bad = np.flatnonzero(cu_seqlens[1:] < cu_seqlens[:-1])
     if cu_seqlens[0] != 0 or len(bad) or cu_seqlens[-1] != N:
         first = 0 if cu_seqlens[0] != 0 else int(bad[0]) + 1 if len(bad) else len(cu_seqlens) - 1
         _bad_offset(function, first, cu_seqlens, N)
@@ -277,7 +284,7 @@ def attention_forward(y, lse, qkv, cu_seqlens, *, threads=None):
     int32. H is taken from lse; D = C / H."""
     suffix, n, p = _admit("attention_forward", "y!N,C lse!N,H qkv:N,3C cu_seqlens#S+1",
                           y, lse, qkv, cu_seqlens)
-    (H, D), threads = _heads("attention_forward", n), _threads(threads)
+    (H, D), threads = _heads("attention_forward", n), _threads("attention_forward", threads)
     _check_offsets("attention_forward", cu_seqlens, n["N"])
     scratch, stride = _attention_scratch(cu_seqlens, D, threads, y.dtype, suffix)
     bad = _call("attention_forward", suffix, p[0], p[1], ffi.cast(_POINTER[y.dtype.char],
@@ -291,7 +298,7 @@ def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, *, threads=None):
     suffix, n, p = _admit("attention_backward",
                           "dqkv!N,3C dy:N,C qkv:N,3C y:N,C lse:N,H cu_seqlens#S+1",
                           dqkv, dy, qkv, y, lse, cu_seqlens)
-    (H, D), threads = _heads("attention_backward", n), _threads(threads)
+    (H, D), threads = _heads("attention_backward", n), _threads("attention_backward", threads)
     _check_offsets("attention_backward", cu_seqlens, n["N"])
     scratch, stride = _attention_scratch(cu_seqlens, D, threads, y.dtype, suffix)
     bad = _call("attention_backward", suffix, p[0], ffi.cast(_POINTER[y.dtype.char],
@@ -304,7 +311,8 @@ def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5, *, threads=None):
     """y (N,C) = (x - mean) * rstd * w + b over each row; mean (N) and rstd (N) are saved."""
     suffix, n, p = _admit("layernorm_forward", "y!N,C mean!N rstd!N x:N,C w:C b:C",
                           y, mean, rstd, x, w, b)
-    _call("layernorm_forward", suffix, *p, n["N"], n["C"], eps, _threads(threads))
+    _call("layernorm_forward", suffix, *p, n["N"], n["C"], _number("layernorm_forward", "eps", eps),
+          _threads("layernorm_forward", threads))
 
 
 def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, *, threads=None):
@@ -312,19 +320,19 @@ def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, *, threads=None):
     suffix, n, p = _admit("layernorm_backward",
                           "dx!N,C? dw!C? db!C? dy:N,C x:N,C w:C mean:N rstd:N",
                           dx, dw, db, dy, x, w, mean, rstd)
-    _call("layernorm_backward", suffix, *p, n["N"], n["C"], _threads(threads))
+    _call("layernorm_backward", suffix, *p, n["N"], n["C"], _threads("layernorm_backward", threads))
 
 
 def gelu_forward(y, x, *, threads=None):
     """y = x Phi(x) in the tanh form, element by element, any shape. y may be x."""
     suffix, n, p = _admit("gelu_forward", "y!* x:*", y, x, in_place=[("y", "x")])
-    _call("gelu_forward", suffix, *p, x.size, _threads(threads))
+    _call("gelu_forward", suffix, *p, x.size, _threads("gelu_forward", threads))
 
 
 def gelu_backward(dx, dy, x, *, threads=None):
     """dx = dy * gelu'(x) is written; dx may be dy."""
     suffix, n, p = _admit("gelu_backward", "dx!* dy:* x:*", dx, dy, x, in_place=[("dx", "dy")])
-    _call("gelu_backward", suffix, *p, x.size, _threads(threads))
+    _call("gelu_backward", suffix, *p, x.size, _threads("gelu_backward", threads))
 
 
 def embedding_forward(y, tokens, cu_seqlens, wte, wpe, *, threads=None):
@@ -333,7 +341,7 @@ def embedding_forward(y, tokens, cu_seqlens, wte, wpe, *, threads=None):
     suffix, n, p = _admit("embedding_forward", "y!N,C tokens#N cu_seqlens#S+1 wte:V,C wpe:T,C",
                           y, tokens, cu_seqlens, wte, wpe)
     bad = _call("embedding_forward", suffix, *p, n["N"], n["S"], n["C"], n["V"], n["T"],
-                _threads(threads))
+                _threads("embedding_forward", threads))
     if bad >= 0:
         _bad_token("embedding_forward", bad, tokens, cu_seqlens, n)
 
@@ -343,7 +351,7 @@ def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens, *, threads=None):
     suffix, n, p = _admit("embedding_backward", "dwte!V,C dwpe!T,C dy:N,C tokens#N cu_seqlens#S+1",
                           dwte, dwpe, dy, tokens, cu_seqlens)
     bad = _call("embedding_backward", suffix, *p, n["N"], n["S"], n["C"], n["V"], n["T"],
-                _threads(threads))
+                _threads("embedding_backward", threads))
     if bad >= 0:
         _bad_token("embedding_backward", bad, tokens, cu_seqlens, n)
 
@@ -353,7 +361,7 @@ def cross_entropy_forward(nll, lse, logits, labels, *, threads=None):
     -100. lse (N) is saved for the backward. Nats."""
     suffix, n, p = _admit("cross_entropy_forward", "nll!N lse!N logits:N,V labels#N",
                           nll, lse, logits, labels)
-    bad = _call("cross_entropy_forward", suffix, *p, n["N"], n["V"], _threads(threads))
+    bad = _call("cross_entropy_forward", suffix, *p, n["N"], n["V"], _threads("cross_entropy_forward", threads))
     if bad >= 0:
         _bad_label("cross_entropy_forward", bad, labels, n)
 
@@ -363,18 +371,20 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None):
     dlogits may be logits."""
     suffix, n, p = _admit("cross_entropy_backward", "dlogits!N,V dnll:N logits:N,V lse:N labels#N",
                           dlogits, dnll, logits, lse, labels, in_place=[("dlogits", "logits")])
-    bad = _call("cross_entropy_backward", suffix, *p, n["N"], n["V"], _threads(threads))
+    bad = _call("cross_entropy_backward", suffix, *p, n["N"], n["V"], _threads("cross_entropy_backward", threads))
     if bad >= 0:
         _bad_label("cross_entropy_backward", bad, labels, n)
 
 
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0, *, threads=None):
     """One AdamW step, number `step` (from 1), on vectors of one length: w, m, v in place, from g."""
-    if step < 1:
-        raise GateError(f"adamw: step = {step}, expected 1 for the first")
+    if not isinstance(step, int) or step < 1:
+        raise GateError(f"adamw: step = {step!r}, expected a whole number, 1 for the first")
+    lr, beta1, beta2, eps, decay = (_number("adamw", name, value) for name, value in (
+        ("lr", lr), ("beta1", beta1), ("beta2", beta2), ("eps", eps), ("decay", decay)))
     suffix, n, p = _admit("adamw", "w!n m!n v!n g:n", w, m, v, g)
     _call("adamw", suffix, *p, n["n"], lr, beta1, beta2, eps, decay, 1 - beta1 ** step,
-          1 - beta2 ** step, _threads(threads))
+          1 - beta2 ** step, _threads("adamw", threads))
 
 
 def sum_squares(x, *, threads=None):
@@ -382,7 +392,7 @@ def sum_squares(x, *, threads=None):
     suffix, n, p = _admit("sum_squares", "x:n", x)
     partials = np.empty(-(-n["n"] // SQUARES_BLOCK))
     _call("sum_squares", suffix, ffi.cast("double *", ffi.from_buffer(partials)), *p, n["n"],
-          _threads(threads))
+          _threads("sum_squares", threads))
     return float(partials.sum())
 
 
@@ -395,5 +405,5 @@ def on_threads(threads=None):
     """All kernels with `threads` filled in (None: default_threads(), asked now, once)."""
     if threads is None:
         threads = default_threads()
-    _threads(threads)
+    _threads("on_threads", threads)
     return SimpleNamespace(**{k.__name__: partial(k, threads=threads) for k in KERNELS})

@@ -61,8 +61,8 @@ def load(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             header = f.read(length)
             table = _table(path, header)
             metadata = table.pop("__metadata__", {})
-            if not isinstance(metadata, dict):
-                raise DataError(f"{path}: its metadata is no table")
+            if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+                raise DataError(f"{path}: its metadata is no table of texts")
             spans = sorted((_entry(path, name, entry), name) for name, entry in table.items())
             end = 0
             for (first, last, _, _), name in spans:
@@ -104,8 +104,9 @@ def _entry(path, name, entry):
     """(first, last, dtype name, shape) of one tensor, checked."""
     def whole(x):
         return isinstance(x, int) and not isinstance(x, bool) and x >= 0
-    ok = (isinstance(entry, dict) and entry.get("dtype") in DTYPES
-          and isinstance(entry.get("shape"), list) and all(map(whole, entry["shape"]))
+    ok = (isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and entry["dtype"] in DTYPES
+          and isinstance(entry.get("shape"), list) and len(entry["shape"]) <= 8
+          and all(whole(n) and n < 1 << 48 for n in entry["shape"])
           and isinstance(entry.get("data_offsets"), list) and len(entry["data_offsets"]) == 2
           and all(map(whole, entry["data_offsets"])))
     if not ok:

@@ -315,6 +315,7 @@ def read_corpus(name: str) -> str:
 
 def _shakespeare() -> str:
     import hashlib
+    import http.client
     import os
     import urllib.request
 
@@ -324,21 +325,27 @@ def _shakespeare() -> str:
     def good(data):
         return hashlib.sha256(data).hexdigest() == SHAKESPEARE_SHA256
 
-    if cache.is_file() and good(data := cache.read_bytes()):
-        return data.decode()
+    try:
+        if good(data := cache.read_bytes()):
+            return data.decode()
+    except OSError:
+        pass
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             data = answer.read(8 << 20)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
         raise MissingInput(f"the Shakespeare corpus could not be fetched from {url} ({reason}); copy the "
                            "file here and name it by --corpus PATH, or leave --corpus out to train on the "
                            "plays that ship") from None
     if not good(data):
         raise DataError(f"{url}: what came ({len(data)} bytes) is not the Shakespeare corpus (SHA-256 "
                         f"differs); it was not kept. Name your own copy by --corpus PATH")
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, cache)
+    try:  # a cache that cannot be written only means fetching again
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        os.replace(temporary, cache)
+    except OSError:
+        pass
     return data.decode()

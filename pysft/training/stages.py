@@ -29,7 +29,7 @@ class Settings:
     heads: int = 4
     channels: int = 64
     # the base: windows of so many rows, so many a step
-    base_steps: int = 2500
+    base_steps: int = 3000
     base_windows: tuple[tuple[int, int], ...] = ((64, 16), (256, 4))
     base_lr: float = 3e-3
     base_schedule: str = "cosine"
@@ -40,7 +40,7 @@ class Settings:
     sft_pairs: int = 4
     sft_windows: tuple[tuple[int, int], ...] = ((256, 4),)
     sft_window_weight: float = 1.0
-    sft_lr: float = 3e-3
+    sft_lr: float = 5e-3
     sft_schedule: str = "linear"
     sft_warmup: int = 50
     replacement: bool = False

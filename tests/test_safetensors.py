@@ -1,0 +1,191 @@
+"""The weights' file: what was saved comes back, and anything else is refused in a sentence."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from pysft.errors import DataError, MissingInput, PysftError
+from pysft.nn import safetensors
+
+steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+
+TENSORS = {"a.w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1.5, -2.5]),
+           "c": np.array([-7], np.int64), "d": np.array([[1], [2]], np.int32)}
+
+
+def raw(header, data=b"", length=None):
+    """A file's bytes, from its header (text, or what JSON makes text of) and its data."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(
+        found[n].dtype == a.dtype and found[n].shape == a.shape and found[n].tobytes() == a.tobytes()
+        for n, a in expected.items())
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+    path = tmp_path / "m.safetensors"
+    tensors = {**TENSORS, "nan": np.array([np.nan, np.inf, -0.0, 1e-45], np.float32), "scalar": np.array(3.0),
+               "none": np.zeros((0, 4), np.float32), "across": np.arange(6.0).reshape(2, 3).T}
+    safetensors.save(path, tensors, {"who": "Gonçalo", "steps": "3"})
+    found, metadata = safetensors.load(path)
+    assert same(found, tensors) and metadata == {"who": "Gonçalo", "steps": "3"}
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_the_data_starts_at_a_multiple_of_eight_as_the_format_asks(tmp_path):
+    path = tmp_path / "m.safetensors"
+    safetensors.save(path, TENSORS)
+    data = path.read_bytes()
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+    table = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+    assert table["a.w"] == entry("F32", (2, 3), (0, 24)) and "__metadata__" not in table
+
+
+def test_every_truncation_and_every_longer_file_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    safetensors.save(path, TENSORS, {"k": "v"})
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="m.safetensors"):
+            safetensors.load(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(DataError, match="has grown"):
+        safetensors.load(path)
+
+
+FLOATS = np.array([1, 2], np.float32).tobytes()
+
+
+@pytest.mark.parametrize("content, named", [
+    (b"", "cut short"),
+    (raw({"a": entry()}, FLOATS, length=1 << 62), "header would take"),
+    (raw({"a": entry()}, FLOATS, length=(1 << 64) - 1), "header would take"),
+    (raw(b"{" * 9), "header is not JSON"),
+    (raw(b"[" * 100_000), "header is not JSON"),
+    (raw(b"\xff\xff"), "header is not JSON"),
+    (raw([1, 2]), "no table of tensors"),
+    (raw({"__metadata__": 3, "a": entry()}, FLOATS), "metadata"),
+    (raw(b'{"a": %s, "a": %s}' % ((json.dumps(entry()).encode(),) * 2), FLOATS), "stands twice"),
+    (raw({"a": entry(offsets=(0, 8)), "b": entry(offsets=(4, 12))}, FLOATS + b"1234"), "hole or an overlap"),
+    (raw({"a": entry(offsets=(0, 8)), "b": entry(offsets=(0, 8))}, FLOATS), "hole or an overlap"),
+    (raw({"a": entry(offsets=(4, 12))}, FLOATS + b"1234"), "hole or an overlap"),
+    (raw({"a": entry(), "b": entry(offsets=(12, 20))}, FLOATS * 2 + b"1234"), "hole or an overlap"),
+    (raw({"a": entry("BF16", (4,))}, FLOATS), "dtype"),
+    (raw({"a": entry(None)}, FLOATS), "dtype"),
+    (raw({"a": entry(["F32"])}, FLOATS), "dtype"),
+    (raw({"a": entry({})}, FLOATS), "dtype"),
+    (raw({"a": entry(shape=(3,))}, FLOATS), "shape"),
+    (raw({"a": entry(shape=(-2,))}, FLOATS), "shape"),
+    (raw({"a": entry(shape=(2.0,))}, FLOATS), "shape"),
+    (raw({"a": entry(shape=(True, 2))}, FLOATS), "shape"),
+    (raw({"a": entry(shape=(1 << 62, 1 << 62))}, FLOATS), "shape"),
+    (raw({"a": entry(shape=(1 << 80, 0), offsets=(0, 0))}), "shape"),
+    (raw({"a": entry(shape=[1] * 100 + [2])}, FLOATS), "shape"),
+    (raw({"a": entry(offsets=(-8, 0))}, FLOATS), "data_offsets"),
+    (raw({"a": entry(offsets=(8, 0))}, FLOATS), "-8 bytes"),
+    (raw({"a": entry(offsets=(0, 8, 8))}, FLOATS), "data_offsets"),
+    (raw({"a": entry(offsets=(0, 1 << 70))}, FLOATS), "bytes"),
+    (raw({"a": entry(shape=(1 << 40,), offsets=(0, 1 << 42))}, FLOATS), "cut short"),
+    (raw({"a": {"dtype": "F32"}}, FLOATS), "dtype"),
+    (raw({"a": 3}, FLOATS), "dtype"),
+    (raw({"a": None}, FLOATS), "dtype"),
+], ids=range(32))
+def test_a_header_that_lies_is_refused_in_one_sentence(tmp_path, content, named):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        safetensors.load(path)
+    text = str(error.value)
+    assert "m.safetensors" in text and named in text and "\n" not in text
+
+
+def test_a_header_larger_than_any_model_needs_is_refused_unread(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with open(path, "wb") as f:  # sparse: it takes no room
+        f.write((1 << 30).to_bytes(8, "little"))
+        f.truncate((1 << 30) + 100)
+    with pytest.raises(DataError, match="not a safetensors file"):
+        safetensors.load(path)
+
+
+def test_a_file_that_is_not_there_is_missing_input_and_a_folder_is_bad_data(tmp_path):
+    with pytest.raises(MissingInput, match="none.safetensors: no such file"):
+        safetensors.load(tmp_path / "none.safetensors")
+    with pytest.raises(DataError, match="cannot be read"):
+        safetensors.load(tmp_path)
+
+
+@steady
+@given(st.data())
+def test_mutated_files_give_arrays_or_one_sentence(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
+    safetensors.save(path, TENSORS, {"k": "v"})
+    content = bytearray(path.read_bytes())
+    header = int.from_bytes(content[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"[]", b"{}", b"null", b"-1", b"1e9", b"0", b'"']))
+        content[at:at + data.draw(st.integers(0, 4))] = piece
+    if data.draw(st.booleans()):  # keep the length honest, so that more than the first check is reached
+        content[:8] = (header + len(content) - os.path.getsize(path)).to_bytes(8, "little", signed=True)
+    path.write_bytes(content)
+    try:
+        tensors, metadata = safetensors.load(path)
+    except PysftError as error:
+        assert isinstance(error, (DataError, MissingInput)) and str(error) and "\n" not in str(error)
+    else:
+        assert isinstance(metadata, dict)
+        assert sum(a.nbytes for a in tensors.values()) < len(content)
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers(-9, 99) | st.floats(allow_nan=False) | st.text(max_size=3)
+                      | st.sampled_from(["F32", "F64", "I32", 2**63, 2**64]), lambda inner: st.lists(inner, max_size=3)
+                      | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), inner), max_leaves=6)
+
+
+@steady
+@given(st.sampled_from(["dtype", "shape", "data_offsets"]), values, values)
+def test_any_json_in_a_header_gives_arrays_or_one_sentence(tmp_path_factory, field, value, metadata):
+    path = tmp_path_factory.getbasetemp() / "header.safetensors"
+    path.write_bytes(raw({"__metadata__": metadata, "a": {**entry(), field: value}}, FLOATS))
+    try:
+        tensors, _ = safetensors.load(path)
+    except DataError as error:
+        assert "header.safetensors" in str(error) and "\n" not in str(error)
+    else:
+        assert tensors["a"].tobytes() == FLOATS
+
+
+def test_metadata_is_text_by_text(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(raw({"__metadata__": {"steps": 5}, "a": entry()}, FLOATS))
+    with pytest.raises(DataError, match="metadata"):
+        safetensors.load(path)
+
+
+def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    safetensors.save(path, TENSORS)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for step in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                safetensors.save(path, {"a": np.zeros(99)})
+        assert same(safetensors.load(path)[0], TENSORS)
+    safetensors.save(path, {"a": np.zeros(3)})
+    assert same(safetensors.load(path)[0], {"a": np.zeros(3)}) and os.listdir(tmp_path) == ["m.safetensors"]
