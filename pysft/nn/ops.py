@@ -379,7 +379,7 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None):
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0, *, threads=None):
     """One AdamW step, number `step` (from 1), on vectors of one length: w, m, v in place, from g."""
     if not isinstance(step, int) or step < 1:
-        raise GateError(f"adamw: step = {step!r}, expected a whole number, 1 for the first")
+        raise GateError(f"adamw: step = {step!r}, expected 1 for the first, then 2, ...")
     lr, beta1, beta2, eps, decay = (_number("adamw", name, value) for name, value in (
         ("lr", lr), ("beta1", beta1), ("beta2", beta2), ("eps", eps), ("decay", decay)))
     suffix, n, p = _admit("adamw", "w!n m!n v!n g:n", w, m, v, g)

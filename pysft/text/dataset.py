@@ -334,7 +334,7 @@ def _shakespeare() -> str:
         with urllib.request.urlopen(url, timeout=20) as answer:
             data = answer.read(8 << 20)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
+        reason = " ".join(str(getattr(error, "reason", None) or error or type(error).__name__).split())
         raise MissingInput(f"the Shakespeare corpus could not be fetched from {url} ({reason}); copy the "
                            "file here and name it by --corpus PATH, or leave --corpus out to train on the "
                            "plays that ship") from None
