@@ -264,9 +264,9 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
               "base_loss": corpus_loss(model, material.tokenizer.encode(material.heldout_text)),
               "tokens_per_s": run["tokens"] / max(run["seconds"], 1e-9), "tokens": run["tokens"],
               "seconds": run["seconds"], "weights_sha256": weights_sha256(model)}
-    save_stage(stage)
     write_json(target / "evaluation.json", Probe(material.heldout_text, [], [], [], [], []).to_json())
     write_json(target / "report.json", _finite(report))
+    save_stage(stage)
     drop_checkpoints(target)
     screen.say(f"base: {report['base_loss']:.3f} nats/char on the held-out tail, {run['seconds']:.0f} s")
     return stage, report
@@ -316,8 +316,8 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
         model = tuned.model
     else:
         run_stage(tuned, plan, settings, screen, resume)
-        save_stage(tuned)
         write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+        save_stage(tuned)
         drop_checkpoints(tuned.folder)
     run = stage_figures(tuned.folder)
 
@@ -382,11 +382,8 @@ def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
     """Measure a finished run again from what its folder holds."""
     began = time.monotonic()
     stage = load_stage(run, computing_ops(ops_name, threads))
-    data = read_json(stage.folder / "evaluation.json")
-    try:
-        probe = Probe(**data)
-    except TypeError as error:
-        raise DataError(f"{stage.folder / 'evaluation.json'}: not as this program writes it ({error})") from None
+    path = stage.folder / "evaluation.json"
+    probe = Probe.from_json(read_json(path), str(path))
     report = {"run": str(run), "params": stage.model.params.size, "weights_sha256": weights_sha256(stage.model)}
     if not stage.tokenizer.specials:
         loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))

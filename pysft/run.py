@@ -22,7 +22,7 @@ import numpy as np
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.nn import safetensors
-from pysft.nn.model import GPT, GPTConfig
+from pysft.nn.model import GPT, GPTConfig, parameter_shapes
 from pysft.text.template import Template
 from pysft.text.tokenizer import CharTokenizer
 
@@ -127,42 +127,53 @@ def load_stage(path, ops=None) -> Stage:
     """The last stage of a run folder, its weights checked against its own settings."""
     folder = find_stage(path)
     data = read_json(folder / "settings.json")
-    try:
-        config = GPTConfig(**data["model"])
-        tokenizer = CharTokenizer.from_json(read_json(folder / "vocabulary.json"))
-        template = Template.from_json(read_json(folder / "template.json"))
-    except PysftError:
-        raise
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder}: its settings, vocabulary or template are not as this program writes "
-                        f"them ({type(error).__name__}: {error})") from None
+    config = _understood(folder / "settings.json", lambda data: GPTConfig(**data["model"]))
+    tokenizer = _understood(folder / "vocabulary.json", CharTokenizer.from_json)
+    template = _understood(folder / "template.json", Template.from_json)
     if len(tokenizer) != config.vocab:
-        raise DataError(f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has "
-                        f"{config.vocab}")
+        raise DataError(f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has {config.vocab}")
+    weights = folder / "model.safetensors"
+    tensors, metadata = safetensors.load(weights)
+    if config.layers > len(tensors):  # before a made-up shape takes all the memory
+        raise DataError(f"{weights}: {len(tensors)} tensors are too few for the {config.layers} blocks of its settings")
+    match(parameter_shapes(config), tensors, weights)
     model = GPT(config, ops)
-    tensors, metadata = safetensors.load(folder / "model.safetensors")
-    fill(model.params, tensors, folder / "model.safetensors")
+    fill(model.params, tensors, weights)
     if metadata.get("weights_sha256", weights_sha256(model)) != weights_sha256(model):
-        raise DataError(f"{folder / 'model.safetensors'}: the weights' checksum does not match; the file is "
-                        "damaged")
+        raise DataError(f"{weights}: the weights' checksum does not match; the file is damaged")
     return Stage(folder, model, tokenizer, template, data.get("settings", {}), data.get("parent"))
 
 
-def fill(arena, tensors: dict, path, prefix: str = "") -> None:
-    """Copy tensors (names with `prefix`) into an arena, exactly its own names, shapes and dtype."""
-    for name, view in arena.items():
+def _understood(path: Path, make):
+    """make(the JSON at path), or a DataError that names the file."""
+    data = read_json(path)
+    try:
+        return make(data)
+    except (UsageError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        reason = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{path}: not as this program writes it ({reason})") from None
+
+
+def match(shapes: dict, tensors: dict, path, prefix: str = "") -> None:
+    """Raise a DataError unless the tensors named `prefix`... are exactly those of `shapes`, float32."""
+    for name, shape in shapes.items():
         a = tensors.get(prefix + name)
         if a is None:
             raise DataError(f"{path}: tensor {prefix + name!r} is missing")
-        if a.shape != view.shape or a.dtype != view.dtype:
-            raise DataError(f"{path}: tensor {prefix + name!r} is {a.dtype} {a.shape}, expected "
-                            f"{view.dtype} {view.shape}")
+        if a.shape != tuple(shape) or a.dtype != np.float32:
+            raise DataError(f"{path}: tensor {prefix + name!r} is {a.dtype} {a.shape}, expected float32 {shape} by settings.json")
         if not np.isfinite(a).all():
             raise DataError(f"{path}: tensor {prefix + name!r} holds numbers that are not finite")
-        view[:] = a
-    foreign = [n for n in tensors if n.startswith(prefix) and n[len(prefix):] not in arena.shapes]
-    if foreign and not prefix:
+    foreign = [n for n in tensors if n.startswith(prefix) and n[len(prefix):] not in shapes]
+    if foreign:
         raise DataError(f"{path}: tensor {foreign[0]!r} does not belong to this model")
+
+
+def fill(arena, tensors: dict, path, prefix: str = "") -> None:
+    """Copy tensors (names with `prefix`) into an arena, which must have exactly those."""
+    match(arena.shapes, tensors, path, prefix)
+    for name, view in arena.items():
+        view[:] = tensors[prefix + name]
 
 
 # ------------------------------------------------------------------------- logs and checkpoints

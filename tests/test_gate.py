@@ -45,7 +45,7 @@ WRITTEN = {"matmul_forward": ["y"], "matmul_backward": ["dx", "dw", "db"], "atte
            "sum_squares": []}
 OPTIONAL = {"matmul_forward": ["b", "residual"], "matmul_backward": ["dx", "dw", "db"],
             "layernorm_backward": ["dx", "dw", "db"]}
-IN_PLACE = {("matmul_forward", "y", "residual"), ("gelu_forward", "y", "x"), ("gelu_backward", "dx", "dy"),
+IN_PLACE = {("gelu_forward", "y", "x"), ("gelu_backward", "dx", "dy"),
             ("cross_entropy_backward", "dlogits", "logits")}
 SLOTS = [(f, n) for f, a in good().items() for n, v in a.items() if isinstance(v, np.ndarray)]
 EVERY_ARRAY = pytest.mark.parametrize("function, name", SLOTS, ids=[f"{f}-{n}" for f, n in SLOTS])
@@ -292,13 +292,20 @@ THREADS = pytest.mark.parametrize("threads", [0, -1, "2", 2.0, 1025, True], ids=
 def test_a_number_of_threads_that_cannot_be_is_refused(threads):
     for call in (lambda: ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=threads),
                  lambda: ops.on_threads(threads)):
-        with pytest.raises(GateError, match=re.escape(f"threads = {threads!r} is not a whole number from 1 to 1024")):
+        with pytest.raises(GateError, match=re.escape(f": threads = {threads!r} is not a whole number from 1 to 1024")):
             call()
 
 
 def test_a_wrong_number_of_threads_names_the_function():
     with pytest.raises(GateError, match="gelu_forward"):
         ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=0)
+
+
+@pytest.mark.parametrize("function, name", [("adamw", n) for n in ("step", "lr", "beta1", "beta2", "eps", "decay")]
+                         + [("layernorm_forward", "eps")])
+def test_a_scalar_that_is_no_number_is_refused(function, name):
+    for value in ("fast", None, 1j, np.ones(2)):
+        refused(function, f"{name} = {value!r}", **{name: value})
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "99999999999999999999"])

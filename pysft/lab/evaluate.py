@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from pysft.errors import DataError
 from pysft.inference.generate import Reply, generate
-from pysft.text.dataset import Batch, Example, shift, tile_windows
+from pysft.text.dataset import Batch, Example, check_messages, shift, tile_windows
 from pysft.text.template import Template, render, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
@@ -65,6 +66,24 @@ class Probe:
 
     def to_json(self) -> dict:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict, where: str) -> "Probe":
+        """The probe of a run folder's evaluation.json, checked."""
+        def texts(x):
+            return isinstance(x, list) and all(isinstance(t, str) for t in x)
+        fields = set(cls.__dataclass_fields__)
+        fine = (isinstance(data, dict) and set(data) == fields
+                and isinstance(data["heldout_text"], str) and len(data["heldout_text"]) > 1
+                and all(isinstance(data[f], list) for f in fields - {"heldout_text"})
+                and all(texts(pair) and len(pair) == 2 for pair in data["pairs"])
+                and all(isinstance(p, dict) and texts([p.get("prompt"), p.get("domain")]) for p in data["prompts"])
+                and texts(data["known_words"]) and texts(data["training_replies"]))
+        if not fine:
+            raise DataError(f"{where}: not as this program writes it")
+        for messages in data["heldout"]:
+            check_messages(messages, where)
+        return cls(**data)
 
 
 def corpus_loss(model, ids: np.ndarray) -> float:

@@ -12,6 +12,7 @@ a tensor is max|analytic - numeric| / max(max|analytic|, max|numeric|, 1e-6).
 The functions under test are any object with the kernels' names: ops, reference, or a reader's file
 (`gradcheck --ops FILE.py`)."""
 
+import importlib.machinery
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,7 +237,7 @@ CASES = {  # name: (check, sizes)
     "gelu": (check_gelu, dict(shape=(5, 7))),
     "gelu, one element": (check_gelu, dict(shape=(1,))),
     "gelu, large inputs": (check_gelu, dict(shape=(3, 19), scale=4.0)),
-    "embedding": (check_embedding, dict(lengths=[4, 3], V=5, T=4, C=7)),
+    "embedding": (check_embedding, dict(lengths=[3, 4, 1], V=5, T=5, C=7)),
     "embedding, one token": (check_embedding, dict(lengths=[1], V=3, T=2, C=3)),
     "cross_entropy": (check_cross_entropy, dict(N=6, V=9)),
     "cross_entropy, one row": (check_cross_entropy, dict(N=1, V=3, graded=1)),
@@ -270,11 +271,11 @@ def load_ops(path) -> SimpleNamespace:
     if not path.is_file():
         raise MissingInput(f"{path}: no such file; expected Python functions named as in "
                            "pysft/nn/reference.py")
-    spec = importlib.util.spec_from_file_location("readers_ops", path)
-    module = importlib.util.module_from_spec(spec)
+    loader = importlib.machinery.SourceFileLoader("readers_ops", str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("readers_ops", loader))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:
         raise DataError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     names = [n for n in vars(reference) if callable(getattr(reference, n)) and not n.startswith("_")]
     own = [n for n in names if callable(getattr(module, n, None))]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pysft.errors import DataError
+from pysft.errors import DataError, UsageError
 from pysft.text.tokenizer import CharTokenizer
 
 
@@ -33,6 +33,20 @@ class Template:
     parts: dict[str, Segment]
     tokens: tuple[str, ...]
     tool_tokens: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if set(self.turns) != {"user", "assistant"}:
+            raise UsageError(f"template {self.name!r}: its turns are {', '.join(self.turns)}, expected user and "
+                             "assistant")
+        known = set(self.tokens + self.tool_tokens)
+        for kind, s in {**self.turns, **self.parts}.items():
+            if len(s.graded) != 3 or not all(isinstance(g, bool) for g in s.graded) or not s.opens or not s.closes:
+                raise UsageError(f"template {self.name!r}: {kind} needs an opener, a closer and three grades")
+            if s.closes[0] not in known:
+                raise UsageError(f"template {self.name!r}: {kind} closes with {s.closes[0]!r}, which is no token of it")
+        if not self.turns["assistant"].graded[2]:
+            raise UsageError(f"template {self.name!r}: the token that ends a reply must be graded, or the model "
+                             "never learns to stop")
 
     @property
     def end(self) -> str:

@@ -1,0 +1,483 @@
+"""The command line as a user meets it: what it prints, what it returns, what it leaves on disk."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, python
+from pysft import __version__, cli, recipe
+from pysft.nn import gradcheck, safetensors
+from pysft.text.dataset import read_corpus
+
+VERBS = ("train", "pretrain", "chat", "generate", "eval", "gradcheck", "info")
+TOML = """context = 64
+layers = 1
+heads = 2
+channels = 16
+base_steps = 8
+base_windows = [[32, 8]]
+base_warmup = 2
+sft_steps = 10
+sft_conversations = 4
+sft_windows = [[32, 2]]
+sft_warmup = 2
+"""
+EVERY_FIGURE = {  # the names that DESIGN gives the --json document
+    "run", "preset", "params", "base_loss", "tuned_base_loss", "forgetting", "sft_loss_start", "sft_loss", "heldout_loss",
+    "recall", "recall_of", "stopped", "format_compliance", "on_topic", "on_topic_chance", "real_words", "distinct_replies",
+    "verbatim_replies", "graded_targets", "targets", "end_tokens_graded", "turns", "tokens_per_s", "seconds",
+    "weights_sha256"}
+SUBJECTS = ["king", "rose", "crown", "ship", "night", "sword", "moon", "song", "bread", "river"]
+
+
+def exchange(user, assistant):
+    return json.dumps({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]})
+
+
+def pysft(*arguments):
+    """One command in this process: its code, standard output and standard error, and the document if
+    there is one. An exception that reaches this far would be a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main([str(a) for a in arguments])
+        except SystemExit as exit:  # argparse's way
+            code = exit.code
+    result = SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+    assert "Traceback" not in result.out + result.err
+    if "--json" in arguments and code in (0, 1):
+        result.document = json.loads(result.out)
+    return result
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a corpus, 60 conversations, settings, and a run trained on them."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "corpus.txt").write_text(read_corpus("plays")[:12000])
+    (home / "talk.jsonl").write_text("".join(exchange(f"{verb} the {s}", f"The {s} is fair.") + "\n"
+                                             for verb in ("Praise", "Show me", "Sing of", "Speak of", "Name", "What of")
+                                             for s in SUBJECTS))
+    (home / "tiny.toml").write_text(TOML)
+    trained = pysft("train", *material(home), "--out", home / "run", "--json")
+    assert trained.code == 0, trained.err
+    return SimpleNamespace(path=home, run=home / "run", trained=trained, report=trained.document)
+
+
+def material(home):
+    return ["--config", home / "tiny.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl"]
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """An empty folder to stand in; `desk.untouched()` says whether it still is what it was."""
+    monkeypatch.chdir(tmp_path)
+
+    def snapshot():
+        return {p.relative_to(tmp_path).as_posix(): p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+
+    desk = SimpleNamespace(path=tmp_path, before={})
+    desk.mark = lambda: desk.__setattr__("before", snapshot())
+    desk.untouched = lambda: snapshot() == desk.before
+
+    def put(name, content):
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        desk.mark()
+        return tmp_path / name
+    desk.put = put
+    return desk
+
+
+# -------------------------------------------------------------------------------- the main job
+
+def test_train_gives_every_figure_as_one_json_document(home):
+    report = home.report
+    assert EVERY_FIGURE <= report.keys()
+    assert len(home.trained.out.splitlines()) == 1 and "step" in home.trained.err
+    assert report["run"] == str(home.run) and report["preset"] == "tiny" and len(report["weights_sha256"]) == 64
+    assert report["turns"] == report["end_tokens_graded"] == 54  # of 60 conversations every tenth is held out
+    lengths = [len(f"The {s} is fair.") + 1 for s in SUBJECTS]
+    assert report["graded_targets"] == sum(lengths) * 6 - lengths[9] * 6  # the tenth of ten subjects, each time
+    assert report["recall_of"] == 40 and report["heldout_loss"] > 0
+    assert all(0 <= report[name] <= 1 for name in ("recall", "stopped", "format_compliance", "on_topic",
+                                                   "on_topic_chance", "real_words"))
+    assert report["forgetting"] == pytest.approx(report["tuned_base_loss"] / report["base_loss"] - 1)
+    assert report["sft_loss_start"] > report["sft_loss"] > 0 and report["base_loss"] < np.log(65)
+    assert report["params"] == sum(int(np.prod(a.shape)) for a in
+                                   safetensors.load(home.run / "sft" / "model.safetensors")[0].values())
+
+
+def test_train_tells_what_the_issue_asks_for(home, desk):
+    said = pysft("train", *material(home.path), "--out", desk.path / "run").out
+    assert f"graded {home.report['graded_targets']:,} of {home.report['targets']:,} targets" in said
+    assert "end tokens graded: 54 of 54 turns" in said and "MiB" in said and "tokens/s" in said and "left" in said
+    for heading in ("weights", "forgetting", "recalled", "format compliance", "nats/char", "never saw", "base:", "tuned:"):
+        assert heading in said, heading
+    assert "channels 16" in said and "sft_steps 10" in said  # the resolved settings
+    assert home.report["weights_sha256"][:16] in said
+
+
+def test_eval_reproduces_trains_figures(home):
+    result = pysft("eval", home.run, "--json")
+    assert result.code == 0 and result.err == "" and len(result.out.splitlines()) == 1
+    assert EVERY_FIGURE <= result.document.keys()
+    for name in EVERY_FIGURE - {"seconds", "run"}:
+        assert result.document[name] == home.report[name], name
+    shown = pysft("eval", home.run)
+    assert shown.code == 0 and "forgetting" in shown.out
+
+
+def test_eval_of_the_base_reproduces_its_loss(home):
+    base = pysft("eval", home.run / "base", "--json").document
+    assert base["base_loss"] == home.report["base_loss"] and base["weights_sha256"] != home.report["weights_sha256"]
+    assert f"{base['base_loss']:.3f}" in pysft("eval", home.run / "base").out
+
+
+@pytest.mark.parametrize("flags, same", [((), True), (("--seed", 2), False), (("--threads", 2), True), (("--threads", 3), True)])
+def test_pretrain_depends_on_the_seed_and_not_on_the_threads(home, desk, flags, same):
+    result = pysft("pretrain", "--config", home.path / "tiny.toml", "--corpus", home.path / "corpus.txt", "--out", "base",
+                   "--json", *flags)
+    assert result.code == 0
+    assert {"run", "params", "base_loss", "tokens_per_s", "seconds", "weights_sha256"} <= result.document.keys()
+    base = pysft("eval", home.run / "base", "--json").document
+    assert (result.document["weights_sha256"] == base["weights_sha256"]) == same
+
+
+def test_the_same_seed_gives_the_same_bits_for_one_two_and_three_threads(home, desk):
+    config = desk.put("wide.toml", TOML.replace("channels = 16", "channels = 32").replace("[[32, 8]]", "[[64, 16]]")
+                      .replace("steps = 8", "steps = 25").replace("steps = 10", "steps = 25"))
+    found = {pysft("train", *material(home.path)[2:], "--config", config, "--threads", n, "--out", f"run{n}",
+                   "--json").document["weights_sha256"] for n in (1, 2, 3)}
+    assert len(found) == 1
+
+
+def test_train_fine_tunes_a_given_base(home, desk):
+    for given in (home.run / "base", home.run):  # a tuned run stands for the base it came from
+        result = pysft("train", *material(home.path), "--base", given, "--out", desk.path / given.name, "--json")
+        assert result.code == 0 and result.document["weights_sha256"] == home.report["weights_sha256"]
+        assert result.document["base_loss"] == home.report["base_loss"]
+
+
+def test_flags_set_what_the_file_sets(home, desk):
+    pysft("train", *material(home.path), "--base-steps", 3, "--sft-steps", 2, "--lr", 0.5, "--seed", 9, "--out", "run")
+    kept = json.loads((desk.path / "run/sft/settings.json").read_text())["settings"]
+    assert (kept["base_steps"], kept["sft_steps"], kept["sft_lr"], kept["seed"], kept["channels"]) == (3, 2, 0.5, 9, 16)
+    logged = [json.loads(line) for line in (desk.path / "run/sft/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == [1, 2] and logged[-1]["lr"] == 0.5
+
+
+def test_the_preset_flag_wins_over_the_files_preset(desk, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(recipe, "train", lambda settings, *_: chosen.append(settings.preset) or {})
+    path = desk.put("a.toml", 'preset = "mini"\n')
+    for flags in (("--preset", "seed"), ("--preset", "tiny"), ()):
+        assert pysft("train", "--config", path, *flags).code == 0
+    assert chosen == ["seed", "tiny", "mini"]
+
+
+def test_training_works_with_prompts_longer_than_the_context(home, desk):
+    config = desk.put("short.toml", TOML.replace("context = 64", "context = 32"))
+    result = pysft("train", "--config", config, "--corpus", home.path / "corpus.txt", "--data",
+                   desk.put("talk.jsonl", exchange("Go", "Aye.")), "--out", "run", "--json")
+    assert result.code == 0, result.err
+    assert result.document["heldout_loss"] is None  # one conversation: nothing was held out
+
+
+def test_training_works_without_a_compiler(home, desk):
+    config = desk.put("few.toml", TOML.replace("steps = 8", "steps = 2"))
+    flags = ("--config", config, "--corpus", home.path / "corpus.txt", "--json")
+    kernels, reference = (pysft("pretrain", *flags, "--ops", ops, "--out", ops).document for ops in ("kernels", "reference"))
+    assert reference["base_loss"] == pytest.approx(kernels["base_loss"], rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------- talking
+
+def test_chat_answers_once(home):
+    result = pysft("chat", home.run, "-p", "Speak of the rose", "--json")
+    assert result.code == 0 and {"prompt", "reply", "stop", "tokens", "tokens_per_s"} <= result.document.keys()
+    assert result.document["prompt"] == "Speak of the rose" and result.document["stop"] in ("end", "length")
+    plain = pysft("chat", home.run, "-p", "Speak of the rose")
+    assert plain.code == 0 and plain.out == result.document["reply"] + "\n"
+    assert ("length" in plain.err) == (result.document["stop"] == "length")
+
+
+def test_generate_continues_a_text(home):
+    for stage in (home.run, home.run / "base"):
+        result = pysft("generate", stage, "-p", "KING: ", "--tokens", 7, "--seed", 3, "--json")
+        assert result.code == 0 and {"prompt", "reply", "stop", "tokens", "tokens_per_s"} <= result.document.keys()
+        assert (result.document["prompt"], result.document["stop"], result.document["tokens"]) == ("KING: ", "length", 7)
+    again = pysft("generate", stage, "-p", "KING: ", "--tokens", 7, "--seed", 3)
+    assert again.out == "KING: " + result.document["reply"] + "\n"
+    other = pysft("generate", stage, "-p", "KING: ", "--tokens", 7, "--seed", 4, "--json").document
+    assert other["reply"] != result.document["reply"]
+
+
+def test_chat_with_a_base_model_is_refused_and_says_what_to_do(home):
+    result = pysft("chat", home.run / "base", "-p", "Hi")
+    assert result.code == 2 and "base model" in result.err and "pysft generate" in result.err
+
+
+def converse(monkeypatch, run, *lines):
+    typed = iter(lines)
+
+    def read(prompt):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+    monkeypatch.setattr("builtins.input", read)
+    return pysft("chat", run, "--tokens", 8)
+
+
+def test_a_chat_goes_on_until_the_end_of_input(home, monkeypatch):
+    result = converse(monkeypatch, home.run, "Hi", "", "a@b", "x" * 60, "/clear", "Go")
+    assert result.code == 0 and result.out.count("bot> ") == 2 and "(forgotten)" in result.out
+    assert "'@' (U+0040) at position 1" in result.err and "shorten the prompt" in result.err
+    assert len(result.err.splitlines()) == 2
+
+
+def test_a_chat_says_when_the_oldest_exchanges_make_way(home, monkeypatch):
+    result = converse(monkeypatch, home.run, *["x" * 20] * 4, "/quit", "never reached")
+    assert result.code == 0 and "left out" in result.out and result.out.count("bot> ") == 4
+
+
+@pytest.mark.parametrize("flags, code, named", [
+    (("-p", ""), 65, "empty message"), (("-p", "a8"), 65, "'8' (U+0038) at position 1"), (("-p", "x" * 99), 65, "shorten"),
+    (("--json",), 2, "-p"), (("-p", "x", "--temperature", "-1"), 2, "temperature"),
+    (("-p", "x", "--temperature", "nan"), 2, "temperature"), (("-p", "x", "--top-p", "0"), 2, "top-p"),
+    (("-p", "x", "--top-k", "-3"), 2, "top-k"), (("-p", "x", "--tokens", "0"), 2, "tokens"),
+    (("-p", "x", "--threads", "0"), 2, "threads")])
+def test_a_chat_that_cannot_be_is_refused_in_words(home, flags, code, named):
+    result = pysft("chat", home.run, *flags)
+    assert result.code == code and named in result.err and result.out == ""
+
+
+def test_a_tiny_temperature_is_as_good_as_none(home):
+    greedy = pysft("chat", home.run, "-p", "Go", "--json").document["reply"]
+    assert pysft("chat", home.run, "-p", "Go", "--temperature", "1e-320", "--json").document["reply"] == greedy
+
+
+# ------------------------------------------------------------------------------- gradcheck, info
+
+@pytest.fixture
+def three_cases(monkeypatch):
+    """gradcheck's table cut to three small cases."""
+    run, names = gradcheck.run, ("matmul, one row", "layernorm, one row", "gelu, one element")
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: run(ops, seed, {n: gradcheck.CASES[n] for n in names}))
+
+
+@pytest.mark.parametrize("whose", ["kernels", "reference"])
+def test_gradcheck_of_right_derivatives_passes(three_cases, whose):
+    result = pysft("gradcheck", "--ops", whose, "--json")
+    document = result.document
+    assert result.code == 0 and document.keys() >= {"worst_relative_error", "cases", "failed", "rows"}
+    assert (document["cases"], document["failed"]) == (3, 0) and document["worst_relative_error"] <= 1e-7
+    assert all(row.keys() >= {"name", "tensor", "worst", "elements"} for row in document["rows"])
+    assert "all passed" in pysft("gradcheck", "--ops", whose).out
+
+
+@pytest.mark.parametrize("body, worst", [
+    ("def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):\n"
+     "    h = (x - mean[:, None]) * rstd[:, None]\n"
+     "    dx += dy * w * rstd[:, None]\n    dw += (dy * h).sum(0)\n    db += dy.sum(0)\n", 1),
+    ("def layernorm_backward(*_):\n    pass\n", 1),
+    ("def gelu_backward(dx, dy, x):\n    pass\n", None)])
+def test_gradcheck_of_a_planted_wrong_derivative_fails(three_cases, desk, body, worst):
+    result = pysft("gradcheck", "--ops", desk.put("mine.py", body), "--json")
+    assert result.code == 1 and result.document["failed"] >= 1
+    assert result.document["worst_relative_error"] == (worst and pytest.approx(worst, abs=0.5))
+    name = body.split("_")[0][4:]
+    assert {row["name"].split(",")[0] for row in result.document["rows"] if not row["passed"]} == {name}
+    shown = pysft("gradcheck", "--ops", "mine.py")
+    assert shown.code == 1 and "FAILED" in shown.out and name + "_backward" in shown.out
+
+
+@pytest.mark.parametrize("name, content, code", [
+    ("none.py", None, 66), ("mine.py", "x = 1\n", 65), ("mine.py", "def (:\n", 65), ("mine.py", "1 / 0\n", 65),
+    ("mine.py", b"\xff\0", 65), ("mine.txt", "def gelu_backward(dx, dy, x):\n    dx[:] = dy\n", 65),
+    ("mine.py", "def gelu_backward(dx, dy):\n    dx[:] = dy\n", 65),
+    ("mine.py", "def gelu_backward(dx, dy, x):\n    raise NotImplementedError\n", 65),
+    ("mine.py", "def gelu_backward(dx, dy, x):\n    dx[:] = np.ones(7)\n", 65)])
+def test_a_readers_file_that_cannot_be_used_is_one_sentence(three_cases, desk, name, content, code):
+    if content is not None:
+        desk.put(name, content)
+    result = pysft("gradcheck", "--ops", name)
+    assert result.code == code and len(result.err.splitlines()) == 1 and name in result.err
+    assert result.out == ""
+
+
+def test_info_tells_what_this_is():
+    result = pysft("info", "--json")
+    assert {"version", "isa", "isas", "threads", "openmp", "compiler", "numpy"} <= result.document.keys()
+    assert result.document["version"] == __version__ and result.document["isa"] in result.document["isas"]
+    assert result.document["numpy"] == np.__version__
+    shown = pysft("info")
+    assert shown.code == 0 and result.document["compiler"] in shown.out
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "1025"])
+def test_a_number_of_threads_that_is_none_is_a_usage_error(monkeypatch, value):
+    monkeypatch.setenv("PYSFT_NUM_THREADS", value)
+    result = pysft("info")
+    assert result.code == 2 and f"PYSFT_NUM_THREADS={value}" in result.err and len(result.err.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_helps_with_an_example(verb, capsys):
+    result = pysft(verb, "--help")
+    assert result.code == 0 and f"python -m pysft {verb}" in result.out and "exit codes" in result.out
+
+
+def test_the_help_names_every_verb():
+    result = pysft("--help")
+    assert result.code == 0 and all(verb in result.out for verb in VERBS) and "examples" in result.out
+    assert __version__ in pysft("--version").out
+
+
+@pytest.mark.parametrize("arguments", [
+    (), ("fly",), ("train", "--colour", "red"), ("info", "extra"), ("chat",), ("eval",), ("train", "--ops", "gpu"),
+    ("train", "--threads", "0"), ("train", "--threads", "many"), ("train", "--threads", "2000"), ("train", "--seed", "x"),
+    ("train", "--base-steps", "0"), ("train", "--sft-steps", "1.5"), ("train", "--base-step", "3"), ("train", "--lr", "fast"),
+    ("train", "--lr", "-1"), ("train", "--lr", "nan"), ("pretrain", "--lr", "inf"), ("train", "--preset", "huge"),
+    ("train", "--resume"), ("train", "--resume", "--out", "none"), ("pretrain", "--resume"), ("pretrain", "--steps", "0")])
+def test_a_command_that_cannot_be_is_exit_2_and_leaves_no_trace(desk, arguments):
+    result = pysft(*arguments)
+    assert result.code == 2 and result.out == "" and result.err
+    assert desk.untouched()
+
+
+@pytest.mark.parametrize("change, named", [
+    ("colour = 1", "'colour'"), ("channels = 15", "channels"), ("layers = 0", "layers"), ("heads = 0", "heads"),
+    ("base_windows = [[65, 1]]", "base_windows"), ("base_windows = 3", "base_windows"), ("beta2 = 1.0", "beta2"),
+    ("sft_conversations = 0", "sft_conversations"), ("context = 20000\nbase_windows = [[20000, 1]]", "20000"),
+    ("context = 20000\nsft_windows = [[20000, 1]]", "20000"), ("context = 1000000000000000", "context"), ("channels", "TOML")])
+def test_a_setting_that_cannot_be_is_exit_2_and_leaves_no_trace(home, desk, change, named):
+    set_anew = {line.split(" ")[0] for line in change.splitlines()}
+    kept = [line for line in TOML.splitlines() if line.split(" ")[0] not in set_anew]
+    desk.put("a.toml", "\n".join([*kept, change]))
+    for verb in ("train", "pretrain"):
+        if verb == "pretrain" and change.split(" ")[0] == "sft_conversations" or "\nsft_" in change:
+            continue  # not its concern
+        data = ["--data", home.path / "talk.jsonl"] if verb == "train" else []
+        result = pysft(verb, "--config", "a.toml", "--corpus", home.path / "corpus.txt", *data)
+        assert result.code == 2 and named in result.err and len(result.err.splitlines()) == 1
+        assert desk.untouched()
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (("train", "--corpus", "none.txt"), "none.txt"), (("pretrain", "--corpus", "none.txt"), "none.txt"),
+    (("train", "--data", "none.jsonl"), "none.jsonl"), (("train", "--config", "none.toml"), "none.toml"),
+    (("train", "--base", "none"), "none"), (("eval", "none"), "none"), (("chat", "none", "-p", "x"), "none"),
+    (("generate", "none"), "none"), (("eval", "."), "train")])
+def test_a_missing_input_is_exit_66_and_leaves_no_trace(desk, arguments, named):
+    result = pysft(*arguments)
+    assert result.code == 66 and named in result.err and len(result.err.splitlines()) == 1 and result.out == ""
+    assert desk.untouched()
+
+
+@pytest.mark.parametrize("bad, named", [
+    ("[", ["line 2", "not JSON"]),
+    (json.dumps({"messages": [{"role": "robot", "content": "x"}]}), ["line 2", "turn 1", "'robot'"]),
+    (exchange("Hi", ""), ["line 2", "turn 2", "empty reply"]),
+    (exchange("Hi", "a@b"), ["line 2", "turn 2", "'@' (U+0040) at position 1"]),
+    (exchange("Hi", "x" * 90), ["line 2", "the context holds 64"])])
+def test_bad_conversations_are_exit_65_and_leave_no_trace(home, desk, bad, named):
+    desk.put("mine.jsonl", exchange("Hi", "Yes") + "\n" + bad)
+    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", home.path / "corpus.txt", "--data",
+                   home.path / "talk.jsonl", "mine.jsonl")
+    assert result.code == 65 and len(result.err.splitlines()) == 1 and result.out == ""
+    assert all(n in result.err for n in ["mine.jsonl", *named])
+    assert desk.untouched()
+
+
+def test_a_heldout_conversation_is_checked_before_training_too(home, desk):
+    lines = [exchange("Hi", "Yes")] * 59
+    lines[9] = exchange("Hi", "a@b")  # the tenth line is held out
+    desk.put("mine.jsonl", "\n".join(lines))
+    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", home.path / "corpus.txt", "--data", "mine.jsonl")
+    assert result.code == 65 and "mine.jsonl, line 10" in result.err and "'@'" in result.err
+    assert desk.untouched()
+
+
+@pytest.mark.parametrize("content, named", [(b"\xff" * 2000, "UTF-8"), ("short", "5 characters"),
+                                            ("0123456789 \n" * 200, "not among")])
+def test_a_bad_corpus_is_exit_65_and_leaves_no_trace(home, desk, content, named):
+    desk.put("mine.txt", content)
+    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", "mine.txt", "--data", home.path / "talk.jsonl")
+    assert result.code == 65 and named in result.err and len(result.err.splitlines()) == 1
+    assert desk.untouched()
+
+
+def test_a_base_that_lacks_the_corpus_characters_is_refused_before_training(home, desk):
+    desk.put("mine.txt", (home.path / "corpus.txt").read_text() + "@")
+    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", "mine.txt", "--data", home.path / "talk.jsonl",
+                   "--base", home.run)
+    assert result.code == 65 and "mine.txt" in result.err and "'@'" in result.err and desk.untouched()
+
+
+def test_a_folder_that_is_taken_is_refused_and_left_alone(home, desk):
+    desk.put("notes.txt", "mine")
+    for out in (".", "notes.txt"):
+        result = pysft("train", *material(home.path), "--out", out)
+        assert result.code == 2 and f"--out {out}" in result.err and desk.untouched()
+
+
+@pytest.mark.parametrize("rate", ["1e5", "9e5"])
+def test_a_training_that_diverges_is_exit_3_and_leaves_no_tuned_model(home, desk, rate):
+    result = pysft("train", *material(home.path), "--lr", rate, "--sft-steps", 60, "--out", "run", "--json")
+    assert result.code == 3 and result.out == ""
+    assert "not" not in result.err.splitlines()[-1].split(":")[0] and "learning rate" in result.err.splitlines()[-1]
+    assert not (desk.path / "run/sft/model.safetensors").exists()
+    assert (desk.path / "run/base/model.safetensors").exists()
+
+
+def test_a_poisoned_base_is_refused(home, desk):
+    shutil.copytree(home.run / "base", desk.path / "base")
+    path = desk.path / "base" / "model.safetensors"
+    tensors = {name: a.copy() for name, a in safetensors.load(path)[0].items()}
+    tensors["wte"][0, 0] = np.nan
+    safetensors.save(path, tensors)
+    desk.mark()
+    result = pysft("train", *material(home.path), "--base", "base")
+    assert result.code == 65 and "'wte'" in result.err and "not finite" in result.err and desk.untouched()
+
+
+# ------------------------------------------------------------------------------ as a process
+
+def test_the_module_runs_from_any_folder_with_json_alone_on_standard_output(home, desk):
+    result = python("-m", "pysft", "chat", str(home.run), "-p", "Go", "--json", cwd=desk.path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0 and json.loads(result.stdout)["prompt"] == "Go"
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_is_one_line_on_standard_error(desk):
+    result = python("-m", "pysft", "eval", "none", cwd=desk.path, PYTHONPATH=str(ROOT), PYSFT_NUM_THREADS="1")
+    assert (result.returncode, result.stdout) == (66, "") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_with_a_checkpoint_and_its_exit_code(home, desk, number, code):
+    command = [sys.executable, "-m", "pysft", "train", *map(str, material(home.path)), "--base-steps", "1000000",
+               "--out", "run", "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        while "step" not in (line := child.stderr.readline()):
+            assert line, "training ended before its first step"
+        child.send_signal(number)
+        out, err = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode == code and out == "" and "Traceback" not in err
+    assert "--resume" in err.splitlines()[-1] and list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))

@@ -1,0 +1,241 @@
+"""The gradient checker: it passes what is right, and it is itself tested with planted mistakes."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pysft.errors import DataError, MissingInput
+from pysft.nn import gradcheck, model, ops, reference
+from pysft.nn.gradcheck import CASES, TOLERANCE, numeric_gradient, relative_error, run
+
+FUNCTIONS = {k.__name__: getattr(reference, k.__name__) for k in ops.KERNELS}
+
+
+def cases(prefix):
+    return {name: case for name, case in CASES.items() if name.split(",")[0] == prefix}
+
+
+# --------------------------------------------------------------------------------- what is right
+
+@pytest.mark.parametrize("functions", [ops.on_threads(2), reference], ids=["kernels", "reference"])
+def test_every_derivative_is_the_derivative_of_its_forward(functions):
+    rows = run(functions)
+    assert TOLERANCE == 1e-7
+    for row in rows:
+        assert row.passed and row.worst <= 1e-7, row
+    assert {row.name for row in rows} == set(CASES)
+
+
+def test_the_table_holds_every_kernel_and_the_whole_model_in_every_element():
+    kernels = {name.removesuffix("_forward") for name in FUNCTIONS if name.endswith("_forward")}
+    assert {name.split(",")[0] for name in CASES} == kernels | {"GPT"}
+    rows = run(reference, cases={"embedding": CASES["embedding"]})
+    assert {(r.tensor, r.elements) for r in rows} == {("wte", 5 * 7), ("wpe", 4 * 7)}
+    shapes = model.parameter_shapes(model.GPTConfig(vocab=7, context=5, layers=2, heads=2, channels=8))
+    checked = {tensor: analytic.size for tensor, analytic, _, _ in
+               gradcheck.check_model(reference, np.random.default_rng(0), **CASES["GPT"][1])}
+    assert checked == {name: int(np.prod(shape)) for name, shape in shapes.items()}
+
+
+def test_five_point_differences_are_exact_for_a_polynomial_of_degree_four_and_put_x_back():
+    x = np.array([0.3, -2.0, 1e-3])
+    before = x.copy()
+    gradient = numeric_gradient(lambda: float((x ** 4).sum()), x)
+    np.testing.assert_allclose(gradient, 4 * x ** 3, rtol=0, atol=1e-11)  # rounding of 16 over h = 1e-3
+    assert np.array_equal(x, before)
+
+
+def test_the_error_is_relative_to_the_larger_of_the_two_and_infinite_for_nan():
+    assert relative_error(np.array([2.0, 1.0]), np.array([4.0, 1.0])) == 0.5
+    assert relative_error(np.array([1e-9]), np.array([0.0])) == 1e-3  # below 1e-6 the scale is 1e-6
+    assert relative_error(np.array([np.nan, 1]), np.array([0.0, 1])) == float("inf")
+    assert relative_error(np.array([1.0]), np.array([np.inf])) == float("inf")
+
+
+# ------------------------------------------------------------------------------- what is planted
+
+def negated(dx, dy, x):
+    reference.gelu_backward(dx, dy, x)
+    dx *= -1
+
+
+def without_its_three(dx, dy, x):
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
+    t = np.tanh(u)
+    dx[:] = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t ** 2) * np.sqrt(2 / np.pi) * (1 + 0.044715 * x ** 2))
+
+
+def forgetting_db(dx, dw, db, dy, x, w):
+    reference.matmul_backward(dx, dw, None, dy, x, w)
+
+
+def writing_dw(dx, dw, db, dy, x, w):
+    reference.matmul_backward(dx, None, db, dy, x, w)
+    if dw is not None:
+        dw[:] = dy.T @ x
+
+
+def adding_dx(dx, dw, db, dy, x, w):
+    reference.matmul_backward(None, dw, db, dy, x, w)
+    if dx is not None:
+        dx += dy @ w
+
+
+def transposing_dw(dx, dw, db, dy, x, w):
+    reference.matmul_backward(dx, None, db, dy, x, w)
+    if dw is not None:
+        dw += (x.T @ dy).reshape(dw.shape)
+
+
+def off_in_one_element(dx, dw, db, dy, x, w):
+    reference.matmul_backward(dx, dw, db, dy, x, w)
+    if dx is not None:
+        dx.flat[np.abs(dx).argmax()] *= 1 + 1e-5
+
+
+def without_scale(dqkv, dy, qkv, y, lse, cu_seqlens):
+    reference.attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens)
+    C, H = y.shape[1], lse.shape[1]
+    dqkv[:, :C] *= np.sqrt(C // H)
+
+
+def without_delta(dqkv, dy, qkv, y, lse, cu_seqlens):
+    reference.attention_backward(dqkv, dy, qkv, 0 * y, lse, cu_seqlens)
+
+
+def across_sequences(dqkv, dy, qkv, y, lse, cu_seqlens):
+    reference.attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens[[0, -1]])
+
+
+def without_mean_of_g(dx, dw, db, dy, x, w, mean, rstd):
+    reference.layernorm_backward(None, dw, db, dy, x, w, mean, rstd)
+    norm, g = (x - mean[:, None]) * rstd[:, None], dy * w
+    if dx is not None:
+        dx += rstd[:, None] * (g - norm * (g * norm).mean(axis=1, keepdims=True))
+
+
+def without_mean_of_g_norm(dx, dw, db, dy, x, w, mean, rstd):
+    reference.layernorm_backward(None, dw, db, dy, x, w, mean, rstd)
+    g = dy * w
+    if dx is not None:
+        dx += rstd[:, None] * (g - g.mean(axis=1, keepdims=True))
+
+
+def writing_dx(dx, dw, db, dy, x, w, mean, rstd):
+    if dx is not None:
+        dx[:] = 0
+    reference.layernorm_backward(dx, dw, db, dy, x, w, mean, rstd)
+
+
+def ignoring_positions(dwte, dwpe, dy, tokens, cu_seqlens):
+    np.add.at(dwte, tokens, dy)
+    np.add.at(dwpe, np.arange(len(dy)) % len(dwpe), dy)
+
+
+def counting_a_token_once(dwte, dwpe, dy, tokens, cu_seqlens):
+    reference.embedding_backward(np.zeros_like(dwte), dwpe, dy, tokens, cu_seqlens)
+    dwte[tokens] += dy
+
+
+def not_zeroed_where_masked(dlogits, dnll, logits, lse, labels):
+    unmasked = np.where(labels == -100, 0, labels)
+    nll, full = np.empty_like(dnll), np.empty_like(dnll)
+    reference.cross_entropy_forward(nll, full, logits, unmasked)
+    reference.cross_entropy_backward(dlogits, dnll, logits, full, unmasked)
+
+
+def a_trace_where_masked(dlogits, dnll, logits, lse, labels):
+    reference.cross_entropy_backward(dlogits, dnll, logits, lse, labels)
+    dlogits[labels == -100] = 1e-12
+
+
+def without_onehot(dlogits, dnll, logits, lse, labels):
+    dlogits[:] = np.where(labels[:, None] != -100, dnll[:, None] * np.exp(logits - lse[:, None]), 0)
+
+
+def unwritten(dlogits, dnll, logits, lse, labels):
+    reference.cross_entropy_backward(dlogits, dnll, logits, lse, labels)
+    dlogits[0, 0] = np.nan
+
+
+PLANTED = {"gelu": [negated, without_its_three],
+           "matmul": [forgetting_db, writing_dw, adding_dx, transposing_dw, off_in_one_element],
+           "attention": [without_scale, without_delta, across_sequences],
+           "layernorm": [without_mean_of_g, without_mean_of_g_norm, writing_dx],
+           "embedding": [ignoring_positions, counting_a_token_once],
+           "cross_entropy": [not_zeroed_where_masked, a_trace_where_masked, without_onehot, unwritten]}
+
+
+@pytest.mark.parametrize("kernel, wrong", [(k, f) for k, many in PLANTED.items() for f in many],
+                         ids=lambda x: getattr(x, "__name__", x))
+def test_a_planted_wrong_derivative_is_caught(kernel, wrong):
+    rows = run(SimpleNamespace(**{**FUNCTIONS, f"{kernel}_backward": wrong}), cases=cases(kernel))
+    failed = [row for row in rows if not row.passed]
+    assert failed and all(row.worst > TOLERANCE for row in failed)
+
+
+def test_the_right_tensor_is_named_and_the_others_pass():
+    rows = run(SimpleNamespace(**{**FUNCTIONS, "matmul_backward": forgetting_db}), cases=cases("matmul"))
+    assert {row.tensor for row in rows if not row.passed} == {"b"}
+
+
+def test_a_wrong_line_of_the_models_own_backward_is_caught(monkeypatch):
+    right = model.block_backward
+
+    def slightly_wrong(functions, p, d, a, dx, *rest):
+        right(functions, p, d, a, dx, *rest)
+        dx *= 1 + 1e-5
+
+    monkeypatch.setattr(model, "block_backward", slightly_wrong)
+    rows = run(reference, cases={"GPT": (gradcheck.check_model, dict(lengths=[3], L=1, V=3, C=2, H=1))})
+    assert {row.tensor for row in rows if not row.passed} == {"wte", "wpe"}  # what lies before the block
+
+
+# ----------------------------------------------------------------------------- a reader's own file
+
+RIGHT = """
+import numpy as np
+
+def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
+    norm = (x - mean[:, None]) * rstd[:, None]
+    C = x.shape[1]
+    for n in range(len(x)):
+        jacobian = rstd[n] * (np.eye(C) - 1 / C - np.outer(norm[n], norm[n]) / C)
+        dx[n] += jacobian @ (dy[n] * w)
+    dw += np.einsum("nc,nc->c", dy, norm)
+    db += dy.sum(axis=0)
+"""
+
+
+def test_a_readers_layernorm_backward_is_checked_with_the_reference_for_the_rest(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(RIGHT)
+    mine = gradcheck.load_ops(file)
+    assert mine.own == ["layernorm_backward"]
+    assert all(getattr(mine, name) is function for name, function in FUNCTIONS.items() if name != "layernorm_backward")
+    assert all(row.passed for row in run(mine, cases=cases("layernorm") | cases("gelu")))
+
+
+def test_a_readers_mistake_fails_in_its_own_rows_alone(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(RIGHT.replace("- np.outer(norm[n], norm[n]) / C", ""))
+    rows = run(gradcheck.load_ops(file), cases=cases("layernorm") | cases("gelu"))
+    assert {(row.name.split(",")[0], row.tensor) for row in rows if not row.passed} == {("layernorm", "x")}
+
+
+@pytest.mark.parametrize("name, text, error, words", [
+    ("mine.py", None, MissingInput, ["no such file"]),
+    ("mine.py", "def layer_norm_backward(): pass", DataError, ["defines none of", "layernorm_backward"]),
+    ("mine.py", "def layernorm_backward(:", DataError, ["SyntaxError"]),
+    ("mine.py", "import numpyy", DataError, ["ModuleNotFoundError", "numpyy"]),
+    ("mine.py", "raise SystemExit(0)", DataError, ["SystemExit"]),
+    ("mine.txt", RIGHT, DataError, [".py"]),
+    ("folder", "/", MissingInput, []),
+], ids=["missing", "no known name", "syntax", "import", "exit", "suffix", "folder"])
+def test_a_readers_file_that_cannot_be_used_is_one_sentence_with_its_path(tmp_path, name, text, error, words):
+    file = tmp_path / name
+    file.mkdir() if text == "/" else text is not None and file.write_text(text)
+    with pytest.raises(error) as caught:
+        gradcheck.load_ops(file)
+    assert all(word in str(caught.value) for word in [str(file), *words])
