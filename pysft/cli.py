@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     def training(p):
         computing(p)
-        p.add_argument("--preset", metavar="NAME", default="tiny",
+        p.add_argument("--preset", metavar="NAME",
                        help="tiny (default), mini, small, or seed: the source text to the letter")
         p.add_argument("--config", metavar="FILE.toml", help="a file of settings; flags win over it")
         p.add_argument("--corpus", metavar="PATH|plays|shakespeare", default="plays",
@@ -133,6 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     except PysftError as error:
         print(f"pysft: {error}", file=sys.stderr)
         return error.exit_code
+    except MemoryError as error:
+        print(f"pysft: not enough memory ({error}); a smaller model, context or batch needs less", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\npysft: interrupted", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """The main job: a base model, a grown vocabulary, fine-tuning, measurements, a report."""
 
 import hashlib
+import os
 import signal
 import sys
 import textwrap
@@ -28,6 +29,7 @@ from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, finetune, pretrain
 
 CHECKPOINT_SECONDS = 60
+HELD = ("weights", "gradients", "moments", "activations")  # in memory while training
 LAST_STEPS = 20  # over which the final loss is averaged
 
 
@@ -211,7 +213,7 @@ def computing_ops(name: str, threads: int | None):
 
 def _announce(screen, what, config, rows):
     size = sizes(config, rows)
-    held = size["weights"] + size["gradients"] + size["moments"] + size["activations"]
+    held = sum(size[k] for k in HELD)
     screen.say(f"{what}: {size['params']:,} weights ({config.layers} blocks, {config.channels} channels, "
                f"{config.heads} heads, context {config.context}); training holds {held / 2**20:.0f} MiB "
                f"({size['activations'] / 2**20:.0f} of activations for {rows:,} rows)")
@@ -220,8 +222,9 @@ def _announce(screen, what, config, rows):
 
 # ---------------------------------------------------------------------------------- the verbs
 
-def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None]:
-    """What the run in `folder` was begun with, its corpus found unchanged."""
+def _recorded(out: str | None, preset: str) -> tuple[Path, Settings, str, list | None, str | None]:
+    """A run's folder and what it was begun with, its corpus found unchanged."""
+    folder = Path(out) if out else Path("runs") / preset
     record = folder / "run.json"
     if not record.is_file():
         raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the run "
@@ -234,16 +237,34 @@ def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None]:
         raise DataError(f"{record}: not as this program writes it ({error})") from None
     if hashlib.sha256(read_corpus(corpus).encode()).hexdigest() != digest:
         raise DataError(f"{corpus}: not the text this run was begun with (its SHA-256 differs)")
-    return settings, corpus, data, base
+    return folder, settings, corpus, data, base
 
 
 def _begin(settings: Settings, corpus: str, data, base, out) -> Path:
     """A new run's folder, with a record of what it is begun with."""
     digest = hashlib.sha256(read_corpus(corpus).encode()).hexdigest()
-    folder = new_run(out, settings.preset, False)
+    folder = new_run(out, settings.preset)
     write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
                                      "corpus_sha256": digest})
     return folder
+
+
+def _base_plan(settings: Settings, material: Material) -> tuple[GPTConfig, Plan]:
+    """The base model's shape and its stage; refused if it cannot fit into memory."""
+    config = GPTConfig(len(material.tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
+    plan = pretrain(settings, material.tokenizer.encode(material.train_text), config.vocab)
+    _fits(config, plan.rows)
+    return config, plan
+
+
+def _fits(config: GPTConfig, rows: int) -> None:
+    """Refuse a shape that this machine's memory cannot hold, before anything is allocated."""
+    size = sizes(config, rows)
+    needed, there = sum(size[k] for k in HELD), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UsageError(f"context = {config.context}, layers = {config.layers}, channels = {config.channels} with "
+                         f"batches of {rows:,} rows need {needed / 2**30:,.0f} GiB; this machine has "
+                         f"{there / 2**30:,.0f}")
 
 
 def pretrain_base(settings: Settings, material: Material, folder: Path, ops, screen: Screen,
@@ -252,9 +273,7 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     target = folder / "base"
     if resume and (target / "model.safetensors").is_file():
         return load_stage(target, ops), read_json(target / "report.json")
-    config = GPTConfig(len(material.tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
-    corpus = material.tokenizer.encode(material.train_text)
-    plan = pretrain(settings, corpus, config.vocab)
+    config, plan = _base_plan(settings, material)
     params = _announce(screen, "base", config, plan.rows)
     model = GPT(config, ops, rng(settings.seed, "base", "init"))
     stage = Stage(target, model, material.tokenizer, CHAT, asdict(settings))
@@ -278,13 +297,16 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
     began = time.monotonic()
     ops = computing_ops(ops_name, threads)
     if resume:
-        folder = new_run(out, settings.preset, True)
-        settings, corpus, data, base = _recorded(folder)
+        folder, settings, corpus, data, base = _recorded(out, settings.preset)
     given = _as_base(load_stage(base, ops), base) if base else None
     if given is not None:
         settings = _like(settings, given.model.config)
     material = gather(settings, corpus, data, given.tokenizer if given else None)
-    conversations, pairs, tokenizer = _encode(material, settings)  # bad data ends here, before any folder
+    # All that can be wrong with data and settings is found here, before there is a folder.
+    conversations, pairs, tokenizer = _encode(material, settings, data is not None)
+    plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
+    if given is None:
+        _base_plan(settings, material)
     if not resume:
         folder = _begin(settings, corpus, data, base, out)
     _describe(screen, settings, folder, corpus, material)
@@ -308,7 +330,6 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
     grown_loss = corpus_loss(model, heldout_ids)
     tuned = Stage(folder / "sft", model, tokenizer, CHAT, asdict(settings),
                   {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
-    plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
     params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
                                f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config, plan.rows)
     if resume and (tuned.folder / "model.safetensors").is_file():
@@ -345,10 +366,10 @@ def pretrain_only(settings: Settings, corpus: str, out: str | None, resume: bool
     """The base stage alone; the --json document."""
     ops = computing_ops(ops_name, threads)
     if resume:
-        folder = new_run(out, settings.preset, True)
-        settings, corpus, _, _ = _recorded(folder)
+        folder, settings, corpus, _, _ = _recorded(out, settings.preset)
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text))
+    _base_plan(settings, material)  # what cannot be is said before there is a folder
     if not resume:
         folder = _begin(settings, corpus, None, None, out)
     _describe(screen, settings, folder, corpus, material)
@@ -371,9 +392,12 @@ def _like(settings: Settings, config: GPTConfig) -> Settings:
                                    channels=config.channels)
 
 
-def _encode(material: Material, settings: Settings):
-    """(conversations, pairs, tokenizer): training examples over the grown vocabulary."""
+def _encode(material: Material, settings: Settings, own_data: bool):
+    """(conversations, pairs, tokenizer): training examples over the grown vocabulary. Held-out
+    conversations are checked too; only those that ship may be too long for a short context."""
     tokenizer = material.tokenizer.grow(CHAT.tokens)
+    for c in material.heldout:
+        encode_conversation(c, tokenizer, settings.context if own_data else sys.maxsize)
     return ([encode_conversation(c, tokenizer, settings.context) for c in material.conversations],
             [encode_conversation(c, tokenizer, settings.context) for c in material.pairs], tokenizer)
 
@@ -402,10 +426,14 @@ def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
 
 def side_by_side(base: Stage, replies: dict, material: Material, screen: Screen) -> None:
     """The same prompts to the base model, which completes them, and to the tuned one, which answers."""
-    seen, unseen = replies["pairs"][:4], replies["prompts"][:6]
+    room = base.model.config.context - 1
+    seen, unseen = ([row for row in replies[group] if len(row[0]) <= room][:count]
+                    for group, count in (("pairs", 4), ("prompts", 6)))
     asked = [row[0] for row in seen + unseen]
     texts = [base.tokenizer.encode(p) for p in asked]
     ends = generate(base.model, texts, 40, sampling=Sampling(temperature=0.8, seed=1))
+    if not asked:
+        return
     screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
     for i, (prompt, reply, stop) in enumerate(seen + unseen):
         if i in (0, len(seen)):

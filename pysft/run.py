@@ -73,19 +73,18 @@ class Stage:
         return self.folder.name
 
 
-def new_run(out: str | None, preset: str, resume: bool) -> Path:
-    """The folder of a run: `out`, which must be new (or a run, with resume), or runs/PRESET, or the
-    first free of runs/PRESET-2, -3, ..."""
+def new_run(out: str | None, preset: str) -> Path:
+    """The folder of a new run, made: `out`, or runs/PRESET, or the first free of runs/PRESET-2, -3, ..."""
     if out is not None:
         folder = Path(out)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--out {out}: a file stands there; name a folder")
-        if folder.is_dir() and any(folder.iterdir()) and not resume:
+        if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"--out {out}: the folder is not empty; name a new one, or go on with what is "
                              "there by --resume")
     else:
         folder, n = Path("runs") / preset, 1
-        while folder.exists() and not resume:
+        while folder.exists():
             n += 1
             folder = Path("runs") / f"{preset}-{n}"
     try:

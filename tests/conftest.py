@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+# Waiting threads sleep instead of spinning: where the machine has other work, spinning takes the very
+# core that the thread waited for needs. Read when OpenMP is loaded, so before any import of pysft.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -226,7 +226,7 @@ def test_an_allowed_in_place_call_gives_the_bits_of_the_call_with_two_arrays(dty
 # ------------------------------------------------------------------------------- known by heart
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_uniform_logits_cost_ln_V(module, dtype):
     for V in (1, 2, 65, 68, 130):
         nll, lse, labels = np.empty(3, dtype), np.empty(3, dtype), np.array([0, V // 2, V - 1], np.int32)
@@ -236,7 +236,7 @@ def test_uniform_logits_cost_ln_V(module, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_attention_over_three_tokens_as_worked_by_hand(module, dtype):
     """Queries (2,0,0,0), keys (ln j,0,0,0), D = 4: the scores 2 ln j / sqrt(4) = ln 1, ln 2, ln 3 give
     P = (1), (1,2)/3, (1,2,3)/6, and over the values 6, 12, 18: 6, 10, 14."""
@@ -259,7 +259,7 @@ def test_attention_over_three_tokens_as_worked_by_hand(module, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_layernorm_of_a_row_of_ones_and_threes(module, dtype):
     """Mean 2, variance 1: y = -+1 / sqrt(1 + eps), scaled by 10 and shifted by the bias."""
     x = np.tile(np.array([1, 3], dtype), (1, 9))
@@ -271,7 +271,7 @@ def test_layernorm_of_a_row_of_ones_and_threes(module, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_a_row_of_one_channel_is_its_own_mean_and_feels_nothing(module, dtype):
     x, y, mean, rstd = np.full((1, 1), 0.3, dtype), np.empty((1, 1), dtype), np.empty(1, dtype), np.empty(1, dtype)
     w, b, dx = np.full(1, 1.7, dtype), np.full(1, 0.6, dtype), np.zeros((1, 1), dtype)
@@ -283,7 +283,7 @@ def test_a_row_of_one_channel_is_its_own_mean_and_feels_nothing(module, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_a_gradient_of_softmax_sums_to_zero_over_the_row(module, dtype):
     a = arguments(cross_entropy_backward, (9, 69))
     dlogits, = run(module, cross_entropy_backward, a, dtype)
@@ -292,7 +292,7 @@ def test_a_gradient_of_softmax_sums_to_zero_over_the_row(module, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_a_shift_of_all_logits_changes_no_loss_and_1e4_overflows_nothing(module, dtype):
     labels = np.array([0, 1, 2], np.int32)
     nll, lse = np.empty(3, dtype), np.empty(3, dtype)
@@ -303,7 +303,7 @@ def test_a_shift_of_all_logits_changes_no_loss_and_1e4_overflows_nothing(module,
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_the_first_adamw_step_moves_each_weight_by_the_learning_rate_against_its_gradient(module, dtype):
     g = np.array([1e-3, -1, 50, -2e4], dtype)
     w, m, v = np.ones(4, dtype), np.zeros(4, dtype), np.zeros(4, dtype)
@@ -313,7 +313,7 @@ def test_the_first_adamw_step_moves_each_weight_by_the_learning_rate_against_its
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_positions_start_at_zero_in_every_sequence(module, dtype):
     y = np.empty((5, 1), dtype)
     tokens, wte, wpe = np.array([1, 0, 1, 1, 0], np.int32), np.array([[10], [20]], dtype), np.arange(3, dtype=dtype)[:, None]
@@ -337,7 +337,7 @@ def test_a_row_labelled_minus_100_costs_exactly_nothing_and_feels_exactly_nothin
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 @pytest.mark.parametrize("kernel", ADDED, ids=lambda k: k.__name__)
 def test_parameter_gradients_add_to_what_stands_there(kernel, module, dtype):
     a = arguments(kernel, SIZES[kernel][3])
@@ -350,7 +350,7 @@ def test_parameter_gradients_add_to_what_stands_there(kernel, module, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 @KERNELS
 def test_what_is_written_does_not_depend_on_what_stood_there(kernel, module, dtype):
     added = ADDED.get(kernel, "w m v" if kernel is adamw else "").split()

@@ -204,19 +204,19 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [str(new_run(None, "tiny", False)) for _ in range(3)] == ["runs/tiny", "runs/tiny-2", "runs/tiny-3"]
-    assert str(new_run(None, "mini", False)) == "runs/mini" and str(new_run(None, "tiny", True)) == "runs/tiny"
+    assert [str(new_run(None, "tiny")) for _ in range(3)] == ["runs/tiny", "runs/tiny-2", "runs/tiny-3"]
+    assert str(new_run(None, "mini")) == "runs/mini"
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
-    assert new_run(str(tmp_path / "mine"), "tiny", False) == tmp_path / "mine"  # empty: may be used
+    assert new_run(str(tmp_path / "mine"), "tiny") == tmp_path / "mine"  # empty: may be used
     (tmp_path / "mine" / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match="not empty.*--resume"):
-        new_run(str(tmp_path / "mine"), "tiny", False)
+        new_run(str(tmp_path / "mine"), "tiny")
     for taken in ("mine/notes.txt", "mine/notes.txt/deeper"):
         with pytest.raises(UsageError) as error:
-            new_run(str(tmp_path / taken), "tiny", False)
+            new_run(str(tmp_path / taken), "tiny")
         assert taken in one_line(error)
     assert snapshot(tmp_path) == {"mine/notes.txt": b"x"}
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from pysft import IGNORE
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, UsageError
+from pysft.nn import ops
 from pysft.nn.model import GPT, GPTConfig
 from pysft.nn.optim import AdamW, clip
 from pysft.rng import rng
@@ -307,6 +308,18 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(first, second, same):
     assert np.array_equal(*weights) == same
 
 
+def test_the_number_of_threads_moves_no_bit_in_either_stage():
+    s = dataclasses.replace(TINY, context=64, base_windows=((64, 12),), sft_windows=((64, 8),), base_warmup=0, sft_warmup=0)
+    corpus = np.random.default_rng(0).integers(0, 68, 3000).astype(np.int32)
+    found = set()
+    for threads in (1, 2, 3):
+        model = GPT(GPTConfig(68, 64, 1, 2, 32), ops.on_threads(threads), rng(1, "base", "init"))
+        for plan in (pretrain(s, corpus, 68), finetune(s, talk(7, 60), talk(4, 50), corpus, 68)):
+            list(train(model, AdamW(model), plan.draw, plan.objective, plan.rate, 5, s.clip))
+        found.add(model.params.flat.tobytes())
+    assert len(found) == 1
+
+
 def test_an_optimiser_that_has_taken_steps_goes_on_from_there():
     model = model_of()
     adam = AdamW(model)
@@ -358,7 +371,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
 
 
 def test_a_file_can_name_its_preset(tmp_path):
-    assert resolve("tiny", toml(tmp_path, 'preset = "seed"\nsft_steps = 3')) == dataclasses.replace(
+    assert resolve(None, toml(tmp_path, 'preset = "seed"\nsft_steps = 3')) == dataclasses.replace(
         PRESETS["seed"], sft_steps=3)
 
 
@@ -376,7 +389,7 @@ def test_saved_settings_can_be_read_back():
     "beta1 = 1.0", "beta2 = 1.5", "channels = 0", "heads = 0", "context = 0\nbase_windows = []", "channels = 6", "not toml"])
 def test_a_setting_that_cannot_be_is_one_usage_error(tmp_path, text):
     with pytest.raises(UsageError) as error:
-        resolve("tiny", toml(tmp_path, text))
+        resolve(None, toml(tmp_path, text))
     message = str(error.value)
     assert message and "\n" not in message
     assert text == "not toml" or text.split(" ")[0] in message

@@ -12,7 +12,6 @@ a tensor is max|analytic - numeric| / max(max|analytic|, max|numeric|, 1e-6).
 The functions under test are any object with the kernels' names: ops, reference, or a reader's file
 (`gradcheck --ops FILE.py`)."""
 
-import importlib.machinery
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -271,16 +270,32 @@ def load_ops(path) -> SimpleNamespace:
     if not path.is_file():
         raise MissingInput(f"{path}: no such file; expected Python functions named as in "
                            "pysft/nn/reference.py")
-    loader = importlib.machinery.SourceFileLoader("readers_ops", str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("readers_ops", loader))
+    if path.suffix != ".py":
+        raise DataError(f"{path}: expected a Python file, whose name ends with .py")
+    spec = importlib.util.spec_from_file_location("readers_ops", path)
+    module = importlib.util.module_from_spec(spec)
     try:
-        loader.exec_module(module)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise DataError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     names = [n for n in vars(reference) if callable(getattr(reference, n)) and not n.startswith("_")]
     own = [n for n in names if callable(getattr(module, n, None))]
     if not own:
         raise DataError(f"{path}: defines none of {', '.join(names)}")
-    ops = SimpleNamespace(**{n: getattr(module, n, getattr(reference, n)) for n in names})
+    ops = SimpleNamespace(**{n: getattr(reference, n) for n in names})
+    for n in own:
+        setattr(ops, n, _guarded(getattr(module, n), f"{path}: {n}"))
     ops.own = own
     return ops
+
+
+def _guarded(function, name):
+    """The reader's function, whose mistakes are said in one sentence."""
+    def call(*arguments):
+        try:
+            return function(*arguments)
+        except Exception as error:
+            line = error.__traceback__.tb_next
+            at = f", line {line.tb_lineno}" if line else ""
+            raise DataError(f"{name} raised {type(error).__name__}{at}: {error}") from error
+    return call

@@ -12,6 +12,7 @@ The model knows nothing of losses: forward(batch) gives each row's negative log-
 backward(dnll) takes what weight the loss put on each of them.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -79,7 +80,7 @@ def activation_shapes(config: GPTConfig, N: int) -> dict[str, tuple[int, ...]]:
 def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
     """Bytes that training holds for batches of up to `rows` rows, and the number of weights."""
     def count(shapes):
-        return sum(int(np.prod(s, dtype=np.int64)) for s in shapes.values())
+        return sum(math.prod(s) for s in shapes.values())
     weights, item = count(parameter_shapes(config)), np.dtype(dtype).itemsize
     return {"params": weights, "weights": weights * item, "gradients": weights * item,
             "moments": 2 * weights * item,

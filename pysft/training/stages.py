@@ -111,14 +111,15 @@ PRESETS = {
                      replacement=True, new_rows="random", data="pairs", beta2=0.999, base_decay=0.01, sft_decay=0.01,
                      decay_all=True, clip=0.0),
     "tiny": Settings(),
-    "mini": Settings(preset="mini", channels=128, layers=6, base_steps=4000, base_lr=4e-3, sft_steps=1000,
+    "mini": Settings(preset="mini", channels=128, layers=6, base_steps=4000, base_lr=4e-3, sft_steps=900,
                      sft_conversations=48, sft_windows=((256, 8),), sft_lr=8e-3),
     "small": Settings(preset="small", channels=384, layers=6, heads=6),
 }
 
 
-def resolve(preset: str, file: str | None = None, **flags) -> Settings:
-    """The preset, then the file's fields, then the flags that are not None."""
+def resolve(preset: str | None = None, file: str | None = None, **flags) -> Settings:
+    """The preset (named here, else by the file, else tiny), then the file's fields, then the flags that
+    are not None."""
     fields = {f.name for f in dataclasses.fields(Settings)}
     chosen = {}
     if file is not None:
@@ -132,7 +133,9 @@ def resolve(preset: str, file: str | None = None, **flags) -> Settings:
             if name not in fields:
                 raise UsageError(f"--config {file}: unknown setting {name!r}; known are "
                                  f"{', '.join(sorted(fields))}")
-        preset = chosen.pop("preset", preset)
+        named = chosen.pop("preset", None)
+        preset = preset or named
+    preset = "tiny" if preset is None else preset
     if not isinstance(preset, str) or preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
     chosen |= {name: value for name, value in flags.items() if value is not None}
