@@ -14,8 +14,9 @@
  *     y      = P V           MR queries x D channels
  *     dP     = dY VT,  dS = P (dP - delta) scale,  dQ = dS K,  dK = dST Q,  dV = PT dY
  *
- * Keys come in blocks counted from the sequence's start, and a masked key adds exactly zero, so the
- * bits of row t depend on rows 0..t of its own sequence and on nothing else. */
+ * Keys come in blocks counted from the sequence's start, and a masked key adds exactly zero (0
+ * times its value, which must be finite), so the bits of row t depend on rows 0..t of its own
+ * sequence and on nothing else. */
 #include "kernels.h"
 #include "tile.h"
 

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it returns, what it leaves on disk."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -31,16 +32,21 @@ sft_conversations = 4
 sft_windows = [[32, 2]]
 sft_warmup = 2
 """
-EVERY_FIGURE = {  # the names that DESIGN gives the --json document
-    "run", "preset", "params", "base_loss", "tuned_base_loss", "forgetting", "sft_loss_start", "sft_loss", "heldout_loss",
-    "recall", "recall_of", "stopped", "format_compliance", "on_topic", "on_topic_chance", "real_words", "distinct_replies",
-    "verbatim_replies", "graded_targets", "targets", "end_tokens_graded", "turns", "tokens_per_s", "seconds",
-    "weights_sha256"}
+EVERY_FIGURE = {  # of the --json document: names that others rely on
+    "run", "preset", "params", "base_loss", "tuned_base_loss", "forgetting", "sft_loss_start", "sft_loss",
+    "heldout_loss", "recall", "recall_of", "stopped", "format_compliance", "on_topic", "on_topic_chance", "real_words",
+    "distinct_replies", "verbatim_replies", "graded_targets", "targets", "end_tokens_graded", "turns", "tokens_per_s",
+    "seconds", "weights_sha256"}
 SUBJECTS = ["king", "rose", "crown", "ship", "night", "sword", "moon", "song", "bread", "river"]
+TALK = [(f"{verb} the {s}", f"The {s} is fair.")
+        for verb in ("Praise", "Show", "Sing of", "Speak of", "Name", "What of") for s in SUBJECTS]
+TALK[3] += ("More", "No.")  # a conversation of two turns
 
 
-def exchange(user, assistant):
-    return json.dumps({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]})
+def exchange(*turns):
+    """A line of JSON: what the user and the assistant say in turn."""
+    return json.dumps({"messages": [{"role": role, "content": text} for role, text in
+                                    zip(("user", "assistant") * 2, turns)]})
 
 
 def pysft(*arguments):
@@ -64,17 +70,19 @@ def home(tmp_path_factory):
     """A folder with a corpus, 60 conversations, settings, and a run trained on them."""
     home = tmp_path_factory.mktemp("home")
     (home / "corpus.txt").write_text(read_corpus("plays")[:12000])
-    (home / "talk.jsonl").write_text("".join(exchange(f"{verb} the {s}", f"The {s} is fair.") + "\n"
-                                             for verb in ("Praise", "Show me", "Sing of", "Speak of", "Name", "What of")
-                                             for s in SUBJECTS))
+    (home / "talk.jsonl").write_text("\n".join(exchange(*turns) for turns in TALK))
     (home / "tiny.toml").write_text(TOML)
     trained = pysft("train", *material(home), "--out", home / "run", "--json")
     assert trained.code == 0, trained.err
     return SimpleNamespace(path=home, run=home / "run", trained=trained, report=trained.document)
 
 
+def text(home):
+    return ["--config", home / "tiny.toml", "--corpus", home / "corpus.txt"]
+
+
 def material(home):
-    return ["--config", home / "tiny.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl"]
+    return [*text(home), "--data", home / "talk.jsonl"]
 
 
 @pytest.fixture
@@ -104,9 +112,10 @@ def test_train_gives_every_figure_as_one_json_document(home):
     assert EVERY_FIGURE <= report.keys()
     assert len(home.trained.out.splitlines()) == 1 and "step" in home.trained.err
     assert report["run"] == str(home.run) and report["preset"] == "tiny" and len(report["weights_sha256"]) == 64
-    assert report["turns"] == report["end_tokens_graded"] == 54  # of 60 conversations every tenth is held out
-    lengths = [len(f"The {s} is fair.") + 1 for s in SUBJECTS]
-    assert report["graded_targets"] == sum(lengths) * 6 - lengths[9] * 6  # the tenth of ten subjects, each time
+    kept = [turns for i, turns in enumerate(TALK, 1) if i % 10]  # every tenth is held out
+    assert report["turns"] == report["end_tokens_graded"] == len(kept) + 1
+    assert report["graded_targets"] == sum(len(reply) + 1 for turns in kept for reply in turns[1::2])
+    assert report["targets"] == sum(len(text) + 2 for turns in kept for text in turns) - len(kept)
     assert report["recall_of"] == 40 and report["heldout_loss"] > 0
     assert all(0 <= report[name] <= 1 for name in ("recall", "stopped", "format_compliance", "on_topic",
                                                    "on_topic_chance", "real_words"))
@@ -116,11 +125,12 @@ def test_train_gives_every_figure_as_one_json_document(home):
                                    safetensors.load(home.run / "sft" / "model.safetensors")[0].values())
 
 
-def test_train_tells_what_the_issue_asks_for(home, desk):
+def test_train_tells_size_memory_mask_progress_and_results(home, desk):
     said = pysft("train", *material(home.path), "--out", desk.path / "run").out
     assert f"graded {home.report['graded_targets']:,} of {home.report['targets']:,} targets" in said
-    assert "end tokens graded: 54 of 54 turns" in said and "MiB" in said and "tokens/s" in said and "left" in said
-    for heading in ("weights", "forgetting", "recalled", "format compliance", "nats/char", "never saw", "base:", "tuned:"):
+    assert "end tokens graded: 55 of 55 turns" in said and "MiB" in said and "tokens/s" in said and "left" in said
+    for heading in ("weights", "forgetting", "recalled", "format compliance", "nats/char", "never saw", "base:",
+                    "tuned:"):
         assert heading in said, heading
     assert "channels 16" in said and "sft_steps 10" in said  # the resolved settings
     assert home.report["weights_sha256"][:16] in said
@@ -142,9 +152,15 @@ def test_eval_of_the_base_reproduces_its_loss(home):
     assert f"{base['base_loss']:.3f}" in pysft("eval", home.run / "base").out
 
 
+def test_new_rows_are_made_as_the_settings_say(home, desk):
+    config = desk.put("random.toml", TOML + 'new_rows = "random"')
+    result = pysft("train", *material(home.path), "--config", config, "--base", home.run, "--out", "run", "--json")
+    assert result.code == 0 and result.document["weights_sha256"] != home.report["weights_sha256"]
+
+
 @pytest.mark.parametrize("flags, same", [((), True), (("--seed", 2), False), (("--threads", 2), True)])
 def test_pretrain_depends_on_the_seed_and_not_on_the_threads(home, desk, flags, same):
-    result = pysft("pretrain", "--config", home.path / "tiny.toml", "--corpus", home.path / "corpus.txt", "--out", "base",
+    result = pysft("pretrain", *text(home.path), "--out", "base",
                    "--json", *flags)
     assert result.code == 0
     assert {"run", "params", "base_loss", "tokens_per_s", "seconds", "weights_sha256"} <= result.document.keys()
@@ -159,10 +175,16 @@ def test_train_fine_tunes_a_given_base(home, desk):
         assert result.document["base_loss"] == home.report["base_loss"]
 
 
+def test_a_given_base_needs_no_windows_to_train_it(home, desk):
+    config = desk.put("sft.toml", "sft_steps = 3\nsft_windows = [[32, 1]]\nsft_warmup = 0")  # the base: context 64
+    result = pysft("train", *material(home.path), "--config", config, "--base", home.run, "--out", "run", "--json")
+    assert result.code == 0, result.err
+
+
 def test_flags_set_what_the_file_sets(home, desk):
     pysft("train", *material(home.path), "--base-steps", 3, "--sft-steps", 2, "--lr", 0.5, "--seed", 9, "--out", "run")
     kept = json.loads((desk.path / "run/sft/settings.json").read_text())["settings"]
-    assert (kept["base_steps"], kept["sft_steps"], kept["sft_lr"], kept["seed"], kept["channels"]) == (3, 2, 0.5, 9, 16)
+    assert [kept[n] for n in ("base_steps", "sft_steps", "sft_lr", "seed", "channels")] == [3, 2, 0.5, 9, 16]
     logged = [json.loads(line) for line in (desk.path / "run/sft/log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in logged] == [1, 2] and logged[-1]["lr"] == 0.5
 
@@ -184,10 +206,19 @@ def test_training_works_with_prompts_longer_than_the_context(home, desk):
     assert result.document["heldout_loss"] is None  # one conversation: nothing was held out
 
 
+def test_the_shipped_pairs_train_at_the_sources_context(desk):
+    config = desk.put("pairs.toml", TOML + 'data = "pairs"\nsft_pairs = 16\nreplacement = true\n')
+    result = pysft("train", "--config", config, "--out", "run", "--json")
+    assert result.code == 0, result.err
+    assert (result.document["turns"], result.document["recall_of"]) == (40, 40)
+    assert result.document["targets"] > result.document["graded_targets"] > 0 and result.document["heldout_loss"] > 0
+
+
 def test_training_works_without_a_compiler(home, desk):
     config = desk.put("few.toml", TOML.replace("steps = 8", "steps = 2"))
     flags = ("--config", config, "--corpus", home.path / "corpus.txt", "--json")
-    kernels, reference = (pysft("pretrain", *flags, "--ops", ops, "--out", ops).document for ops in ("kernels", "reference"))
+    kernels, reference = (pysft("pretrain", *flags, "--ops", ops, "--out", ops).document
+                          for ops in ("kernels", "reference"))
     assert reference["base_loss"] == pytest.approx(kernels["base_loss"], rel=1e-5)
 
 
@@ -206,7 +237,7 @@ def test_generate_continues_a_text(home):
     for stage in (home.run, home.run / "base"):
         result = pysft("generate", stage, "-p", "KING: ", "--tokens", 7, "--seed", 3, "--json")
         assert result.code == 0 and {"prompt", "reply", "stop", "tokens", "tokens_per_s"} <= result.document.keys()
-        assert (result.document["prompt"], result.document["stop"], result.document["tokens"]) == ("KING: ", "length", 7)
+        assert [result.document[n] for n in ("prompt", "stop", "tokens")] == ["KING: ", "length", 7]
     again = pysft("generate", stage, "-p", "KING: ", "--tokens", 7, "--seed", 3)
     assert again.out == "KING: " + result.document["reply"] + "\n"
     other = pysft("generate", stage, "-p", "KING: ", "--tokens", 7, "--seed", 4, "--json").document
@@ -243,7 +274,8 @@ def test_a_chat_says_when_the_oldest_exchanges_make_way(home, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, code, named", [
-    (("-p", ""), 65, "empty message"), (("-p", "a8"), 65, "'8' (U+0038) at position 1"), (("-p", "x" * 99), 65, "shorten"),
+    (("-p", ""), 65, "empty message"), (("-p", "a8"), 65, "'8' (U+0038) at position 1"),
+    (("-p", "x" * 99), 65, "shorten"),
     (("--json",), 2, "-p"), (("-p", "x", "--temperature", "-1"), 2, "temperature"),
     (("-p", "x", "--temperature", "nan"), 2, "temperature"), (("-p", "x", "--top-p", "0"), 2, "top-p"),
     (("-p", "x", "--top-k", "-3"), 2, "top-k"), (("-p", "x", "--tokens", "0"), 2, "tokens"),
@@ -339,10 +371,12 @@ def test_the_help_names_every_verb():
 
 @pytest.mark.parametrize("arguments", [
     (), ("fly",), ("train", "--colour", "red"), ("info", "extra"), ("chat",), ("eval",), ("train", "--ops", "gpu"),
-    ("train", "--threads", "0"), ("train", "--threads", "many"), ("train", "--threads", "2000"), ("train", "--seed", "x"),
-    ("train", "--base-steps", "0"), ("train", "--sft-steps", "1.5"), ("train", "--base-step", "3"), ("train", "--lr", "fast"),
+    ("train", "--threads", "0"), ("train", "--threads", "many"), ("train", "--threads", "2000"),
+    ("train", "--base-steps", "0"), ("train", "--sft-steps", "1.5"), ("train", "--base-step", "3"),
+    ("train", "--seed", "x"), ("train", "--lr", "fast"),
     ("train", "--lr", "-1"), ("train", "--lr", "nan"), ("pretrain", "--lr", "inf"), ("train", "--preset", "huge"),
-    ("train", "--resume"), ("train", "--resume", "--out", "none"), ("pretrain", "--resume"), ("pretrain", "--steps", "0")])
+    ("train", "--resume"), ("train", "--resume", "--out", "none"), ("pretrain", "--resume"),
+    ("pretrain", "--steps", "0")])
 def test_a_command_that_cannot_be_is_exit_2_and_leaves_no_trace(desk, arguments):
     result = pysft(*arguments)
     assert result.code == 2 and result.out == "" and result.err
@@ -353,7 +387,8 @@ def test_a_command_that_cannot_be_is_exit_2_and_leaves_no_trace(desk, arguments)
     ("colour = 1", "'colour'"), ("channels = 15", "channels"), ("layers = 0", "layers"), ("heads = 0", "heads"),
     ("base_windows = [[65, 1]]", "base_windows"), ("base_windows = 3", "base_windows"), ("beta2 = 1.0", "beta2"),
     ("sft_conversations = 0", "sft_conversations"), ("context = 20000\nbase_windows = [[20000, 1]]", "20000"),
-    ("context = 20000\nsft_windows = [[20000, 1]]", "20000"), ("context = 1000000000000000", "context"), ("channels", "TOML")])
+    ("context = 20000\nsft_windows = [[20000, 1]]", "20000"), ("context = 1000000000000000", "context"),
+    ("channels", "TOML")])
 def test_a_setting_that_cannot_be_is_refused_and_leaves_no_trace(home, desk, change, named):
     set_anew = {line.split(" ")[0] for line in change.splitlines()}
     kept = [line for line in TOML.splitlines() if line.split(" ")[0] not in set_anew]
@@ -386,19 +421,20 @@ def test_a_missing_input_is_exit_66_and_leaves_no_trace(desk, arguments, named):
     (exchange("Hi", "x" * 90), ["line 2", "the context holds 64"])])
 def test_bad_conversations_are_exit_65_and_leave_no_trace(home, desk, bad, named):
     desk.put("mine.jsonl", exchange("Hi", "Yes") + "\n" + bad)
-    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", home.path / "corpus.txt", "--data",
+    result = pysft("train", *text(home.path), "--data",
                    home.path / "talk.jsonl", "mine.jsonl")
     assert result.code == 65 and len(result.err.splitlines()) == 1 and result.out == ""
     assert all(n in result.err for n in ["mine.jsonl", *named])
     assert desk.untouched()
 
 
-def test_a_heldout_conversation_is_checked_before_training_too(home, desk):
+@pytest.mark.parametrize("bad, named", [(("Hi", "a@b"), "'@'"), (("Hi", "x" * 90), "the context holds 64")])
+def test_a_heldout_conversation_is_checked_before_training_too(home, desk, bad, named):
     lines = [exchange("Hi", "Yes")] * 59
-    lines[9] = exchange("Hi", "a@b")  # the tenth line is held out
+    lines[9] = exchange(*bad)  # the tenth line is held out
     desk.put("mine.jsonl", "\n".join(lines))
-    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", home.path / "corpus.txt", "--data", "mine.jsonl")
-    assert result.code == 65 and "mine.jsonl, line 10" in result.err and "'@'" in result.err
+    result = pysft("train", *text(home.path), "--data", "mine.jsonl")
+    assert result.code == 65 and "mine.jsonl, line 10" in result.err and named in result.err
     assert desk.untouched()
 
 
@@ -406,15 +442,14 @@ def test_a_heldout_conversation_is_checked_before_training_too(home, desk):
                                             ("0123456789 \n" * 200, "not among")])
 def test_a_bad_corpus_is_exit_65_and_leaves_no_trace(home, desk, content, named):
     desk.put("mine.txt", content)
-    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", "mine.txt", "--data", home.path / "talk.jsonl")
+    result = pysft("train", *material(home.path), "--corpus", "mine.txt")
     assert result.code == 65 and named in result.err and len(result.err.splitlines()) == 1
     assert desk.untouched()
 
 
 def test_a_base_that_lacks_the_corpus_characters_is_refused_before_training(home, desk):
     desk.put("mine.txt", (home.path / "corpus.txt").read_text() + "@")
-    result = pysft("train", "--config", home.path / "tiny.toml", "--corpus", "mine.txt", "--data", home.path / "talk.jsonl",
-                   "--base", home.run)
+    result = pysft("train", *material(home.path), "--corpus", "mine.txt", "--base", home.run)
     assert result.code == 65 and "mine.txt" in result.err and "'@'" in result.err and desk.untouched()
 
 
@@ -430,7 +465,7 @@ def test_a_training_that_diverges_is_exit_3_and_leaves_no_tuned_model(home, desk
     result = pysft("train", *material(home.path), "--lr", rate, "--sft-steps", 60, "--out", "run", "--json")
     assert result.code == 3 and result.out == ""
     last = result.err.splitlines()[-1]
-    assert last.startswith("pysft: ") and "step" in last and "no weight was changed" in last and "learning rate" in last
+    assert last.startswith("pysft: ") and all(n in last for n in ("step", "no weight was changed", "learning rate"))
     assert not (desk.path / "run/sft/model.safetensors").exists()
     assert (desk.path / "run/base/model.safetensors").exists()
 
@@ -446,12 +481,35 @@ def test_a_poisoned_base_is_refused(home, desk):
     assert result.code == 65 and "'wte'" in result.err and "not finite" in result.err and desk.untouched()
 
 
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_one_sentence(home, desk, monkeypatch, step):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, step, full)
+    result = pysft("pretrain", *text(home.path), "--out", "run")
+    assert result.code == 1 and "No space left" in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_folder_whose_name_is_not_utf8_is_no_traceback(home, desk):
+    name = os.fsdecode(b"run-\xff")
+    result = pysft("pretrain", *text(home.path), "--out", name)
+    assert result.code == 0 or (result.code == 2 and len(result.err.splitlines()) == 1)
+
+
 # ------------------------------------------------------------------------------ as a process
 
 def test_the_module_runs_from_any_folder_with_json_alone_on_standard_output(home, desk):
     result = python("-m", "pysft", "chat", str(home.run), "-p", "Go", "--json", cwd=desk.path, PYTHONPATH=str(ROOT))
     assert result.returncode == 0 and json.loads(result.stdout)["prompt"] == "Go"
     assert "Traceback" not in result.stderr
+
+
+def test_a_message_that_is_not_text_does_not_end_a_chat(home, desk):
+    result = subprocess.run([sys.executable, "-m", "pysft", "chat", str(home.run), "--tokens", "4"],
+                            input=b"Go\n\xff\xfe\nGo\n", capture_output=True, timeout=60,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"})
+    assert result.returncode == 0 and b"Traceback" not in result.stderr
+    assert result.stdout.count(b"bot> ") == 2
 
 
 def test_an_error_is_one_line_on_standard_error(desk):
@@ -473,4 +531,5 @@ def test_a_signal_ends_training_with_a_checkpoint_and_its_exit_code(home, desk, 
     finally:
         child.kill()
     assert child.returncode == code and out == "" and "Traceback" not in err
-    assert "--resume" in err.splitlines()[-1] and list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+    assert "--resume" in err.splitlines()[-1]
+    assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))

@@ -102,7 +102,8 @@ def home(monkeypatch, tmp_path):
 
 
 def cached(tmp_path):
-    return sorted(p.relative_to(tmp_path / "cache").as_posix() for p in (tmp_path / "cache").rglob("*") if p.is_file())
+    cache = tmp_path / "cache"
+    return sorted(p.relative_to(cache).as_posix() for p in cache.rglob("*") if p.is_file())
 
 
 def test_the_expected_hash_is_the_real_corpus():

@@ -28,7 +28,7 @@ PROBE = Probe("To be, or not to be, that is the question." * 3, PAIRS, PROMPTS, 
 
 def ids(*pieces):
     """Text and single ids, as one array."""
-    return np.array([i for p in pieces for i in ([p] if isinstance(p, int) else TOKENIZER.encode(p).tolist())], np.int32)
+    return np.concatenate([[p] if isinstance(p, int) else TOKENIZER.encode(p) for p in (*pieces, "")]).astype(np.int32)
 
 
 def zero_model(context=32, vocab=68, dtype=np.float32):

@@ -24,13 +24,16 @@ def good():
     return {"matmul_forward": dict(y=f(6, 3), x=f(6, 4), w=f(3, 4), b=f(3), residual=f(6, 3)),
             "matmul_backward": dict(dx=f(6, 4), dw=f(3, 4), db=f(3), dy=f(6, 3), x=f(6, 4), w=f(3, 4)),
             "attention_forward": dict(y=f(6, 4), lse=f(6, 2), qkv=f(6, 12), cu_seqlens=cu.copy()),
-            "attention_backward": dict(dqkv=f(6, 12), dy=f(6, 4), qkv=f(6, 12), y=f(6, 4), lse=f(6, 2), cu_seqlens=cu.copy()),
+            "attention_backward": dict(dqkv=f(6, 12), dy=f(6, 4), qkv=f(6, 12), y=f(6, 4), lse=f(6, 2),
+                                       cu_seqlens=cu.copy()),
             "layernorm_forward": dict(y=f(6, 4), mean=f(6), rstd=f(6), x=f(6, 4), w=f(4), b=f(4)),
-            "layernorm_backward": dict(dx=f(6, 4), dw=f(4), db=f(4), dy=f(6, 4), x=f(6, 4), w=f(4), mean=f(6), rstd=f(6)),
+            "layernorm_backward": dict(dx=f(6, 4), dw=f(4), db=f(4), dy=f(6, 4), x=f(6, 4), w=f(4), mean=f(6),
+                                       rstd=f(6)),
             "gelu_forward": dict(y=f(6, 4), x=f(6, 4)),
             "gelu_backward": dict(dx=f(6, 4), dy=f(6, 4), x=f(6, 4)),
             "embedding_forward": dict(y=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy(), wte=f(5, 4), wpe=f(4, 4)),
-            "embedding_backward": dict(dwte=f(5, 4), dwpe=f(4, 4), dy=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy()),
+            "embedding_backward": dict(dwte=f(5, 4), dwpe=f(4, 4), dy=f(6, 4), tokens=tokens.copy(),
+                                       cu_seqlens=cu.copy()),
             "cross_entropy_forward": dict(nll=f(6), lse=f(6), logits=f(6, 5), labels=labels.copy()),
             "cross_entropy_backward": dict(dlogits=f(6, 5), dnll=f(6), logits=f(6, 5), lse=f(6), labels=labels.copy()),
             "adamw": dict(w=f(7), m=f(7), v=f(7), g=f(7), step=1, lr=0.1),
@@ -217,7 +220,8 @@ def test_neighbours_in_memory_do_not_overlap():
 
 @EVERY_ARRAY
 def test_what_is_not_an_array_is_refused(function, name):
-    for thing, kind in (([1.0, 2.0], "list"), (3.0, "float"), ("x", "str"), (b"1234", "bytes"), (memoryview(b"12"), "memoryview")):
+    for thing, kind in (([1.0, 2.0], "list"), (3.0, "float"), ("x", "str"), (b"1234", "bytes"),
+                        (memoryview(b"12"), "memoryview")):
         refused(function, f" {name} ", kind, "NumPy array", **{name: thing})
 
 
@@ -384,7 +388,8 @@ def test_anything_at_all_is_computed_or_refused_and_never_anything_else(data):
     for function, arguments in good().items():
         things = st.one_of(_arrays(), st.none(), st.sampled_from([1, "x"]))
         keep = data.draw(st.sets(st.sampled_from(sorted(n for n, v in arguments.items() if isinstance(v, np.ndarray)))))
-        thrown = {n: v if n in keep or not isinstance(v, np.ndarray) else data.draw(things) for n, v in arguments.items()}
+        thrown = {n: v if n in keep or not isinstance(v, np.ndarray) else data.draw(things)
+                  for n, v in arguments.items()}
         try:
             getattr(ops, function)(**thrown, threads=2)
         except GateError as error:

@@ -246,8 +246,8 @@ def test_a_prompt_that_cannot_fit_is_refused_in_words_and_changes_nothing():
     assert chat.messages == before
 
 
-@pytest.mark.parametrize("text, named", [("", "empty message"), (" \n", "empty message"), ("a@b", "'@' .* position 1"),
-                                         ("<|end|>", "'<'")])
+@pytest.mark.parametrize("text, named", [("", "empty message"), (" \n", "empty message"),
+                                         ("a@b", "'@' .* position 1"), ("<|end|>", "'<'")])
 def test_a_message_that_cannot_be_sent_is_refused_and_changes_nothing(text, named):
     chat = session(scripted("Aye."))
     with pytest.raises(DataError, match=named):

@@ -316,7 +316,8 @@ def test_the_first_adamw_step_moves_each_weight_by_the_learning_rate_against_its
 @pytest.mark.parametrize("module", [ops, reference], ids=["ops", "numpy"])
 def test_positions_start_at_zero_in_every_sequence(module, dtype):
     y = np.empty((5, 1), dtype)
-    tokens, wte, wpe = np.array([1, 0, 1, 1, 0], np.int32), np.array([[10], [20]], dtype), np.arange(3, dtype=dtype)[:, None]
+    tokens = np.array([1, 0, 1, 1, 0], np.int32)
+    wte, wpe = np.array([[10], [20]], dtype), np.arange(3, dtype=dtype)[:, None]
     module.embedding_forward(y, tokens, offsets([2, 3]), wte, wpe)
     assert y[:, 0].tolist() == [20, 11, 20, 21, 12]
 
@@ -399,8 +400,9 @@ def test_bits_do_not_depend_on_an_arrays_address(kernel, dtype):
 
 
 def forward_rows(dtype):
-    """For each forward kernel, a function from (rows of one sequence, others before it, others behind
-    it) to the results of the sequence's rows. Rows are numbered; row i's input is the same always."""
+    """For each forward kernel, a function from (how many rows a sequence has, how many strangers stand
+    before it and behind it, at which row it starts, its cuts) to the results of the sequence's rows.
+    Row i's input is the same always."""
     rng = np.random.default_rng(5)
     total, C, K, V, H = 400, 37, 67, 69, 2
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((total, C), (K, C), K))
@@ -408,24 +410,22 @@ def forward_rows(dtype):
     logits, wte, wpe = (rng.standard_normal(s).astype(dtype) for s in ((total, V), (V, C), (total, C)))
     tokens = rng.integers(0, V, total).astype(np.int32)
 
-    def pick(a, n, before, behind):  # the sequence's own rows are a[:n], strangers come from the end
+    def pick(a, n, before, behind, start):  # strangers come from the end
         strangers = a[total - before - behind:]
-        return np.ascontiguousarray(np.concatenate([strangers[:before], a[:n], strangers[before:]]))
-
-    def cut(n, before, behind):
-        return offsets([k for k in (before, n, behind) if k])
+        return np.ascontiguousarray(np.concatenate([strangers[:before], a[start:start + n], strangers[before:]]))
 
     def kernel(name):
-        def results(n, before, behind):
-            N, where = before + n + behind, (n, before, behind)
+        def results(n, before=0, behind=0, start=0, cuts=None):
+            N, where = before + n + behind, (n, before, behind, start)
+            cu = offsets(cuts or [k for k in (before, n, behind) if k])
             out = {"matmul": [(N, K)], "attention": [(N, 18), (N, H)], "layernorm": [(N, C), (N,), (N,)],
                    "gelu": [(N, C)], "embedding": [(N, C)], "cross_entropy": [(N,), (N,)]}[name]
             out = [np.full(shape, np.nan, dtype) for shape in out]
             rest = {"matmul": lambda: (pick(x, *where), w, b, pick(skip, *where)),
-                    "attention": lambda: (pick(qkv, *where), cut(*where)),
+                    "attention": lambda: (pick(qkv, *where), cu),
                     "layernorm": lambda: (pick(x, *where), w[0].copy(), w[1].copy()),
                     "gelu": lambda: (pick(x, *where),),
-                    "embedding": lambda: (pick(tokens, *where), cut(*where), wte, wpe),
+                    "embedding": lambda: (pick(tokens, *where), cu, wte, wpe),
                     "cross_entropy": lambda: (pick(logits, *where), pick(tokens, *where))}[name]()
             getattr(ops, name + "_forward")(*out, *rest, threads=2)
             return [o[before:before + n] for o in out]
@@ -436,9 +436,9 @@ def forward_rows(dtype):
 @BOTH
 def test_later_rows_never_change_a_bit_of_earlier_rows(dtype):
     for name, rows in forward_rows(dtype).items():
-        whole = rows(140, 0, 0)
+        whole = rows(140)
         for n in [*range(1, 70), 100, 127, 128, 129, 139]:
-            for short, long in zip(rows(n, 0, 0), whole):
+            for short, long in zip(rows(n), whole):
                 assert np.array_equal(short, long[:n]), (name, n)
 
 
@@ -446,10 +446,19 @@ def test_later_rows_never_change_a_bit_of_earlier_rows(dtype):
 def test_a_sequence_has_the_same_bits_alone_and_among_others(dtype):
     for name, rows in forward_rows(dtype).items():
         for n in (1, 13, 66):
-            alone = rows(n, 0, 0)
+            alone = rows(n)
             for before in (*range(14), 23, 63, 64, 65, 200):
                 for packed, single in zip(rows(n, before, 7 * before % 30), alone):
                     assert np.array_equal(packed, single), (name, n, before)
+
+
+@BOTH
+def test_a_row_has_the_same_bits_alone_and_among_rows_that_are_sequences_of_their_own(dtype):
+    for name, rows in forward_rows(dtype).items():
+        together = rows(140, cuts=[1] * 140)
+        for i in range(140):
+            for one, many in zip(rows(1, start=i), together):
+                assert np.array_equal(one[0], many[i]), (name, i)
 
 
 @BOTH

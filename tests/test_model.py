@@ -306,7 +306,8 @@ def test_a_growth_that_cannot_be_is_one_sentence(vocab, rows, words):
 
 @pytest.mark.parametrize("changes, words", [(dict(heads=5), "channels = 12 cannot be split over heads = 5"),
                                             (dict(layers=0), "layers = 0"), (dict(vocab=-1), "vocab = -1"),
-                                            (dict(context="64"), "context = '64'"), (dict(channels=1.5), "channels = 1.5")])
+                                            (dict(context="64"), "context = '64'"),
+                                            (dict(channels=1.5), "channels = 1.5")])
 def test_a_shape_that_cannot_be_is_one_sentence(changes, words):
     with pytest.raises(UsageError, match=words):
         dataclasses.replace(SMALL, **changes)

@@ -37,7 +37,8 @@ def model_of(seed=1):
 
 
 def stage_in(folder, seed=1):
-    return Stage(folder, model_of(seed), TOKENIZER, CHAT, {"preset": "tiny"}, {"path": "runs/x/base", "weights_sha256": "0"})
+    return Stage(folder, model_of(seed), TOKENIZER, CHAT, {"preset": "tiny"},
+                 {"path": "runs/x/base", "weights_sha256": "0"})
 
 
 def one_line(error) -> str:
@@ -172,7 +173,8 @@ DAMAGES = {
     "no template": (lambda f: (f / "template.json").unlink(), "template.json"),
     "template a number": (edit("template.json", lambda d: d.update(turns=3)), "template"),
     "template of nobody": (edit("template.json", lambda d: d.update(turns={})), "template"),
-    "template without an end": (edit("template.json", lambda d: d["turns"]["assistant"].update(closes=[])), "template"),
+    "template without an end": (edit("template.json", lambda d: d["turns"]["assistant"].update(closes=[])),
+                                "template"),
 }
 
 
@@ -276,7 +278,8 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_written(tmp_path, monkeyp
     (lambda t: t.pop("m.wte"), {"steps": "5"}, "'m.wte'"),
     (lambda t: t.update({"v.wpe": np.zeros((3, 16), np.float32)}), {"steps": "5"}, "'v.wpe'"),
     (lambda t: t["w.wpe"].fill(np.inf), {"steps": "5"}, "'w.wpe'"),
-    (lambda t: None, None, "step"), (lambda t: None, {"steps": "-1"}, "step"), (lambda t: None, {"steps": "x"}, "step")])
+    (lambda t: None, None, "step"), (lambda t: None, {"steps": "-1"}, "step"),
+    (lambda t: None, {"steps": "x"}, "step")])
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path, change, metadata, named):
     model = model_of()
     adam = AdamW(model)
@@ -350,6 +353,22 @@ def test_a_stage_interrupted_and_resumed_has_the_same_bits_and_the_same_log(tmp_
     assert logged(stage.folder) == uninterrupted.log and [r["step"] for r in uninterrupted.log] == list(range(1, 10))
 
 
+def test_checkpoints_along_the_way_survive_a_crash_and_change_nothing(tmp_path, uninterrupted, monkeypatch):
+    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+
+    def draw(step):
+        if step == 6:
+            raise RuntimeError("power cut")
+        return PLAN.draw(step)
+    with pytest.raises(RuntimeError):
+        recipe.run_stage(fresh(tmp_path), dataclasses.replace(PLAN, draw=draw), SETTINGS, QUIET, False)
+    assert os.listdir(tmp_path / "base" / "checkpoints") == ["6"]
+    stage, spy = fresh(tmp_path), KillAt(PLAN, None)
+    recipe.run_stage(stage, spy.plan, SETTINGS, QUIET, True)
+    assert spy.drawn == [6, 7, 8] and logged(stage.folder) == uninterrupted.log
+    assert np.array_equal(stage.model.params.flat, uninterrupted.weights)
+
+
 def test_log_lines_past_the_checkpoint_are_dropped_on_resume(tmp_path, uninterrupted):
     with pytest.raises(recipe.Interrupted):
         recipe.run_stage(fresh(tmp_path), KillAt(PLAN, 3).plan, SETTINGS, QUIET, False)
@@ -365,9 +384,9 @@ def test_log_lines_past_the_checkpoint_are_dropped_on_resume(tmp_path, uninterru
 def test_without_resume_a_stage_begins_anew(tmp_path, uninterrupted):
     with pytest.raises(recipe.Interrupted):
         recipe.run_stage(fresh(tmp_path), KillAt(PLAN, 3).plan, SETTINGS, QUIET, False)
-    stage = fresh(tmp_path)
-    recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
-    assert logged(stage.folder) == uninterrupted.log
+    stage, spy = fresh(tmp_path), KillAt(PLAN, None)
+    recipe.run_stage(stage, spy.plan, SETTINGS, QUIET, False)
+    assert spy.drawn == list(range(9)) and logged(stage.folder) == uninterrupted.log
     assert np.array_equal(stage.model.params.flat, uninterrupted.weights)
 
 
@@ -393,7 +412,7 @@ def test_a_divergence_names_its_step_and_keeps_the_log(tmp_path):
         load_stage(tmp_path)
 
 
-def test_a_log_line_has_what_the_design_asks_for(uninterrupted, tmp_path):
+def test_a_log_line_has_step_losses_norm_rate_and_speed(uninterrupted, tmp_path):
     stage = fresh(tmp_path)
     recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
     for row in map(json.loads, (stage.folder / "log.jsonl").read_text().splitlines()):
@@ -472,6 +491,12 @@ def test_a_finished_run_is_complete_and_holds_no_checkpoint(home):
     assert tuned.settings["sft_steps"] == 24 and tuned.settings["preset"] == "tiny"
 
 
+def test_the_fine_tuning_loss_speaks_of_conversations_and_is_the_mean_of_the_last_20_steps(home):
+    losses = [row["losses"]["conversation"] for row in logged(home.run / "sft")]
+    assert len(losses) == 24 and home.report["sft_loss_start"] == losses[0]
+    assert home.report["sft_loss"] == pytest.approx(np.mean(losses[-20:]), rel=1e-12)
+
+
 @pytest.mark.parametrize("stage, at", [("pretrain", 0), ("pretrain", 5), ("finetune", 3), ("finetune", 23)])
 def test_a_run_interrupted_anywhere_and_resumed_is_the_run_uninterrupted(home, tmp_path, monkeypatch, stage, at):
     make = getattr(recipe, stage)
@@ -500,12 +525,14 @@ def test_a_run_interrupted_while_it_measures_can_be_resumed(home, tmp_path, monk
         assert code == 0 and figures(report) == figures(home.report)
 
 
-@pytest.mark.parametrize("killed_at", ["evaluation.json", "report.json"])
-def test_a_base_interrupted_after_its_weights_were_saved_can_be_resumed(home, tmp_path, monkeypatch, killed_at):
+@pytest.mark.parametrize("stage, name", [
+    ("base", "evaluation.json"), ("base", "report.json"), ("sft", "evaluation.json"), ("sft", "report.json"),
+    ("sft", "samples.json")])
+def test_a_run_interrupted_between_any_two_files_can_be_resumed(home, tmp_path, monkeypatch, stage, name):
     write = recipe.write_json
 
     def killed(path, data):
-        if path.name == killed_at and path.parent.name == "base":
+        if (path.parent.name, path.name) == (stage, name):
             raise KeyboardInterrupt
         write(path, data)
     with monkeypatch.context() as patch:
@@ -513,7 +540,8 @@ def test_a_base_interrupted_after_its_weights_were_saved_can_be_resumed(home, tm
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     code, report, said = pysft("train", "--resume", "--out", tmp_path / "run")
     assert code == 0, said
-    assert figures(report) == figures(home.report)
+    assert figures(report) == figures(home.report) and set(snapshot(tmp_path / "run")) == set(snapshot(home.run))
+    assert pysft("eval", tmp_path / "run")[0] == 0
 
 
 def test_a_run_on_a_given_base_is_resumed_on_that_base(home, tmp_path, monkeypatch):
@@ -530,19 +558,21 @@ def test_a_run_on_a_given_base_is_resumed_on_that_base(home, tmp_path, monkeypat
     assert not (tmp_path / "run" / "base").exists()
 
 
-def test_resuming_refuses_another_corpus_than_the_run_began_with(home, tmp_path, monkeypatch):
-    shutil.copy(home.path / "corpus.txt", tmp_path / "mine.txt")
-    command = [*begin(home.path, tmp_path / "run")]
-    command[command.index(home.path / "corpus.txt")] = tmp_path / "mine.txt"
-    make = recipe.pretrain
+@pytest.mark.parametrize("name, more", [
+    ("corpus.txt", "One line more.\n"),
+    ("talk.jsonl", '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Aye."}]}\n')])
+def test_resuming_refuses_other_text_than_the_run_began_with(home, tmp_path, monkeypatch, name, more):
+    shutil.copy(home.path / name, tmp_path / name)
+    command = [tmp_path / name if part == home.path / name else part for part in begin(home.path, tmp_path / "run")]
+    make = recipe.finetune
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "pretrain", lambda *a: KillAt(make(*a), 3).plan)
+        patch.setattr(recipe, "finetune", lambda *a: KillAt(make(*a), 3).plan)
         assert pysft(*command)[0] == 130
-    with open(tmp_path / "mine.txt", "a") as f:
-        f.write("One line more.\n")
+    with open(tmp_path / name, "a") as f:
+        f.write(more)
     before = snapshot(tmp_path)
     code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
-    assert code == 65 and "mine.txt" in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
+    assert code == 65 and name in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
 
 
 def test_resuming_a_finished_run_changes_no_weight(home, tmp_path):

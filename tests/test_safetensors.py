@@ -149,9 +149,11 @@ def test_mutated_files_give_arrays_or_one_sentence(tmp_path_factory, data):
         assert sum(a.nbytes for a in tensors.values()) < len(content)
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers(-9, 99) | st.floats(allow_nan=False) | st.text(max_size=3)
-                      | st.sampled_from(["F32", "F64", "I32", 2**63, 2**64]), lambda inner: st.lists(inner, max_size=3)
-                      | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), inner), max_leaves=6)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 99) | st.floats(allow_nan=False) | st.text(max_size=3)
+    | st.sampled_from(["F32", "F64", "I32", 2**63, 2**64]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), inner), max_leaves=6)
 
 
 @steady

@@ -60,7 +60,7 @@ def test_decode_undoes_encode(text):
 @steady
 @given(st.text(min_size=1, max_size=20), st.text(max_size=20))
 def test_any_alphabet_decodes_what_it_encodes_and_names_what_it_lacks(alphabet, text):
-    tokenizer = CharTokenizer.of(alphabet)
+    tokenizer = CharTokenizer("".join(dict.fromkeys(alphabet)))  # in any order
     missing = [c for c in text if c not in alphabet]
     if not missing:
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -103,8 +103,8 @@ def test_ids_outside_the_vocabulary_are_refused():
 # ------------------------------------------------------------------------------------- the mask
 
 HOSTILE = CharTokenizer("<>_| abdeinrstu").grow(CHAT.tokens + CHAT.tool_tokens)
-hostile = st.lists(st.sampled_from([*CHAT.tokens, *CHAT.tool_tokens, "<|", "|>", "<", ">", "|", "_", "user", " ", "a"]),
-                   min_size=1, max_size=8).map("".join).map(
+hostile = st.lists(st.sampled_from([*CHAT.tokens, *CHAT.tool_tokens, "<|", "|>", "<", ">", "|", "_", "user", " ",
+                                     "a"]), min_size=1, max_size=8).map("".join).map(
     lambda text: "".join(c for c in text if c in HOSTILE.characters)).filter(str.strip)
 
 
@@ -173,8 +173,9 @@ def test_several_turns_alternate_between_masked_and_graded():
 
 def test_a_tools_result_is_never_graded_and_its_call_wholly_is():
     conversation = [{"role": "user", "content": "Who"},
-                    {"role": "assistant", "content": [{"type": "text", "text": "Hm "}, {"type": "search", "text": "kings"},
-                                                      {"type": "result", "text": "Lear"}, {"type": "text", "text": "He"}]}]
+                    {"role": "assistant", "content": [
+                        {"type": "text", "text": "Hm "}, {"type": "search", "text": "kings"},
+                        {"type": "result", "text": "Lear"}, {"type": "text", "text": "He"}]}]
     tokens, trained = render(conversation, TOOLS)
     pieces = [("<|user|>", 0), ("Who", 0), ("<|end|>", 0), ("<|assistant|>", 0), ("Hm ", 1), ("<|search_start|>", 1),
               ("kings", 1), ("<|search_end|>", 1), ("<|result_start|>", 0), ("Lear", 0), ("<|result_end|>", 0),
@@ -389,7 +390,8 @@ def test_mutated_lines_give_data_or_one_sentence(tmp_path_factory, data):
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw[at:at + data.draw(st.integers(0, 6))] = data.draw(
-            st.binary(max_size=4) | st.sampled_from([b"null", b"[]", b"{}", b"1e999", b'"', b"\\ud800", b"NaN", b"user"]))
+            st.binary(max_size=4)
+            | st.sampled_from([b"null", b"[]", b"{}", b"1e999", b'"', b"\\ud800", b"NaN", b"user"]))
     path = tmp_path_factory.getbasetemp() / "mutated.jsonl"
     path.write_bytes(raw)
     try:
@@ -429,6 +431,10 @@ def test_every_shipped_conversation_and_prompt_encodes_at_context_256():
     for conversation in TALK + PAIRS:
         encode_conversation(conversation, TOKENIZER, 256)
     assert not any(TOKENIZER.unknown(p["prompt"]) for p in PROMPTS)
+
+
+def test_the_forty_pairs_fit_the_sources_context():
+    assert max(len(encode_conversation(c, TOKENIZER, 64).input_ids) for c in PAIRS) <= 64
 
 
 def test_no_pair_and_no_heldout_prompt_is_among_the_conversations_prompts():

@@ -14,7 +14,7 @@ from pysft.nn import ops
 from pysft.nn.model import GPT, GPTConfig
 from pysft.nn.optim import AdamW, clip
 from pysft.rng import rng
-from pysft.text.dataset import BASE, CONVERSATION, Batch, Example, draw_windows, prepare_sft_example
+from pysft.text.dataset import BASE, CONVERSATION, Batch, Example, prepare_sft_example
 from pysft.training.loop import schedule, train, train_step
 from pysft.training.objectives import sft
 from pysft.training.stages import PRESETS, Settings, finetune, pretrain, resolve
@@ -82,6 +82,14 @@ def test_micro_batches_give_the_same_update_however_they_are_split(dtype, tolera
         assert np.abs(mine.flat - other.flat).max() <= tolerance * scale
     assert many.loss == pytest.approx(one.loss, rel=tolerance) and many.graded == one.graded
     assert many.losses == pytest.approx(one.losses, rel=tolerance) and many.tokens == one.tokens
+
+
+def test_a_step_begins_with_cleared_gradients():
+    clean, dirty = model_of(), model_of()
+    dirty.grads.flat[:] = 7
+    for model in (clean, dirty):
+        train_step(model, AdamW(model), [batch_of()], sft, 1e-3)
+    assert np.array_equal(clean.grads.flat, dirty.grads.flat) and np.array_equal(clean.params.flat, dirty.params.flat)
 
 
 def test_losses_are_reported_for_each_source_alone():
@@ -153,6 +161,12 @@ def test_draws_depend_on_seed_and_step_alone():
     assert bases[0].draw(5)[0].tokens.tolist() != one
 
 
+def test_the_windows_of_both_stages_are_drawn_anew_each_step():
+    for plan in (pretrain(TINY, CORPUS, 68), finetune(TINY, talk(7), [], CORPUS, 68)):
+        starts = {tuple(batch.tokens[-4:].tolist()) for batch, in map(plan.draw, range(8))}
+        assert len(starts) > 4
+
+
 def test_purposes_stages_and_steps_draw_independently():
     draws = {tuple(rng(*key).integers(0, 1 << 30, 4)) for key in
              [(1, "base", "windows", 0), (1, "sft", "windows", 0), (1, "sft", "pairs", 0), (1, "sft", "pairs", 1),
@@ -163,7 +177,8 @@ def test_purposes_stages_and_steps_draw_independently():
 
 @pytest.mark.parametrize("conversations, count", [(7, 3), (6, 3), (3, 3), (2, 5)])
 def test_each_conversation_comes_exactly_once_an_epoch(conversations, count):
-    plan = finetune(dataclasses.replace(TINY, sft_conversations=count, sft_pairs=0), talk(conversations), [], CORPUS, 68)
+    s = dataclasses.replace(TINY, sft_conversations=count, sft_pairs=0)
+    plan = finetune(s, talk(conversations), [], CORPUS, 68)
     drawn = sum((picked(plan, step, count) for step in range(4 * conversations)), [])
     epochs = [drawn[i:i + conversations] for i in range(0, len(drawn), conversations)]
     assert all(sorted(e) == list(range(conversations)) for e in epochs)
@@ -262,6 +277,22 @@ def test_what_is_not_finite_stops_before_a_weight_or_moment_moves(poison):
     assert adam.steps == 1
 
 
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_stops_too(poison, monkeypatch):
+    model = model_of()
+    adam, backward = AdamW(model), model.backward
+
+    def overflow(*arguments):
+        backward(*arguments)
+        model.grads["h0.ln2.b"][1] = poison
+    monkeypatch.setattr(model, "backward", overflow)
+    before = model.params.flat.copy()
+    for limit in (0, 1.0):
+        with pytest.raises(Diverged, match="gradient"):
+            train_step(model, adam, [batch_of()], sft, 1e-3, limit)
+    assert np.array_equal(model.params.flat, before) and adam.steps == 0 and not adam.m.flat.any()
+
+
 def test_the_message_of_a_divergence_names_the_step_that_failed():
     model = model_of()
     reports = train(model, AdamW(model), lambda step: [batch_of()], sft, lambda step: 1e-3, 9)
@@ -309,7 +340,8 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(first, second, same):
 
 
 def test_the_number_of_threads_moves_no_bit_in_either_stage():
-    s = dataclasses.replace(TINY, context=64, base_windows=((64, 12),), sft_windows=((64, 8),), base_warmup=0, sft_warmup=0)
+    s = dataclasses.replace(TINY, context=64, base_windows=((64, 12),), sft_windows=((64, 8),), base_warmup=0,
+                            sft_warmup=0)
     corpus = np.random.default_rng(0).integers(0, 68, 3000).astype(np.int32)
     found = set()
     for threads in (1, 2, 3):
@@ -347,7 +379,7 @@ def test_the_seed_preset_is_the_source_text_to_the_letter():
     assert (s.data, s.new_rows, s.sft_windows) == ("pairs", "random", ())
 
 
-def test_the_other_presets_have_the_shapes_the_design_gives_them():
+def test_the_other_presets_have_their_shapes():
     assert (PRESETS["tiny"].context, PRESETS["tiny"].layers, PRESETS["tiny"].channels) == (256, 4, 64)
     assert PRESETS["mini"].context == PRESETS["small"].context == 256
     small = PRESETS["small"]
@@ -382,11 +414,13 @@ def test_saved_settings_can_be_read_back():
 
 @pytest.mark.parametrize("text", [
     "colour = 1", "channels = 'many'", "channels = 16.5", "channels = true", "channels = -1", "base_lr = 'x'",
-    "base_lr = -0.1", "base_lr = nan", "base_lr = inf", "decay_all = 1", "sft_schedule = 'square'", "sft_schedule = 3",
-    "new_rows = 'zero'", "data = 'all'", "base_windows = [[300, 2]]", "base_windows = []", "base_windows = [[32]]",
+    "base_lr = -0.1", "base_lr = nan", "base_lr = inf", "decay_all = 1", "sft_schedule = 'square'",
+    "sft_schedule = 3", "new_rows = 'zero'", "data = 'all'", "base_windows = [[300, 2]]",
+    "base_windows = []", "base_windows = [[32]]",
     "base_windows = [[0, 4]]", "base_windows = [['a', 1]]", "base_windows = 5", "base_windows = [32, 4]",
     "sft_windows = [[32, true]]", "preset = 'huge'", "preset = 3", "preset = ['tiny']",
-    "beta1 = 1.0", "beta2 = 1.5", "channels = 0", "heads = 0", "context = 0\nbase_windows = []", "channels = 6", "not toml"])
+    "beta1 = 1.0", "beta2 = 1.5", "channels = 0", "heads = 0",
+    "context = 0\nbase_windows = []", "channels = 6", "not toml"])
 def test_a_setting_that_cannot_be_is_one_usage_error(tmp_path, text):
     with pytest.raises(UsageError) as error:
         resolve(None, toml(tmp_path, text))

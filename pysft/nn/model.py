@@ -143,6 +143,7 @@ class GPT:
         self.params = Arena(parameter_shapes(config), dtype)
         self._grads = None
         self._activations, self._rows = None, 0
+        self._last = None  # (batch, its activations) between a forward and its backward
         if rng is not None:
             initialise(self.params, config, rng)
 
@@ -175,6 +176,7 @@ class GPT:
     def _hidden(self, tokens, cu_seqlens):
         """Run the blocks; return the activations' dict, in which "lnf" (N,C) is the result."""
         ops, p = self.ops, self.params
+        self._last = None
         a = self._first(len(tokens))
         blocks = [_block(a, i) for i in range(self.config.layers)]
         outs = [block["x"] for block in blocks[1:]] + [a["x"]]
@@ -195,8 +197,10 @@ class GPT:
     def backward(self, dnll, dvalue=None):
         """Add to self.grads what dnll (N,) = dL/dnll makes of the batch of the last forward."""
         ops, p, d = self.ops, self.params, self.grads
-        batch, a = self._last
-        self._last = None  # the logits are overwritten by their gradient: one backward a forward
+        if self._last is None:
+            raise UsageError("GPT.backward: no forward(batch) came before it (each forward serves one backward, "
+                             "which overwrites the logits)")
+        (batch, a), self._last = self._last, None
         cu_seqlens, N = batch.cu_seqlens, len(batch.tokens)
         C, head = self.config.channels, self._head()
         dx, dbranch = a["dx"], a["dbranch"]

@@ -174,10 +174,11 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
     """d lse / d logits[v] = exp(logits[v] - lse) = softmax[v], and -logits[label] gives -1 at the
     label: dlogits = dnll (softmax - onehot). A row that is not graded has no gradient at all."""
     graded = np.flatnonzero(labels != IGNORE)
-    d = np.zeros_like(logits)
-    d[graded] = np.exp(logits[graded] - lse[graded, None])
-    d[graded, labels[graded]] -= 1
-    dlogits[:] = d * dnll[:, None]
+    d = np.exp(logits[graded] - lse[graded, None])
+    d[np.arange(len(graded)), labels[graded]] -= 1
+    d *= dnll[graded, None]
+    dlogits[:] = 0
+    dlogits[graded] = d
 
 
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
