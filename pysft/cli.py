@@ -142,6 +142,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:  # a full or read-only disk, a folder that went away
+        print(f"pysft: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was complete "
+              "on disk is as it was", file=sys.stderr)
+        return 1
 
 
 def _print_json(document):
@@ -202,8 +206,12 @@ def _chat(args):
 
     stage, sampling = _talker(args)
     if stage.template.end not in stage.tokenizer.special:
-        raise UsageError(f"{stage.folder}: a base model, which has no {stage.template.end}; it completes text: "
-                         f"python -m pysft generate {args.run_folder}")
+        sft = stage.folder.parent / "sft"
+        unfinished = sft.is_dir() and not (sft / "model.safetensors").is_file()
+        raise UsageError(f"{stage.folder}: a base model, which has no {stage.template.end}; "
+                         + (f"its fine-tuning never finished: python -m pysft train --resume --out {stage.folder.parent}"
+                            if unfinished else
+                            f"it completes text: python -m pysft generate {args.run_folder}"))
     session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120)
     if args.prompt is not None:
         document = chat.once(session, args.prompt)
@@ -217,6 +225,8 @@ def _chat(args):
         import readline  # noqa: F401  (line editing, where the system has it)
     except ImportError:
         pass
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
     print(f"{stage.folder}. Type a message; /clear forgets the conversation, /quit or Ctrl-D leaves.")
     while True:
         try:

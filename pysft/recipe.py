@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import DataError, PysftError, UsageError
+from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.inference.generate import Sampling, generate
 from pysft.lab.evaluate import Probe, corpus_loss, measure, words
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.run import (Stage, append_log, drop_checkpoints, load_checkpoint, load_stage, new_run, read_json, read_log,
+from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_checkpoint, load_stage, new_run, read_json, read_log,
                        save_checkpoint, save_stage, weights_sha256, write_json)
 from pysft.text.dataset import (CONVERSATION, encode_conversation, read_conversations, read_corpus, read_prompts,
                                 shipped, split_corpus, split_heldout)
@@ -72,6 +72,8 @@ class Signals:
         self.caught, self._old = None, {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # a background job: it asked not to be interrupted
                 self._old[number] = signal.signal(number, self._note)
         return self
 
@@ -232,21 +234,35 @@ def _recorded(out: str | None, preset: str) -> tuple[Path, Settings, str, list |
     kept = read_json(record)
     try:
         settings = Settings(**kept["settings"])
-        corpus, data, base, digest = (kept[k] for k in ("corpus", "data", "base", "corpus_sha256"))
-    except (KeyError, TypeError) as error:
+        corpus, data, base, digests = (kept[k] for k in ("corpus", "data", "base", "sha256"))
+        digests = dict(digests)
+    except (KeyError, TypeError, ValueError, UsageError) as error:
         raise DataError(f"{record}: not as this program writes it ({error})") from None
-    if hashlib.sha256(read_corpus(corpus).encode()).hexdigest() != digest:
-        raise DataError(f"{corpus}: not the text this run was begun with (its SHA-256 differs)")
+    for name, digest in _inputs(corpus, data, base).items():
+        if digests.get(name) != digest:
+            raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
     return folder, settings, corpus, data, base
 
 
 def _begin(settings: Settings, corpus: str, data, base, out) -> Path:
     """A new run's folder, with a record of what it is begun with."""
-    digest = hashlib.sha256(read_corpus(corpus).encode()).hexdigest()
+    digests = _inputs(corpus, data, base)
     folder = new_run(out, settings.preset)
     write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
-                                     "corpus_sha256": digest})
+                                     "sha256": digests})
     return folder
+
+
+def _inputs(corpus: str, data, base) -> dict[str, str]:
+    """SHA-256 of everything a run reads, by its name: resuming on other text would be another run."""
+    found = {corpus: hashlib.sha256(read_corpus(corpus).encode()).hexdigest()}
+    files = [Path(f) for f in data or []] + ([find_stage(base) / "model.safetensors"] if base else [])
+    for file in files:
+        try:
+            found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise MissingInput(f"{file}: cannot be read ({error.strerror}), but the run was begun with it") from None
+    return found
 
 
 def _base_plan(settings: Settings, material: Material) -> tuple[GPTConfig, Plan]:
@@ -389,7 +405,8 @@ def _as_base(stage: Stage, path) -> Stage:
 def _like(settings: Settings, config: GPTConfig) -> Settings:
     """The settings with a given model's shape."""
     return replace(settings, context=config.context, layers=config.layers, heads=config.heads,
-                                   channels=config.channels)
+                   channels=config.channels, base_windows=((config.context, 1),),  # no base will be trained
+                   sft_windows=tuple((min(n, config.context), count) for n, count in settings.sft_windows))
 
 
 def _encode(material: Material, settings: Settings, own_data: bool):

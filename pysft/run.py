@@ -77,6 +77,10 @@ def new_run(out: str | None, preset: str) -> Path:
     """The folder of a new run, made: `out`, or runs/PRESET, or the first free of runs/PRESET-2, -3, ..."""
     if out is not None:
         folder = Path(out)
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"--out {out!r}: not UTF-8; choose a name that is") from None
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--out {out}: a file stands there; name a folder")
         if folder.is_dir() and any(folder.iterdir()):
@@ -187,9 +191,12 @@ def read_log(folder: Path) -> list[dict]:
     """The log's lines up to the first that a crash cut off."""
     rows = []
     try:
-        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
-    except (OSError, ValueError):
+        for line in (folder / "log.jsonl").read_bytes().splitlines():
+            row = json.loads(line)
+            if not isinstance(row, dict) or "step" not in row:
+                break
+            rows.append(row)
+    except (FileNotFoundError, ValueError):
         pass
     return rows
 

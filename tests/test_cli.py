@@ -439,7 +439,7 @@ def test_a_heldout_conversation_is_checked_before_training_too(home, desk, bad, 
 
 
 @pytest.mark.parametrize("content, named", [(b"\xff" * 2000, "UTF-8"), ("short", "5 characters"),
-                                            ("0123456789 \n" * 200, "not among")])
+                                            ("0123456789 \n" * 200, "outside the 12 characters")])
 def test_a_bad_corpus_is_exit_65_and_leaves_no_trace(home, desk, content, named):
     desk.put("mine.txt", content)
     result = pysft("train", *material(home.path), "--corpus", "mine.txt")

@@ -357,7 +357,7 @@ def test_a_missing_a_foreign_and_an_empty_file_are_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("exchange, context, named", [
-    (("Hi" * 9, "Yes"), 20, ["line 2", "24 tokens", "the context holds 20", "4 characters"]),
+    (("Hi" * 9, "Yes"), 20, ["line 2", "24 tokens", "the context holds 20", "4 shorter"]),
     (("Hi", "a@b"), 20, ["line 2", "turn 2", "'@' (U+0040) at position 1"]),
     (("8", "Yes"), 20, ["line 2", "turn 1", "'8' (U+0038) at position 0"]),
 ])
@@ -373,7 +373,7 @@ def test_what_cannot_be_encoded_is_named_with_file_line_and_what_fits(tmp_path, 
 def test_a_conversation_of_exactly_the_context_fits():
     conversation = Conversation(messages([("Hi", "Yes")]), "talk.jsonl", 1)
     assert len(encode_conversation(conversation, TOKENIZER, 8).input_ids) == 8
-    with pytest.raises(DataError, match="shorten the conversation by 1 characters"):
+    with pytest.raises(DataError, match="make it 1 shorter"):
         encode_conversation(conversation, TOKENIZER, 7)
 
 

@@ -101,7 +101,7 @@ def read_conversations(path, template: Template = CHAT) -> list[Conversation]:
     for number, row in read_lines(path, "conversations"):
         where = f"{path}, line {number}"
         if "messages" not in row:
-            raise DataError(f'{where}: no "messages" among the keys {", ".join(map(repr, row))}')
+            raise DataError(f'{where}: no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}')
         check_messages(row["messages"], where, template)
         found.append(Conversation(row["messages"], str(path), number, str(row.get("category", ""))))
     if not found:
@@ -149,9 +149,8 @@ def encode_conversation(conversation: Conversation, tokenizer: CharTokenizer, co
     tokens, trained = render(conversation.messages, tokenizer, template, conversation.where)
     input_ids, labels = shift(tokens, trained)
     if len(input_ids) > context:
-        raise DataError(f"{conversation.where}: {len(input_ids)} tokens, the context holds {context}; "
-                        f"shorten the conversation by {len(input_ids) - context} characters or train "
-                        "with a longer context")
+        raise DataError(f"{conversation.where}: {len(input_ids)} tokens, the context holds {context}; make it "
+                        f"{len(input_ids) - context} shorter, or train with a longer context")
     if not (labels != IGNORE).any():
         raise DataError(f"{conversation.where}: no token of it would be graded")
     return Example(input_ids, labels, conversation.where)
@@ -196,6 +195,9 @@ class Batch:
         than the context or without a graded token is refused by name."""
         if not examples:
             raise DataError("a batch needs at least one sequence")
+        weight = np.ones(len(examples)) if weight is None else np.asarray(weight, np.float64)
+        if weight.shape != (len(examples),) or not (weight >= 0).all():
+            raise DataError(f"a batch of {len(examples)} sequences needs as many weights, none below 0; got {weight}")
         lengths = np.array([len(e.input_ids) for e in examples])
         tokens = np.concatenate([e.input_ids for e in examples])
         labels = np.concatenate([e.labels for e in examples])
@@ -208,8 +210,7 @@ class Batch:
             for e in examples:
                 _refuse(e, vocab, context)
         return cls(tokens.astype(np.int32), labels.astype(np.int32), cu_seqlens, graded,
-                   np.ones(len(examples)) if weight is None else np.asarray(weight, np.float64),
-                   np.array([e.source for e in examples]))
+                   weight, np.array([e.source for e in examples]))
 
     @property
     def lengths(self) -> np.ndarray:

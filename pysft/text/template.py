@@ -93,8 +93,7 @@ class _Writer:
             elif word in self.tokenizer.special:
                 self.pieces.append((np.array([self.tokenizer.special[word]], np.int32), graded))
             else:
-                raise DataError(f"{where}: the vocabulary has no token {word}; grow it by the "
-                                "template's tokens first")
+                raise DataError(f"{where}: this vocabulary has no token {word}")
 
     def text(self, text: str, graded: bool, where: str) -> None:
         self.pieces.append((self.tokenizer.encode(text, where), graded))

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pysft import IGNORE
 from pysft.errors import Diverged
 from pysft.nn.optim import AdamW, clip
-
-IGNORE = -100
-
 
 @dataclass
 class Report:
@@ -30,7 +28,8 @@ class Report:
 def schedule(step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant",
              floor: float = 0.0) -> float:
     """The learning rate of step 0, 1, ...: a linear warm-up, then `lr` for ever ("constant"), or
-    falling to floor * lr at the last step along a half cosine ("cosine") or a line ("linear")."""
+    falling along a half cosine ("cosine") or a line ("linear") to floor * lr, which the step after the
+    last would have."""
     if step < warmup:
         return lr * (step + 1) / warmup
     if kind == "constant":

@@ -67,7 +67,7 @@ class Settings:
                 raise UsageError(f"{number} must be a whole number, not negative")
             elif f.type is float:
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
-                    raise UsageError(f"{number} must be a number, not negative")
+                    raise UsageError(f"{number} must be a number from 0 to a million")
                 object.__setattr__(self, f.name, float(value))
             elif f.type in (bool, str) and not isinstance(value, f.type):
                 raise UsageError(f"{number} must be {'true or false' if f.type is bool else 'text'}")
