@@ -442,3 +442,12 @@ def test_a_training_example_of_the_default_vocabulary_trains():
     batch = Batch.of([Example(np.array(ids, np.int32), np.array(labels, np.int32))], 68, 16)
     report = train_step(model, AdamW(model), [batch], sft, 1e-3)
     assert report.graded == 4 and report.loss == pytest.approx(math.log(68), rel=0.1)
+
+
+def test_micro_batches_as_a_setting_split_the_same_step():
+    whole, split = TINY, dataclasses.replace(TINY, micro_batches=2)
+    for make in (lambda s: pretrain(s, CORPUS, 68), lambda s: finetune(s, talk(7), [], CORPUS, 68)):
+        one, many = make(whole).draw(4), make(split).draw(4)
+        assert len(one) == 1 and len(many) == 2
+        assert np.array_equal(one[0].tokens, np.concatenate([b.tokens for b in many]))
+        assert max(len(b.tokens) for b in many) <= make(split).rows

@@ -54,6 +54,7 @@ class Settings:
     sft_decay: float = 0.3
     decay_all: bool = False
     clip: float = 1.0
+    micro_batches: int = 1  # pieces of a step, one after the other: less memory, the same update
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -71,6 +72,8 @@ class Settings:
                 object.__setattr__(self, f.name, float(value))
             elif f.type in (bool, str) and not isinstance(value, f.type):
                 raise UsageError(f"{number} must be {'true or false' if f.type is bool else 'text'}")
+        if self.micro_batches < 1:
+            raise UsageError(f"micro_batches = {self.micro_batches} must be at least 1")
         for name in ("beta1", "beta2"):
             if not getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
@@ -144,7 +147,7 @@ def resolve(preset: str | None = None, file: str | None = None, **flags) -> Sett
 
 @dataclass(frozen=True)
 class Plan:
-    """What loop.train needs to know of a stage. rows: the most that a batch can have."""
+    """What loop.train needs to know of a stage. rows: about the most that a (micro-)batch has."""
     draw: Callable[[int], list[Batch]]
     rate: Callable[[int], float]
     objective: Callable
@@ -159,17 +162,24 @@ def _long_enough(corpus: np.ndarray, windows) -> None:
                         "use a longer text or shorter windows")
 
 
+def _rows(settings: Settings, rows: int) -> int:
+    """Rows of the largest micro-batch: whole sequences, so up to one sequence more than a fair share."""
+    return min(rows, rows // settings.micro_batches + settings.context)
+
+
 def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
     """Windows of the corpus, every token graded."""
     def draw(step):
         g = rng(settings.seed, "base", "windows", step)
-        return [Batch.of([e for length, count in settings.base_windows
-                          for e in draw_windows(corpus, count, length, g)], vocab, settings.context)]
+        return Batch.of([e for length, count in settings.base_windows
+                         for e in draw_windows(corpus, count, length, g)],
+                        vocab, settings.context).split(settings.micro_batches)
 
     _long_enough(corpus, settings.base_windows)
     return Plan(draw, lambda step: schedule(step, settings.base_steps, settings.base_lr, settings.base_warmup,
                                             settings.base_schedule),
-                sft, settings.base_steps, sum(length * count for length, count in settings.base_windows))
+                sft, settings.base_steps,
+                _rows(settings, sum(length * count for length, count in settings.base_windows)))
 
 
 def _stream(settings: Settings, purpose: str, examples: list[Example], count: int):
@@ -204,7 +214,7 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
         g = rng(settings.seed, "sft", "windows", step)
         text = [e for length, count in settings.sft_windows for e in draw_windows(corpus, count, length, g)]
         weight = [1.0] * len(talk) + [settings.sft_window_weight] * len(text)
-        return [Batch.of(talk + text, vocab, settings.context, weight)]
+        return Batch.of(talk + text, vocab, settings.context, weight).split(settings.micro_batches)
 
     def most(examples, count):
         return count * max((len(e.input_ids) for e in examples), default=0)
@@ -212,4 +222,4 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
             + sum(length * count for length, count in settings.sft_windows))
     return Plan(draw, lambda step: schedule(step, settings.sft_steps, settings.sft_lr, settings.sft_warmup,
                                             settings.sft_schedule),
-                sft, settings.sft_steps, rows)
+                sft, settings.sft_steps, _rows(settings, rows))
