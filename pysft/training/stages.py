@@ -114,7 +114,7 @@ PRESETS = {
                      replacement=True, new_rows="random", data="pairs", beta2=0.999, base_decay=0.01, sft_decay=0.01,
                      decay_all=True, clip=0.0),
     "tiny": Settings(),
-    "mini": Settings(preset="mini", channels=128, layers=6, base_steps=4000, base_lr=4e-3, sft_steps=900,
+    "mini": Settings(preset="mini", channels=128, layers=6, base_steps=3000, base_lr=2e-3, sft_steps=1000,
                      sft_conversations=48, sft_windows=((256, 8),), sft_lr=8e-3),
     "small": Settings(preset="small", channels=384, layers=6, heads=6),
 }
