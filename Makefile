@@ -38,8 +38,10 @@ bench: build
 
 build: $(VENV)/built
 
-debug:
-	PYSFT_DEBUG=1 $(MAKE) -B $(VENV)/built
+debug: $(VENV)/ready
+	rm -f $(VENV)/built
+	PYSFT_DEBUG=1 $(PY) -m pip install -q --no-build-isolation --no-deps -e .
+	@echo "built with -O1 -g; the next make build, train, test or bench builds the fast kernels again"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info pysft/nn/*.so pysft/nn/_c_*.c .pytest_cache .hypothesis

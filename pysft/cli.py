@@ -12,7 +12,7 @@ EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66
 
 EXAMPLES = f"""examples:
   python -m pysft train                         the whole job with the shipped text, some minutes
-  python -m pysft train --preset mini           a larger model, up to twenty minutes
+  python -m pysft train --preset mini           a larger model, a quarter of an hour
   python -m pysft train --corpus my.txt --data my.jsonl --out runs/mine
   python -m pysft chat runs/tiny                talk to the result
   python -m pysft chat runs/tiny -p 'I am sad'  one answer
@@ -65,11 +65,12 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--preset", metavar="NAME",
                        help="tiny (default), mini, small, or seed: the source text to the letter")
         p.add_argument("--config", metavar="FILE.toml", help="a file of settings; flags win over it")
-        p.add_argument("--corpus", metavar="PATH|plays|shakespeare", default="plays",
-                       help="the base text: a file, the plays that ship (default), or Shakespeare (fetched once)")
+        p.add_argument("--corpus", metavar="PATH|plays|shakespeare",
+                       help="the base text: a file, the plays that ship (default; with --base: that run's own), or "
+                       "Shakespeare (fetched once)")
         p.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET, numbered if taken)")
         p.add_argument("--seed", type=_whole, metavar="N", help="the same seed gives the same weights, bit by bit")
-        p.add_argument("--resume", action="store_true", help="go on with an interrupted run, with the settings it has")
+        p.add_argument("--resume", action="store_true", help="go on with the interrupted run --out, with the settings it has")
 
     p = verb("train", "the whole job: base model, grown vocabulary, fine-tuning, measurements", _train,
              "train", "train --preset seed --corpus shakespeare", "train --base runs/tiny --data mine.jsonl",
@@ -133,6 +134,12 @@ def main(argv: list[str] | None = None) -> int:
     except PysftError as error:
         print(f"pysft: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "pysft").startswith("pysft"):
+            raise  # a bug of ours
+        print(f"pysft: this Python ({sys.executable}) has no {error.name}; after 'make build' use .venv/bin/python, or "
+              "install pysft with 'pip install .'", file=sys.stderr)
+        return 1
     except MemoryError as error:
         print(f"pysft: not enough memory ({error}); a smaller model, context or batch needs less", file=sys.stderr)
         return 1
@@ -154,6 +161,14 @@ def _print_json(document):
 
 def _settings(args, **flags):
     from pysft.training.stages import resolve
+
+    if args.resume:
+        given = [name for name in ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps",
+                                   "steps", "lr") if getattr(args, name, None) is not None]
+        if given:
+            raise UsageError(f"--resume goes on with the settings the run has; leave out --{given[0].replace('_', '-')}")
+        if args.out is None:
+            raise UsageError("--resume needs the run to go on with: --resume --out RUN")
 
     if flags.get("seed") is None:
         flags["seed"] = args.seed
@@ -183,6 +198,7 @@ def _pretrain(args):
 def _eval(args):
     from pysft import recipe
 
+    _say_if_unfinished(args.run_folder)
     report = recipe.evaluate(args.run_folder, args.ops, args.threads)
     if args.json:
         _print_json(report)
@@ -203,14 +219,13 @@ def _talker(args):
 
 def _chat(args):
     from pysft.inference import session as chat
+    from pysft.run import unfinished
 
     stage, sampling = _talker(args)
     if stage.template.end not in stage.tokenizer.special:
-        sft = stage.folder.parent / "sft"
-        unfinished = sft.is_dir() and not (sft / "model.safetensors").is_file()
         raise UsageError(f"{stage.folder}: a base model, which has no {stage.template.end}; "
                          + (f"its fine-tuning never finished: python -m pysft train --resume --out {stage.folder.parent}"
-                            if unfinished else
+                            if unfinished(stage.folder.parent) else
                             f"it completes text: python -m pysft generate {args.run_folder}"))
     session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120)
     if args.prompt is not None:
@@ -255,8 +270,19 @@ def _turn(session, text):
     print(f"bot> {answer}" + ("" if reply.stop == "end" else "  [cut: no end token within the room]"))
 
 
+def _say_if_unfinished(run):
+    """A run whose fine-tuning never finished is taken for its base: that must not go unsaid."""
+    from pysft.run import unfinished
+
+    if unfinished(run):
+        print(f"pysft: the fine-tuning of {run} never finished, so this is its base (go on with: python -m pysft train "
+              f"--resume --out {run})", file=sys.stderr)
+
+
 def _generate(args):
     from pysft.inference.generate import complete
+
+    _say_if_unfinished(args.run_folder)
 
     stage, sampling = _talker(args)
     document = complete(stage.model, stage.tokenizer, args.prompt, args.tokens or 200, sampling)

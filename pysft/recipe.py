@@ -125,10 +125,17 @@ def gather(settings: Settings, corpus: str, data: list[str] | None,
     recalled = pairs or conversations[:40]
     probe = Probe(heldout_text, [[_plain(c.messages[0]["content"]), _plain(c.messages[1]["content"])]
                                  for c in recalled],
-                  [p for p in read_prompts(shipped("heldout_prompts.jsonl"))
-                   if not tokenizer.unknown(p["prompt"])],
+                  _prompts(tokenizer, {m["content"] for c in conversations + pairs for m in c.messages
+                                       if m["role"] == "user"}, data is not None),
                   [c.messages for c in heldout], sorted(known), replies)
     return Material(train_text, heldout_text, tokenizer, conversations, pairs, heldout, probe)
+
+
+def _prompts(tokenizer: CharTokenizer, trained: set[str], own_data: bool) -> list[dict]:
+    """The shipped prompts that this vocabulary can write and that no conversation asks. They are in the
+    domain of the shipped conversations; beside other data they are all out of it."""
+    return [{**p, "domain": "out"} if own_data else p for p in read_prompts(shipped("heldout_prompts.jsonl"))
+            if p["prompt"] not in trained and not tokenizer.unknown(p["prompt"])]
 
 
 def _plain(content) -> str:
@@ -217,7 +224,7 @@ def _announce(screen, what, config, rows):
     size = sizes(config, rows)
     held = sum(size[k] for k in HELD)
     screen.say(f"{what}: {size['params']:,} weights ({config.layers} blocks, {config.channels} channels, "
-               f"{config.heads} heads, context {config.context}); training holds {held / 2**20:.0f} MiB "
+               f"{config.heads} heads, context {config.context}); training holds {held / 2**20:.0f} MiB beside Python "
                f"({size['activations'] / 2**20:.0f} of activations for {rows:,} rows)")
     return size["params"]
 
@@ -307,7 +314,7 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     return stage, report
 
 
-def train(settings: Settings, corpus: str, data: list[str] | None, base: str | None, out: str | None,
+def train(settings: Settings, corpus: str | None, data: list[str] | None, base: str | None, out: str | None,
           resume: bool, ops_name: str, threads: int | None, screen: Screen) -> dict:
     """Everything, from the corpus to the report; the --json document."""
     began = time.monotonic()
@@ -317,10 +324,14 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
     given = _as_base(load_stage(base, ops), base) if base else None
     if given is not None:
         settings = _like(settings, given.model.config)
+        corpus = corpus or _corpus_of(given)
+    corpus = corpus or "plays"
     material = gather(settings, corpus, data, given.tokenizer if given else None)
     # All that can be wrong with data and settings is found here, before there is a folder.
     conversations, pairs, tokenizer = _encode(material, settings, data is not None)
     plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
+    config = GPTConfig(len(tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
+    _fits(config, plan.rows)
     if given is None:
         _base_plan(settings, material)
     if not resume:
@@ -341,6 +352,7 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
                        "seconds": 0.0, "tokens": 0}
         screen.say(f"base: {stage.folder}, {base_report['base_loss']:.3f} nats/char on the held-out tail")
 
+    stage.model.release()
     model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
     heldout_ids = tokenizer.encode(material.heldout_text)
     grown_loss = corpus_loss(model, heldout_ids)
@@ -371,15 +383,17 @@ def train(settings: Settings, corpus: str, data: list[str] | None, base: str | N
     report = _finite(report)
     write_json(tuned.folder / "report.json", report)
     write_json(tuned.folder / "samples.json", replies)
+    model.release()
     side_by_side(stage, replies, material, screen)
     table(report, screen)
-    screen.say(f"\nTalk to it:  python -m pysft chat {folder}")
+    screen.say(f"\nTalk to it:  {os.path.relpath(sys.executable)} -m pysft chat {folder}")
     return report
 
 
-def pretrain_only(settings: Settings, corpus: str, out: str | None, resume: bool, ops_name: str,
+def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resume: bool, ops_name: str,
                   threads: int | None, screen: Screen) -> dict:
     """The base stage alone; the --json document."""
+    corpus = corpus or "plays"
     ops = computing_ops(ops_name, threads)
     if resume:
         folder, settings, corpus, _, _ = _recorded(out, settings.preset)
@@ -400,6 +414,17 @@ def _as_base(stage: Stage, path) -> Stage:
             return load_stage(folder, stage.model.ops)
         raise UsageError(f"--base {path}: its vocabulary has special tokens already, so it is no base model")
     return stage
+
+
+def _corpus_of(base: Stage) -> str:
+    """The text that a base was trained on: what it forgets is to be measured on that."""
+    record = base.folder.parent / "run.json"
+    if not record.is_file():
+        return "plays"
+    corpus = read_json(record).get("corpus")
+    if not isinstance(corpus, str):
+        raise DataError(f"{record}: not as this program writes it (no corpus)")
+    return corpus
 
 
 def _like(settings: Settings, config: GPTConfig) -> Settings:
@@ -479,7 +504,7 @@ def table(report: dict, screen: Screen) -> None:
                      f"(chance {number('on_topic_chance', '{:.1%}')})"),
         ("real words", number("real_words", "{:.1%}")),
         ("graded targets", f"{number('graded_targets', '{:,}')} of {number('targets', '{:,}')}"),
-        ("speed", f"{number('tokens_per_s', '{:,.0f}')} tokens/s, {number('seconds', '{:.0f}')} s in all"),
+        ("training", f"{number('tokens_per_s', '{:,.0f}')} tokens/s; this command took {number('seconds', '{:.0f}')} s"),
         ("weights", f"{report['params']:,}, SHA-256 {report['weights_sha256'][:16]}"),
     ]
     screen.say("")

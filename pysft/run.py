@@ -126,6 +126,12 @@ def find_stage(path) -> Path:
                        "no run folder, or its training never finished (--resume goes on)")
 
 
+def unfinished(run) -> bool:
+    """Whether fine-tuning was begun in this run folder and never finished."""
+    stage = Path(run) / STAGES[-1]
+    return stage.is_dir() and not (stage / "model.safetensors").is_file()
+
+
 def load_stage(path, ops=None) -> Stage:
     """The last stage of a run folder, its weights checked against its own settings."""
     folder = find_stage(path)

@@ -533,3 +533,19 @@ def test_a_signal_ends_training_with_a_checkpoint_and_its_exit_code(home, desk, 
     assert child.returncode == code and out == "" and "Traceback" not in err
     assert "--resume" in err.splitlines()[-1]
     assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+
+
+def test_a_given_base_is_measured_on_the_text_it_was_trained_on(home, desk):
+    """Forgetting on another text would be no forgetting."""
+    result = pysft("train", "--config", desk.put("few.toml", "sft_steps = 2\nsft_windows = []"), "--base", home.run,
+                   "--data", home.path / "talk.jsonl", "--out", "run", "--json")
+    assert result.code == 0, result.err
+    base = json.loads((home.run / "base/report.json").read_text())["base_loss"]
+    assert result.document["base_loss"] == pytest.approx(base, rel=1e-6)
+    assert json.loads((desk.path / "run/run.json").read_text())["corpus"] == str(home.path / "corpus.txt")
+
+
+@pytest.mark.parametrize("flag", [("--seed", 3), ("--corpus", "x"), ("--lr", 0.1), ("--preset", "mini")])
+def test_resuming_takes_no_other_settings(desk, flag):
+    result = pysft("train", "--resume", "--out", "run", *flag)
+    assert result.code == 2 and f"leave out {flag[0]}" in result.err and not (desk.path / "run").exists()

@@ -53,17 +53,23 @@ def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> 
 
 
 def generate(model, prompts: list[np.ndarray], max_new: int, stop: int | None = None,
-             sampling: Sampling = Sampling(), batch: int = 64) -> list[Reply]:
-    """A Reply for each prompt (ids, at least one, at most the context): at most max_new tokens or
-    the room left. Prompt i
-    draws from its own generator."""
+             sampling: Sampling = Sampling(), rows: int = 2048) -> list[Reply]:
+    """A Reply for each prompt (ids, at least one, at most the context): at most max_new tokens or the
+    room left. Prompts are answered in batches of up to `rows` rows; prompt i draws from its own
+    generator, so its reply does not depend on the others."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
             raise DataError(f"prompt {i}: {len(prompt)} tokens, the context holds 1 to {context}")
     replies: list[Reply] = []
-    for first in range(0, len(prompts), batch):
-        replies += _generate(model, prompts[first:first + batch], max_new, stop, sampling, first)
+    first = held = 0
+    for i, prompt in enumerate([*prompts, None]):
+        longest = 0 if prompt is None else min(len(prompt) + max_new, context)
+        if i > first and (prompt is None or held + longest > rows):
+            model.reserve(held)  # once: the rows grow with every token
+            replies += _generate(model, prompts[first:i], max_new, stop, sampling, first)
+            first, held = i, 0
+        held += longest
     return replies
 
 

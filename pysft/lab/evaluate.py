@@ -17,7 +17,7 @@ from pysft.text.template import Template, render, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
 MAX_NEW = 120
-ROWS = 4096  # of one batch while measuring
+ROWS = 2048  # of one batch while measuring
 
 # Words that say nothing about a subject: their return in a reply is no sign of staying on it.
 COMMON = frozenset("""

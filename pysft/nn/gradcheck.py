@@ -222,6 +222,7 @@ CASES = {  # name: (check, sizes)
     "matmul": (check_matmul, dict(N=7, C=9, K=5)),
     "matmul, one row": (check_matmul, dict(N=1, C=5, K=3)),
     "matmul, beyond a tile": (check_matmul, dict(N=15, C=37, K=35)),
+    "matmul, on threads": (check_matmul, dict(N=14, C=70, K=67)),
     "matmul, residual": (check_matmul, dict(N=5, C=4, K=6, residual=True)),
     "matmul, no bias": (check_matmul, dict(N=6, C=7, K=9, bias=False)),
     "attention": (check_attention, dict(lengths=[7], H=2, D=5)),

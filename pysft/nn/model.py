@@ -165,6 +165,11 @@ class GPT:
             self._activations = Arena(activation_shapes(self.config, rows), self.dtype)
             self._rows = rows
 
+    def release(self) -> None:
+        """Let go of gradients and activations; they are made again when they are needed."""
+        self._grads = self._activations = self._last = None
+        self._rows = 0
+
     def _first(self, N: int) -> dict[str, np.ndarray]:
         """The activations of N rows: the arena's arrays, cut to size."""
         self.reserve(N)

@@ -72,6 +72,8 @@ class Settings:
                 object.__setattr__(self, f.name, float(value))
             elif f.type in (bool, str) and not isinstance(value, f.type):
                 raise UsageError(f"{number} must be {'true or false' if f.type is bool else 'text'}")
+        if self.eps < 1e-12:
+            raise UsageError(f"eps = {self.eps} must be at least 1e-12: a weight without gradient would become 0/0")
         if self.micro_batches < 1:
             raise UsageError(f"micro_batches = {self.micro_batches} must be at least 1")
         for name in ("beta1", "beta2"):
