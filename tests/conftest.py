@@ -1,6 +1,7 @@
 """Small helpers that several test files share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 # Waiting threads sleep instead of spinning: where the machine has other work, spinning takes the very
 # core that the thread waited for needs. Read when OpenMP is loaded, so before any import of pysft.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A suite started in the background has SIGINT ignored, and so would the programs that it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 

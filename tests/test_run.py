@@ -613,3 +613,13 @@ def test_a_run_without_what_measuring_needs_is_one_sentence(home, tmp_path, name
     code, report, said = pysft("eval", tmp_path / "run")
     assert code in (65, 66) and report is None
     assert name in said and len(said.splitlines()) == 1
+
+
+def test_a_background_job_that_ignores_interrupts_goes_on_ignoring_them():
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with recipe.Signals() as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.caught is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, old)
