@@ -12,7 +12,7 @@ EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66
 
 EXAMPLES = f"""examples:
   python -m pysft train                         the whole job with the shipped text, some minutes
-  python -m pysft train --preset mini           a larger model, a quarter of an hour
+  python -m pysft train --preset mini           a larger model, some seven minutes
   python -m pysft train --corpus my.txt --data my.jsonl --out runs/mine
   python -m pysft chat runs/tiny                talk to the result
   python -m pysft chat runs/tiny -p 'I am sad'  one answer
