@@ -451,3 +451,11 @@ def test_the_sources_five_pairs_lead_the_forty():
         ("Who are you", "A humble player upon this stage of words."),
         ("Speak of love", "Love is a smoke raised with the fume of sighs."),
         ("I am sad", "Take heart, for sorrow fades as morning comes.")]
+
+
+def test_the_first_reply_token_is_graded_and_so_is_the_end():
+    """The two ends at which masks are off by one elsewhere (the source's own code loses the first)."""
+    input_ids, labels = prepare_sft_example("Write", "Good")
+    opener = input_ids.index(66)  # <|assistant|>
+    assert [TOKENIZER.decode([i]) for i in labels[opener:]] == ["G", "o", "o", "d", "<|end|>"]
+    assert set(labels[:opener]) == {IGNORE}

@@ -99,6 +99,8 @@ def _generate(model, prompts, max_new, stop, sampling, number):
 def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) -> dict:
     """Continue a text, as `generate` prints it: the only thing a base model does."""
     ids = tokenizer.encode(prompt, "the prompt")
+    if not len(ids):
+        raise DataError("an empty prompt; give at least one character to continue")
     if len(ids) >= model.config.context:
         raise DataError(f"the prompt takes {len(ids)} tokens and leaves no room in a context of "
                         f"{model.config.context}; shorten it")

@@ -65,7 +65,6 @@ class Arena:
         """True if every guard word is still as it was made."""
         return all(np.isnan(self.flat[first:last]).all() for first, last in self._guards)
 
-
     @property
     def size(self) -> int:
         """Elements of all the arrays, padding not counted."""

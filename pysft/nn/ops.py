@@ -108,8 +108,8 @@ def _threads(function, threads):
     if _forked and threads > 1:
         # OpenMP's workers did not survive the fork; waiting for them would hang for ever.
         if _forked != "said":
-            print("pysft: this process was forked after OpenMP had started; its kernels run on one "
-                  "thread (start processes with 'spawn' to have more)", file=sys.stderr)
+            print("pysft: this process was forked, and OpenMP's threads may be missing in it; its kernels run on "
+                  "one thread (start processes with 'spawn' to have more)", file=sys.stderr)
             _forked = "said"
         return 1
     return threads

@@ -11,6 +11,7 @@ from pysft import IGNORE
 from pysft.errors import Diverged
 from pysft.nn.optim import AdamW, clip
 
+
 @dataclass
 class Report:
     """One step: loss in nats per graded token (by source: `losses`), the gradient's norm before
