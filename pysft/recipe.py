@@ -19,8 +19,8 @@ from pysft.lab.evaluate import Probe, corpus_loss, measure, words
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_checkpoint, load_stage, new_run, read_json, read_log,
-                       save_checkpoint, save_stage, weights_sha256, write_json)
+from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_checkpoint, load_stage, new_run,
+                       read_json, read_log, save_checkpoint, save_stage, weights_sha256, write_json)
 from pysft.text.dataset import (CONVERSATION, encode_conversation, read_conversations, read_corpus, read_prompts,
                                 shipped, split_corpus, split_heldout)
 from pysft.text.template import CHAT
@@ -231,13 +231,12 @@ def _announce(screen, what, config, rows):
 
 # ---------------------------------------------------------------------------------- the verbs
 
-def _recorded(out: str | None, preset: str) -> tuple[Path, Settings, str, list | None, str | None]:
-    """A run's folder and what it was begun with, its corpus found unchanged."""
-    folder = Path(out) if out else Path("runs") / preset
+def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None]:
+    """(settings, corpus, data, base) that a run was begun with, all of it found unchanged."""
     record = folder / "run.json"
     if not record.is_file():
-        raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the run "
-                         "by --out")
+        raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the "
+                         "right folder by --out")
     kept = read_json(record)
     try:
         settings = Settings(**kept["settings"])
@@ -248,7 +247,7 @@ def _recorded(out: str | None, preset: str) -> tuple[Path, Settings, str, list |
     for name, digest in _inputs(corpus, data, base).items():
         if digests.get(name) != digest:
             raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
-    return folder, settings, corpus, data, base
+    return settings, corpus, data, base
 
 
 def _begin(settings: Settings, corpus: str, data, base, out) -> Path:
@@ -320,7 +319,8 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     began = time.monotonic()
     ops = computing_ops(ops_name, threads)
     if resume:
-        folder, settings, corpus, data, base = _recorded(out, settings.preset)
+        folder = Path(out)
+        settings, corpus, data, base = _recorded(folder)
     given = _as_base(load_stage(base, ops), base) if base else None
     if given is not None:
         settings = _like(settings, given.model.config)
@@ -354,8 +354,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
 
     stage.model.release()
     model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
-    heldout_ids = tokenizer.encode(material.heldout_text)
-    grown_loss = corpus_loss(model, heldout_ids)
+    grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
     tuned = Stage(folder / "sft", model, tokenizer, CHAT, asdict(settings),
                   {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
     params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
@@ -396,7 +395,8 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
     corpus = corpus or "plays"
     ops = computing_ops(ops_name, threads)
     if resume:
-        folder, settings, corpus, _, _ = _recorded(out, settings.preset)
+        folder = Path(out)
+        settings, corpus, _, _ = _recorded(folder)
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text))
     _base_plan(settings, material)  # what cannot be is said before there is a folder

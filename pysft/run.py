@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pysft.errors import DataError, MissingInput, PysftError, UsageError
+from pysft.errors import DataError, Diverged, MissingInput, UsageError
 from pysft.nn import safetensors
 from pysft.nn.model import GPT, GPTConfig, parameter_shapes
 from pysft.text.template import Template
@@ -102,7 +102,7 @@ def save_stage(stage: Stage) -> None:
     """Write everything but logs and measurements. The weights come last: a folder that has them is
     complete."""
     if not np.isfinite(stage.model.params.flat).all():
-        raise PysftError(f"{stage.folder}: the weights are not finite; nothing was written")
+        raise Diverged(f"{stage.folder}: the weights are not finite after the last step; they were not written")
     stage.folder.mkdir(parents=True, exist_ok=True)
     write_json(stage.folder / "settings.json", {"model": asdict(stage.model.config),
                                                 "settings": stage.settings, "parent": stage.parent})

@@ -12,7 +12,7 @@ IGNORE = -100
 
 def _weights(batch):
     """(N,) what each row counts: its sequence's weight if it is graded, else 0."""
-    return np.where(batch.labels != IGNORE, np.repeat(batch.weight, np.diff(batch.cu_seqlens)), 0.0)
+    return np.where(batch.labels != IGNORE, batch.per_row(batch.weight), 0.0)
 
 
 def sft(batch, nll, value, total):
