@@ -1,220 +1,243 @@
 /* Causal multi-head self-attention inside each sequence, without ever holding a T x T matrix.
  *
  * For query t of one head:  score[j] = q_t . k_j / sqrt(D) for j <= t,  P = softmax(score),
- * y_t = sum_j P[j] v_j.  Vaswani et al., Attention Is All You Need (2017), section 3.2; in blocks
- * with a running maximum as in Milakov and Gimelshein, Online normalizer calculation for softmax
- * (2018), and with only the log-sum-exp saved for the backward as in Dao et al., FlashAttention
- * (2022), section 3.1.
+ * y_t = sum_j P[j] v_j.  Vaswani et al., Attention Is All You Need (2017), section 3.2; with only the
+ * log-sum-exp saved for the backward as in Dao et al., FlashAttention (2022), section 3.1.
  *
- * One thread owns one (sequence, head). It first copies the head's vectors out of the interleaved
- * rows into packed pieces, rounded up with zeros to whole blocks of NR positions and whole vectors
- * of channels; then everything is the tile of tile.h:
+ * One thread owns one (sequence, head). It takes NR queries at a time and keeps them side by side in
+ * the lanes of vectors, so that a row of memory holds one key's scores with all of them. Then max and
+ * sum over the keys go lane by lane, and all else is the tile of tile.h (T: transposed):
  *
- *     scores = Q KT          MR queries x NR keys          KT: (D, NR) for each block of keys
- *     y      = P V           MR queries x D channels
- *     dP     = dY VT,  dS = P (dP - delta) scale,  dQ = dS K,  dK = dST Q,  dV = PT dY
+ *     scoreT = K QT           MR keys x NR queries        y  = P V        MR queries x D channels
+ *     dPT    = V dYT          MR keys x NR queries        dV = PT dY, dK = dST Q    MR keys x D
+ *     dST    = PT (dPT - delta)                           dQ = dS K       MR queries x D
  *
- * Keys come in blocks counted from the sequence's start, and a masked key adds exactly zero (0
- * times its value, which must be finite), so the bits of row t depend on rows 0..t of its own
- * sequence and on nothing else. */
+ * with 1/sqrt(D) multiplied into Q, and at the end into dQ. Queries go in blocks, keys from the
+ * sequence's start, and a masked key adds exactly zero (0 times its value, which must be finite), so
+ * the bits of row t depend on rows 0..t of its own sequence and on nothing else. */
 #include "kernels.h"
 #include "tile.h"
 
+enum { KEYS = (64 + MR - 1) / MR * MR }; /* keys at a time in the backward */
+
 INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-/* A tile can be NV vectors wide: more channels are walked in panels. */
-INLINE int64_t padded(int64_t D) { return round_up(D, VL); }
 
-/* One thread's scratch: KT, VT, K, V or Q, dY, and dQ, dK, dV of one (sequence, head). */
+/* Elements of one thread's scratch: rows of V or K; then the scores of all keys with NR queries
+ * (forward) or P and dS of KEYS keys with them (backward); and Q, dY as they are and transposed. */
 int64_t FN(attention_scratch)(int64_t longest, int64_t D) {
-    return 8 * round_up(longest, NR) * padded(D);
+    int64_t keys = longest > 2 * KEYS ? longest : 2 * KEYS;
+    return longest * round_up(D, VL) + keys * NR + 4 * NR * round_up(D, VL);
 }
 
-/* out (T up to whole blocks, padded(D)) = rows of x, zeros around them. */
-static void pack_rows(real *out, const real *x, int64_t stride, int64_t T, int64_t D) {
-    int64_t Dp = padded(D), Tp = round_up(T, NR);
-    for (int64_t t = 0; t < T; t++) {
-        memcpy(out + t * Dp, x + t * stride, (size_t)D * sizeof(real));
-        for (int64_t d = D; d < Dp; d++) out[t * Dp + d] = 0;
-    }
-    memset(out + T * Dp, 0, (size_t)((Tp - T) * Dp) * sizeof(real));
+/* Up to NR queries of one head. Lane l of vector w is query w * VL + l. */
+typedef struct {
+    int count, nv;  /* queries, and vectors that hold them */
+    int64_t keys;   /* how many keys the last of them sees */
+    ivec sees[NV];  /* the last key that each sees, which is its own place; -1 where there is none */
+} queries;
+
+/* Queries m, m + 1, ... of `total`; query m is the sequence's row rows[m] - start, or row m. */
+static queries queries_from(int64_t m, int64_t total, const int32_t *rows, int64_t start) {
+    queries b;
+    b.count = total - m < NR ? (int)(total - m) : NR;
+    b.nv = (b.count + VL - 1) / VL;
+    for (int i = 0; i < b.nv * VL; i++)
+        b.sees[i / VL][i % VL] = i >= b.count ? -1 : (lane_int)(rows ? rows[m + i] - start : m + i);
+    b.keys = b.sees[(b.count - 1) / VL][(b.count - 1) % VL] + 1;
+    return b;
 }
-/* out (blocks, D, NR) = the rows' transposes, one for each block of NR positions. */
-static void pack_columns(real *out, const real *x, int64_t stride, int64_t T, int64_t D) {
-    for (int64_t t0 = 0; t0 < T; t0 += NR)
-        for (int64_t i = 0; i < NR; i++)
-            for (int64_t d = 0; d < D; d++)
-                out[t0 * D + d * NR + i] = t0 + i < T ? x[(t0 + i) * stride + d] : 0;
+INLINE int64_t seen_by(const queries *b, int i) { return b->sees[i / VL][i % VL]; }
+/* The first vector whose scores with key j somebody reads, who knows that i saw the key before. (A
+ * tile of MR queries reads what the last of them sees.) */
+INLINE int first_vector(const queries *b, int64_t j, int *i) {
+    while (seen_by(b, *i) < j) ++*i;
+    return *i / MR * MR / VL;
+}
+/* x where the query sees key j, else `hidden`. */
+INLINE vec causal(vec x, const queries *b, int w, int64_t j, real hidden) {
+    if ((w + 1) * VL <= b->count && j <= b->sees[w][0]) return x;
+    return choose(b->sees[w] >= (lane_int)j, x, splat(hidden));
 }
 
-/* out (mr, Dp) += A (mr, depth) B (depth, Dp), over panels of NR channels. */
-INLINE void add_product(real *out, const real *a, int64_t a_row, int64_t a_col, const real *b,
-                        int64_t Dp, int mr, int64_t depth) {
-    for (int64_t d = 0; d < Dp; d += NR) {
-        int nv = (int)((Dp - d < NR ? Dp - d : NR) / VL);
-        vec acc[MR][NV];
-        for (int i = 0; i < mr; i++)
-            for (int j = 0; j < nv; j++) acc[i][j] = load(out + i * Dp + d + j * VL);
-        tile(mr, nv, acc, depth, a, a_row, a_col, b + d, Dp);
-        for (int i = 0; i < mr; i++)
-            for (int j = 0; j < nv; j++) store(out + i * Dp + d + j * VL, acc[i][j]);
-    }
+/* out (rows, D rounded up to vectors) = scale x, zeros beyond D. */
+static void pack_rows(real *out, const real *x, int64_t x_row, int64_t rows, int64_t D, real scale) {
+    for (int64_t t = 0; t < rows; t++)
+        for (int64_t d = 0; d < D; d += VL)
+            store(out + t * round_up(D, VL) + d, load_part(x + t * x_row + d, D - d) * scale);
+}
+INLINE void scale_row(real *x, int64_t D, real scale) {
+    for (int64_t d = 0; d < D; d += VL) store_part(x + d, load_part(x + d, D - d) * scale, D - d);
+}
+INLINE void clear_row(real *x, int64_t D) { memset(x, 0, (size_t)D * sizeof(real)); }
+/* out (mr, D) = [out +] A (mr, depth) B (depth, D), over panels of NR channels. */
+static void product(real *out, int64_t out_row, int add, const real *a, int64_t a_row, int64_t a_col,
+                    const real *b, int64_t D, int mr, int64_t depth) {
+    for (int64_t d = 0; d < D; d += NR)
+        tile(mr, D - d < NR ? D - d : NR, out + d, out_row, add ? out + d : 0, out_row, 0, 0, depth, a,
+             a_row, a_col, b + d, round_up(D, VL));
 }
 
-/* Which keys of block k0 may query q see: all lanes up to q, -inf beyond. */
-INLINE vec causal(vec score, int64_t first_key, int64_t q) {
-    if (first_key + VL - 1 <= q) return score;
-    for (int i = 0; i < VL; i++)
-        if (first_key + i > q) score[i] = -INFINITY;
-    return score;
-}
-
-static void forward_one(real *y, real *lse, real *scratch, const real *qkv, int64_t T, int64_t H,
-                        int64_t D, int64_t head) {
-    int64_t C = H * D, Dp = padded(D), Tp = round_up(T, NR);
-    const real *q = qkv + head * D;
-    real scale = (real)(1 / sqrt((double)D));
-    real *kt = scratch, *v = kt + Tp * Dp, *out = v + Tp * Dp;
-    pack_columns(kt, q + C, 3 * C, T, D);
-    pack_rows(v, q + 2 * C, 3 * C, T, D);
-    memset(out, 0, (size_t)(round_up(T, NR) * Dp) * sizeof(real));
-    for (int64_t t0 = 0; t0 < T; t0 += MR) {
-        int mr = T - t0 < MR ? (int)(T - t0) : MR;
-        int64_t last = t0 + mr - 1; /* the tile's last query, and so its last key */
-        real max[MR], total[MR], p[MR * NR] __attribute__((aligned(64)));
-        for (int i = 0; i < mr; i++) max[i] = -INFINITY, total[i] = 0;
-        for (int64_t k0 = 0; k0 <= last; k0 += NR) {
-            int64_t keys = last + 1 - k0 < NR ? last + 1 - k0 : NR;
-            int nv = (int)((keys + VL - 1) / VL);
-            vec score[MR][NV];
-            memset(score, 0, sizeof score);
-            tile(mr, nv, score, D, q + t0 * 3 * C, 3 * C, 1, kt + k0 * D, NR);
-            for (int i = 0; i < mr; i++) {
-                vec top = splat(-INFINITY), sum = {0};
-                for (int j = 0; j < nv; j++) {
-                    score[i][j] = causal(score[i][j] * scale, k0 + j * VL, t0 + i);
-                    top = vmax(score[i][j], top);
+/* y (M rows of C), lse (M rows of H), q (M rows), k and v (T rows). */
+static void forward_one(real *y, real *lse, real *scratch, const real *q, int64_t q_row, const real *k,
+                        const real *v, int64_t kv_row, const int32_t *rows, int64_t start, int64_t M,
+                        int64_t T, int64_t H, int64_t D) {
+    int64_t C = H * D, Dp = round_up(D, VL);
+    real *vp = scratch, *qt = vp + T * Dp, *score = qt + D * NR;
+    pack_rows(vp, v, kv_row, T, D, 1);
+    for (int64_t m = 0; m < M; m += NR) {
+        queries b = queries_from(m, M, rows, start);
+        vec max[NV], total[NV];
+        for (int w = 0; w < b.nv; w++) max[w] = splat(-INFINITY), total[w] = splat(0);
+        pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, (real)(1 / sqrt((double)D)));
+        for (int64_t j = 0, i = 0; j < b.keys; j += MR) {
+            int mr = b.keys - j < MR ? (int)(b.keys - j) : MR, at = (int)i, f = first_vector(&b, j, &at);
+            i = at;
+            tile(mr, (b.nv - f) * VL, score + j * NR + f * VL, NR, 0, 0, 0, 0, D, k + j * kv_row, kv_row, 1,
+                 qt + f * VL, NR);
+            for (int r = 0; r < mr; r++)
+                for (int w = f; w < b.nv; w++) {
+                    real *s = score + (j + r) * NR + w * VL;
+                    vec x = causal(load(s), &b, w, j + r, -INFINITY);
+                    store(s, x);
+                    max[w] = vmax(x, max[w]);
                 }
-                real larger = max_lanes(top);
-                if (!(larger > max[i])) larger = max[i];
-                /* what was summed so far was relative to the old maximum */
-                vec shrink = vexp(splat(max[i] - larger));
-                for (int j = 0; j < nv; j++) {
-                    vec e = vexp(score[i][j] - larger);
-                    sum += e;
-                    store(p + i * NR + j * VL, e);
-                }
-                max[i] = larger;
-                total[i] = total[i] * shrink[0] + sum_lanes(sum);
-                if (k0 > 0)
-                    for (int64_t d = 0; d < Dp; d += VL)
-                        store(out + (t0 + i) * Dp + d, load(out + (t0 + i) * Dp + d) * shrink);
+        }
+        for (int64_t j = 0, i = 0; j < b.keys; j++) {
+            int at = (int)i, f = first_vector(&b, j / MR * MR, &at);
+            i = at;
+            for (int w = f; w < b.nv; w++) {
+                vec e = vexp(load(score + j * NR + w * VL) - max[w]);
+                total[w] += e;
+                store(score + j * NR + w * VL, e);
             }
-            add_product(out + t0 * Dp, p, NR, 1, v + k0 * Dp, Dp, mr, keys);
         }
-        for (int i = 0; i < mr; i++) {
-            real *row = y + (t0 + i) * C + head * D;
-            for (int64_t d = 0; d < D; d++) row[d] = out[(t0 + i) * Dp + d] / total[i];
-            lse[(t0 + i) * H + head] = max[i] + (real)log(total[i]);
+        for (int i = 0; i < b.count; i += MR) {
+            int mr = b.count - i < MR ? b.count - i : MR;
+            product(y + (m + i) * C, C, 0, score + i, 1, NR, vp, D, mr, seen_by(&b, i + mr - 1) + 1);
+        }
+        for (int i = 0; i < b.count; i++) {
+            real sum = total[i / VL][i % VL];
+            scale_row(y + (m + i) * C, D, 1 / sum);
+            lse[(m + i) * H] = max[i / VL][i % VL] + log(sum);
         }
     }
 }
 
-static void backward_one(real *dqkv, real *scratch, const real *dy, const real *qkv, const real *y,
-                         const real *lse, int64_t T, int64_t H, int64_t D, int64_t head) {
-    int64_t C = H * D, Dp = padded(D), Tp = round_up(T, NR), piece = Tp * Dp;
-    const real *q = qkv + head * D, *dout = dy + head * D;
+static void backward_one(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv_row, real *scratch,
+                         const real *dy, const real *q, const real *k, const real *v, const real *y,
+                         const real *lse, const int32_t *rows, int64_t start, int64_t M, int64_t T,
+                         int64_t H, int64_t D) {
+    int64_t C = H * D, Dp = round_up(D, VL);
     real scale = (real)(1 / sqrt((double)D));
-    real *kt = scratch, *vt = kt + piece, *kp = vt + piece, *qp = kp + piece, *dyp = qp + piece;
-    real *dq = dyp + piece, *dk = dq + piece, *dv = dk + piece;
-    pack_columns(kt, q + C, 3 * C, T, D);
-    pack_columns(vt, q + 2 * C, 3 * C, T, D);
-    pack_rows(kp, q + C, 3 * C, T, D);
-    pack_rows(qp, q, 3 * C, T, D);
-    pack_rows(dyp, dout, C, T, D);
-    memset(dq, 0, (size_t)(3 * piece) * sizeof(real));
-    for (int64_t k0 = 0; k0 < T; k0 += NR) {
-        for (int64_t q0 = k0; q0 < T; q0 += NR) { /* blocks of NR queries, all at or after the keys */
-            int64_t queries = T - q0 < NR ? T - q0 : NR, keys = queries;
-            if (q0 > k0) keys = NR;
-            real p[NR * NR] __attribute__((aligned(64))), ds[NR * NR] __attribute__((aligned(64)));
-            for (int64_t t0 = 0; t0 < queries; t0 += MR) {
-                int mr = queries - t0 < MR ? (int)(queries - t0) : MR;
-                /* Keys beyond the tile's last query are zeros in p and ds. */
-                int64_t seen = q0 > k0 ? keys : t0 + mr;
-                int nv = (int)((seen + VL - 1) / VL);
-                vec score[MR][NV], dp[MR][NV];
-                memset(score, 0, sizeof score);
-                memset(dp, 0, sizeof dp);
-                tile(mr, nv, score, D, q + (q0 + t0) * 3 * C, 3 * C, 1, kt + k0 * D, NR);
-                tile(mr, nv, dp, D, dout + (q0 + t0) * C, C, 1, vt + k0 * D, NR);
-                for (int i = 0; i < mr; i++) {
-                    int64_t t = q0 + t0 + i;
-                    /* delta = sum_j P[j] dP[j] = y . dy, the softmax's own share of the gradient */
-                    real delta = 0, log_total = lse[t * H + head];
-                    for (int64_t d = 0; d < D; d++) delta += y[t * C + head * D + d] * dout[t * C + d];
-                    for (int j = 0; j < nv; j++) {
-                        vec e = vexp(causal(score[i][j] * scale, k0 + j * VL, t) - log_total);
-                        store(p + (t0 + i) * NR + j * VL, e);
-                        store(ds + (t0 + i) * NR + j * VL, e * (dp[i][j] - delta) * scale);
+    real *kp = scratch, *qt = kp + T * Dp, *dyt = qt + D * NR, *qp = dyt + D * NR, *dyp = qp + NR * Dp;
+    real *p = dyp + NR * Dp, *ds = p + KEYS * NR;
+    pack_rows(kp, k, kv_row, T, D, 1);
+    for (int64_t t = 0; t < T; t++) clear_row(dk + t * kv_row, D), clear_row(dv + t * kv_row, D);
+    for (int64_t m = 0; m < M; m += NR) {
+        queries b = queries_from(m, M, rows, start);
+        vec log_total[NV], delta[NV]; /* delta = sum_j P[j] dP[j] = y . dy, the softmax's own share */
+        pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, scale);
+        pack_transposed(dyt, NR, dy + m * C, C, b.count, D, 1);
+        pack_rows(qp, q + m * q_row, q_row, b.count, D, scale);
+        pack_rows(dyp, dy + m * C, C, b.count, D, 1);
+        for (int i = 0; i < b.nv * VL; i++) {
+            vec sum = {0};
+            if (i < b.count)
+                for (int64_t d = 0; d < D; d += VL)
+                    sum += load_part(y + (m + i) * C + d, D - d) * load(dyp + i * Dp + d);
+            delta[i / VL][i % VL] = sum_lanes(sum);
+            log_total[i / VL][i % VL] = i < b.count ? lse[(m + i) * H] : 0;
+        }
+        for (int i = 0; i < b.count; i++) clear_row(dq + (m + i) * q_row, D);
+        for (int64_t k0 = 0, i = 0; k0 < b.keys; k0 += KEYS) {
+            int64_t keys = b.keys - k0 < KEYS ? b.keys - k0 : KEYS;
+            for (int64_t j = k0; j < k0 + keys; j += MR) {
+                int mr = k0 + keys - j < MR ? (int)(k0 + keys - j) : MR, at = (int)i, f = first_vector(&b, j, &at);
+                real *pj = p + (j - k0) * NR + f * VL, *dsj = ds + (j - k0) * NR + f * VL;
+                i = at;
+                tile(mr, (b.nv - f) * VL, pj, NR, 0, 0, 0, 0, D, k + j * kv_row, kv_row, 1, qt + f * VL, NR);
+                tile(mr, (b.nv - f) * VL, dsj, NR, 0, 0, 0, 0, D, v + j * kv_row, kv_row, 1, dyt + f * VL, NR);
+                for (int r = 0; r < mr; r++)
+                    for (int w = f; w < b.nv; w++) {
+                        int64_t at_w = r * NR + (w - f) * VL;
+                        vec e = causal(vexp(load(pj + at_w) - log_total[w]), &b, w, j + r, 0);
+                        store(pj + at_w, e);
+                        store(dsj + at_w, e * (load(dsj + at_w) - delta[w]));
                     }
-                    for (int64_t j = nv * VL; j < NR; j++)
-                        p[(t0 + i) * NR + j] = ds[(t0 + i) * NR + j] = 0;
-                }
-                add_product(dq + (q0 + t0) * Dp, ds + t0 * NR, NR, 1, kp + k0 * Dp, Dp, mr, seen);
+                product(dv + j * kv_row, kv_row, 1, pj, NR, 1, dyp + f * VL * Dp, D, mr, b.count - f * VL);
+                product(dk + j * kv_row, kv_row, 1, dsj, NR, 1, qp + f * VL * Dp, D, mr, b.count - f * VL);
             }
-            for (int64_t j = 0; j < keys; j += MR) { /* key j is seen from query j of its own block on */
-                int mr = keys - j < MR ? (int)(keys - j) : MR;
-                int64_t from = q0 > k0 ? 0 : j;
-                add_product(dv + (k0 + j) * Dp, p + from * NR + j, 1, NR, dyp + (q0 + from) * Dp, Dp,
-                            mr, queries - from);
-                add_product(dk + (k0 + j) * Dp, ds + from * NR + j, 1, NR, qp + (q0 + from) * Dp, Dp,
-                            mr, queries - from);
+            for (int n = 0; n < b.count; n += MR) {
+                int mr = b.count - n < MR ? b.count - n : MR;
+                int64_t seen = seen_by(&b, n + mr - 1) + 1 - k0;
+                if (seen > 0)
+                    product(dq + (m + n) * q_row, q_row, 1, ds + n, 1, NR, kp + k0 * Dp, D, mr, seen < keys ? seen : keys);
             }
         }
-    }
-    for (int64_t t = 0; t < T; t++) {
-        real *row = dqkv + t * 3 * C + head * D;
-        memcpy(row, dq + t * Dp, (size_t)D * sizeof(real));
-        memcpy(row + C, dk + t * Dp, (size_t)D * sizeof(real));
-        memcpy(row + 2 * C, dv + t * Dp, (size_t)D * sizeof(real));
+        for (int i = 0; i < b.count; i++) scale_row(dq + (m + i) * q_row, D, scale);
     }
 }
 
-static int64_t first_bad(const int32_t *cu_seqlens, int64_t N, int64_t S) {
+/* The first bad offset, or S + 1 + the first row of `rows` that does not rise or does not exist. */
+static int64_t first_bad(const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S, int64_t M,
+                         int64_t longest) {
     if (cu_seqlens[0] != 0) return 0;
     for (int64_t s = 0; s < S; s++)
-        if (cu_seqlens[s + 1] < cu_seqlens[s] || cu_seqlens[s + 1] > N) return s + 1;
-    return cu_seqlens[S] == N ? -1 : S;
+        if (cu_seqlens[s + 1] < cu_seqlens[s] || cu_seqlens[s + 1] - cu_seqlens[s] > longest) return s + 1;
+    if (cu_seqlens[S] != N) return S;
+    for (int64_t m = 0; rows && m < M; m++)
+        if (rows[m] < (m ? rows[m - 1] + 1 : 0) || rows[m] >= N) return S + 1 + m;
+    return -1;
+}
+/* How many of rows (M, rising) stand before `row`; without rows all do. */
+static int64_t rows_before(const int32_t *rows, int64_t M, int64_t row) {
+    if (!rows) return row;
+    int64_t low = 0, high = M;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (rows[middle] < row) low = middle + 1;
+        else high = middle;
+    }
+    return low;
 }
 
-int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *qkv,
-                              const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t H, int64_t D,
-                              int64_t scratch_stride, int threads) {
-    int64_t bad = first_bad(cu_seqlens, N, S), C = H * D;
+int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, const real *kv,
+                              const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
+                              int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
+                              int64_t longest, int threads) {
+    int64_t bad = first_bad(cu_seqlens, rows, N, S, M, longest), C = H * D, piece = FN(attention_scratch)(longest, D);
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++)
         for (int64_t i = thread; i < S * H; i += threads) { /* (sequence, head) dealt round */
-            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start;
-            forward_one(y + start * C, lse + start * H, scratch + thread * scratch_stride,
-                        qkv + start * 3 * C, T, H, D, i % H);
+            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start, head = i % H * D;
+            int64_t m = rows_before(rows, M, start), count = rows_before(rows, M, start + T) - m;
+            const real *k = kv + start * kv_row + head;
+            forward_one(y + m * C + head, lse + m * H + i % H, scratch + thread * piece, q + m * q_row + head, q_row,
+                        k, k + C, kv_row, rows ? rows + m : 0, start, count, T, H, D);
         }
     return -1;
 }
 
-int64_t FN(attention_backward)(real *dqkv, real *scratch, const real *dy, const real *qkv,
-                               const real *y, const real *lse, const int32_t *cu_seqlens, int64_t N,
-                               int64_t S, int64_t H, int64_t D, int64_t scratch_stride, int threads) {
-    int64_t bad = first_bad(cu_seqlens, N, S), C = H * D;
+int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *dy, const real *q,
+                               const real *kv, const real *y, const real *lse,
+                               const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
+                               int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
+                               int64_t longest, int threads) {
+    int64_t bad = first_bad(cu_seqlens, rows, N, S, M, longest), C = H * D, piece = FN(attention_scratch)(longest, D);
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++)
         for (int64_t i = thread; i < S * H; i += threads) {
-            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start;
-            backward_one(dqkv + start * 3 * C, scratch + thread * scratch_stride, dy + start * C,
-                         qkv + start * 3 * C, y + start * C, lse + start * H, T, H, D, i % H);
+            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start, head = i % H * D;
+            int64_t m = rows_before(rows, M, start), count = rows_before(rows, M, start + T) - m;
+            const real *k = kv + start * kv_row + head;
+            real *dk = dkv + start * kv_row + head;
+            backward_one(dq + m * q_row + head, q_row, dk, dk + C, kv_row, scratch + thread * piece, dy + m * C + head,
+                         q + m * q_row + head, k, k + C, y + m * C + head, lse + m * H + i % H, rows ? rows + m : 0,
+                         start, count, T, H, D);
         }
     return -1;
 }

@@ -19,26 +19,29 @@ INLINE vec gate(vec x) {
     return 1 / (1 + vexp(-2 * u));
 #endif
 }
-INLINE vec gelu(vec x) { return x * gate(x); }
-INLINE vec dgelu(vec dy, vec x) {
-    vec s = gate(x);
-    return dy * (s + x * s * (1 - s) * (2 * ROOT) * (1 + 3 * CUBIC * x * x));
-}
+INLINE vec derivative(vec s, vec x) { return s + x * s * (1 - s) * (2 * ROOT) * (1 + 3 * CUBIC * x * x); }
 
-void FN(gelu_forward)(real *y, const real *x, int64_t n, int threads) {
-    int64_t whole = n / VL * VL;
+/* Threads take whole vectors, so an element is in the tail for any number of them or for none. */
+void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads) {
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < whole; i += VL) store(y + i, gelu(load(x + i)));
-    if (whole < n) store_tail(y + whole, gelu(load_tail(x + whole, n - whole, 0)), n - whole);
+    for (int64_t i = 0; i < n; i += VL) {
+        vec here = load_part(x + i, n - i), s = gate(here);
+        store_part(y + i, here * s, n - i);
+        if (dydx) store_part(dydx + i, derivative(s, here), n - i);
+    }
 }
 
-void FN(gelu_backward)(real *dx, const real *dy, const real *x, int64_t n, int threads) {
-    int64_t whole = n / VL * VL, rest = n - whole;
+void FN(gelu_backward)(real *dx, const real *dy, const real *x, const real *dydx, int64_t n, int threads) {
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < whole; i += VL) store(dx + i, dgelu(load(dy + i), load(x + i)));
-    if (rest)
-        store_tail(dx + whole,
-                   dgelu(load_tail(dy + whole, rest, 0), load_tail(x + whole, rest, 0)), rest);
+    for (int64_t i = 0; i < n; i += VL) {
+        vec slope;
+        if (dydx) slope = load_part(dydx + i, n - i);
+        else {
+            vec here = load_part(x + i, n - i);
+            slope = derivative(gate(here), here);
+        }
+        store_part(dx + i, load_part(dy + i, n - i) * slope, n - i);
+    }
 }

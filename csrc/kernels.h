@@ -12,8 +12,8 @@
  * bias or a residual that there is none.
  *
  * Parameter gradients ADD to what stands there; activation gradients are WRITTEN. The one exception
- * is layernorm_backward, which ADDS its dx: there the gradient that came past the layer on the
- * residual stream already waits.
+ * is what has more than one reader: layernorm_backward and take_rows_backward ADD their dx, for the
+ * gradient of the others (the residual stream) already waits there.
  *
  * Determinism: one thread computes an output element from start to end, in an order that does not
  * depend on the number of threads. So results have the same bits for any `threads`, and a row's
@@ -34,18 +34,23 @@ void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, co
 void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
                          int64_t N, int64_t C, int64_t K, int threads);
 
-/* attention.c: causal self-attention of H heads inside each sequence. qkv (N,3C) holds a row's
- * query, key and value side by side; y (N,C); lse (N,H) is the log of the sum of exponentials of
- * each row's scaled scores, all that the backward needs to find the probabilities again.
- * scratch holds `threads` pieces of attention_scratch(longest sequence, D) elements, 64-byte
- * aligned. dqkv is written. Both return the first bad offset of cu_seqlens, or -1. */
+/* attention.c: causal self-attention of H heads inside each sequence. Row n's key and value stand side
+ * by side at kv[n * kv_row]; row m of y (M,C) and of lse (M,H) answers the query at q[m * q_row], which
+ * stands at row rows[m] (M, rising), or at row m where rows is NULL and M = N. lse is the log of the
+ * sum of exponentials of each query's scaled scores, all that the backward needs to find the
+ * probabilities again. scratch holds `threads` pieces of attention_scratch(longest, D) elements. dq and
+ * dkv, laid out as q and kv, are written. Both return the first bad offset of cu_seqlens (no sequence
+ * may have more than `longest` rows), or S + 1 + the first bad one of rows, or -1. */
 int64_t FN(attention_scratch)(int64_t longest, int64_t D);
-int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *qkv,
-                              const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t H, int64_t D,
-                              int64_t scratch_stride, int threads);
-int64_t FN(attention_backward)(real *dqkv, real *scratch, const real *dy, const real *qkv,
-                               const real *y, const real *lse, const int32_t *cu_seqlens, int64_t N,
-                               int64_t S, int64_t H, int64_t D, int64_t scratch_stride, int threads);
+int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, const real *kv,
+                              const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
+                              int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
+                              int64_t longest, int threads);
+int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *dy, const real *q,
+                               const real *kv, const real *y, const real *lse,
+                               const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
+                               int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
+                               int64_t longest, int threads);
 
 /* layernorm.c: y (N,C) = (x - mean) rstd w + b over each row; mean (N), rstd (N) are saved.
  * dx is ADDED (see above), dw (C) and db (C) are added. */
@@ -55,10 +60,11 @@ void FN(layernorm_backward)(real *dx, real *dw, real *db, const real *dy, const 
                             const real *w, const real *mean, const real *rstd, int64_t N, int64_t C,
                             int threads);
 
-/* gelu.c: y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), element by element over n.
- * dx may be dy itself. */
-void FN(gelu_forward)(real *y, const real *x, int64_t n, int threads);
-void FN(gelu_backward)(real *dx, const real *dy, const real *x, int64_t n, int threads);
+/* gelu.c: y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), element by element over n. dydx, if
+ * not NULL, is written: the derivative. The backward takes x, or, where that is NULL, dydx.
+ * y or dydx may be x itself, dx may be dy itself. */
+void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads);
+void FN(gelu_backward)(real *dx, const real *dy, const real *x, const real *dydx, int64_t n, int threads);
 
 /* embedding.c: y (N,C) = wte[token] + wpe[position inside the sequence]; wte (V,C), wpe (T,C).
  * dwte and dwpe are added. Both return the first row whose token is not in 0..V-1, or N + the first
@@ -69,6 +75,11 @@ int64_t FN(embedding_forward)(real *y, const int32_t *tokens, const int32_t *cu_
 int64_t FN(embedding_backward)(real *dwte, real *dwpe, const real *dy, const int32_t *tokens,
                                const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t C, int64_t V,
                                int64_t T, int threads);
+
+/* take_rows.c: y (M,C) = x (N,C) at rows (M), which rise. dx (N,C) is ADDED at those rows (see above).
+ * Both return the first of rows that does not rise or does not exist, or -1. */
+int64_t FN(take_rows_forward)(real *y, const real *x, const int32_t *rows, int64_t N, int64_t M, int64_t C, int threads);
+int64_t FN(take_rows_backward)(real *dx, const real *dy, const int32_t *rows, int64_t N, int64_t M, int64_t C, int threads);
 
 /* cross_entropy.c: nll (N) = lse - logits[label], where lse (N) = log sum exp logits (N,V); a row
  * whose label is -100 is not graded: its nll is 0 and its dlogits are 0. dlogits = dnll (softmax -

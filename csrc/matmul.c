@@ -10,38 +10,15 @@
 
 enum { DEPTH = 128 };
 
-/* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero. */
+/* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero up to a whole
+ * vector. One of b_row and b_col is 1. */
 static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64_t depth,
                  int64_t columns) {
-    int64_t width = (columns + VL - 1) / VL * VL;
-    if (b_col == 1) {
-        for (int64_t p = 0; p < depth; p++) {
-            memcpy(panel + p * NR, b + p * b_row, (size_t)columns * sizeof(real));
-            for (int64_t j = columns; j < width; j++) panel[p * NR + j] = 0;
-        }
-    } else {
-        for (int64_t j = 0; j < columns; j++)
-            for (int64_t p = 0; p < depth; p++) panel[p * NR + j] = b[p * b_row + j * b_col];
-        for (int64_t j = columns; j < width; j++)
-            for (int64_t p = 0; p < depth; p++) panel[p * NR + j] = 0;
-    }
-}
-
-/* The tile's row i, vector j <-> out[i * stride + j * VL], of which only `columns` columns exist. */
-static void load_tile(vec acc[MR][NV], const real *out, int64_t stride, int mr, int64_t columns) {
-    for (int i = 0; i < mr; i++)
-        for (int64_t j = 0; j * VL < columns; j++) {
-            const real *p = out + i * stride + j * VL;
-            acc[i][j] = columns - j * VL >= VL ? load(p) : load_tail(p, columns - j * VL, 0);
-        }
-}
-static void store_tile(real *out, vec acc[MR][NV], int64_t stride, int mr, int64_t columns) {
-    for (int i = 0; i < mr; i++)
-        for (int64_t j = 0; j * VL < columns; j++) {
-            real *p = out + i * stride + j * VL;
-            if (columns - j * VL >= VL) store(p, acc[i][j]);
-            else store_tail(p, acc[i][j], columns - j * VL);
-        }
+    if (b_col != 1) pack_transposed(panel, NR, b, b_col, columns, depth, 1);
+    else
+        for (int64_t p = 0; p < depth; p++)
+            for (int64_t j = 0; j < columns; j += VL)
+                store(panel + p * NR + j, load_part(b + p * b_row + j, columns - j));
 }
 
 /* out (N,K) = a (N,C) B (C,K) + bias + residual, where B(p,j) = b[p * b_row + j * b_col]. */
@@ -52,29 +29,19 @@ static void product(real *out, const real *a, const real *b, int64_t b_row, int6
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         real panel[DEPTH * NR] __attribute__((aligned(64)));
-        vec acc[MR][NV];
         int64_t first, last;
         share(N, MR, threads, thread, &first, &last);
         for (int64_t k = 0; k < K && first < last; k += NR) {
             int64_t columns = K - k < NR ? K - k : NR;
-            int nv = (int)((columns + VL - 1) / VL);
             for (int64_t c = 0; c < C; c += DEPTH) {
                 int64_t depth = C - c < DEPTH ? C - c : DEPTH;
                 pack(panel, b + c * b_row + k * b_col, b_row, b_col, depth, columns);
                 for (int64_t n = first; n < last; n += MR) {
                     int mr = last - n < MR ? (int)(last - n) : MR;
                     real *y = out + n * K + k;
-                    if (c > 0) load_tile(acc, y, K, mr, columns);
-                    else if (bias) load_tile(acc, bias + k, 0, mr, columns);
-                    else memset(acc, 0, sizeof acc);
-                    tile(mr, nv, acc, depth, a + n * C + c, C, 1, panel, NR);
-                    if (residual && c + depth == C) {
-                        vec skip[MR][NV];
-                        load_tile(skip, residual + n * K + k, K, mr, columns);
-                        for (int i = 0; i < mr; i++)
-                            for (int j = 0; j < nv; j++) acc[i][j] += skip[i][j];
-                    }
-                    store_tile(y, acc, K, mr, columns);
+                    const real *from = c > 0 ? y : bias ? bias + k : 0;
+                    const real *plus = residual && c + depth == C ? residual + n * K + k : 0;
+                    tile(mr, columns, y, K, from, c > 0 ? K : 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
                 }
             }
         }
@@ -90,12 +57,10 @@ static void matmul_dw(real *dw, const real *dy, const real *x, int64_t N, int64_
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         real panel[DEPTH * NR] __attribute__((aligned(64)));
-        vec acc[MR][NV], old[MR][NV];
         int64_t first, last; /* items: tile t of panel q is item q * tiles + t */
         share(tiles * panels, 1, threads, thread, &first, &last);
         for (int64_t q = first / tiles; q * tiles < last; q++) {
             int64_t columns = C - q * NR < NR ? C - q * NR : NR;
-            int nv = (int)((columns + VL - 1) / VL);
             int64_t t0 = first > q * tiles ? first - q * tiles : 0;
             int64_t t1 = last < (q + 1) * tiles ? last - q * tiles : tiles;
             for (int64_t n = 0; n < N; n += DEPTH) {
@@ -104,12 +69,7 @@ static void matmul_dw(real *dw, const real *dy, const real *x, int64_t N, int64_
                 for (int64_t t = t0; t < t1; t++) {
                     int mr = K - t * MR < MR ? (int)(K - t * MR) : MR;
                     real *out = dw + t * MR * C + q * NR;
-                    memset(acc, 0, sizeof acc);
-                    tile(mr, nv, acc, depth, dy + n * K + t * MR, 1, K, panel, NR);
-                    load_tile(old, out, C, mr, columns);
-                    for (int i = 0; i < mr; i++)
-                        for (int j = 0; j < nv; j++) acc[i][j] += old[i][j];
-                    store_tile(out, acc, C, mr, columns);
+                    tile(mr, columns, out, C, 0, 0, out, C, depth, dy + n * K + t * MR, 1, K, panel, NR);
                 }
             }
         }

@@ -7,9 +7,12 @@
 #ifndef PYSFT_SIMD_H
 #define PYSFT_SIMD_H
 
-#include <math.h>
 #include <string.h>
+#include <tgmath.h> /* sqrt, log, exp, tanh: of floats for floats, of doubles for doubles */
 #include "real.h"
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 /* MR x (NV vectors) is the tile of matmul: as many accumulators as the register file holds beside
  * NV vectors of B and one element of A. */
@@ -30,10 +33,11 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 /* The same at any address, over memory that is declared as plain reals. */
 typedef real vec_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 #ifdef PYSFT_F64
-typedef int64_t ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef int64_t lane_int; /* a whole number as wide as a lane */
 #else
-typedef int32_t ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef int32_t lane_int;
 #endif
+typedef lane_int ivec __attribute__((vector_size(VECTOR_BYTES)));
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -44,35 +48,91 @@ INLINE void store(real *p, vec x) { *(vec_u *)p = x; }
 /* x in every lane. (`(vec){} + x` would be a real addition: -0 + 0 is not -0. x - 0 is x.) */
 INLINE vec splat(real x) { return x - (vec){0}; }
 
-/* The first n < VL elements at p, `fill` in the other lanes. */
+/* The first n < VL elements at p, `fill` in the other lanes; and back. */
+#ifdef __AVX512F__
+#ifdef PYSFT_F64
 INLINE vec load_tail(const real *p, int64_t n, real fill) {
+    return _mm512_mask_loadu_pd(splat(fill), (__mmask8)((1 << n) - 1), p);
+}
+INLINE void store_tail(real *p, vec x, int64_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1 << n) - 1), x); }
+#else
+INLINE vec load_tail(const real *p, int64_t n, real fill) {
+    return _mm512_mask_loadu_ps(splat(fill), (__mmask16)((1 << n) - 1), p);
+}
+INLINE void store_tail(real *p, vec x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1 << n) - 1), x); }
+#endif
+#else
+static __attribute__((noinline, unused)) vec load_tail(const real *p, int64_t n, real fill) {
     vec x = splat(fill);
     memcpy(&x, p, (size_t)n * sizeof(real));
     return x;
 }
-INLINE void store_tail(real *p, vec x, int64_t n) { memcpy(p, &x, (size_t)n * sizeof(real)); }
+static __attribute__((noinline, unused)) void store_tail(real *p, vec x, int64_t n) {
+    memcpy(p, &x, (size_t)n * sizeof(real));
+}
+#endif
+/* The same where n may also be VL or more. */
+INLINE vec load_part(const real *p, int64_t n) { return n >= VL ? load(p) : load_tail(p, n, 0); }
+INLINE void store_part(real *p, vec x, int64_t n) {
+    if (n >= VL) store(p, x);
+    else store_tail(p, x, n);
+}
 
 /* Lane by lane: mask ? a : b, where mask is the result of a comparison. */
-INLINE vec select(ivec mask, vec a, vec b) {
+INLINE vec choose(ivec mask, vec a, vec b) {
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 }
-INLINE vec vmax(vec a, vec b) { return select(a > b, a, b); }
+INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+
+/* 0, 1, 2, ... : a constant to the compiler, and so are the masks made of it. */
+INLINE ivec lane_numbers(void) {
+    static const lane_int number[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec x;
+    memcpy(&x, number, sizeof x);
+    return x;
+}
+/* Lane i of the result is lane i ^ half of x. */
+INLINE vec swap_lanes(vec x, const int half) { return __builtin_shuffle(x, lane_numbers() ^ half); }
 
 /* Horizontal sum and maximum, by halves: a fixed tree. */
 INLINE real sum_lanes(vec x) {
-    real lane[VL];
-    memcpy(lane, &x, sizeof x);
-    UNROLL for (int half = VL / 2; half > 0; half /= 2)
-        UNROLL for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
+    UNROLL for (int half = VL / 2; half > 0; half /= 2) x += swap_lanes(x, half);
+    return x[0];
 }
 INLINE real max_lanes(vec x) {
-    real lane[VL];
-    memcpy(lane, &x, sizeof x);
-    UNROLL for (int half = VL / 2; half > 0; half /= 2)
-        UNROLL for (int i = 0; i < half; i++)
-            lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-    return lane[0];
+    UNROLL for (int half = VL / 2; half > 0; half /= 2) x = vmax(x, swap_lanes(x, half));
+    return x[0];
+}
+
+/* The VL x VL matrix whose rows are x[0..VL-1] turned over its diagonal: blocks of h x h change sides,
+ * h = 1, 2, 4, ... */
+INLINE void transpose(vec x[VL]) {
+    UNROLL for (int h = 1; h < VL; h *= 2) {
+        ivec lane = lane_numbers(), far = (lane & h) != 0; /* -1 where the lane number has the bit h */
+        UNROLL for (int i = 0; i < VL; i++) {
+            if (i & h) continue;
+            vec a = x[i], b = x[i + h];
+            x[i] = __builtin_shuffle(a, b, lane + (far & (VL - h)));
+            x[i + h] = __builtin_shuffle(a, b, lane + h + (far & (VL - h)));
+        }
+    }
+}
+/* out(j,i) = x(i,j) scale for i < rows and j < columns, and zero for i up to the next multiple of VL. */
+static __attribute__((noinline, unused)) void pack_transposed(real *out, int64_t out_row, const real *x, int64_t x_row,
+                                                              int64_t rows, int64_t columns, real scale) {
+    for (int64_t i = 0; i < rows; i += VL)
+        for (int64_t j = 0; j < columns; j += VL) {
+            vec block[VL];
+            if (i + VL <= rows && j + VL <= columns) {
+                UNROLL for (int r = 0; r < VL; r++) block[r] = load(x + (i + r) * x_row + j);
+                transpose(block);
+                UNROLL for (int c = 0; c < VL; c++) store(out + (j + c) * out_row + i, block[c] * scale);
+            } else {
+                for (int c = 0; c < VL && j + c < columns; c++)
+                    for (int r = 0; r < VL; r++)
+                        out[(j + c) * out_row + i + r] = i + r < rows ? x[(i + r) * x_row + j + c] * scale : 0;
+            }
+        }
 }
 
 #ifdef PYSFT_F64
@@ -101,8 +161,8 @@ INLINE vec vexp(vec x) {
     vec y = r * r * q + r + 1.0f;
     ivec power = ((ivec)t << 23) + (127 << 23); /* the low bits of t are n; the shift drops the rest */
     y = y * (vec)power;
-    y = select(x < -87.33654f, splat(0.0f), y);
-    return select(x > 88.37626f, splat(INFINITY), y);
+    y = choose(x < -87.33654f, splat(0.0f), y);
+    return choose(x > 88.37626f, splat(INFINITY), y);
 }
 #endif
 

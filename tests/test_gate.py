@@ -1,6 +1,7 @@
 """The gate: each way in which an argument can be wrong is one sentence that names the function, the
 argument, what came and what fits; and nothing that passes can crash C."""
 
+import functools
 import os
 import re
 
@@ -21,6 +22,7 @@ def good():
         return np.ones(shape, X)
 
     tokens, labels, cu = np.arange(6, dtype=np.int32) % 5, np.array([0, -100, 4, 1, 2, 3], np.int32), offsets([4, 2])
+    rows = np.array([0, 3, 5], np.int32)
     return {"matmul_forward": dict(y=f(6, 3), x=f(6, 4), w=f(3, 4), b=f(3), residual=f(6, 3)),
             "matmul_backward": dict(dx=f(6, 4), dw=f(3, 4), db=f(3), dy=f(6, 3), x=f(6, 4), w=f(3, 4)),
             "attention_forward": dict(y=f(6, 4), lse=f(6, 2), qkv=f(6, 12), cu_seqlens=cu.copy()),
@@ -34,6 +36,8 @@ def good():
             "embedding_forward": dict(y=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy(), wte=f(5, 4), wpe=f(4, 4)),
             "embedding_backward": dict(dwte=f(5, 4), dwpe=f(4, 4), dy=f(6, 4), tokens=tokens.copy(),
                                        cu_seqlens=cu.copy()),
+            "take_rows_forward": dict(y=f(3, 4), x=f(6, 4), rows=rows.copy()),
+            "take_rows_backward": dict(dx=f(6, 4), dy=f(3, 4), rows=rows.copy()),
             "cross_entropy_forward": dict(nll=f(6), lse=f(6), logits=f(6, 5), labels=labels.copy()),
             "cross_entropy_backward": dict(dlogits=f(6, 5), dnll=f(6), logits=f(6, 5), lse=f(6), labels=labels.copy()),
             "adamw": dict(w=f(7), m=f(7), v=f(7), g=f(7), step=1, lr=0.1),
@@ -44,7 +48,7 @@ WRITTEN = {"matmul_forward": ["y"], "matmul_backward": ["dx", "dw", "db"], "atte
            "attention_backward": ["dqkv"], "layernorm_forward": ["y", "mean", "rstd"],
            "layernorm_backward": ["dx", "dw", "db"], "gelu_forward": ["y"], "gelu_backward": ["dx"],
            "embedding_forward": ["y"], "embedding_backward": ["dwte", "dwpe"],
-           "cross_entropy_forward": ["nll", "lse"], "cross_entropy_backward": ["dlogits"], "adamw": ["w", "m", "v"],
+           "take_rows_forward": ["y"], "take_rows_backward": ["dx"], "cross_entropy_forward": ["nll", "lse"], "cross_entropy_backward": ["dlogits"], "adamw": ["w", "m", "v"],
            "sum_squares": []}
 OPTIONAL = {"matmul_forward": ["b", "residual"], "matmul_backward": ["dx", "dw", "db"],
             "layernorm_backward": ["dx", "dw", "db"]}
@@ -52,7 +56,7 @@ IN_PLACE = {("gelu_forward", "y", "x"), ("gelu_backward", "dx", "dy"),
             ("cross_entropy_backward", "dlogits", "logits")}
 SLOTS = [(f, n) for f, a in good().items() for n, v in a.items() if isinstance(v, np.ndarray)]
 EVERY_ARRAY = pytest.mark.parametrize("function, name", SLOTS, ids=[f"{f}-{n}" for f, n in SLOTS])
-INTEGERS = {"tokens", "labels", "cu_seqlens"}
+INTEGERS = {"tokens", "labels", "cu_seqlens", "rows"}
 
 
 def refused(function, *words, **changes):
@@ -116,7 +120,7 @@ def test_a_wrong_number_of_axes_is_refused(function, name):
 FREE = {(f, "cu_seqlens", 0) for f in good()} | {
     ("attention_forward", "lse", 1), ("attention_backward", "lse", 1), ("embedding_forward", "wte", 0),
     ("embedding_forward", "wpe", 0), ("embedding_backward", "dwte", 0), ("embedding_backward", "dwpe", 0),
-    ("cross_entropy_forward", "logits", 1), ("sum_squares", "x", 0)}
+    ("take_rows_forward", "x", 0), ("take_rows_backward", "dx", 0), ("cross_entropy_forward", "logits", 1), ("sum_squares", "x", 0)}
 
 
 @EVERY_ARRAY
@@ -239,6 +243,71 @@ def test_a_token_outside_of_the_vocabulary_is_named_with_its_row(function):
         tokens = good()[function]["tokens"]
         tokens[row] = token
         refused(function, f"tokens[{row}] = {token}", "0..4", tokens=tokens)
+
+
+def test_wanted_rows_that_do_not_rise_within_the_batch_are_refused():
+    f = functools.partial(np.ones, dtype=X)
+    few = {"attention_forward": dict(y=f((3, 4)), lse=f((3, 2)), qkv=f((6, 8)), q=f((3, 4))),
+           "attention_backward": dict(dqkv=f((6, 8)), dy=f((3, 4)), y=f((3, 4)), lse=f((3, 2)), qkv=f((6, 8)),
+                                      dq=f((3, 4)), q=f((3, 4)))}
+    for function in ("take_rows_forward", "take_rows_backward", *few):
+        others = few.get(function, {})
+        getattr(ops, function)(**{**good()[function], **others, "rows": np.array([0, 3, 5], np.int32)})
+        for rows, bad in (([0, 3, 6], 2), ([-1, 3, 5], 0), ([0, 0, 5], 1), ([4, 3, 5], 1), ([2**31 - 1, 0, 1], 0)):
+            refused(function, f"rows[{bad}] = {rows[bad]}", "N = 6", rows=np.array(rows, np.int32), **others)
+
+
+@pytest.mark.parametrize("function", ["attention_forward", "attention_backward"])
+def test_rows_without_their_queries_are_refused(function):
+    refused(function, "has shape", "expected (", rows=np.array([0, 3, 5], np.int32))
+
+
+def test_gelu_takes_its_derivative_or_its_input_not_both():
+    f = np.ones((6, 4), X)
+    refused("gelu_backward", "exactly one", dydx=f)
+    ops.gelu_backward(np.empty_like(f), f, None, f)
+
+
+# ---------------------------------------------------------------------------- calls made many times
+
+def test_noted_calls_do_what_the_kernels_do_for_any_number_of_rows_up_to_their_arrays():
+    g = np.random.default_rng(0)
+    x, w, y = g.standard_normal((9, 5)).astype(X), g.standard_normal((3, 5)).astype(X), np.zeros((9, 3), X)
+    calls = ops.on_threads(1).calls(9)
+    calls.on("N").matmul_forward(y, x, w)
+    calls.on("M").gelu_forward(y, y)
+    assert not y.any()
+    for N, M in ((9, 9), (4, 2), (1, 1)):
+        y[:] = 7
+        calls.run(N, 1, M)
+        expected = np.full_like(y, 7)
+        ops.matmul_forward(expected[:N], x[:N], w)
+        ops.gelu_forward(expected[:M], expected[:M].copy())
+        assert np.array_equal(y, expected)
+
+
+def test_noted_calls_refuse_what_the_gate_refuses_and_more_rows_than_they_were_checked_for():
+    calls = ops.on_threads(1).calls(4)
+    a = good()["embedding_forward"]
+    with pytest.raises(GateError, match="contiguous"):
+        calls.on("N").embedding_forward(**{**a, "wte": np.ones((4, 5), X).T})
+    calls.on("N").embedding_forward(*a.values())
+    for N, S in ((0, 2), (7, 2), (6, 0), (6, 3)):
+        with pytest.raises(GateError, match="checked for"):
+            calls.run(N, S, 1)
+    a["tokens"][4] = 5
+    with pytest.raises(GateError, match=r"tokens\[4\] = 5 is not in 0..4"):
+        calls.run(6, 2, 1)
+    calls.run(4, 1, 1)  # the rows that there are now
+
+
+def test_noted_attention_refuses_a_sequence_longer_than_it_has_room_for():
+    calls, a = ops.on_threads(1).calls(4), good()["attention_forward"]
+    calls.on("N").attention_forward(*a.values())
+    calls.run(6, 2, 6)
+    a["cu_seqlens"][:] = 0, 5, 6
+    with pytest.raises(GateError, match="sequence 0 has 5 rows"):
+        calls.run(6, 2, 6)
 
 
 @pytest.mark.parametrize("function", ["cross_entropy_forward", "cross_entropy_backward"])
@@ -403,7 +472,8 @@ def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, thre
     cu, numbers = np.array(cu, np.int32), np.array(numbers, np.int32)
     valid = len(cu) > 1 and cu[0] == 0 and cu[-1] == 6 and (np.diff(cu) >= 0).all()
     for function, arguments in good().items():
-        changes = {n: cu if n == "cu_seqlens" else numbers for n in arguments if n in INTEGERS}
+        changes = {n: cu if n == "cu_seqlens" else numbers[:3] if n == "rows" else numbers
+                   for n in arguments if n in INTEGERS}
         if not changes:
             continue
         expected = valid or "cu_seqlens" not in changes
@@ -411,6 +481,8 @@ def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, thre
             expected &= bool(((numbers >= 0) & (numbers < 5)).all()) and bool((np.diff(cu) <= 4).all())
         if "labels" in changes:
             expected &= bool(((numbers == -100) | (numbers >= 0) & (numbers < 5)).all())
+        if "rows" in changes:
+            expected &= 0 <= int(numbers[0]) < int(numbers[1]) < int(numbers[2]) < 6
         try:
             getattr(ops, function)(**{**arguments, **changes}, threads=threads)
             assert expected, function

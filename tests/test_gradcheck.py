@@ -138,6 +138,14 @@ def counting_a_token_once(dwte, dwpe, dy, tokens, cu_seqlens):
     dwte[tokens] += dy
 
 
+def taking_too_few(dx, dy, rows):
+    reference.take_rows_backward(dx, dy[:-1], rows[:-1])
+
+
+def writing_rows(dx, dy, rows):
+    dx[rows] = dy
+
+
 def not_zeroed_where_masked(dlogits, dnll, logits, lse, labels):
     unmasked = np.where(labels == -100, 0, labels)
     nll, full = np.empty_like(dnll), np.empty_like(dnll)
@@ -164,12 +172,14 @@ PLANTED = {"gelu": [negated, without_its_three],
            "attention": [without_scale, without_delta, across_sequences],
            "layernorm": [without_mean_of_g, without_mean_of_g_norm, writing_dx],
            "embedding": [ignoring_positions, counting_a_token_once],
+           "take_rows": [taking_too_few, writing_rows],
            "cross_entropy": [not_zeroed_where_masked, a_trace_where_masked, without_onehot, unwritten]}
 
 
 @pytest.mark.parametrize("kernel, wrong", [(k, f) for k, many in PLANTED.items() for f in many],
                          ids=lambda x: getattr(x, "__name__", x))
 def test_a_planted_wrong_derivative_is_caught(kernel, wrong):
+    wrong = gradcheck.plain_form(wrong, f"{kernel}_backward")
     rows = run(SimpleNamespace(**{**FUNCTIONS, f"{kernel}_backward": wrong}), cases=cases(kernel))
     failed = [row for row in rows if not row.passed]
     assert failed and all(row.worst > TOLERANCE for row in failed)
@@ -188,7 +198,7 @@ def test_a_wrong_line_of_the_models_own_backward_is_caught(monkeypatch):
         dx *= 1 + 1e-5
 
     monkeypatch.setattr(model, "block_backward", slightly_wrong)
-    rows = run(reference, cases={"GPT": (gradcheck.check_model, dict(lengths=[3], L=1, V=3, C=2, H=1))})
+    rows = run(reference, cases={"GPT": (gradcheck.check_model, dict(lengths=[3], graded=1, L=1, V=3, C=2, H=1))})
     assert {row.tensor for row in rows if not row.passed} == {"wte", "wpe"}  # what lies before the block
 
 

@@ -65,7 +65,7 @@ def gradients(model, b, dnll=None):
 @BOTH
 @pytest.mark.parametrize("tied", [False, True])
 def test_kernels_and_reference_give_the_same_model(dtype, tied):
-    config = dataclasses.replace(SMALL, tied=tied)
+    config = dataclasses.replace(SMALL, tied=tied, context=40)
     b = batch([7, 1, 24, 13])
     models = [lively(config, functions, dtype) for functions in (KERNELS, reference)]
     tolerance = 256 * np.finfo(dtype).eps  # two blocks deep, each some dozens of roundings
@@ -199,6 +199,91 @@ def test_room_for_more_rows_than_a_batch_has_changes_no_bit(dtype):
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
+# ------------------------------------------------------------ only what the loss can see is computed
+
+def everything_of(b):
+    """The same batch, every row of it wanted."""
+    return dataclasses.replace(b, wanted=np.ones(len(b.tokens), bool))
+
+
+@BOTH
+@pytest.mark.parametrize("functions", [KERNELS, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
+def test_leaving_out_unwanted_rows_keeps_the_losss_bits_and_the_gradients(functions, dtype, tied):
+    config = dataclasses.replace(SMALL, tied=tied, context=40)
+    for lengths, graded in (([24, 13], 0.6), ([5, 1, 30, 7], 0.2), ([40], 0.1), ([3, 4], 0.5)):
+        b = batch(lengths, graded=graded)
+        assert 0 < b.wanted.sum() < len(b.tokens)
+        some, every = lively(config, functions, dtype), lively(config, functions, dtype)
+        assert np.array_equal(forward(some, b), forward(every, everything_of(b))) or functions is reference
+        one, other = gradients(some, b), gradients(every, everything_of(b))
+        for name in one:
+            assert distance(one[name], other[name]) <= {np.float32: 1e-6, np.float64: 1e-14}[dtype], name
+
+
+def test_unwanted_rows_cost_nothing_behind_the_last_attention():
+    b, seen = batch([24, 13], graded=0.3), []
+
+    def noted(name):
+        def call(*arrays):
+            seen.append((name, len(arrays[3 if "backward" in name else 1])))
+            getattr(KERNELS, name)(*arrays)
+        return call
+
+    functions = SimpleNamespace(**{**{k.__name__: getattr(KERNELS, k.__name__) for k in ops.KERNELS},
+                                   **{n: noted(n) for n in ("matmul_forward", "matmul_backward")}})
+    model = lively(functions=functions)
+    gradients(model, b)
+    N, M, blocks = 37, int(b.wanted.sum()), SMALL.layers - 1
+    forward_rows = [n for name, n in seen if name == "matmul_forward"]
+    assert forward_rows == [N] * 4 * blocks + [N, M, M, M, M, M]  # keys and values; query, three more, head
+    backward_rows = [n for name, n in seen if name == "matmul_backward"]
+    assert backward_rows == [M, M, M, M, N, M] + [N] * 4 * blocks
+
+
+def test_a_wanted_row_without_a_label_costs_nothing_and_an_unwanted_one_with_a_label_neither():
+    b = batch([24, 13])
+    masked = np.flatnonzero(b.labels == IGNORE)
+    more = b.wanted.copy()
+    more[masked[:3]] = True
+    model = lively()
+    assert np.array_equal(forward(model, dataclasses.replace(b, wanted=more)), forward(model, b))
+    less = b.wanted.copy()
+    less[np.flatnonzero(less)[:4]] = False
+    nll = forward(model, dataclasses.replace(b, wanted=less))
+    assert (nll[~less] == 0).all() and np.array_equal(nll[less], forward(model, b)[less])
+
+
+def test_a_batch_in_which_nothing_is_wanted_is_refused():
+    with pytest.raises(UsageError, match="wanted"):
+        lively().forward(dataclasses.replace(batch([3]), wanted=np.zeros(3, bool)))
+
+
+@BOTH
+@pytest.mark.parametrize("functions", [KERNELS, reference], ids=["ops", "reference"])
+def test_logits_made_in_chunks_change_no_bit(functions, dtype):
+    b = batch([130, 150, 70], graded=0.9)
+    whole = GPT(dataclasses.replace(SMALL, context=150), functions, rng(1, "test", "init"), dtype)
+    chunked = GPT(whole.config, functions, rng(1, "test", "init"), dtype, logits_bytes=130 * SMALL.vocab * np.dtype(dtype).itemsize)
+    same = np.array_equal if functions is KERNELS else lambda x, y: distance(x, y) < 1e-5
+    assert same(forward(whole, b), forward(chunked, b))
+    assert len(chunked._activations["logits"]) == 128 and len(whole._activations["logits"]) == 350
+    one, other = gradients(whole, b), gradients(chunked, b)
+    for name in one:
+        assert same(one[name], other[name]), name
+
+
+def test_the_walks_are_checked_once_and_serve_batches_of_every_size_up_to_the_room():
+    model, fresh = lively(), [batch([24, 13]), batch([7]), batch([1, 1]), batch([10, 10, 10], graded=1.0), batch([24, 13])]
+    model.reserve(37)
+    for b in fresh:
+        alone = lively()
+        assert np.array_equal(forward(model, b), forward(alone, b))
+        one, other = gradients(model, b), gradients(alone, b)
+        assert all(np.array_equal(one[n], other[n]) for n in one)
+    assert set(model._calls) == {(f"_hidden_{way}", few) for way in ("forward", "backward") for few in (False, True)}
+
+
 @BOTH
 @pytest.mark.parametrize("kernels", [KERNELS, reference], ids=["ops", "reference"])
 def test_the_gradient_at_masked_targets_is_exactly_zero(kernels, dtype):
@@ -211,6 +296,7 @@ def test_the_gradient_at_masked_targets_is_exactly_zero(kernels, dtype):
     functions = SimpleNamespace(**{k.__name__: getattr(kernels, k.__name__) for k in ops.KERNELS})
     functions.cross_entropy_backward = cross_entropy_backward
     model, b = lively(functions=functions, dtype=dtype), batch([24, 13])
+    b = dataclasses.replace(b, wanted=np.ones(37, bool))  # so that their logits are computed at all
     nll = forward(model, b)
     masked = b.labels == IGNORE
     assert 0 < masked.sum() < 37 and (nll[masked] == 0).all() and (nll[~masked] != 0).all()
@@ -318,7 +404,7 @@ def test_a_shape_that_cannot_be_is_one_sentence(changes, words):
 @BOTH
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_sizes_said_are_those_of_the_arenas(dtype, tied):
-    config = dataclasses.replace(SMALL, tied=tied)
+    config = dataclasses.replace(SMALL, tied=tied, context=40)
     model = GPT(config, KERNELS, dtype=dtype)
     adam = AdamW(model)
     model.reserve(37)

@@ -61,6 +61,10 @@ class Arena:
     def items(self):
         return self._views.items()
 
+    def __or__(self, other: dict) -> dict[str, np.ndarray]:
+        """The views by name, with some of them replaced."""
+        return self._views | other
+
     def check_guards(self) -> bool:
         """True if every guard word is still as it was made."""
         return all(np.isnan(self.flat[first:last]).all() for first, last in self._guards)

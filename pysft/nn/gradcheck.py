@@ -118,6 +118,36 @@ def check_attention(ops, rng, lengths, H, D, scale=1.0):
     yield "qkv", dqkv, qkv, loss
 
 
+def check_attention_of_some_rows(ops, rng, lengths, rows, H, D):
+    cu, rows = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), np.array(rows, np.int32)
+    N, M, C = int(cu[-1]), len(rows), H * D
+    kv, q, dy = rng.standard_normal((N, 2 * C)), rng.standard_normal((M, C)), rng.standard_normal((M, C))
+    y, lse = _unwritten(M, C), _unwritten(M, H)
+
+    def loss():
+        ops.attention_forward(y, lse, kv, cu, q, rows)
+        return float((dy * y).sum())
+
+    loss()
+    dkv, dq = _unwritten(N, 2 * C), _unwritten(M, C)
+    ops.attention_backward(dkv, dy, kv, y.copy(), lse.copy(), cu, dq, q, rows)
+    yield "kv", dkv, kv, loss
+    yield "q", dq, q, loss
+
+
+def check_take_rows(ops, rng, N, C, rows):
+    x, dy, rows = rng.standard_normal((N, C)), rng.standard_normal((len(rows), C)), np.array(rows, np.int32)
+    y = _unwritten(len(rows), C)
+
+    def loss():
+        ops.take_rows_forward(y, x, rows)
+        return float((dy * y).sum())
+
+    dx = _Added(rng, N, C)
+    ops.take_rows_backward(dx.array, dy, rows)
+    yield "x", dx.gained(), x, loss
+
+
 def check_layernorm(ops, rng, N, C, scale=1.0):
     x = scale * rng.standard_normal((N, C)) + 3
     w, b, dy = rng.standard_normal(C), rng.standard_normal(C), rng.standard_normal((N, C))
@@ -135,7 +165,7 @@ def check_layernorm(ops, rng, N, C, scale=1.0):
     yield "b", db.gained(), b, loss
 
 
-def check_gelu(ops, rng, shape, scale=1.0):
+def check_gelu(ops, rng, shape, scale=1.0, saved=False):
     x, dy = scale * rng.standard_normal(shape), rng.standard_normal(shape)
     y = _unwritten(*shape)
 
@@ -144,7 +174,12 @@ def check_gelu(ops, rng, shape, scale=1.0):
         return float((dy * y).sum())
 
     dx = _unwritten(*shape)
-    ops.gelu_backward(dx, dy, x)
+    if saved:  # by the slope that the forward left
+        slope = _unwritten(*shape)
+        ops.gelu_forward(y, x, slope)
+        ops.gelu_backward(dx, dy, None, slope)
+    else:
+        ops.gelu_backward(dx, dy, x)
     yield "x", dx, x, loss
 
 
@@ -187,10 +222,11 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
 
 @dataclass(frozen=True)
 class _Batch:
-    """The three fields of text.dataset.Batch that a model reads."""
+    """The four fields of text.dataset.Batch that a model reads."""
     tokens: np.ndarray
     labels: np.ndarray
     cu_seqlens: np.ndarray
+    wanted: np.ndarray
 
 
 def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
@@ -200,7 +236,7 @@ def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
     tokens = rng.integers(0, V, N).astype(np.int32)
     labels = np.where(rng.random(N) < graded, rng.integers(0, V, N), IGNORE).astype(np.int32)
     labels[-1] = 1
-    batch = _Batch(tokens, labels, cu)
+    batch = _Batch(tokens, labels, cu, labels != IGNORE)
     model = GPT(GPTConfig(V, max(lengths), L, H, C, tied), ops, rng, np.float64)
     for name, w in model.params.items():  # at initialisation most gradients nearly vanish
         w += 0.3 * rng.standard_normal(w.shape)
@@ -230,6 +266,8 @@ CASES = {  # name: (check, sizes)
     "attention, lengths 1 5 2": (check_attention, dict(lengths=[1, 5, 2], H=3, D=2)),
     "attention, beyond a block": (check_attention, dict(lengths=[35], H=1, D=9)),
     "attention, large scores": (check_attention, dict(lengths=[6], H=1, D=4, scale=4.0)),
+    "attention, of some rows": (check_attention_of_some_rows, dict(lengths=[5, 2, 1, 4], rows=[1, 2, 4, 7, 8], H=2, D=3)),
+    "attention, of one row": (check_attention_of_some_rows, dict(lengths=[3], rows=[1], H=1, D=2)),
     "layernorm": (check_layernorm, dict(N=5, C=11)),
     "layernorm, one row": (check_layernorm, dict(N=1, C=3)),
     "layernorm, wide": (check_layernorm, dict(N=3, C=40)),
@@ -237,14 +275,17 @@ CASES = {  # name: (check, sizes)
     "gelu": (check_gelu, dict(shape=(5, 7))),
     "gelu, one element": (check_gelu, dict(shape=(1,))),
     "gelu, large inputs": (check_gelu, dict(shape=(3, 19), scale=4.0)),
+    "gelu, saved slope": (check_gelu, dict(shape=(4, 9), saved=True)),
     "embedding": (check_embedding, dict(lengths=[3, 4, 1], V=5, T=5, C=7)),
     "embedding, one token": (check_embedding, dict(lengths=[1], V=3, T=2, C=3)),
+    "take_rows": (check_take_rows, dict(N=5, C=3, rows=[0, 3, 4])),
     "cross_entropy": (check_cross_entropy, dict(N=6, V=9)),
     "cross_entropy, one row": (check_cross_entropy, dict(N=1, V=3, graded=1)),
     "cross_entropy, wide": (check_cross_entropy, dict(N=3, V=68)),
     "cross_entropy, all -100": (check_cross_entropy, dict(N=4, V=5, graded=0)),
     "cross_entropy, large logits": (check_cross_entropy, dict(N=4, V=6, scale=30.0)),
     "GPT": (check_model, dict(lengths=[5, 1, 3])),
+    "GPT, every row graded": (check_model, dict(lengths=[4, 3], graded=1)),
     "GPT, tied head": (check_model, dict(lengths=[4], tied=True, L=1)),
 }
 
@@ -285,9 +326,17 @@ def load_ops(path) -> SimpleNamespace:
         raise DataError(f"{path}: defines none of {', '.join(names)}")
     ops = SimpleNamespace(**{n: getattr(reference, n) for n in names})
     for n in own:
-        setattr(ops, n, _guarded(getattr(module, n), f"{path}: {n}"))
+        setattr(ops, n, plain_form(_guarded(getattr(module, n), f"{path}: {n}"), n))
     ops.own = own
     return ops
+
+
+def plain_form(function, name: str):
+    """`function` where the kernel `name` is called without its optional last arguments (attention of some
+    rows, GELU's saved slope), the reference where it is called with them: whoever derives attention need
+    not know what a wanted row is."""
+    plain = {"attention_forward": 4, "attention_backward": 6, "gelu_forward": 2, "gelu_backward": 3}.get(name)
+    return lambda *a: (function if plain is None or len(a) <= plain else getattr(reference, name))(*a)
 
 
 def _guarded(function, name):

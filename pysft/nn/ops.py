@@ -9,12 +9,14 @@ is written and can be written where it must be: it cannot crash C. What does not
 GateError that says which argument, what came and what fits.
 
 Threads are an argument (`threads=`, default: see default_threads); `on_threads(n)` gives the same
-functions with it filled in, which is what a model is handed.
+functions with it filled in, which is what a model is handed. `Calls` notes calls instead of making
+them: they are checked once, and then made many times.
 """
 
 import importlib
 import os
 import sys
+import time
 from functools import lru_cache, partial
 from types import SimpleNamespace
 
@@ -222,8 +224,21 @@ def _number(function, name, value):
     return float(value)
 
 
-def _call(name, suffix, *arguments):
-    return getattr(_lib, name + suffix)(*arguments)
+def _run(calls, function, suffix, arguments, letters, explain=None):
+    """Call C, or note the call in `calls`. An argument that is a letter stands for its number, "N*7" for 7
+    times as much. explain(code, letters) raises what a code that is not -1 says."""
+    if calls is not None:
+        calls.note(function, getattr(_lib, function + suffix), arguments, letters, explain)
+        return None
+    code = getattr(_lib, function + suffix)(*[_size(a, letters) if isinstance(a, str) else a for a in arguments])
+    if explain and code >= 0:
+        explain(code, letters)
+    return code
+
+
+def _size(text, letters):
+    letter, _, factor = text.partition("*")
+    return letters[letter] * int(factor or 1)
 
 
 def _bad_token(function, row, tokens, cu_seqlens, letters):
@@ -254,139 +269,180 @@ def _bad_label(function, row, labels, letters):
 
 # ---------------------------------------------------------------------------------- the kernels
 
-def matmul_forward(y, x, w, b=None, residual=None, *, threads=None):
+def matmul_forward(y, x, w, b=None, residual=None, *, threads=None, calls=None):
     """y (N,K) = x (N,C) wT + b [+ residual (N,K)], with w (K,C), b (K)."""
     suffix, n, p = _admit("matmul_forward", "y!N,K x:N,C w:K,C b:K? residual:N,K?",
                           y, x, w, b, residual)
-    _call("matmul_forward", suffix, *p, n["N"], n["C"], n["K"], _threads("matmul_forward", threads))
+    _run(calls, "matmul_forward", suffix, [*p, "N", "C", "K", _threads("matmul_forward", threads)], n)
 
 
-def matmul_backward(dx, dw, db, dy, x, w, *, threads=None):
+def matmul_backward(dx, dw, db, dy, x, w, *, threads=None, calls=None):
     """dx (N,C) is written, dw (K,C) and db (K) are added to; each may be None if not wanted.
     The residual's gradient is dy itself."""
     suffix, n, p = _admit("matmul_backward", "dx!N,C? dw!K,C? db!K? dy:N,K x:N,C w:K,C",
                           dx, dw, db, dy, x, w)
-    _call("matmul_backward", suffix, *p, n["N"], n["C"], n["K"], _threads("matmul_backward", threads))
+    _run(calls, "matmul_backward", suffix, [*p, "N", "C", "K", _threads("matmul_backward", threads)], n)
 
 
-def _attention_scratch(cu_seqlens, D, threads, dtype, suffix):
-    """The kernel's working memory: one aligned piece a thread, and the length of a piece."""
-    lengths = np.diff(cu_seqlens)
-    longest = int(min(max(lengths.max(), 1), cu_seqlens[-1] if cu_seqlens[-1] > 0 else 1))
-    stride = -(-_call("attention_scratch", suffix, longest, D) // 16) * 16
-    return aligned(stride * threads, dtype), stride
-
-
-def _heads(function, letters):
-    C, H = letters["C"], letters["H"]
+def _attention(function, calls, suffix, n, dtype, threads, cu_seqlens, rows, pointers):
+    """What both directions share: pointers(scratch, row widths) are the leading arguments of the C call."""
+    C, H = n["C"], n["H"]
     if C % H:
         raise GateError(f"{function}: C = {C} channels cannot be split over H = {H} heads")
-    return H, C // H
+    threads, n = _threads(function, threads), {"M": n["N"], **n}
+    if calls is not None:
+        longest = calls.longest
+    else:  # before scratch is sized by them, the offsets must make sense
+        bad = np.flatnonzero(cu_seqlens[1:] < cu_seqlens[:-1])
+        if cu_seqlens[0] != 0 or len(bad) or cu_seqlens[-1] != n["N"]:
+            first = 0 if cu_seqlens[0] != 0 else int(bad[0]) + 1 if len(bad) else len(cu_seqlens) - 1
+            _bad_offset(function, first, cu_seqlens, n["N"])
+        longest = int(np.diff(cu_seqlens).max())
+    piece = getattr(_lib, "attention_scratch" + suffix)(longest, C // H)
+    scratch = aligned(piece * threads, dtype)
+    widths = [C, 2 * C] if rows is not None else [3 * C, 3 * C]
+
+    def explain(code, letters):
+        if code <= letters["S"]:
+            _bad_offset(function, code, cu_seqlens, letters["N"], longest)
+        code -= letters["S"] + 1
+        raise GateError(f"{function}: rows[{code}] = {rows[code]} is not above the one before it and below "
+                        f"N = {letters['N']}")
+
+    if calls is not None:
+        calls.keep(scratch)
+    N = "N" if rows is None else "M"
+    _run(calls, function, suffix, [*pointers(ffi.cast(_POINTER[dtype.char], ffi.from_buffer(scratch))),
+                                   "N", "S", N, H, C // H, *widths, longest, threads], n, explain)
 
 
-def _check_offsets(function, cu_seqlens, N):
-    """Before scratch is sized by them, the offsets must make sense."""
-    bad = np.flatnonzero(cu_seqlens[1:] < cu_seqlens[:-1])
-    if cu_seqlens[0] != 0 or len(bad) or cu_seqlens[-1] != N:
-        first = 0 if cu_seqlens[0] != 0 else int(bad[0]) + 1 if len(bad) else len(cu_seqlens) - 1
-        _bad_offset(function, first, cu_seqlens, N)
-
-
-def attention_forward(y, lse, qkv, cu_seqlens, *, threads=None):
+def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None, *, threads=None, calls=None):
     """y (N,C) and lse (N,H) from qkv (N,3C), causal inside each sequence of cu_seqlens (S+1)
-    int32. H is taken from lse; D = C / H."""
-    suffix, n, p = _admit("attention_forward", "y!N,C lse!N,H qkv:N,3C cu_seqlens#S+1",
-                          y, lse, qkv, cu_seqlens)
-    (H, D), threads = _heads("attention_forward", n), _threads("attention_forward", threads)
-    _check_offsets("attention_forward", cu_seqlens, n["N"])
-    scratch, stride = _attention_scratch(cu_seqlens, D, threads, y.dtype, suffix)
-    bad = _call("attention_forward", suffix, p[0], p[1], ffi.cast(_POINTER[y.dtype.char],
-                ffi.from_buffer(scratch)), p[2], p[3], n["N"], n["S"], H, D, stride, threads)
-    if bad >= 0:
-        _bad_offset("attention_forward", bad, cu_seqlens, n["N"])
+    int32. H is taken from lse; D = C / H.
+
+    With q (M,C) and rows (M) int32, rising, only the rows `rows` ask: q holds their queries, qkv (N,2C) the
+    keys and values of all rows, y is (M,C) and lse (M,H)."""
+    if rows is None:
+        suffix, n, p = _admit("attention_forward", "y!N,C lse!N,H qkv:N,3C cu_seqlens#S+1", y, lse, qkv, cu_seqlens)
+        queries, kv, rest = p[2], p[2] + n["C"], [p[3], ffi.NULL]
+    else:
+        suffix, n, p = _admit("attention_forward", "y!M,C lse!M,H qkv:N,2C cu_seqlens#S+1 q:M,C rows#M",
+                              y, lse, qkv, cu_seqlens, q, rows)
+        queries, kv, rest = p[4], p[2], [p[3], p[5]]
+    _attention("attention_forward", calls, suffix, n, y.dtype, threads, cu_seqlens, rows,
+               lambda scratch: [p[0], p[1], scratch, queries, kv, *rest])
 
 
-def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, *, threads=None):
-    """dqkv (N,3C) is written from dy (N,C) and the forward's qkv, y, lse."""
-    suffix, n, p = _admit("attention_backward",
-                          "dqkv!N,3C dy:N,C qkv:N,3C y:N,C lse:N,H cu_seqlens#S+1",
-                          dqkv, dy, qkv, y, lse, cu_seqlens)
-    (H, D), threads = _heads("attention_backward", n), _threads("attention_backward", threads)
-    _check_offsets("attention_backward", cu_seqlens, n["N"])
-    scratch, stride = _attention_scratch(cu_seqlens, D, threads, y.dtype, suffix)
-    bad = _call("attention_backward", suffix, p[0], ffi.cast(_POINTER[y.dtype.char],
-                ffi.from_buffer(scratch)), *p[1:], n["N"], n["S"], H, D, stride, threads)
-    if bad >= 0:
-        _bad_offset("attention_backward", bad, cu_seqlens, n["N"])
+def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=None, *, threads=None, calls=None):
+    """dqkv (N,3C) is written from dy (N,C) and the forward's qkv, y, lse.
+
+    With dq (M,C), q and rows as in the forward, dq and dqkv (N,2C) are written, and dy is (M,C)."""
+    if rows is None:
+        suffix, n, p = _admit("attention_backward", "dqkv!N,3C dy:N,C qkv:N,3C y:N,C lse:N,H cu_seqlens#S+1",
+                              dqkv, dy, qkv, y, lse, cu_seqlens)
+        into, arrays, rest = [p[0], p[0] + n["C"]], [p[1], p[2], p[2] + n["C"]], [p[3], p[4], p[5], ffi.NULL]
+    else:
+        suffix, n, p = _admit("attention_backward", "dqkv!N,2C dy:M,C qkv:N,2C y:M,C lse:M,H cu_seqlens#S+1 dq!M,C "
+                              "q:M,C rows#M", dqkv, dy, qkv, y, lse, cu_seqlens, dq, q, rows)
+        into, arrays, rest = [p[6], p[0]], [p[1], p[7], p[2]], [p[3], p[4], p[5], p[8]]
+    _attention("attention_backward", calls, suffix, n, y.dtype, threads, cu_seqlens, rows,
+               lambda scratch: [*into, scratch, *arrays, *rest])
 
 
-def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5, *, threads=None):
+def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5, *, threads=None, calls=None):
     """y (N,C) = (x - mean) * rstd * w + b over each row; mean (N) and rstd (N) are saved."""
     suffix, n, p = _admit("layernorm_forward", "y!N,C mean!N rstd!N x:N,C w:C b:C",
                           y, mean, rstd, x, w, b)
-    _call("layernorm_forward", suffix, *p, n["N"], n["C"], _number("layernorm_forward", "eps", eps),
-          _threads("layernorm_forward", threads))
+    _run(calls, "layernorm_forward", suffix, [*p, "N", "C", _number("layernorm_forward", "eps", eps),
+                                              _threads("layernorm_forward", threads)], n)
 
 
-def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, *, threads=None):
+def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, *, threads=None, calls=None):
     """ADDS to dx (N,C) (the gradient that bypassed the layer stands there), dw (C), db (C)."""
     suffix, n, p = _admit("layernorm_backward",
                           "dx!N,C? dw!C? db!C? dy:N,C x:N,C w:C mean:N rstd:N",
                           dx, dw, db, dy, x, w, mean, rstd)
-    _call("layernorm_backward", suffix, *p, n["N"], n["C"], _threads("layernorm_backward", threads))
+    _run(calls, "layernorm_backward", suffix, [*p, "N", "C", _threads("layernorm_backward", threads)], n)
 
 
-def gelu_forward(y, x, *, threads=None):
-    """y = x Phi(x) in the tanh form, element by element, any shape. y may be x."""
-    suffix, n, p = _admit("gelu_forward", "y!* x:*", y, x, in_place=[("y", "x")])
-    _call("gelu_forward", suffix, *p, x.size, _threads("gelu_forward", threads))
+def _elements(x):
+    """(how many elements x has as a function of its rows, the letters)."""
+    rows = len(x) if x.ndim else 1
+    return f"N*{x.size // rows}", {"N": rows}
 
 
-def gelu_backward(dx, dy, x, *, threads=None):
-    """dx = dy * gelu'(x) is written; dx may be dy."""
-    suffix, n, p = _admit("gelu_backward", "dx!* dy:* x:*", dx, dy, x, in_place=[("dx", "dy")])
-    _call("gelu_backward", suffix, *p, x.size, _threads("gelu_backward", threads))
+def gelu_forward(y, x, dydx=None, *, threads=None, calls=None):
+    """y = x Phi(x) in the tanh form, element by element, any shape. y may be x. dydx, if given, is written:
+    the derivative, which the backward then only multiplies; it may be x."""
+    suffix, _, p = _admit("gelu_forward", "y!* x:* dydx!*?", y, x, dydx, in_place=[("y", "x"), ("x", "dydx")])
+    size, n = _elements(x)
+    _run(calls, "gelu_forward", suffix, [*p[:1], p[2], p[1], size, _threads("gelu_forward", threads)], n)
 
 
-def embedding_forward(y, tokens, cu_seqlens, wte, wpe, *, threads=None):
+def gelu_backward(dx, dy, x, dydx=None, *, threads=None, calls=None):
+    """dx = dy * gelu'(x) is written, or, with x None, dx = dy * dydx of the forward; dx may be dy."""
+    if (x is None) == (dydx is None):
+        raise GateError(f"gelu_backward: x is {'' if x is None else 'not '}None and so is dydx, expected an array of "
+                        "shape (*) for exactly one of them")
+    suffix, _, p = _admit("gelu_backward", "dx!* dy:* x:*? dydx:*?", dx, dy, x, dydx, in_place=[("dx", "dy")])
+    size, n = _elements(dy)
+    _run(calls, "gelu_backward", suffix, [*p, size, _threads("gelu_backward", threads)], n)
+
+
+def embedding_forward(y, tokens, cu_seqlens, wte, wpe, *, threads=None, calls=None):
     """y (N,C) = wte[tokens] + wpe[position in the sequence]; tokens (N) and cu_seqlens (S+1)
     int32, wte (V,C), wpe (T,C)."""
     suffix, n, p = _admit("embedding_forward", "y!N,C tokens#N cu_seqlens#S+1 wte:V,C wpe:T,C",
                           y, tokens, cu_seqlens, wte, wpe)
-    bad = _call("embedding_forward", suffix, *p, n["N"], n["S"], n["C"], n["V"], n["T"],
-                _threads("embedding_forward", threads))
-    if bad >= 0:
-        _bad_token("embedding_forward", bad, tokens, cu_seqlens, n)
+    _run(calls, "embedding_forward", suffix, [*p, "N", "S", "C", "V", "T", _threads("embedding_forward", threads)], n,
+         lambda code, letters: _bad_token("embedding_forward", code, tokens, cu_seqlens, letters))
 
 
-def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens, *, threads=None):
+def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens, *, threads=None, calls=None):
     """dwte (V,C) and dwpe (T,C) are added to; each row of dy (N,C) goes to its token and place."""
     suffix, n, p = _admit("embedding_backward", "dwte!V,C dwpe!T,C dy:N,C tokens#N cu_seqlens#S+1",
                           dwte, dwpe, dy, tokens, cu_seqlens)
-    bad = _call("embedding_backward", suffix, *p, n["N"], n["S"], n["C"], n["V"], n["T"],
-                _threads("embedding_backward", threads))
-    if bad >= 0:
-        _bad_token("embedding_backward", bad, tokens, cu_seqlens, n)
+    _run(calls, "embedding_backward", suffix, [*p, "N", "S", "C", "V", "T", _threads("embedding_backward", threads)], n,
+         lambda code, letters: _bad_token("embedding_backward", code, tokens, cu_seqlens, letters))
 
 
-def cross_entropy_forward(nll, lse, logits, labels, *, threads=None):
+def _bad_row(function, rows):
+    def explain(code, letters):
+        raise GateError(f"{function}: rows[{code}] = {rows[code]} is not above the one before it and below "
+                        f"N = {letters['N']}")
+    return explain
+
+
+def take_rows_forward(y, x, rows, *, threads=None, calls=None):
+    """y (M,C) = x (N,C) at rows (M) int32, which rise."""
+    suffix, n, p = _admit("take_rows_forward", "y!M,C x:N,C rows#M", y, x, rows)
+    _run(calls, "take_rows_forward", suffix, [*p, "N", "M", "C", _threads("take_rows_forward", threads)], n,
+         _bad_row("take_rows_forward", rows))
+
+
+def take_rows_backward(dx, dy, rows, *, threads=None, calls=None):
+    """ADDS dy (M,C) to dx (N,C) at rows (M): other readers of x have their gradient there already."""
+    suffix, n, p = _admit("take_rows_backward", "dx!N,C dy:M,C rows#M", dx, dy, rows)
+    _run(calls, "take_rows_backward", suffix, [*p, "N", "M", "C", _threads("take_rows_backward", threads)], n,
+         _bad_row("take_rows_backward", rows))
+
+
+def cross_entropy_forward(nll, lse, logits, labels, *, threads=None, calls=None):
     """nll (N) = lse - logits[label] from logits (N,V) and labels (N) int32; 0 where the label is
     -100. lse (N) is saved for the backward. Nats."""
     suffix, n, p = _admit("cross_entropy_forward", "nll!N lse!N logits:N,V labels#N",
                           nll, lse, logits, labels)
-    bad = _call("cross_entropy_forward", suffix, *p, n["N"], n["V"], _threads("cross_entropy_forward", threads))
-    if bad >= 0:
-        _bad_label("cross_entropy_forward", bad, labels, n)
+    _run(calls, "cross_entropy_forward", suffix, [*p, "N", "V", _threads("cross_entropy_forward", threads)], n,
+         lambda code, letters: _bad_label("cross_entropy_forward", code, labels, letters))
 
 
-def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None):
+def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None, calls=None):
     """dlogits (N,V) = dnll (softmax - onehot) is written, exactly 0 where the label is -100;
     dlogits may be logits."""
     suffix, n, p = _admit("cross_entropy_backward", "dlogits!N,V dnll:N logits:N,V lse:N labels#N",
                           dlogits, dnll, logits, lse, labels, in_place=[("dlogits", "logits")])
-    bad = _call("cross_entropy_backward", suffix, *p, n["N"], n["V"], _threads("cross_entropy_backward", threads))
-    if bad >= 0:
-        _bad_label("cross_entropy_backward", bad, labels, n)
+    _run(calls, "cross_entropy_backward", suffix, [*p, "N", "V", _threads("cross_entropy_backward", threads)], n,
+         lambda code, letters: _bad_label("cross_entropy_backward", code, labels, letters))
 
 
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0, *, threads=None):
@@ -396,27 +452,90 @@ def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0, *, 
     lr, beta1, beta2, eps, decay = (_number("adamw", name, value) for name, value in (
         ("lr", lr), ("beta1", beta1), ("beta2", beta2), ("eps", eps), ("decay", decay)))
     suffix, n, p = _admit("adamw", "w!n m!n v!n g:n", w, m, v, g)
-    _call("adamw", suffix, *p, n["n"], lr, beta1, beta2, eps, decay, 1 - beta1 ** step,
-          1 - beta2 ** step, _threads("adamw", threads))
+    _run(None, "adamw", suffix, [*p, "n", lr, beta1, beta2, eps, decay, 1 - beta1 ** step, 1 - beta2 ** step,
+                                 _threads("adamw", threads)], n)
 
 
 def sum_squares(x, *, threads=None):
     """Sum of the squares of a vector, as a Python float: float64, the same for any threads."""
     suffix, n, p = _admit("sum_squares", "x:n", x)
     partials = np.empty(-(-n["n"] // SQUARES_BLOCK))
-    _call("sum_squares", suffix, ffi.cast("double *", ffi.from_buffer(partials)), *p, n["n"],
-          _threads("sum_squares", threads))
+    _run(None, "sum_squares", suffix, [ffi.cast("double *", ffi.from_buffer(partials)), *p, "n",
+                                       _threads("sum_squares", threads)], n)
     return float(partials.sum())
 
 
 KERNELS = [matmul_forward, matmul_backward, attention_forward, attention_backward,
            layernorm_forward, layernorm_backward, gelu_forward, gelu_backward, embedding_forward,
-           embedding_backward, cross_entropy_forward, cross_entropy_backward, adamw, sum_squares]
+           embedding_backward, take_rows_forward, take_rows_backward, cross_entropy_forward,
+           cross_entropy_backward, adamw, sum_squares]
 
 
 def on_threads(threads=None):
-    """All kernels with `threads` filled in (None: default_threads(), asked now, once)."""
+    """All kernels with `threads` filled in (None: default_threads(), asked now, once), and `calls`, which
+    makes a list of Calls on as many threads."""
     if threads is None:
         threads = default_threads()
     _threads("on_threads", threads)
-    return SimpleNamespace(**{k.__name__: partial(k, threads=threads) for k in KERNELS})
+    return SimpleNamespace(**{k.__name__: partial(k, threads=threads) for k in KERNELS},
+                                           calls=partial(Calls, threads))
+
+
+class Calls:
+    """Kernel calls that are checked once and made many times, which takes a microsecond of Python a
+    call where the gate takes ten.
+
+    They are noted with arrays of as many rows as there can ever be, and made for any number of rows N,
+    sequences S and wanted rows M up to those: arrays begin where they begin, whatever their length, so
+    only these three numbers change. longest: rows that a sequence can have."""
+
+    def __init__(self, threads: int, longest: int):
+        self.threads, self.longest = threads, longest
+        self._calls, self._alive, self._most = [], [], {}
+
+    def on(self, rows: str = "N") -> SimpleNamespace:
+        """The kernels; called, they are noted here. Those of on("M") work on the wanted rows alone."""
+        return SimpleNamespace(**{k.__name__: partial(self._wrap, k, rows) for k in KERNELS[:-2]})
+
+    def _wrap(self, kernel, rows, *arrays, **options):
+        self._rows = rows
+        self._alive.append(arrays)
+        kernel(*arrays, **options, threads=self.threads, calls=self)
+
+    def keep(self, array) -> None:
+        """Hold on to memory that C will be given."""
+        self._alive.append(array)
+
+    def note(self, function, c_function, arguments, letters, explain) -> None:
+        """One call; arguments as in _run."""
+        names = {"N": self._rows, "S": "S", "M": "M"}
+        fixed, sizes = [], []
+        for i, a in enumerate(arguments):
+            letter = a[0] if isinstance(a, str) else ""
+            if letter in names:
+                sizes.append((i, "NSM".index(names[letter]), int(a[2:] or 1)))
+                self._most[names[letter]] = min(letters[letter], self._most.get(names[letter], letters[letter]))
+            fixed.append(_size(a, letters) if letter else a)
+        self._calls.append((function, c_function, fixed, sizes, explain, letters))
+
+    def run(self, N: int, S: int, M: int, clock: dict | None = None) -> None:
+        """Make all calls, in order. clock: if given, each kernel's seconds are added to it by name."""
+        here = N, S, M
+        for name, most in self._most.items():
+            if not 1 <= here["NSM".index(name)] <= most:
+                raise GateError(f"{name} = {here['NSM'.index(name)]}, but these calls were checked for 1 to {most}")
+        if _forked:
+            self._on_one_thread()
+        for function, c_function, arguments, sizes, explain, letters in self._calls:
+            for i, which, factor in sizes:
+                arguments[i] = here[which] * factor
+            began = time.perf_counter() if clock is not None else 0.0
+            code = c_function(*arguments)
+            if clock is not None:
+                clock[function] = clock.get(function, 0.0) + time.perf_counter() - began
+            if explain is not None and code >= 0:
+                explain(code, {**letters, "N": N, "S": S, "M": M})
+
+    def _on_one_thread(self):
+        for _, _, arguments, *_ in self._calls:  # threads is the last argument of every kernel
+            arguments[-1] = _threads("Calls.run", arguments[-1])

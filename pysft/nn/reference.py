@@ -6,8 +6,8 @@ rule gives dL/dx = sum over the elements of y of dy * (d y / d x). Each backward
 worked out by hand from the forward that stands right above it.
 
 As in the kernels, parameter gradients ADD to what stands there (several rows, several micro-batches
-and tied weights all contribute), activation gradients are WRITTEN, and layernorm_backward, whose
-input also flows past it on the residual stream, ADDS its dx.
+and tied weights all contribute), activation gradients are WRITTEN, and layernorm_backward and
+take_rows_backward, whose input has other readers too (the residual stream), ADD their dx.
 """
 
 import numpy as np
@@ -40,37 +40,46 @@ def matmul_backward(dx, dw, db, dy, x, w):
         db += dy.sum(axis=0)
 
 
-def _heads_of(qkv, cu_seqlens, H):
-    """Each (sequence, head) in turn: its rows, its head's columns in C, and q, k, v (T,D)."""
-    C = qkv.shape[1] // 3
+def _heads_of(q, kv, cu_seqlens, rows, H):
+    """Each (sequence, head) in turn: its queries' rows of q and y, their places in the sequence, the
+    sequence's rows of kv, the head's number, and its columns of C, of the keys and of the values."""
+    C = kv.shape[1] // 2
     D = C // H
     for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
-        rows = slice(start, end)
+        mine = np.flatnonzero((rows >= start) & (rows < end))
         for h in range(H):
-            q, k, v = (slice(i * C + h * D, i * C + (h + 1) * D) for i in range(3))
-            yield rows, h, slice(h * D, (h + 1) * D), (q, k, v)
+            yield (mine, rows[mine] - start, slice(start, end), h, slice(h * D, (h + 1) * D),
+                   slice(C + h * D, C + (h + 1) * D))
 
 
-def attention_forward(y, lse, qkv, cu_seqlens):
+def _split(qkv, q, rows):
+    """(queries, keys and values, rows that ask) of either form of the arguments."""
+    C = qkv.shape[1] // 3
+    return (qkv[:, :C], qkv[:, C:], np.arange(len(qkv))) if rows is None else (q, qkv, rows)
+
+
+def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None):
     """Causal attention (Vaswani et al. 2017, section 3.2), each sequence and head for itself:
 
         score = q kT / sqrt(D), only keys j <= t;  P = softmax(score);  y = P v
 
-    y (N,C), lse (N,H) = log sum_j exp(score[j]), qkv (N,3C) = queries, keys, values of all heads.
+    y (N,C), lse (N,H) = log sum_j exp(score[j]), qkv (N,3C) = queries, keys, values of all heads. With
+    q (M,C) and rows (M) only those rows ask: qkv (N,2C) = keys, values; y (M,C), lse (M,H).
     """
-    for rows, h, out, (q, k, v) in _heads_of(qkv, cu_seqlens, lse.shape[1]):
-        q, k, v = qkv[rows, q], qkv[rows, k], qkv[rows, v]       # (T,D)
-        T, D = q.shape
-        score = q @ k.T / np.sqrt(D)                             # (T,T)
-        score = np.where(np.tri(T, dtype=bool), score, -np.inf)  # nobody sees the future
+    q, kv, rows = _split(qkv, q, rows)
+    for mine, place, seq, h, keys, values in _heads_of(q, kv, cu_seqlens, rows, lse.shape[1]):
+        k, v = kv[seq, keys], kv[seq, values]                               # (T,D)
+        T, D = k.shape
+        score = q[mine, keys] @ k.T / np.sqrt(D)                            # (M,T)
+        score = np.where(np.arange(T) <= place[:, None], score, -np.inf)    # nobody sees the future
         top = score.max(axis=1, initial=-np.inf, keepdims=True)
-        e = np.exp(score - top)                                  # no overflow
+        e = np.exp(score - top)                                             # no overflow
         total = e.sum(axis=1, keepdims=True)
-        y[rows, out] = e / total @ v
-        lse[rows, h] = (top + np.log(total))[:, 0]
+        y[mine, keys] = e / total @ v
+        lse[mine, h] = (top + np.log(total))[:, 0]
 
 
-def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens):
+def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=None):
     """Back from y = P v, P = softmax(score), score = scale q kT, with scale = 1/sqrt(D):
 
         dv = PT dy,  dP = dy vT                          (matmul_backward, twice)
@@ -80,17 +89,19 @@ def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens):
     The sum over i is the same for all j of a row, and it is y[t] . dy[t], since sum_i P[t,i] dP[t,i]
     = sum_i P[t,i] (v[i] . dy[t]). P itself is exp(score - lse): nothing T x T was kept.
     """
-    for rows, h, out, (q, k, v) in _heads_of(qkv, cu_seqlens, lse.shape[1]):
-        q_, k_, v_, dout = qkv[rows, q], qkv[rows, k], qkv[rows, v], dy[rows, out]
-        T, D = q_.shape
+    dq, dkv, _ = _split(dqkv, dq, rows)
+    q, kv, rows = _split(qkv, q, rows)
+    for mine, place, seq, h, keys, values in _heads_of(q, kv, cu_seqlens, rows, lse.shape[1]):
+        k, v, dout = kv[seq, keys], kv[seq, values], dy[mine, keys]
+        T, D = k.shape
         scale = 1 / np.sqrt(D)
-        P = np.where(np.tri(T, dtype=bool), np.exp(q_ @ k_.T * scale - lse[rows, h, None]), 0)
-        dP = dout @ v_.T
-        delta = (y[rows, out] * dout).sum(axis=1, keepdims=True)
+        P = np.where(np.arange(T) <= place[:, None], np.exp(q[mine, keys] @ k.T * scale - lse[mine, h, None]), 0)
+        dP = dout @ v.T
+        delta = (y[mine, keys] * dout).sum(axis=1, keepdims=True)
         dscore = P * (dP - delta)
-        dqkv[rows, q] = dscore @ k_ * scale
-        dqkv[rows, k] = dscore.T @ q_ * scale
-        dqkv[rows, v] = P.T @ dout
+        dq[mine, keys] = dscore @ k * scale
+        dkv[seq, keys] = dscore.T @ q[mine, keys] * scale
+        dkv[seq, values] = P.T @ dout
 
 
 def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
@@ -124,19 +135,27 @@ def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
         db += dy.sum(axis=0)
 
 
-def gelu_forward(y, x):
+def gelu_forward(y, x, dydx=None):
     """y = x s, s = (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3): Hendrycks and Gimpel 2016,
-    section 2, the tanh form that GPT-2 uses."""
+    section 2, the tanh form that GPT-2 uses. dydx, if given, takes the derivative; it may be x."""
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
-    y[:] = 0.5 * x * (1 + np.tanh(u))
+    result = 0.5 * x * (1 + np.tanh(u))
+    if dydx is not None:
+        dydx[:] = _gelu_slope(x)
+    y[:] = result
 
 
-def gelu_backward(dx, dy, x):
+def gelu_backward(dx, dy, x, dydx=None):
+    """dx = dy * dy/dx, worked out here from x or, with x None, as the forward left it in dydx."""
+    dx[:] = dy * (_gelu_slope(x) if dydx is None else dydx)
+
+
+def _gelu_slope(x):
     """dy/dx = s + x ds/dx, where tanh' = 1 - tanh^2 and du/dx = sqrt(2/pi) (1 + 3 * 0.044715 x^2)."""
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
     du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x ** 2)
     t = np.tanh(u)
-    dx[:] = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t ** 2) * du)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t ** 2) * du
 
 
 def _positions(cu_seqlens):
@@ -155,6 +174,16 @@ def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens):
     gathers often (np.add.at, unlike dwte[tokens] += dy, counts every occurrence)."""
     np.add.at(dwte, tokens, dy)
     np.add.at(dwpe, _positions(cu_seqlens), dy)
+
+
+def take_rows_forward(y, x, rows):
+    """y (M,C) = the rows `rows` (M), which rise, of x (N,C)."""
+    y[:] = x[rows]
+
+
+def take_rows_backward(dx, dy, rows):
+    """Row m of y is row rows[m] of x, so dy[m] goes there; it ADDS, for x has other readers."""
+    dx[rows] += dy
 
 
 def cross_entropy_forward(nll, lse, logits, labels):
