@@ -4,40 +4,53 @@
  * The backward of one row, with g = dy * w the gradient at norm (derived line by line in
  * pysft/nn/reference.py):  dx += rstd * (g - mean(g) - norm * mean(g * norm)). */
 #include "kernels.h"
-#include "simd.h"
-
-/* The row's vector at column i; beyond C zeros, which add nothing to a sum. */
-INLINE vec at(const real *row, int64_t i, int64_t C) {
-    return C - i >= VL ? load(row + i) : load_tail(row + i, C - i, 0);
-}
-INLINE void put(real *row, vec x, int64_t i, int64_t C) {
-    if (C - i >= VL) store(row + i, x);
-    else store_tail(row + i, x, C - i);
-}
+#include "rows.h"
 
 void FN(layernorm_forward)(real *y, real *mean, real *rstd, const real *x, const real *w,
                            const real *b, int64_t N, int64_t C, real eps, int threads) {
     if (N * C < 16 * 1024) threads = 1;
-    int64_t whole = C / VL * VL;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t n = 0; n < N; n++) {
-        const real *row = x + n * C;
-        vec total = {0}, squares = {0};
-        for (int64_t i = 0; i < C; i += VL) total += at(row, i, C);
-        real mu = sum_lanes(total) / (real)C;
-        for (int64_t i = 0; i < whole; i += VL) {
-            vec d = load(row + i) - mu;
-            squares += d * d;
+    for (int64_t n = 0; n < N; n++) layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, b, C, eps);
+}
+
+/* Rows first..last-1 of dx. */
+static void backward_rows(real *dx, const real *dy, const real *x, const real *w, const real *mean,
+                          const real *rstd, int64_t C, int64_t first, int64_t last) {
+    for (int64_t n = first; n < last; n++) {
+        const real *row = x + n * C, *dyn = dy + n * C;
+        real mu = mean[n], rs = rstd[n];
+        vec sum_g = {0}, sum_gn = {0};
+        for (int64_t i = 0; i < C; i += VL) {
+            vec g = load_part(dyn + i, C - i) * load_part(w + i, C - i); /* zero in the lanes that do not exist */
+            sum_g += g;
+            sum_gn += g * ((load_part(row + i, C - i) - mu) * rs);
         }
-        if (whole < C) { /* the lanes that do not exist hold the mean: they are no deviation */
-            vec d = load_tail(row + whole, C - whole, mu) - mu;
-            squares += d * d;
+        real mean_g = sum_lanes(sum_g) / (real)C, mean_gn = sum_lanes(sum_gn) / (real)C;
+        for (int64_t i = 0; i < C; i += VL) {
+            vec g = load_part(dyn + i, C - i) * load_part(w + i, C - i), norm = (load_part(row + i, C - i) - mu) * rs;
+            real *out = dx + n * C + i;
+            store_part(out, load_part(out, C - i) + rs * (g - mean_g - norm * mean_gn), C - i);
         }
-        real rs = (real)1 / (real)sqrt(sum_lanes(squares) / (real)C + eps);
-        for (int64_t i = 0; i < C; i += VL)
-            put(y + n * C, (at(row, i, C) - mu) * rs * at(w, i, C) + at(b, i, C), i, C);
-        mean[n] = mu;
-        rstd[n] = rs;
+    }
+}
+/* Columns first..last-1 of dw and db; sums over rows are formed in blocks, in order. */
+static void backward_columns(real *dw, real *db, const real *dy, const real *x, const real *mean, const real *rstd,
+                             int64_t N, int64_t C, int64_t first, int64_t last) {
+    enum { ROWS = 64 };
+    for (int64_t i = first; i < last; i += VL) {
+        vec total_w = dw ? load_part(dw + i, last - i) : splat(0), total_b = db ? load_part(db + i, last - i) : splat(0);
+        for (int64_t n0 = 0; n0 < N; n0 += ROWS) {
+            vec block_w = {0}, block_b = {0};
+            for (int64_t n = n0; n < N && n < n0 + ROWS; n++) {
+                vec g = load_part(dy + n * C + i, last - i);
+                block_w += g * ((load_part(x + n * C + i, last - i) - mean[n]) * rstd[n]);
+                block_b += g;
+            }
+            total_w += block_w;
+            total_b += block_b;
+        }
+        if (dw) store_part(dw + i, total_w, last - i);
+        if (db) store_part(db + i, total_b, last - i);
     }
 }
 
@@ -45,42 +58,12 @@ void FN(layernorm_backward)(real *dx, real *dw, real *db, const real *dy, const 
                             const real *w, const real *mean, const real *rstd, int64_t N, int64_t C,
                             int threads) {
     if (N * C < 16 * 1024) threads = 1;
-    if (dx) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t n = 0; n < N; n++) {
-            const real *row = x + n * C, *dyn = dy + n * C;
-            real mu = mean[n], rs = rstd[n];
-            vec sum_g = {0}, sum_gn = {0};
-            for (int64_t i = 0; i < C; i += VL) {
-                vec g = at(dyn, i, C) * at(w, i, C); /* zero in the lanes that do not exist */
-                sum_g += g;
-                sum_gn += g * ((at(row, i, C) - mu) * rs);
-            }
-            real mean_g = sum_lanes(sum_g) / (real)C, mean_gn = sum_lanes(sum_gn) / (real)C;
-            for (int64_t i = 0; i < C; i += VL) {
-                vec g = at(dyn, i, C) * at(w, i, C), norm = (at(row, i, C) - mu) * rs;
-                put(dx + n * C, at(dx + n * C, i, C) + rs * (g - mean_g - norm * mean_gn), i, C);
-            }
-        }
-    }
-    if (!dw && !db) return;
-    enum { ROWS = 64 }; /* sums over rows are formed in blocks, in order; columns over threads */
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < C; i += VL) {
-        int64_t columns = C - i < VL ? C - i : VL;
-        vec total_w = dw ? load_tail(dw + i, columns, 0) : splat(0);
-        vec total_b = db ? load_tail(db + i, columns, 0) : splat(0);
-        for (int64_t n0 = 0; n0 < N; n0 += ROWS) {
-            vec block_w = {0}, block_b = {0};
-            for (int64_t n = n0; n < N && n < n0 + ROWS; n++) {
-                vec g = at(dy + n * C, i, C);
-                block_w += g * ((at(x + n * C, i, C) - mean[n]) * rstd[n]);
-                block_b += g;
-            }
-            total_w += block_w;
-            total_b += block_b;
-        }
-        if (dw) store_tail(dw + i, total_w, columns);
-        if (db) store_tail(db + i, total_b, columns);
+    for (int thread = 0; thread < threads; thread++) {
+        int64_t first, last;
+        share(N, 1, threads, thread, &first, &last);
+        if (dx) backward_rows(dx, dy, x, w, mean, rstd, C, first, last);
+        share(C, VL, threads, thread, &first, &last);
+        if (dw || db) backward_columns(dw, db, dy, x, mean, rstd, N, C, first, last);
     }
 }

@@ -2,7 +2,7 @@
  *
  * All three products are one tile (tile.h) under two drivers:
  *   product()      y and dx: rows over threads, B packed into panels of NR columns;
- *   matmul_dw()    dw: output tiles over threads, the rows of the batch walked in blocks of DEPTH.
+ *   product_dw()   dw: output tiles over threads, the rows of the batch walked in blocks of DEPTH.
  * Both follow the same three loops: panels of NR columns, blocks of DEPTH along the sum (so that a
  * packed piece of B, DEPTH x NR, stays in the first-level cache), tiles of MR rows. */
 #include "kernels.h"
@@ -21,90 +21,84 @@ static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64
                 store(panel + p * NR + j, load_part(b + p * b_row + j, columns - j));
 }
 
-/* out (N,K) = a (N,C) B (C,K) + bias + residual, where B(p,j) = b[p * b_row + j * b_col]. */
-static void product(real *out, const real *a, const real *b, int64_t b_row, int64_t b_col,
-                    const real *bias, const real *residual, int64_t N, int64_t C, int64_t K,
-                    int threads) {
-    if (N < 2 * MR || N * C * K < 64 * 1024) threads = 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++) {
-        real panel[DEPTH * NR] __attribute__((aligned(64)));
-        int64_t first, last;
-        share(N, MR, threads, thread, &first, &last);
-        for (int64_t k = 0; k < K && first < last; k += NR) {
-            int64_t columns = K - k < NR ? K - k : NR;
-            for (int64_t c = 0; c < C; c += DEPTH) {
-                int64_t depth = C - c < DEPTH ? C - c : DEPTH;
-                pack(panel, b + c * b_row + k * b_col, b_row, b_col, depth, columns);
-                for (int64_t n = first; n < last; n += MR) {
-                    int mr = last - n < MR ? (int)(last - n) : MR;
-                    real *y = out + n * K + k;
-                    const real *from = c > 0 ? y : bias ? bias + k : 0;
-                    const real *plus = residual && c + depth == C ? residual + n * K + k : 0;
-                    tile(mr, columns, y, K, from, c > 0 ? K : 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
-                }
+/* Rows first..last-1 of out (N,K) = a (N,C) B (C,K) + bias + residual, B(p,j) = b[p * b_row + j * b_col]. */
+static void product(real *out, const real *a, const real *b, int64_t b_row, int64_t b_col, const real *bias,
+                    const real *residual, int64_t C, int64_t K, int64_t first, int64_t last) {
+    real panel[DEPTH * NR] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < K && first < last; k += NR) {
+        int64_t columns = K - k < NR ? K - k : NR;
+        for (int64_t c = 0; c < C; c += DEPTH) {
+            int64_t depth = C - c < DEPTH ? C - c : DEPTH;
+            pack(panel, b + c * b_row + k * b_col, b_row, b_col, depth, columns);
+            for (int64_t n = first; n < last; n += MR) {
+                int mr = last - n < MR ? (int)(last - n) : MR;
+                real *y = out + n * K + k;
+                const real *from = c > 0 ? y : bias ? bias + k : 0;
+                const real *plus = residual && c + depth == C ? residual + n * K + k : 0;
+                tile(mr, columns, y, K, from, c > 0 ? K : 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
             }
         }
     }
 }
 
-/* dw (K,C) += dyT (K,N) x (N,C). A block's sum is formed in registers and then added, so the error
- * grows with N / DEPTH + DEPTH and not with N; blocks come in the order of the rows. */
-static void matmul_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K,
-                      int threads) {
-    int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
-    if (N * C * K < 64 * 1024) threads = 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++) {
-        real panel[DEPTH * NR] __attribute__((aligned(64)));
-        int64_t first, last; /* items: tile t of panel q is item q * tiles + t */
-        share(tiles * panels, 1, threads, thread, &first, &last);
-        for (int64_t q = first / tiles; q * tiles < last; q++) {
-            int64_t columns = C - q * NR < NR ? C - q * NR : NR;
-            int64_t t0 = first > q * tiles ? first - q * tiles : 0;
-            int64_t t1 = last < (q + 1) * tiles ? last - q * tiles : tiles;
-            for (int64_t n = 0; n < N; n += DEPTH) {
-                int64_t depth = N - n < DEPTH ? N - n : DEPTH;
-                pack(panel, x + n * C + q * NR, C, 1, depth, columns);
-                for (int64_t t = t0; t < t1; t++) {
-                    int mr = K - t * MR < MR ? (int)(K - t * MR) : MR;
-                    real *out = dw + t * MR * C + q * NR;
-                    tile(mr, columns, out, C, 0, 0, out, C, depth, dy + n * K + t * MR, 1, K, panel, NR);
-                }
+/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C); tile t of panel q is number q * tiles + t. A block's
+ * sum is formed in registers and then added, so the error grows with N / DEPTH + DEPTH and not with N;
+ * blocks come in the order of the rows. */
+static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t tiles,
+                       int64_t first, int64_t last) {
+    real panel[DEPTH * NR] __attribute__((aligned(64)));
+    for (int64_t q = first / tiles; q * tiles < last; q++) {
+        int64_t columns = C - q * NR < NR ? C - q * NR : NR;
+        int64_t t0 = first > q * tiles ? first - q * tiles : 0;
+        int64_t t1 = last < (q + 1) * tiles ? last - q * tiles : tiles;
+        for (int64_t n = 0; n < N; n += DEPTH) {
+            int64_t depth = N - n < DEPTH ? N - n : DEPTH;
+            pack(panel, x + n * C + q * NR, C, 1, depth, columns);
+            for (int64_t t = t0; t < t1; t++) {
+                int mr = K - t * MR < MR ? (int)(K - t * MR) : MR;
+                real *out = dw + t * MR * C + q * NR;
+                tile(mr, columns, out, C, 0, 0, out, C, depth, dy + n * K + t * MR, 1, K, panel, NR);
             }
         }
     }
 }
 
-/* db (K) += column sums of dy (N,K), in blocks of DEPTH rows as above; columns over threads. */
-static void matmul_db(real *db, const real *dy, int64_t N, int64_t K, int threads) {
-    if (N * K < 16 * 1024) threads = 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++) {
-        int64_t first, last;
-        share(K, VL, threads, thread, &first, &last);
-        for (int64_t k = first; k < last; k += VL) {
-            int64_t columns = last - k < VL ? last - k : VL;
-            vec total = load_tail(db + k, columns, 0);
-            for (int64_t n = 0; n < N; n += DEPTH) {
-                vec block = {0};
-                for (int64_t i = n; i < N && i < n + DEPTH; i++)
-                    block += columns == VL ? load(dy + i * K + k) : load_tail(dy + i * K + k, columns, 0);
-                total += block;
-            }
-            store_tail(db + k, total, columns);
+/* Columns first..last-1 of db (K) += column sums of dy (N,K), in blocks of DEPTH rows as above. */
+static void sums_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; k += VL) {
+        vec total = load_part(db + k, last - k);
+        for (int64_t n = 0; n < N; n += DEPTH) {
+            vec block = {0};
+            for (int64_t i = n; i < N && i < n + DEPTH; i++) block += load_part(dy + i * K + k, last - k);
+            total += block;
         }
+        store_part(db + k, total, last - k);
     }
 }
 
 void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, const real *residual,
                         int64_t N, int64_t C, int64_t K, int threads) {
-    product(y, x, w, 1, C, b, residual, N, C, K, threads); /* B = wT */
+    if (N < 2 * MR || N * C * K < 64 * 1024) threads = 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        int64_t first, last;
+        share(N, MR, threads, thread, &first, &last);
+        product(y, x, w, 1, C, b, residual, C, K, first, last); /* B = wT */
+    }
 }
 
 void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
                          int64_t N, int64_t C, int64_t K, int threads) {
-    if (dx) product(dx, dy, w, C, 1, 0, 0, N, K, C, threads); /* B = w, the sum runs over K */
-    if (dw) matmul_dw(dw, dy, x, N, C, K, threads);
-    if (db) matmul_db(db, dy, N, K, threads);
+    int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
+    if (N * C * K < 64 * 1024) threads = 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        int64_t first, last;
+        share(N, MR, threads, thread, &first, &last);
+        if (dx) product(dx, dy, w, C, 1, 0, 0, K, C, first, last); /* B = w, the sum runs over K */
+        share(K, VL, threads, thread, &first, &last);
+        if (db) sums_db(db, dy, N, K, first, last);
+        share(tiles * panels, 1, threads, thread, &first, &last);
+        if (dw) product_dw(dw, dy, x, N, C, K, tiles, first, last);
+    }
 }

@@ -445,6 +445,60 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None, 
          lambda code, letters: _bad_label("cross_entropy_backward", code, labels, letters))
 
 
+def _lengths(function, **sizes):
+    """Whole numbers above 0."""
+    for name, n in sizes.items():
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise GateError(f"{function}: {name} = {n!r}, expected a whole number, at least 1")
+
+
+def decode_sizes(C, K, V, T, L, dtype):
+    """How many elements decode_pack writes for a w of (K,C), and decode_forward's weights and cache have for
+    V symbols, T positions, C channels and L blocks."""
+    _lengths("decode_sizes", C=C, K=K, V=V, T=T, L=L)
+    suffix = "_f32" if np.dtype(dtype) == np.float32 else "_f64"
+    return tuple(int(getattr(_lib, name + suffix)(*a)) for name, a in (
+        ("decode_packed", (C, K)), ("decode_weights", (V, T, C, L)), ("decode_cache", (T, C, L))))
+
+
+def decode_pack(packed, w):
+    """packed (n) = w (K,C) in the order in which decode_forward reads it."""
+    suffix, n, p = _admit("decode_pack", "packed!n w:K,C", packed, w)
+    expected = getattr(_lib, "decode_packed" + suffix)(n["C"], n["K"])
+    if n["n"] != expected:
+        raise GateError(f"decode_pack: packed has shape ({n['n']},), expected ({expected},) for w {w.shape}")
+    _run(None, "decode_pack", suffix, [*p, "C", "K"], n)
+
+
+def decode_forward(logits, cache, weights, token, position, T, C, H, L, eps=1e-5, *, threads=None):
+    """logits (V) of `token` at `position` (0 to T-1) behind the tokens whose keys and values stand in cache;
+    its own are added. weights: as kernels.h lists them; their size and the cache's: decode_sizes."""
+    decoder(logits, cache, weights, T, C, H, L, eps, threads=threads)(token, position)
+
+
+def decoder(logits, cache, weights, T, C, H, L, eps=1e-5, *, threads=None):
+    """decode_forward with these arrays, checked once: a function of (token, position), whole numbers."""
+    _lengths("decode_forward", T=T, C=C, H=H, L=L)
+    if C % H:
+        raise GateError(f"decode_forward: C = {C} channels cannot be split over H = {H} heads")
+    suffix, n, p = _admit("decode_forward", "logits!V cache!c weights:w", logits, cache, weights)
+    _, w, c = decode_sizes(C, 1, n["V"], T, L, logits.dtype)
+    for name, size, expected in (("cache", n["c"], c), ("weights", n["w"], w)):
+        if size != expected:
+            raise GateError(f"decode_forward: {name} has shape ({size},), expected ({expected},)")
+    function, V = getattr(_lib, "decode_forward" + suffix), n["V"]
+    rest = V, T, C, H, L, _number("decode_forward", "eps", eps), _threads("decode_forward", threads)
+    keep = logits, cache, weights  # as long as the function lives
+
+    def step(token, position):
+        code = function(*p, token, position, *rest)
+        if code >= 0:
+            name, n, most = ("token", token, V) if code == 0 else ("position", position, T)
+            raise GateError(f"decode_forward: {name} = {n} is not in 0..{most - 1}")
+        return keep[0]
+    return step
+
+
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0, *, threads=None):
     """One AdamW step, number `step` (from 1), on vectors of one length: w, m, v in place, from g."""
     if not isinstance(step, int) or isinstance(step, bool) or step < 1:
@@ -472,13 +526,15 @@ KERNELS = [matmul_forward, matmul_backward, attention_forward, attention_backwar
 
 
 def on_threads(threads=None):
-    """All kernels with `threads` filled in (None: default_threads(), asked now, once), and `calls`, which
-    makes a list of Calls on as many threads."""
+    """All kernels with `threads` filled in (None: default_threads(), asked now, once), the functions for
+    decoding, and `calls`, which makes Calls on as many threads."""
     if threads is None:
         threads = default_threads()
     _threads("on_threads", threads)
     return SimpleNamespace(**{k.__name__: partial(k, threads=threads) for k in KERNELS},
-                                           calls=partial(Calls, threads))
+                                           decode_sizes=decode_sizes, decode_pack=decode_pack, decode_forward=partial(
+                               decode_forward, threads=threads), decoder=partial(decoder, threads=threads),
+                           calls=partial(Calls, threads))
 
 
 class Calls:

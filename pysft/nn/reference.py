@@ -210,6 +210,47 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
     dlogits[graded] = d
 
 
+def decode_sizes(C, K, V, T, L, dtype):
+    """(elements of a packed w (K,C), of all weights, of the cache): here a packed w is w itself, and the cache
+    is each block's keys (T,C) and values (T,C)."""
+    return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C
+
+
+def decode_pack(packed, w):
+    """packed (n) = w (K,C), row by row."""
+    packed[:] = w.ravel()
+
+
+def decode_forward(logits, cache, weights, token, position, T, C, H, L, eps=1e-5):
+    """The next token's logits (V) at the price of one row: of all that attention reads of earlier rows, their
+    keys and values, nothing changes any more, so they wait in the cache."""
+    V, used = len(logits), 0
+
+    def next_weights(*shape):
+        nonlocal used
+        used += int(np.prod(shape))
+        return weights[used - int(np.prod(shape)):used].reshape(shape)
+
+    def normed(x):
+        y, mean, rstd = np.empty_like(x), np.empty(1, x.dtype), np.empty(1, x.dtype)
+        layernorm_forward(y, mean, rstd, x, next_weights(C), next_weights(C), eps)
+        return y
+
+    cache = cache.reshape(L, 2, T, C)
+    x = (next_weights(V, C)[token] + next_weights(T, C)[position])[None]           # (1,C)
+    for keys, values in cache:
+        q, keys[position], values[position] = (normed(x) @ next_weights(3 * C, C).T + next_weights(3 * C))[0].reshape(3, C)
+        k, v = (a[:position + 1].reshape(-1, H, C // H) for a in (keys, values))   # (t,H,D)
+        score = np.einsum("hd,thd->ht", q.reshape(H, -1), k) / np.sqrt(C // H)
+        p = np.exp(score - score.max(axis=1, keepdims=True))
+        att = np.einsum("ht,thd->hd", p / p.sum(axis=1, keepdims=True), v).reshape(1, C)
+        x = x + att @ next_weights(C, C).T + next_weights(C)
+        wide = normed(x) @ next_weights(4 * C, C).T + next_weights(4 * C)
+        gelu_forward(wide, wide)
+        x = x + wide @ next_weights(C, 4 * C).T + next_weights(C)
+    logits[:] = (normed(x) @ next_weights(V, C).T)[0]
+
+
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
     """Loshchilov and Hutter 2019, algorithm 2. m and v are running means of the gradient and of its
     square; they start at zero, and dividing by 1 - beta^step undoes that. The decay pulls at the

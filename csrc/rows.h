@@ -1,0 +1,42 @@
+/* One row's layer norm and GELU: what a batch (layernorm.c, gelu.c) and a single token (decode.c) must do
+ * bit for bit alike. */
+#ifndef PYSFT_ROWS_H
+#define PYSFT_ROWS_H
+
+#include "simd.h"
+
+/* y (C) = (x - mean) rstd w + b. Ba, Kiros and Hinton, Layer Normalization (2016), section 3. */
+INLINE void layernorm_row(real *y, real *mean, real *rstd, const real *x, const real *w, const real *b, int64_t C,
+                          real eps) {
+    vec total = {0}, squares = {0};
+    for (int64_t i = 0; i < C; i += VL) total += load_part(x + i, C - i);
+    real mu = sum_lanes(total) / (real)C;
+    for (int64_t i = 0; i < C; i += VL) { /* lanes that do not exist hold the mean: they are no deviation */
+        vec d = (C - i >= VL ? load(x + i) : load_tail(x + i, C - i, mu)) - mu;
+        squares += d * d;
+    }
+    real rs = 1 / sqrt(sum_lanes(squares) / (real)C + eps);
+    for (int64_t i = 0; i < C; i += VL)
+        store_part(y + i, (load_part(x + i, C - i) - mu) * rs * load_part(w + i, C - i) + load_part(b + i, C - i), C - i);
+    *mean = mu;
+    *rstd = rs;
+}
+
+/* GELU in its tanh form is x s(x), s = 0.5 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). Hendrycks and
+ * Gimpel, Gaussian Error Linear Units (2016), section 2.
+ *
+ * s = 1 / (1 + exp(-2u)), with one exponential. In float64 it comes from the C library's tanh, as the
+ * formula stands, so that the oracle does not share the form it checks. */
+static const real ROOT = 0.79788456080286535588, CUBIC = 0.044715;
+
+INLINE vec gelu_gate(vec x) {
+    vec u = ROOT * (x + CUBIC * x * x * x);
+#ifdef PYSFT_F64
+    UNROLL for (int i = 0; i < VL; i++) u[i] = 0.5 * (1 + tanh(u[i]));
+    return u;
+#else
+    return 1 / (1 + vexp(-2 * u));
+#endif
+}
+
+#endif
