@@ -38,15 +38,26 @@ INLINE const real *next(const real **w, int64_t count) {
     return here;
 }
 
+static void product_columns(real *y, const real *x, const real *w, const real *b, const real *residual, int64_t C,
+                            int64_t K, int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; k += NR)
+        tile(1, K - k < NR ? K - k : NR, y + k, 0, b ? b + k : 0, 0, residual ? residual + k : 0, 0, C, x, 0, 1,
+             w + k * C, NR);
+}
 /* y (K) = x (C) wT + b + residual, packed w from *weights, which moves on; so does b if `biased`. */
 static void product(real *y, const real *x, const real **weights, int biased, const real *residual, int64_t C,
                     int64_t K, int threads) {
     const real *w = next(weights, FN(decode_packed)(C, K)), *b = biased ? next(weights, K) : 0;
-    if (C * K < 1024 * 1024) threads = 1;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t k = 0; k < K; k += NR)
-        tile(1, K - k < NR ? K - k : NR, y + k, 0, b ? b + k : 0, 0, residual ? residual + k : 0, 0, C, x, 0, 1,
-             w + k * C, NR);
+    if (threads == 1 || C * K < 1024 * 1024) { /* a parallel region costs a third of a microsecond even for one */
+        product_columns(y, x, w, b, residual, C, K, 0, K);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++) {
+        int64_t first, last;
+        share(K, NR, threads, thread, &first, &last);
+        product_columns(y, x, w, b, residual, C, K, first, last);
+    }
 }
 
 /* y (D) = the values' mean, weighted by the softmax of the scores of q (D) with positions 0..t. */
