@@ -22,12 +22,7 @@ void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, d
         for (int64_t i = first; i < last; i++) {
             m[i] = b1 * m[i] + c1 * g[i];
             v[i] = b2 * v[i] + c2 * g[i] * g[i];
-#ifdef PYSFT_F64
-            real size = sqrt(v[i]);
-#else
-            real size = sqrtf(v[i]);
-#endif
-            w[i] = keep * w[i] - rate * m[i] / (size * root + small);
+            w[i] = keep * w[i] - rate * m[i] / (sqrt(v[i]) * root + small);
         }
     }
 }
@@ -38,8 +33,15 @@ void FN(sum_squares)(double *partials, const real *x, int64_t n, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t b = 0; b < (n + BLOCK - 1) / BLOCK; b++) {
         int64_t last = (b + 1) * BLOCK < n ? (b + 1) * BLOCK : n;
-        double lane[8] = {0};
-        for (int64_t i = b * BLOCK; i < last; i++) lane[i % 8] += (double)x[i] * (double)x[i];
+        typedef double lanes __attribute__((vector_size(64)));
+        typedef real eight __attribute__((vector_size(8 * sizeof(real)), aligned(sizeof(real)), may_alias));
+        lanes lane = {0};
+        int64_t i = b * BLOCK;
+        for (; i + 8 <= last; i += 8) {
+            lanes here = __builtin_convertvector(*(const eight *)(x + i), lanes);
+            lane += here * here;
+        }
+        for (; i < last; i++) lane[i % 8] += (double)x[i] * (double)x[i];
         partials[b] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
                       ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     }

@@ -63,17 +63,21 @@ static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64
     }
 }
 
-/* Columns first..last-1 of db (K) += column sums of dy (N,K), in blocks of DEPTH rows as above. */
-static void sums_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first, int64_t last) {
-    for (int64_t k = first; k < last; k += VL) {
-        vec total = load_part(db + k, last - k);
-        for (int64_t n = 0; n < N; n += DEPTH) {
-            vec block = {0};
-            for (int64_t i = n; i < N && i < n + DEPTH; i++) block += load_part(dy + i * K + k, last - k);
-            total += block;
-        }
-        store_part(db + k, total, last - k);
+/* `columns` columns of db += column sums of dy (N rows of K), in blocks of DEPTH rows as above. */
+INLINE void sums_of(const int nv, real *db, const real *dy, int64_t N, int64_t K, int64_t columns) {
+    for (int64_t n = 0; n < N; n += DEPTH) {
+        vec block[NV] = {0};
+        for (int64_t i = n; i < N && i < n + DEPTH; i++)
+            UNROLL for (int j = 0; j < nv; j++) block[j] += load_part(dy + i * K + j * VL, columns - j * VL);
+        UNROLL for (int j = 0; j < nv; j++)
+            store_part(db + j * VL, load_part(db + j * VL, columns - j * VL) + block[j], columns - j * VL);
     }
+}
+/* Columns first..last-1 of db (K): NV vectors side by side where there are as many. */
+static void sums_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first, int64_t last) {
+    int64_t k = first;
+    for (; k + NR <= last; k += NR) sums_of(NV, db + k, dy + k, N, K, NR);
+    for (; k < last; k += VL) sums_of(1, db + k, dy + k, N, K, last - k);
 }
 
 void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, const real *residual,
