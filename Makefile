@@ -8,13 +8,14 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 SOURCES := $(wildcard csrc/*) pysft/nn/_build.py setup.py pyproject.toml
 
-.PHONY: help train test test-torch build gradcheck bench debug clean check
+.PHONY: help train test test-torch test-isa test-wheel build gradcheck bench debug clean check
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train      train a base model and turn it into a chatbot (ARGS='--preset mini' for options)"
 	@echo "make test       the tests"
 	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
+	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
 	@echo "make gradcheck  every derivative against finite differences"
 	@echo "make bench      how fast a training step is"
 	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
@@ -29,6 +30,21 @@ test: build
 test-torch: build
 	$(PY) -m pip install -q '$(TORCH)'
 	$(PY) -m pytest tests/test_torch.py $(ARGS)
+
+# What depends on the instruction set at all, under each that this processor has; and one wheel, built once,
+# under every Python from 3.11 on that is called python3.N here.
+test-isa: build
+	@for isa in $$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)'); do echo "PYSFT_ISA=$$isa"; \
+	PYSFT_ISA=$$isa $(PY) -m pytest tests/test_model.py tests/test_decode.py tests/test_training.py tests/test_generate.py \
+	tests/test_evaluate.py tests/test_run.py tests/test_cli.py $(ARGS) || exit 1; done
+
+PYTHONS ?= $(foreach n,11 12 13 14 15,$(shell for p in python3.$(n) $$HOME/.pyenv/versions/3.$(n).*/bin/python; do command -v $$p >/dev/null 2>&1 && $$p -c 'import venv, ensurepip' 2>/dev/null && echo $$p && break; done))
+test-wheel: build
+	rm -rf build/wheel && $(PY) -m pip wheel -q --no-build-isolation --no-deps -w build/wheel .
+	@ls build/wheel
+	@for p in $(PYTHONS); do rm -rf build/try && $$p -m venv build/try && \
+	build/try/bin/python -m pip install -q --disable-pip-version-check build/wheel/*.whl && (cd build/try && bin/python --version && \
+	bin/python -m pysft gradcheck | tail -1 && bin/python -m pysft info | head -3) || exit 1; done; rm -rf build/try
 
 gradcheck: build
 	$(PY) -m pysft gradcheck $(ARGS)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import signal
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.inference.generate import Sampling, generate
-from pysft.lab.evaluate import Probe, corpus_loss, measure, words
+from pysft.lab.evaluate import ROWS, Probe, corpus_loss, measure, words
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
@@ -220,13 +221,41 @@ def computing_ops(name: str, threads: int | None):
     return ops.on_threads(threads)
 
 
-def _announce(screen, what, config, rows):
-    size = sizes(config, rows)
-    held = sum(size[k] for k in HELD)
-    screen.say(f"{what}: {size['params']:,} weights ({config.layers} blocks, {config.channels} channels, "
-               f"{config.heads} heads, context {config.context}); training holds {held / 2**20:.0f} MiB beside Python "
-               f"({size['activations'] / 2**20:.0f} of activations for {rows:,} rows)")
-    return size["params"]
+def _announce(screen, what, config):
+    params = sizes(config, 1)["params"]
+    screen.say(f"{what}: {params:,} weights ({config.layers} blocks, {config.channels} channels, {config.heads} heads, "
+               f"context {config.context})")
+    return params
+
+
+def _status(name: str) -> int | None:
+    """Bytes, of a line of Linux's own account of this process; None elsewhere."""
+    try:
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name + ":"))
+    except (OSError, StopIteration):
+        return None
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held. Not ru_maxrss where Linux says better: there a process
+    begins with the peak of the one that started it."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _say_memory(screen, *stages) -> None:
+    """Say before it begins what the process will hold at its most. stages: (config, rows of a batch, weights
+    held beside the model's own)."""
+    here, most, shown = _status("VmRSS") or peak_memory(), 0, None
+    for config, rows, beside in stages:
+        size = sizes(config, max(rows, ROWS))
+        held = sum(size[k] for k in HELD) + beside
+        if held > most:
+            most, shown = held, (size, max(rows, ROWS))
+    size, rows = shown
+    screen.say(f"memory: {(here + most) / 2**20:.0f} MiB at the most: {here / 2**20:.0f} now, {size['weights'] / 2**20:.0f} "
+               f"of weights, three times that of gradients and moments, {size['activations'] / 2**20:.0f} of activations "
+               f"for {rows:,} rows")
 
 
 # ---------------------------------------------------------------------------------- the verbs
@@ -296,7 +325,7 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     if resume and (target / "model.safetensors").is_file():
         return load_stage(target, ops), read_json(target / "report.json")
     config, plan = _base_plan(settings, material)
-    params = _announce(screen, "base", config, plan.rows)
+    params = _announce(screen, "base", config)
     model = GPT(config, ops, rng(settings.seed, "base", "init"))
     stage = Stage(target, model, material.tokenizer, CHAT, asdict(settings))
     run_stage(stage, plan, settings, screen, resume)
@@ -332,11 +361,14 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
     config = GPTConfig(len(tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
     _fits(config, plan.rows)
+    stages = [(config, plan.rows, sizes(config, 1)["weights"])]  # beside the tuned model stands the base
     if given is None:
-        _base_plan(settings, material)
+        base_config, base_plan = _base_plan(settings, material)
+        stages.append((base_config, base_plan.rows, 0))
     if not resume:
         folder = _begin(settings, corpus, data, base, out)
     _describe(screen, settings, folder, corpus, material)
+    _say_memory(screen, *stages)
     examples = conversations + pairs
     turns = sum(len(c.messages) // 2 for c in material.conversations + material.pairs)
     mask = census(examples, tokenizer.special[CHAT.end])
@@ -358,7 +390,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     tuned = Stage(folder / "sft", model, tokenizer, CHAT, asdict(settings),
                   {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
     params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
-                               f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config, plan.rows)
+                               f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
     if resume and (tuned.folder / "model.safetensors").is_file():
         tuned = load_stage(tuned.folder, ops)
         model = tuned.model
@@ -377,7 +409,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
               "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
               "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **mask, "turns": turns,
               "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
-              "training_seconds": seconds, "seconds": time.monotonic() - began,
+              "peak_memory": peak_memory(), "training_seconds": seconds, "seconds": time.monotonic() - began,
               "weights_sha256": weights_sha256(model)}
     report = _finite(report)
     write_json(tuned.folder / "report.json", report)
@@ -399,10 +431,11 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
         settings, corpus, _, _ = _recorded(folder)
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text))
-    _base_plan(settings, material)  # what cannot be is said before there is a folder
+    config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
     if not resume:
         folder = _begin(settings, corpus, None, None, out)
     _describe(screen, settings, folder, corpus, material)
+    _say_memory(screen, (config, plan.rows, 0))
     return pretrain_base(settings, material, folder, ops, screen, resume)[1]
 
 

@@ -26,7 +26,8 @@ def test_both_precisions_declare_the_same_functions():
 
 def test_every_prototype_has_a_gate_and_every_gate_a_prototype():
     names = set(re.findall(r"(\w+)_f32\(", _build.prototypes("f32")))
-    assert names == {kernel.__name__ for kernel in ops.KERNELS} | {"attention_scratch"}
+    assert names == {kernel.__name__ for kernel in ops.KERNELS} | {
+        "attention_scratch", "decode_packed", "decode_weights", "decode_cache", "decode_pack", "decode_forward"}
 
 
 def test_no_flag_gives_up_ieee_arithmetic():
@@ -53,7 +54,7 @@ def test_every_instruction_set_of_this_processor_passes_the_kernel_gate_and_grad
     def suite(isa):
         # What does not depend on the instruction set is not done again.
         return isa, python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_kernels.py",
-                           "tests/test_gate.py", "tests/test_gradcheck.py", "-k",
+                           "tests/test_gate.py", "tests/test_gradcheck.py", "tests/test_decode.py", "-k",
                            "not numpy and not planted and not sentence", timeout=200, PYSFT_ISA=isa)
 
     others = [isa for isa in ops.ISAS if isa != ops.ISA]

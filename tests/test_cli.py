@@ -5,10 +5,12 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -510,6 +512,25 @@ def test_a_message_that_is_not_text_does_not_end_a_chat(home, desk):
                             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"})
     assert result.returncode == 0 and b"Traceback" not in result.stderr
     assert result.stdout.count(b"bot> ") == 2
+
+
+def test_the_memory_said_at_the_start_is_the_most_that_the_run_has(desk):
+    """Within a tenth, at the seed preset's size, over both stages and the measurements."""
+    result = python("-m", "pysft", "train", "--preset", "seed", "--base-steps", "3", "--sft-steps", "3", "--json",
+                    "--out", "run", cwd=desk.path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stderr
+    said = int(re.search(r"memory: (\d+) MiB at the most", result.stderr).group(1))
+    assert said == pytest.approx(json.loads(result.stdout)["peak_memory"] / 2**20, rel=0.1)
+
+
+@pytest.mark.parametrize("command", [("-c", "import pysft"), ("-m", "pysft", "--help")])
+def test_python_starts_with_it_in_a_moment(command):
+    """0.3 s is what is promised for a machine with nothing else to do: the best of a few tries."""
+    def seconds():
+        start = time.monotonic()
+        assert python(*command).returncode == 0
+        return time.monotonic() - start
+    assert min(seconds() for _ in range(5)) < 0.3
 
 
 def test_an_error_is_one_line_on_standard_error(desk):

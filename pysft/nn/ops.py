@@ -299,7 +299,7 @@ def _attention(function, calls, suffix, n, dtype, threads, cu_seqlens, rows, poi
             _bad_offset(function, first, cu_seqlens, n["N"])
         longest = int(np.diff(cu_seqlens).max())
     piece = getattr(_lib, "attention_scratch" + suffix)(longest, C // H)
-    scratch = aligned(piece * threads, dtype)
+    scratch = aligned(piece * threads, dtype) if calls is None else calls.scratch(piece * threads, dtype)
     widths = [C, 2 * C] if rows is not None else [3 * C, 3 * C]
 
     def explain(code, letters):
@@ -309,8 +309,6 @@ def _attention(function, calls, suffix, n, dtype, threads, cu_seqlens, rows, poi
         raise GateError(f"{function}: rows[{code}] = {rows[code]} is not above the one before it and below "
                         f"N = {letters['N']}")
 
-    if calls is not None:
-        calls.keep(scratch)
     N = "N" if rows is None else "M"
     _run(calls, function, suffix, [*pointers(ffi.cast(_POINTER[dtype.char], ffi.from_buffer(scratch))),
                                    "N", "S", N, H, C // H, *widths, longest, threads], n, explain)
@@ -547,7 +545,7 @@ class Calls:
 
     def __init__(self, threads: int, longest: int):
         self.threads, self.longest = threads, longest
-        self._calls, self._alive, self._most = [], [], {}
+        self._calls, self._alive, self._most, self._scratch = [], [], {}, {}
 
     def on(self, rows: str = "N") -> SimpleNamespace:
         """The kernels; called, they are noted here. Those of on("M") work on the wanted rows alone."""
@@ -558,9 +556,12 @@ class Calls:
         self._alive.append(arrays)
         kernel(*arrays, **options, threads=self.threads, calls=self)
 
-    def keep(self, array) -> None:
-        """Hold on to memory that C will be given."""
-        self._alive.append(array)
+    def scratch(self, elements: int, dtype) -> np.ndarray:
+        """Working memory: calls come one after the other, so those that need as much share it."""
+        key = elements, np.dtype(dtype)
+        if key not in self._scratch:
+            self._scratch[key] = aligned(elements, dtype)
+        return self._scratch[key]
 
     def note(self, function, c_function, arguments, letters, explain) -> None:
         """One call; arguments as in _run."""

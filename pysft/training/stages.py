@@ -149,7 +149,7 @@ def resolve(preset: str | None = None, file: str | None = None, **flags) -> Sett
 
 @dataclass(frozen=True)
 class Plan:
-    """What loop.train needs to know of a stage. rows: about the most that a (micro-)batch has."""
+    """What loop.train needs to know of a stage. rows: the most that a step's (micro-)batch has, about."""
     draw: Callable[[int], list[Batch]]
     rate: Callable[[int], float]
     objective: Callable
@@ -185,7 +185,7 @@ def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
 
 
 def _stream(settings: Settings, purpose: str, examples: list[Example], count: int):
-    """step -> `count` of the examples: each exactly once an epoch, in an order drawn anew for every
+    """step -> which `count` of the examples: each exactly once an epoch, in an order drawn anew for every
     epoch; or drawn with replacement. A function of the step alone."""
     n = len(examples)
 
@@ -195,8 +195,8 @@ def _stream(settings: Settings, purpose: str, examples: list[Example], count: in
 
     def pick(step):
         if settings.replacement:
-            return [examples[i] for i in rng(settings.seed, "sft", purpose, step).integers(0, n, count)]
-        return [examples[order(i // n)[i % n]] for i in range(step * count, (step + 1) * count)]
+            return rng(settings.seed, "sft", purpose, step).integers(0, n, count)
+        return np.array([order(i // n)[i % n] for i in range(step * count, (step + 1) * count)])
     return pick
 
 
@@ -205,23 +205,23 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
     """Whole conversations, only the assistant's tokens graded; beside them, if asked for, the pairs
     and windows of base text (replay), so that the base is not forgotten."""
     _long_enough(corpus, settings.sft_windows)
-    streams = [_stream(settings, name, examples, count)
+    streams = [(examples, _stream(settings, name, examples, count))
                for name, examples, count in (("conversations", conversations, settings.sft_conversations),
                                              ("pairs", pairs, settings.sft_pairs)) if examples and count]
     if not streams:
         raise UsageError("no conversation to learn from: sft_conversations or sft_pairs must be above 0")
 
     def draw(step):
-        talk = [e for stream in streams for e in stream(step)]
+        talk = [examples[i] for examples, pick in streams for i in pick(step)]
         g = rng(settings.seed, "sft", "windows", step)
         text = [e for length, count in settings.sft_windows for e in draw_windows(corpus, count, length, g)]
         weight = [1.0] * len(talk) + [settings.sft_window_weight] * len(text)
         return Batch.of(talk + text, vocab, settings.context, weight).split(settings.micro_batches)
 
-    def most(examples, count):
-        return count * max((len(e.input_ids) for e in examples), default=0)
-    rows = (most(conversations, settings.sft_conversations) + most(pairs, settings.sft_pairs)
-            + sum(length * count for length, count in settings.sft_windows))
+    lengths = [np.array([len(e.input_ids) for e in examples]) for examples, _ in streams]
+    rows = max((sum(int(n[pick(step)].sum()) for n, (_, pick) in zip(lengths, streams))
+                for step in range(settings.sft_steps)), default=0)
+    rows += sum(length * count for length, count in settings.sft_windows)
     return Plan(draw, lambda step: schedule(step, settings.sft_steps, settings.sft_lr, settings.sft_warmup,
                                             settings.sft_schedule),
                 sft, settings.sft_steps, _rows(settings, rows))
