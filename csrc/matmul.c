@@ -8,7 +8,7 @@
 #include "kernels.h"
 #include "tile.h"
 
-enum { DEPTH = 128 };
+enum { DEPTH = 128, GROUP = 32 };
 
 /* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero up to a whole
  * vector. One of b_row and b_col is 1. */
@@ -41,23 +41,29 @@ static void product(real *out, const real *a, const real *b, int64_t b_row, int6
     }
 }
 
-/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C); tile t of panel q is number q * tiles + t. A block's
- * sum is formed in registers and then added, so the error grows with N / DEPTH + DEPTH and not with N;
- * blocks come in the order of the rows. */
-static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t tiles,
-                       int64_t first, int64_t last) {
+/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C). They are numbered along K within a panel of NR columns of C,
+ * then by panel, within GROUP tiles along K: so many columns of a block of dy stay in the second-level cache until
+ * every panel has used them. A block's sum is formed in registers and then added, so the error grows with
+ * N / DEPTH + DEPTH and not with N; blocks come in the order of the rows. */
+static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t first,
+                       int64_t last) {
     real panel[DEPTH * NR] __attribute__((aligned(64)));
-    for (int64_t q = first / tiles; q * tiles < last; q++) {
-        int64_t columns = C - q * NR < NR ? C - q * NR : NR;
-        int64_t t0 = first > q * tiles ? first - q * tiles : 0;
-        int64_t t1 = last < (q + 1) * tiles ? last - q * tiles : tiles;
+    int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
+    for (int64_t g = first / (GROUP * panels) * GROUP; g * panels < last; g += GROUP) {
+        int64_t wide = tiles - g < GROUP ? tiles - g : GROUP; /* tile t of panel q is number g * panels + q * wide + t */
+        int64_t from = first > g * panels ? first - g * panels : 0, to = last - g * panels;
+        if (to > wide * panels) to = wide * panels;
         for (int64_t n = 0; n < N; n += DEPTH) {
             int64_t depth = N - n < DEPTH ? N - n : DEPTH;
-            pack(panel, x + n * C + q * NR, C, 1, depth, columns);
-            for (int64_t t = t0; t < t1; t++) {
-                int mr = K - t * MR < MR ? (int)(K - t * MR) : MR;
-                real *out = dw + t * MR * C + q * NR;
-                tile(mr, columns, out, C, 0, 0, out, C, depth, dy + n * K + t * MR, 1, K, panel, NR);
+            for (int64_t q = from / wide; q * wide < to; q++) {
+                int64_t columns = C - q * NR < NR ? C - q * NR : NR;
+                int64_t t0 = from > q * wide ? from - q * wide : 0, t1 = to < (q + 1) * wide ? to - q * wide : wide;
+                pack(panel, x + n * C + q * NR, C, 1, depth, columns);
+                for (int64_t t = g + t0; t < g + t1; t++) {
+                    int mr = K - t * MR < MR ? (int)(K - t * MR) : MR;
+                    real *out = dw + t * MR * C + q * NR;
+                    tile(mr, columns, out, C, 0, 0, out, C, depth, dy + n * K + t * MR, 1, K, panel, NR);
+                }
             }
         }
     }
@@ -103,6 +109,6 @@ void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const rea
         share(K, VL, threads, thread, &first, &last);
         if (db) sums_db(db, dy, N, K, first, last);
         share(tiles * panels, 1, threads, thread, &first, &last);
-        if (dw) product_dw(dw, dy, x, N, C, K, tiles, first, last);
+        if (dw) product_dw(dw, dy, x, N, C, K, first, last);
     }
 }
