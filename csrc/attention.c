@@ -12,13 +12,15 @@
  *     dPT    = V dYT          MR keys x NR queries        dV = PT dY, dK = dST Q    MR keys x D
  *     dST    = PT (dPT - delta)                           dQ = dS K       MR queries x D
  *
- * with 1/sqrt(D) multiplied into Q, and at the end into dQ. Queries go in blocks, keys from the
+ * with 1/sqrt(D) multiplied into Q, and into K for dQ. Queries go in blocks, keys from the
  * sequence's start, and a masked key adds exactly zero (0 times its value, which must be finite), so
  * the bits of row t depend on rows 0..t of its own sequence and on nothing else. */
 #include "kernels.h"
 #include "tile.h"
 
 enum { KEYS = (64 + MR - 1) / MR * MR }; /* keys at a time in the backward */
+
+#define WORK(T) ((T) * ((T) + 64)) /* of one head, in proportion */
 
 INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -29,11 +31,13 @@ int64_t FN(attention_scratch)(int64_t longest, int64_t D) {
     return longest * round_up(D, VL) + keys * NR + 4 * NR * round_up(D, VL);
 }
 
-/* Up to NR queries of one head. Lane l of vector w is query w * VL + l. */
+/* Up to NR queries of one head. Lane l of vector w is query w * VL + l. Lanes beyond the last query hold zeros
+ * as query and as dy, and nobody reads what comes of them. */
 typedef struct {
-    int count, nv;  /* queries, and vectors that hold them */
-    int64_t keys;   /* how many keys the last of them sees */
-    ivec sees[NV];  /* the last key that each sees, which is its own place; -1 where there is none */
+    int count, nv;    /* queries, and vectors that hold them */
+    ivec sees[NV];    /* the last key that each sees, which is its own place */
+    int64_t free[NV]; /* as many keys are seen by all queries of the vector */
+    int64_t keys[NV]; /* as many are read: a tile of MR queries reads what its last one sees */
 } queries;
 
 /* Queries m, m + 1, ... of `total`; query m is the sequence's row rows[m] - start, or row m. */
@@ -41,21 +45,27 @@ static queries queries_from(int64_t m, int64_t total, const int32_t *rows, int64
     queries b;
     b.count = total - m < NR ? (int)(total - m) : NR;
     b.nv = (b.count + VL - 1) / VL;
-    for (int i = 0; i < b.nv * VL; i++)
-        b.sees[i / VL][i % VL] = i >= b.count ? -1 : (lane_int)(rows ? rows[m + i] - start : m + i);
-    b.keys = b.sees[(b.count - 1) / VL][(b.count - 1) % VL] + 1;
+    for (int w = 0; w < b.nv; w++) {
+        for (int l = 0; l < VL; l++) {
+            int64_t i = w * VL + l < b.count ? m + w * VL + l : m + b.count - 1;
+            b.sees[w][l] = (lane_int)(rows ? rows[i] - start : i);
+        }
+        int last = ((w + 1) * VL - 1) / MR * MR + MR - 1;
+        if (last >= b.count) last = b.count - 1;
+        b.free[w] = b.sees[w][0] + 1;
+        b.keys[w] = (rows ? rows[m + last] - start : m + last) + 1;
+    }
     return b;
 }
 INLINE int64_t seen_by(const queries *b, int i) { return b->sees[i / VL][i % VL]; }
-/* The first vector whose scores with key j somebody reads, who knows that i saw the key before. (A
- * tile of MR queries reads what the last of them sees.) */
-INLINE int first_vector(const queries *b, int64_t j, int *i) {
-    while (seen_by(b, *i) < j) ++*i;
-    return *i / MR * MR / VL;
+/* The first vector that reads key j. */
+INLINE int first_vector(const queries *b, int64_t j) {
+    int w = 0;
+    while (b->keys[w] <= j) w++;
+    return w;
 }
-/* x where the query sees key j, else `hidden`. */
+/* x where the queries of vector w see key j, else `hidden`. */
 INLINE vec causal(vec x, const queries *b, int w, int64_t j, real hidden) {
-    if ((w + 1) * VL <= b->count && j <= b->sees[w][0]) return x;
     return choose(b->sees[w] >= (lane_int)j, x, splat(hidden));
 }
 
@@ -65,10 +75,9 @@ static void pack_rows(real *out, const real *x, int64_t x_row, int64_t rows, int
         for (int64_t d = 0; d < D; d += VL)
             store(out + t * round_up(D, VL) + d, load_part(x + t * x_row + d, D - d) * scale);
 }
-INLINE void scale_row(real *x, int64_t D, real scale) {
-    for (int64_t d = 0; d < D; d += VL) store_part(x + d, load_part(x + d, D - d) * scale, D - d);
+INLINE void clear_row(real *x, int64_t D) {
+    for (int64_t d = 0; d < D; d += VL) store_part(x + d, (vec){0}, D - d);
 }
-INLINE void clear_row(real *x, int64_t D) { memset(x, 0, (size_t)D * sizeof(real)); }
 /* out (mr, D) = [out +] A (mr, depth) B (depth, D), over panels of NR channels. */
 static void product(real *out, int64_t out_row, int add, const real *a, int64_t a_row, int64_t a_col,
                     const real *b, int64_t D, int mr, int64_t depth) {
@@ -87,29 +96,28 @@ static void forward_one(real *y, real *lse, real *scratch, const real *q, int64_
     for (int64_t m = 0; m < M; m += NR) {
         queries b = queries_from(m, M, rows, start);
         vec max[NV], total[NV];
-        for (int w = 0; w < b.nv; w++) max[w] = splat(-INFINITY), total[w] = splat(0);
+        int64_t keys = b.keys[b.nv - 1];
         pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, (real)(1 / sqrt((double)D)));
-        for (int64_t j = 0, i = 0; j < b.keys; j += MR) {
-            int mr = b.keys - j < MR ? (int)(b.keys - j) : MR, at = (int)i, f = first_vector(&b, j, &at);
-            i = at;
+        for (int64_t j = 0; j < keys; j += MR) {
+            int mr = keys - j < MR ? (int)(keys - j) : MR, f = first_vector(&b, j);
             tile(mr, (b.nv - f) * VL, score + j * NR + f * VL, NR, 0, 0, 0, 0, D, k + j * kv_row, kv_row, 1,
                  qt + f * VL, NR);
-            for (int r = 0; r < mr; r++)
-                for (int w = f; w < b.nv; w++) {
-                    real *s = score + (j + r) * NR + w * VL;
-                    vec x = causal(load(s), &b, w, j + r, -INFINITY);
-                    store(s, x);
-                    max[w] = vmax(x, max[w]);
-                }
         }
-        for (int64_t j = 0, i = 0; j < b.keys; j++) {
-            int at = (int)i, f = first_vector(&b, j / MR * MR, &at);
-            i = at;
-            for (int w = f; w < b.nv; w++) {
-                vec e = vexp(load(score + j * NR + w * VL) - max[w]);
-                total[w] += e;
-                store(score + j * NR + w * VL, e);
+        for (int w = 0; w < b.nv; w++) {
+            real *s = score + w * VL;
+            vec top = splat(-INFINITY), sum = {0};
+            for (int64_t j = 0; j < b.free[w]; j++) top = vmax(load(s + j * NR), top);
+            for (int64_t j = b.free[w]; j < b.keys[w]; j++) {
+                vec x = causal(load(s + j * NR), &b, w, j, -INFINITY);
+                store(s + j * NR, x);
+                top = vmax(x, top);
             }
+            for (int64_t j = 0; j < b.keys[w]; j++) {
+                vec e = vexp(load(s + j * NR) - top);
+                sum += e;
+                store(s + j * NR, e);
+            }
+            max[w] = top, total[w] = sum;
         }
         for (int i = 0; i < b.count; i += MR) {
             int mr = b.count - i < MR ? b.count - i : MR;
@@ -117,7 +125,8 @@ static void forward_one(real *y, real *lse, real *scratch, const real *q, int64_
         }
         for (int i = 0; i < b.count; i++) {
             real sum = total[i / VL][i % VL];
-            scale_row(y + (m + i) * C, D, 1 / sum);
+            real *row = y + (m + i) * C;
+            for (int64_t d = 0; d < D; d += VL) store_part(row + d, load_part(row + d, D - d) * (1 / sum), D - d);
             lse[(m + i) * H] = max[i / VL][i % VL] + log(sum);
         }
     }
@@ -131,7 +140,7 @@ static void backward_one(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv
     real scale = (real)(1 / sqrt((double)D));
     real *kp = scratch, *qt = kp + T * Dp, *dyt = qt + D * NR, *qp = dyt + D * NR, *dyp = qp + NR * Dp;
     real *p = dyp + NR * Dp, *ds = p + KEYS * NR;
-    pack_rows(kp, k, kv_row, T, D, 1);
+    pack_rows(kp, k, kv_row, T, D, scale);
     for (int64_t t = 0; t < T; t++) clear_row(dk + t * kv_row, D), clear_row(dv + t * kv_row, D);
     for (int64_t m = 0; m < M; m += NR) {
         queries b = queries_from(m, M, rows, start);
@@ -148,21 +157,21 @@ static void backward_one(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv
             delta[i / VL][i % VL] = sum_lanes(sum);
             log_total[i / VL][i % VL] = i < b.count ? lse[(m + i) * H] : 0;
         }
-        for (int i = 0; i < b.count; i++) clear_row(dq + (m + i) * q_row, D);
-        for (int64_t k0 = 0, i = 0; k0 < b.keys; k0 += KEYS) {
-            int64_t keys = b.keys - k0 < KEYS ? b.keys - k0 : KEYS;
+        int64_t seen_keys = b.keys[b.nv - 1];
+        for (int64_t k0 = 0; k0 < seen_keys; k0 += KEYS) {
+            int64_t keys = seen_keys - k0 < KEYS ? seen_keys - k0 : KEYS;
             for (int64_t j = k0; j < k0 + keys; j += MR) {
-                int mr = k0 + keys - j < MR ? (int)(k0 + keys - j) : MR, at = (int)i, f = first_vector(&b, j, &at);
+                int mr = k0 + keys - j < MR ? (int)(k0 + keys - j) : MR, f = first_vector(&b, j);
                 real *pj = p + (j - k0) * NR + f * VL, *dsj = ds + (j - k0) * NR + f * VL;
-                i = at;
                 tile(mr, (b.nv - f) * VL, pj, NR, 0, 0, 0, 0, D, k + j * kv_row, kv_row, 1, qt + f * VL, NR);
                 tile(mr, (b.nv - f) * VL, dsj, NR, 0, 0, 0, 0, D, v + j * kv_row, kv_row, 1, dyt + f * VL, NR);
-                for (int r = 0; r < mr; r++)
-                    for (int w = f; w < b.nv; w++) {
-                        int64_t at_w = r * NR + (w - f) * VL;
-                        vec e = causal(vexp(load(pj + at_w) - log_total[w]), &b, w, j + r, 0);
-                        store(pj + at_w, e);
-                        store(dsj + at_w, e * (load(dsj + at_w) - delta[w]));
+                for (int w = f; w < b.nv; w++)
+                    for (int r = 0; r < mr; r++) {
+                        int64_t at = r * NR + (w - f) * VL;
+                        vec e = vexp(load(pj + at) - log_total[w]);
+                        if (j + r >= b.free[w]) e = causal(e, &b, w, j + r, 0);
+                        store(pj + at, e);
+                        store(dsj + at, e * (load(dsj + at) - delta[w]));
                     }
                 product(dv + j * kv_row, kv_row, 1, pj, NR, 1, dyp + f * VL * Dp, D, mr, b.count - f * VL);
                 product(dk + j * kv_row, kv_row, 1, dsj, NR, 1, qp + f * VL * Dp, D, mr, b.count - f * VL);
@@ -171,10 +180,9 @@ static void backward_one(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv
                 int mr = b.count - n < MR ? b.count - n : MR;
                 int64_t seen = seen_by(&b, n + mr - 1) + 1 - k0;
                 if (seen > 0)
-                    product(dq + (m + n) * q_row, q_row, 1, ds + n, 1, NR, kp + k0 * Dp, D, mr, seen < keys ? seen : keys);
+                    product(dq + (m + n) * q_row, q_row, k0 > 0, ds + n, 1, NR, kp + k0 * Dp, D, mr, seen < keys ? seen : keys);
             }
         }
-        for (int i = 0; i < b.count; i++) scale_row(dq + (m + i) * q_row, D, scale);
     }
 }
 
@@ -201,6 +209,21 @@ static int64_t rows_before(const int32_t *rows, int64_t M, int64_t row) {
     return low;
 }
 
+/* The pairs (sequence, head) first..last-1 that a thread owns, numbered by sequence and then by head: neighbours,
+ * so that a thread mostly meets rows which its own cache has from the product before, and about equal work. */
+static void share_work(const int32_t *cu_seqlens, int64_t S, int64_t H, int threads, int thread, int64_t *first,
+                       int64_t *last) {
+    int64_t total = 0, before = 0;
+    for (int64_t s = 0; s < S; s++) total += WORK(cu_seqlens[s + 1] - cu_seqlens[s]) * H;
+    *first = *last = 0;
+    for (int64_t i = 0; i < S * H; i++) {
+        int64_t T = cu_seqlens[i / H + 1] - cu_seqlens[i / H], owner = before / (total / threads + 1);
+        before += WORK(T);
+        if (owner < thread) *first = i + 1;
+        if (owner <= thread) *last = i + 1;
+    }
+}
+
 int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, const real *kv,
                               const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
                               int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
@@ -209,14 +232,17 @@ int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, 
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++)
-        for (int64_t i = thread; i < S * H; i += threads) { /* (sequence, head) dealt round */
+    for (int thread = 0; thread < threads; thread++) {
+        int64_t first, last;
+        share_work(cu_seqlens, S, H, threads, thread, &first, &last);
+        for (int64_t i = first; i < last; i++) {
             int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start, head = i % H * D;
             int64_t m = rows_before(rows, M, start), count = rows_before(rows, M, start + T) - m;
             const real *k = kv + start * kv_row + head;
             forward_one(y + m * C + head, lse + m * H + i % H, scratch + thread * piece, q + m * q_row + head, q_row,
                         k, k + C, kv_row, rows ? rows + m : 0, start, count, T, H, D);
         }
+    }
     return -1;
 }
 
@@ -229,8 +255,10 @@ int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *d
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++)
-        for (int64_t i = thread; i < S * H; i += threads) {
+    for (int thread = 0; thread < threads; thread++) {
+        int64_t first, last;
+        share_work(cu_seqlens, S, H, threads, thread, &first, &last);
+        for (int64_t i = first; i < last; i++) {
             int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start, head = i % H * D;
             int64_t m = rows_before(rows, M, start), count = rows_before(rows, M, start + T) - m;
             const real *k = kv + start * kv_row + head;
@@ -239,5 +267,6 @@ int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *d
                          q + m * q_row + head, k, k + C, y + m * C + head, lse + m * H + i % H, rows ? rows + m : 0,
                          start, count, T, H, D);
         }
+    }
     return -1;
 }
