@@ -41,8 +41,9 @@ INLINE const real *next(const real **w, int64_t count) {
 static void product_columns(real *y, const real *x, const real *w, const real *b, const real *residual, int64_t C,
                             int64_t K, int64_t first, int64_t last) {
     for (int64_t k = first; k < last; k += NR)
-        tile(1, K - k < NR ? K - k : NR, y + k, 0, b ? b + k : 0, 0, residual ? residual + k : 0, 0, C, x, 0, 1,
-             w + k * C, NR);
+        for (int64_t c = 0; c < C; c += DEPTH)
+            tile(1, K - k < NR ? K - k : NR, y + k, 0, b && c == 0 ? b + k : 0, 0, c > 0 ? y + k : residual ? residual + k : 0,
+                 0, C - c < DEPTH ? C - c : DEPTH, x + c, 0, 1, w + k * C + c * NR, NR);
 }
 /* y (K) = x (C) wT + b + residual, packed w from *weights, which moves on; so does b if `biased`. */
 static void product(real *y, const real *x, const real **weights, int biased, const real *residual, int64_t C,

@@ -2,7 +2,7 @@
 #include "kernels.h"
 #include "rows.h"
 
-INLINE vec derivative(vec s, vec x) { return s + x * s * (1 - s) * (2 * ROOT) * (1 + 3 * CUBIC * x * x); }
+INLINE vec derivative(vec s, vec x) { return s + x * s * (1 - s) * (2 * ROOT + 6 * ROOT * CUBIC * (x * x)); }
 
 /* Threads take whole vectors, so an element is in the tail for any number of them or for none. */
 void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads) {

@@ -4,11 +4,13 @@
  *   product()      y and dx: rows over threads, B packed into panels of NR columns;
  *   product_dw()   dw: output tiles over threads, the rows of the batch walked in blocks of DEPTH.
  * Both follow the same three loops: panels of NR columns, blocks of DEPTH along the sum (so that a
- * packed piece of B, DEPTH x NR, stays in the first-level cache), tiles of MR rows. */
+ * packed piece of B, DEPTH x NR, stays in the first-level cache), tiles of MR rows. A block's sum is formed in registers and then added to
+ * those before it, so the error grows with N / DEPTH + DEPTH and not with N (sums over gpt2's 50,257 symbols
+ * need that). */
 #include "kernels.h"
 #include "tile.h"
 
-enum { DEPTH = 128, GROUP = 32 };
+enum { GROUP = 32 };
 
 /* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero up to a whole
  * vector. One of b_row and b_col is 1. */
@@ -33,9 +35,9 @@ static void product(real *out, const real *a, const real *b, int64_t b_row, int6
             for (int64_t n = first; n < last; n += MR) {
                 int mr = last - n < MR ? (int)(last - n) : MR;
                 real *y = out + n * K + k;
-                const real *from = c > 0 ? y : bias ? bias + k : 0;
-                const real *plus = residual && c + depth == C ? residual + n * K + k : 0;
-                tile(mr, columns, y, K, from, c > 0 ? K : 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
+                const real *from = bias && c == 0 ? bias + k : 0;
+                const real *plus = c > 0 ? y : residual ? residual + n * K + k : 0;
+                tile(mr, columns, y, K, from, 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
             }
         }
     }
@@ -43,8 +45,7 @@ static void product(real *out, const real *a, const real *b, int64_t b_row, int6
 
 /* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C). They are numbered along K within a panel of NR columns of C,
  * then by panel, within GROUP tiles along K: so many columns of a block of dy stay in the second-level cache until
- * every panel has used them. A block's sum is formed in registers and then added, so the error grows with
- * N / DEPTH + DEPTH and not with N; blocks come in the order of the rows. */
+ * every panel has used them. Blocks come in the order of the rows. */
 static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t first,
                        int64_t last) {
     real panel[DEPTH * NR] __attribute__((aligned(64)));

@@ -17,6 +17,8 @@
 
 #include "simd.h"
 
+enum { DEPTH = 128 }; /* a longer sum of a product is made of blocks of DEPTH */
+
 INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int last, const real *from,
                     int64_t from_row, const real *plus, int64_t plus_row, int64_t depth, const real *a,
                     int64_t a_row, int64_t a_col, const real *b, int64_t b_row) {

@@ -475,3 +475,17 @@ def test_fifty_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_2_and
     assert one[2][49] < one[2][0] and one[2][-1] < one[2][50]  # it did learn
     for other in others:
         assert np.array_equal(other[0], one[0]) and np.array_equal(other[1], one[1]) and other[2] == one[2]
+
+
+def test_float32_gradients_are_within_a_millionth_of_float64s():
+    """At the seed's size; bench/bench_step.py --accuracy does it at the larger ones."""
+    config = GPTConfig(68, 64, 4, 4, 64)
+    some, grads = batch([64] * 32, 68), {}
+    for dtype in (np.float32, np.float64):
+        model = GPT(config, KERNELS, dtype=dtype)
+        model.params.flat[:] = GPT(config, KERNELS, np.random.default_rng(0)).params.flat
+        nll, _ = model.forward(some)
+        model.backward((some.counts / some.counts.sum()).astype(dtype))
+        grads[dtype] = model.grads.flat
+    off = np.linalg.norm(grads[np.float32] - grads[np.float64]) / np.linalg.norm(grads[np.float64])
+    assert 0 < off < 1e-6

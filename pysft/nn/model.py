@@ -358,8 +358,9 @@ class GPT:
                 self._run("matmul_forward", logits, a["lnf"][some], head)
             self._run("cross_entropy_backward", logits, dnll[some], logits, a["logits_lse"][some], labels[some])
             self._run("matmul_backward", a["dbranch"][some], dhead, None, logits, a["lnf"][some], head)
-        a["dx"][:N] = 0  # nothing bypasses the last layer norm
-        a["dx_wanted"][:M] = 0
+        a["dx"][:N] = 0  # nothing bypasses the last layer norm, nor the last block where rows are missing
+        if M < N:
+            a["dx_wanted"][:M] = 0
         self._walk(self._hidden_backward, N, len(batch.cu_seqlens) - 1, M)
 
     def logits(self, tokens, cu_seqlens, rows=None):

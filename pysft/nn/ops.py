@@ -32,9 +32,9 @@ SQUARES_BLOCK = 4096  # elements of one partial sum, as in adamw.c
 # ---------------------------------------------------------------- which module, how many threads
 
 # How long an OpenMP thread spins before it sleeps, unless the user has said. libgomp's own default is
-# 300 times as long: 3 % faster on an idle machine, but beside one other busy process a step takes
-# 1.5 times as long, and beside another spinning one several times.
-SPIN = "1000"
+# 150 times as long: 1 % faster on an idle machine, but beside one other busy process a step takes several
+# times as long (half as long a spin: 1 % slower idle, 8 % faster beside another).
+SPIN = "2000"
 
 
 def _import(isa):

@@ -6,6 +6,7 @@ A batch has no padding: its sequences lie end to end, cu_seqlens says where each
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,11 @@ class Batch:
     def lengths(self) -> np.ndarray:
         """(S,) rows of each sequence."""
         return np.diff(self.cu_seqlens)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(N,) float64: what each row counts, its sequence's weight if it is graded, else 0."""
+        return np.where(self.labels != IGNORE, self.per_row(self.weight), 0.0)
 
     def per_row(self, values: np.ndarray) -> np.ndarray:
         """(S,) values, one a sequence, spread over its rows: (N,)."""

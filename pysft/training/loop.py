@@ -68,10 +68,10 @@ def _by_source(sums, batch, nll):
     first = batch.cu_seqlens[:-1]
     totals = np.add.reduceat(nll, first, dtype=np.float64)
     counts = np.add.reduceat(batch.labels != IGNORE, first, dtype=np.int64)
-    for name in np.unique(batch.source):
+    for name in sorted(set(batch.source.tolist())):
         here = batch.source == name
-        total, count = sums.get(str(name), (0.0, 0))
-        sums[str(name)] = total + float(totals[here].sum()), count + int(counts[here].sum())
+        total, count = sums.get(name, (0.0, 0))
+        sums[name] = total + float(totals[here].sum()), count + int(counts[here].sum())
 
 
 def train(model, adam: AdamW, draw: Callable[[int], list], objective, rate: Callable[[int], float],

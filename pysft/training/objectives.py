@@ -7,21 +7,13 @@ the division happens once and micro-batches cannot become a mean of means. Impor
 
 import numpy as np
 
-IGNORE = -100
-
-
-def _weights(batch):
-    """(N,) what each row counts: its sequence's weight if it is graded, else 0."""
-    return np.where(batch.labels != IGNORE, batch.per_row(batch.weight), 0.0)
-
 
 def sft(batch, nll, value, total):
-    """Mean nats per graded token: loss = sum_n weight[n] nll[n] / total.
+    """Mean nats per graded token: loss = sum_n counts[n] nll[n] / total.
 
     Pre-training is the same function: there every row is graded, in fine-tuning the reply's."""
-    weights = _weights(batch)
-    loss = float(np.dot(weights, nll.astype(np.float64))) / total
-    return loss, (weights / total).astype(nll.dtype), None
+    loss = float(np.dot(batch.counts, nll.astype(np.float64))) / total
+    return loss, (batch.counts / total).astype(nll.dtype), None
 
 
-sft.count = lambda batch: float(_weights(batch).sum())
+sft.count = lambda batch: float(batch.counts.sum())
