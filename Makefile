@@ -17,7 +17,7 @@ help:
 	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
 	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
 	@echo "make gradcheck  every derivative against finite differences"
-	@echo "make bench      how fast a training step is"
+	@echo "make bench      how fast kernels and steps are, in short (under 5 minutes; with PyTorch, where installed)"
 	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
 	@echo "make clean      remove .venv and everything built"
 
@@ -49,8 +49,12 @@ test-wheel: build
 gradcheck: build
 	$(PY) -m pysft gradcheck $(ARGS)
 
+# The short forms; PyTorch is compared with where it is installed (make test-torch installs it). The full ones
+# are in bench/RESULTS.md.
 bench: build
-	$(PY) bench/bench_step.py $(ARGS)
+	$(PY) bench/bench_ops.py --short $(ARGS)
+	$(PY) bench/bench_scale.py --short $(ARGS)
+	$(PY) bench/bench_step.py --short $(ARGS)
 
 build: $(VENV)/built
 
