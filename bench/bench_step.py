@@ -369,7 +369,7 @@ def main():
         result["accuracy"], panels = [accuracy(size, args.threads) for size in args.sizes], []
         show("\n" + tell_accuracy(result["accuracy"]))
     elif args.end_to_end:
-        result["end_to_end"] = end_to_end(args, ["pysft", *(TORCH["pretrain"] if torch else [])])
+        result["end_to_end"] = end_to_end(args, ["pysft", *(PEERS[:2] if torch else [])])
         show("\n" + tell_whole(result["end_to_end"]))
         panels = [("seconds", {"seed preset": {r: m["seconds"] for r, m in result["end_to_end"]["runners"].items()}})]
     else:

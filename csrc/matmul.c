@@ -2,15 +2,15 @@
  *
  * All three products are one tile (tile.h) under two drivers:
  *   product()      y and dx: rows over threads, B packed into panels of NR columns;
- *   product_dw()   dw: output tiles over threads, the rows of the batch walked in blocks of DEPTH.
- * Both follow the same three loops: panels of NR columns, blocks of DEPTH along the sum (so that a
- * packed piece of B, DEPTH x NR, stays in the first-level cache), tiles of MR rows. A block's sum is formed in registers and then added to
- * those before it, so the error grows with N / DEPTH + DEPTH and not with N (sums over gpt2's 50,257 symbols
- * need that). */
+ *   product_dw()   dw: output tiles over threads, the sum runs over the rows of the batch.
+ * Both follow the same three loops: panels of NR columns, blocks along the sum, tiles of MR rows. A block's sum is
+ * formed in registers and then added to those before it: so the error of a sum of N grows with N / DEPTH + DEPTH and
+ * not with N (sums over gpt2's 50,257 symbols need that), and a packed piece of B, DEPTH x NR, stays in the
+ * first-level cache. In dw each block reads and writes all of dw, so there the blocks are longer. */
 #include "kernels.h"
 #include "tile.h"
 
-enum { GROUP = 32 };
+enum { ROWS = 256, GROUP = 32 }; /* of a block in dw (model.logits_rows knows it); tiles in a group there */
 
 /* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero up to a whole
  * vector. One of b_row and b_col is 1. */
@@ -48,14 +48,14 @@ static void product(real *out, const real *a, const real *b, int64_t b_row, int6
  * every panel has used them. Blocks come in the order of the rows. */
 static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t first,
                        int64_t last) {
-    real panel[DEPTH * NR] __attribute__((aligned(64)));
+    real panel[ROWS * NR] __attribute__((aligned(64)));
     int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
     for (int64_t g = first / (GROUP * panels) * GROUP; g * panels < last; g += GROUP) {
         int64_t wide = tiles - g < GROUP ? tiles - g : GROUP; /* tile t of panel q is number g * panels + q * wide + t */
         int64_t from = first > g * panels ? first - g * panels : 0, to = last - g * panels;
         if (to > wide * panels) to = wide * panels;
-        for (int64_t n = 0; n < N; n += DEPTH) {
-            int64_t depth = N - n < DEPTH ? N - n : DEPTH;
+        for (int64_t n = 0; n < N; n += ROWS) {
+            int64_t depth = N - n < ROWS ? N - n : ROWS;
             for (int64_t q = from / wide; q * wide < to; q++) {
                 int64_t columns = C - q * NR < NR ? C - q * NR : NR;
                 int64_t t0 = from > q * wide ? from - q * wide : 0, t1 = to < (q + 1) * wide ? to - q * wide : wide;
@@ -70,11 +70,11 @@ static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64
     }
 }
 
-/* `columns` columns of db += column sums of dy (N rows of K), in blocks of DEPTH rows as above. */
+/* `columns` columns of db += column sums of dy (N rows of K), in blocks of ROWS rows as above. */
 INLINE void sums_of(const int nv, real *db, const real *dy, int64_t N, int64_t K, int64_t columns) {
-    for (int64_t n = 0; n < N; n += DEPTH) {
+    for (int64_t n = 0; n < N; n += ROWS) {
         vec block[NV] = {0};
-        for (int64_t i = n; i < N && i < n + DEPTH; i++)
+        for (int64_t i = n; i < N && i < n + ROWS; i++)
             UNROLL for (int j = 0; j < nv; j++) block[j] += load_part(dy + i * K + j * VL, columns - j * VL);
         UNROLL for (int j = 0; j < nv; j++)
             store_part(db + j * VL, load_part(db + j * VL, columns - j * VL) + block[j], columns - j * VL);

@@ -17,7 +17,7 @@
 
 #include "simd.h"
 
-enum { DEPTH = 128 }; /* a longer sum of a product is made of blocks of DEPTH */
+enum { DEPTH = 96 }; /* a longer sum of a product is made of blocks of DEPTH */
 
 INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int last, const real *from,
                     int64_t from_row, const real *plus, int64_t plus_row, int64_t depth, const real *a,

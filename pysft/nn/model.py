@@ -76,10 +76,10 @@ LOGITS_BYTES = 256 << 20  # of logits that are kept; more are made in chunks, an
 
 
 def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOGITS_BYTES) -> int:
-    """How many rows' logits are held at a time: all, or a multiple of the 128 rows in which matmul_backward
+    """How many rows' logits are held at a time: all, or a multiple of the 256 rows in which matmul_backward
     sums, so that the chunks change no bit."""
     most = limit // (config.vocab * np.dtype(dtype).itemsize)
-    return rows if rows <= most else min(rows, max(1, most // 128) * 128)
+    return rows if rows <= most else min(rows, max(1, most // 256) * 256)
 
 
 def activation_shapes(config: GPTConfig, N: int, dtype=np.float32, limit: int = LOGITS_BYTES) -> dict[str, tuple[int, ...]]:
