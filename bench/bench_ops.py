@@ -67,7 +67,7 @@ def others(size):
     g = np.random.default_rng(1)
     tokens, labels = g.integers(0, V, (2, N), np.int32)
     rows = np.arange(0, N, 2, dtype=np.int32)
-    x, y, few = arrays((N, C), (N, C), (M, C))
+    x, y, dy, few = arrays((N, C), (N, C), (N, C), (M, C))
     qkv, dqkv, wide, dydx, dwide = arrays(*2 * [(N, 3 * C)], *3 * [(N, 4 * C)])
     logits, wte, wpe, parameters = *arrays((N, V), (V, C), (T, C)), 12 * config.layers * C * C + (2 * V + T) * C
     w, b, dw, db, mean, rstd, nll, lse = arrays(*4 * [C], *4 * [N])
@@ -82,7 +82,7 @@ def others(size):
         "attention_forward": ((y, lse_heads, qkv, cu_seqlens), 4e-9 * C * pairs, "GFLOP/s"),
         "attention_backward": ((dqkv, x, qkv, y, lse_heads, cu_seqlens), 10e-9 * C * pairs, "GFLOP/s"),
         "layernorm_forward": ((y, mean, rstd, x, w, b), floats(2 * N * C + 2 * N), "GB/s"),
-        "layernorm_backward": ((y, dw, db, x, x, w, mean, rstd), floats(4 * N * C + 2 * N), "GB/s"),
+        "layernorm_backward": ((y, dw, db, dy, x, w, mean, rstd), floats(4 * N * C + 2 * N), "GB/s"),
         "gelu_forward": ((dwide, wide, dydx), floats(12 * N * C), "GB/s"),
         "gelu_backward": ((dwide, wide, None, dydx), floats(12 * N * C), "GB/s"),
         "embedding_forward": ((y, tokens, cu_seqlens, wte, wpe), floats(N * C + seen + T * C), "GB/s"),

@@ -1,6 +1,6 @@
 """How time and memory of a training step grow with channels, layers, context, vocabulary and rows.
 
-    python bench/bench_scale.py                         # all five
+    python bench/bench_scale.py                         # all six
     python bench/bench_scale.py --short                 # one minute, to see that all is well
     python bench/bench_scale.py --axes context,rows --plot scale.png
 
@@ -8,8 +8,8 @@ One thing grows at a time, from the base: 64 channels, 4 layers, 4 heads, contex
 An exponent is the slope of a straight line through the logarithms (least squares) over the upper half of the
 points: doubling what grows multiplies the time by 2 to the exponent. The expected one is the slope of the FLOP
 formula of harness.py through the same points, for memory that of what the model says it will hold. Every point
-is measured in fresh processes, which take turns; memory is the process's peak less what it had before there was
-a model."""
+is measured in fresh processes, which take turns; memory is the process's peak less its peak before there was a
+model. threads has the same work on 1, 2, ... of them."""
 
 from dataclasses import replace
 
@@ -28,20 +28,22 @@ from pysft.training.objectives import sft
 BASE, ROWS = GPTConfig(vocab=68, context=64, layers=4, heads=4, channels=64), 2048
 AXES = {"channels": [32, 64, 128, 256, 384, 512], "layers": [1, 2, 4, 8, 16, 24],
         "context": [32, 64, 128, 256, 512, 1024], "vocab": [64, 256, 1024, 4096, 8192, 16384],
-        "rows": [256, 512, 1024, 2048, 4096, 8192]}
+        "rows": [256, 512, 1024, 2048, 4096, 8192],
+        "threads": [1 << i for i in range(ops.default_threads().bit_length())]}
 SHORT = 4  # points, the first
 
 
 def point(axis, value):
-    """(config, rows) with one thing changed; a batch of fewer rows than the context has one shorter sequence."""
-    return (BASE, value) if axis == "rows" else (replace(BASE, **{axis: value}), ROWS)
+    """(config, rows) with one thing changed."""
+    if axis in ("rows", "threads"):
+        return BASE, value if axis == "rows" else ROWS
+    return replace(BASE, **{axis: value}), ROWS
 
 
 def batch_of(config, rows):
     g = rng(1, "bench", "windows")
-    length = min(rows, config.context)
-    noise = g.integers(0, config.vocab, 4 * length, np.int32)
-    return Batch.of(draw_windows(noise, rows // length, length, g), config.vocab, config.context)
+    noise = g.integers(0, config.vocab, 4 * config.context, np.int32)
+    return Batch.of(draw_windows(noise, rows // config.context, config.context, g), config.vocab, config.context)
 
 
 def build(runner, axis, value, threads):
@@ -60,7 +62,8 @@ def measure(axis, values, args):
     """The points of one axis."""
     points = {v: {"value": v, "times": [], "bytes": []} for v in values}
     for _ in range(args.processes):
-        workers = {v: Worker(runner="pysft", axis=axis, value=v, threads=args.threads) for v in values}
+        workers = {v: Worker(runner="pysft", axis=axis, value=v,
+                             threads=v if axis == "threads" else args.threads) for v in values}
         for v, times in take_turns(workers, args.rounds, 0.1 if args.short else 0.3).items():
             points[v]["times"] += times
             points[v]["bytes"].append(workers[v].ask("training"))
@@ -74,14 +77,14 @@ def measure(axis, values, args):
     points = list(points.values())
     return {"axis": axis, "points": points,
             "time_exponent": exponent(points, lambda p: p["seconds"]["median"]),
-            "expected_time_exponent": exponent(points, lambda p: p["gflop"]),
+            "expected_time_exponent": exponent(points, lambda p: p["gflop"] / (p["value"] if axis == "threads" else 1)),
             "memory_exponent": exponent(points, lambda p: p["bytes"]),
             "expected_memory_exponent": exponent(points, lambda p: p["expected_bytes"])}
 
 
 def exponent(points, of):
-    """The slope over the upper half of the points."""
-    upper = points[len(points) // 2:]
+    """The slope over the upper half of the points (of two points, over both)."""
+    upper = points[min(len(points) // 2, len(points) - 2):]
     return float(np.polyfit(np.log([p["value"] for p in upper]), np.log([of(p) for p in upper]), 1)[0])
 
 
@@ -100,7 +103,7 @@ def main():
     args = harness.settle(args.parse_args(), short=(2, 1), full=(5, 3))
     machine, show = harness.begin(args)
     result = {"machine": machine, "rows": []}
-    for axis in args.axes:
+    for axis in [a for a in args.axes if len(AXES[a]) > 1]:  # one processor: no axis of threads
         harness.say(f"{axis} ...")
         result["rows"].append(measure(axis, AXES[axis][:SHORT] if args.short else AXES[axis], args))
         show("\n" + tell(result["rows"][-1], machine["fp32_peak"]))

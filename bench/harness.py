@@ -27,6 +27,9 @@ import time
 from functools import lru_cache, partial
 from pathlib import Path
 
+if sys.argv[1:2] == ["--worker"] and json.loads(sys.argv[2])["runner"].startswith(("PyTorch", "tuned")):
+    import torch  # noqa: F401  before pysft, so that OpenMP is loaded as PyTorch's users have it, nothing set
+
 import numpy as np
 
 try:
@@ -134,7 +137,7 @@ def pin(threads: int, work, seconds: float = 0.2) -> None:
     """Give each of the `threads` threads of this process that are busy while work() runs a processor of its own
     (on Linux). The scheduler of some virtual machines leaves all threads of a process on one processor for as
     long as it lives, and what it does then takes twice as long, in another process not. Every runner is
-    treated alike."""
+    treated alike. (Processors are taken by number: where neighbours are two threads of one core, use --unpinned.)"""
     def ticks():
         return {int(task): int(Path(f"/proc/self/task/{task}/stat").read_text().rpartition(")")[2].split()[11])
                 for task in os.listdir("/proc/self/task")}
@@ -154,16 +157,16 @@ def pin(threads: int, work, seconds: float = 0.2) -> None:
 def useful_flops(config: GPTConfig, lengths, wanted=None) -> float:
     """Floating-point operations that a training step cannot do without, for sequences of these lengths.
 
-    Products: 6 x their weights x rows (2 forward, 4 backward). Attention: 2 products forward and 5 backward of
-    2 C operations for each pair of a row and one it sees (itself and those before it: half of T x T). What no
-    wanted row (N,) bool needs is not counted: of the last block only keys and values need every row. Lookups,
+    Products: 6 x their weights x rows (2 forward, 4 backward). Attention: 2 products forward and 4 backward of
+    2 C operations for each pair of a row and one it sees (itself and those before it: half of T x T); that all
+    here make the scores again in the backward is not counted. What no wanted row (N,) bool needs is not counted: of the last block only keys and values need every row. Lookups,
     norms, GELU, softmax and AdamW are left out: some hundredths."""
     C, L, V = config.channels, config.layers, config.vocab
     seen = np.concatenate([np.arange(1, n + 1) for n in lengths])
     wanted = np.ones(len(seen), bool) if wanted is None else wanted
     N, M = len(seen), int(wanted.sum())
     weights = N * ((L - 1) * 12 + 2) * C * C + M * (10 * C * C + V * C)
-    return 6.0 * weights + 14.0 * C * ((L - 1) * int(seen.sum()) + int(seen[wanted].sum()))
+    return 6.0 * weights + 12.0 * C * ((L - 1) * int(seen.sum()) + int(seen[wanted].sum()))
 
 
 def take_turns(workers: dict, rounds: int, seconds: float, name: str = "step") -> dict:

@@ -1,4 +1,5 @@
-"""The peer: the same GPT in PyTorch, as somebody who knows PyTorch would write it for speed.
+"""The peer: the same GPT in PyTorch, the model written for speed by somebody who knows PyTorch, the optimiser as
+the source text calls it or ("tuned") fused.
 
 GPT-2's blocks with tanh GELU, learned positions, an untied head without bias, GPT-2's initialisation; fused
 attention (scaled_dot_product_attention), gradients set to None. Only workers import this file,

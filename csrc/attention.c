@@ -22,8 +22,6 @@ enum { KEYS = (64 + MR - 1) / MR * MR }; /* keys at a time in the backward */
 
 #define WORK(T) ((T) * ((T) + 64)) /* of one head, in proportion */
 
-INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 /* Elements of one thread's scratch: rows of V or K; then the scores of all keys with NR queries
  * (forward) or P and dS of KEYS keys with them (backward); and Q, dY as they are and transposed. */
 int64_t FN(attention_scratch)(int64_t longest, int64_t D) {

@@ -9,8 +9,6 @@
 #include "rows.h"
 #include "tile.h"
 
-INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 /* Of w (K,C): panels of NR outputs, each (C,NR), the last filled up with zeros. */
 int64_t FN(decode_packed)(int64_t C, int64_t K) { return C * round_up(K, NR); }
 void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K) {
@@ -19,11 +17,11 @@ void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K) {
         pack_transposed(packed + k * C, NR, w + k * C, C, K - k < NR ? K - k : NR, C, 1);
 }
 
-/* In each block keys (C,T up to vectors) and values (T,C), a vector to read beyond the last of them, and the
- * working memory of a token. */
+/* In each block keys (C,T up to vectors) and values (T,C), two vectors to read beyond the last of them, and
+ * the working memory of a token. */
 static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, VL) + T * C; }
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L) {
-    return L * block_cache(T, C) + 2 * VL + 10 * C + round_up(T, VL);
+    return L * block_cache(T, C) + 2 * VL + 7 * C + round_up(T, VL);
 }
 int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L) {
     int64_t block = FN(decode_packed)(C, 3 * C) + FN(decode_packed)(C, C) + FN(decode_packed)(C, 4 * C) +
@@ -85,7 +83,7 @@ int64_t FN(decode_forward)(real *logits, real *cache, const real *weights, int64
     if (position < 0 || position >= T) return 1;
     int64_t D = C / H, Tp = round_up(T, VL);
     real scale = (real)(1 / sqrt((double)D)), mean, rstd;
-    real *x = cache + L * block_cache(T, C) + 2 * VL, *norm = x + C, *att = norm + C, *wide = att + C, *score = wide + 7 * C;
+    real *x = cache + L * block_cache(T, C) + 2 * VL, *norm = x + C, *att = norm + C, *wide = att + C, *score = wide + 4 * C;
     real *qkv = wide, *fc = wide;
     const real *word = next(&weights, V * C) + token * C, *place = next(&weights, T * C) + position * C;
     for (int64_t c = 0; c < C; c++) x[c] = word[c] + place[c];

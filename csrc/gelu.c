@@ -1,4 +1,5 @@
-/* GELU, y = x s(x) (rows.h), and its derivative dy/dx = s + x s (1 - s) 2 du/dx. */
+/* GELU, y = x s(x) (rows.h), and its derivative dy/dx = s + x s (1 - s) 2 du/dx
+ * (not a number where x x overflows: from 1.8e19 on in float32). */
 #include "kernels.h"
 #include "rows.h"
 

@@ -36,12 +36,12 @@ static void backward_rows(real *dx, const real *dy, const real *x, const real *w
 /* Columns first..last-1 of dw and db; sums over rows are formed in blocks, in order. */
 static void backward_columns(real *dw, real *db, const real *dy, const real *x, const real *mean, const real *rstd,
                              int64_t N, int64_t C, int64_t first, int64_t last) {
-    enum { ROWS = 64 };
+    enum { BLOCK = 64 };
     for (int64_t i = first; i < last; i += VL) {
         vec total_w = dw ? load_part(dw + i, last - i) : splat(0), total_b = db ? load_part(db + i, last - i) : splat(0);
-        for (int64_t n0 = 0; n0 < N; n0 += ROWS) {
+        for (int64_t n0 = 0; n0 < N; n0 += BLOCK) {
             vec block_w = {0}, block_b = {0};
-            for (int64_t n = n0; n < N && n < n0 + ROWS; n++) {
+            for (int64_t n = n0; n < N && n < n0 + BLOCK; n++) {
                 vec g = load_part(dy + n * C + i, last - i);
                 block_w += g * ((load_part(x + n * C + i, last - i) - mean[n]) * rstd[n]);
                 block_b += g;

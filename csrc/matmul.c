@@ -3,7 +3,8 @@
  * All three products are one tile (tile.h) under two drivers:
  *   product()      y and dx: rows over threads, B packed into panels of NR columns;
  *   product_dw()   dw: output tiles over threads, the sum runs over the rows of the batch.
- * Both follow the same three loops: panels of NR columns, blocks along the sum, tiles of MR rows. A block's sum is
+ * Both follow the same three loops: panels of NR columns, blocks along the sum, tiles of MR rows (product_dw() has
+ * blocks outside panels, and groups of tiles outside both). A block's sum is
  * formed in registers and then added to those before it: so the error of a sum of N grows with N / DEPTH + DEPTH and
  * not with N (sums over gpt2's 50,257 symbols need that), and a packed piece of B, DEPTH x NR, stays in the
  * first-level cache. In dw each block reads and writes all of dw, so there the blocks are longer. */
@@ -43,15 +44,16 @@ static void product(real *out, const real *a, const real *b, int64_t b_row, int6
     }
 }
 
-/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C). They are numbered along K within a panel of NR columns of C,
- * then by panel, within GROUP tiles along K: so many columns of a block of dy stay in the second-level cache until
- * every panel has used them. Blocks come in the order of the rows. */
+/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C). GROUP tiles along K form a group: so many columns of a block of
+ * dy stay in the second-level cache until every panel (NR columns of C) has used them. In the group that begins with
+ * tile g and is `wide` tiles wide, tile g + t of panel q has number g * panels + q * wide + t. Blocks come in the
+ * order of the rows. */
 static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t first,
                        int64_t last) {
     real panel[ROWS * NR] __attribute__((aligned(64)));
     int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
     for (int64_t g = first / (GROUP * panels) * GROUP; g * panels < last; g += GROUP) {
-        int64_t wide = tiles - g < GROUP ? tiles - g : GROUP; /* tile t of panel q is number g * panels + q * wide + t */
+        int64_t wide = tiles - g < GROUP ? tiles - g : GROUP;
         int64_t from = first > g * panels ? first - g * panels : 0, to = last - g * panels;
         if (to > wide * panels) to = wide * panels;
         for (int64_t n = 0; n < N; n += ROWS) {

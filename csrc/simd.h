@@ -186,6 +186,8 @@ INLINE vec vexp(vec x) {
 }
 #endif
 
+INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 /* Columns [first, last) of 0..n-1 that thread i of `threads` owns: whole multiples of `grain`. */
 INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, int64_t *last) {
     int64_t pieces = (n + grain - 1) / grain;

@@ -245,17 +245,17 @@ def peak_memory() -> int:
 
 def _say_memory(screen, *stages) -> None:
     """Say before it begins what the process will hold at its most. stages: (config, rows of a batch, weights
-    held beside the model's own)."""
+    held beside the model's own: those of the base that it is tuned from)."""
     here, most, shown = _status("VmRSS") or peak_memory(), 0, None
     for config, rows, beside in stages:
         size = sizes(config, max(rows, ROWS))
         held = sum(size[k] for k in HELD) + beside
         if held > most:
-            most, shown = held, (size, max(rows, ROWS))
-    size, rows = shown
+            most, shown = held, (size, max(rows, ROWS), beside)
+    size, rows, beside = shown
     screen.say(f"memory: {(here + most) / 2**20:.0f} MiB at the most: {here / 2**20:.0f} now, {size['weights'] / 2**20:.0f} "
                f"of weights, three times that of gradients and moments, {size['activations'] / 2**20:.0f} of activations "
-               f"for {rows:,} rows")
+               f"for {rows:,} rows" + (f", {beside / 2**20:.0f} of the base's weights" if beside else ""))
 
 
 # ---------------------------------------------------------------------------------- the verbs

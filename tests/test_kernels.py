@@ -162,12 +162,12 @@ WRITTEN = {matmul_forward: "y", matmul_backward: "dx dw db", attention_forward: 
 ADDED = {matmul_backward: "dw db", layernorm_backward: "dx dw db", embedding_backward: "dwte dwpe",
          take_rows_backward: "dx"}
 
-# Tiles have 4 or 6 rows, 4 to 64 columns and a depth of 128, vectors 2 to 16 lanes, blocks of keys
-# as many as columns: whatever the instruction set, these stand before, on and behind an edge.
+# Tiles have 4 or 6 rows, 4 to 64 columns and a depth of 96 (in dw 256 rows, and 32 tiles in a group), vectors 2 to 16
+# lanes, blocks of keys as many as columns: whatever the instruction set, these stand before, on and behind an edge.
 MATMUL = [(1, 1, 1), (1, 128, 3), (2, 3, 4), (3, 9, 5), (4, 127, 7), (5, 129, 8), (6, 130, 9), (7, 257, 11),
           (8, 7, 12), (11, 5, 13), (12, 8, 23), (13, 16, 24), (17, 24, 25), (5, 65, 31), (3, 64, 32), (9, 63, 33),
           (7, 12, 63), (6, 25, 64), (13, 31, 65), (127, 33, 6), (128, 3, 70), (129, 13, 130), (130, 4, 1),
-          (257, 2, 3)]
+          (257, 2, 3), (5, 95, 7), (6, 96, 9), (7, 97, 65), (4, 193, 5), (255, 130, 391), (256, 66, 193)]
 ATTENTION = [([1], 1, 1), ([2], 2, 3), ([3, 1, 4], 1, 4), ([5], 3, 7), ([6], 1, 8), ([7, 2], 2, 9), ([8], 1, 12),
              ([11], 1, 13), ([12, 13], 2, 16), ([23], 1, 17), ([24], 1, 24), ([25], 2, 25), ([31, 33], 1, 5),
              ([32], 1, 33), ([63], 2, 3), ([64], 1, 16), ([65], 1, 64), ([1, 66], 1, 65), ([127], 1, 4),
@@ -185,7 +185,7 @@ SIZES = {matmul_forward: MATMUL, matmul_backward: MATMUL, attention_forward: ATT
          cross_entropy_forward: ROWS_WIDTHS, cross_entropy_backward: ROWS_WIDTHS,
          adamw: [(n,) for n in WIDTHS], sum_squares: [(n,) for n in [*WIDTHS, 4095, 4096, 4097, 8200]]}
 # Beyond every threshold under which a kernel stays on one thread, and odd.
-LARGE = {matmul_forward: (131, 37, 67), matmul_backward: (301, 37, 67), attention_forward: ([37, 1, 90, 61], 3, 9),
+LARGE = {matmul_forward: (131, 37, 67), matmul_backward: (301, 130, 391), attention_forward: ([37, 1, 90, 61], 3, 9),
          attention_backward: ([37, 1, 90, 61], 3, 9), layernorm_forward: (131, 133), layernorm_backward: (131, 133),
          gelu_forward: (20011,), gelu_backward: (20011,), gelu_forward_and_slope: (20011,),
          gelu_backward_by_slope: (20011,), attention_forward_of_some_rows: ([37, 1, 90, 61], 3, 9),

@@ -310,7 +310,7 @@ class GPT:
             self.clock[kernel] = self.clock.get(kernel, 0.0) + time.perf_counter() - began
 
     def _enter(self, tokens, cu_seqlens, rows) -> dict[str, np.ndarray]:
-        """Take in a batch, run the blocks on it, and return the arrays; "lnf" has a row for each of `rows`."""
+        """Take in a batch, run the blocks on it, and return the arrays; "lnf" has a row for each of `rows`, which rise."""
         N = len(tokens)
         self._last = None
         self.reserve(N)
@@ -318,6 +318,8 @@ class GPT:
             if len(values) > len(self._index[name]):
                 raise UsageError(f"{name} has {len(values)} entries, too many for {N} tokens")
             self._index[name][:len(values)] = values
+        if rows[0] < 0 or rows[-1] >= N:
+            raise UsageError(f"row {rows[0] if rows[0] < 0 else rows[-1]} is wanted of {N} rows, which are numbered from 0")
         self._walk(self._hidden_forward, N, len(cu_seqlens) - 1, len(rows))
         return self._activations
 

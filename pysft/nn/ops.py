@@ -259,7 +259,7 @@ def _bad_offset(function, i, cu_seqlens, N, T=None):
     if i > 0 and T is not None and cu_seqlens[i] - cu_seqlens[i - 1] > T:
         raise GateError(f"{function}: sequence {i - 1} has {cu_seqlens[i] - cu_seqlens[i - 1]} rows, "
                         f"the context has {T}")
-    raise GateError(f"{function}: cu_seqlens ends with {cu_seqlens[-1]}, expected N = {N}")
+    raise GateError(f"{function}: cu_seqlens ends with {cu_seqlens[i]}, expected N = {N}")
 
 
 def _bad_label(function, row, labels, letters):
@@ -521,6 +521,7 @@ KERNELS = [matmul_forward, matmul_backward, attention_forward, attention_backwar
            layernorm_forward, layernorm_backward, gelu_forward, gelu_backward, embedding_forward,
            embedding_backward, take_rows_forward, take_rows_backward, cross_entropy_forward,
            cross_entropy_backward, adamw, sum_squares]
+OF_A_STEP = adamw, sum_squares  # work on all weights at once: not part of a walk
 
 
 def on_threads(threads=None):
@@ -529,9 +530,9 @@ def on_threads(threads=None):
     if threads is None:
         threads = default_threads()
     _threads("on_threads", threads)
-    return SimpleNamespace(**{k.__name__: partial(k, threads=threads) for k in KERNELS},
-                                           decode_sizes=decode_sizes, decode_pack=decode_pack, decode_forward=partial(
-                               decode_forward, threads=threads), decoder=partial(decoder, threads=threads),
+    decoding = {"decode_sizes": decode_sizes, "decode_pack": decode_pack,
+                "decode_forward": partial(decode_forward, threads=threads), "decoder": partial(decoder, threads=threads)}
+    return SimpleNamespace(**{k.__name__: partial(k, threads=threads) for k in KERNELS}, **decoding,
                            calls=partial(Calls, threads))
 
 
@@ -549,7 +550,7 @@ class Calls:
 
     def on(self, rows: str = "N") -> SimpleNamespace:
         """The kernels; called, they are noted here. Those of on("M") work on the wanted rows alone."""
-        return SimpleNamespace(**{k.__name__: partial(self._wrap, k, rows) for k in KERNELS[:-2]})
+        return SimpleNamespace(**{k.__name__: partial(self._wrap, k, rows) for k in KERNELS if k not in OF_A_STEP})
 
     def _wrap(self, kernel, rows, *arrays, **options):
         self._rows = rows
