@@ -8,7 +8,7 @@ import pytest
 
 from conftest import distance, python
 from pysft import IGNORE
-from pysft.errors import UsageError
+from pysft.errors import GateError, UsageError
 from pysft.nn import ops, reference
 from pysft.nn.model import GPT, GPTConfig, activation_shapes, expand_vocab, parameter_shapes, sizes
 from pysft.nn.optim import AdamW
@@ -259,6 +259,23 @@ def test_a_batch_in_which_nothing_is_wanted_is_refused():
         lively().forward(dataclasses.replace(batch([3]), wanted=np.zeros(3, bool)))
 
 
+@pytest.mark.parametrize("functions", [KERNELS, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize("rows", [[5, 6, 7, 8, 9], [-1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]])
+def test_logits_of_rows_that_do_not_exist_are_refused_even_where_there_is_room_for_them(functions, rows):
+    model = lively(functions=functions)
+    model.reserve(20)
+    with pytest.raises(UsageError, match="of 5 rows"):
+        model.logits(np.ones(5, np.int32), np.array([0, 5], np.int32), rows)
+
+
+def test_an_offset_that_does_not_end_with_the_rows_is_named_as_it_stands():
+    model, b = lively(), batch([5])
+    model.reserve(20)
+    forward(model, b)  # from here on the walk's calls are made without the gate
+    with pytest.raises(GateError, match="cu_seqlens ends with 3, expected N = 5"):
+        model.forward(dataclasses.replace(b, cu_seqlens=np.array([0, 3], np.int32)))
+
+
 @BOTH
 @pytest.mark.parametrize("functions", [KERNELS, reference], ids=["ops", "reference"])
 def test_logits_made_in_chunks_change_no_bit(functions, dtype):
@@ -448,7 +465,7 @@ def test_the_model_trains_on_the_reference_where_there_is_no_compiled_part():
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
-def test_fifty_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_2_and_3_threads():
+def test_fifty_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_to_4_threads():
     """The seed preset to the letter, but for the steps: 2,048 rows, beyond every threshold under
     which a kernel stays on one thread."""
     settings = dataclasses.replace(PRESETS["seed"], base_steps=50, sft_steps=50)
@@ -471,7 +488,7 @@ def test_fifty_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_2_and
                                          plan.rate, plan.steps, settings.clip)]
         return middle, model.params.flat, losses
 
-    one, *others = (trained(threads) for threads in (1, 2, 3))
+    one, *others = (trained(threads) for threads in (1, 2, 3, 4))
     assert one[2][49] < one[2][0] and one[2][-1] < one[2][50]  # it did learn
     for other in others:
         assert np.array_equal(other[0], one[0]) and np.array_equal(other[1], one[1]) and other[2] == one[2]
