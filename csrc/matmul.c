@@ -7,11 +7,13 @@
  * blocks outside panels, and groups of tiles outside both). A block's sum is
  * formed in registers and then added to those before it: so the error of a sum of N grows with N / DEPTH + DEPTH and
  * not with N (sums over gpt2's 50,257 symbols need that), and a packed piece of B, DEPTH x NR, stays in the
- * first-level cache. In dw each block reads and writes all of dw, so there the blocks are longer. */
+ * first-level cache. In dw each block reads and writes all of dw, so there the blocks are longer. Only a sum over a large
+ * vocabulary is longer than LONG: its part of A is used by every panel while it is still in a cache. */
 #include "kernels.h"
 #include "tile.h"
 
 enum { ROWS = 256, GROUP = 32 }; /* of a block in dw (model.logits_rows knows it); tiles in a group there */
+enum { LONG = 32 * DEPTH };      /* so much of a sum is done for every panel before the next part of it */
 
 /* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero up to a whole
  * vector. One of b_row and b_col is 1. */
@@ -28,20 +30,21 @@ static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64
 static void product(real *out, const real *a, const real *b, int64_t b_row, int64_t b_col, const real *bias,
                     const real *residual, int64_t C, int64_t K, int64_t first, int64_t last) {
     real panel[DEPTH * NR] __attribute__((aligned(64)));
-    for (int64_t k = 0; k < K && first < last; k += NR) {
-        int64_t columns = K - k < NR ? K - k : NR;
-        for (int64_t c = 0; c < C; c += DEPTH) {
-            int64_t depth = C - c < DEPTH ? C - c : DEPTH;
-            pack(panel, b + c * b_row + k * b_col, b_row, b_col, depth, columns);
-            for (int64_t n = first; n < last; n += MR) {
-                int mr = last - n < MR ? (int)(last - n) : MR;
-                real *y = out + n * K + k;
-                const real *from = bias && c == 0 ? bias + k : 0;
-                const real *plus = c > 0 ? y : residual ? residual + n * K + k : 0;
-                tile(mr, columns, y, K, from, 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
+    for (int64_t s = 0; s < C && first < last; s += LONG)
+        for (int64_t k = 0; k < K; k += NR) {
+            int64_t columns = K - k < NR ? K - k : NR;
+            for (int64_t c = s; c < C && c < s + LONG; c += DEPTH) {
+                int64_t depth = C - c < DEPTH ? C - c : DEPTH;
+                pack(panel, b + c * b_row + k * b_col, b_row, b_col, depth, columns);
+                for (int64_t n = first; n < last; n += MR) {
+                    int mr = last - n < MR ? (int)(last - n) : MR;
+                    real *y = out + n * K + k;
+                    const real *from = bias && c == 0 ? bias + k : 0;
+                    const real *plus = c > 0 ? y : residual ? residual + n * K + k : 0;
+                    tile(mr, columns, y, K, from, 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
+                }
             }
         }
-    }
 }
 
 /* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C). GROUP tiles along K form a group: so many columns of a block of

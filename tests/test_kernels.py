@@ -597,13 +597,27 @@ def test_a_sum_over_a_large_vocabulary_keeps_its_last_bits():
     """One number near 1 and fifty thousand near nothing, as the head's gradient has them: added one by one the
     error is 5e-6, since each addition rounds to the last bit of the large one."""
     g = np.random.default_rng(1)
-    K, C = 50257, 32
+    K, C = 50257, 150
     dy, w = (1e-4 * g.standard_normal((8, K))).astype(F32), g.standard_normal((K, C)).astype(F32)
     dy[:, 0] = 1
     dx = np.empty((8, C), F32)
     ops.matmul_backward(dx, None, None, dy, np.zeros((8, C), F32), w)
     true = dy.astype(F64) @ w.astype(F64)
     assert np.linalg.norm(dx - true) / np.linalg.norm(true) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("sum_of", [3071, 3072, 3073, 6200])  # around LONG, and beyond it twice
+def test_a_long_sum_has_its_bias_and_residual_once_in_every_panel(dtype, sum_of):
+    g = np.random.default_rng(2)
+    x, w, b, residual = (g.standard_normal(shape).astype(dtype) for shape in ((9, sum_of), (150, sum_of), (150,), (9, 150)))
+    y = np.empty((9, 150), dtype)
+    ops.matmul_forward(y, x, w, b, residual)
+    true = x.astype(F64) @ w.astype(F64).T + b + residual
+    assert np.abs(y - true).max() <= np.abs(true).max() * 40 * np.finfo(dtype).eps
+    alone = np.empty((1, 150), dtype)
+    ops.matmul_forward(alone, x[4:5], w, b, residual[4:5])
+    assert np.array_equal(alone[0], y[4])
 
 
 def test_exp_at_its_ends_and_at_zero(vexp):

@@ -55,7 +55,7 @@ def forward(model, b):
 def gradients(model, b, dnll=None):
     """The gradients of sum(dnll * nll), by default with random weights: a new dict."""
     nll = model.forward(b)[0]
-    model.grads.flat[:] = 0
+    model.grads.clear()
     model.backward(np.random.default_rng(9).standard_normal(len(nll)).astype(model.dtype) if dnll is None else dnll)
     return {name: g.copy() for name, g in model.grads.items()}
 

@@ -44,7 +44,7 @@ def train_step(model, adam: AdamW, micro_batches, objective, lr: float, limit: f
     """One update from the sum over all micro-batches; the same however they are split.
 
     A loss or gradient that is not finite raises Diverged, and no weight has moved."""
-    model.grads.flat[:] = 0
+    model.grads.clear()
     total = sum(objective.count(batch) for batch in micro_batches)
     loss, sums = 0.0, {}
     for batch in micro_batches:
