@@ -27,8 +27,8 @@ from pysft.nn import ops
 from pysft.nn.model import GPT, GPTConfig, expand_vocab
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.text.dataset import (Batch, draw_windows, encode_conversation, read_conversations, read_corpus, shipped,
-                                split_corpus)
+from pysft.text.dataset import Batch, draw_windows, encode_conversation, read_corpus, shipped, split_corpus
+from pysft.text.formats import read_conversations
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train, train_step

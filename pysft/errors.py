@@ -22,6 +22,14 @@ class DataError(PysftError, ValueError):
     exit_code = 65
 
 
+class RowError(DataError):
+    """A row of a data set that cannot be used. where: "file, line 3, turn 2"; kind: what sort of fault it is."""
+
+    def __init__(self, where: str, what: str, remedy: str, kind: str):
+        super().__init__(f"{where}: {what}; {remedy}")
+        self.where, self.what, self.remedy, self.kind = where, what, remedy, kind
+
+
 class MissingInput(PysftError):
     """A file or folder that is not there."""
     exit_code = 66

@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import DataError, MissingInput, PysftError, UsageError
+from pysft.errors import DataError, MissingInput, PysftError, RowError, UsageError
 from pysft.inference.generate import Sampling, generate
-from pysft.lab.evaluate import ROWS, Probe, corpus_loss, measure, words
+from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, measure, words
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
 from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_checkpoint, load_stage, new_run,
                        read_json, read_log, save_checkpoint, save_stage, weights_sha256, write_json)
-from pysft.text.dataset import (CONVERSATION, encode_conversation, read_conversations, read_corpus, read_prompts,
-                                shipped, split_corpus, split_heldout)
-from pysft.text.template import CHAT
+from pysft.text.audit import quick
+from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
+from pysft.text.formats import plain, read_prompts, refuse_faults, scan
+from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, finetune, pretrain
@@ -32,6 +33,8 @@ from pysft.training.stages import Plan, Settings, finetune, pretrain
 CHECKPOINT_SECONDS = 60
 HELD = ("weights", "gradients", "moments", "activations")  # in memory while training
 LAST_STEPS = 20  # over which the final loss is averaged
+GRADED = {"all": "every assistant turn", "last": "the last assistant turn", "flags": "the assistant turns that are not flagged out",
+          "everything": "everything, the user's turns too (no mask)"}
 
 
 class Interrupted(PysftError):
@@ -95,41 +98,76 @@ class Material:
     train_text: str
     heldout_text: str
     tokenizer: CharTokenizer  # of the corpus alone
+    template: Template
+    grown: CharTokenizer | None = None  # that of the conversations: with the template's tokens
     conversations: list = field(default_factory=list)
     pairs: list = field(default_factory=list)
     heldout: list = field(default_factory=list)
+    examples: tuple[list, list] = ((), ())  # of conversations and pairs
+    files: list | None = None  # with a mixture: the number of each conversation's file
     probe: Probe | None = None
+    notes: list[str] = field(default_factory=list)  # what the policies did, to be told
 
 
 def gather(settings: Settings, corpus: str, data: list[str] | None,
            tokenizer: CharTokenizer | None = None) -> Material:
-    """Read the corpus and the conversations. data: files that replace the shipped conversations."""
+    """Read the corpus and the conversations, and render them; every row that cannot be trained on is found here.
+    data: files that replace the shipped conversations. tokenizer: a given base model's."""
     text = read_corpus(corpus)
-    train_text, heldout_text = split_corpus(text)
-    tokenizer = tokenizer or CharTokenizer.of(text)
-    tokenizer.encode(text, corpus)
-    pairs, heldout = [], []
-    if data:
-        everything = [c for path in data for c in read_conversations(path)]
-        conversations = everything
-        if len(everything) >= 50:
-            conversations, heldout = split_heldout(everything)
-    else:
-        conversations, heldout = split_heldout(read_conversations(shipped("conversations.jsonl")))
-        if settings.data == "pairs":
-            conversations = []
-        if "pairs" in settings.data:
-            pairs = read_conversations(shipped("pairs40.jsonl"))
-    replies = [_plain(m["content"]) for c in conversations + pairs for m in c.messages if m["role"] == "assistant"]
-    known = set(words(text)) | {w for c in conversations + pairs for m in c.messages
-                                for w in words(_plain(m["content"]))}
-    recalled = pairs or conversations[:40]
-    probe = Probe(heldout_text, [[_plain(c.messages[0]["content"]), _plain(c.messages[1]["content"])]
-                                 for c in recalled],
-                  _prompts(tokenizer, {m["content"] for c in conversations + pairs for m in c.messages
-                                       if m["role"] == "user"}, data is not None),
-                  [c.messages for c in heldout], sorted(known), replies)
-    return Material(train_text, heldout_text, tokenizer, conversations, pairs, heldout, probe)
+    template = load_template(settings.template)
+    material = Material(*split_corpus(text), tokenizer or CharTokenizer.of(text), template)
+    material.tokenizer.encode(text, corpus)
+    if settings.mix and len(settings.mix) != len(data or ()):
+        raise UsageError(f"mix has {len(settings.mix)} weights for {len(data or ())} files of --data; give each file one")
+    files = data or [str(shipped("conversations.jsonl"))]
+    rows = [row for path in files for row in scan(path, template)]
+    pairs = list(scan(shipped("pairs40.jsonl"), template)) if not data and "pairs" in settings.data else []
+    faults = [row for row in rows + pairs if isinstance(row, RowError)]
+    found = [row for row in rows if not isinstance(row, RowError)]
+    written, grown, done = write_with(found + pairs, material.tokenizer, settings.unknown)
+    if settings.unknown == "grow":
+        grown = grown.grow_characters(template.characters())
+    if done:
+        named = ", ".join(f"{c!r}" + (f" by {r!r}" if r != c else "") + f" ({n:,} times)" for (c, r), n in done.most_common(8))
+        material.notes.append(f"{'new' if settings.unknown == 'grow' else 'replaced'} characters: {named}"
+                              + (f" and {len(done) - 8} more" if len(done) > 8 else ""))
+    material.grown = grown.grow(template.tokens)
+    found, material.pairs = written[:len(found)], written[len(found):]
+    if not data or len(found) >= 50:
+        found, material.heldout = split_heldout(found)
+    if not data and settings.data == "pairs":
+        found = []
+    # Held-out conversations are checked too; only those that ship may be too long for a short context.
+    way = (template, settings.grade, settings.too_long)
+    material.conversations, examples, more = encode_all(found, material.grown, settings.context, *way)
+    pairs, pair_examples, third = encode_all(material.pairs, material.grown, settings.context, *way)
+    heldout, _, second = encode_all(material.heldout, material.grown, settings.context if data else sys.maxsize, *way)
+    refuse_faults(faults + more + second + third)
+    dropped = len(found) + len(material.heldout) + len(material.pairs) - len(examples) - len(heldout) - len(pairs)
+    if dropped:
+        material.notes.append(f"left out: {dropped:,} conversations that are longer than the context of {settings.context}")
+    material.heldout, material.pairs, material.examples = heldout, pairs, (examples, pair_examples)
+    if not examples and not pairs:
+        raise DataError(f"{', '.join(map(str, files))}: no conversation in it" + (" that fits" if dropped else ""))
+    if settings.mix:
+        names = {str(Path(path)): i for i, path in enumerate(data)}
+        if len(names) < len(data):
+            raise UsageError("--data names a file twice; a mixture weighs each file once")
+        material.files = [names[c.path] for c in material.conversations]
+    material.notes += quick(material.conversations + material.pairs)
+    material.probe = _probe(material, text, data is not None)
+    return material
+
+
+def _probe(material: Material, corpus: str, own_data: bool) -> Probe:
+    """What the run will be measured with."""
+    trained = [c for c in material.conversations + material.pairs if not c.is_text]
+    known = set(words(corpus)) | {w for c in trained for m in c.messages for w in words(plain(m["content"]))}
+    asked = {m["content"] for c in trained for m in c.messages if m["role"] == "user"}
+    recalled = [c for c in material.pairs or material.conversations[:40] if not c.is_text]
+    return Probe(material.heldout_text, [[before_reply(c.messages), c.replies()[0]] for c in recalled],
+                 _prompts(material.grown, asked, own_data), [c.messages for c in material.heldout if not c.is_text],
+                 sorted(known), [r for c in trained for r in c.replies()])
 
 
 def _prompts(tokenizer: CharTokenizer, trained: set[str], own_data: bool) -> list[dict]:
@@ -139,9 +177,18 @@ def _prompts(tokenizer: CharTokenizer, trained: set[str], own_data: bool) -> lis
             if p["prompt"] not in trained and not tokenizer.unknown(p["prompt"])]
 
 
-def _plain(content) -> str:
-    """A turn's content as one text."""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def graded_ends(conversations: list, template: Template, grade: str) -> int:
+    """How many of the turns' ends should be graded, by the policy and not by the mask."""
+    total = 0
+    for c in conversations:
+        replies = [m for m in c.messages if m["role"] == "assistant"]
+        if grade == "everything":
+            total += sum(template.turns[m["role"]].closes[-1:] == (template.end,) for m in c.messages if not c.is_text)
+        elif grade == "last":
+            total += bool(replies)
+        else:
+            total += sum(m.get("train", True) for m in replies)
+    return total
 
 
 def census(examples: list, end: int) -> dict:
@@ -327,7 +374,7 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     config, plan = _base_plan(settings, material)
     params = _announce(screen, "base", config)
     model = GPT(config, ops, rng(settings.seed, "base", "init"))
-    stage = Stage(target, model, material.tokenizer, CHAT, asdict(settings))
+    stage = Stage(target, model, material.tokenizer, material.template, asdict(settings))
     run_stage(stage, plan, settings, screen, resume)
     run = stage_figures(target)
     report = {"run": str(folder), "params": params,
@@ -356,9 +403,9 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         corpus = corpus or _corpus_of(given)
     corpus = corpus or "plays"
     material = gather(settings, corpus, data, given.tokenizer if given else None)
-    # All that can be wrong with data and settings is found here, before there is a folder.
-    conversations, pairs, tokenizer = _encode(material, settings, data is not None)
-    plan = finetune(settings, conversations, pairs, tokenizer.encode(material.train_text), len(tokenizer))
+    # All that can be wrong with data and settings is found by now, before there is a folder.
+    template, tokenizer = material.template, material.grown
+    plan = finetune(settings, *material.examples, tokenizer.encode(material.train_text), len(tokenizer), material.files)
     config = GPTConfig(len(tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
     _fits(config, plan.rows)
     stages = [(config, plan.rows, sizes(config, 1)["weights"])]  # beside the tuned model stands the base
@@ -369,9 +416,16 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         folder = _begin(settings, corpus, data, base, out)
     _describe(screen, settings, folder, corpus, material)
     _say_memory(screen, *stages)
-    examples = conversations + pairs
-    turns = sum(len(c.messages) // 2 for c in material.conversations + material.pairs)
-    mask = census(examples, tokenizer.special[CHAT.end])
+    examples = [*material.examples[0], *material.examples[1]]
+    turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
+    mask = census(examples, tokenizer.special[template.end])
+    screen.say(f"data: template {template.name}; graded: {GRADED[settings.grade]}; too long: "
+               f"{'refused' if settings.too_long == 'refuse' else 'left out'}; unknown characters: "
+               f"{ {'refuse': 'refused', 'replace': 'replaced', 'grow': 'added to the vocabulary'}[settings.unknown]}; "
+               + ("mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else "")
+               + "epochs: " + ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items()))
+    for note in material.notes:
+        screen.say(f"data: {note}")
     screen.say(f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
                f"{mask['graded_targets']:,} of {mask['targets']:,} targets "
                f"({mask['graded_targets'] / mask['targets']:.0%}); end tokens graded: "
@@ -387,7 +441,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     stage.model.release()
     model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
     grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
-    tuned = Stage(folder / "sft", model, tokenizer, CHAT, asdict(settings),
+    tuned = Stage(folder / "sft", model, tokenizer, template, asdict(settings),
                   {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
     params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
                                f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
@@ -402,7 +456,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     run = stage_figures(tuned.folder)
 
     screen.say("measuring ...")
-    figures, replies = measure(model, tokenizer, CHAT, material.probe)
+    figures, replies = measure(model, tokenizer, template, material.probe)
     seconds = run["seconds"] + base_report["seconds"]
     report = {"run": str(folder), "preset": settings.preset, "params": params,
               "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures,
@@ -430,7 +484,7 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
         folder = Path(out)
         settings, corpus, _, _ = _recorded(folder)
     text = read_corpus(corpus)
-    material = Material(*split_corpus(text), CharTokenizer.of(text))
+    material = Material(*split_corpus(text), CharTokenizer.of(text), load_template(settings.template))
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
     if not resume:
         folder = _begin(settings, corpus, None, None, out)
@@ -467,14 +521,22 @@ def _like(settings: Settings, config: GPTConfig) -> Settings:
                    sft_windows=tuple((min(n, config.context), count) for n, count in settings.sft_windows))
 
 
-def _encode(material: Material, settings: Settings, own_data: bool):
-    """(conversations, pairs, tokenizer): training examples over the grown vocabulary. Held-out
-    conversations are checked too; only those that ship may be too long for a short context."""
-    tokenizer = material.tokenizer.grow(CHAT.tokens)
-    for c in material.heldout:
-        encode_conversation(c, tokenizer, settings.context if own_data else sys.maxsize)
-    return ([encode_conversation(c, tokenizer, settings.context) for c in material.conversations],
-            [encode_conversation(c, tokenizer, settings.context) for c in material.pairs], tokenizer)
+def reading(run: str | None, corpus: str | None, template: str | None, ops_name: str = "reference",
+            threads: int | None = None) -> tuple[CharTokenizer, Template, int, Stage | None]:
+    """(tokenizer with the template's tokens, template, context, stage) by which a data set would be read: a run's own, or
+    those of a corpus."""
+    if run is None:
+        chosen = load_template(template or "chat")
+        return CharTokenizer.of(read_corpus(corpus or "plays")).grow(chosen.tokens), chosen, Settings().context, None
+    if corpus is not None:
+        raise UsageError("--run has its own vocabulary; leave --corpus out")
+    stage = load_stage(run, computing_ops(ops_name, threads))
+    tuned = bool(stage.tokenizer.specials)
+    if tuned and template is not None and load_template(template) != stage.template:
+        raise UsageError(f"--run {run}: it was trained with template {stage.template.name!r}; leave --template out")
+    chosen = stage.template if tuned or template is None else load_template(template)
+    tokenizer = stage.tokenizer if tuned else stage.tokenizer.grow(chosen.tokens)
+    return tokenizer, chosen, stage.model.config.context, stage
 
 
 def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
@@ -482,7 +544,7 @@ def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
     began = time.monotonic()
     stage = load_stage(run, computing_ops(ops_name, threads))
     path = stage.folder / "evaluation.json"
-    probe = Probe.from_json(read_json(path), str(path))
+    probe = Probe.from_json(read_json(path), str(path), stage.template)
     report = {"run": str(run), "params": stage.model.params.size, "weights_sha256": weights_sha256(stage.model)}
     if not stage.tokenizer.specials:
         loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))

@@ -30,7 +30,7 @@ base_steps = 8
 base_windows = [[32, 8]]
 base_warmup = 2
 sft_steps = 10
-sft_conversations = 4
+sft_tokens = 192
 sft_windows = [[32, 2]]
 sft_warmup = 2
 """
@@ -388,7 +388,7 @@ def test_a_command_that_cannot_be_is_exit_2_and_leaves_no_trace(desk, arguments)
 @pytest.mark.parametrize("change, named", [
     ("colour = 1", "'colour'"), ("channels = 15", "channels"), ("layers = 0", "layers"), ("heads = 0", "heads"),
     ("base_windows = [[65, 1]]", "base_windows"), ("base_windows = 3", "base_windows"), ("beta2 = 1.0", "beta2"),
-    ("sft_conversations = 0", "sft_conversations"), ("context = 20000\nbase_windows = [[20000, 1]]", "20000"),
+    ("sft_tokens = 0", "sft_tokens"), ("context = 20000\nbase_windows = [[20000, 1]]", "20000"),
     ("context = 20000\nsft_windows = [[20000, 1]]", "20000"), ("context = 1000000000000000", "context"),
     ("channels", "TOML")])
 def test_a_setting_that_cannot_be_is_refused_and_leaves_no_trace(home, desk, change, named):
@@ -396,7 +396,7 @@ def test_a_setting_that_cannot_be_is_refused_and_leaves_no_trace(home, desk, cha
     kept = [line for line in TOML.splitlines() if line.split(" ")[0] not in set_anew]
     desk.put("a.toml", "\n".join([*kept, change]))
     for verb in ("train", "pretrain"):
-        if verb == "pretrain" and change.split(" ")[0] == "sft_conversations" or "\nsft_" in change:
+        if verb == "pretrain" and change.split(" ")[0] == "sft_tokens" or "\nsft_" in change:
             continue  # not its concern
         data = ["--data", home.path / "talk.jsonl"] if verb == "train" else []
         result = pysft(verb, "--config", "a.toml", "--corpus", home.path / "corpus.txt", *data)

@@ -44,7 +44,7 @@ def figures_of(monkeypatch, reply_to):
         return [reply_to(rendered[tuple(p.tolist())]) for p in prompts]
 
     for text in [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS] + [c[0]["content"] for c in HELDOUT]:
-        rendered[tuple(render_prompt([{"role": "user", "content": text}], TOKENIZER).tolist())] = text
+        rendered[tuple(render_prompt([{"role": "user", "content": text}], TOKENIZER, CHAT).tolist())] = text
     monkeypatch.setattr(evaluate, "generate", pretend)
     return measure(zero_model(), TOKENIZER, CHAT, PROBE)
 
@@ -192,7 +192,7 @@ def test_a_conversation_loss_grades_replies_alone_and_counts_what_fitted():
     model.params["head"][:] = np.random.default_rng(1).normal(0, 0.5, (68, 16))
     long = [{"role": "user", "content": "x" * 40}, {"role": "assistant", "content": "No."}]
     loss, fitted = conversation_loss(model, [HELDOUT[0], long], TOKENIZER, CHAT)
-    rows, labels = shift(*render(HELDOUT[0], TOKENIZER))
+    rows, labels = shift(*render(HELDOUT[0], TOKENIZER, CHAT))
     logits = model.logits(rows, np.array([0, len(rows)], np.int32))
     graded = np.flatnonzero(labels != -100)
     nll = np.log(np.exp(logits).sum(1))[graded] - logits[graded, labels[graded]]

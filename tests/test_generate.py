@@ -198,7 +198,7 @@ def test_a_prompt_is_id_for_id_what_training_rendered():
     chat = session(scripted("Well met!"))
     for text in ("Hi", "Who are you"):
         chat.say(text)
-    tokens = render(chat.messages, TOKENIZER)[0].tolist()
+    tokens = render(chat.messages, TOKENIZER, CHAT)[0].tolist()
     longest = chat.model.seen[-1]
     assert longest == tokens[:len(longest)] and len(longest) == len(tokens) - 1
     assert chat.model.seen[0] == [USER, *TOKENIZER.encode("Hi"), END, ASSISTANT]
@@ -210,7 +210,7 @@ def test_history_accumulates():
     assert chat.messages == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Aye."},
                              {"role": "user", "content": "Go"}, {"role": "assistant", "content": "Aye."}]
     ids, dropped = chat.prompt("No")
-    expected = render_prompt([*chat.messages, {"role": "user", "content": "No"}], TOKENIZER)
+    expected = render_prompt([*chat.messages, {"role": "user", "content": "No"}], TOKENIZER, CHAT)
     assert ids.tolist() == expected.tolist() and dropped == 0
 
 
@@ -233,7 +233,7 @@ def test_a_reply_always_has_room_and_no_exchange_is_dropped_without_need(sizes, 
         ids, dropped = chat.prompt("x" * size)
         assert len(ids) + ROOM <= 64
         if dropped:
-            kept = render_prompt([*before[2 * dropped - 2:], {"role": "user", "content": "x" * size}], TOKENIZER)
+            kept = render_prompt([*before[2 * dropped - 2:], {"role": "user", "content": "x" * size}], TOKENIZER, CHAT)
             assert len(kept) + ROOM > 64
         _, reply, said = chat.say("x" * size)
         assert said == dropped and reply.stop == "end" and len(reply.ids) == answer

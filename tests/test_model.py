@@ -13,8 +13,8 @@ from pysft.nn import ops, reference
 from pysft.nn.model import GPT, GPTConfig, activation_shapes, expand_vocab, parameter_shapes, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.text.dataset import (Batch, Example, encode_conversation, read_conversations, read_corpus, shipped,
-                                split_corpus)
+from pysft.text.dataset import Batch, Example, encode_conversation, read_corpus, shipped, split_corpus
+from pysft.text.formats import read_conversations
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train

@@ -431,7 +431,7 @@ base_steps = 6
 base_windows = [[16, 4]]
 base_warmup = 2
 sft_steps = 24
-sft_conversations = 3
+sft_tokens = 192
 sft_windows = [[16, 2]]
 sft_warmup = 2
 """
@@ -451,8 +451,9 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "corpus.txt").write_text(read_corpus("plays")[:8000])
     (home / "talk.jsonl").write_text("".join(json.dumps({"messages": [
-        {"role": "user", "content": f"Say {word}"}, {"role": "assistant", "content": f"The {word}."}]}) + "\n"
-        for word in ["king", "rose", "crown", "ship", "night", "sword"] * 9))
+        {"role": "user", "content": f"{verb} {word}"}, {"role": "assistant", "content": f"The {word}."}]}) + "\n"
+        for verb in ["Say", "Sing", "Show", "Name", "Praise", "Fear", "Seek", "Love", "Paint"]
+        for word in ["king", "rose", "crown", "ship", "night", "sword"]))
     (home / "a.toml").write_text(TOML)
     code, report, _ = pysft(*begin(home, home / "run"))
     assert code == 0
@@ -465,8 +466,8 @@ def begin(home, out):
 
 
 def figures(report):
-    """A report without its timings and its place."""
-    return {k: v for k, v in report.items() if "seconds" not in k and k not in ("tokens_per_s", "run")}
+    """A report without its timings, its place, and the memory that the process had held before."""
+    return {k: v for k, v in report.items() if "seconds" not in k and k not in ("tokens_per_s", "run", "peak_memory")}
 
 
 def test_the_same_command_gives_the_same_run(home, tmp_path):
@@ -586,7 +587,7 @@ def test_resuming_a_finished_run_changes_no_weight(home, tmp_path):
 def test_eval_and_chat_need_nothing_but_the_folder(home, tmp_path, monkeypatch):
     shutil.copytree(home.run / "sft", tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    for name in ("read_corpus", "read_conversations", "read_prompts"):
+    for name in ("read_corpus", "scan", "read_prompts"):
         monkeypatch.setattr(recipe, name, None)
     code, report, said = pysft("eval", "moved")
     assert code == 0, said

@@ -8,9 +8,9 @@ from hypothesis import given, settings, strategies as st
 
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
-from pysft.text.dataset import (Batch, Conversation, Example, draw_windows, encode_conversation, prepare_sft_example,
-                                read_conversations, read_corpus, read_prompts, shift, shipped, split_corpus,
-                                split_heldout, tile_windows, window)
+from pysft.text.dataset import (Batch, Example, draw_windows, encode_conversation, prepare_sft_example, read_corpus, shift,
+                                shipped, split_corpus, split_heldout, tile_windows, window)
+from pysft.text.formats import Conversation, read_conversations, read_prompts
 from pysft.text.template import CHAT, Template, render, render_prompt
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
@@ -112,12 +112,12 @@ hostile = st.lists(st.sampled_from([*CHAT.tokens, *CHAT.tool_tokens, "<|", "|>",
 @given(hostile, hostile)
 def test_a_typed_control_token_never_becomes_a_control_id(user, reply):
     conversation = messages([(user, reply)])
-    tokens, trained = render(conversation, HOSTILE)
+    tokens, trained = render(conversation, HOSTILE, CHAT)
     special = HOSTILE.special
     expected = [special["<|user|>"], special["<|end|>"], special["<|assistant|>"], special["<|end|>"]]
     assert [i for i in tokens if i >= len(HOSTILE.characters)] == expected
     assert trained.sum() == len(reply) + 1
-    prompt = render_prompt(conversation[:1], HOSTILE)
+    prompt = render_prompt(conversation[:1], HOSTILE, CHAT)
     assert [i for i in prompt if i >= len(HOSTILE.characters)] == expected[:3]
 
 
@@ -150,7 +150,7 @@ def test_an_example_that_cannot_be_made_is_refused(user, assistant):
 @steady
 @given(conversations)
 def test_graded_targets_are_each_reply_and_its_end_token(exchanges):
-    tokens, trained = render(messages(exchanges), TOKENIZER)
+    tokens, trained = render(messages(exchanges), TOKENIZER, CHAT)
     input_ids, labels = shift(tokens, trained)
     graded = labels != IGNORE
     assert graded.sum() == sum(len(reply) + 1 for _, reply in exchanges)
@@ -165,7 +165,7 @@ def test_graded_targets_are_each_reply_and_its_end_token(exchanges):
 
 
 def test_several_turns_alternate_between_masked_and_graded():
-    tokens, trained = render(messages([("Hi", "Yes?"), ("Go", "No")]), TOKENIZER)
+    tokens, trained = render(messages([("Hi", "Yes?"), ("Go", "No")]), TOKENIZER, CHAT)
     assert TOKENIZER.decode(tokens) == ("<|user|>Hi<|end|><|assistant|>Yes?<|end|>"
                                         "<|user|>Go<|end|><|assistant|>No<|end|>")
     assert "".join(".x"[t] for t in trained.tolist()) == "....." + "xxxxx" + "....." + "xxx"
@@ -176,7 +176,7 @@ def test_a_tools_result_is_never_graded_and_its_call_wholly_is():
                     {"role": "assistant", "content": [
                         {"type": "text", "text": "Hm "}, {"type": "search", "text": "kings"},
                         {"type": "result", "text": "Lear"}, {"type": "text", "text": "He"}]}]
-    tokens, trained = render(conversation, TOOLS)
+    tokens, trained = render(conversation, TOOLS, CHAT)
     pieces = [("<|user|>", 0), ("Who", 0), ("<|end|>", 0), ("<|assistant|>", 0), ("Hm ", 1), ("<|search_start|>", 1),
               ("kings", 1), ("<|search_end|>", 1), ("<|result_start|>", 0), ("Lear", 0), ("<|result_end|>", 0),
               ("He", 1), ("<|end|>", 1)]
@@ -190,16 +190,16 @@ def test_a_tools_result_is_never_graded_and_its_call_wholly_is():
 def test_a_tool_call_needs_its_tokens_in_the_vocabulary():
     with pytest.raises(DataError, match="search_start"):
         render([{"role": "user", "content": "Who"},
-                {"role": "assistant", "content": [{"type": "search", "text": "kings"}]}], TOKENIZER)
+                {"role": "assistant", "content": [{"type": "search", "text": "kings"}]}], TOKENIZER, CHAT)
 
 
 @steady
 @given(conversations)
 def test_every_prompt_is_an_id_for_id_prefix_of_the_training_example(exchanges):
     conversation = messages(exchanges)
-    tokens, _ = render(conversation, TOKENIZER)
+    tokens, _ = render(conversation, TOKENIZER, CHAT)
     for n in range(1, len(conversation), 2):
-        prompt = render_prompt(conversation[:n], TOKENIZER)
+        prompt = render_prompt(conversation[:n], TOKENIZER, CHAT)
         assert prompt[-1] == ASSISTANT
         assert prompt.tolist() == tokens[:len(prompt)].tolist()
 
@@ -287,9 +287,9 @@ def test_drawn_windows_reach_every_start_and_never_beyond_the_end():
     assert window(corpus, 3, 8).labels[-1] == 11
 
 
-def test_every_tenth_conversation_and_the_last_tenth_of_the_text_are_held_out():
-    kept, heldout = split_heldout(list(range(1, 32)))
-    assert heldout == [10, 20, 30] and kept == [i for i in range(1, 32) if i % 10]
+def test_every_tenth_shipped_conversation_and_the_last_tenth_of_a_text_are_held_out():
+    kept, heldout = split_heldout(read_conversations(shipped("conversations.jsonl")))
+    assert [c.line for c in heldout] == list(range(10, 2810, 10)) and len(kept) == 2529
     train, tail = split_corpus("a" * 90 + "b" * 10)
     assert train == "a" * 90 and tail == "b" * 10
 
@@ -311,7 +311,7 @@ def line(*conversation):
     ('{"messages": [', "not JSON"),
     ("[1, 2]", "JSON list"),
     ("3", "JSON int"),
-    ('{"text": "x"}', '"messages"'),
+    ('{"words": "x"}', '"messages"'),
     ('{"messages": []}', "must be a list of turns"),
     ('{"messages": "x"}', "must be a list of turns"),
     ('{"messages": ["x"]}', "turn 1"),

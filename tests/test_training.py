@@ -17,7 +17,7 @@ from pysft.rng import rng
 from pysft.text.dataset import BASE, CONVERSATION, Batch, Example, prepare_sft_example
 from pysft.training.loop import schedule, train, train_step
 from pysft.training.objectives import sft
-from pysft.training.stages import PRESETS, Settings, finetune, pretrain, resolve
+from pysft.training.stages import PRESETS, Settings, by_tokens, finetune, pretrain, resolve
 
 steady = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 VOCAB = 11
@@ -140,7 +140,7 @@ def talk(count, size=6):
 
 
 TINY = Settings(context=12, channels=16, layers=1, heads=2, base_windows=((8, 2),), sft_windows=((4, 2),),
-                sft_conversations=3, sft_pairs=2, base_steps=5, sft_steps=5)
+                sft_tokens=24, sft_pairs=2, base_steps=5, sft_steps=5)
 CORPUS = np.random.default_rng(0).integers(0, 60, 200).astype(np.int32)
 
 
@@ -175,19 +175,60 @@ def test_purposes_stages_and_steps_draw_independently():
     assert (rng(1, "sft", "pairs", 1).random(3) == rng(1, "sft", "pairs", 1).random(3)).all()
 
 
-@pytest.mark.parametrize("conversations, count", [(7, 3), (6, 3), (3, 3), (2, 5)])
-def test_each_conversation_comes_exactly_once_an_epoch(conversations, count):
-    s = dataclasses.replace(TINY, sft_conversations=count, sft_pairs=0)
-    plan = finetune(s, talk(conversations), [], CORPUS, 68)
-    drawn = sum((picked(plan, step, count) for step in range(4 * conversations)), [])
-    epochs = [drawn[i:i + conversations] for i in range(0, len(drawn), conversations)]
-    assert all(sorted(e) == list(range(conversations)) for e in epochs)
-    if conversations > 3:
+@pytest.mark.parametrize("count, pairs", [(7, 3), (6, 3), (3, 3), (2, 5)])
+def test_each_pair_comes_exactly_once_an_epoch(count, pairs):
+    s = dataclasses.replace(TINY, sft_tokens=0, sft_pairs=pairs)
+    plan = finetune(s, [], talk(count), CORPUS, 68)
+    drawn = sum((picked(plan, step, pairs) for step in range(4 * count)), [])
+    epochs = [drawn[i:i + count] for i in range(0, len(drawn), count)]
+    assert all(sorted(e) == list(range(count)) for e in epochs)
+    if count > 3:
         assert len(set(map(tuple, epochs))) > 1  # in a new order
 
 
-def test_drawing_with_replacement_repeats_within_an_epoch():
-    plan = finetune(dataclasses.replace(TINY, replacement=True, sft_pairs=0), talk(7), [], CORPUS, 68)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 300), st.integers(0, 9))
+def test_batches_by_tokens_hold_every_sequence_once_an_epoch_and_never_more_than_the_budget(lengths, more, seed):
+    lengths = np.array(lengths)
+    budget = 3 * int(lengths.max()) + more
+    pick, steps = by_tokens(seed, "conversations", lengths, budget)
+    taken = [pick(step) for step in range(3 * steps)]
+    for epoch in range(3):
+        pieces = taken[epoch * steps:(epoch + 1) * steps]
+        assert sorted(np.concatenate(pieces).tolist()) == list(range(len(lengths)))
+        assert all(len(p) and lengths[p].sum() <= budget for p in pieces)
+    again, _ = by_tokens(seed, "conversations", lengths, budget)
+    assert np.array_equal(again(3 * steps - 1), taken[-1])  # of the step alone: nothing before it was asked for
+
+
+def test_epochs_come_in_new_orders_and_depend_on_the_seed():
+    def orders(seed):
+        pick, steps = by_tokens(seed, "conversations", np.full(40, 5), 50)
+        return [np.concatenate([pick(e * steps + i) for i in range(steps)]).tolist() for e in range(2)]
+    one, two = orders(1)
+    assert one != two and orders(2)[0] != one and orders(1) == [one, two]
+
+
+def test_a_budget_of_tokens_that_is_too_small_is_refused_with_the_least_one():
+    with pytest.raises(UsageError, match="at least 18 are needed"):
+        by_tokens(1, "conversations", np.array([6, 5]), 17)
+
+
+def test_a_mixture_gives_each_file_its_share_and_its_own_epochs():
+    s = dataclasses.replace(TINY, sft_tokens=80, sft_pairs=0, sft_windows=(), mix=(3.0, 1.0))
+    many, files = talk(40), [0] * 30 + [1] * 10
+    plan = finetune(s, many, [], CORPUS, 68, files)
+    first = [picked(plan, step, 99) for step in range(60)]
+    shares = [sum(t < 30 for t in step) / len(step) for step in first]
+    assert 0.6 < np.mean(shares) < 0.9
+    for file, size, name in ((range(30), 30, "file 1"), (range(30, 40), 10, "file 2")):
+        drawn = [t for step in first for t in step if t in file]
+        assert all(sorted(drawn[i:i + size]) == list(file) for i in range(0, len(drawn) - size, size))
+        assert plan.epochs[name] == pytest.approx(s.sft_steps * len(drawn) / 60 / size, rel=0.1)
+
+
+def test_pairs_drawn_with_replacement_repeat_within_an_epoch():
+    plan = finetune(dataclasses.replace(TINY, replacement=True, sft_tokens=0, sft_pairs=3), [], talk(7), CORPUS, 68)
     drawn = sum((picked(plan, step, 3) for step in range(70)), [])
     assert set(drawn) == set(range(7))
     assert any(len(set(drawn[i:i + 7])) < 7 for i in range(0, len(drawn), 7))
@@ -197,9 +238,10 @@ def test_a_fine_tuning_step_holds_conversations_pairs_and_weighted_windows():
     s = dataclasses.replace(TINY, sft_window_weight=0.25)
     plan = finetune(s, talk(7), talk(4, size=5), CORPUS, 68)
     batch, = plan.draw(0)
-    assert batch.source.tolist() == [CONVERSATION] * 5 + [BASE] * 2
-    assert batch.weight.tolist() == [1] * 5 + [0.25] * 2
-    assert batch.lengths.tolist() == [6, 6, 6, 5, 5, 4, 4]
+    talks = len(batch.source) - 4
+    assert 1 <= talks <= 4 and batch.source.tolist() == [CONVERSATION] * (talks + 2) + [BASE] * 2
+    assert batch.weight.tolist() == [1] * (talks + 2) + [0.25] * 2
+    assert batch.lengths.tolist() == [6] * talks + [5, 5, 4, 4]
     assert len(batch.tokens) <= plan.rows and plan.steps == 5
     assert plan.objective is sft and plan.rate(0) == pytest.approx(s.sft_lr / s.sft_warmup)
 
@@ -213,7 +255,7 @@ def test_a_pretraining_step_grades_every_row_of_its_windows():
 
 def test_a_stage_without_material_is_refused():
     with pytest.raises(UsageError, match="no conversation"):
-        finetune(dataclasses.replace(TINY, sft_conversations=0), talk(7), [], CORPUS, 68)
+        finetune(dataclasses.replace(TINY, sft_tokens=0), talk(7), [], CORPUS, 68)
     with pytest.raises(DataError, match="8 characters"):
         pretrain(TINY, CORPUS[:8], 68)
 
@@ -341,7 +383,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(first, second, same):
 
 def test_the_number_of_threads_moves_no_bit_in_either_stage():
     s = dataclasses.replace(TINY, context=64, base_windows=((64, 12),), sft_windows=((64, 8),), base_warmup=0,
-                            sft_warmup=0)
+                            sft_warmup=0, sft_tokens=240)
     corpus = np.random.default_rng(0).integers(0, 68, 3000).astype(np.int32)
     found = set()
     for threads in (1, 2, 3):
@@ -373,7 +415,7 @@ def test_the_seed_preset_is_the_source_text_to_the_letter():
     assert (s.context, s.layers, s.channels, s.heads) == (64, 4, 64, 4)
     assert (s.base_lr, s.sft_lr, s.base_schedule, s.sft_schedule) == (3e-4, 1e-4, "constant", "constant")
     assert (s.base_warmup, s.sft_warmup, s.base_steps, s.sft_steps) == (0, 0, 5000, 1000)
-    assert (s.base_windows, s.sft_conversations + s.sft_pairs, s.replacement) == (((64, 32),), 16, True)
+    assert (s.base_windows, s.sft_pairs, s.replacement, s.data) == (((64, 32),), 16, True, "pairs")
     assert (s.beta1, s.beta2, s.eps, s.base_decay, s.sft_decay, s.decay_all, s.clip) == (
         0.9, 0.999, 1e-8, 0.01, 0.01, True, 0.0)
     assert (s.data, s.new_rows, s.sft_windows) == ("pairs", "random", ())

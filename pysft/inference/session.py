@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pysft.errors import DataError
+from pysft.errors import DataError, UsageError
 from pysft.inference.generate import Reply, Sampling, generate
 from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
@@ -15,13 +15,19 @@ ROOM = 32  # tokens that a reply gets at the least: history makes way for it
 
 @dataclass
 class Session:
-    """model, tokenizer, template: a tuned run's. messages: the history, oldest first."""
+    """model, tokenizer, template: a tuned run's. messages: the history, oldest first; system: what the system says
+    before it, which is never left out."""
     model: object
     tokenizer: CharTokenizer
     template: Template
     sampling: Sampling = Sampling()
     max_new: int = 120
     messages: list[dict] = field(default_factory=list)
+    system: str | None = None
+
+    def __post_init__(self):
+        if self.system is not None and "system" not in self.template.turns:
+            raise UsageError(f"this run's template {self.template.name!r} has no system role; leave --system out")
 
     def prompt(self, text: str) -> tuple[np.ndarray, int]:
         """(ids, dropped): the prompt for `text` after the history, and how many of the oldest
@@ -30,8 +36,9 @@ class Session:
         turn = {"role": "user", "content": text}
         context = self.model.config.context
         room = min(ROOM, self.max_new)
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
         for first in range(0, len(self.messages) + 1, 2):
-            ids = render_prompt([*self.messages[first:], turn], self.tokenizer, self.template)
+            ids = render_prompt([*before, *self.messages[first:], turn], self.tokenizer, self.template)
             if len(ids) + room <= context:
                 return ids, first // 2
         raise DataError(f"the prompt takes {len(ids)} tokens and a reply needs {room}, but the context "
@@ -45,8 +52,10 @@ class Session:
         reply = generate(self.model, [ids], self.max_new, self.tokenizer.special[self.template.end],
                          self.sampling)[0]
         del self.messages[:2 * dropped]
-        # Only characters are kept: a control token that slipped out must not become a turn.
+        # Only characters are kept: a control token, or an opener in words, that slipped out must not become a turn.
         plain = self.tokenizer.decode(reply.ids[reply.ids < len(self.tokenizer.characters)])
+        for marker in self.template.forgeable:
+            plain = plain.partition(marker)[0]
         self.messages += [{"role": "user", "content": text},
                           {"role": "assistant", "content": plain}]
         return self.tokenizer.decode(reply.ids), reply, dropped

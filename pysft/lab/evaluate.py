@@ -12,7 +12,8 @@ import numpy as np
 
 from pysft.errors import DataError
 from pysft.inference.generate import Reply, generate
-from pysft.text.dataset import Batch, Example, check_messages, shift, tile_windows
+from pysft.text.dataset import Batch, Example, shift, tile_windows
+from pysft.text.formats import check_messages
 from pysft.text.template import Template, render, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
@@ -54,8 +55,8 @@ def _stem(word: str) -> str:
 class Probe:
     """What measuring needs beside the model: it is stored in the run.
 
-    heldout_text: the corpus's tail. pairs: [prompt, reply] that should be recalled. prompts:
-    [{"prompt", "domain"}]. heldout: messages of conversations never trained on. known_words: of the
+    heldout_text: the corpus's tail. pairs: [prompt, reply] that should be recalled; such a prompt is a text, or the
+    turns before the reply where the system speaks first. prompts: [{"prompt", "domain"}]. heldout: messages of conversations never trained on. known_words: of the
     corpus and the training conversations. training_replies: for "word for word"."""
     heldout_text: str
     pairs: list
@@ -68,21 +69,26 @@ class Probe:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict, where: str) -> "Probe":
+    def from_json(cls, data: dict, where: str, template: Template) -> "Probe":
         """The probe of a run folder's evaluation.json, checked."""
         def texts(x):
             return isinstance(x, list) and all(isinstance(t, str) for t in x)
+
+        def asked(x):
+            return isinstance(x, str) or (isinstance(x, list) and len(x) > 0 and all(
+                isinstance(m, dict) and m.get("role") in template.turns and isinstance(m.get("content"), str) for m in x))
         fields = set(cls.__dataclass_fields__)
         fine = (isinstance(data, dict) and set(data) == fields
                 and isinstance(data["heldout_text"], str) and len(data["heldout_text"]) > 1
                 and all(isinstance(data[f], list) for f in fields - {"heldout_text"})
-                and all(texts(pair) and len(pair) == 2 for pair in data["pairs"])
+                and all(isinstance(pair, list) and len(pair) == 2 and asked(pair[0]) and isinstance(pair[1], str)
+                        for pair in data["pairs"])
                 and all(isinstance(p, dict) and texts([p.get("prompt"), p.get("domain")]) for p in data["prompts"])
                 and texts(data["known_words"]) and texts(data["training_replies"]))
         if not fine:
             raise DataError(f"{where}: not as this program writes it")
         for messages in data["heldout"]:
-            check_messages(messages, where)
+            check_messages(messages, where, template)
         return cls(**data)
 
 
@@ -114,10 +120,11 @@ def _mean_nll(model, examples):
     return total / graded, len(examples)
 
 
-def answer(model, tokenizer: CharTokenizer, template: Template, prompts: list[str]) -> list[tuple[str, Reply]]:
-    """(text, Reply) for each prompt, greedy, as the first turn of a chat. A prompt that leaves no room
+def answer(model, tokenizer: CharTokenizer, template: Template, prompts: list) -> list[tuple[str, Reply]]:
+    """(text, Reply) for each prompt (a text, or the turns so far), greedy. A prompt that leaves no room
     gets an empty reply that was stopped by its length."""
-    rendered = [render_prompt([{"role": "user", "content": p}], tokenizer, template) for p in prompts]
+    rendered = [render_prompt([{"role": "user", "content": p}] if isinstance(p, str) else p, tokenizer, template)
+                for p in prompts]
     fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
     replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
     for i, reply in zip(fits, generate(model, [rendered[i] for i in fits], MAX_NEW,
@@ -126,12 +133,22 @@ def answer(model, tokenizer: CharTokenizer, template: Template, prompts: list[st
     return [(tokenizer.decode(r.ids), r) for r in replies]
 
 
+def _text(prompt) -> str:
+    """What the user says in a prompt."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def before_reply(messages):
+    """What stands before the first reply: a text, or the turns where the system speaks first."""
+    return messages[0]["content"] if messages[0]["role"] == "user" else messages[:2]
+
+
 def complies(reply: Reply, tokenizer: CharTokenizer, template: Template) -> bool:
-    """Content, the end token, and no control token that may not stand inside a reply."""
+    """Content, the end token, and nothing that may not stand inside a reply: no control token, no opener in words."""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
     control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
-    characters = reply.ids[reply.ids < len(tokenizer.characters)]
-    return reply.stop == "end" and not control and bool(tokenizer.decode(characters).strip())
+    text = tokenizer.decode(reply.ids[reply.ids < len(tokenizer.characters)])
+    return reply.stop == "end" and not control and bool(text.strip()) and not any(m in text for m in template.forgeable)
 
 
 def on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
@@ -156,7 +173,7 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe) -
     """(figures, replies): every figure of a tuned model by its name in the --json document, and the
     replies they were taken from, {"pairs": [(prompt, reply, stop)], "prompts": ..., "heldout": ...}."""
     questions = {"pairs": [p for p, _ in probe.pairs], "prompts": [p["prompt"] for p in probe.prompts],
-                 "heldout": [c[0]["content"] for c in probe.heldout]}
+                 "heldout": [before_reply(c) for c in probe.heldout]}
     every = answer(model, tokenizer, template, sum(questions.values(), []))
     got, start = {}, 0
     for group, asked in questions.items():
@@ -168,7 +185,7 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe) -
     known = set(probe.known_words)
     inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]
     # In domain: subjects trained on, in words that were not. The list's and the held-out lines'.
-    in_prompts = [questions["prompts"][i] for i in inside] + questions["heldout"]
+    in_prompts = [questions["prompts"][i] for i in inside] + [_text(p) for p in questions["heldout"]]
     in_replies = [replies[i] for i in inside] + [text for text, _ in got["heldout"]]
     rate, chance = on_topic(in_prompts, in_replies) if in_prompts else (float("nan"),) * 2
     n = max(1, len(replies))
@@ -187,7 +204,7 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe) -
         "distinct_replies": len(set(replies)),
         "verbatim_replies": sum(r in training for r in replies),
     }
-    return figures, {group: [(q, text, r.stop) for q, (text, r) in zip(questions[group], got[group])]
+    return figures, {group: [(_text(q), text, r.stop) for q, (text, r) in zip(questions[group], got[group])]
                      for group in questions}
 
 

@@ -1,10 +1,10 @@
-"""From files to batches: conversations out of JSONL, windows out of a corpus, and Batch, the token
-rows that the model sees.
+"""From conversations and a corpus to batches: examples, windows, and Batch, the token rows that the
+model sees.
 
 A batch has no padding: its sequences lie end to end, cu_seqlens says where each begins. A label of
 -100 means one thing only: this row is not graded."""
 
-import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,118 +12,47 @@ from pathlib import Path
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import DataError, MissingInput
+from pysft.errors import DataError, MissingInput, RowError
+from pysft.text.formats import Conversation, check_messages, plain, replacement
 from pysft.text.template import CHAT, Template, render
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 BASE, CONVERSATION = "base", "conversation"  # where a sequence comes from, for the log
 
 
-# ------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------- conversations to examples
 
-@dataclass(frozen=True)
-class Conversation:
-    """`messages` as the file has them, and where they stand in it."""
-    messages: list[dict]
-    path: str
-    line: int
-    category: str = ""
-
-    @property
-    def where(self) -> str:
-        return f"{self.path}, line {self.line}"
+def prompt_key(text: str) -> str:
+    """The same for prompts that differ in case, spaces and the marks at their end only."""
+    return " ".join(text.casefold().split()).rstrip(" .!?,;:-")
 
 
-def read_lines(path, what: str) -> list[tuple[int, dict]]:
-    """(line number, object) of each line of a JSONL file that is not empty."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such file; expected {what} in JSON lines") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: a JSON {type(row).__name__}, expected an object "
-                            '{"messages": [...]}')
-        rows.append((number, row))
-    return rows
+def split_heldout(conversations: list[Conversation], every: int = 10) -> tuple[list, list]:
+    """(kept, held out): of the different prompts that conversations begin with, in the order of the file, every tenth is
+    held out, with all that begin so. Where no prompt comes twice that is every tenth line."""
+    number, kept, heldout = {}, [], []
+    for c in conversations:
+        n = number.setdefault((c.path, c.line) if c.is_text else prompt_key(c.prompt), len(number) + 1)
+        (kept if n % every else heldout).append(c)
+    return kept, heldout
 
 
-def check_messages(messages, where: str, template: Template = CHAT) -> None:
-    """Raise a DataError, naming the turn, unless `messages` can be trained on."""
-    roles = " or ".join(f'"{r}"' for r in template.turns)
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f'{where}: "messages" must be a list of turns, each '
-                        '{"role": ..., "content": ...}')
-    expected = "user"
-    for turn, message in enumerate(messages, 1):
-        here = f"{where}, turn {turn}"
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise DataError(f'{here}: expected an object with "role" and "content"')
-        role, content = message["role"], message["content"]
-        if not isinstance(role, str) or role not in template.turns:
-            raise DataError(f"{here}: unknown role {role!r}; this template has {roles}")
-        if role != expected:
-            raise DataError(f"{here}: role {role!r}, expected {expected!r} (turns alternate, and the "
-                            "user begins)")
-        expected = "assistant" if role == "user" else "user"
-        if isinstance(content, list) and role == "assistant":
-            kinds = " or ".join(f'"{k}"' for k in ["text", *template.parts])
-            for part in content:
-                if (not isinstance(part, dict) or not isinstance(part.get("type"), str)
-                        or part["type"] not in ("text", *template.parts)
-                        or not isinstance(part.get("text"), str)):
-                    raise DataError(f'{here}: a part must be {{"type": {kinds}, "text": ...}}')
-            text = "".join(part["text"] for part in content if part["type"] != "result")
-        elif isinstance(content, str):
-            text = content
-        else:
-            raise DataError(f'{here}: "content" is {type(content).__name__}, expected text'
-                            + (" or a list of parts" if role == "assistant" else ""))
-        if not text.strip():
-            raise DataError(f"{here}: empty {'reply' if role == 'assistant' else 'text'}; write one or "
-                            "remove the line")
-    if messages[-1]["role"] != "assistant":
-        raise DataError(f"{where}, turn {len(messages)}: no reply follows; end with an assistant turn")
-
-
-def read_conversations(path, template: Template = CHAT) -> list[Conversation]:
-    """Every conversation of a JSONL file of {"messages": [...]} objects, each checked."""
-    found = []
-    for number, row in read_lines(path, "conversations"):
-        where = f"{path}, line {number}"
-        if "messages" not in row:
-            raise DataError(f'{where}: no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}')
-        check_messages(row["messages"], where, template)
-        found.append(Conversation(row["messages"], str(path), number, str(row.get("category", ""))))
-    if not found:
-        raise DataError(f"{path}: no conversation in it")
-    return found
-
-
-def read_prompts(path) -> list[dict]:
-    """[{"prompt": text, "domain": "in" | "near" | "out"}] of a JSONL file."""
-    prompts = []
-    for number, row in read_lines(path, "prompts"):
-        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-            raise DataError(f'{path}, line {number}: expected {{"prompt": text, "domain": ...}}')
-        prompts.append({"prompt": row["prompt"], "domain": str(row.get("domain", ""))})
-    return prompts
-
-
-def split_heldout(conversations: list, every: int = 10) -> tuple[list, list]:
-    """(kept, held out): every tenth is held out, whatever the preset."""
-    return ([c for i, c in enumerate(conversations, 1) if i % every],
-            [c for i, c in enumerate(conversations, 1) if i % every == 0])
+def write_with(conversations: list[Conversation], tokenizer: CharTokenizer, unknown: str) -> tuple[list, CharTokenizer, Counter]:
+    """(conversations, tokenizer, what was done) under a policy for characters that the vocabulary lacks: "refuse"
+    (all stays as it is), "replace" (by look-alikes, Counter of (character, replacement)), or "grow" (the vocabulary
+    by them, Counter of (character, character))."""
+    if unknown == "refuse":
+        return conversations, tokenizer, Counter()
+    lacking = Counter(c for talk in conversations for m in talk.messages for c in plain(m["content"]))
+    lacking = {c: n for c, n in lacking.items() if c not in tokenizer.characters}
+    if unknown == "grow":
+        return (conversations, tokenizer.grow_characters("".join(lacking)),
+                Counter({(c, c): n for c, n in lacking.items()}))
+    known = set(tokenizer.characters)
+    table = {c: replacement(c, known) for c in lacking}
+    done = Counter({(c, table[c]): n for c, n in lacking.items() if table[c] is not None})
+    change = str.maketrans({c: r for c, r in table.items() if r is not None})
+    return [c.mapped(lambda text: text.translate(change)) for c in conversations], tokenizer, done
 
 
 # ---------------------------------------------------------------------------------- the shift
@@ -144,17 +73,33 @@ class Example:
 
 
 def encode_conversation(conversation: Conversation, tokenizer: CharTokenizer, context: int,
-                        template: Template = CHAT) -> Example:
-    """The training example of a conversation; a DataError if it does not fit or grades nothing.
+                        template: Template = CHAT, grade: str = "all") -> Example:
+    """The training example of a conversation; a RowError if it does not fit or grades nothing.
     Nothing is ever cut: a reply without its end would teach the model not to stop."""
-    tokens, trained = render(conversation.messages, tokenizer, template, conversation.where)
-    input_ids, labels = shift(tokens, trained)
+    where = conversation.where
+    input_ids, labels = shift(*render(conversation.messages, tokenizer, template, where, grade))
     if len(input_ids) > context:
-        raise DataError(f"{conversation.where}: {len(input_ids)} tokens, the context holds {context}; make it "
-                        f"{len(input_ids) - context} shorter, or train with a longer context")
+        raise RowError(where, f"{len(input_ids)} tokens, the context holds {context}",
+                       f"make it {len(input_ids) - context} shorter, or train with a longer context", "length")
     if not (labels != IGNORE).any():
-        raise DataError(f"{conversation.where}: no token of it would be graded")
-    return Example(input_ids, labels, conversation.where)
+        raise RowError(where, "no token of it would be graded", "flag a reply, or remove the line", "nothing graded")
+    return Example(input_ids, labels, where, BASE if conversation.is_text else CONVERSATION)
+
+
+def encode_all(conversations: list[Conversation], tokenizer: CharTokenizer, context: int, template: Template = CHAT,
+               grade: str = "all", too_long: str = "refuse") -> tuple[list[Conversation], list[Example], list[RowError]]:
+    """(kept, their examples, faults). too_long: conversations that the context cannot hold are faults ("refuse"), or
+    silently not kept ("drop"; whoever asks for that counts them)."""
+    kept, examples, faults = [], [], []
+    for c in conversations:
+        try:
+            examples.append(encode_conversation(c, tokenizer, context, template, grade))
+        except RowError as error:
+            if error.kind != "length" or too_long == "refuse":
+                faults.append(error)
+        else:
+            kept.append(c)
+    return kept, examples, faults
 
 
 def prepare_sft_example(user: str, assistant: str, tokenizer: CharTokenizer | None = None,
@@ -167,7 +112,7 @@ def prepare_sft_example(user: str, assistant: str, tokenizer: CharTokenizer | No
     tokenizer = tokenizer or CharTokenizer(SHAKESPEARE, CHAT.tokens)
     messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     check_messages(messages, "example")
-    input_ids, labels = shift(*render(messages, tokenizer))
+    input_ids, labels = shift(*render(messages, tokenizer, CHAT))
     if off_by_one:
         labels[np.flatnonzero(labels != IGNORE)[0]] = IGNORE
     return input_ids.tolist(), labels.tolist()

@@ -29,8 +29,8 @@ class CharTokenizer:
                 raise UsageError(f"special token {name!r} is a single character; give it a name")
         self.special = {name: len(characters) + i for i, name in enumerate(self.specials)}
         codes = np.array([ord(c) for c in characters], np.uint32)
-        self._order = np.argsort(codes)
-        self._codes = codes[self._order]
+        self._ids = np.full(int(codes.max()) + 2, -1, np.int32)  # by code point; the last one stands for all above
+        self._ids[codes] = np.arange(len(codes))
 
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
@@ -48,6 +48,13 @@ class CharTokenizer:
         """The same with new special tokens behind the old ones, whose ids stay."""
         return CharTokenizer(self.characters, [*self.specials, *names])
 
+    def grow_characters(self, text: str) -> "CharTokenizer":
+        """The same with the unknown characters of a text behind the others; only before there are special tokens,
+        whose ids would move."""
+        if self.specials:
+            raise UsageError("a vocabulary with special tokens cannot take new characters: their ids would move")
+        return CharTokenizer(self.characters + "".join(sorted(set(text) - set(self.characters))))
+
     def unknown(self, text: str) -> list[tuple[int, str]]:
         """(position, character) of each character that is not in the alphabet."""
         known = set(self.characters)
@@ -56,10 +63,10 @@ class CharTokenizer:
     def encode(self, text: str, where: str = "text") -> np.ndarray:
         """ids (len(text),) int32. A character outside raises a DataError that names it."""
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        slot = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
-        if (self._codes[slot] != codes).any():
+        ids = self._ids.take(codes, mode="clip")
+        if ids.min(initial=0) < 0:
             raise DataError(self._complaint(text, where))
-        return self._order[slot].astype(np.int32)
+        return ids
 
     def _complaint(self, text, where):
         first = {}
@@ -68,7 +75,7 @@ class CharTokenizer:
         named = ", ".join(f"{c!r} (U+{ord(c):04X}) at position {i}" for c, i in list(first.items())[:5])
         more = f" and {len(first) - 5} more" if len(first) > 5 else ""
         return (f"{where}: outside the {len(self.characters)} characters of this vocabulary: {named}{more}; write "
-                "it with other characters, or train on a corpus that has them")
+                "it with other characters, or train on a corpus that has them (train --unknown replace or grow)")
 
     def decode(self, ids) -> str:
         """The text of ids; special tokens appear by their names."""

@@ -14,6 +14,7 @@ from pysft.errors import DataError, MissingInput, UsageError
 from pysft.nn.model import GPTConfig
 from pysft.rng import rng
 from pysft.text.dataset import Batch, Example, draw_windows
+from pysft.text.template import GRADES
 from pysft.training.loop import schedule
 from pysft.training.objectives import sft
 
@@ -34,18 +35,24 @@ class Settings:
     base_lr: float = 3e-3
     base_schedule: str = "cosine"
     base_warmup: int = 100
-    # fine-tuning: conversations, pairs and windows of base text a step
+    # fine-tuning: at most so many tokens of conversations, so many pairs and windows of base text a step
     sft_steps: int = 2500
-    sft_conversations: int = 16
+    sft_tokens: int = 1600
     sft_pairs: int = 4
     sft_windows: tuple[tuple[int, int], ...] = ((256, 4),)
     sft_window_weight: float = 1.0
     sft_lr: float = 5e-3
     sft_schedule: str = "linear"
     sft_warmup: int = 50
-    replacement: bool = False
+    replacement: bool = False  # of pairs, as the source text draws them; conversations come once an epoch
     new_rows: str = "mean"
+    # the data: what of it, how it is written, what of it is graded, and what to do with what does not fit
     data: str = "conversations+pairs"
+    mix: tuple[float, ...] = ()  # each file's share of the tokens; empty: each conversation counts the same
+    template: str = "chat"
+    grade: str = "all"
+    too_long: str = "refuse"
+    unknown: str = "refuse"
     # AdamW
     beta1: float = 0.9
     beta2: float = 0.99
@@ -64,6 +71,11 @@ class Settings:
                     raise UsageError(f"{number}: expected a list of pairs [rows, how many], rows at most the "
                                      f"context {self.context!r}")
                 object.__setattr__(self, f.name, tuple(tuple(pair) for pair in value))
+            elif f.name == "mix":
+                if not isinstance(value, (list, tuple)) or not all(
+                        isinstance(w, (int, float)) and not isinstance(w, bool) and 0 < w < 1e6 for w in value):
+                    raise UsageError(f"{number}: expected a list of numbers above 0, one for each file")
+                object.__setattr__(self, f.name, tuple(float(w) for w in value))
             elif f.type is int and not _whole(value):
                 raise UsageError(f"{number} must be a whole number, not negative")
             elif f.type is float:
@@ -80,7 +92,8 @@ class Settings:
             if not getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
         for name, kinds in (("base_schedule", SCHEDULES), ("sft_schedule", SCHEDULES),
-                            ("new_rows", ("random", "mean")),
+                            ("new_rows", ("random", "mean")), ("grade", GRADES), ("too_long", ("refuse", "drop")),
+                            ("unknown", ("refuse", "replace", "grow")),
                             ("data", ("pairs", "conversations", "conversations+pairs"))):
             if getattr(self, name) not in kinds:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(kinds)}")
@@ -111,13 +124,13 @@ PRESETS = {
     # The source text to the letter; what it leaves open (32 windows, 16 conversations, AdamW as
     # PyTorch has it) as documented in README.
     "seed": Settings(preset="seed", context=64, base_steps=5000, base_windows=((64, 32),), base_lr=3e-4,
-                     base_schedule="constant", base_warmup=0, sft_steps=1000, sft_conversations=0,
+                     base_schedule="constant", base_warmup=0, sft_steps=1000, sft_tokens=1024,
                      sft_pairs=16, sft_windows=(), sft_lr=1e-4, sft_schedule="constant", sft_warmup=0,
                      replacement=True, new_rows="random", data="pairs", beta2=0.999, base_decay=0.01, sft_decay=0.01,
                      decay_all=True, clip=0.0),
     "tiny": Settings(),
     "mini": Settings(preset="mini", channels=128, layers=6, base_steps=3000, base_lr=2e-3, sft_steps=1000,
-                     sft_conversations=48, sft_windows=((256, 8),), sft_lr=8e-3),
+                     sft_tokens=4400, sft_windows=((256, 8),), sft_lr=8e-3),
     "small": Settings(preset="small", channels=384, layers=6, heads=6),
 }
 
@@ -149,12 +162,14 @@ def resolve(preset: str | None = None, file: str | None = None, **flags) -> Sett
 
 @dataclass(frozen=True)
 class Plan:
-    """What loop.train needs to know of a stage. rows: the most that a step's (micro-)batch has, about."""
+    """What loop.train needs to know of a stage. rows: the most that a step's (micro-)batch has, about. epochs: how
+    often each kind of data comes, to be told."""
     draw: Callable[[int], list[Batch]]
     rate: Callable[[int], float]
     objective: Callable
     steps: int
     rows: int
+    epochs: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _long_enough(corpus: np.ndarray, windows) -> None:
@@ -184,32 +199,70 @@ def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
                 _rows(settings, sum(length * count for length, count in settings.base_windows)))
 
 
-def _stream(settings: Settings, purpose: str, examples: list[Example], count: int):
-    """step -> which `count` of the examples: each exactly once an epoch, in an order drawn anew for every
-    epoch; or drawn with replacement. A function of the step alone."""
-    n = len(examples)
+def _pairs(settings: Settings, n: int):
+    """step -> which sft_pairs of the n pairs: each exactly once an epoch, in an order drawn anew for every epoch; or
+    drawn with replacement. A function of the step alone."""
+    count = settings.sft_pairs
 
     @lru_cache(2)
     def order(epoch):
-        return rng(settings.seed, "sft", purpose, epoch).permutation(n)
+        return rng(settings.seed, "sft", "pairs", epoch).permutation(n)
 
     def pick(step):
         if settings.replacement:
-            return rng(settings.seed, "sft", purpose, step).integers(0, n, count)
+            return rng(settings.seed, "sft", "pairs", step).integers(0, n, count)
         return np.array([order(i // n)[i % n] for i in range(step * count, (step + 1) * count)])
     return pick
 
 
+def by_tokens(seed: int, purpose: str, lengths: np.ndarray, budget: int):
+    """(pick, steps): pick(step) says which sequences a step takes, at most `budget` tokens together; each comes exactly
+    once in every epoch of `steps` steps, in an order drawn anew for each.
+
+    The order is cut where the tokens before a sequence pass a multiple of a width, total / steps: a piece has less
+    than the width and one sequence more. So every epoch has as many steps, and what a step takes follows from the
+    step alone: resuming replays nothing. lengths (n,): the sequences' rows."""
+    total, longest = int(lengths.sum()), int(lengths.max())
+    if budget < 3 * longest:
+        raise UsageError(f"sft_tokens: {budget:,} tokens a step are too few for {purpose} with sequences of up to "
+                         f"{longest:,}; at least {3 * longest:,} are needed")
+    steps = -(-total // (budget - longest))
+
+    @lru_cache(2)
+    def epoch_of(epoch):
+        order = rng(seed, "sft", purpose, epoch).permutation(len(lengths))
+        before = np.cumsum(lengths[order]) - lengths[order]
+        return order, np.searchsorted(before * steps // total, np.arange(steps + 1))
+
+    def pick(step):
+        order, cuts = epoch_of(step // steps)
+        return order[cuts[step % steps]:cuts[step % steps + 1]]
+    return pick, steps
+
+
 def finetune(settings: Settings, conversations: list[Example], pairs: list[Example], corpus: np.ndarray,
-             vocab: int) -> Plan:
+             vocab: int, files=None) -> Plan:
     """Whole conversations, only the assistant's tokens graded; beside them, if asked for, the pairs
-    and windows of base text (replay), so that the base is not forgotten."""
+    and windows of base text (replay), so that the base is not forgotten. files: with settings.mix, the number of the
+    file that each conversation is from; each file then goes through its own epochs."""
     _long_enough(corpus, settings.sft_windows)
-    streams = [(examples, _stream(settings, name, examples, count))
-               for name, examples, count in (("conversations", conversations, settings.sft_conversations),
-                                             ("pairs", pairs, settings.sft_pairs)) if examples and count]
+    streams, epochs = [], {}
+    shares = settings.mix if files is not None and settings.mix else (1.0,)
+    for i, share in enumerate(shares):
+        some = [e for e, file in zip(conversations, files) if file == i] if len(shares) > 1 else conversations
+        if not some and len(shares) > 1:
+            raise DataError(f"file {i + 1} of the mixture has no conversation to learn from")
+        if some and settings.sft_tokens:
+            purpose = f"file {i + 1}" if len(shares) > 1 else "conversations"
+            pick, steps = by_tokens(settings.seed, purpose, np.array([len(e.input_ids) for e in some]),
+                                    int(settings.sft_tokens * share / sum(shares)))
+            streams.append((some, pick))
+            epochs[purpose] = settings.sft_steps / steps
+    if pairs and settings.sft_pairs:
+        streams.append((pairs, _pairs(settings, len(pairs))))
+        epochs["pairs"] = settings.sft_steps * settings.sft_pairs / len(pairs)
     if not streams:
-        raise UsageError("no conversation to learn from: sft_conversations or sft_pairs must be above 0")
+        raise UsageError("no conversation to learn from: sft_tokens or sft_pairs must be above 0")
 
     def draw(step):
         talk = [examples[i] for examples, pick in streams for i in pick(step)]
@@ -224,4 +277,4 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
     rows += sum(length * count for length, count in settings.sft_windows)
     return Plan(draw, lambda step: schedule(step, settings.sft_steps, settings.sft_lr, settings.sft_warmup,
                                             settings.sft_schedule),
-                sft, settings.sft_steps, _rows(settings, rows))
+                sft, settings.sft_steps, _rows(settings, rows), epochs)
