@@ -10,12 +10,17 @@ from pysft.errors import PysftError, UsageError
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 130/143 interrupted"
 
+GRADES = ("all", "last", "flags", "everything")  # as text/template.py has them
+POLICIES = ("template", "grade", "too_long", "unknown", "mix")  # flags of train about its data
+
 EXAMPLES = f"""examples:
   python -m pysft train                         the whole job with the shipped text, some minutes
   python -m pysft train --preset mini           a larger model, some seven minutes
   python -m pysft train --corpus my.txt --data my.jsonl --out runs/mine
   python -m pysft chat runs/tiny                talk to the result
   python -m pysft chat runs/tiny -p 'I am sad'  one answer
+  python -m pysft audit my.jsonl                everything that is wrong with a data set, before training
+  python -m pysft mask --user Hi --assistant Ho what of a conversation is graded, in colour
   python -m pysft gradcheck                     every derivative against finite differences
 {EXIT_CODES}"""
 
@@ -72,12 +77,25 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--seed", type=_whole, metavar="N", help="the same seed gives the same weights, bit by bit")
         p.add_argument("--resume", action="store_true", help="go on with the interrupted run --out, with the settings it has")
 
+    def rendering(p):
+        p.add_argument("--template", metavar="NAME|FILE.json", help="how conversations are written: chat (default), chatml, "
+                       "llama2, human, or a file like a run's template.json")
+        p.add_argument("--grade", choices=GRADES, help="train on all assistant turns (default), on the last one, on those "
+                       'not flagged {"train": false}, or on everything: no mask')
+
     p = verb("train", "the whole job: base model, grown vocabulary, fine-tuning, measurements", _train,
              "train", "train --preset seed --corpus shakespeare", "train --base runs/tiny --data mine.jsonl",
              "train --config mine.toml --out runs/mine")
     training(p)
-    p.add_argument("--data", metavar="FILE", nargs="+", help='conversations in JSON lines, {"messages": [...]}, '
-                   "instead of those that ship")
+    p.add_argument("--data", metavar="FILE", nargs="+", help='conversations, instead of those that ship: JSON lines '
+                   '({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two columns')
+    rendering(p)
+    p.add_argument("--too-long", choices=["refuse", "drop"], help="what becomes of a conversation that the context cannot "
+                   "hold (default: refuse; none is ever cut)")
+    p.add_argument("--unknown", choices=["refuse", "replace", "grow"], help="characters that the corpus lacks: refuse them "
+                   "(default), put look-alikes or ? in their place, or grow the vocabulary by them")
+    p.add_argument("--mix", type=float, nargs="+", metavar="WEIGHT", help="a weight for each file of --data: its share of "
+                   "each step (default: every conversation counts the same)")
     p.add_argument("--base", metavar="RUN", help="fine-tune this run's base model instead of training one")
     p.add_argument("--base-steps", type=_positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=_positive, metavar="N", help="steps of fine-tuning")
@@ -102,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
              "chat runs/tiny --temperature 0.7 --seed 3")
     talking(p, 0.0)
     p.add_argument("-p", "--prompt", metavar="TEXT", help="answer this once and stop")
+    p.add_argument("--system", metavar="TEXT", help="what the system says first (templates chatml and llama2)")
 
     p = verb("generate", "continue text, which is all a base model does", _generate,
              "generate runs/tiny/base -p 'KING: '", "generate runs/tiny/base --temperature 0")
@@ -111,6 +130,38 @@ def parser() -> argparse.ArgumentParser:
     p = verb("eval", "measure a run again", _eval, "eval runs/tiny", "eval runs/tiny --json")
     computing(p)
     p.add_argument("run_folder", metavar="RUN", help="a run's folder, or one stage of it")
+
+    def reading(p):
+        p.add_argument("--run", dest="of_run", metavar="RUN", help="with this run's vocabulary, template and context")
+        p.add_argument("--corpus", metavar="PATH|plays|shakespeare", help="with the vocabulary of this text (default: plays)")
+        rendering(p)
+
+    p = verb("mask", "show which tokens the model is graded on, and what the mask does", _mask, "mask",
+             "mask --user 'Speak of love' --assistant 'Love is a smoke.'", "mask my.jsonl --line 3",
+             "mask my.jsonl --line 3 --run runs/tiny", "mask --prove", "mask my.jsonl --line 3 --svg mask.svg")
+    computing(p)
+    p.add_argument("file", metavar="FILE", nargs="?", help="conversations (default: the source text's worked example)")
+    p.add_argument("--line", type=_positive, metavar="N", help="only the row that begins in this line of FILE")
+    p.add_argument("--user", metavar="TEXT", help="a question")
+    p.add_argument("--assistant", metavar="TEXT", help="and its answer, instead of a file")
+    p.add_argument("--system", metavar="TEXT", help="what the system says before both")
+    reading(p)
+    p.add_argument("--rows", type=_whole, default=None, metavar="N", help="a file's first N conversations (default 5; 0: all)")
+    p.add_argument("--svg", metavar="OUT.svg", help="draw one conversation's mask")
+    p.add_argument("--prove", action="store_true", help="show by numbers that what is masked has exactly no gradient, in the "
+                   "model of --run or in a small random one")
+
+    p = verb("audit", "check a data set before training on it", _audit, "audit my.jsonl", "audit my.jsonl --run runs/tiny",
+             "audit my.csv --fix clean.jsonl", "audit train.jsonl --heldout test.jsonl --strict")
+    p.add_argument("files", metavar="FILE", nargs="*", help="conversations (default: those that ship)")
+    reading(p)
+    p.add_argument("--context", type=_positive, metavar="N", help="tokens that a conversation may have (default 256, or the run's)")
+    p.add_argument("--tokens", type=_positive, default=120, metavar="N", help="tokens that a reply may have at inference (default 120)")
+    p.add_argument("--heldout", metavar="FILE", help="prompts or conversations that these should not repeat")
+    p.add_argument("--no-overlap", action="store_true", help="do not look for what replies share with the corpus")
+    p.add_argument("--strict", action="store_true", help="exit 1 where there are warnings")
+    p.add_argument("--fix", metavar="OUT.jsonl", help="write what can be trained on, without exact duplicates")
+    p.add_argument("--all", action="store_true", help="show every finding (default: the first 8 of each kind)")
 
     p = verb("gradcheck", "every kernel and the whole model against finite differences, in float64", _gradcheck,
              "gradcheck", "gradcheck --ops reference", "gradcheck --ops my_layernorm.py")
@@ -164,7 +215,7 @@ def _settings(args, **flags):
 
     if args.resume:
         given = [name for name in ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps",
-                                   "steps", "lr") if getattr(args, name, None) is not None]
+                                   "steps", "lr", *POLICIES) if getattr(args, name, None) is not None]
         if given:
             raise UsageError(f"--resume goes on with the settings the run has; leave out --{given[0].replace('_', '-')}")
         if args.out is None:
@@ -178,7 +229,8 @@ def _settings(args, **flags):
 def _train(args):
     from pysft import recipe
 
-    settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr)
+    settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr,
+                         **{name: getattr(args, name) for name in POLICIES})
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
                           args.threads, recipe.Screen(args.json))
     if args.json:
@@ -227,7 +279,7 @@ def _chat(args):
                          + (f"its fine-tuning never finished: python -m pysft train --resume --out {stage.folder.parent}"
                             if unfinished(stage.folder.parent) else
                             f"it completes text: python -m pysft generate {args.run_folder}"))
-    session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120)
+    session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120, system=args.system)
     if args.prompt is not None:
         document = chat.once(session, args.prompt)
         _print_json(document) if args.json else print(document["reply"])
@@ -287,6 +339,195 @@ def _generate(args):
     stage, sampling = _talker(args)
     document = complete(stage.model, stage.tokenizer, args.prompt, args.tokens or 200, sampling)
     _print_json(document) if args.json else print(document["prompt"] + document["reply"])
+
+
+def _colour() -> bool:
+    import os
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _mask(args):
+    from pathlib import Path
+
+    from pysft import IGNORE
+    from pysft.recipe import computing_ops, reading
+    from pysft.text import view
+    from pysft.text.dataset import encode_conversation
+    from pysft.text.formats import Conversation, check_messages, read_conversations
+
+    tokenizer, template, context, stage = reading(args.of_run, args.corpus, args.template, args.ops, args.threads)
+    if stage is not None and not stage.tokenizer.specials:
+        raise UsageError(f"--run {args.of_run}: a base model, which knows no conversations; name a tuned run")
+    grade = args.grade or "all"
+    if args.file is not None:
+        if args.user is not None or args.assistant is not None or args.system is not None:
+            raise UsageError("a FILE, or --user and --assistant, but not both")
+        talks = read_conversations(args.file, template)
+        if args.line is not None:
+            talks = [c for c in talks if c.line == args.line]
+            if not talks:
+                raise UsageError(f"{args.file}: no conversation begins in line {args.line}")
+    else:
+        if args.line is not None:
+            raise UsageError("--line needs a FILE")
+        if (args.user is None) != (args.assistant is None):
+            raise UsageError("--user and --assistant go together: a question and its answer")
+        user, assistant = (args.user, args.assistant) if args.user is not None else (
+            "Write a greeting", "Good morrow to thee, noble friend!")
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+        if args.system is not None:
+            messages.insert(0, {"role": "system", "content": args.system})
+        check_messages(messages, "example", template)
+        talks = [Conversation(messages, "example", 1)]
+    examples = [encode_conversation(c, tokenizer, context, template, grade) for c in talks]
+    single = len(examples) == 1
+    if (args.svg or args.prove) and not single:
+        raise UsageError(f"{args.file} has {len(examples):,} conversations; choose one by --line N")
+
+    def graded(e):
+        return int((e.labels != IGNORE).sum())
+
+    def document(e):
+        return {"input_ids": e.input_ids.tolist(), "labels": e.labels.tolist(), "graded": graded(e),
+                "text": tokenizer.decode(e.input_ids[:1]) + tokenizer.decode(view.following(e.input_ids, e.labels))}
+
+    if args.svg:
+        title = f"{template.name}: {graded(examples[0])} of {len(examples[0].labels)} targets graded"
+        out = Path(args.svg)
+        if out.exists():
+            raise UsageError(f"--svg {out}: there is something already; choose another name")
+        out.write_text(view.picture(examples[0].input_ids, examples[0].labels, tokenizer, title), encoding="utf-8")
+    traced = proof = None
+    if stage is not None and single:
+        from pysft.lab.trace import walk
+        traced = walk(stage.model, examples[0])
+    if args.prove:
+        from pysft.lab.trace import holds, prove, small_model
+        model = stage.model if stage is not None else small_model(len(tokenizer), len(examples[0].labels),
+                                                                  computing_ops(args.ops, args.threads))
+        proof = prove(model, examples[0], talks[0].messages, template, grade)
+    status = 0 if proof is None or holds(proof) else 1
+    if args.json:
+        if single:
+            more = {} if traced is None else {"probability": [round(float(p), 6) for p in traced[0]],
+                                              "loss": [round(float(n), 6) for n in traced[1]]}
+            _print_json(document(examples[0]) | more | ({"proof": proof, "proved": not status} if proof else {}))
+        else:
+            _print_json({"graded": sum(map(graded, examples)), "targets": sum(len(e.labels) for e in examples),
+                         "conversations": [{"line": c.line, **document(e)} for c, e in zip(talks, examples)]})
+        return status
+    colour = _colour()
+    most = 5 if args.rows is None else args.rows or len(examples)
+    for c, e in zip(talks[:most], examples):
+        if not single:
+            print(f"{c.where}: graded {graded(e)} of {len(e.labels)}")
+        print(view.coloured(e.input_ids, e.labels, tokenizer, colour) + "\n")
+    if single:
+        e = examples[0]
+        print(view.rows(e.input_ids, e.labels, tokenizer, colour, *(traced or ())))
+        print(f"\ntemplate {template.name}; graded {graded(e)} of {len(e.labels)} targets ({graded(e) / len(e.labels):.0%})"
+              + ("" if traced is None else f"; loss {traced[1].sum() / graded(e):.3f} nats per graded token"))
+    else:
+        total = sum(len(e.labels) for e in examples)
+        count = sum(map(graded, examples))
+        more = f"({len(examples) - most:,} more; --rows 0 shows all, --line N one in full) " if most < len(examples) else ""
+        print(f"{more}{len(examples):,} conversations, template {template.name}; graded {count:,} of {total:,} targets "
+              f"({count / total:.0%})")
+    if args.svg:
+        print(f"drawn: {args.svg}")
+    if proof:
+        _show_proof(proof, status == 0, "the run's model" if stage is not None else "a small model with random weights")
+    return status
+
+
+def _show_proof(p, proved, model):
+    lines = [
+        ("largest gradient at the logits of a masked row", f"{p['masked_dlogits']:.1e}", "exactly 0 is promised"),
+        ("smallest at the logits of a graded row", f"{p['graded_dlogits']:.1e}", "above 0"),
+        ("change of the loss when all masked rows' logits move", f"{p['loss_change']:.1e}", "exactly 0"),
+        ("gradient of all weights, masked rows computed or skipped", f"{p['gradient_difference']:.1e}", "apart by rounding only"),
+        ("gradient with no mask at all", f"{p['gradient_unmasked']:.1e}", "apart: what the mask takes out"),
+        ("graded targets, by the labels", f"{p['graded']:,}",
+         "not counted by a formula under this --grade" if p["formula"] is None else f"by the formula {p['formula']:,}"),
+    ]
+    print(f"\nIn {model}, {p['masked']} of {p['rows']} rows masked:")
+    for what, value, promise in lines:
+        print(f"  {what:<58} {value:>9}   {promise}")
+    print("proved" if proved else "NOT AS PROMISED")
+
+
+def _audit(args):
+    from dataclasses import asdict
+
+    from pysft.recipe import reading
+    from pysft.text.audit import audit
+    from pysft.text.dataset import read_corpus, shipped
+
+    tokenizer, template, context, stage = reading(args.of_run, args.corpus, args.template)
+    files = args.files or [str(shipped(name)) for name in ("conversations.jsonl", "pairs40.jsonl")]
+    heldout = args.heldout or (None if args.files else str(shipped("heldout_prompts.jsonl")))
+    # A run's corpus may lie elsewhere by now; its overlap is only looked for where it is named.
+    corpus = None if args.no_overlap or stage is not None else read_corpus(args.corpus or "plays")
+    report = audit(files, tokenizer, template, args.context or context, args.grade or "all", args.tokens, corpus, heldout,
+                   args.fix)
+    status = 65 if report["errors"] else 1 if report["warnings"] and args.strict else 0
+    if args.json:
+        _print_json(report | {"findings": [asdict(f) for f in report["findings"]]})
+        return status
+    _show_findings(report, args.all)
+    _show_figures(report)
+    return status
+
+
+def _show_findings(report, everything):
+    shown, hidden = {}, {}
+    for f in report["findings"]:
+        key = f.severity, f.kind
+        shown[key] = shown.get(key, 0) + 1
+        if everything or shown[key] <= 8:
+            print(f"{f.severity}: {f.kind}: {f}")
+        else:
+            hidden[key] = hidden.get(key, 0) + 1
+    for (severity, kind), n in hidden.items():
+        print(f"{severity}: {kind}: {n:,} more like it (--all shows them)")
+    if report["findings"]:
+        print()
+
+
+def _show_figures(r):
+    def spread(c):
+        return "none" if c["max"] is None else (f"shortest {c['min']:,}, median {c['median']:,.0f}, 95 % at most "
+                                                f"{c['p95']:,.0f}, longest {c['max']:,}")
+
+    def kinds(d):
+        top = ", ".join(f"{name or '(no word)'} {share:.0%}" for name, share in d["top"])
+        return f"{d['kinds']:,} kinds, as diverse as {d['effective']:,.0f} equal ones; {top}"
+
+    lines = [
+        ("rows", f"{r['rows']:,}, of which {r['trainable']:,} can be trained on"),
+        ("turns", ", ".join(f"{n:,} with {t}" for t, n in r["turns"].items()) or "none"),
+        ("tokens a conversation", f"{spread(r['tokens'])}; {r['too_long']:,} do not fit the context of {r['context']:,}"),
+        ("characters a prompt", spread(r["prompt_length"])),
+        ("characters a reply", f"{spread(r['reply_length'])}; at inference at most {r['max_new']:,}"),
+        ("graded", f"{r['graded_targets']:,} of {r['targets']:,} targets"
+                   + (f" ({r['graded_share']:.0%})" if r["targets"] else "") + f", template {r['template']}"),
+        ("prompts begin", kinds(r["prompt_types"])),
+    ]
+    if r["categories"]:
+        lines.append(("categories", kinds(r["categories"])))
+    if r["identities"]:
+        lines.append(("who it says it is", ", ".join(f"{claim} ({n})" for claim, n in r["identities"])))
+    if r["corpus_overlap"]:
+        lines.append(("copied from the corpus", f"longest stretch of a reply: {spread(r['corpus_overlap'])} "
+                                                f"(0: under {r['corpus_overlap']['from']})"))
+    if r["fixed"]:
+        f = r["fixed"]
+        lines.append(("fixed", f"{f['path']}: {f['kept']:,} rows; removed {f['removed_duplicates']:,} exact duplicates and "
+                               f"{f['removed_untrainable']:,} that cannot be trained on"))
+    lines.append(("findings", "none: clean" if not r["findings"] else ", ".join(
+        f"{k['count']:,} {k['kind']} ({k['severity']})" for k in r["kinds"])))
+    for name, value in lines:
+        print(f"{name:<24}{value}")
 
 
 def _gradcheck(args):
