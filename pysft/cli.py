@@ -396,7 +396,10 @@ def _mask(args):
         out = Path(args.svg)
         if out.exists():
             raise UsageError(f"--svg {out}: there is something already; choose another name")
-        out.write_text(view.picture(examples[0].input_ids, examples[0].labels, tokenizer, title), encoding="utf-8")
+        try:
+            out.write_text(view.picture(examples[0].input_ids, examples[0].labels, tokenizer, title), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--svg {out}: cannot be written ({error.strerror})") from None
     traced = proof = None
     if stage is not None and single:
         from pysft.lab.trace import walk

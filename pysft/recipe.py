@@ -562,9 +562,10 @@ def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
 # ---------------------------------------------------------------------------------- what is shown
 
 def side_by_side(base: Stage, replies: dict, material: Material, screen: Screen) -> None:
-    """The same prompts to the base model, which completes them, and to the tuned one, which answers."""
+    """The same prompts to the base model, which completes them, and to the tuned one, which answers (none with
+    characters that only the tuned one has)."""
     room = base.model.config.context - 1
-    seen, unseen = ([row for row in replies[group] if len(row[0]) <= room][:count]
+    seen, unseen = ([row for row in replies[group] if len(row[0]) <= room and not base.tokenizer.unknown(row[0])][:count]
                     for group, count in (("pairs", 4), ("prompts", 6)))
     asked = [row[0] for row in seen + unseen]
     texts = [base.tokenizer.encode(p) for p in asked]

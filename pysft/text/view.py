@@ -92,10 +92,11 @@ def picture(input_ids, labels, tokenizer: CharTokenizer, title: str = "") -> str
            '<rect x="346" y="38" width="12" height="12" fill="#2f6fd0"/><text x="364" y="49" font-size="12" fill="#222222">'
            'graded</text>']
 
-    def box(x, y, text, small, good):
-        fill, ink = ("#2f6fd0", "#ffffff") if good else ("#d7d9dc", "#555b62")
-        letters = 15 if len(text) <= 2 else max(5, min(10, int(size * 1.55 / len(text))))
-        out.append(f'<rect x="{x}" y="{y}" width="{size}" height="{size}" rx="4" fill="{fill}"/>')
+    def box(x, y, text, small, fill, ink):
+        text = text if len(text) <= 9 else text.strip("<|>[]")
+        letters = 15 if len(text) <= 2 else max(6, min(10, int(size * 1.55 / len(text))))
+        out.append(f'<rect x="{x + 0.5}" y="{y + 0.5}" width="{size - 1}" height="{size - 1}" rx="4" fill="{fill}" '
+                   'stroke="#c9ccd0"/>')
         out.append(f'<text x="{x + size / 2}" y="{y + 22}" font-size="{letters}" fill="{ink}" text-anchor="middle" '
                    f'xml:space="preserve">{escape(text if text != " " else OPEN_BOX)}</text>')
         out.append(f'<text x="{x + size / 2}" y="{y + 39}" font-size="9" fill="{ink}" text-anchor="middle">{small}</text>')
@@ -105,6 +106,9 @@ def picture(input_ids, labels, tokenizer: CharTokenizer, title: str = "") -> str
         if i % across == 0:
             out.append(f'<text x="16" y="{y + 28}" font-size="12" fill="#222222">input</text>')
             out.append(f'<text x="16" y="{y + size + gap + 28}" font-size="12" fill="#222222">label</text>')
-        box(x, y, read[i], a, False)
-        box(x, y + size + gap, names([b], tokenizer)[0] if b != IGNORE else "-100", b if b != IGNORE else "", b != IGNORE)
+        box(x, y, read[i], a, "#ffffff", "#222222")
+        if b != IGNORE:
+            box(x, y + size + gap, names([b], tokenizer)[0], b, "#2f6fd0", "#ffffff")
+        else:
+            box(x, y + size + gap, "-100", "", "#d7d9dc", "#555b62")
     return "\n".join([*out, "</svg>", ""])
