@@ -398,11 +398,14 @@ def test_fixing_writes_what_can_be_trained_on_once_and_says_what_went(tmp_path):
     report = audit([str(source)], grown(CHAT), fix=str(out))
     assert report["fixed"] == {"path": str(out), "kept": 2, "removed_duplicates": 1, "removed_untrainable": 2}
     assert [c.messages for c in read_conversations(out)] == [say("Hi", "Ho"), say("Go", "No")]
-    assert audit([str(out)], grown(CHAT))["findings"] == [] and [p.name for p in tmp_path.iterdir()].count("out.jsonl.tmp") == 0
+    assert audit([str(out)], grown(CHAT))["findings"] == [] and len(list(tmp_path.iterdir())) == 2
     before = out.read_bytes()
     with pytest.raises(UsageError, match="there is something already"):
         audit([str(source)], grown(CHAT), fix=str(out))
     assert out.read_bytes() == before
+    with pytest.raises(MissingInput):  # nothing half written is left behind
+        audit([str(source), "none.jsonl"], grown(CHAT), fix=str(tmp_path / "more.jsonl"))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_quick_part_counts_duplicates_and_contradictions():

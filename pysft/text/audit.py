@@ -8,6 +8,7 @@ characters of its texts, packed."""
 import hashlib
 import json
 import math
+import os
 import re
 from array import array
 from collections import Counter
@@ -284,6 +285,11 @@ def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT,
     tokenizer: with the template's tokens. max_new: tokens that a reply may have at inference. corpus: a text whose
     longest common substrings with the replies are sought. heldout: a file of prompts or conversations that none of
     these should repeat. fix: a file to write, that must not exist: what can be trained on, without exact duplicates."""
+    with _Fixed(fix) as fixed:
+        return _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed)
+
+
+def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed):
     findings: list[Finding] = []
     repeats, texts, lines, sources = _Repeats(), Texts(), array("q"), array("i")
     names = {str(Path(path)): i for i, path in enumerate(paths)}
@@ -293,7 +299,6 @@ def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT,
     kept = rows = removed_same = removed_bad = 0
     asked_elsewhere = _heldout_prompts(heldout, template) if heldout else {}
     overlap, copied = Overlap(corpus) if corpus else None, array("q")
-    written = _Fixed(fix, paths) if fix else None
     marks = re.compile("|".join(map(re.escape, sorted(template.marks)))) if template.marks else None
     unended = []
 
@@ -327,8 +332,8 @@ def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT,
         if twin is not None:
             removed_same += 1
             warn("exact duplicate", c.where, f"the same as {place(twin)}", "remove one of the two (--fix does)")
-        elif written:
-            written.add(c)
+        else:
+            fixed.add(c)
         texts.add("" if twin is not None else " ".join(" ".join(plain(m["content"]) for m in c.messages).casefold().split()))
         turns[len(c.messages)] += 1
         if c.category:
@@ -374,8 +379,6 @@ def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT,
         warn("contradiction", place(second), f"its prompt has another answer at {place(first)}",
              "keep one answer, unless both are meant")
     findings.sort(key=lambda f: _place(f.where, names))
-    if written:
-        written.close()
     kinds = Counter((f.severity, f.kind) for f in findings)
     return {
         "files": [str(p) for p in paths], "rows": rows, "trainable": kept, "turns": dict(sorted(turns.items())),
@@ -389,8 +392,8 @@ def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT,
         "prompt_types": diversity(openings), "categories": diversity(categories) if categories else None,
         "identities": identities.most_common(5),
         "corpus_overlap": {**census(copied), "from": GRAM} if overlap else None,
-        "fixed": {"path": str(fix), "kept": kept - removed_same, "removed_duplicates": removed_same,
-                  "removed_untrainable": removed_bad} if fix else None,
+        "fixed": {"path": str(fixed.path), "kept": kept - removed_same, "removed_duplicates": removed_same,
+                  "removed_untrainable": removed_bad} if fixed.path else None,
         "findings": findings,
     }
 
@@ -417,22 +420,33 @@ def _heldout_prompts(path: str, template: Template) -> dict[str, str]:
 
 
 class _Fixed:
-    """The file of --fix: written beside its place and moved there at the end, never onto something."""
+    """The file of --fix: written beside its place, moved there at the end of a `with` that went well, never onto
+    something."""
 
-    def __init__(self, path: str, sources: list[str]):
-        self.path = Path(path)
-        if self.path.exists():
+    def __init__(self, path: str | None):
+        self.path = None if path is None else Path(path)
+        if self.path is not None and self.path.exists():
             raise UsageError(f"--fix {path}: there is something already; choose another name")
-        self.temporary = self.path.with_name(self.path.name + ".tmp")
-        try:
-            self.file = open(self.temporary, "w", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--fix {path}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self):
+        if self.path is not None:
+            try:
+                self.file = open(self.path.with_name(f"{self.path.name}.{os.getpid()}"), "x", encoding="utf-8")
+            except OSError as error:
+                raise UsageError(f"--fix {self.path}: cannot be written ({error.strerror})") from None
+        return self
 
     def add(self, c: Conversation) -> None:
-        row = {"text": c.messages[0]["content"]} if c.is_text else {"messages": c.messages}
-        self.file.write(json.dumps(row | ({"category": c.category} if c.category else {}), ensure_ascii=False) + "\n")
+        if self.path is not None:
+            row = {"text": c.messages[0]["content"]} if c.is_text else {"messages": c.messages}
+            self.file.write(json.dumps(row | ({"category": c.category} if c.category else {}), ensure_ascii=False) + "\n")
 
-    def close(self) -> None:
-        self.file.close()
-        self.temporary.rename(self.path)
+    def __exit__(self, kind, *_):
+        if self.path is not None:
+            temporary = Path(self.file.name)
+            try:
+                self.file.close()
+                if kind is None:
+                    temporary.rename(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
