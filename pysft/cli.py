@@ -11,7 +11,7 @@ from pysft.errors import PysftError, UsageError
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 130/143 interrupted"
 
 GRADES = ("all", "last", "flags", "everything")  # as text/template.py has them
-POLICIES = ("template", "grade", "too_long", "unknown", "mix")  # flags of train about its data
+POLICIES = ("template", "grade", "too_long", "unknown", "mix", "sft_tokens")  # flags of train about its data
 
 EXAMPLES = f"""examples:
   python -m pysft train                         the whole job with the shipped text, some minutes
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
                    "hold (default: refuse; none is ever cut)")
     p.add_argument("--unknown", choices=["refuse", "replace", "grow"], help="characters that the corpus lacks: refuse them "
                    "(default), put look-alikes or ? in their place, or grow the vocabulary by them")
+    p.add_argument("--sft-tokens", type=_positive, metavar="N", help="at most so many tokens of conversations a step")
     p.add_argument("--mix", type=float, nargs="+", metavar="WEIGHT", help="a weight for each file of --data: its share of "
                    "each step (default: every conversation counts the same)")
     p.add_argument("--base", metavar="RUN", help="fine-tune this run's base model instead of training one")
@@ -132,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run_folder", metavar="RUN", help="a run's folder, or one stage of it")
 
     def reading(p):
+        p.add_argument("--unknown", choices=["refuse", "replace", "grow"], help="characters that the vocabulary lacks, as "
+                       "train takes it (default: refuse, or as the run did)")
         p.add_argument("--run", dest="of_run", metavar="RUN", help="with this run's vocabulary, template and context")
         p.add_argument("--corpus", metavar="PATH|plays|shakespeare", help="with the vocabulary of this text (default: plays)")
         rendering(p)
@@ -279,7 +282,8 @@ def _chat(args):
                          + (f"its fine-tuning never finished: python -m pysft train --resume --out {stage.folder.parent}"
                             if unfinished(stage.folder.parent) else
                             f"it completes text: python -m pysft generate {args.run_folder}"))
-    session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120, system=args.system)
+    session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120, system=args.system,
+                           replace=stage.setting("unknown", "refuse") == "replace")
     if args.prompt is not None:
         document = chat.once(session, args.prompt)
         _print_json(document) if args.json else print(document["reply"])
@@ -350,23 +354,32 @@ def _mask(args):
     from pathlib import Path
 
     from pysft import IGNORE
+    from pysft.errors import RowError
     from pysft.recipe import computing_ops, reading
     from pysft.text import view
-    from pysft.text.dataset import encode_conversation
-    from pysft.text.formats import Conversation, check_messages, read_conversations
+    from pysft.text.dataset import encode_conversation, write_with
+    from pysft.text.formats import Conversation, check_messages, read_conversations, refuse_faults, scan
+    from pysft.text.tokenizer import CharTokenizer
 
     tokenizer, template, context, stage = reading(args.of_run, args.corpus, args.template, args.ops, args.threads)
     if stage is not None and not stage.tokenizer.specials:
         raise UsageError(f"--run {args.of_run}: a base model, which knows no conversations; name a tuned run")
-    grade = args.grade or "all"
+    grade = args.grade or (stage.setting("grade", "all") if stage is not None else "all")
+    unknown = args.unknown or (stage.setting("unknown", "refuse") if stage is not None else "refuse")
+    if stage is not None and args.unknown == "grow":
+        raise UsageError("--run has its own vocabulary, which cannot grow; leave --unknown out, or take replace")
     if args.file is not None:
         if args.user is not None or args.assistant is not None or args.system is not None:
             raise UsageError("a FILE, or --user and --assistant, but not both")
-        talks = read_conversations(args.file, template)
-        if args.line is not None:
-            talks = [c for c in talks if c.line == args.line]
+        if args.line is not None:  # faults elsewhere are no concern of its
+            rows = [row for row in scan(args.file, template) if isinstance(row, RowError) or row.line == args.line]
+            talks = [row for row in rows if not isinstance(row, RowError)]
             if not talks:
+                refuse_faults([row for row in rows if row.where.startswith(f"{Path(args.file)}, line {args.line}")
+                               and not row.where[len(f"{Path(args.file)}, line {args.line}"):][:1].isdigit()][:1])
                 raise UsageError(f"{args.file}: no conversation begins in line {args.line}")
+        else:
+            talks = read_conversations(args.file, template)
     else:
         if args.line is not None:
             raise UsageError("--line needs a FILE")
@@ -379,6 +392,13 @@ def _mask(args):
             messages.insert(0, {"role": "system", "content": args.system})
         check_messages(messages, "example", template)
         talks = [Conversation(messages, "example", 1)]
+    if unknown != "refuse":
+        if unknown == "grow" and stage is None:
+            plainly = CharTokenizer(tokenizer.characters)
+            talks, grown, _ = write_with(talks, plainly, unknown)
+            tokenizer = grown.grow(tokenizer.specials)
+        elif unknown == "replace":
+            talks, _, _ = write_with(talks, tokenizer, unknown)
     examples = [encode_conversation(c, tokenizer, context, template, grade) for c in talks]
     single = len(examples) == 1
     if (args.svg or args.prove) and not single:
@@ -394,12 +414,14 @@ def _mask(args):
     if args.svg:
         title = f"{template.name}: {graded(examples[0])} of {len(examples[0].labels)} targets graded"
         out = Path(args.svg)
+        if out.suffix != ".svg":
+            raise UsageError(f"--svg {out}: an SVG is drawn; give it a name that ends with .svg")
         if out.exists():
             raise UsageError(f"--svg {out}: there is something already; choose another name")
         try:
             out.write_text(view.picture(examples[0].input_ids, examples[0].labels, tokenizer, title), encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"--svg {out}: cannot be written ({error.strerror})") from None
+            raise UsageError(f"--svg {out}: cannot be written ({error.strerror}); choose a place that can") from None
     traced = proof = None
     if stage is not None and single:
         from pysft.lab.trace import walk
@@ -449,7 +471,7 @@ def _show_proof(p, proved, model):
         ("smallest at the logits of a graded row", f"{p['graded_dlogits']:.1e}", "above 0"),
         ("change of the loss when all masked rows' logits move", f"{p['loss_change']:.1e}", "exactly 0"),
         ("gradient of all weights, masked rows computed or skipped", f"{p['gradient_difference']:.1e}", "apart by rounding only"),
-        ("gradient with no mask at all", f"{p['gradient_unmasked']:.1e}", "apart: what the mask takes out"),
+        ("gradient with no mask at all", f"{p['gradient_unmasked']:.1e}", "apart: what the mask keeps out"),
         ("graded targets, by the labels", f"{p['graded']:,}",
          "not counted by a formula under this --grade" if p["formula"] is None else f"by the formula {p['formula']:,}"),
     ]
@@ -471,8 +493,11 @@ def _audit(args):
     heldout = args.heldout or (None if args.files else str(shipped("heldout_prompts.jsonl")))
     # A run's corpus may lie elsewhere by now; its overlap is only looked for where it is named.
     corpus = None if args.no_overlap or stage is not None else read_corpus(args.corpus or "plays")
-    report = audit(files, tokenizer, template, args.context or context, args.grade or "all", args.tokens, corpus, heldout,
-                   args.fix)
+    grade = args.grade or (stage.setting("grade", "all") if stage is not None else "all")
+    unknown = args.unknown or (stage.setting("unknown", "refuse") if stage is not None else "refuse")
+    if stage is not None and unknown == "grow":
+        unknown = "refuse"  # what the run's vocabulary has by now, it has
+    report = audit(files, tokenizer, template, args.context or context, grade, args.tokens, corpus, heldout, args.fix, unknown)
     status = 65 if report["errors"] else 1 if report["warnings"] and args.strict else 0
     if args.json:
         _print_json(report | {"findings": [asdict(f) for f in report["findings"]]})
@@ -507,6 +532,7 @@ def _show_figures(r):
         return f"{d['kinds']:,} kinds, as diverse as {d['effective']:,.0f} equal ones; {top}"
 
     lines = [
+        *(("table", f"{path}: {what}") for path, what in r["tables"].items()),
         ("rows", f"{r['rows']:,}, of which {r['trainable']:,} can be trained on"),
         ("turns", ", ".join(f"{n:,} with {t}" for t, n in r["turns"].items()) or "none"),
         ("tokens a conversation", f"{spread(r['tokens'])}; {r['too_long']:,} do not fit the context of {r['context']:,}"),

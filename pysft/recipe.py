@@ -24,7 +24,7 @@ from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_che
                        read_json, read_log, save_checkpoint, save_stage, weights_sha256, write_json)
 from pysft.text.audit import quick
 from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
-from pysft.text.formats import plain, read_prompts, refuse_faults, scan
+from pysft.text.formats import plain, read_prompts, read_table, refuse_faults, scan
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train as training_loop
@@ -109,12 +109,13 @@ class Material:
     notes: list[str] = field(default_factory=list)  # what the policies did, to be told
 
 
-def gather(settings: Settings, corpus: str, data: list[str] | None,
-           tokenizer: CharTokenizer | None = None) -> Material:
+def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: CharTokenizer | None = None,
+           template: Template | None = None) -> Material:
     """Read the corpus and the conversations, and render them; every row that cannot be trained on is found here.
-    data: files that replace the shipped conversations. tokenizer: a given base model's."""
+    data: files that replace the shipped conversations. tokenizer: a given base model's. template: that of a run which is
+    resumed."""
     text = read_corpus(corpus)
-    template = load_template(settings.template)
+    template = template or load_template(settings.template)
     material = Material(*split_corpus(text), tokenizer or CharTokenizer.of(text), template)
     material.tokenizer.encode(text, corpus)
     if settings.mix and len(settings.mix) != len(data or ()):
@@ -131,10 +132,12 @@ def gather(settings: Settings, corpus: str, data: list[str] | None,
         named = ", ".join(f"{c!r}" + (f" by {r!r}" if r != c else "") + f" ({n:,} times)" for (c, r), n in done.most_common(8))
         material.notes.append(f"{'new' if settings.unknown == 'grow' else 'replaced'} characters: {named}"
                               + (f" and {len(done) - 8} more" if len(done) > 8 else ""))
-    material.grown = grown.grow(template.tokens)
     found, material.pairs = written[:len(found)], written[len(found):]
+    calls = any(isinstance(m["content"], list) and any(part["type"] != "text" for part in m["content"])
+                for c in written for m in c.messages)
+    material.grown = grown.grow(template.tokens + (template.tool_tokens if calls else ()))
     if not data or len(found) >= 50:
-        found, material.heldout = split_heldout(found)
+        found, material.heldout = split_heldout(found, shuffled=data is not None)
     if not data and settings.data == "pairs":
         found = []
     # Held-out conversations are checked too; only those that ship may be too long for a short context.
@@ -154,18 +157,25 @@ def gather(settings: Settings, corpus: str, data: list[str] | None,
         if len(names) < len(data):
             raise UsageError("--data names a file twice; a mixture weighs each file once")
         material.files = [names[c.path] for c in material.conversations]
+        for path, i in names.items():
+            if i not in material.files:
+                raise DataError(f"{path}: no conversation of it is left to train on"
+                                + (" (its prompts are held out)" if any(c.path == path for c in heldout) else "")
+                                + "; leave the file out, or put more into it")
+    material.notes += [f"{path}: {read_table(path)}" for path in files if Path(path).suffix.lower() in (".csv", ".tsv")]
     material.notes += quick(material.conversations + material.pairs)
-    material.probe = _probe(material, text, data is not None)
+    material.probe = _probe(material, text, data is not None, settings.grade)
     return material
 
 
-def _probe(material: Material, corpus: str, own_data: bool) -> Probe:
-    """What the run will be measured with."""
+def _probe(material: Material, corpus: str, own_data: bool, grade: str) -> Probe:
+    """What the run will be measured with. Of a conversation the first reply that is graded should be recalled."""
     trained = [c for c in material.conversations + material.pairs if not c.is_text]
     known = set(words(corpus)) | {w for c in trained for m in c.messages for w in words(plain(m["content"]))}
     asked = {m["content"] for c in trained for m in c.messages if m["role"] == "user"}
-    recalled = [c for c in material.pairs or material.conversations[:40] if not c.is_text]
-    return Probe(material.heldout_text, [[before_reply(c.messages), c.replies()[0]] for c in recalled],
+    talks = [(c, c.graded_turn(grade)) for c in material.pairs or material.conversations]
+    recalled = [(c.messages, turn) for c, turn in talks if turn > 0][:40]
+    return Probe(material.heldout_text, [[before_reply(m, turn), plain(m[turn]["content"])] for m, turn in recalled],
                  _prompts(material.grown, asked, own_data), [c.messages for c in material.heldout if not c.is_text],
                  sorted(known), [r for c in trained for r in c.replies()])
 
@@ -307,8 +317,8 @@ def _say_memory(screen, *stages) -> None:
 
 # ---------------------------------------------------------------------------------- the verbs
 
-def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None]:
-    """(settings, corpus, data, base) that a run was begun with, all of it found unchanged."""
+def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None, Template]:
+    """(settings, corpus, data, base, template) that a run was begun with, all of it found unchanged."""
     record = folder / "run.json"
     if not record.is_file():
         raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the "
@@ -317,21 +327,21 @@ def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None]:
     try:
         settings = Settings(**kept["settings"])
         corpus, data, base, digests = (kept[k] for k in ("corpus", "data", "base", "sha256"))
-        digests = dict(digests)
+        digests, template = dict(digests), Template.from_json(kept["template"])
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise DataError(f"{record}: not as this program writes it ({error})") from None
     for name, digest in _inputs(corpus, data, base).items():
         if digests.get(name) != digest:
             raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
-    return settings, corpus, data, base
+    return settings, corpus, data, base, template
 
 
-def _begin(settings: Settings, corpus: str, data, base, out) -> Path:
+def _begin(settings: Settings, corpus: str, data, base, out, template: Template) -> Path:
     """A new run's folder, with a record of what it is begun with."""
     digests = _inputs(corpus, data, base)
     folder = new_run(out, settings.preset)
     write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
-                                     "sha256": digests})
+                                     "sha256": digests, "template": template.to_json()})
     return folder
 
 
@@ -396,15 +406,17 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     ops = computing_ops(ops_name, threads)
     if resume:
         folder = Path(out)
-        settings, corpus, data, base = _recorded(folder)
+        settings, corpus, data, base, template = _recorded(folder)
+    else:
+        template = load_template(settings.template)
     given = _as_base(load_stage(base, ops), base) if base else None
     if given is not None:
         settings = _like(settings, given.model.config)
         corpus = corpus or _corpus_of(given)
     corpus = corpus or "plays"
-    material = gather(settings, corpus, data, given.tokenizer if given else None)
+    material = gather(settings, corpus, data, given.tokenizer if given else None, template)
     # All that can be wrong with data and settings is found by now, before there is a folder.
-    template, tokenizer = material.template, material.grown
+    tokenizer = material.grown
     plan = finetune(settings, *material.examples, tokenizer.encode(material.train_text), len(tokenizer), material.files)
     config = GPTConfig(len(tokenizer), settings.context, settings.layers, settings.heads, settings.channels)
     _fits(config, plan.rows)
@@ -413,7 +425,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         base_config, base_plan = _base_plan(settings, material)
         stages.append((base_config, base_plan.rows, 0))
     if not resume:
-        folder = _begin(settings, corpus, data, base, out)
+        folder = _begin(settings, corpus, data, base, out, template)
     _describe(screen, settings, folder, corpus, material)
     _say_memory(screen, *stages)
     examples = [*material.examples[0], *material.examples[1]]
@@ -456,7 +468,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     run = stage_figures(tuned.folder)
 
     screen.say("measuring ...")
-    figures, replies = measure(model, tokenizer, template, material.probe)
+    figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)
     seconds = run["seconds"] + base_report["seconds"]
     report = {"run": str(folder), "preset": settings.preset, "params": params,
               "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures,
@@ -482,12 +494,14 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
     ops = computing_ops(ops_name, threads)
     if resume:
         folder = Path(out)
-        settings, corpus, _, _ = _recorded(folder)
+        settings, corpus, _, _, template = _recorded(folder)
+    else:
+        template = load_template(settings.template)
     text = read_corpus(corpus)
-    material = Material(*split_corpus(text), CharTokenizer.of(text), load_template(settings.template))
+    material = Material(*split_corpus(text), CharTokenizer.of(text), template)
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
     if not resume:
-        folder = _begin(settings, corpus, None, None, out)
+        folder = _begin(settings, corpus, None, None, out, template)
     _describe(screen, settings, folder, corpus, material)
     _say_memory(screen, (config, plan.rows, 0))
     return pretrain_base(settings, material, folder, ops, screen, resume)[1]
@@ -527,7 +541,8 @@ def reading(run: str | None, corpus: str | None, template: str | None, ops_name:
     those of a corpus."""
     if run is None:
         chosen = load_template(template or "chat")
-        return CharTokenizer.of(read_corpus(corpus or "plays")).grow(chosen.tokens), chosen, Settings().context, None
+        tokenizer = CharTokenizer.of(read_corpus(corpus or "plays")).grow(chosen.tokens + chosen.tool_tokens)
+        return tokenizer, chosen, Settings().context, None
     if corpus is not None:
         raise UsageError("--run has its own vocabulary; leave --corpus out")
     stage = load_stage(run, computing_ops(ops_name, threads))
@@ -550,7 +565,7 @@ def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
         loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))
         return report | {"base_loss": loss, "seconds": time.monotonic() - began}
     stored = read_json(stage.folder / "report.json")
-    figures, _ = measure(stage.model, stage.tokenizer, stage.template, probe)
+    figures, _ = measure(stage.model, stage.tokenizer, stage.template, probe, stage.setting("grade", "all"))
     kept = ("preset", "base_loss", "grown_base_loss", "sft_loss_start", "sft_loss", "graded_targets", "targets",
             "end_tokens_graded", "turns", "tokens_per_s")
     report |= {name: stored.get(name) for name in kept} | figures

@@ -72,6 +72,10 @@ class Stage:
     def name(self) -> str:
         return self.folder.name
 
+    def setting(self, name: str, default):
+        """A setting that it was trained with; the default where the folder does not say."""
+        return self.settings.get(name, default) if isinstance(self.settings, dict) else default
+
 
 def new_run(out: str | None, preset: str) -> Path:
     """The folder of a new run, made: `out`, or runs/PRESET, or the first free of runs/PRESET-2, -3, ..."""

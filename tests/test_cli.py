@@ -114,7 +114,9 @@ def test_train_gives_every_figure_as_one_json_document(home):
     assert EVERY_FIGURE <= report.keys()
     assert len(home.trained.out.splitlines()) == 1 and "step" in home.trained.err
     assert report["run"] == str(home.run) and report["preset"] == "tiny" and len(report["weights_sha256"]) == 64
-    kept = [turns for i, turns in enumerate(TALK, 1) if i % 10]  # every tenth is held out
+    heldout = json.loads((home.run / "sft" / "evaluation.json").read_text())["heldout"]  # a tenth
+    kept = [turns for turns in TALK if turns[0] not in {messages[0]["content"] for messages in heldout}]
+    assert len(heldout) == 6 and len(kept) == 54
     assert report["turns"] == report["end_tokens_graded"] == len(kept) + 1
     assert report["graded_targets"] == sum(len(reply) + 1 for turns in kept for reply in turns[1::2])
     assert report["targets"] == sum(len(text) + 2 for turns in kept for text in turns) - len(kept)
@@ -288,7 +290,80 @@ def test_what_does_not_fit_or_cannot_be_written_is_refused_dropped_replaced_or_l
     grown = pysft(*train, "--too-long", "drop", "--unknown", "grow", "--out", "b")
     assert grown.code == 0 and "new characters: '8'" in grown.err
     assert grown.document["params"] == replaced.document["params"] + 2 * 2 * 16  # two rows in the embedding and the head
-    assert pysft("chat", "b", "-p", "At 8").code == 0 and pysft("chat", "a", "-p", "At 8").code == 65
+    assert pysft("chat", "b", "-p", "At 8").code == 0 == pysft("chat", "a", "-p", "At 8").code  # replaced as in training
+    assert pysft("chat", home.run, "-p", "At 8").code == 65
+    assert pysft("eval", "b").code == 0 == pysft("eval", "a").code
+
+
+def flagged(*turns, train):
+    row = json.loads(exchange(*turns))
+    for m, flag in zip(row["messages"][1::2], train):
+        m["train"] = flag
+    return json.dumps(row)
+
+
+def test_flags_are_heeded_from_the_file_to_the_report(home, desk):
+    desk.put("mine.jsonl", "\n".join(flagged(f"Say {s}", "Hm.", f"And {v}?", "Aye.", train=(False, True))
+                                     for s in SUBJECTS for v in ("now", "then", "here", "there", "so", "me")))
+    train = ["train", *text(home.path), "--data", "mine.jsonl", "--base", home.run, "--json"]
+    refused = pysft(*train)
+    assert refused.code == 65 and "choose --grade flags" in refused.err and desk.untouched()
+    result = pysft(*train, "--grade", "flags", "--out", "run")
+    assert result.code == 0 and result.document["heldout_loss"] > 0, result.err
+    assert result.document["turns"] == result.document["end_tokens_graded"] == 54
+    assert pysft("eval", "run", "--json").document["heldout_loss"] == result.document["heldout_loss"]
+    asked = json.loads((desk.path / "run/sft/evaluation.json").read_text())["pairs"]
+    assert all(len(before) == 3 and reply == "Aye." for before, reply in asked)  # the graded reply, with what stands before it
+    shown = pysft("mask", "mine.jsonl", "--line", 1, "--run", "run", "--json").document  # as the run takes it
+    assert shown["graded"] == len("Aye.") + 1
+
+
+def test_a_template_file_is_kept_in_the_run_and_a_resume_goes_on_with_it(home, desk, monkeypatch):
+    from pysft.text.template import CHATML
+    path = desk.put("mine.json", json.dumps(CHATML.to_json()))
+    train = ["train", *material(home.path), "--base", home.run, "--too-long", "drop", "--template", path]
+    whole = pysft(*train, "--out", "whole", "--json").document
+    monkeypatch.setattr(recipe, "run_stage", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert pysft(*train, "--out", "run").code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(desk.path)
+    path.unlink()
+    again = pysft("train", "--resume", "--out", "run", "--json")
+    assert again.code == 0 and again.document["weights_sha256"] == whole["weights_sha256"], again.err
+
+
+def test_rows_of_text_alone_train_and_calls_of_tools_bring_their_tokens(home, desk):
+    desk.put("text.jsonl", "\n".join(json.dumps({"text": f"The {s} is fair."}) for s in SUBJECTS * 6))
+    result = pysft("train", *text(home.path), "--data", "text.jsonl", "--base", home.run, "--out", "text", "--json")
+    assert result.code == 0 and result.document["turns"] == 0 and result.document["recall_of"] == 0, result.err
+    assert result.document["graded_targets"] == result.document["targets"] == sum(len(f"The {s} is fair.") - 1 for s in SUBJECTS * 6)
+    parts = [{"type": "search", "text": "moon"}, {"type": "result", "text": "pale"}, {"type": "text", "text": "Pale."}]
+    desk.put("tools.jsonl", "\n".join(json.dumps({"messages": [{"role": "user", "content": f"Seek {s}"}, {"role": "assistant", "content": parts}]})
+                                      for s in SUBJECTS))
+    result = pysft("train", *text(home.path), "--data", "tools.jsonl", "--base", home.run, "--out", "tools", "--json")
+    assert result.code == 0 and result.document["graded_targets"] == 10 * (len("moonPale.") + 3), result.err
+    assert pysft("audit", "tools.jsonl").code == 0
+    proof = pysft("mask", "text.jsonl", "--line", 1, "--prove", "--json").document
+    assert proof["proved"] and proof["proof"]["formula"] == proof["graded"]
+
+
+def test_mask_and_audit_take_unknown_characters_as_training_would(home, desk):
+    desk.put("mine.jsonl", "\n".join([exchange("At 8", "Fine."), exchange("Hm", "")]))
+    assert [pysft("audit", "mine.jsonl", *flags, "--json").code for flags in ((), ("--unknown", "grow"))] == [65, 65]
+    for way in ("replace", "grow"):
+        document = json.loads(pysft("audit", "mine.jsonl", "--unknown", way, "--fix", f"{way}.jsonl", "--json").out)
+        assert document["errors"] == 1 and document["fixed"]["kept"] == 1
+        assert "At 8" in (desk.path / f"{way}.jsonl").read_text()  # as it was written
+        shown = pysft("mask", "mine.jsonl", "--line", 1, "--unknown", way, "--json").document
+        assert shown["text"].startswith("<|user|>At " + {"replace": "?", "grow": "8"}[way])
+    assert pysft("mask", "mine.jsonl", "--line", 1).code == 65
+
+
+def test_audit_reads_a_pipe(home, desk):
+    import subprocess
+    done = subprocess.run(["bash", "-c", f"cat {home.path / 'talk.jsonl'} | {sys.executable} -m pysft audit /dev/stdin --json"],
+                          capture_output=True, text=True, cwd=desk.path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 60, done.stderr
 
 
 def test_a_mixture_weighs_its_files(home, desk):
@@ -353,7 +428,7 @@ def test_mask_shows_a_file_a_line_of_it_and_a_picture(home, desk):
 
 
 def test_audit_names_every_fault_and_its_exit_code_says_how_bad_it_is(home, desk):
-    desk.put("bad.jsonl", "\n".join(["[", exchange("Hi", ""), exchange("Hi", "Ho."), exchange("Hi", "Ho."), exchange("Go", "a@b")]))
+    desk.put("bad.jsonl", "\n".join(["{", exchange("Hi", ""), exchange("Hi", "Ho."), exchange("Hi", "Ho."), exchange("Go", "a@b")]))
     result = pysft("audit", "bad.jsonl", "--corpus", home.path / "corpus.txt")
     assert result.code == 65 and result.err == ""
     for n in (1, 2, 4, 5):

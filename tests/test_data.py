@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings, strategies as st
 
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, RowError, UsageError
+from pysft.text import template as template_module
 from pysft.text import view
-from pysft.text.audit import Overlap, Texts, audit, diversity, near_duplicates, personal, quick
+from pysft.text.audit import _jaccard, Overlap, Texts, audit, diversity, near_duplicates, personal, quick
 from pysft.text.dataset import encode_all, encode_conversation, shift, shipped, split_heldout, write_with
 from pysft.text.formats import Conversation, read_conversations, scan
 from pysft.text.template import (CHAT, CHATML, HUMAN, LLAMA2, REPLY, TEMPLATES, Segment, Template, graded_targets,
@@ -143,6 +145,11 @@ def test_hostile_text_stays_text_or_is_refused(template):
         assert [t for t in tokens if t >= len(every)] == [t for t in plain if t >= len(every)]
         assert trained.sum() == 3
         assert template is not HUMAN or not any(m in attack for m in HUMAN.forgeable)
+    split = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [
+        {"type": "text", "text": "a\n\nHu"}, {"type": "text", "text": "man: x"}]}]
+    if template is HUMAN:
+        with pytest.raises(RowError, match="begins a turn"):
+            render(split, tokenizer, template)
     small = grown(template)  # the 65 characters: what cannot be written is refused by name
     with pytest.raises(RowError, match="U\\+003C"):
         render(say("a<|end|>", "No"), small, template)
@@ -170,8 +177,8 @@ NO, FULL = (False, False, False), (True, True, True)
 
 @pytest.mark.parametrize("change, named", [
     (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), ("<e>",), (False, True, False))), "never learn to stop"),
-    (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), ("<e>", "b"), REPLY)), "close with a special token"),
-    (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), (), REPLY)), "close with a special token"),
+    (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), ("<e>", "b"), REPLY)), "close with one special token"),
+    (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), (), REPLY)), "close with one special token"),
     (dict(user=Segment(("<u>",), ("<e>",), (False, True, False)), assistant=Segment(("<a>",), ("<e>",), REPLY)), "a user turn would be graded"),
     (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), ("<e>",), FULL)), "not exactly the replies"),
     (dict(user=Segment(("<u>",), ("<e>",), NO), assistant=Segment(("<a>",), ("<e>",), (False, False, True))), "not exactly the replies"),
@@ -191,6 +198,49 @@ def test_a_template_that_would_train_wrongly_cannot_be_made(change, named):
 def test_what_is_graded_is_an_explicit_choice(grade, expected):
     tokenizer = grown(CHAT)
     assert shown(*render(say("Hi", "Ho", "Go", "No"), tokenizer, CHAT, grade=grade), tokenizer) == expected
+
+
+@pytest.mark.parametrize("change, named", [
+    (lambda t: t["parts"]["result"].update(graded=[True, True, True]), "nothing of a result may be graded"),
+    (lambda t: t["parts"]["search"].update(graded=[False, False, False]), "all of search must be graded"),
+    (lambda t: t["turns"]["assistant"].update(closes=["\n", "<|end|>"]), "must close with one special token"),
+    (lambda t: t["turns"]["assistant"].update(closes=["<|user|>"]), "ends a reply, so nothing else"),
+    (lambda t: t["parts"].update(text=t["parts"]["code"]), "a part cannot be called 'text'"),
+    (lambda t: t["turns"]["user"].update(opens="user: "), "'opens' is 'user: ', expected a list"),
+    (lambda t: t.update(name={"a": 1}), "'name' is"), (lambda t: t.update(name="\x1b[1m"), "printable"),
+    (lambda t: t.pop("turns"), "'turns' is None")], ids=range(9))
+def test_a_template_file_that_would_train_wrongly_is_refused_in_words(tmp_path, change, named):
+    data = CHAT.to_json()
+    data = json.loads(json.dumps(data))
+    change(data)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError) as error:
+        load_template(str(path))
+    assert named in str(error.value) and "\n" not in str(error.value) and "Error" not in str(error.value)
+
+
+def test_a_template_file_may_leave_out_tools_and_use_any_words(tmp_path):
+    data = json.loads(json.dumps(HUMAN.to_json()))
+    data["parts"], data["turns"]["user"]["opens"] = {}, ["abc: "]
+    del data["tool_tokens"]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(data))
+    assert load_template(str(path)).forgeable == ("abc: ", "\n\nAssistant: ")
+
+
+@pytest.mark.parametrize("name, what", [("render", "changes how the turns before"), ("render_prompt", "not how training begins")])
+def test_a_renderer_that_broke_a_prefix_would_refuse_every_template(monkeypatch, name, what):
+    right = getattr(template_module, name)
+
+    def broken(messages, *rest, **more):
+        found = right(messages, *rest, **more)
+        if name == "render_prompt":
+            return found[::-1].copy()
+        return (found[0] + len(messages), found[1])
+    monkeypatch.setattr(template_module, name, broken)
+    with pytest.raises(UsageError, match=what):
+        Template.from_json(json.loads(json.dumps(CHAT.to_json())))
 
 
 def test_flags_choose_the_turns_and_are_never_silently_ignored():
@@ -248,6 +298,64 @@ def test_a_spreadsheet_of_two_columns_is_read_with_or_without_a_header(tmp_path,
     assert [c.messages for c in read_conversations(path)] == [say("Hi", "Ho"), say("Go", "No")]
 
 
+@pytest.mark.parametrize("name, header", [("Frage;Antwort\n", True), ("Q;A\n", True), ("\nquestion;reply\n", True), ("Wer;Was\n", False)])
+def test_a_header_is_known_by_both_its_names_and_the_table_says_so(tmp_path, name, header):
+    path = write(tmp_path, "x.csv", name + "Hi;Ho.\nGo;No, not now")
+    assert [c.messages for c in read_conversations(path)][-2:] == [say("Hi", "Ho."), say("Go", "No, not now")]
+    assert len(read_conversations(path)) == (2 if header else 3)
+    said, = audit([str(path)], grown(CHAT))["tables"].values()
+    assert "semicolons" in said and ("is a header" in said) is header
+
+
+def test_a_table_that_two_delimiters_split_is_refused_and_never_guessed_at(tmp_path):
+    path = write(tmp_path, "x.csv", "Who keeps it?;Old Tom, and he sleeps", "What is it?;Bread, and cheese", "Who is he?;A king, I think")
+    with pytest.raises(DataError, match="',' and ';' both split its rows"):
+        read_conversations(path)
+    path.write_text("question;answer\n" + path.read_text())  # a header decides
+    assert read_conversations(path)[2].messages == say("Who is he?", "A king, I think")
+
+
+def test_what_a_spreadsheet_leaves_around_a_cell_is_not_learnt(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'Hi , Ho there. \r\n"Go", "No,\r\nnot now"\r\n , \r\n')
+    assert [c.messages for c in read_conversations(path)] == [say("Hi", "Ho there."), say("Go", "No,\nnot now")]
+
+
+def test_a_cell_that_is_too_long_for_csv_is_a_fault_in_any_line(tmp_path):
+    for lines in (['Hi,"' + "x" * 200_000 + '"', "Go,No"], ["Go,No", 'Hi,"' + "x" * 200_000 + '"']):
+        found = list(scan(write(tmp_path, "x.csv", *lines)))
+        assert sorted(type(row).__name__ for row in found) == ["Conversation", "RowError"]
+        assert "no context holds so much" in next(str(row) for row in found if isinstance(row, RowError))
+
+
+@pytest.mark.parametrize("content, named", [(b"PK\x03\x04rest", "a workbook"), (b"[\n {\n", "one JSON array over many lines"),
+                                            (b"\xff\xfeH\x00", "UTF-16")])
+def test_a_file_of_another_kind_is_one_sentence(tmp_path, content, named):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        list(scan(path))
+
+
+@pytest.mark.parametrize("row", [{"prompt": "Hi", "completion": "Ho", "system": "Be rude"}, {"instruction": "Hi", "output": "Ho", "history": [["a", "b"]]},
+                                 {"question": "Hi", "answer": "Ho", "context": "A tale"}])
+def test_a_key_that_would_change_what_a_row_means_is_never_dropped_in_silence(tmp_path, row):
+    fault, = scan(write(tmp_path, "x.jsonl", row))
+    assert "is not read" in str(fault) and "messages" in fault.remedy
+
+
+@pytest.mark.parametrize("row", [{"question": "Hi", "answer": "Ho"}, {"prompt": "Hi", "response": "Ho", "system": "", "id": 7, "category": None}])
+def test_the_usual_names_of_two_keys_are_known(tmp_path, row):
+    found, = read_conversations(write(tmp_path, "x.jsonl", row))
+    assert found.messages == say("Hi", "Ho") and found.category == ""
+
+
+def test_half_a_character_is_refused_before_it_reaches_a_file(tmp_path):
+    for row in ('{"prompt": "\\ud800 hi", "completion": "Ho"}', '{"text": "a\\udc00"}'):
+        fault, = scan(write(tmp_path, "x.jsonl", row))
+        assert "half of a character" in str(fault)
+
+
 def test_a_cell_may_hold_commas_quotes_and_lines_and_rows_keep_their_line(tmp_path):
     path = write(tmp_path, "x.csv", '"Hi, you","Say ""ho""', 'twice"', "Go,No", "only one", "Up,Down")
     found = list(scan(path))
@@ -272,6 +380,11 @@ def test_every_path_of_a_message_tree_is_a_conversation_and_ranks_are_kept(tmp_p
     assert len(faults) == 2 and "line 7: nobody answers it" in faults[0] and "line 8: its parent 'nowhere'" in faults[1]
 
 
+def test_a_question_after_a_question_is_not_lost_in_silence(tmp_path):
+    found = list(scan(write(tmp_path, "x.jsonl", node("a", None, "prompter", "Hi"), node("b", "a", "prompter", "Hello again"))))
+    assert [str(row).split(": ", 1)[1] for row in found] == ["nobody answers it; add a reply, or remove the message"]
+
+
 def test_a_tree_with_faults_names_each_of_them(tmp_path):
     path = write(tmp_path, "x.jsonl", node("a", None, "prompter", "Hi"), node("a", None, "prompter", "again"), node("b", "a", "robot", "Ho"),
                  node("c", "a", "assistant", " "), node(5, "a", "assistant", "Ho"), node("y", "z", "assistant", "1"),
@@ -284,8 +397,10 @@ def test_a_tree_with_faults_names_each_of_them(tmp_path):
 
 
 def test_a_very_deep_tree_is_refused_in_time(tmp_path):
-    path = write(tmp_path, "x.jsonl", *(node(str(i), str(i - 1) if i else None, ["prompter", "assistant"][i % 2], "x") for i in range(4000)))
+    path = write(tmp_path, "x.jsonl", *(node(str(i), str(i - 1) if i else None, ["prompter", "assistant"][i % 2], "x") for i in range(50_000)))
+    began = time.monotonic()
     assert any("more than 1,000 messages deep" in str(row) for row in scan(path) if isinstance(row, RowError))
+    assert time.monotonic() - began < 10  # a copy of each path to its end would take minutes
 
 
 BROKEN = {  # what is wrong -> (the line, what its error says)
@@ -306,7 +421,7 @@ BROKEN = {  # what is wrong -> (the line, what its error says)
     "exact duplicate": (json.dumps({"prompt": "Fine", "completion": "Day."}), "line 15: the same as "),
     "contradiction": (json.dumps({"prompt": "FINE!", "completion": "Rain."}), "line 16: its prompt has another answer at "),
     "near duplicate": (json.dumps({"prompt": "Sing me of the king in the tower", "completion": "He sits and sings, and all the town sings with him?"}), "line 17: "),
-    "long reply": (json.dumps({"prompt": "Go on", "completion": "so " * 50 + "."}), "line 18, turn 2: a reply of 151 tokens; at inference at most 120; shorten it"),
+    "long reply": (json.dumps({"prompt": "Go on", "completion": "so " * 50 + "."}), "line 18, turn 2: a reply of 151 tokens and its end; at inference at most 120; shorten it"),
     "copied": (json.dumps({"prompt": "Quote", "completion": "They say: but soft, what light through yonder window breaks."}), "in a row stand in the corpus too"),
     "held out": (json.dumps({"prompt": "what kind of actor are you", "completion": "None."}), "is held out at"),
 }
@@ -327,6 +442,24 @@ def test_each_fault_of_a_broken_file_is_named_with_its_place_and_remedy_in_one_r
     assert len({f.where for f in report["findings"]}) == len(BROKEN)
     with pytest.raises(DataError, match=r"line 1: not JSON .*and 10 more; python -m pysft audit names them all"):
         read_conversations(bad)
+
+
+@pytest.mark.parametrize("text", ["0171 2345", "(0)30 1234567", "+1 (555) 010-9999", "555-010-9999", "+123456789012345", "0049-30-123456"])
+def test_telephone_numbers_of_many_shapes_are_found(text):
+    assert personal(f"Call {text}, friend.") == [("telephone number", text)]
+
+
+@pytest.mark.parametrize("text", ["4111111111111111", "378282246310005", "6304000000000000000"])  # 16, 15 and 19 digits
+def test_card_numbers_are_known_by_their_check_digit(text):
+    assert personal(f"Pay by {text}.") == [("card number", text)]
+    wrong = text[:-1] + str((int(text[-1]) + 1) % 10)
+    assert personal(f"Pay by {wrong}.") == []
+
+
+@pytest.mark.parametrize("text", ["3.14159265358979", "0.12345678", "192.168.100.200", "1914 1915 1916", "10 000 000", "2024-01-02 10:30",
+                                  "1/2/2024 - 3/4/2024", "978-3-16-148410-0", "12345678", "01.02.2024"])
+def test_ordinary_numbers_are_nobodys(text):
+    assert personal(f"It says {text} there.") == []
 
 
 def test_personal_data_is_found_and_ordinary_numbers_are_not():
@@ -357,16 +490,19 @@ def test_near_duplicates_found_are_near_and_equal_texts_are_found(some):
             assert any(s == second for _, s, _ in found)
 
 
-def test_near_duplicates_at_nine_tenths_are_hardly_ever_missed():
+@pytest.mark.parametrize("change, missed", [(1, 0.0), (2, 0.0), (3, 0.004), (4, 0.01)])  # of 200 letters: 0.95, 0.9, 0.86, 0.82
+def test_near_duplicates_are_missed_no_oftener_than_the_docstring_says(change, missed):
     g = np.random.default_rng(0)
-    texts, n = Texts(), 400
+    texts, n = Texts(), 1000
     for _ in range(n):
         letters = g.choice(list("abcdefghij"), 200)
         texts.add("".join(letters))
-        letters[g.integers(0, 200, 1)] = "k"
+        letters[g.choice(200, change, replace=False)] = "k"
         texts.add("".join(letters))
+    alike = [_jaccard(texts[2 * i], texts[2 * i + 1]) for i in range(n)]
+    due = {(2 * i, 2 * i + 1) for i in range(n) if alike[i] >= 0.8}
     found = {(a, b) for a, b, _ in near_duplicates(texts)}
-    assert sum((2 * i, 2 * i + 1) in found for i in range(n)) >= n - 1 and len(found) <= n
+    assert due and found <= due and len(due - found) <= missed * len(due), (len(due), len(found))
 
 
 @steady
@@ -376,6 +512,30 @@ def test_the_longest_overlap_with_a_corpus_is_that_of_a_plain_search(corpus, tex
     best = max((j - i for i in range(len(text)) for j in range(i + 16, len(text) + 1) if text[i:j] in corpus), default=0)
     length, where = Overlap(corpus).longest(text)
     assert length == best and (not best or corpus[where:where + best] in text)
+
+
+def test_a_corpus_full_of_one_stretch_is_searched_in_time():
+    corpus = "\n".join(["-" * 79] * 400)
+    began = time.monotonic()
+    overlap = Overlap(corpus)
+    assert all(overlap.longest("-" * 79 + "x")[0] == 79 for _ in range(20)) and time.monotonic() - began < 10
+
+
+def test_an_audit_of_nothing_is_not_clean_and_unreadable_heldout_prompts_are_refused(tmp_path):
+    assert audit([str(write(tmp_path, "x.jsonl", ""))], grown(CHAT))["errors"] == 1
+    good = str(write(tmp_path, "good.jsonl", *GOOD))
+    for content in ("prose", "", json.dumps({"prompt": ""})):
+        with pytest.raises(DataError):
+            audit([good], grown(CHAT), heldout=str(write(tmp_path, "h.jsonl", content)))
+    talk = str(write(tmp_path, "h.jsonl", {"messages": say("fine.", "Ho", system="Be brief")}))  # a role that chat has not
+    assert [f.kind for f in audit([good], grown(CHAT), heldout=talk)["findings"]] == ["overlap with held-out"]
+
+
+def test_two_spellings_of_a_path_are_one_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "a.jsonl", *GOOD), write(tmp_path, "b.jsonl", GOOD[0])
+    finding, = audit(["./a.jsonl", "./b.jsonl"], grown(CHAT))["findings"]
+    assert str(finding).startswith("b.jsonl, line 1: the same as a.jsonl, line 1")
 
 
 def test_diversity_counts_as_many_kinds_as_equal_ones_would():
@@ -410,12 +570,12 @@ def test_fixing_writes_what_can_be_trained_on_once_and_says_what_went(tmp_path):
 
 def test_the_quick_part_counts_duplicates_and_contradictions():
     talk = [Conversation(say(*t), "x.jsonl", i) for i, t in enumerate([("Hi", "Ho"), ("Hi", "Ho"), ("hi!", "Hm"), ("Go", "No")], 1)]
-    assert quick(talk) == ["1 exact duplicates and 1 answers to a prompt that has another answer among the conversations "
+    assert quick(talk) == ["1 exact duplicate and 1 answer to a prompt that has another answer among the conversations "
                            "(python -m pysft audit names them)"]
     assert quick(talk[2:]) == []
 
 
-def test_memory_of_near_duplicates_grows_with_the_text_alone():
+def test_texts_without_a_shingle_are_nobodys_near_duplicate():
     texts = Texts()
     for i in range(100):
         texts.add("")
@@ -453,7 +613,7 @@ def test_a_mutated_file_gives_data_or_one_line_errors_and_nothing_else(tmp_path_
                 for m in row.messages:
                     assert isinstance(m["content"], (str, list))
         assert all("\n" not in str(f) and f.where.startswith(str(path)) for f in report["findings"])
-        assert report["trainable"] + report["errors"] == report["rows"]
+        assert report["trainable"] + report["errors"] == max(1, report["rows"])  # nothing at all is an error too
     except PysftError as error:
         assert str(error) and "\n" not in str(error)
 
@@ -474,6 +634,8 @@ def test_unknown_characters_are_replaced_by_what_looks_like_them():
     assert [m["content"] for m in changed[0].messages] == ["Cafe 'au lait' - ??", "O'Neill..."] and tokenizer == PLAIN
     assert done[("8", "?")] == 1 and done[("\u00e9", "e")] == 1
     assert write_with(talk, PLAIN, "refuse") == (talk, PLAIN, {})
+    apart = [Conversation(say("Cafe\u0301", "co\u00adop\u200b"), "x", 1)]  # an accent of its own, and what cannot be seen
+    assert [m["content"] for m in write_with(apart, PLAIN, "replace")[0][0].messages] == ["Cafe", "coop"]
 
 
 def test_a_vocabulary_grown_by_characters_keeps_every_old_id():
@@ -494,6 +656,19 @@ def test_a_held_out_split_never_separates_duplicates_of_a_prompt(prompts):
     def asked(some):
         return {re.sub(r"\W", "", c.prompt.lower()) for c in some}
     assert not asked(kept) & asked(out) and sorted(c.line for c in kept + out) == list(range(1, len(talk) + 1))
+
+
+def test_a_pattern_in_a_file_does_not_choose_what_is_held_out():
+    talk = [Conversation(say(f"{'Where is' if i % 2 else 'Tell of'} the {i}", "Ho"), "x", i) for i in range(1, 201)]
+    out = split_heldout(talk, shuffled=True)[1]
+    assert len(out) == 20 and 4 < sum(c.prompt.startswith("Where") for c in out) < 16
+    again = split_heldout(talk[::-1], shuffled=True)[1]
+    assert {c.line for c in again} == {c.line for c in out}  # whatever the order
+
+
+def test_rows_of_text_are_all_kept():
+    talk = [Conversation([{"role": "text", "content": "A tale"}], "x", i) for i in range(60)]
+    assert split_heldout(talk) == (talk, [])
 
 
 def test_where_prompts_differ_every_tenth_line_is_held_out():

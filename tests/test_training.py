@@ -17,7 +17,7 @@ from pysft.rng import rng
 from pysft.text.dataset import BASE, CONVERSATION, Batch, Example, prepare_sft_example
 from pysft.training.loop import schedule, train, train_step
 from pysft.training.objectives import sft
-from pysft.training.stages import PRESETS, Settings, by_tokens, finetune, pretrain, resolve
+from pysft.training.stages import PRESETS, Settings, by_tokens, finetune, pretrain, resolve, widths
 
 steady = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 VOCAB = 11
@@ -190,28 +190,33 @@ def test_each_pair_comes_exactly_once_an_epoch(count, pairs):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 300), st.integers(0, 9))
 def test_batches_by_tokens_hold_every_sequence_once_an_epoch_and_never_more_than_the_budget(lengths, more, seed):
     lengths = np.array(lengths)
-    budget = 3 * int(lengths.max()) + more
-    pick, steps = by_tokens(seed, "conversations", lengths, budget)
+    longest = int(lengths.max())
+    budget = 3 * longest + more
+    width, = widths(budget, [longest], [1.0])
+    pick, steps = by_tokens(seed, "conversations", lengths, width)
     taken = [pick(step) for step in range(3 * steps)]
     for epoch in range(3):
         pieces = taken[epoch * steps:(epoch + 1) * steps]
         assert sorted(np.concatenate(pieces).tolist()) == list(range(len(lengths)))
         assert all(len(p) and lengths[p].sum() <= budget for p in pieces)
-    again, _ = by_tokens(seed, "conversations", lengths, budget)
+    again, _ = by_tokens(seed, "conversations", lengths, width)
     assert np.array_equal(again(3 * steps - 1), taken[-1])  # of the step alone: nothing before it was asked for
 
 
 def test_epochs_come_in_new_orders_and_depend_on_the_seed():
     def orders(seed):
-        pick, steps = by_tokens(seed, "conversations", np.full(40, 5), 50)
+        pick, steps = by_tokens(seed, "conversations", np.full(40, 5), 45)
         return [np.concatenate([pick(e * steps + i) for i in range(steps)]).tolist() for e in range(2)]
     one, two = orders(1)
     assert one != two and orders(2)[0] != one and orders(1) == [one, two]
 
 
-def test_a_budget_of_tokens_that_is_too_small_is_refused_with_the_least_one():
-    with pytest.raises(UsageError, match="at least 18 are needed"):
-        by_tokens(1, "conversations", np.array([6, 5]), 17)
+@pytest.mark.parametrize("longest, shares, least", [([6], [1.0], 18), ([100, 167], [3.0, 1.0], 534), ([10, 10], [1.0, 1.0], 60)])
+def test_a_budget_of_tokens_that_is_too_small_is_refused_with_the_least_one(longest, shares, least):
+    with pytest.raises(UsageError, match=f"at least {least} are needed: --sft-tokens {least}"):
+        widths(least - 1, longest, shares)
+    found = widths(least, longest, shares)
+    assert sum(found) + sum(longest) == pytest.approx(least) and found[0] * shares[-1] == pytest.approx(found[-1] * shares[0])
 
 
 def test_a_mixture_gives_each_file_its_share_and_its_own_epochs():

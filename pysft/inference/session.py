@@ -7,6 +7,7 @@ import numpy as np
 
 from pysft.errors import DataError, UsageError
 from pysft.inference.generate import Reply, Sampling, generate
+from pysft.text.formats import replaced
 from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
@@ -16,7 +17,8 @@ ROOM = 32  # tokens that a reply gets at the least: history makes way for it
 @dataclass
 class Session:
     """model, tokenizer, template: a tuned run's. messages: the history, oldest first; system: what the system says
-    before it, which is never left out."""
+    before it, which is never left out. replace: characters that the vocabulary lacks are replaced, as the run's training
+    replaced them."""
     model: object
     tokenizer: CharTokenizer
     template: Template
@@ -24,8 +26,11 @@ class Session:
     max_new: int = 120
     messages: list[dict] = field(default_factory=list)
     system: str | None = None
+    replace: bool = False
 
     def __post_init__(self):
+        if self.system is not None and not self.system.strip():
+            raise UsageError("an empty --system; write some words, or leave it out")
         if self.system is not None and "system" not in self.template.turns:
             raise UsageError(f"this run's template {self.template.name!r} has no system role; leave --system out")
 
@@ -48,6 +53,8 @@ class Session:
         """(answer, Reply, dropped): the model's answer to `text`; both join the history."""
         if not text.strip():
             raise DataError("an empty message; type some words")
+        if self.replace:
+            text = replaced(text, frozenset(self.tokenizer.characters))
         ids, dropped = self.prompt(text)
         reply = generate(self.model, [ids], self.max_new, self.tokenizer.special[self.template.end],
                          self.sampling)[0]

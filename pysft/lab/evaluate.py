@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from pysft import IGNORE
 from pysft.errors import DataError
 from pysft.inference.generate import Reply, generate
 from pysft.text.dataset import Batch, Example, shift, tile_windows
@@ -56,7 +57,7 @@ class Probe:
     """What measuring needs beside the model: it is stored in the run.
 
     heldout_text: the corpus's tail. pairs: [prompt, reply] that should be recalled; such a prompt is a text, or the
-    turns before the reply where the system speaks first. prompts: [{"prompt", "domain"}]. heldout: messages of conversations never trained on. known_words: of the
+    turns before the reply where there is more than one. prompts: [{"prompt", "domain"}]. heldout: messages of conversations never trained on. known_words: of the
     corpus and the training conversations. training_replies: for "word for word"."""
     heldout_text: str
     pairs: list
@@ -75,8 +76,10 @@ class Probe:
             return isinstance(x, list) and all(isinstance(t, str) for t in x)
 
         def asked(x):
-            return isinstance(x, str) or (isinstance(x, list) and len(x) > 0 and all(
-                isinstance(m, dict) and m.get("role") in template.turns and isinstance(m.get("content"), str) for m in x))
+            if not isinstance(x, list) or not x:
+                return isinstance(x, str)
+            check_messages([*x, {"role": "assistant", "content": "x"}], where, template)
+            return True
         fields = set(cls.__dataclass_fields__)
         fine = (isinstance(data, dict) and set(data) == fields
                 and isinstance(data["heldout_text"], str) and len(data["heldout_text"]) > 1
@@ -97,12 +100,13 @@ def corpus_loss(model, ids: np.ndarray) -> float:
     return _mean_nll(model, tile_windows(ids, model.config.context))[0]
 
 
-def conversation_loss(model, conversations: list, tokenizer: CharTokenizer, template: Template) -> tuple[float, int]:
-    """(mean nats per graded token, how many conversations fitted the context)."""
+def conversation_loss(model, conversations: list, tokenizer: CharTokenizer, template: Template,
+                      grade: str = "all") -> tuple[float, int]:
+    """(mean nats per graded token, how many conversations fitted the context and have one)."""
     examples = []
     for messages in conversations:
-        ids, labels = shift(*render(messages, tokenizer, template))
-        if len(ids) <= model.config.context:
+        ids, labels = shift(*render(messages, tokenizer, template, grade=grade))
+        if len(ids) <= model.config.context and (labels != IGNORE).any():
             examples.append(Example(ids, labels))
     if not examples:
         return float("nan"), 0
@@ -138,9 +142,10 @@ def _text(prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
-def before_reply(messages):
-    """What stands before the first reply: a text, or the turns where the system speaks first."""
-    return messages[0]["content"] if messages[0]["role"] == "user" else messages[:2]
+def before_reply(messages, turn: int | None = None):
+    """What stands before a reply (messages[turn], or the first): a text, or the turns where there is more than one."""
+    turn = next(i for i, m in enumerate(messages) if m["role"] == "assistant") if turn is None else turn
+    return messages[0]["content"] if turn == 1 else messages[:turn]
 
 
 def complies(reply: Reply, tokenizer: CharTokenizer, template: Template) -> bool:
@@ -169,8 +174,8 @@ def real_words(replies: list[str], known: set[str]) -> float:
     return sum(w in known for w in said) / len(said) if said else float("nan")
 
 
-def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe) -> tuple[dict, dict]:
-    """(figures, replies): every figure of a tuned model by its name in the --json document, and the
+def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe, grade: str = "all") -> tuple[dict, dict]:
+    """(figures, replies), what is graded being what the training graded: every figure of a tuned model by its name in the --json document, and the
     replies they were taken from, {"pairs": [(prompt, reply, stop)], "prompts": ..., "heldout": ...}."""
     questions = {"pairs": [p for p, _ in probe.pairs], "prompts": [p["prompt"] for p in probe.prompts],
                  "heldout": [before_reply(c) for c in probe.heldout]}
@@ -180,7 +185,7 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe) -
         got[group] = every[start:start + len(asked)]
         start += len(asked)
     tuned = corpus_loss(model, tokenizer.encode(probe.heldout_text))
-    heldout, fitted = conversation_loss(model, probe.heldout, tokenizer, template)
+    heldout, fitted = conversation_loss(model, probe.heldout, tokenizer, template, grade)
     replies = [text for text, _ in got["prompts"]]
     known = set(probe.known_words)
     inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]

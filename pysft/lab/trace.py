@@ -33,7 +33,7 @@ def prove(model, example: Example, messages, template: Template, grade: str) -> 
     loss_change          of the loss, when every logit of the masked rows is moved at random: exactly 0
     gradient_difference  between the gradient of all weights with the masked rows' logits computed, and without
                          (relative L2): rounding only
-    gradient_unmasked    relative L2 between the gradient with the mask and the one without: what the mask takes out
+    gradient_unmasked    relative L2 between the gradient with the mask and the one without: what the mask keeps out
     graded, formula      graded targets by the labels, and by the lengths of the replies (None unless all are graded)"""
     batch = Batch.of([example], model.config.vocab, model.config.context)
     labels, masked = batch.labels, batch.labels == IGNORE
@@ -57,7 +57,7 @@ def prove(model, example: Example, messages, template: Template, grade: str) -> 
 
     few = gradient(batch)
     every = gradient(dataclasses.replace(batch, wanted=np.ones(N, bool)))
-    targets = np.append(batch.tokens[1:], labels[-1] if labels[-1] != IGNORE else batch.tokens[-1]).astype(np.int32)
+    targets = np.append(batch.tokens[1:], labels[-1]).astype(np.int32)  # what an ungraded last token is, no row says
     unmasked = gradient(dataclasses.replace(batch, labels=targets, wanted=np.ones(N, bool)))
     size = float(np.linalg.norm(few))
     return {"rows": N, "masked": int(masked.sum()), "graded": int((~masked).sum()),

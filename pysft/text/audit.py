@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import RowError, UsageError
+from pysft.errors import DataError, RowError, UsageError
 from pysft.text.dataset import encode_conversation, prompt_key
-from pysft.text.formats import Conversation, plain, scan
-from pysft.text.template import CHAT, Template
+from pysft.text.formats import Conversation, plain, read_conversations, read_prompts, read_table, replaced, scan
+from pysft.text.template import CHAT, CHATML, Template
 from pysft.text.tokenizer import CharTokenizer
 
 NEAR = 0.8       # from this share of common shingles on, two conversations are near duplicates
 SHINGLE = 5      # characters
 COPIED = 32      # so many characters in a row that stand in the corpus are worth a warning
 GRAM = 16        # overlaps with the corpus are found from this length on
-CUT = '.!?,;:-\'")]'  # a whole reply ends with one of these, where most replies do
+ENDS = '.!?:\'")]'  # a whole reply ends with one of these, where most replies do
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,17 @@ class Finding:
 
 _PERHAPS = re.compile(r"[\d@]")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
-_DIGITS = re.compile(r"\+?\d[\d ()./-]{6,}\d")
+_DIGITS = re.compile(r"(?<![\d.])[+(]?\d[\d ()./-]{6,}\d")
+_TELEPHONE = re.compile(r"[+(0].*|1?[-. ]?\d{3}[-. ]\d{3}[-. ]\d{4}")  # a prefix, or groups of three, three and four
+_NO_TELEPHONE = re.compile(r"\d+\.\d+|\d{1,3}(?:\.\d{1,3}){3}|"
+                           r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4})(?!\d).*")  # a decimal, an address, a date
 _STREET = re.compile(r"\b\d{1,5} (?:[A-Z][a-z]+ ){1,3}(?:Street|St|Road|Rd|Avenue|Ave|Lane|Drive|Boulevard|Blvd|Square|Court)\b")
 
 
 def personal(text: str) -> list[tuple[str, str]]:
     """(kind, what) of each thing in a text that looks like an e-mail or street address, a telephone number (8 to 15
-    digits, written as one) or a payment card's number (13 to 19 digits whose check digit is right)."""
+    digits that begin with +, 0 or a bracket, or in groups of three, three and four) or a payment card's number (13 to 19
+    digits whose check digit is right)."""
     if not _PERHAPS.search(text):
         return []
     found = [("e-mail address", m.group()) for m in _EMAIL.finditer(text)]
@@ -63,7 +67,7 @@ def personal(text: str) -> list[tuple[str, str]]:
         digits = [int(c) for c in m.group() if c.isdigit()]
         if 13 <= len(digits) <= 19 and _luhn(digits):
             found.append(("card number", m.group()))
-        elif 8 <= len(digits) <= 15 and not re.fullmatch(r"\d{4}[-./]\d{2}[-./]\d{2}|\d{2}[-./]\d{2}[-./]\d{4}", m.group()):
+        elif 8 <= len(digits) <= 15 and _TELEPHONE.fullmatch(m.group()) and not _NO_TELEPHONE.fullmatch(m.group()):
             found.append(("telephone number", m.group()))
     return found
 
@@ -88,14 +92,31 @@ def _grams(codes: np.ndarray, size: int) -> np.ndarray:
 
 def near_duplicates(texts: "Texts", threshold: float = NEAR, bands: int = 10, rows: int = 4) -> list[tuple[int, int, float]]:
     """(first, second, similarity) of pairs of texts that share `threshold` or more of their shingles (Jaccard), each
-    text beside the earliest like it.
+    text beside one earlier text like it.
 
     MinHash (Broder 1997): the smallest of all shingles' hashes is the same in two texts with the probability of their
-    similarity. `bands` times `rows` such hashes: who agrees in a whole band is compared exactly. At 0.8 a pair is
-    missed with a probability of 0.5 %, at 0.9 with less than 1e-4. Deterministic."""
-    n = len(texts)
+    similarity. `bands` times `rows` such hashes: who agrees in a whole band is compared, character by character. At 0.8
+    a pair is missed with a probability of 0.5 %, at 0.9 with less than 1e-4. Deterministic."""
+    long_enough = np.flatnonzero(texts.lengths() >= SHINGLE)
+    pairs, placed, compared = [], set(), set()
+    for band in _min_hashes(texts, bands, rows)[:, long_enough]:
+        for members in _runs_of_equals(band):
+            members = long_enough[members].tolist()
+            for second in members[1:]:
+                for first in members[:4]:  # beside the first of them, or one of three more
+                    if first < second and second not in placed and (first, second) not in compared:
+                        compared.add((first, second))
+                        alike = _jaccard(texts[first], texts[second])
+                        if alike >= threshold:
+                            placed.add(second)
+                            pairs.append((first, second, alike))
+    return sorted(pairs)
+
+
+def _min_hashes(texts: "Texts", bands: int, rows: int) -> np.ndarray:
+    """(bands, n): for each text, `rows` smallest hashes of its shingles mixed into one number, so many times."""
     multipliers = np.random.default_rng(1).integers(1, 2**63, bands * rows, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    band = np.zeros((bands, n), np.uint64)
+    out = np.zeros((bands, len(texts)), np.uint64)
     for first, last in texts.pieces(1 << 20):
         codes, starts = texts.codes(first, last)
         ends = np.append(starts[1:], len(codes))
@@ -107,27 +128,17 @@ def near_duplicates(texts: "Texts", threshold: float = NEAR, bands: int = 10, ro
             mixed ^= mixed >> np.uint64(32)
             mixed[outside] = np.iinfo(np.uint64).max
             least = np.minimum.reduceat(mixed, np.minimum(starts, len(codes) - 1))
-            band[i // rows, first:last] = band[i // rows, first:last] * np.uint64(0x100000001B3) ^ least
-    long_enough = texts.lengths() >= SHINGLE
-    pairs, seen = [], {}
-    for one in band:
-        order = np.argsort(one, kind="stable")
-        same = np.flatnonzero((one[order][1:] == one[order][:-1]) & long_enough[order][1:] & long_enough[order][:-1])
-        group = []
-        for i in [*same.tolist(), -2]:
-            if group and i != group[-1] + 1:
-                members = order[group[0]:group[-1] + 2]
-                for second in members[1:].tolist():  # beside the first of them, and at most 3 more
-                    for first in members[:4].tolist():
-                        if first < second and (first, second) not in seen and second not in seen:
-                            seen[first, second] = alike = _jaccard(texts[first], texts[second])
-                            if alike >= threshold:
-                                seen[second] = True
-                                pairs.append((first, second, alike))
-                                break
-                group = []
-            group.append(i)
-    return sorted(pairs)
+            out[i // rows, first:last] = out[i // rows, first:last] * np.uint64(0x100000001B3) ^ least
+    return out
+
+
+def _runs_of_equals(values: np.ndarray):
+    """The places of equal values, rising, for each value that comes twice or more."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    edges = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1], [True]])) if len(values) else np.zeros(1, int)
+    for k in np.flatnonzero(np.diff(edges) > 1).tolist():
+        yield order[edges[k]:edges[k + 1]]
 
 
 def _jaccard(a: str, b: str) -> float:
@@ -177,7 +188,8 @@ class Overlap:
 
     def __init__(self, corpus: str):
         self.text = corpus
-        grams = _grams(_code_points(corpus), GRAM)
+        self._codes = _code_points(corpus)
+        grams = _grams(self._codes, GRAM)
         self._order = np.argsort(grams, kind="stable")
         self._grams = grams[self._order]
 
@@ -185,17 +197,20 @@ class Overlap:
         """(characters, where in the corpus) of the longest stretch of `text` that stands in it; (0, 0) if none has
         GRAM characters."""
         best, at = 0, 0
-        grams = _grams(_code_points(text), GRAM)
-        lows = np.searchsorted(self._grams, grams) if len(grams) else []
-        for i, low in enumerate(lows):
-            while low < len(self._grams) and self._grams[low] == grams[i]:
-                where, length = int(self._order[low]), 0
+        codes = _code_points(text)
+        grams = _grams(codes, GRAM)
+        lows, highs = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
+        for i in np.flatnonzero(lows < highs).tolist():
+            places = self._order[lows[i]:highs[i]]
+            if i:  # a stretch that the characters before lengthen was met there
+                places = places[(places == 0) | (self._codes[places - 1] != codes[i - 1])]
+            for where in places.tolist():
+                length = 0
                 while (i + length < len(text) and where + length < len(self.text)
                        and text[i + length] == self.text[where + length]):
                     length += 1
                 if length >= GRAM and length > best:
                     best, at = length, where
-                low += 1
         return best, at
 
 
@@ -270,34 +285,38 @@ def quick(conversations: list[Conversation]) -> list[str]:
     repeats = _Repeats()
     same = sum(repeats.meet(c) is not None for c in conversations)
     other = len(repeats.contradictions())
-    found = [f"{same:,} exact duplicates"] if same else []
-    found += [f"{other:,} answers to a prompt that has another answer"] if other else []
+    found = [f"{same:,} exact duplicate{'s' * (same > 1)}"] if same else []
+    found += [f"{other:,} answer{'s' * (other > 1)} to a prompt that has another answer"] if other else []
     return [f"{' and '.join(found)} among the conversations (python -m pysft audit names them)"] if found else []
 
 
 # ---------------------------------------------------------------------------------------------- audit
 
 def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT, context: int = 256, grade: str = "all",
-          max_new: int = 120, corpus: str | None = None, heldout: str | None = None, fix: str | None = None) -> dict:
+          max_new: int = 120, corpus: str | None = None, heldout: str | None = None, fix: str | None = None,
+          unknown: str = "refuse") -> dict:
     """The whole check of some files, as one document: `findings` (Finding, in the order of the files, errors and
     warnings) and figures by name.
 
     tokenizer: with the template's tokens. max_new: tokens that a reply may have at inference. corpus: a text whose
     longest common substrings with the replies are sought. heldout: a file of prompts or conversations that none of
-    these should repeat. fix: a file to write, that must not exist: what can be trained on, without exact duplicates."""
+    these should repeat. fix: a file to write, that must not exist: what can be trained on, without exact duplicates, as
+    it was written. unknown: as in training, characters that the vocabulary lacks are errors ("refuse"), or are taken as
+    what replaces them, or join the vocabulary ("grow")."""
     with _Fixed(fix) as fixed:
-        return _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed)
+        return _audit([str(Path(path)) for path in paths], tokenizer, template, context, grade, max_new, corpus, heldout,
+                      fixed, unknown)
 
 
-def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed):
+def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed, unknown):
     findings: list[Finding] = []
     repeats, texts, lines, sources = _Repeats(), Texts(), array("q"), array("i")
-    names = {str(Path(path)): i for i, path in enumerate(paths)}
+    names, known = {path: i for i, path in enumerate(paths)}, frozenset(tokenizer.characters)
     lengths, too_long, graded, targets = array("q"), 0, 0, 0
     prompts, replies, turns = array("q"), array("q"), Counter()
     openings, categories, endings, identities = Counter(), Counter(), Counter(), Counter()
     kept = rows = removed_same = removed_bad = 0
-    asked_elsewhere = _heldout_prompts(heldout, template) if heldout else {}
+    asked_elsewhere = _heldout_prompts(heldout) if heldout else {}
     overlap, copied = Overlap(corpus) if corpus else None, array("q")
     marks = re.compile("|".join(map(re.escape, sorted(template.marks)))) if template.marks else None
     unended = []
@@ -308,11 +327,24 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
     def warn(kind, where, what, remedy):
         findings.append(Finding("warning", kind, where, what, remedy))
 
-    for c in (row for path in paths for row in scan(path, template)):
+    def every_row():
+        for path in paths:
+            before = rows
+            yield from scan(path, template)
+            if rows == before:
+                findings.append(Finding("error", "empty", path, "no conversation in it", "write some, or leave the file out"))
+
+    for c in every_row():
         rows += 1
         try:
             if isinstance(c, RowError):
                 raise c
+            written = c
+            if unknown == "replace":
+                c = c.mapped(lambda text: replaced(text, known))
+            elif unknown == "grow" and (new := "".join(plain(m["content"]) for m in c.messages)) and not known.issuperset(new):
+                tokenizer = CharTokenizer(tokenizer.characters + "".join(sorted(set(new) - known)), tokenizer.specials)
+                known = frozenset(tokenizer.characters)
             example = encode_conversation(c, tokenizer, 1 << 62, template, grade)
             if len(example.input_ids) > context:
                 too_long += 1
@@ -333,7 +365,7 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
             removed_same += 1
             warn("exact duplicate", c.where, f"the same as {place(twin)}", "remove one of the two (--fix does)")
         else:
-            fixed.add(c)
+            fixed.add(written)
         texts.add("" if twin is not None else " ".join(" ".join(plain(m["content"]) for m in c.messages).casefold().split()))
         turns[len(c.messages)] += 1
         if c.category:
@@ -350,11 +382,14 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
                 prompts.append(len(said))
             elif m["role"] == "assistant":
                 replies.append(len(said))
-                endings[said.rstrip()[-1:] in CUT] += 1
-                if said.rstrip()[-1:] not in CUT and len(unended) < 100_000:
+                endings[said.rstrip()[-1:] in ENDS] += 1
+                if said.rstrip()[-1:] not in ENDS and len(unended) < 100_000:
                     unended.append((f"{c.where}, turn {turn}", said.rstrip()[-20:]))
-                if len(said) > max_new:
-                    warn("long reply", f"{c.where}, turn {turn}", f"a reply of {len(said)} tokens; at inference at most {max_new}",
+                if said != said.strip():
+                    warn("blanks", f"{c.where}, turn {turn}", "the reply begins or ends with blanks, which the model would learn",
+                         "take them out")
+                if len(said) >= max_new:
+                    warn("long reply", f"{c.where}, turn {turn}", f"a reply of {len(said)} tokens and its end; at inference at most {max_new}",
                          "shorten it, or allow more tokens when you chat (--tokens)")
                 for claim in re.findall(r"\bI am (?:a|an|the) [\w']+(?: [\w']+)?", said)[:1]:
                     identities[claim] += 1
@@ -385,7 +420,8 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
         "errors": sum(n for (s, _), n in kinds.items() if s == "error"),
         "warnings": sum(n for (s, _), n in kinds.items() if s == "warning"),
         "kinds": [{"severity": s, "kind": k, "count": n} for (s, k), n in sorted(kinds.items())],
-        "context": context, "template": template.name, "grade": grade, "vocabulary": len(tokenizer),
+        "context": context, "template": template.name, "grade": grade, "characters": len(tokenizer.characters),
+        "tables": {path: str(read_table(path)) for path in paths if Path(path).suffix.lower() in (".csv", ".tsv")},
         "tokens": census(lengths), "too_long": too_long, "prompt_length": census(prompts), "reply_length": census(replies),
         "max_new": max_new, "graded_targets": graded, "targets": targets,
         "graded_share": graded / targets if targets else None,
@@ -410,13 +446,16 @@ def _place(where: str, order: dict):
     return (order.get(m[1], 0), int(m[2]), int(m[3] or 0)) if m else (0, 0, 0)
 
 
-def _heldout_prompts(path: str, template: Template) -> dict[str, str]:
-    """prompt_key -> where, of a file of {"prompt": ...} or of conversations."""
-    from pysft.text.formats import read_prompts
+def _heldout_prompts(path: str) -> dict[str, str]:
+    """prompt_key -> where, of a file of {"prompt": ...} or of conversations in any format and with any role; a DataError
+    if it is neither."""
     try:
-        return {prompt_key(p["prompt"]): f"{path} ({_short(p['prompt'])})" for p in read_prompts(path)}
+        found = {prompt_key(p["prompt"]): f"{path} ({_short(p['prompt'])})" for p in read_prompts(path)}
     except RowError:
-        return {prompt_key(c.prompt): c.where for c in scan(path, template) if isinstance(c, Conversation)}
+        found = {prompt_key(c.prompt): c.where for c in read_conversations(path, CHATML) if not c.is_text}
+    if not found:
+        raise DataError(f"{path}: no prompt in it")
+    return found
 
 
 class _Fixed:
@@ -425,6 +464,8 @@ class _Fixed:
 
     def __init__(self, path: str | None):
         self.path = None if path is None else Path(path)
+        if self.path is not None and self.path.suffix != ".jsonl":
+            raise UsageError(f"--fix {path}: JSON lines are written; give it a name that ends with .jsonl")
         if self.path is not None and self.path.exists():
             raise UsageError(f"--fix {path}: there is something already; choose another name")
 
@@ -433,7 +474,7 @@ class _Fixed:
             try:
                 self.file = open(self.path.with_name(f"{self.path.name}.{os.getpid()}"), "x", encoding="utf-8")
             except OSError as error:
-                raise UsageError(f"--fix {self.path}: cannot be written ({error.strerror})") from None
+                raise UsageError(f"--fix {self.path}: cannot be written ({error.strerror}); choose a place that can") from None
         return self
 
     def add(self, c: Conversation) -> None:

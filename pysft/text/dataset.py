@@ -4,6 +4,8 @@ model sees.
 A batch has no padding: its sequences lie end to end, cu_seqlens says where each begins. A label of
 -100 means one thing only: this row is not graded."""
 
+import hashlib
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +15,7 @@ import numpy as np
 
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, RowError
-from pysft.text.formats import Conversation, check_messages, plain, replacement
+from pysft.text.formats import Conversation, check_messages, plain, replaced, replacement
 from pysft.text.template import CHAT, Template, render
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
@@ -27,14 +29,16 @@ def prompt_key(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(" .!?,;:-")
 
 
-def split_heldout(conversations: list[Conversation], every: int = 10) -> tuple[list, list]:
-    """(kept, held out): of the different prompts that conversations begin with, in the order of the file, every tenth is
-    held out, with all that begin so. Where no prompt comes twice that is every tenth line."""
-    number, kept, heldout = {}, [], []
-    for c in conversations:
-        n = number.setdefault((c.path, c.line) if c.is_text else prompt_key(c.prompt), len(number) + 1)
-        (kept if n % every else heldout).append(c)
-    return kept, heldout
+def split_heldout(conversations: list[Conversation], every: int = 10, shuffled: bool = False) -> tuple[list, list]:
+    """(kept, held out): of the different prompts that conversations begin with, every tenth is held out, with all that
+    begin so; rows of plain text are kept. The tenth in the order of the file, which is every tenth line where no prompt
+    comes twice; or, `shuffled`, in an order by hash, for files whose order has a pattern."""
+    keys = list(dict.fromkeys(prompt_key(c.prompt) for c in conversations if not c.is_text))
+    if shuffled:
+        keys.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
+    out = set(keys[every - 1::every])
+    held = [not c.is_text and prompt_key(c.prompt) in out for c in conversations]
+    return ([c for c, h in zip(conversations, held) if not h], [c for c, h in zip(conversations, held) if h])
 
 
 def write_with(conversations: list[Conversation], tokenizer: CharTokenizer, unknown: str) -> tuple[list, CharTokenizer, Counter]:
@@ -43,16 +47,14 @@ def write_with(conversations: list[Conversation], tokenizer: CharTokenizer, unkn
     by them, Counter of (character, character))."""
     if unknown == "refuse":
         return conversations, tokenizer, Counter()
-    lacking = Counter(c for talk in conversations for m in talk.messages for c in plain(m["content"]))
-    lacking = {c: n for c, n in lacking.items() if c not in tokenizer.characters}
+    known = frozenset(tokenizer.characters)
+    texts = (unicodedata.normalize("NFC", plain(m["content"])) if unknown == "replace" else plain(m["content"])
+             for c in conversations for m in c.messages)
+    lacking = Counter(c for text in texts if not known.issuperset(text) for c in text if c not in known)
     if unknown == "grow":
-        return (conversations, tokenizer.grow_characters("".join(lacking)),
-                Counter({(c, c): n for c, n in lacking.items()}))
-    known = set(tokenizer.characters)
-    table = {c: replacement(c, known) for c in lacking}
-    done = Counter({(c, table[c]): n for c, n in lacking.items() if table[c] is not None})
-    change = str.maketrans({c: r for c, r in table.items() if r is not None})
-    return [c.mapped(lambda text: text.translate(change)) for c in conversations], tokenizer, done
+        return conversations, tokenizer.grow_characters("".join(lacking)), Counter({(c, c): n for c, n in lacking.items()})
+    done = Counter({(c, replacement(c, known)): n for c, n in lacking.items() if replacement(c, known) is not None})
+    return [c.mapped(lambda text: replaced(text, known)) for c in conversations], tokenizer, done
 
 
 # ---------------------------------------------------------------------------------- the shift
@@ -266,7 +268,6 @@ def read_corpus(name: str) -> str:
 
 
 def _shakespeare() -> str:
-    import hashlib
     import http.client
     import os
     import urllib.request

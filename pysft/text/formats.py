@@ -7,9 +7,11 @@ it as a RowError among the conversations, so that all of them can be named at on
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, RowError
@@ -18,8 +20,11 @@ from pysft.text.template import CHAT, TEXT, Template
 ROLES = {"user": "user", "human": "user", "prompter": "user",
          "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
          "system": "system"}
-HEADERS = {("prompt", "completion"), ("user", "assistant"), ("question", "answer"), ("instruction", "output"),
-           ("prompt", "response"), ("input", "output"), ("prompt", "reply")}
+# What columns of a table, and keys of a row, are called: what is asked, what is answered.
+ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request", "q", "frage")
+ANSWERED = ("completion", "answer", "assistant", "response", "output", "reply", "bot", "a", "antwort")
+UNREAD = ("system", "history", "context", "tools", "functions", "chosen", "rejected")  # keys that change what a row means
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,11 @@ class Conversation:
         """What the user asks first ("" of plain text)."""
         return next((m["content"] for m in self.messages if m["role"] == "user"), "")
 
+    def graded_turn(self, grade: str) -> int:
+        """The place in messages of the first reply that is graded; -1 if none is."""
+        places = [i for i, m in enumerate(self.messages) if m["role"] == "assistant" and m.get("train", True)]
+        return -1 if not places else places[-1] if grade == "last" else places[0]
+
     def replies(self) -> list[str]:
         """What the assistant says, turn by turn."""
         return [plain(m["content"]) for m in self.messages if m["role"] == "assistant"]
@@ -71,6 +81,8 @@ def check_messages(messages, where: str, template: Template = CHAT) -> None:
     if len(messages) == 1 and isinstance(messages[0], dict) and messages[0].get("role") == TEXT:
         if not isinstance(messages[0].get("content"), str) or len(messages[0]["content"]) < 2:
             raise RowError(where, '"text" is no text of two characters or more', "write more, or remove the line", "empty")
+        if _SURROGATE.search(messages[0]["content"]):
+            raise RowError(where, "half of a character (a lone surrogate)", "write the whole character", "characters")
         return
     expected = "user"
     for turn, message in enumerate(messages, 1):
@@ -109,6 +121,8 @@ def check_messages(messages, where: str, template: Template = CHAT) -> None:
         else:
             raise RowError(here, f'"content" is {type(content).__name__}', "it must be text"
                            + (" or a list of parts" if role == "assistant" else ""), "format")
+        if _SURROGATE.search(plain(content)):
+            raise RowError(here, "half of a character (a lone surrogate)", "write the whole character", "characters")
         if not text.strip():
             raise RowError(here, f"empty {'reply' if role == 'assistant' else 'text'}", "write one, or remove the line",
                            "empty")
@@ -156,13 +170,18 @@ def _alpaca(row, where):
     return _exchange(f"{row['instruction']}\n\n{more}" if more.strip() else row["instruction"], row["output"], where)
 
 
-# name, the keys that tell it, row -> messages. The first that fits is taken.
+def _pair(asked, answered):
+    return (asked, answered), lambda row, where: _exchange(row[asked], row[answered], where)
+
+
+# The keys that tell a format, and row -> messages. The first that fits is taken.
 FORMATS = [
-    ("messages", ("messages",), lambda row, where: _turns(row["messages"], where)),
-    ("prompt/completion", ("prompt", "completion"), lambda row, where: _exchange(row["prompt"], row["completion"], where)),
-    ("Alpaca", ("instruction", "output"), _alpaca),
-    ("ShareGPT", ("conversations",), lambda row, where: _turns(row["conversations"], where, "from", "value")),
-    ("text", ("text",), lambda row, where: [{"role": TEXT, "content": row["text"]}]),
+    (("messages",), lambda row, where: _turns(row["messages"], where)),
+    _pair("prompt", "completion"),
+    (("instruction", "output"), _alpaca),
+    (("conversations",), lambda row, where: _turns(row["conversations"], where, "from", "value")),
+    (("text",), lambda row, where: [{"role": TEXT, "content": row["text"]}]),
+    *(_pair(asked, answered) for asked in ASKED for answered in ANSWERED),
 ]
 TREE = ("message_id", "role", "text")  # OASST: each row is one message of a tree
 DEEPEST = 1000  # messages of a tree's path
@@ -188,8 +207,8 @@ def scan(path, template: Template = CHAT) -> Iterator[Conversation | RowError]:
             except RowError as error:
                 yield error
                 continue
-            category = row.get("category", "")
-            yield Conversation(messages, str(path), line, category if isinstance(category, str) else str(category))
+            category = row.get("category")
+            yield Conversation(messages, str(path), line, "" if category is None else str(category))
         for found in _paths(nodes, str(path)):
             try:
                 if isinstance(found, Conversation):
@@ -200,83 +219,141 @@ def scan(path, template: Template = CHAT) -> Iterator[Conversation | RowError]:
 
 
 def _messages(row, where):
-    for _, keys, make in FORMATS:
+    for keys, make in FORMATS:
         if all(key in row for key in keys):
+            for key in UNREAD:
+                if row.get(key) and key not in keys:
+                    raise RowError(where, f"its key {key!r} is not read, so the row would lose its meaning",
+                                   'write it into "messages", or take it out', "format")
             return make(row, where)
-    known = "; ".join(", ".join(f'"{k}"' for k in keys) for keys in [*(k for _, k, _ in FORMATS), TREE])
+    known = "; ".join(", ".join(f'"{k}"' for k in keys) for keys in [*(k for k, _ in FORMATS[:5]), TREE])
     raise RowError(where, f'no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}',
                    f"a row has one of these sets of keys: {known}", "format")
 
 
 def _open(path: Path):
+    """The file, behind its byte order mark if it has one. Pipes can be read too."""
     try:
         file = open(path, "rb")
-        start = file.read(3)
+        start = file.peek(4)[:4]
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such file; expected conversations in JSON lines, or a .csv of two columns") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    problem = ("UTF-16 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else
+               "a workbook or an archive, not text; save the sheet as CSV UTF-8" if start == b"PK\x03\x04" else None)
+    if problem:
         file.close()
-        raise DataError(f"{path}: UTF-16 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
-    file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+        raise DataError(f"{path}: {problem}")
+    if start[:3] == b"\xef\xbb\xbf":
+        file.read(3)
     return file
 
 
 def _jsonl(file, path) -> Iterator[tuple[int, dict | RowError]]:
     """(line number, object or what is wrong) of each line that is not empty."""
+    first = True
     for number, raw in enumerate(file, 1):
         if not raw.strip():
             continue
         where = f"{path}, line {number}"
+        if first and raw.strip() == b"[":
+            raise DataError(f"{path}: one JSON array over many lines; write each of its objects on a line of its own")
         try:
             row = json.loads(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
             yield number, RowError(where, f"cannot be read as UTF-8 text ({error.reason} at byte {error.start})",
                                    "save the file as UTF-8", "format")
         except (ValueError, RecursionError) as error:
-            hint = ("this looks like one JSON array: write each of its objects on a line of its own"
-                    if raw.lstrip()[:1] == b"[" and number == 1 else "write one object a line, or remove the line")
-            yield number, RowError(where, f"not JSON ({str(error).split(': line')[0]})", hint, "format")
+            yield number, RowError(where, f"not JSON ({str(error).split(': line')[0]})", "write one object a line, or remove the "
+                                   "line" + (" (a table of two columns is read when its name ends with .csv)" if first else ""), "format")
         else:
             if not isinstance(row, dict):
                 row = RowError(where, f"a JSON {type(row).__name__}, expected an object", 'write {"messages": [...]}'
                                if not isinstance(row, list) else "write each object of the array on a line of its own", "format")
             yield number, row
+        first = False
 
 
-def _csv(file, path) -> Iterator[tuple[int, dict | RowError]]:
-    """(line number, {"prompt", "completion"} or what is wrong) of each row; a first row of known column names is a
-    header. The columns stand apart by what the first row has: comma, semicolon or tab."""
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    start = text.tell()
-    first = text.readline()
-    text.seek(start)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else next(
-        (d for d in ",;\t" if len(next(csv.reader([first], delimiter=d), [])) == 2), ",")
-    reader, line = csv.reader(text, delimiter=delimiter, strict=True), 1
+@dataclass(frozen=True)
+class Table:
+    """What a .csv or .tsv file was taken for. rows: (line, cells or what is wrong) of those that are not empty."""
+    delimiter: str
+    header: tuple[str, ...] | None
+    rows: list
+
+    def __str__(self):
+        named = {",": "commas", ";": "semicolons", "\t": "tabs"}[self.delimiter]
+        return f"columns apart by {named}; " + (f"the first row, {' and '.join(map(repr, self.header))}, is a header"
+                                                if self.header else "no header: the first row is data too")
+
+
+def read_table(path, file=None) -> Table:
+    """A table of two columns: what is asked, what is answered. Cells are taken without blanks at their ends. The
+    delimiter is the one (comma, semicolon, tab) that splits most rows in two; a DataError where that leaves a doubt."""
+    path = Path(path)
+    with file or _open(path) as opened:
+        text = opened.read().decode("utf-8", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
+    found = {}
+    for delimiter in "\t" if path.suffix.lower() == ".tsv" else ",;\t":
+        rows = list(_cells(text, delimiter, path))
+        found[delimiter] = sum(len(cells) == 2 for _, cells in rows if isinstance(cells, list)), rows
+    best = max(found, key=lambda d: found[d][0])
+    count, rows = found[best]
+    names = _names(rows)
+    doubtful = [d for d in found if d != best and found[d][0] == count > 0]
+    named = [d for d in found if _names(found[d][1])]
+    if doubtful and len(named) == 1:  # a header decides
+        best, names = named[0], _names(found[named[0]][1])
+        rows = found[best][1]
+    elif doubtful:
+        raise DataError(f"{path}: {best!r} and {doubtful[0]!r} both split its rows into two columns; put cells that hold "
+                        'one of them into "...", or save the sheet as .tsv')
+    return Table(best, names, rows[1:] if names else rows)
+
+
+def _names(rows) -> tuple[str, ...] | None:
+    """The names of the columns, if the first row is a header."""
+    cells = rows[0][1] if rows else None
+    if isinstance(cells, list) and len(cells) == 2 and cells[0].lower() in ASKED and cells[1].lower() in ANSWERED:
+        return tuple(cells)
+    return None
+
+
+def _cells(text: str, delimiter: str, path) -> Iterator[tuple[int, list | RowError]]:
+    """(line number, cells or what is wrong) of each row that is not empty."""
+    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True), 1
     while True:
         where = f"{path}, line {line}"
         try:
-            cells = next(reader)
+            cells = [cell.strip() for cell in next(reader)]
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, RowError(where, f"not CSV ({error})", 'put a cell that holds quotes or line breaks into "...", '
-                                 'and write a quote in it as ""', "format")
+            remedy = ("shorten it: no context holds so much" if "field limit" in str(error) else
+                      'put a cell that holds quotes or line breaks into "...", and write a quote in it as ""')
+            yield line, RowError(where, f"not CSV ({error})", remedy, "format")
             if reader.line_num < line:  # nothing was read: it would not end
                 return
-            line = reader.line_num + 1
-            continue
-        if len(cells) != 2:
-            if cells:
-                yield line, RowError(where, f"{len(cells)} columns", "there must be two: what is asked, what is answered", "format")
+        else:
+            if any(cells):
+                yield line, cells
+        line = reader.line_num + 1
+
+
+def _csv(file, path) -> Iterator[tuple[int, dict | RowError]]:
+    """(line number, {"prompt", "completion"} or what is wrong) of each row of a table."""
+    for line, cells in read_table(path, file).rows:
+        where = f"{path}, line {line}"
+        if isinstance(cells, RowError):
+            yield line, cells
+        elif len(cells) != 2:
+            yield line, RowError(where, f"{len(cells)} columns", "there must be two: what is asked, what is answered", "format")
         elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
             yield line, RowError(where, "cannot be read as UTF-8 text", "save the file as UTF-8 (in a spreadsheet: CSV UTF-8)",
                                  "format")
-        elif line > 1 or tuple(cell.strip().lower() for cell in cells) not in HEADERS:
+        else:
             yield line, {"prompt": cells[0], "completion": cells[1]}
-        line = reader.line_num + 1
 
 
 # ------------------------------------------------------------------------------------ message trees
@@ -334,7 +411,8 @@ def _paths(nodes: dict[str, _Node], path: str) -> Iterator[Conversation | RowErr
                 if child.message["role"] == "assistant" and len(answers) > 1:
                     ranked[turn] = answers
             yield Conversation([n.message for n in walk], path, node.line, ranked=ranked)
-        elif not node.children and len(walk) == 1:
+        elif not node.children and node.message["role"] != "assistant" and (
+                len(walk) == 1 or walk[-2].message["role"] != "assistant"):
             yield RowError(f"{path}, line {node.line}", "nobody answers it", "add a reply, or remove the message", "missing end")
     for node in nodes.values():
         if id(node) not in reached and node.parent in nodes:
@@ -374,16 +452,31 @@ def read_prompts(path) -> list[dict]:
 
 # ------------------------------------------------------------------------------------ unknown characters
 
-LOOKALIKES = {"\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2013": "-", "\u2014": "-", "\u2212": "-",
-              "\u2026": "...", "\u00a0": " ", "\t": " ", "\r": "", '"': "'", "(": ",", ")": ",", "\u00df": "ss", "\u00e6": "ae", "\u00f8": "o",
-              "\u0153": "oe"}
+LOOKALIKES = {
+    "\u0131": "i", "\u0142": "l", "\u0111": "d", "\u00df": "ss", "\u00e6": "ae", "\u00f8": "o", "\u0153": "oe",
+    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"',
+    "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2026": "...", "\u00a0": " ", "\t": " ", "\r": "",
+    '"': "'", "(": ",", ")": ",",
+}
 
 
-def replacement(character: str, known: set[str]) -> str | None:
+@lru_cache(10_000)
+def replacement(character: str, known: frozenset[str]) -> str | None:
     """What stands for a character that the vocabulary lacks: a look-alike, the letter without its accent, else "?";
-    None where the vocabulary has not even that."""
+    "" for what cannot be seen (a soft hyphen, a joiner), None where the vocabulary has not even "?"."""
+    if unicodedata.category(character) == "Cf":
+        return ""
     for found in (LOOKALIKES.get(character), LOOKALIKES.get(LOOKALIKES.get(character)),
                   "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)), "?"):
         if found is not None and found != character and set(found) <= known and (found or character in LOOKALIKES):
             return found
     return None
+
+
+def replaced(text: str, known: frozenset[str]) -> str:
+    """A text with what the vocabulary lacks replaced, where there is something to put in its place. A letter and its
+    accent are one character first, however they came."""
+    if known.issuperset(text):
+        return text
+    found = ((c, c if c in known else replacement(c, known)) for c in unicodedata.normalize("NFC", text))
+    return "".join(c if new is None else new for c, new in found)

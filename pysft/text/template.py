@@ -59,9 +59,18 @@ class Template:
         for kind, s in self.parts.items():
             if not s.opens or not s.closes or not set(s.opens + s.closes) <= self.marks:
                 raise UsageError(f"template {self.name!r}: {kind} must open and close with tokens of the template")
-        end = self.turns["assistant"].closes[-1:]
-        if not end or end[0] not in self.marks:
-            raise UsageError(f"template {self.name!r}: a reply must close with a special token, at which generation stops")
+            if kind in ("text", *self.turns):
+                raise UsageError(f"template {self.name!r}: a part cannot be called {kind!r}")
+            if s.graded != (NOTHING if kind == "result" else ALL):
+                raise UsageError(f"template {self.name!r}: " + (
+                    "nothing of a result may be graded: the system writes it" if kind == "result" else
+                    f"all of {kind} must be graded: the model chooses to call it"))
+        end = self.turns["assistant"].closes
+        if len(end) != 1 or end[0] not in self.marks:
+            raise UsageError(f"template {self.name!r}: a reply must close with one special token, at which generation stops")
+        if any(end[0] in s.opens for s in [*self.turns.values(), *self.parts.values()]) or any(
+                end[0] in s.closes for s in self.parts.values()):
+            raise UsageError(f"template {self.name!r}: {end[0]!r} ends a reply, so nothing else of it may be written with it")
         if not self.turns["user"].closes and not self.turns["assistant"].opens:
             raise UsageError(f"template {self.name!r}: nothing stands between a question and its answer")
         _prove(self)
@@ -74,7 +83,7 @@ class Template:
     @property
     def end(self) -> str:
         """The token at which the model's turn, and so generation, stops."""
-        return self.turns["assistant"].closes[-1]
+        return self.turns["assistant"].closes[0]
 
     @cached_property
     def forgeable(self) -> tuple[str, ...]:
@@ -93,11 +102,27 @@ class Template:
 
     @classmethod
     def from_json(cls, data: dict) -> "Template":
-        def segments(table):
-            return {k: Segment(tuple(s["opens"]), tuple(s["closes"]), tuple(s["graded"]), bool(s.get("joins", False)))
-                    for k, s in table.items()}
-        return cls(data["name"], segments(data["turns"]), segments(data["parts"]),
-                   tuple(data["tokens"]), tuple(data["tool_tokens"]))
+        """The template of a JSON object as to_json gives it; a UsageError says what is wrong with another."""
+        def take(table, key, kind, default=None):
+            value = table.get(key, default)
+            if not isinstance(value, kind):
+                raise UsageError(f"{key!r} is {value!r}, expected {'a list' if kind is list else 'text' if kind is str else 'an object'}")
+            return tuple(value) if kind is list else value
+
+        def segments(key):
+            found = {}
+            for kind, s in take(data, key, dict).items():
+                if not isinstance(s, dict) or not isinstance(s.get("joins", False), bool):
+                    raise UsageError(f"{kind!r} in {key!r} must be an object with opens, closes, graded, and perhaps joins")
+                found[kind] = Segment(take(s, "opens", list), take(s, "closes", list), take(s, "graded", list), s.get("joins", False))
+            return found
+
+        if not isinstance(data, dict):
+            raise UsageError(f"a JSON {type(data).__name__}, expected an object")
+        name, tokens, tools = take(data, "name", str), take(data, "tokens", list), take(data, "tool_tokens", list, [])
+        if not name.isprintable() or not all(isinstance(t, str) and t.isprintable() for t in tokens + tools):
+            raise UsageError("its name and tokens must be printable text")
+        return cls(name, segments("turns"), segments("parts"), tokens, tools)
 
 
 class _Writer:
@@ -110,20 +135,13 @@ class _Writer:
     def words(self, words: tuple[str, ...], graded: bool, where: str) -> None:
         for word in words:
             if word not in self.template.marks:
-                self._text(word, graded, where)
+                self.text(word, graded, where)
             elif word in self.tokenizer.special:
                 self.pieces.append((self.tokenizer.special[word], True, graded))
             else:
                 raise RowError(where, f"this vocabulary has no token {word}", "grow it by the template's tokens", "tokens")
 
-    def content(self, text: str, graded: bool, where: str) -> None:
-        for marker in self.template.forgeable:
-            if marker in text:
-                raise RowError(where, f"the text holds {marker!r}, which begins a turn in template "
-                               f"{self.template.name!r}", "write it differently, or choose another template", "markers")
-        self._text(text, graded, where)
-
-    def _text(self, text, graded, where):
+    def text(self, text: str, graded: bool, where: str) -> None:
         self.texts.append((text, where))
         self.pieces.append((len(text), False, graded))
 
@@ -153,7 +171,7 @@ class _Writer:
 
 def _write(out: _Writer, messages, template: Template, where: str, grade: str) -> None:
     if messages[0]["role"] == TEXT:
-        return out._text(messages[0]["content"], True, where)
+        return out.text(messages[0]["content"], True, where)
     everything = grade == "everything"
     last, joined = len(messages), False
     for turn, message in enumerate(messages, 1):
@@ -169,17 +187,21 @@ def _write(out: _Writer, messages, template: Template, where: str, grade: str) -
         if not joined:
             out.words(segment.opens, opener, here)
         joined = segment.joins
+        for marker in template.forgeable:
+            if marker in (content if isinstance(content, str) else "".join(part["text"] for part in content)):
+                raise RowError(here, f"the text holds {marker!r}, which begins a turn in template {template.name!r}",
+                               "write it differently, or choose another template", "markers")
         if isinstance(content, str):
-            out.content(content, text, here)
+            out.text(content, text, here)
         else:
             for part in content:
                 if part["type"] == "text":
-                    out.content(part["text"], text, here)
+                    out.text(part["text"], text, here)
                 else:
                     inner = template.parts[part["type"]]
                     grades = (everything,) * 3 if everything or not wanted else inner.graded
                     out.words(inner.opens, grades[0], here)
-                    out.content(part["text"], grades[1], here)
+                    out.text(part["text"], grades[1], here)
                     out.words(inner.closes, grades[2], here)
         out.words(segment.closes, closer, here)
 
@@ -217,6 +239,8 @@ def graded_targets(messages, template: Template) -> int:
     def length(words):
         return sum(1 if word in template.marks else len(word) for word in words)
 
+    if messages[0]["role"] == TEXT:  # every character but the first is a target
+        return len(messages[0]["content"]) - 1
     total = 0
     for message in messages:
         if message["role"] == "assistant":
@@ -238,13 +262,16 @@ def _prove(template: Template) -> None:
     def refuse(what):
         raise UsageError(f"template {template.name!r}: {what}")
 
+    words = template.characters()
+    a, b, c = [letter for letter in map(chr, range(0x61, 0x3000)) if letter not in words][:3]  # in none of its words
     try:
-        tokenizer = CharTokenizer("".join(sorted(set(template.characters()) | set("abc"))), (*template.tokens, *template.tool_tokens))
+        tokenizer = CharTokenizer(words + a + b + c, (*template.tokens, *template.tool_tokens))
     except UsageError as error:
         refuse(str(error))
-    messages = [{"role": "system", "content": "ab"}] if "system" in template.turns else []
+    called = [{"type": "text", "text": a}, *({"type": kind, "text": b + c} for kind in template.parts), {"type": "text", "text": b}]
+    messages = [{"role": "system", "content": a + b}] if "system" in template.turns else []
     messages += [{"role": role, "content": content} for role, content in
-                 (("user", "ab"), ("assistant", "bca"), ("user", "c"), ("assistant", "ab"))]
+                 (("user", a + b), ("assistant", b + c + a), ("user", c), ("assistant", called))]
     shorter, graded = np.zeros(0, np.int32), 0
     for turn, message in enumerate(messages, 1):
         tokens, trained = render(messages[:turn], tokenizer, template)
@@ -317,6 +344,6 @@ def load_template(name: str) -> Template:
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such template") from None
     except UsageError as error:
-        raise DataError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: not a template as a run's template.json has it ({type(error).__name__}: {error})") from None
+        raise DataError(f"{path}: no template that can be used: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from None

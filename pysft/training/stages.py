@@ -2,6 +2,7 @@
 is the same for all, and stands in loop.py."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,18 +216,16 @@ def _pairs(settings: Settings, n: int):
     return pick
 
 
-def by_tokens(seed: int, purpose: str, lengths: np.ndarray, budget: int):
-    """(pick, steps): pick(step) says which sequences a step takes, at most `budget` tokens together; each comes exactly
-    once in every epoch of `steps` steps, in an order drawn anew for each.
+def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: float):
+    """(pick, steps): pick(step) says which sequences a step takes; each comes exactly once in every epoch of `steps`
+    steps, in an order drawn anew for each.
 
-    The order is cut where the tokens before a sequence pass a multiple of a width, total / steps: a piece has less
-    than the width and one sequence more. So every epoch has as many steps, and what a step takes follows from the
-    step alone: resuming replays nothing. lengths (n,): the sequences' rows."""
-    total, longest = int(lengths.sum()), int(lengths.max())
-    if budget < 3 * longest:
-        raise UsageError(f"sft_tokens: {budget:,} tokens a step are too few for {purpose} with sequences of up to "
-                         f"{longest:,}; at least {3 * longest:,} are needed")
-    steps = -(-total // (budget - longest))
+    The order is cut where the tokens before a sequence pass a multiple of total / steps, which is at most `width`: a
+    step has less than the width and one sequence, and at least one sequence if the width is twice the longest. So every
+    epoch has as many steps, and what a step takes follows from the step alone: resuming replays nothing. lengths (n,):
+    the sequences' rows."""
+    total = int(lengths.sum())
+    steps = math.ceil(total / width)
 
     @lru_cache(2)
     def epoch_of(epoch):
@@ -240,6 +239,17 @@ def by_tokens(seed: int, purpose: str, lengths: np.ndarray, budget: int):
     return pick, steps
 
 
+def widths(budget: int, longest: list[int], shares: list[float]) -> list[float]:
+    """How many tokens of each file a step takes on average (by_tokens), so that all files together stay within `budget`
+    and stand to each other as their shares; a UsageError where no file would then be in every step."""
+    least = sum(longest) + min(2 * n * sum(shares) / share for n, share in zip(longest, shares))
+    if budget < least:
+        raise UsageError(f"sft_tokens = {budget:,} tokens a step are too few for conversations of up to {max(longest):,} tokens"
+                         + (f" in {len(shares)} files" if len(shares) > 1 else "")
+                         + f"; at least {math.ceil(least):,} are needed: --sft-tokens {math.ceil(least)}")
+    return [(budget - sum(longest)) * share / sum(shares) for share in shares]
+
+
 def finetune(settings: Settings, conversations: list[Example], pairs: list[Example], corpus: np.ndarray,
              vocab: int, files=None) -> Plan:
     """Whole conversations, only the assistant's tokens graded; beside them, if asked for, the pairs
@@ -247,16 +257,17 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
     file that each conversation is from; each file then goes through its own epochs."""
     _long_enough(corpus, settings.sft_windows)
     streams, epochs = [], {}
-    shares = settings.mix if files is not None and settings.mix else (1.0,)
-    for i, share in enumerate(shares):
-        some = [e for e, file in zip(conversations, files) if file == i] if len(shares) > 1 else conversations
-        if not some and len(shares) > 1:
-            raise DataError(f"file {i + 1} of the mixture has no conversation to learn from")
-        if some and settings.sft_tokens:
+    if conversations and settings.sft_tokens:
+        shares = list(settings.mix) if files is not None else [1.0]
+        groups = [[e for e, file in zip(conversations, files) if file == i] for i in range(len(shares))] if files is not None else [
+            conversations]
+        if not all(groups):
+            raise DataError("a file of the mixture has no conversation to learn from")
+        lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
+        for i, width in enumerate(widths(settings.sft_tokens, [int(n.max()) for n in lengths], shares)):
             purpose = f"file {i + 1}" if len(shares) > 1 else "conversations"
-            pick, steps = by_tokens(settings.seed, purpose, np.array([len(e.input_ids) for e in some]),
-                                    int(settings.sft_tokens * share / sum(shares)))
-            streams.append((some, pick))
+            pick, steps = by_tokens(settings.seed, purpose, lengths[i], width)
+            streams.append((groups[i], pick))
             epochs[purpose] = settings.sft_steps / steps
     if pairs and settings.sft_pairs:
         streams.append((pairs, _pairs(settings, len(pairs))))
