@@ -529,7 +529,7 @@ def _show_figures(r):
 
     def kinds(d):
         top = ", ".join(f"{name or '(no word)'} {share:.0%}" for name, share in d["top"])
-        return f"{d['kinds']:,} kinds, as diverse as {d['effective']:,.0f} equal ones; {top}"
+        return f"{d['kinds']:,} kind{'s' * (d['kinds'] != 1)}, as diverse as {d['effective']:,.0f} equal ones; {top}"
 
     lines = [
         *(("table", f"{path}: {what}") for path, what in r["tables"].items()),

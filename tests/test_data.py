@@ -462,6 +462,13 @@ def test_ordinary_numbers_are_nobodys(text):
     assert personal(f"It says {text} there.") == []
 
 
+def test_personal_data_is_named_with_its_turn_even_in_a_row_that_cannot_be_trained_on(tmp_path):
+    path = write(tmp_path, "x.jsonl", {"prompt": "Mail", "completion": "To ann.lee@post.example."})
+    found = audit([str(path)], grown(CHAT))["findings"]
+    assert [f.kind for f in found] == ["characters", "personal data"] or [f.kind for f in found] == ["personal data", "characters"]
+    assert all("line 1, turn 2" in f.where for f in found) and "an e-mail address" in str(found)
+
+
 def test_personal_data_is_found_and_ordinary_numbers_are_not():
     def kinds(text):
         return [kind for kind, _ in personal(text)]

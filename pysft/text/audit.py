@@ -339,6 +339,10 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
         try:
             if isinstance(c, RowError):
                 raise c
+            for turn, m in enumerate(c.messages, 1):  # also of what cannot be trained on
+                for kind, what in personal(plain(m["content"])):
+                    article = "an" if kind[0] in "aeiou" else "a"
+                    warn("personal data", f"{c.where}, turn {turn}", f"{what!r} looks like {article} {kind}", "take it out, or invent one")
             written = c
             if unknown == "replace":
                 c = c.mapped(lambda text: replaced(text, known))
@@ -372,8 +376,6 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
             categories[c.category] += 1
         for turn, m in enumerate(c.messages, 1):
             said = plain(m["content"])
-            for kind, what in personal(said):
-                warn("personal data", f"{c.where}, turn {turn}", f"{what!r} looks like a {kind}", "take it out, or invent one")
             if marks is not None and (typed := marks.search(said)):
                 warn("control token", f"{c.where}, turn {turn}", f"the text spells {typed.group()!r}, which stays mere text",
                      "take it out: the template writes its tokens itself")

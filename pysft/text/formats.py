@@ -96,7 +96,7 @@ def check_messages(messages, where: str, template: Template = CHAT) -> None:
                 raise RowError(here, f"template {template.name!r} has no system role",
                                "take the turn out, or choose --template chatml or llama2", "roles")
             raise RowError(here, f"unknown role {role!r}", f"this template has {known} (also accepted: "
-                           f"{', '.join(r for r in ROLES if r not in template.turns)})", "roles")
+                           f"{', '.join(r for r in ROLES if r not in template.turns and ROLES[r] in template.turns)})", "roles")
         if role == "system" and turn == 1:
             pass
         elif role != expected:
