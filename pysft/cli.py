@@ -394,11 +394,13 @@ def _mask(args):
         talks = [Conversation(messages, "example", 1)]
     if unknown != "refuse":
         if unknown == "grow" and stage is None:
-            plainly = CharTokenizer(tokenizer.characters)
-            talks, grown, _ = write_with(talks, plainly, unknown)
-            tokenizer = grown.grow(tokenizer.specials)
+            talks, grown, _ = write_with(talks, CharTokenizer(tokenizer.characters), unknown)
+            tokenizer = grown.grow_characters(template.characters()).grow(tokenizer.specials)
         elif unknown == "replace":
             talks, _, _ = write_with(talks, tokenizer, unknown)
+            for c in talks:
+                check_messages(c.messages, c.where, template)  # a text may be empty now
+    template.written_with(tokenizer.characters)
     examples = [encode_conversation(c, tokenizer, context, template, grade) for c in talks]
     single = len(examples) == 1
     if (args.svg or args.prove) and not single:
@@ -478,7 +480,7 @@ def _show_proof(p, proved, model):
     print(f"\nIn {model}, {p['masked']} of {p['rows']} rows masked:")
     for what, value, promise in lines:
         print(f"  {what:<58} {value:>9}   {promise}")
-    print("proved" if proved else "NOT AS PROMISED")
+    print("NOT AS PROMISED" if not proved else "proved" if p["masked"] else "nothing is masked here, so there was nothing to prove")
 
 
 def _audit(args):
@@ -495,8 +497,10 @@ def _audit(args):
     corpus = None if args.no_overlap or stage is not None else read_corpus(args.corpus or "plays")
     grade = args.grade or (stage.setting("grade", "all") if stage is not None else "all")
     unknown = args.unknown or (stage.setting("unknown", "refuse") if stage is not None else "refuse")
-    if stage is not None and unknown == "grow":
-        unknown = "refuse"  # what the run's vocabulary has by now, it has
+    if stage is not None and stage.tokenizer.specials and unknown == "grow":
+        if args.unknown:
+            raise UsageError("--run has its own vocabulary, which cannot grow; leave --unknown out, or take replace")
+        unknown = "refuse"  # the run's vocabulary has grown by now
     report = audit(files, tokenizer, template, args.context or context, grade, args.tokens, corpus, heldout, args.fix, unknown)
     status = 65 if report["errors"] else 1 if report["warnings"] and args.strict else 0
     if args.json:

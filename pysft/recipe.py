@@ -24,7 +24,7 @@ from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_che
                        read_json, read_log, save_checkpoint, save_stage, weights_sha256, write_json)
 from pysft.text.audit import quick
 from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
-from pysft.text.formats import plain, read_prompts, read_table, refuse_faults, scan
+from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train as training_loop
@@ -128,6 +128,13 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     written, grown, done = write_with(found + pairs, material.tokenizer, settings.unknown)
     if settings.unknown == "grow":
         grown = grown.grow_characters(template.characters())
+    template.written_with(grown.characters)
+    if settings.unknown == "replace":
+        for c in written:
+            try:
+                check_messages(c.messages, c.where, template)  # a text may be empty now
+            except RowError as error:
+                faults.append(error)
     if done:
         named = ", ".join(f"{c!r}" + (f" by {r!r}" if r != c else "") + f" ({n:,} times)" for (c, r), n in done.most_common(8))
         material.notes.append(f"{'new' if settings.unknown == 'grow' else 'replaced'} characters: {named}"
@@ -169,12 +176,13 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
 
 
 def _probe(material: Material, corpus: str, own_data: bool, grade: str) -> Probe:
-    """What the run will be measured with. Of a conversation the first reply that is graded should be recalled."""
+    """What the run will be measured with. Of a conversation the first reply that is graded should be recalled, unless
+    it calls a tool: what follows a call depends on the tool."""
     trained = [c for c in material.conversations + material.pairs if not c.is_text]
     known = set(words(corpus)) | {w for c in trained for m in c.messages for w in words(plain(m["content"]))}
     asked = {m["content"] for c in trained for m in c.messages if m["role"] == "user"}
     talks = [(c, c.graded_turn(grade)) for c in material.pairs or material.conversations]
-    recalled = [(c.messages, turn) for c, turn in talks if turn > 0][:40]
+    recalled = [(c.messages, turn) for c, turn in talks if turn > 0 and isinstance(c.messages[turn]["content"], str)][:40]
     return Probe(material.heldout_text, [[before_reply(m, turn), plain(m[turn]["content"])] for m, turn in recalled],
                  _prompts(material.grown, asked, own_data), [c.messages for c in material.heldout if not c.is_text],
                  sorted(known), [r for c in trained for r in c.replies()])
@@ -550,7 +558,7 @@ def reading(run: str | None, corpus: str | None, template: str | None, ops_name:
     if tuned and template is not None and load_template(template) != stage.template:
         raise UsageError(f"--run {run}: it was trained with template {stage.template.name!r}; leave --template out")
     chosen = stage.template if tuned or template is None else load_template(template)
-    tokenizer = stage.tokenizer if tuned else stage.tokenizer.grow(chosen.tokens)
+    tokenizer = stage.tokenizer if tuned else stage.tokenizer.grow(chosen.tokens + chosen.tool_tokens)
     return tokenizer, chosen, stage.model.config.context, stage
 
 

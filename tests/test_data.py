@@ -277,8 +277,9 @@ def test_each_format_is_known_by_its_keys_and_becomes_messages(tmp_path, row):
     assert found.messages == say("Hi", "Ho") and found.line == 2 and found.path == str(path)
 
 
-def test_alpacas_input_follows_its_instruction(tmp_path):
-    found, = read_conversations(write(tmp_path, "x.jsonl", {"instruction": "Sum up", "input": "A tale", "output": "Ho"}))
+@pytest.mark.parametrize("answered", ["output", "response"])
+def test_alpacas_input_follows_its_instruction(tmp_path, answered):
+    found, = read_conversations(write(tmp_path, "x.jsonl", {"instruction": "Sum up", "input": "A tale", answered: "Ho"}))
     assert found.messages == say("Sum up\n\nA tale", "Ho")
 
 
@@ -305,6 +306,27 @@ def test_a_header_is_known_by_both_its_names_and_the_table_says_so(tmp_path, nam
     assert len(read_conversations(path)) == (2 if header else 3)
     said, = audit([str(path)], grown(CHAT))["tables"].values()
     assert "semicolons" in said and ("is a header" in said) is header
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("Answer,Question\nHo.,Hi\n", [("Hi", "Ho.")]),                                        # the other way round
+    ("sep=;\r\nFrage;Antwort\r\nHi;Ho, you.\r\n", [("Hi", "Ho, you.")]),                   # as Excel is told to split
+    ("question,answer\nWhere, Tom?,x\nWho?,At home; asleep.\n", [("Who?", "At home; asleep.")]),  # a header decides
+    ("Hi;Ho;\r\nGo;No;\r\n", [("Hi", "Ho"), ("Go", "No")])])                               # an empty last column
+def test_tables_as_spreadsheets_write_them(tmp_path, text, expected):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode())
+    assert [c.messages for c in scan(path) if isinstance(c, Conversation)] == [say(*e) for e in expected]
+
+
+@pytest.mark.parametrize("text", ["Wer ist da?;Ja, ich.;\n", "Wer da?;Ich, Tom; sonst keiner.\nWer?;Du, ich.\n"])
+def test_a_table_that_could_be_read_two_ways_is_refused(tmp_path, text):
+    with pytest.raises(DataError, match="both split its rows"):
+        read_conversations(write(tmp_path, "x.csv", text))
+
+
+def test_three_columns_are_told_as_three(tmp_path):
+    assert "3 columns" in str(next(scan(write(tmp_path, "x.csv", "a;b;c", "d;e;f"))))
 
 
 def test_a_table_that_two_delimiters_split_is_refused_and_never_guessed_at(tmp_path):
@@ -338,7 +360,8 @@ def test_a_file_of_another_kind_is_one_sentence(tmp_path, content, named):
 
 
 @pytest.mark.parametrize("row", [{"prompt": "Hi", "completion": "Ho", "system": "Be rude"}, {"instruction": "Hi", "output": "Ho", "history": [["a", "b"]]},
-                                 {"question": "Hi", "answer": "Ho", "context": "A tale"}])
+                                 {"question": "Hi", "answer": "Ho", "context": "A tale"}, {"prompt": "Hi", "completion": "Ho", "input": "x"},
+    {"question": "Hi", "answer": "Ho", "text": "A tale"}])
 def test_a_key_that_would_change_what_a_row_means_is_never_dropped_in_silence(tmp_path, row):
     fault, = scan(write(tmp_path, "x.jsonl", row))
     assert "is not read" in str(fault) and "messages" in fault.remedy
@@ -512,6 +535,17 @@ def test_near_duplicates_are_missed_no_oftener_than_the_docstring_says(change, m
     assert due and found <= due and len(due - found) <= missed * len(due), (len(due), len(found))
 
 
+def test_near_duplicates_are_found_in_a_crowd_that_begins_alike():
+    g = np.random.default_rng(3)
+    opening, texts = "".join(g.choice(list("abcdefghij"), 100)), Texts()
+    for i in range(600):
+        text = opening + "".join(g.choice(list("klmnopqrst"), 60))
+        texts.add(text)
+        texts.add(text + ".")
+    found = {(a, b) for a, b, _ in near_duplicates(texts)}
+    assert sum((2 * i, 2 * i + 1) in found for i in range(600)) >= 599
+
+
 @steady
 @given(st.text("abc", min_size=1, max_size=400), st.text("abc", max_size=60), st.integers(0, 300), st.integers(0, 60))
 def test_the_longest_overlap_with_a_corpus_is_that_of_a_plain_search(corpus, text, at, size):
@@ -573,6 +607,22 @@ def test_fixing_writes_what_can_be_trained_on_once_and_says_what_went(tmp_path):
     with pytest.raises(MissingInput):  # nothing half written is left behind
         audit([str(source), "none.jsonl"], grown(CHAT), fix=str(tmp_path / "more.jsonl"))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_differs_in_flags_parts_or_replaced_characters_is_no_duplicate(tmp_path):
+    def talk(*answers):
+        return {"messages": [m for answer in answers for m in (say("Hi")[0], {"role": "assistant", **answer})]}
+    path = write(tmp_path, "x.jsonl", talk({"content": "Ho", "train": False}, {"content": "No"}), talk({"content": "Ho"}, {"content": "No", "train": False}),
+                 talk({"content": [{"type": "search", "text": "gate"}]}), talk({"content": [{"type": "text", "text": "gate"}]}),
+                 {"prompt": "Room 5", "completion": "Yes."}, {"prompt": "Room 6", "completion": "Yes."})
+    report = audit([str(path)], grown(CHAT), grade="flags", unknown="replace", fix=str(tmp_path / "out.jsonl"))
+    assert report["fixed"]["removed_duplicates"] == 0 and len(read_conversations(tmp_path / "out.jsonl")) == 6
+
+
+def test_half_a_character_in_what_is_not_read_stops_nothing(tmp_path):
+    path = write(tmp_path, "x.jsonl", '{"prompt": "Hi", "completion": "Ho", "category": "\\ud800"}',
+                 '{"messages": [{"role": "user", "content": "Go"}, {"role": "assistant", "content": [{"type": "text", "text": "No", "x": "\\ud800"}]}]}')
+    assert audit([str(path)], grown(CHAT), fix=str(tmp_path / "out.jsonl"))["fixed"]["kept"] == 2
 
 
 def test_the_quick_part_counts_duplicates_and_contradictions():
@@ -643,6 +693,10 @@ def test_unknown_characters_are_replaced_by_what_looks_like_them():
     assert write_with(talk, PLAIN, "refuse") == (talk, PLAIN, {})
     apart = [Conversation(say("Cafe\u0301", "co\u00adop\u200b"), "x", 1)]  # an accent of its own, and what cannot be seen
     assert [m["content"] for m in write_with(apart, PLAIN, "replace")[0][0].messages] == ["Cafe", "coop"]
+    odd = [Conversation(say("\u0141\u00d8 x\u0302 \u1eb9\u0301", "don\u00b4t well\u2011known"), "x", 1)]
+    assert [m["content"] for m in write_with(odd, PLAIN, "replace")[0][0].messages] == ["LO x e", "don't well-known"]
+    marks = CharTokenizer(SHAKESPEARE + "\u0301")  # a vocabulary with the accent keeps it, whatever else is replaced
+    assert write_with([Conversation(say("caf\u00e9 8", "e\u0301"), "x", 1)], marks, "replace")[0][0].messages == say("cafe\u0301 ?", "e\u0301")
 
 
 def test_a_vocabulary_grown_by_characters_keeps_every_old_id():

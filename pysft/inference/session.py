@@ -41,7 +41,8 @@ class Session:
         turn = {"role": "user", "content": text}
         context = self.model.config.context
         room = min(ROOM, self.max_new)
-        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+        said = self.system and replaced(self.system, frozenset(self.tokenizer.characters)) if self.replace else self.system
+        before = [] if said is None else [{"role": "system", "content": said}]
         for first in range(0, len(self.messages) + 1, 2):
             ids = render_prompt([*before, *self.messages[first:], turn], self.tokenizer, self.template)
             if len(ids) + room <= context:
@@ -51,10 +52,10 @@ class Session:
 
     def say(self, text: str) -> tuple[str, Reply, int]:
         """(answer, Reply, dropped): the model's answer to `text`; both join the history."""
-        if not text.strip():
-            raise DataError("an empty message; type some words")
         if self.replace:
             text = replaced(text, frozenset(self.tokenizer.characters))
+        if not text.strip():
+            raise DataError("an empty message; type some words")
         ids, dropped = self.prompt(text)
         reply = generate(self.model, [ids], self.max_new, self.tokenizer.special[self.template.end],
                          self.sampling)[0]

@@ -193,15 +193,18 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe, g
     in_prompts = [questions["prompts"][i] for i in inside] + [_text(p) for p in questions["heldout"]]
     in_replies = [replies[i] for i in inside] + [text for text, _ in got["heldout"]]
     rate, chance = on_topic(in_prompts, in_replies) if in_prompts else (float("nan"),) * 2
-    n = max(1, len(replies))
+    def share(good, of):
+        return good / of if of else float("nan")
+
+    n = len(replies)
     training = set(probe.training_replies)
     figures = {
         "tuned_base_loss": tuned, "heldout_loss": heldout, "heldout_conversations": fitted,
-        "recall": sum(r.stop == "end" and text == reply for (text, r), (_, reply) in
-                      zip(got["pairs"], probe.pairs)) / max(1, len(probe.pairs)),
+        "recall": share(sum(r.stop == "end" and text == reply for (text, r), (_, reply) in zip(got["pairs"], probe.pairs)),
+                        len(probe.pairs)),
         "recall_of": len(probe.pairs),
-        "stopped": sum(r.stop == "end" for _, r in got["pairs"]) / max(1, len(probe.pairs)),
-        "format_compliance": sum(complies(r, tokenizer, template) for _, r in got["prompts"]) / n,
+        "stopped": share(sum(r.stop == "end" for _, r in got["pairs"]), len(probe.pairs)),
+        "format_compliance": share(sum(complies(r, tokenizer, template) for _, r in got["prompts"]), n),
         "compliance_by_domain": _by_domain(probe.prompts, got["prompts"], tokenizer, template),
         "prompts": len(replies),
         "on_topic": rate, "on_topic_chance": chance, "in_domain_prompts": len(in_prompts),

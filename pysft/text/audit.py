@@ -20,12 +20,13 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError, RowError, UsageError
 from pysft.text.dataset import encode_conversation, prompt_key
-from pysft.text.formats import Conversation, plain, read_conversations, read_prompts, read_table, replaced, scan
+from pysft.text.formats import Conversation, check_messages, plain, read_conversations, read_prompts, read_table, replaced, scan
 from pysft.text.template import CHAT, CHATML, Template
 from pysft.text.tokenizer import CharTokenizer
 
 NEAR = 0.8       # from this share of common shingles on, two conversations are near duplicates
 SHINGLE = 5      # characters
+CROWD = 1000     # of texts that agree in a band, how many before one are looked at
 COPIED = 32      # so many characters in a row that stand in the corpus are worth a warning
 GRAM = 16        # overlaps with the corpus are found from this length on
 ENDS = '.!?:\'")]'  # a whole reply ends with one of these, where most replies do
@@ -96,15 +97,23 @@ def near_duplicates(texts: "Texts", threshold: float = NEAR, bands: int = 10, ro
 
     MinHash (Broder 1997): the smallest of all shingles' hashes is the same in two texts with the probability of their
     similarity. `bands` times `rows` such hashes: who agrees in a whole band is compared, character by character. At 0.8
-    a pair is missed with a probability of 0.5 %, at 0.9 with less than 1e-4. Deterministic."""
+    a pair is missed with a probability of 0.5 %, at 0.9 with less than 1e-4 (in a crowd that agrees in a band, each is
+    compared with the four of the CROWD before it that agree in most bands). Deterministic."""
     long_enough = np.flatnonzero(texts.lengths() >= SHINGLE)
+    hashes = _min_hashes(texts, bands, rows)
     pairs, placed, compared = [], set(), set()
-    for band in _min_hashes(texts, bands, rows)[:, long_enough]:
+    for band in hashes[:, long_enough]:
         for members in _runs_of_equals(band):
-            members = long_enough[members].tolist()
-            for second in members[1:]:
-                for first in members[:4]:  # beside the first of them, or one of three more
-                    if first < second and second not in placed and (first, second) not in compared:
+            members = long_enough[members]
+            for i, second in enumerate(members.tolist()[1:], 1):
+                if second in placed:
+                    continue
+                earlier = members[max(0, i - CROWD):i]
+                if i > 4:  # the four of them that agree with it most
+                    agree = (hashes[:, earlier] == hashes[:, second:second + 1]).sum(axis=0)
+                    earlier = earlier[np.argsort(-agree, kind="stable")[:4]]
+                for first in earlier.tolist():
+                    if second not in placed and (first, second) not in compared:
                         compared.add((first, second))
                         alike = _jaccard(texts[first], texts[second])
                         if alike >= threshold:
@@ -268,7 +277,7 @@ class _Repeats:
             system = c.messages[0]["content"] if c.messages[0]["role"] == "system" else ""
             self.prompts.append(_digest(system, prompt_key(c.prompt)))
             self.answers.append(_digest(prompt_key(c.replies()[0])))
-        same = self.whole.setdefault(_digest(*(t for m in c.messages for t in (m["role"], plain(m["content"])))), number)
+        same = self.whole.setdefault(_digest(json.dumps(c.messages, sort_keys=True)), number)  # flags and parts too
         return None if same == number else same
 
     def contradictions(self) -> list[tuple[int, int]]:
@@ -311,6 +320,10 @@ def audit(paths: list[str], tokenizer: CharTokenizer, template: Template = CHAT,
 def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed, unknown):
     findings: list[Finding] = []
     repeats, texts, lines, sources = _Repeats(), Texts(), array("q"), array("i")
+    if unknown == "grow":
+        tokenizer = CharTokenizer(tokenizer.characters + "".join(sorted(set(template.characters()) - set(tokenizer.characters))),
+                                  tokenizer.specials)
+    template.written_with(tokenizer.characters)
     names, known = {path: i for i, path in enumerate(paths)}, frozenset(tokenizer.characters)
     lengths, too_long, graded, targets = array("q"), 0, 0, 0
     prompts, replies, turns = array("q"), array("q"), Counter()
@@ -346,6 +359,7 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
             written = c
             if unknown == "replace":
                 c = c.mapped(lambda text: replaced(text, known))
+                check_messages(c.messages, c.where, template)  # a text may be empty now
             elif unknown == "grow" and (new := "".join(plain(m["content"]) for m in c.messages)) and not known.issuperset(new):
                 tokenizer = CharTokenizer(tokenizer.characters + "".join(sorted(set(new) - known)), tokenizer.specials)
                 known = frozenset(tokenizer.characters)
@@ -364,7 +378,7 @@ def _audit(paths, tokenizer, template, context, grade, max_new, corpus, heldout,
         graded, targets = graded + int((example.labels != IGNORE).sum()), targets + len(example.labels)
         lines.append(c.line)
         sources.append(names[c.path])
-        twin = repeats.meet(c)
+        twin = repeats.meet(written)
         if twin is not None:
             removed_same += 1
             warn("exact duplicate", c.where, f"the same as {place(twin)}", "remove one of the two (--fix does)")

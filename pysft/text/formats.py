@@ -23,7 +23,7 @@ ROLES = {"user": "user", "human": "user", "prompter": "user",
 # What columns of a table, and keys of a row, are called: what is asked, what is answered.
 ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request", "q", "frage")
 ANSWERED = ("completion", "answer", "assistant", "response", "output", "reply", "bot", "a", "antwort")
-UNREAD = ("system", "history", "context", "tools", "functions", "chosen", "rejected")  # keys that change what a row means
+UNREAD = ("system", "history", "context", "input", "text", "tools", "functions", "chosen", "rejected")  # keys that change a row's meaning
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -145,7 +145,7 @@ def _turns(messages, where, who="role", says="content"):
             found.append(m)
             continue
         role = m[who]
-        new = {"role": ROLES.get(role, role) if isinstance(role, str) else role, "content": m[says]}
+        new = {"role": ROLES.get(role, role) if isinstance(role, str) else role, "content": _parts(m[says])}
         if m.get("train") is not None:
             new["train"] = m["train"]
         elif m.get("weight") is not None:  # the same under another name: 0 or 1
@@ -154,6 +154,13 @@ def _turns(messages, where, who="role", says="content"):
             new["train"] = bool(m["weight"])
         found.append(new)
     return found
+
+
+def _parts(content):
+    """A content's parts with nothing but what is read of them."""
+    if isinstance(content, list) and all(isinstance(p, dict) and {"type", "text"} <= p.keys() for p in content):
+        return [{"type": p["type"], "text": p["text"]} for p in content]
+    return content
 
 
 def _exchange(asked, answered, where):
@@ -167,7 +174,8 @@ def _alpaca(row, where):
     more = row.get("input") or ""
     if not isinstance(row["instruction"], str) or not isinstance(more, str):
         raise RowError(where, '"instruction" and "input" must be text', "write them so", "format")
-    return _exchange(f"{row['instruction']}\n\n{more}" if more.strip() else row["instruction"], row["output"], where)
+    return _exchange(f"{row['instruction']}\n\n{more}" if more.strip() else row["instruction"],
+                     row["output"] if "output" in row else row["response"], where)
 
 
 def _pair(asked, answered):
@@ -179,9 +187,10 @@ FORMATS = [
     (("messages",), lambda row, where: _turns(row["messages"], where)),
     _pair("prompt", "completion"),
     (("instruction", "output"), _alpaca),
+    (("instruction", "response"), _alpaca),
     (("conversations",), lambda row, where: _turns(row["conversations"], where, "from", "value")),
-    (("text",), lambda row, where: [{"role": TEXT, "content": row["text"]}]),
     *(_pair(asked, answered) for asked in ASKED for answered in ANSWERED),
+    (("text",), lambda row, where: [{"role": TEXT, "content": row["text"]}]),
 ]
 TREE = ("message_id", "role", "text")  # OASST: each row is one message of a tree
 DEEPEST = 1000  # messages of a tree's path
@@ -208,7 +217,7 @@ def scan(path, template: Template = CHAT) -> Iterator[Conversation | RowError]:
                 yield error
                 continue
             category = row.get("category")
-            yield Conversation(messages, str(path), line, "" if category is None else str(category))
+            yield Conversation(messages, str(path), line, "" if category is None else _SURROGATE.sub("?", str(category)))
         for found in _paths(nodes, str(path)):
             try:
                 if isinstance(found, Conversation):
@@ -222,11 +231,11 @@ def _messages(row, where):
     for keys, make in FORMATS:
         if all(key in row for key in keys):
             for key in UNREAD:
-                if row.get(key) and key not in keys:
+                if row.get(key) and key not in keys and not (key == "input" and make is _alpaca):
                     raise RowError(where, f"its key {key!r} is not read, so the row would lose its meaning",
                                    'write it into "messages", or take it out', "format")
             return make(row, where)
-    known = "; ".join(", ".join(f'"{k}"' for k in keys) for keys in [*(k for k, _ in FORMATS[:5]), TREE])
+    known = "; ".join(", ".join(f'"{k}"' for k in keys) for keys in [*(k for k, _ in FORMATS[:5] + FORMATS[-1:] if k[-1] != "response"), TREE])
     raise RowError(where, f'no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}',
                    f"a row has one of these sets of keys: {known}", "format")
 
@@ -289,40 +298,47 @@ class Table:
 
 
 def read_table(path, file=None) -> Table:
-    """A table of two columns: what is asked, what is answered. Cells are taken without blanks at their ends. The
-    delimiter is the one (comma, semicolon, tab) that splits most rows in two; a DataError where that leaves a doubt."""
+    """A table of two columns: what is asked, what is answered (or the other way round, where a header says so). Cells
+    are taken without blanks at their ends, rows without empty cells at theirs. The delimiter is comma, semicolon or tab:
+    the one under which there is a header, else the only one that stands in every row, else the one that splits most
+    rows in two; a DataError where that leaves a doubt. A first line "sep=;" decides too."""
     path = Path(path)
     with file or _open(path) as opened:
         text = opened.read().decode("utf-8", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
-    found = {}
-    for delimiter in "\t" if path.suffix.lower() == ".tsv" else ",;\t":
-        rows = list(_cells(text, delimiter, path))
-        found[delimiter] = sum(len(cells) == 2 for _, cells in rows if isinstance(cells, list)), rows
-    best = max(found, key=lambda d: found[d][0])
-    count, rows = found[best]
-    names = _names(rows)
-    doubtful = [d for d in found if d != best and found[d][0] == count > 0]
-    named = [d for d in found if _names(found[d][1])]
-    if doubtful and len(named) == 1:  # a header decides
-        best, names = named[0], _names(found[named[0]][1])
-        rows = found[best][1]
-    elif doubtful:
-        raise DataError(f"{path}: {best!r} and {doubtful[0]!r} both split its rows into two columns; put cells that hold "
-                        'one of them into "...", or save the sheet as .tsv')
-    return Table(best, names, rows[1:] if names else rows)
+    delimiters, skipped = "\t" if path.suffix.lower() == ".tsv" else ",;\t", 0
+    if (said := re.match(r"sep=([,;\t])\n", text, re.IGNORECASE)):
+        delimiters, text, skipped = said[1], text[said.end():], 1
+    found = {d: list(_cells(text, d, path, skipped + 1)) for d in delimiters}
+
+    def count(d, least, most):
+        return sum(least <= len(cells) <= most for _, cells in found[d] if isinstance(cells, list))
+
+    named = [d for d in found if _names(found[d])]
+    everywhere = [d for d in found if found[d] and count(d, 2, 1 << 30) == len(found[d])]
+    likely = named or everywhere or sorted(found, key=lambda d: -count(d, 2, 2))
+    best, names = likely[0], _names(found[likely[0]])
+    if len(likely) > 1 and (named or everywhere or count(likely[1], 2, 2) > 0.8 * count(best, 2, 2) > 0):
+        raise DataError(f"{path}: {best!r} and {likely[1]!r} both split its rows into columns; put cells that hold one of them "
+                        'into "...", give it a header like question,answer, or save the sheet as .tsv')
+    rows = found[best]
+    if names:
+        swapped = names[0].lower() in ANSWERED
+        rows = [(line, cells[::-1] if swapped and isinstance(cells, list) and len(cells) == 2 else cells) for line, cells in rows[1:]]
+    return Table(best, names, rows)
 
 
 def _names(rows) -> tuple[str, ...] | None:
     """The names of the columns, if the first row is a header."""
     cells = rows[0][1] if rows else None
-    if isinstance(cells, list) and len(cells) == 2 and cells[0].lower() in ASKED and cells[1].lower() in ANSWERED:
+    if isinstance(cells, list) and len(cells) == 2 and any(
+            cells[i].lower() in ASKED and cells[1 - i].lower() in ANSWERED for i in (0, 1)):
         return tuple(cells)
     return None
 
 
-def _cells(text: str, delimiter: str, path) -> Iterator[tuple[int, list | RowError]]:
-    """(line number, cells or what is wrong) of each row that is not empty."""
-    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True), 1
+def _cells(text: str, delimiter: str, path, start: int) -> Iterator[tuple[int, list | RowError]]:
+    """(line number, cells or what is wrong) of each row that is not empty; the text begins in line `start`."""
+    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True), start
     while True:
         where = f"{path}, line {line}"
         try:
@@ -333,12 +349,14 @@ def _cells(text: str, delimiter: str, path) -> Iterator[tuple[int, list | RowErr
             remedy = ("shorten it: no context holds so much" if "field limit" in str(error) else
                       'put a cell that holds quotes or line breaks into "...", and write a quote in it as ""')
             yield line, RowError(where, f"not CSV ({error})", remedy, "format")
-            if reader.line_num < line:  # nothing was read: it would not end
+            if reader.line_num + start - 1 < line:  # nothing was read: it would not end
                 return
         else:
             if any(cells):
+                while len(cells) > 2 and not cells[-1]:
+                    cells.pop()
                 yield line, cells
-        line = reader.line_num + 1
+        line = reader.line_num + start
 
 
 def _csv(file, path) -> Iterator[tuple[int, dict | RowError]]:
@@ -453,7 +471,8 @@ def read_prompts(path) -> list[dict]:
 # ------------------------------------------------------------------------------------ unknown characters
 
 LOOKALIKES = {
-    "\u0131": "i", "\u0142": "l", "\u0111": "d", "\u00df": "ss", "\u00e6": "ae", "\u00f8": "o", "\u0153": "oe",
+    "\u0131": "i", "\u0142": "l", "\u0141": "L", "\u0111": "d", "\u0110": "D", "\u00d8": "O", "\u00c6": "AE", "\u0152": "OE", "\u1e9e": "SS",
+    "\u2010": "-", "\u2011": "-", "\u00b4": "'", "`": "'", "\u00df": "ss", "\u00e6": "ae", "\u00f8": "o", "\u0153": "oe",
     "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"',
     "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2026": "...", "\u00a0": " ", "\t": " ", "\r": "",
     '"': "'", "(": ",", ")": ",",
@@ -462,11 +481,11 @@ LOOKALIKES = {
 
 @lru_cache(10_000)
 def replacement(character: str, known: frozenset[str]) -> str | None:
-    """What stands for a character that the vocabulary lacks: a look-alike, the letter without its accent, else "?";
-    "" for what cannot be seen (a soft hyphen, a joiner), None where the vocabulary has not even "?"."""
-    if unicodedata.category(character) == "Cf":
+    """What stands for a character that the vocabulary lacks: the letter and its accent apart, a look-alike, the letter
+    without its accent, else "?"; "" for what cannot be seen (a soft hyphen, a joiner) or is a mere accent, None where the vocabulary has not even "?"."""
+    if unicodedata.category(character) in ("Cf", "Mn"):
         return ""
-    for found in (LOOKALIKES.get(character), LOOKALIKES.get(LOOKALIKES.get(character)),
+    for found in (unicodedata.normalize("NFD", character), LOOKALIKES.get(character), LOOKALIKES.get(LOOKALIKES.get(character)),
                   "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)), "?"):
         if found is not None and found != character and set(found) <= known and (found or character in LOOKALIKES):
             return found

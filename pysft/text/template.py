@@ -97,6 +97,13 @@ class Template:
         words = [w for s in [*self.turns.values(), *self.parts.values()] for w in s.opens + s.closes if w not in self.marks]
         return "".join(sorted(set("".join(words))))
 
+    def written_with(self, characters: str) -> None:
+        """Raise a UsageError unless the template's own words can be written with these."""
+        lacking = sorted(set(self.characters()) - set(characters))
+        if lacking:
+            raise UsageError(f"template {self.name!r} writes its words with {', '.join(map(repr, lacking))}, which the corpus "
+                             "lacks; choose another template, or --unknown grow")
+
     def to_json(self) -> dict:
         return asdict(self)
 
@@ -154,7 +161,7 @@ class _Writer:
                     self.tokenizer.encode(text)
                 except DataError as error:
                     what, _, remedy = str(error).removeprefix("text: ").partition("; ")
-                    raise RowError(where, what, remedy, "characters") from None
+                    raise RowError(where, what, f"{remedy} (--unknown replace or grow does)", "characters") from None
             raise
         size = sum(1 if special else n for n, special, _ in self.pieces)
         tokens, trained = np.empty(size, np.int32), np.empty(size, bool)

@@ -75,7 +75,7 @@ class CharTokenizer:
         named = ", ".join(f"{c!r} (U+{ord(c):04X}) at position {i}" for c, i in list(first.items())[:5])
         more = f" and {len(first) - 5} more" if len(first) > 5 else ""
         return (f"{where}: outside the {len(self.characters)} characters of this vocabulary: {named}{more}; write "
-                "it with other characters, or train on a corpus that has them (train --unknown replace or grow)")
+                "it with other characters, or train on a corpus that has them")
 
     def decode(self, ids) -> str:
         """The text of ids; special tokens appear by their names."""

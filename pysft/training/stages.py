@@ -216,38 +216,41 @@ def _pairs(settings: Settings, n: int):
     return pick
 
 
-def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: float):
-    """(pick, steps): pick(step) says which sequences a step takes; each comes exactly once in every epoch of `steps`
-    steps, in an order drawn anew for each.
+def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: int):
+    """(pick, steps): pick(step) says which sequences a step takes; each comes exactly once in every epoch, in an order
+    drawn anew for each, and an epoch takes `steps` steps (not a whole number).
 
-    The order is cut where the tokens before a sequence pass a multiple of total / steps, which is at most `width`: a
-    step has less than the width and one sequence, and at least one sequence if the width is twice the longest. So every
-    epoch has as many steps, and what a step takes follows from the step alone: resuming replays nothing. lengths (n,):
-    the sequences' rows."""
+    All epochs lie end to end, and step i takes the sequences that begin in tokens i width .. (i+1) width - 1: less than
+    `width` and one sequence, and at least one sequence if none is longer than `width`. So what a step takes follows from
+    the step alone: resuming replays nothing. lengths (n,): the sequences' rows."""
     total = int(lengths.sum())
-    steps = math.ceil(total / width)
 
-    @lru_cache(2)
+    @lru_cache(4)
     def epoch_of(epoch):
         order = rng(seed, "sft", purpose, epoch).permutation(len(lengths))
-        before = np.cumsum(lengths[order]) - lengths[order]
-        return order, np.searchsorted(before * steps // total, np.arange(steps + 1))
+        return order, np.cumsum(lengths[order]) - lengths[order]
 
     def pick(step):
-        order, cuts = epoch_of(step // steps)
-        return order[cuts[step % steps]:cuts[step % steps + 1]]
-    return pick, steps
+        first, last, taken = step * width, (step + 1) * width, []
+        for epoch in range(first // total, (last - 1) // total + 1):
+            order, before = epoch_of(epoch)
+            a, b = np.searchsorted(before, [first - epoch * total, last - epoch * total])
+            taken.append(order[a:b])
+        return np.concatenate(taken)
+    return pick, total / width
 
 
-def widths(budget: int, longest: list[int], shares: list[float]) -> list[float]:
+def widths(budget: int, longest: list[int], shares: list[float]) -> list[int]:
     """How many tokens of each file a step takes on average (by_tokens), so that all files together stay within `budget`
     and stand to each other as their shares; a UsageError where no file would then be in every step."""
-    least = sum(longest) + min(2 * n * sum(shares) / share for n, share in zip(longest, shares))
-    if budget < least:
+    least = sum(longest) + min(n * sum(shares) / share for n, share in zip(longest, shares))
+    found = [int((budget - sum(longest)) * share / sum(shares)) for share in shares]
+    if not any(width >= n for width, n in zip(found, longest)) or min(found) < 1:
+        least = max(least, sum(longest) + sum(shares) / min(shares))
         raise UsageError(f"sft_tokens = {budget:,} tokens a step are too few for conversations of up to {max(longest):,} tokens"
                          + (f" in {len(shares)} files" if len(shares) > 1 else "")
                          + f"; at least {math.ceil(least):,} are needed: --sft-tokens {math.ceil(least)}")
-    return [(budget - sum(longest)) * share / sum(shares) for share in shares]
+    return found
 
 
 def finetune(settings: Settings, conversations: list[Example], pairs: list[Example], corpus: np.ndarray,
@@ -266,6 +269,8 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
         lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
         for i, width in enumerate(widths(settings.sft_tokens, [int(n.max()) for n in lengths], shares)):
             purpose = f"file {i + 1}" if len(shares) > 1 else "conversations"
+            if files is None:
+                width = min(width, int(lengths[i].sum()))  # a step holds no conversation twice
             pick, steps = by_tokens(settings.seed, purpose, lengths[i], width)
             streams.append((groups[i], pick))
             epochs[purpose] = settings.sft_steps / steps
