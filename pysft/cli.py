@@ -15,7 +15,7 @@ POLICIES = ("template", "grade", "too_long", "unknown", "mix", "sft_tokens")  # 
 
 EXAMPLES = f"""examples:
   python -m pysft train                         the whole job with the shipped text, some minutes
-  python -m pysft train --preset mini           a larger model, some seven minutes
+  python -m pysft train --preset mini           a larger model, some ten minutes
   python -m pysft train --corpus my.txt --data my.jsonl --out runs/mine
   python -m pysft chat runs/tiny                talk to the result
   python -m pysft chat runs/tiny -p 'I am sad'  one answer
