@@ -10,6 +10,7 @@ conversations, conversations to tokens and labels, one epoch of batches of 4,096
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def measure(what: str, path: str) -> dict:
     else:
         _, examples, _ = encode_all(read_conversations(path, template), tokenizer, context, template, too_long="drop")
         pick, steps = by_tokens(1, "conversations", np.array([len(e.input_ids) for e in examples]), 4096)
-        tokens = sum(len(Batch.of([examples[i] for i in pick(step)], len(tokenizer), context).tokens) for step in range(steps))
+        tokens = sum(len(Batch.of([examples[i] for i in pick(step)], len(tokenizer), context).tokens) for step in range(math.ceil(steps)))
     return {"seconds": time.perf_counter() - start, "bytes": peak_memory() - before, "tokens": tokens}
 
 
@@ -69,7 +70,7 @@ def main():
             for what in ("audit", "read and pack"):
                 print(f"{what} {count:,} ...", file=sys.stderr)
                 found = [json.loads(subprocess.run([sys.executable, __file__, "--measure", what, str(path)], check=True,
-                                                   capture_output=True, text=True).stdout) for _ in range(args.rounds)]
+                                                   stdout=subprocess.PIPE, text=True).stdout) for _ in range(args.rounds)]
                 rows.append({"job": what, "conversations": count, "file_bytes": path.stat().st_size, "tokens": found[0]["tokens"],
                              "seconds": harness.spread([f["seconds"] for f in found]),
                              "bytes": int(np.median([f["bytes"] for f in found]))})
