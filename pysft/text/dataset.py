@@ -65,7 +65,7 @@ def shift(tokens: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return tokens[:-1], np.where(trained[1:], tokens[1:], IGNORE).astype(np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One sequence: input_ids (L,), labels (L,) int32, and where it comes from."""
     input_ids: np.ndarray
