@@ -1,6 +1,6 @@
 """How fast a data set is audited, and read, rendered and packed; and how memory grows with the file.
 
-    python bench/bench_data.py                 # 12,500 to 100,000 conversations
+    python bench/bench_data.py                 # 6,250 to 100,000 conversations
     python bench/bench_data.py --short         # some seconds, to see that all is well
 
 The files are made for it: shipped conversations with about half of their words exchanged for others, drawn with
@@ -26,7 +26,7 @@ from pysft.text.dataset import Batch, encode_all, read_corpus, shipped
 from pysft.text.formats import read_conversations
 from pysft.training.stages import by_tokens
 
-COUNTS = [12_500, 25_000, 50_000, 100_000]
+COUNTS = [6_250, 12_500, 25_000, 50_000, 100_000]
 
 
 def make(path: Path, count: int) -> None:
