@@ -350,6 +350,17 @@ def _colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def _policies(args, stage) -> tuple[str, str]:
+    """(grade, unknown) of mask and audit: as the flags say, else as the run was trained, else the defaults."""
+    trained = stage is not None and bool(stage.tokenizer.specials)
+    if trained and args.unknown == "grow":
+        raise UsageError("--run has its own vocabulary, which cannot grow; leave --unknown out, or take replace")
+    grade, unknown = ((stage.setting("grade", "all"), stage.setting("unknown", "refuse")) if trained else ("all", "refuse"))
+    if unknown == "grow":
+        unknown = "refuse"  # the run's vocabulary has grown by now
+    return args.grade or grade, args.unknown or unknown
+
+
 def _mask(args):
     from pathlib import Path
 
@@ -364,19 +375,14 @@ def _mask(args):
     tokenizer, template, context, stage = reading(args.of_run, args.corpus, args.template, args.ops, args.threads)
     if stage is not None and not stage.tokenizer.specials:
         raise UsageError(f"--run {args.of_run}: a base model, which knows no conversations; name a tuned run")
-    grade = args.grade or (stage.setting("grade", "all") if stage is not None else "all")
-    unknown = args.unknown or (stage.setting("unknown", "refuse") if stage is not None else "refuse")
-    if stage is not None and args.unknown == "grow":
-        raise UsageError("--run has its own vocabulary, which cannot grow; leave --unknown out, or take replace")
+    grade, unknown = _policies(args, stage)
     if args.file is not None:
         if args.user is not None or args.assistant is not None or args.system is not None:
             raise UsageError("a FILE, or --user and --assistant, but not both")
         if args.line is not None:  # faults elsewhere are no concern of its
-            rows = [row for row in scan(args.file, template) if isinstance(row, RowError) or row.line == args.line]
-            talks = [row for row in rows if not isinstance(row, RowError)]
+            talks = [row for row in scan(args.file, template) if row.line == args.line]
+            refuse_faults([row for row in talks if isinstance(row, RowError)])
             if not talks:
-                refuse_faults([row for row in rows if row.where.startswith(f"{Path(args.file)}, line {args.line}")
-                               and not row.where[len(f"{Path(args.file)}, line {args.line}"):][:1].isdigit()][:1])
                 raise UsageError(f"{args.file}: no conversation begins in line {args.line}")
         else:
             talks = read_conversations(args.file, template)
@@ -392,14 +398,13 @@ def _mask(args):
             messages.insert(0, {"role": "system", "content": args.system})
         check_messages(messages, "example", template)
         talks = [Conversation(messages, "example", 1)]
-    if unknown != "refuse":
-        if unknown == "grow" and stage is None:
-            talks, grown, _ = write_with(talks, CharTokenizer(tokenizer.characters), unknown)
-            tokenizer = grown.grow_characters(template.characters()).grow(tokenizer.specials)
-        elif unknown == "replace":
-            talks, _, _ = write_with(talks, tokenizer, unknown)
-            for c in talks:
-                check_messages(c.messages, c.where, template)  # a text may be empty now
+    if unknown == "grow":
+        talks, grown, _ = write_with(talks, CharTokenizer(tokenizer.characters), unknown)
+        tokenizer = grown.grow_characters(template.characters()).grow(tokenizer.specials)
+    elif unknown == "replace":
+        talks, _, _ = write_with(talks, tokenizer, unknown)
+        for c in talks:
+            check_messages(c.messages, c.where, template)  # a text may be empty now
     template.written_with(tokenizer.characters)
     examples = [encode_conversation(c, tokenizer, context, template, grade) for c in talks]
     single = len(examples) == 1
@@ -495,12 +500,7 @@ def _audit(args):
     heldout = args.heldout or (None if args.files else str(shipped("heldout_prompts.jsonl")))
     # A run's corpus may lie elsewhere by now; its overlap is only looked for where it is named.
     corpus = None if args.no_overlap or stage is not None else read_corpus(args.corpus or "plays")
-    grade = args.grade or (stage.setting("grade", "all") if stage is not None else "all")
-    unknown = args.unknown or (stage.setting("unknown", "refuse") if stage is not None else "refuse")
-    if stage is not None and stage.tokenizer.specials and unknown == "grow":
-        if args.unknown:
-            raise UsageError("--run has its own vocabulary, which cannot grow; leave --unknown out, or take replace")
-        unknown = "refuse"  # the run's vocabulary has grown by now
+    grade, unknown = _policies(args, stage)
     report = audit(files, tokenizer, template, args.context or context, grade, args.tokens, corpus, heldout, args.fix, unknown)
     status = 65 if report["errors"] else 1 if report["warnings"] and args.strict else 0
     if args.json:

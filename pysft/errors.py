@@ -1,6 +1,8 @@
 """Every error a user can cause: one sentence that says what, where and what to do, and the exit
 status that the command line gives it. Anything else that reaches the user is a bug of ours."""
 
+import re
+
 
 class PysftError(Exception):
     """The base of them all."""
@@ -28,6 +30,12 @@ class RowError(DataError):
     def __init__(self, where: str, what: str, remedy: str, kind: str):
         super().__init__(f"{where}: {what}; {remedy}")
         self.where, self.what, self.remedy, self.kind = where, what, remedy, kind
+
+    @property
+    def line(self) -> int:
+        """The line of the file that `where` names; 0 if it names none."""
+        found = re.search(r", line (\d+)", self.where)
+        return int(found[1]) if found else 0
 
 
 class MissingInput(PysftError):

@@ -379,6 +379,12 @@ def test_mask_and_audit_take_unknown_characters_as_training_would(home, desk):
     assert pysft("mask", "mine.jsonl", "--line", 1).code == 65
 
 
+def test_the_command_line_knows_the_grades_that_templates_know():
+    from pysft.text.template import GRADES
+
+    assert cli.GRADES == GRADES  # written twice, so that --help need not import NumPy
+
+
 def test_audit_reads_a_pipe(home, desk):
     import subprocess
     done = subprocess.run(["bash", "-c", f"cat {home.path / 'talk.jsonl'} | {sys.executable} -m pysft audit /dev/stdin --json"],

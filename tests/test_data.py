@@ -488,7 +488,7 @@ def test_ordinary_numbers_are_nobodys(text):
 def test_personal_data_is_named_with_its_turn_even_in_a_row_that_cannot_be_trained_on(tmp_path):
     path = write(tmp_path, "x.jsonl", {"prompt": "Mail", "completion": "To ann.lee@post.example."})
     found = audit([str(path)], grown(CHAT))["findings"]
-    assert [f.kind for f in found] == ["characters", "personal data"] or [f.kind for f in found] == ["personal data", "characters"]
+    assert sorted(f.kind for f in found) == ["characters", "personal data"]
     assert all("line 1, turn 2" in f.where for f in found) and "an e-mail address" in str(found)
 
 
