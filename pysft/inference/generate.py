@@ -1,7 +1,4 @@
-"""From logits to text: greedy or sampled, one or many prompts, until the stop token.
-
-Several sequences are one batch of rows (attention keeps them apart), and a row's logits have the same
-bits in any batch: a prompt is answered the same alone and among others."""
+"""From logits to text: greedy or sampled, one or many prompts, until the stop token."""
 
 import time
 from dataclasses import dataclass
@@ -53,47 +50,33 @@ def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> 
 
 
 def generate(model, prompts: list[np.ndarray], max_new: int, stop: int | None = None,
-             sampling: Sampling = Sampling(), rows: int = 2048) -> list[Reply]:
+             sampling: Sampling = Sampling()) -> list[Reply]:
     """A Reply for each prompt (ids, at least one, at most the context): at most max_new tokens or the
-    room left. Prompts are answered in batches of up to `rows` rows; prompt i draws from its own
-    generator, so its reply does not depend on the others."""
+    room left. They are answered one after the other with a cache of keys and values (nn/decode.py); prompt i
+    draws from its own generator, so its reply does not depend on the others."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
             raise DataError(f"prompt {i}: {len(prompt)} tokens, the context holds 1 to {context}")
-    replies: list[Reply] = []
-    first = held = 0
-    for i, prompt in enumerate([*prompts, None]):
-        longest = 0 if prompt is None else min(len(prompt) + max_new, context)
-        if i > first and (prompt is None or held + longest > rows):
-            model.reserve(held)  # once: the rows grow with every token
-            replies += _generate(model, prompts[first:i], max_new, stop, sampling, first)
-            first, held = i, 0
-        held += longest
-    return replies
+    decoder = model.decoder() if len(prompts) else None
+    return [_reply(decoder, prompt, min(max_new, context - len(prompt)), stop, sampling,
+                   np.random.default_rng([sampling.seed, i])) for i, prompt in enumerate(prompts)]
 
 
-def _generate(model, prompts, max_new, stop, sampling, number):
-    context = model.config.context
-    texts = [list(map(int, p)) for p in prompts]
-    rngs = [np.random.default_rng([sampling.seed, number + i]) for i in range(len(prompts))]
-    reasons = ["length"] * len(prompts)
-    live = [i for i in range(len(prompts)) if max_new > 0 and len(texts[i]) < context]
-    while live:
-        cu = np.cumsum([0] + [len(texts[i]) for i in live]).astype(np.int32)
-        tokens = np.concatenate([np.array(texts[i], np.int32) for i in live])
-        logits = model.logits(tokens, cu, cu[1:] - 1)
-        going = []
-        for i, row in zip(live, logits):
-            token = choose(row, sampling, rngs[i])
-            if token == stop:
-                reasons[i] = "end"
-                continue
-            texts[i].append(token)
-            if len(texts[i]) - len(prompts[i]) < max_new and len(texts[i]) < context:
-                going.append(i)
-        live = going
-    return [Reply(np.array(t[len(p):], np.int32), r) for t, p, r in zip(texts, prompts, reasons)]
+def _reply(decoder, prompt, most, stop, sampling, rng) -> Reply:
+    ids = []
+    if most > 0:
+        decoder.reset()
+        for token in prompt:
+            logits = decoder.step(token)
+        while (token := choose(logits, sampling, rng)) != stop:
+            ids.append(token)
+            if len(ids) == most:
+                break
+            logits = decoder.step(token)
+        else:
+            return Reply(np.array(ids, np.int32), "end")
+    return Reply(np.array(ids, np.int32), "length")
 
 
 def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) -> dict:

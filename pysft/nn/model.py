@@ -24,6 +24,7 @@ import numpy as np
 
 from pysft.errors import UsageError
 from pysft.nn.arena import Arena
+from pysft.nn.decode import Decoder
 
 INIT_STD = 0.02  # GPT-2's
 
@@ -364,6 +365,10 @@ class GPT:
         if M < N:
             a["dx_wanted"][:M] = 0
         self._walk(self._hidden_backward, N, len(batch.cu_seqlens) - 1, M)
+
+    def decoder(self):
+        """A Decoder of the weights as they are now: one token at a time, with a cache (nn/decode.py)."""
+        return Decoder(self)
 
     def logits(self, tokens, cu_seqlens, rows=None):
         """The logits (R,V) of the given rows (all if None): a new array, for talking and tests."""
