@@ -23,6 +23,7 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput
 from pysft.nn import reference
+from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT, GPTConfig
 
 TOLERANCE = 1e-7
@@ -229,8 +230,8 @@ class _Batch:
     wanted: np.ndarray
 
 
-def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
-    """Every element of every tensor of a whole GPT, through one forward and one backward."""
+def _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L):
+    """A whole GPT, a batch for it, and the upstream gradient."""
     cu = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     N = int(cu[-1])
     tokens = rng.integers(0, V, N).astype(np.int32)
@@ -240,7 +241,12 @@ def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
     model = GPT(GPTConfig(V, max(lengths), L, H, C, tied), ops, rng, np.float64)
     for name, w in model.params.items():  # at initialisation most gradients nearly vanish
         w += 0.3 * rng.standard_normal(w.shape)
-    dnll = rng.standard_normal(N)
+    return model, batch, rng.standard_normal(N)
+
+
+def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
+    """Every element of every tensor of a whole GPT, through one forward and one backward."""
+    model, batch, dnll = _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L)
 
     def loss():
         nll, _ = model.forward(batch)
@@ -250,6 +256,26 @@ def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
     model.backward(dnll)
     for name, w in model.params.items():
         yield name, model.grads[name].copy(), w, loss
+
+
+def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8, H=2, L=2):
+    """Every element of every adapter and new row, merged into a whole GPT."""
+    model, batch, dnll = _model_batch_dnll(ops, rng, lengths, 0.7, tied, V, C, H, L)
+    lora = LoRA(model, rank, alpha=alpha, old_vocab=V - new, rng=rng)
+    for _, w in lora.params.items():  # at the start B is zero, and so is A's gradient
+        w += 0.3 * rng.standard_normal(w.shape)
+
+    def loss():
+        nll, _ = lora.forward(batch)
+        return float((dnll * nll).sum())
+
+    loss()
+    for arena in (lora.grads, model.grads):  # what another micro-batch left: the first is added to, the second is not
+        arena.flat[:] = rng.standard_normal(len(arena.flat))
+    before = {name: g.copy() for name, g in lora.grads.items()}
+    lora.backward(dnll)
+    for name, w in lora.params.items():
+        yield name, lora.grads[name] - before[name], w, loss
 
 
 # ----------------------------------------------------------------------------------- the table
@@ -287,6 +313,8 @@ CASES = {  # name: (check, sizes)
     "GPT": (check_model, dict(lengths=[5, 1, 3])),
     "GPT, every row graded": (check_model, dict(lengths=[4, 3], graded=1)),
     "GPT, tied head": (check_model, dict(lengths=[4], tied=True, L=1)),
+    "GPT, LoRA": (check_lora, dict(lengths=[4, 1, 2], C=6)),
+    "GPT, LoRA, tied head": (check_lora, dict(lengths=[4], tied=True, L=1)),
 }
 
 
