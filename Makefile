@@ -8,11 +8,12 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 SOURCES := $(wildcard csrc/*) pysft/nn/_build.py setup.py pyproject.toml
 
-.PHONY: help train test test-torch test-isa test-wheel build gradcheck bench debug clean check
+.PHONY: help train figures lab test test-torch test-isa test-wheel build gradcheck bench debug clean check
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train      train a base model and turn it into a chatbot (ARGS='--preset mini' for options)"
+	@echo "make lab        every claim of the source text as an experiment, under an hour (ARGS='first-token --seeds 3')"
 	@echo "make test       the tests"
 	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
 	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
@@ -21,8 +22,16 @@ help:
 	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
 	@echo "make clean      remove .venv and everything built"
 
-train: build
+train: build figures
 	$(PY) -m pysft train $(ARGS)
+
+# matplotlib, for the figures of the report; whoever has no way to get it has the tables.
+figures: build
+	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check 'matplotlib>=3.6' || \
+	echo "pysft: matplotlib could not be installed; the report will have tables and no figures"
+
+lab: build figures
+	$(PY) -m pysft lab $(or $(ARGS),all)
 
 test: build
 	$(PY) -m pytest $(ARGS)

@@ -43,6 +43,16 @@ def _whole(text):
     return int(text)
 
 
+def _share(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0, such as 0.10")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -101,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--base-steps", type=_positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=_positive, metavar="N", help="steps of fine-tuning")
     p.add_argument("--lr", type=float, metavar="RATE", help="learning rate of fine-tuning")
+    p.add_argument("--lora", type=_positive, metavar="RANK", help="train adapters of this rank and the new rows; all other "
+                   "weights stay as they are")
+    p.add_argument("--lora-matrices", nargs="+", choices=["qkv", "attproj", "fc", "fcproj"], metavar="NAME",
+                   help="which matrices of each block have an adapter: qkv attproj fc fcproj (default: all four)")
+    p.add_argument("--checkpoint-every", metavar="K|tenth|epoch|never", help="measure and keep the model every K steps, after "
+                   "each tenth of them (default), after each epoch, or only at the end")
 
     p = verb("pretrain", "the base model alone", _pretrain, "pretrain --corpus my.txt --steps 1000")
     training(p)
@@ -128,9 +144,49 @@ def parser() -> argparse.ArgumentParser:
     talking(p, 0.8)
     p.add_argument("-p", "--prompt", metavar="TEXT", default="\n", help="the text to continue (default: a new line)")
 
-    p = verb("eval", "measure a run again", _eval, "eval runs/tiny", "eval runs/tiny --json")
+    def of_run(p, what="a run's folder, or one stage of it"):
+        p.add_argument("run_folder", metavar="RUN", help=what)
+
+    p = verb("eval", "measure a run, or one checkpoint of it, again", _eval, "eval runs/tiny", "eval runs/tiny --gate 0.10",
+             "eval runs/tiny --matched", "eval runs/tiny/sft/steps/500 --samples 20")
     computing(p)
-    p.add_argument("run_folder", metavar="RUN", help="a run's folder, or one stage of it")
+    of_run(p, "a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP")
+    p.add_argument("--gate", type=_share, metavar="SHARE", help="exit 1 where the base loss rose by more than this share "
+                   "(the source text's regression check: 0.10 to 0.15)")
+    p.add_argument("--matched", action="store_true", help="forgetting also against the base trained on for as much base text as "
+                   "the fine-tuning replayed (trains it: about as long as the fine-tuning's share of replay)")
+    p.add_argument("--samples", type=_whole, default=0, metavar="N", help="show N replies to unseen prompts, and what of each "
+                   "was in the training data")
+
+    p = verb("select", "which checkpoint each criterion picks, and where they disagree", _select, "select runs/tiny")
+    of_run(p)
+
+    p = verb("rate", "give the replies of several checkpoints marks, blind and shuffled", _rate, "rate runs/tiny",
+             "rate runs/tiny --steps 500 2500 --prompts 12")
+    of_run(p)
+    p.add_argument("--steps", type=_positive, nargs="+", metavar="STEP", help="which checkpoints (default: up to four that "
+                   "the criteria pick)")
+    p.add_argument("--prompts", type=_positive, default=10, metavar="N", help="of how many prompts (default 10)")
+    p.add_argument("--seed", type=_whole, metavar="N", help="of the order")
+
+    p = verb("diagnose", "what went wrong with a run: likely causes and fixes, each with the figure that shows it", _diagnose,
+             "diagnose runs/tiny")
+    of_run(p)
+
+    p = verb("report", "a page of everything that is known of a run", _report, "report runs/tiny")
+    of_run(p, "a run's folder")
+
+    p = verb("lab", "the source text's claims as experiments, each with table, figure and verdict", _lab, "lab", "lab first-token",
+             "lab forgetting --seeds 3 --corpus shakespeare", "lab all --seeds 3")
+    computing(p)
+    p.add_argument("names", metavar="NAME", nargs="*", help="which experiments, or all (none: the list of them)")
+    p.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many (default 3); they vary the fine-tuning on one base")
+    p.add_argument("--retrain-base", action="store_true", help="each seed with a base of its own")
+    p.add_argument("--corpus", default="plays", metavar="PATH|plays|shakespeare", help="the base text (default plays)")
+    p.add_argument("--out", default="runs/lab", metavar="DIR", help="where records, figures and the page are kept (default "
+                   "runs/lab); the same command goes on with what is there")
+    p.add_argument("--scale", type=_share, default=1.0, metavar="F", help="a fraction of every number of steps, to try the lab "
+                   "out in seconds; verdicts then mean nothing")
 
     def reading(p):
         p.add_argument("--unknown", choices=["refuse", "replace", "grow"], help="characters that the vocabulary lacks, as "
@@ -218,7 +274,7 @@ def _settings(args, **flags):
 
     if args.resume:
         given = [name for name in ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps",
-                                   "steps", "lr", *POLICIES) if getattr(args, name, None) is not None]
+                                   "steps", "lr", "lora", "lora_matrices", "checkpoint_every", *POLICIES) if getattr(args, name, None) is not None]
         if given:
             raise UsageError(f"--resume goes on with the settings the run has; leave out --{given[0].replace('_', '-')}")
         if args.out is None:
@@ -232,8 +288,8 @@ def _settings(args, **flags):
 def _train(args):
     from pysft import recipe
 
-    settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr,
-                         **{name: getattr(args, name) for name in POLICIES})
+    settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr, lora_rank=args.lora,
+                         lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every, **{name: getattr(args, name) for name in POLICIES})
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
                           args.threads, recipe.Screen(args.json))
     if args.json:
@@ -254,13 +310,105 @@ def _eval(args):
     from pysft import recipe
 
     _say_if_unfinished(args.run_folder)
-    report = recipe.evaluate(args.run_folder, args.ops, args.threads)
+    screen = recipe.Screen(args.json)
+    report = recipe.evaluate(args.run_folder, args.ops, args.threads, args.matched, screen.progress)
+    rose = None
+    if "recall" in report:
+        rose = report.get("forgetting_matched", report.get("forgetting"))
+        if args.gate and rose is None:
+            raise UsageError(f"{args.run_folder}: the base loss before fine-tuning is not known, so there is nothing to gate")
     if args.json:
         _print_json(report)
     elif "recall" in report:
-        recipe.table(report, recipe.Screen(False))
+        recipe.side_by_side(report["before_after"], screen)
+        recipe.table(report, screen)
+        recipe.domains(report, screen)
+        recipe.provenance(report["samples"][:args.samples], screen)
     else:
         print(f"base text, nats/char     {report['base_loss']:.3f}")
+    if args.gate and rose is not None:
+        passed = rose <= args.gate
+        screen.say(f"gate                     {'passed' if passed else 'NOT passed'}: the base loss rose by {rose:+.1%}, allowed "
+                   f"{args.gate:.0%}" + ("" if passed else "; mix in base text (sft_windows), lower the rate, or train for fewer steps"))
+        return 0 if passed else 1
+
+
+def _tuned(run):
+    """The folder of a run's fine-tuning, finished or not."""
+    from pathlib import Path
+
+    from pysft.run import find_stage, measured_stage
+
+    folder = Path(run) / "sft"
+    return folder if folder.is_dir() else measured_stage(find_stage(run))
+
+
+def _select(args):
+    from pysft.lab import choose
+
+    folder = _tuned(args.run_folder)
+    choice = choose.select(choose.read_measurements(folder), choose.read_marks(folder))
+    _print_json(choice) if args.json else print(choose.table(choice, folder))
+
+
+def _rate(args):
+    from pysft.lab import choose
+
+    def ask(question):
+        print(question, end="", file=sys.stderr if args.json else sys.stdout, flush=True)
+        return input()
+
+    document = choose.rate(_tuned(args.run_folder), args.steps, args.prompts, args.seed, ask,
+                           lambda text="": print(text, file=sys.stderr if args.json else sys.stdout))
+    if args.json:
+        _print_json(document)
+
+
+def _diagnose(args):
+    from pysft.lab import diagnose
+
+    document = diagnose.diagnose(_tuned(args.run_folder))
+    _print_json(document) if args.json else print(diagnose.text(document))
+    return 1 if document["findings"] else 0
+
+
+def _report(args):
+    from pysft.lab.report import write_report
+
+    path = write_report(args.run_folder)
+    _print_json({"run": args.run_folder, "report": str(path)}) if args.json else print(path)
+
+
+def _lab(args):
+    from pathlib import Path
+
+    from pysft import recipe
+    from pysft.lab import study
+    from pysft.lab.experiments import EXPERIMENTS
+    from pysft.lab.trial import Lab
+
+    if not args.names:
+        if args.json:
+            _print_json({"experiments": {e.name: e.claim for e in EXPERIMENTS.values()}})
+        for e in EXPERIMENTS.values() if not args.json else ():
+            print(f"{e.name:<15} {e.title}")
+        return 0
+    names = list(EXPERIMENTS) if args.names == ["all"] else args.names
+    unknown = [n for n in names if n not in EXPERIMENTS]
+    if unknown:
+        raise UsageError(f"no experiment is called {unknown[0]!r}; there are {', '.join(EXPERIMENTS)}, or all")
+    screen = recipe.Screen(args.json)
+    lab = Lab(Path(args.out), args.corpus, recipe.computing_ops(args.ops, args.threads), args.scale, args.retrain_base,
+              screen.progress)
+    documents = []
+    for i, name in enumerate(names, 1):
+        screen.say(f"[{i} of {len(names)}] {name}")
+        documents.append(study.study(EXPERIMENTS[name], lab, args.seeds))
+        screen.say(("\r\x1b[K" if screen.live else "") + study.text(documents[-1]) + f"\n({documents[-1]['seconds']:.0f} s)\n")
+    path = study.write_page(lab.folder)
+    screen.say("".join(f"{d['verdict']:<20} {d['title']}\n" for d in documents) + f"\nThe page: {path}")
+    if args.json:
+        _print_json({"experiments": documents, "page": str(path)})
 
 
 def _talker(args):

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,19 +17,23 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, RowError, UsageError
 from pysft.inference.generate import Sampling, generate
-from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, measure, words
+from pysft.lab import report as report_page
+from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, measure, origins, words
+from pysft.lab.provenance import RULE, VERDICTS
+from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.run import (Stage, append_log, drop_checkpoints, find_stage, load_checkpoint, load_stage, new_run,
-                       read_json, read_log, save_checkpoint, save_stage, weights_sha256, write_json)
+from pysft.run import (Stage, add_measurement, append_log, cut_measurements, drop_checkpoints, find_stage, load_checkpoint,
+                       load_stage, measured_stage, new_run, read_json, read_log, save_checkpoint, save_stage, weights_sha256,
+                       write_json)
 from pysft.text.audit import quick
 from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
 from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train as training_loop
-from pysft.training.stages import Plan, Settings, finetune, pretrain
+from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain, replay_alone
 
 CHECKPOINT_SECONDS = 60
 HELD = ("weights", "gradients", "moments", "activations")  # in memory while training
@@ -185,7 +190,7 @@ def _probe(material: Material, corpus: str, own_data: bool, grade: str) -> Probe
     recalled = [(c.messages, turn) for c, turn in talks if turn > 0 and isinstance(c.messages[turn]["content"], str)][:40]
     return Probe(material.heldout_text, [[before_reply(m, turn), plain(m[turn]["content"])] for m, turn in recalled],
                  _prompts(material.grown, asked, own_data), [c.messages for c in material.heldout if not c.is_text],
-                 sorted(known), [r for c in trained for r in c.replies()])
+                 sorted(known), [r for c in trained for r in c.replies()], material.train_text)
 
 
 def _prompts(tokenizer: CharTokenizer, trained: set[str], own_data: bool) -> list[dict]:
@@ -218,18 +223,25 @@ def census(examples: list, end: int) -> dict:
 
 # ---------------------------------------------------------------------------------- one stage
 
-def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool) -> None:
-    """Train stage.model along the plan, logging each step. An interrupt writes a checkpoint and raises
+def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool, model=None, at=(),
+              watch=lambda step, loss: None) -> None:
+    """Train stage.model (or `model`, the LoRA around it) along the plan, logging each step; watch(step, mean loss since it
+    was last called) before the first step and after the steps `at`. An interrupt writes a checkpoint and raises
     Interrupted."""
-    model, folder = stage.model, stage.folder
+    folder, model = stage.folder, stage.model if model is None else model
     folder.mkdir(parents=True, exist_ok=True)
     adam = AdamW(model, **settings.adam(stage.name))
     if resume and load_checkpoint(folder, model, adam):
         screen.say(f"{stage.name}: going on after step {adam.steps:,}")
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
+    cut_measurements(folder, adam.steps if adam.steps else -1)
     model.reserve(plan.rows)
     lines, recent = [], []
+    since = [row["losses"].get(CONVERSATION, row["loss"]) for row in read_log(folder)
+             if max((s for s in at if s <= adam.steps), default=0) < row["step"]]
+    if adam.steps == 0:
+        watch(0, None)
     seconds, tokens, first = 0.0, 0, adam.steps
     saved = time.monotonic()
 
@@ -248,6 +260,10 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                 left = (plan.steps - r.step) * seconds / (r.step - first)
                 screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {np.mean(recent):.3f}  "
                                 f"{tokens / seconds:,.0f} tokens/s  {_clock(left)} left", r.step == plan.steps)
+                since.append(recent[-1])
+                if r.step in at:
+                    watch(r.step, float(np.mean(since)))
+                    since = []
                 if signals.caught is not None:
                     flush()
                     where = save_checkpoint(folder, model, adam)
@@ -400,7 +416,7 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
               "tokens_per_s": run["tokens"] / max(run["seconds"], 1e-9), "tokens": run["tokens"],
               "seconds": run["seconds"], "weights_sha256": weights_sha256(model)}
     write_json(target / "evaluation.json", Probe(material.heldout_text, [], [], [], [], []).to_json())
-    write_json(target / "report.json", _finite(report))
+    write_json(target / "report.json", finite(report))
     save_stage(stage)
     drop_checkpoints(target)
     screen.say(f"base: {report['base_loss']:.3f} nats/char on the held-out tail, {run['seconds']:.0f} s")
@@ -465,34 +481,88 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
                   {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
     params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
                                f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
+    trained = _adapted(settings, model, len(material.tokenizer))
+    if trained is not model:
+        screen.say(f"sft: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}: {trained.trained:,} weights are "
+                   f"trained ({trained.share:.2%}), new rows included; the others stay as they are")
     if resume and (tuned.folder / "model.safetensors").is_file():
         tuned = load_stage(tuned.folder, ops)
         model = tuned.model
     else:
-        run_stage(tuned, plan, settings, screen, resume)
+        tuned.folder.mkdir(exist_ok=True)
+        write_json(tuned.folder / "data.json", _data(material, plan, mask, turns))
         write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+        run_stage(tuned, plan, settings, screen, resume, trained, checkpoint_steps(settings, plan),
+                  _watcher(tuned, trained, material.probe, settings, base_report["base_loss"], screen))
+        if trained is not model:
+            trained.merge()
+            save_adapter(tuned.folder / "adapter.safetensors", trained)
         save_stage(tuned)
         drop_checkpoints(tuned.folder)
     run = stage_figures(tuned.folder)
 
     screen.say("measuring ...")
+    model.release()
     figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)
+    model.release()
+    verdicts, replies = origins(replies, material.probe)
     seconds = run["seconds"] + base_report["seconds"]
-    report = {"run": str(folder), "preset": settings.preset, "params": params,
-              "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures,
+    report = {"run": str(folder), "preset": settings.preset, "params": params, "trained_params": trained.params.size,
+              "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures, "origins": verdicts,
               "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
               "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **mask, "turns": turns,
               "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
               "peak_memory": peak_memory(), "training_seconds": seconds, "seconds": time.monotonic() - began,
               "weights_sha256": weights_sha256(model)}
-    report = _finite(report)
+    report = finite(report)
+    sides = before_and_after(stage, replies)
     write_json(tuned.folder / "report.json", report)
     write_json(tuned.folder / "samples.json", replies)
+    write_json(tuned.folder / "before.json", {"rows": sides})
     model.release()
-    side_by_side(stage, replies, material, screen)
+    side_by_side(sides, screen)
     table(report, screen)
     screen.say(f"\nTalk to it:  {os.path.relpath(sys.executable)} -m pysft chat {folder}")
+    screen.say(f"Read all of it:  {report_page.write_report(folder)}")
     return report
+
+
+def _adapted(settings: Settings, model: GPT, old_vocab: int):
+    """The model, or the LoRA around it that is to be trained in its place."""
+    if not settings.lora_rank:
+        return model
+    return LoRA(model, settings.lora_rank, settings.lora_matrices, settings.lora_alpha or None, old_vocab=old_vocab,
+                rng=rng(settings.seed, "sft", "lora"))
+
+
+def _watcher(tuned: Stage, trained, probe: Probe, settings: Settings, base_loss: float, screen: Screen):
+    """What is done at a checkpoint: measure, keep the figures, some replies and the weights."""
+    def watch(step, loss):
+        if trained is not tuned.model:
+            trained.merge()
+        figures, replies = measure(tuned.model, tuned.tokenizer, tuned.template, probe, settings.grade)
+        samples = [row for group, count in (("pairs", 4), ("prompts", 8), ("heldout", 4)) for row in replies[group][:count]]
+        add_measurement(tuned.folder, finite({"step": step, "sft_loss": loss, **figures,
+                                               "forgetting": figures["tuned_base_loss"] / base_loss - 1}) | {"samples": samples})
+        if step:
+            save_stage(replace(tuned, folder=tuned.folder / "steps" / str(step)))
+    return watch
+
+
+def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
+    """What the model learns from, in numbers, for the report."""
+    def spread(values):
+        return {"min": min(values), "median": float(np.median(values)), "p95": float(np.percentile(values, 95)), "max": max(values)}
+
+    trained = material.conversations + material.pairs
+    talks = [c for c in trained if not c.is_text]
+    kinds = Counter(c.category for c in trained if c.category)
+    lengths = [len(e.labels) + 1 for e in [*material.examples[0], *material.examples[1]]]
+    return {"conversations": len(material.conversations), "pairs": len(material.pairs), "heldout": len(material.heldout),
+            "notes": material.notes, "epochs": plan.epochs, "turns": turns, "tokens": spread(lengths),
+            **({"prompt_length": spread([len(c.prompt) for c in talks]),
+                "reply_length": spread([len(r) for c in talks for r in c.replies()])} if talks else {}),
+            "categories": kinds.most_common(20), **mask}
 
 
 def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resume: bool, ops_name: str,
@@ -562,44 +632,84 @@ def reading(run: str | None, corpus: str | None, template: str | None, ops_name:
     return tokenizer, chosen, stage.model.config.context, stage
 
 
-def evaluate(run: str, ops_name: str, threads: int | None) -> dict:
-    """Measure a finished run again from what its folder holds."""
+def evaluate(run: str, ops_name: str, threads: int | None, matched: bool = False, progress=lambda text, last: None) -> dict:
+    """Measure a finished run, or one checkpoint of it, again from what its folder holds. matched: also what the base would
+    have lost or gained by the replay alone, which is trained now."""
     began = time.monotonic()
     stage = load_stage(run, computing_ops(ops_name, threads))
-    path = stage.folder / "evaluation.json"
+    home = measured_stage(stage.folder)
+    path = home / "evaluation.json"
     probe = Probe.from_json(read_json(path), str(path), stage.template)
     report = {"run": str(run), "params": stage.model.params.size, "weights_sha256": weights_sha256(stage.model)}
     if not stage.tokenizer.specials:
         loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))
         return report | {"base_loss": loss, "seconds": time.monotonic() - began}
-    stored = read_json(stage.folder / "report.json")
-    figures, _ = measure(stage.model, stage.tokenizer, stage.template, probe, stage.setting("grade", "all"))
+    stored = read_json(home / "report.json")
+    figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, stage.setting("grade", "all"))
+    verdicts, replies = origins(replies, probe)
     kept = ("preset", "base_loss", "grown_base_loss", "sft_loss_start", "sft_loss", "graded_targets", "targets",
             "end_tokens_graded", "turns", "tokens_per_s")
-    report |= {name: stored.get(name) for name in kept} | figures
+    report |= {name: stored.get(name) for name in kept} | figures | {"origins": verdicts}
     if report["base_loss"]:
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
-    return _finite(report | {"seconds": time.monotonic() - began})
+    base = _parent(stage, home)
+    if matched:
+        loss = matched_loss(stage, base, probe, progress)
+        report |= {"matched_base_loss": loss, "forgetting_matched": figures["tuned_base_loss"] / loss - 1}
+    return finite(report | {"seconds": time.monotonic() - began}) | {
+        "before_after": before_and_after(base, replies) if base is not None else [],
+        "samples": replies["prompts"]}
+
+
+def _parent(stage: Stage, home: Path) -> Stage | None:
+    """The base that a stage was tuned from, beside it or where it was then, known by the hash of its weights."""
+    parent = stage.parent if isinstance(stage.parent, dict) else {}
+    for folder in (home.parent / "base", Path(str(parent.get("path", "")))):
+        if (folder / "model.safetensors").is_file():
+            base = load_stage(folder, stage.model.ops)
+            if weights_sha256(base.model) == parent.get("weights_sha256"):
+                return base
+    return None
+
+
+def matched_loss(stage: Stage, base: Stage | None, probe: Probe, progress=lambda text, last: None) -> float:
+    """Nats per character of the held-out tail after the base was trained on alone, on the very windows of base text that
+    the fine-tuning replayed, at its rates."""
+    if base is None:
+        raise MissingInput(f"{stage.folder}: the base it was tuned from is neither beside it nor where it was, and --matched "
+                           "trains it on; put it back")
+    if not probe.corpus_text:
+        raise DataError(f"{stage.folder}: it does not hold the corpus, which an older version did not keep; train it anew for --matched")
+    settings = Settings(**stage.settings)
+    plan = replay_alone(settings, base.tokenizer.encode(probe.corpus_text), len(base.tokenizer))
+    if plan.steps:
+        adam = AdamW(base.model, **settings.adam("sft"))
+        base.model.reserve(plan.rows)
+        for r in training_loop(base.model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
+            progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
+    return corpus_loss(base.model, base.tokenizer.encode(probe.heldout_text))
 
 
 # ---------------------------------------------------------------------------------- what is shown
 
-def side_by_side(base: Stage, replies: dict, material: Material, screen: Screen) -> None:
-    """The same prompts to the base model, which completes them, and to the tuned one, which answers (none with
-    characters that only the tuned one has)."""
+def before_and_after(base: Stage, replies: dict) -> list[list]:
+    """[[prompt, the base's completion (temperature 0.8), the tuned model's reply, its stop, trained on?]] (none with
+    characters that only the tuned model has)."""
     room = base.model.config.context - 1
-    seen, unseen = ([row for row in replies[group] if len(row[0]) <= room and not base.tokenizer.unknown(row[0])][:count]
-                    for group, count in (("pairs", 4), ("prompts", 6)))
-    asked = [row[0] for row in seen + unseen]
-    texts = [base.tokenizer.encode(p) for p in asked]
-    ends = generate(base.model, texts, 40, sampling=Sampling(temperature=0.8, seed=1))
-    if not asked:
-        return
-    screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
-    for i, (prompt, reply, stop) in enumerate(seen + unseen):
-        if i in (0, len(seen)):
-            screen.say(f"\n  {'prompts it was trained on' if i == 0 else 'prompts it never saw'}")
-        completion = base.tokenizer.decode(ends[i].ids).replace("\n", " / ")
+    rows = [(row, group == "pairs") for group, count in (("pairs", 4), ("prompts", 6))
+            for row in [r for r in replies[group] if 0 < len(r[0]) <= room and not base.tokenizer.unknown(r[0])][:count]]
+    ends = generate(base.model, [base.tokenizer.encode(row[0]) for row, _ in rows], 40, sampling=Sampling(temperature=0.8, seed=1))
+    return [[row[0], base.tokenizer.decode(end.ids), row[1], row[2], seen] for (row, seen), end in zip(rows, ends)]
+
+
+def side_by_side(rows: list[list], screen: Screen) -> None:
+    """before_and_after() as people read it."""
+    if rows:
+        screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
+    for i, (prompt, completion, reply, stop, seen) in enumerate(rows):
+        if i == 0 or seen != rows[i - 1][4]:
+            screen.say(f"\n  {'prompts it was trained on' if seen else 'prompts it never saw'}")
+        completion = completion.replace("\n", " / ")
         screen.say(f"  {prompt!r}\n      base:  {prompt}{completion} ...")
         screen.say(f"      tuned: {reply}{'' if stop == 'end' else ' [no end token]'}")
 
@@ -613,7 +723,9 @@ def table(report: dict, screen: Screen) -> None:
     prompts = report.get("prompts", 0)
     rows = [
         ("base text, nats/char", f"{number('base_loss', '{:.3f}')} -> {number('tuned_base_loss', '{:.3f}')}"
-                                 f"   (forgetting {number('forgetting', '{:+.1%}')})"),
+                                 f"   (forgetting {number('forgetting', '{:+.1%}')}"
+                                 + (f"; against a base that had the replay too {number('forgetting_matched', '{:+.1%}')}"
+                                    if "forgetting_matched" in report else "") + ")"),
         ("fine-tuning loss, nats", f"{number('sft_loss_start', '{:.3f}')} -> {number('sft_loss', '{:.3f}')}"),
         ("held-out conversations", f"{number('heldout_loss', '{:.3f}')} nats per graded token"),
         ("recalled word for word", f"{recalled} of {report['recall_of']}, stopped {number('stopped', '{:.0%}')}"),
@@ -622,6 +734,7 @@ def table(report: dict, screen: Screen) -> None:
         ("on topic", f"{number('on_topic', '{:.1%}')} of {report['in_domain_prompts']} unseen in-domain prompts "
                      f"(chance {number('on_topic_chance', '{:.1%}')})"),
         ("real words", number("real_words", "{:.1%}")),
+        ("memorised?", ", ".join(f"{report['origins'].get(v, 0)} {v}" for v in VERDICTS if report["origins"].get(v))),
         ("graded targets", f"{number('graded_targets', '{:,}')} of {number('targets', '{:,}')}"),
         ("training", f"{number('tokens_per_s', '{:,.0f}')} tokens/s; this command took {number('seconds', '{:.0f}')} s"),
         ("weights", f"{report['params']:,}, SHA-256 {report['weights_sha256'][:16]}"),
@@ -631,14 +744,33 @@ def table(report: dict, screen: Screen) -> None:
         screen.say(f"{name:<24} {value}")
 
 
+def domains(report: dict, screen: Screen) -> None:
+    """Generalisation: the figures of the unseen prompts by domain."""
+    screen.say("\nunseen prompts           number  compliance  on topic (chance)  real words  distinct  from training")
+    for domain, d in report["by_domain"].items():
+        def share(name):
+            return "-" if d[name] is None else f"{d[name]:.0%}"
+        screen.say(f"  {domain + ' domain':<22} {d['prompts']:>6}  {share('format_compliance'):>10}  "
+                   f"{share('on_topic') + ' (' + share('on_topic_chance') + ')':>17}  {share('real_words'):>10}  "
+                   f"{d['distinct_replies']:>8}  {d['verbatim_replies']:>13}")
+    screen.say(f"  compliance has three parts: content {report['content']:.0%}, stops {report['stopped_unseen']:.0%}, "
+               f"no control token inside {report['no_user_turn']:.0%}" if report["prompts"] else "")
+
+
+def provenance(samples: list, screen: Screen) -> None:
+    """Replies to unseen prompts, each with what of it stands in the training data."""
+    for prompt, reply, stop, origin in samples:
+        screen.say(f"\n  {prompt!r}\n    {reply}{'' if stop == 'end' else ' [no end token]'}\n    {origin['verdict']}: "
+                   f"longest stretch in common with the training replies {origin['shared_replies']}, with the corpus "
+                   f"{origin['shared_corpus'] or 'under 16'}"
+                   + (f"; nearest ({origin['similarity']:.0%}): {origin['nearest']}" if origin["similarity"] else ""))
+    if samples:
+        screen.say("\n" + textwrap.fill(RULE, 110))
+
+
 def _describe(screen: Screen, settings: Settings, folder: Path, corpus: str, material: Material) -> None:
     """The resolved settings and where everything is."""
     text = ", ".join(f"{k} {v}" for k, v in asdict(settings).items())
     screen.say(textwrap.fill("settings: " + text, 110, subsequent_indent="  ", break_on_hyphens=False))
     screen.say(f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
                f"{len(material.heldout_text):,} held out)")
-
-
-def _finite(report: dict) -> dict:
-    """NaN has no place in JSON: what could not be measured is null."""
-    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in report.items()}

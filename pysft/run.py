@@ -7,8 +7,14 @@
         model.safetensors     the weights
         log.jsonl             one line a step
         evaluation.json       what the measurements need: held-out text, prompts, known words
-        report.json           the measurements
+        report.json           the measurements; samples.json: the replies they were taken from
         checkpoints/STEP/     weights and both moments, for --resume
+    RUN/sft also has
+        adapter.safetensors   what LoRA trained, where it did (model.safetensors is merged)
+        measurements.jsonl    one line a checkpoint; ratings.jsonl: a person's marks
+        steps/STEP/           the model at each checkpoint, a stage of its own
+        data.json             what it was trained on, in numbers; before.json: base and tuned model side by side
+    RUN/report.html           all of it on a page
 """
 
 import hashlib
@@ -218,8 +224,38 @@ def cut_log(folder: Path, step: int) -> None:
     append_log(folder, kept)
 
 
+def add_measurement(folder: Path, row: dict) -> None:
+    """One JSON line a checkpoint."""
+    with open(folder / "measurements.jsonl", "a", encoding="utf-8") as f:
+        f.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cut_measurements(folder: Path, step: int) -> None:
+    """Drop what was measured and kept beyond `step`: resuming makes it again."""
+    path, kept = folder / "measurements.jsonl", []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+    except FileNotFoundError:
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+    for old in (folder / "steps").glob("*"):
+        if old.name.isdecimal() and int(old.name) > step:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def measured_stage(folder: Path) -> Path:
+    """The stage whose measurements those of this folder are: itself, or where it is a checkpoint (STAGE/steps/STEP) that."""
+    return folder.parent.parent if folder.parent.name == "steps" and not (folder / "evaluation.json").is_file() else folder
+
+
 def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
-    """Weights and both moments after adam.steps steps; older checkpoints go once it is written."""
+    """Weights and both moments after adam.steps steps; older checkpoints go once it is written. model: or the LoRA
+    around it, whose adapters are what is trained."""
     target = folder / "checkpoints" / str(adam.steps)
     target.mkdir(parents=True, exist_ok=True)
     safetensors.save(target / "state.safetensors",

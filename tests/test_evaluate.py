@@ -49,6 +49,10 @@ def figures_of(monkeypatch, reply_to):
     return measure(zero_model(), TOKENIZER, CHAT, PROBE)
 
 
+def domains(figures, name):
+    return {domain: row[name] for domain, row in figures["by_domain"].items()}
+
+
 # ------------------------------------------------------------------------------- whole models
 
 def test_a_parrot_of_training_replies_recalls_complies_and_repeats_word_for_word(monkeypatch):
@@ -56,7 +60,8 @@ def test_a_parrot_of_training_replies_recalls_complies_and_repeats_word_for_word
     figures, shown = figures_of(monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "end"))
     assert (figures["recall"], figures["recall_of"], figures["stopped"]) == (1, 3, 1)
     assert (figures["format_compliance"], figures["distinct_replies"], figures["verbatim_replies"]) == (1, 1, 4)
-    assert figures["compliance_by_domain"] == {"in": 1, "near": 1, "out": 1}
+    assert domains(figures, "format_compliance") == {"in": 1, "near": 1, "out": 1}
+    assert domains(figures, "verbatim_replies") == {"in": 2, "near": 1, "out": 1}
     assert (figures["on_topic"], figures["on_topic_chance"], figures["in_domain_prompts"]) == (0, 0, 3)
     assert figures["real_words"] == 1 and figures["prompts"] == 4
     assert shown["pairs"][2] == ("Say rose", "A rose is a rose.", "end")
@@ -82,12 +87,14 @@ def test_a_model_that_never_stops_never_complies_nor_recalls(monkeypatch):
     replies = dict(PAIRS)
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "length"))
     assert (figures["recall"], figures["stopped"], figures["format_compliance"]) == (0, 0, 0)
-    assert set(figures["compliance_by_domain"].values()) == {0}
+    assert set(domains(figures, "format_compliance").values()) == {0}
+    assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 0, 1)
 
 
 def test_a_model_that_writes_the_users_turn_does_not_comply(monkeypatch):
     figures, shown = figures_of(monkeypatch, lambda p: Reply(ids("Aye ", USER, "And thou"), "end"))
     assert figures["format_compliance"] == 0 and figures["stopped"] == 1
+    assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 1, 0)
     assert shown["prompts"][0][1] == "Aye <|user|>And thou"
 
 
@@ -100,7 +107,8 @@ def test_a_silent_model_has_no_words_to_measure(monkeypatch):
 def test_compliance_counts_by_domain_add_up(monkeypatch):
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids("Aye."), "end" if p != "What of roses?" else "length"))
     assert figures["format_compliance"] == 3 / 4
-    assert figures["compliance_by_domain"] == {"in": 0.5, "near": 1, "out": 1}
+    assert domains(figures, "format_compliance") == {"in": 0.5, "near": 1, "out": 1}
+    assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 3 / 4, 1)
 
 
 def test_recall_is_word_for_word(monkeypatch):

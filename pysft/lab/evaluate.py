@@ -5,7 +5,6 @@ that do not overlap; conversation loss per graded token of held-out conversation
 greedy, at most 120 new tokens or the room left."""
 
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError
 from pysft.inference.generate import Reply, generate
+from pysft.lab.provenance import Origin, Provenance, summary
 from pysft.text.dataset import Batch, Example, shift, tile_windows
 from pysft.text.formats import check_messages
 from pysft.text.template import Template, render, render_prompt
@@ -57,14 +57,16 @@ class Probe:
     """What measuring needs beside the model: it is stored in the run.
 
     heldout_text: the corpus's tail. pairs: [prompt, reply] that should be recalled; such a prompt is a text, or the
-    turns before the reply where there is more than one. prompts: [{"prompt", "domain"}]. heldout: messages of conversations never trained on. known_words: of the
-    corpus and the training conversations. training_replies: for "word for word"."""
+    turns before the reply where there is more than one. prompts: [{"prompt", "domain"}]. heldout: messages of
+    conversations never trained on. known_words: of the corpus and the training conversations. training_replies: for
+    "word for word". corpus_text: what of the corpus was trained on, for what replies share with it ("": not kept)."""
     heldout_text: str
     pairs: list
     prompts: list
     heldout: list
     known_words: list
     training_replies: list
+    corpus_text: str = ""
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -81,9 +83,10 @@ class Probe:
             check_messages([*x, {"role": "assistant", "content": "x"}], where, template)
             return True
         fields = set(cls.__dataclass_fields__)
-        fine = (isinstance(data, dict) and set(data) == fields
+        fine = (isinstance(data, dict) and fields - {"corpus_text"} <= set(data) <= fields
                 and isinstance(data["heldout_text"], str) and len(data["heldout_text"]) > 1
-                and all(isinstance(data[f], list) for f in fields - {"heldout_text"})
+                and isinstance(data.get("corpus_text", ""), str)
+                and all(isinstance(data[f], list) for f in fields - {"heldout_text", "corpus_text"})
                 and all(isinstance(pair, list) and len(pair) == 2 and asked(pair[0]) and isinstance(pair[1], str)
                         for pair in data["pairs"])
                 and all(isinstance(p, dict) and texts([p.get("prompt"), p.get("domain")]) for p in data["prompts"])
@@ -148,12 +151,18 @@ def before_reply(messages, turn: int | None = None):
     return messages[0]["content"] if turn == 1 else messages[:turn]
 
 
-def complies(reply: Reply, tokenizer: CharTokenizer, template: Template) -> bool:
-    """Content, the end token, and nothing that may not stand inside a reply: no control token, no opener in words."""
+def checks(reply: Reply, tokenizer: CharTokenizer, template: Template) -> tuple[bool, bool, bool]:
+    """The source text's three: does it have content, does it stop at the end token, is there nothing in it that may not
+    stand inside a reply (a control token, an opener in words)?"""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
     control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
     text = tokenizer.decode(reply.ids[reply.ids < len(tokenizer.characters)])
-    return reply.stop == "end" and not control and bool(text.strip()) and not any(m in text for m in template.forgeable)
+    return bool(text.strip()), reply.stop == "end", not control and not any(m in text for m in template.forgeable)
+
+
+def complies(reply: Reply, tokenizer: CharTokenizer, template: Template) -> bool:
+    """All three."""
+    return all(checks(reply, tokenizer, template))
 
 
 def on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
@@ -175,8 +184,8 @@ def real_words(replies: list[str], known: set[str]) -> float:
 
 
 def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe, grade: str = "all") -> tuple[dict, dict]:
-    """(figures, replies), what is graded being what the training graded: every figure of a tuned model by its name in the --json document, and the
-    replies they were taken from, {"pairs": [(prompt, reply, stop)], "prompts": ..., "heldout": ...}."""
+    """(figures, replies), what is graded being what the training graded: every figure of a tuned model by its name in the
+    --json document, and the replies they were taken from, {"pairs": [(prompt, reply, stop)], "prompts": ..., "heldout": ...}."""
     questions = {"pairs": [p for p, _ in probe.pairs], "prompts": [p["prompt"] for p in probe.prompts],
                  "heldout": [before_reply(c) for c in probe.heldout]}
     every = answer(model, tokenizer, template, sum(questions.values(), []))
@@ -187,28 +196,33 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe, g
     tuned = corpus_loss(model, tokenizer.encode(probe.heldout_text))
     heldout, fitted = conversation_loss(model, probe.heldout, tokenizer, template, grade)
     replies = [text for text, _ in got["prompts"]]
-    known = set(probe.known_words)
+    known, training = set(probe.known_words), set(probe.training_replies)
     inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]
     # In domain: subjects trained on, in words that were not. The list's and the held-out lines'.
     in_prompts = [questions["prompts"][i] for i in inside] + [_text(p) for p in questions["heldout"]]
     in_replies = [replies[i] for i in inside] + [text for text, _ in got["heldout"]]
     rate, chance = on_topic(in_prompts, in_replies) if in_prompts else (float("nan"),) * 2
+
     def share(good, of):
         return good / of if of else float("nan")
 
+    checked = [checks(r, tokenizer, template) for _, r in got["prompts"]]
     n = len(replies)
-    training = set(probe.training_replies)
     figures = {
         "tuned_base_loss": tuned, "heldout_loss": heldout, "heldout_conversations": fitted,
         "recall": share(sum(r.stop == "end" and text == reply for (text, r), (_, reply) in zip(got["pairs"], probe.pairs)),
                         len(probe.pairs)),
         "recall_of": len(probe.pairs),
         "stopped": share(sum(r.stop == "end" for _, r in got["pairs"]), len(probe.pairs)),
-        "format_compliance": share(sum(complies(r, tokenizer, template) for _, r in got["prompts"]), n),
-        "compliance_by_domain": _by_domain(probe.prompts, got["prompts"], tokenizer, template),
-        "prompts": len(replies),
+        "format_compliance": share(sum(map(all, checked)), n),
+        "content": share(sum(c for c, _, _ in checked), n),
+        "stopped_unseen": share(sum(s for _, s, _ in checked), n),
+        "no_user_turn": share(sum(c for _, _, c in checked), n),
+        "by_domain": _by_domain(probe.prompts, replies, checked, known, training),
+        "prompts": n,
         "on_topic": rate, "on_topic_chance": chance, "in_domain_prompts": len(in_prompts),
         "real_words": real_words(in_replies, known),
+        "reply_length": share(sum(map(len, replies)), n),
         "distinct_replies": len(set(replies)),
         "verbatim_replies": sum(r in training for r in replies),
     }
@@ -216,9 +230,28 @@ def measure(model, tokenizer: CharTokenizer, template: Template, probe: Probe, g
                      for group in questions}
 
 
-def _by_domain(prompts, answers, tokenizer, template):
-    total, good = Counter(), Counter()
-    for prompt, (_, reply) in zip(prompts, answers):
-        total[prompt["domain"]] += 1
-        good[prompt["domain"]] += complies(reply, tokenizer, template)
-    return {domain: good[domain] / total[domain] for domain in total}
+def origins(replies: dict, probe: Probe) -> tuple[dict, dict]:
+    """(counts by verdict over the unseen prompts of the list, the replies with their Origin as a fourth element): what of
+    measure()'s replies is memorised (lab/provenance.py)."""
+    source = Provenance(probe.training_replies, probe.corpus_text or None)
+    traced = {group: [[*row, asdict(source.of(row[1]))] for row in rows] for group, rows in replies.items()}
+    return summary([Origin(**row[3]) for row in traced["prompts"]])["counts"], traced
+
+
+def _by_domain(prompts, replies, checked, known, training) -> dict:
+    """What is said of all unseen prompts, of those of each domain."""
+    found = {}
+    for domain in dict.fromkeys(p["domain"] for p in prompts):
+        here = [i for i, p in enumerate(prompts) if p["domain"] == domain]
+        said = [replies[i] for i in here]
+        rate, chance = on_topic([prompts[i]["prompt"] for i in here], said)
+        found[domain] = finite({
+            "prompts": len(here), "format_compliance": sum(all(checked[i]) for i in here) / len(here), "on_topic": rate,
+            "on_topic_chance": chance, "real_words": real_words(said, known), "distinct_replies": len(set(said)),
+            "verbatim_replies": sum(r in training for r in said)})
+    return found
+
+
+def finite(figures: dict) -> dict:
+    """NaN has no place in JSON: what could not be measured is null."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pysft.errors import DataError, MissingInput, UsageError
+from pysft.nn.lora import MATRICES
 from pysft.nn.model import GPTConfig
 from pysft.rng import rng
 from pysft.text.dataset import Batch, Example, draw_windows
@@ -63,6 +64,12 @@ class Settings:
     decay_all: bool = False
     clip: float = 1.0
     micro_batches: int = 1  # pieces of a step, one after the other: less memory, the same update
+    # LoRA: the adapters' rank (0: all weights are trained), the matrices of a block that have one, alpha (0: twice the rank)
+    lora_rank: int = 0
+    lora_matrices: tuple[str, ...] = MATRICES
+    lora_alpha: float = 0.0
+    # how often fine-tuning is measured and its weights are kept: "tenth" of its steps, "epoch", "never", or every so many steps
+    checkpoint_every: str = "tenth"
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -72,6 +79,16 @@ class Settings:
                     raise UsageError(f"{number}: expected a list of pairs [rows, how many], rows at most the "
                                      f"context {self.context!r}")
                 object.__setattr__(self, f.name, tuple(tuple(pair) for pair in value))
+            elif f.name == "lora_matrices":
+                if not isinstance(value, (list, tuple)) or not value or not set(value) <= set(MATRICES):
+                    raise UsageError(f"{number}: expected some of {', '.join(MATRICES)}")
+                object.__setattr__(self, f.name, tuple(value))
+            elif f.name == "checkpoint_every":
+                if isinstance(value, int) and not isinstance(value, bool):
+                    object.__setattr__(self, f.name, str(value))
+                if self.checkpoint_every not in ("tenth", "epoch", "never") and not (
+                        str(self.checkpoint_every).isdecimal() and int(self.checkpoint_every) > 0):
+                    raise UsageError(f"{number}: expected tenth, epoch, never, or a number of steps above 0")
             elif f.name == "mix":
                 if not isinstance(value, (list, tuple)) or not all(
                         isinstance(w, (int, float)) and not isinstance(w, bool) and 0 < w < 1e6 for w in value):
@@ -99,6 +116,8 @@ class Settings:
             if getattr(self, name) not in kinds:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(kinds)}")
         GPTConfig(1, self.context, self.layers, self.heads, self.channels)  # a shape that cannot be, said now
+        if self.lora_rank > self.channels:
+            raise UsageError(f"lora_rank = {self.lora_rank} is above the {self.channels} channels; a smaller rank is the point of LoRA")
         if not self.base_windows:
             raise UsageError("base_windows is empty; the base needs text to learn from")
 
@@ -185,6 +204,16 @@ def _rows(settings: Settings, rows: int) -> int:
     return min(rows, rows // settings.micro_batches + settings.context)
 
 
+def checkpoint_steps(settings: Settings, plan: Plan) -> list[int]:
+    """After which steps a fine-tuning is measured and its weights are kept, the last included."""
+    every = settings.checkpoint_every
+    if every == "never":
+        return []
+    stride = {"tenth": plan.steps / 10, "epoch": plan.steps / max(next(iter(plan.epochs.values()), 1), 1e-9)}.get(every)
+    stride = max(1, float(every) if stride is None else stride)
+    return sorted({min(plan.steps, round(stride * k)) for k in range(1, math.ceil(plan.steps / stride) + 1)} - {0} | {plan.steps} - {0})
+
+
 def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
     """Windows of the corpus, every token graded."""
     def draw(step):
@@ -198,6 +227,25 @@ def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
                                             settings.base_schedule),
                 sft, settings.base_steps,
                 _rows(settings, sum(length * count for length, count in settings.base_windows)))
+
+
+def replay_alone(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
+    """The fine-tuning without its conversations: the same windows of base text at the same rates. What a base gains by
+    it, it owes to being trained on, so a tuned model is compared with that (matched forgetting)."""
+    def draw(step):
+        return Batch.of(_replayed(settings, corpus, step), vocab, settings.context).split(settings.micro_batches)
+
+    return Plan(draw, _sft_rate(settings), sft, settings.sft_steps if settings.sft_windows else 0,
+                _rows(settings, sum(length * count for length, count in settings.sft_windows)))
+
+
+def _replayed(settings: Settings, corpus: np.ndarray, step: int) -> list[Example]:
+    g = rng(settings.seed, "sft", "windows", step)
+    return [e for length, count in settings.sft_windows for e in draw_windows(corpus, count, length, g)]
+
+
+def _sft_rate(settings: Settings):
+    return lambda step: schedule(step, settings.sft_steps, settings.sft_lr, settings.sft_warmup, settings.sft_schedule)
 
 
 def _pairs(settings: Settings, n: int):
@@ -282,8 +330,7 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
 
     def draw(step):
         talk = [examples[i] for examples, pick in streams for i in pick(step)]
-        g = rng(settings.seed, "sft", "windows", step)
-        text = [e for length, count in settings.sft_windows for e in draw_windows(corpus, count, length, g)]
+        text = _replayed(settings, corpus, step)
         weight = [1.0] * len(talk) + [settings.sft_window_weight] * len(text)
         return Batch.of(talk + text, vocab, settings.context, weight).split(settings.micro_batches)
 
@@ -291,6 +338,4 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
     rows = max((sum(int(n[pick(step)].sum()) for n, (_, pick) in zip(lengths, streams))
                 for step in range(settings.sft_steps)), default=0)
     rows += sum(length * count for length, count in settings.sft_windows)
-    return Plan(draw, lambda step: schedule(step, settings.sft_steps, settings.sft_lr, settings.sft_warmup,
-                                            settings.sft_schedule),
-                sft, settings.sft_steps, _rows(settings, rows), epochs)
+    return Plan(draw, _sft_rate(settings), sft, settings.sft_steps, _rows(settings, rows), epochs)

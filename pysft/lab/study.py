@@ -1,0 +1,175 @@
+"""An experiment carried out: its arms over the seeds, a table with intervals, the verdict, and what is kept of it."""
+
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pysft.errors import UsageError
+from pysft.lab import figures, page
+from pysft.lab.experiments import EXPERIMENTS, Experiment
+from pysft.lab.trial import Lab
+from pysft.run import read_json, write_json
+
+# Student's t for 95 %, by degrees of freedom (Student 1908); beyond, the normal's 1.96 and a little.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+GOOD, PARTLY, BAD = "reproduced", "partly reproduced", "not reproduced"
+KINDS = {GOOD: "good", PARTLY: "partly", BAD: "bad"}
+
+
+def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
+    """Run every arm for seeds 1 .. seeds, write FOLDER/NAME/, and give the document that stands there."""
+    began = time.monotonic()
+    results: dict[str, list[dict]] = {}
+    by_seed = []
+    for seed in range(1, seeds + 1):
+        arms, record, mine = experiment.arms(lab, seed), None, {}
+        while True:
+            try:
+                arm = arms.send(record)
+            except StopIteration:
+                break
+            record = lab.run(arm, seed)
+            mine[arm.name] = record
+            results.setdefault(arm.name, []).append(record)
+        by_seed.append(mine)
+    checks = [{"text": c.text, "holds": [_holds(c, mine) for mine in by_seed]} for c in experiment.checks]
+    document = {
+        "name": experiment.name, "title": experiment.title, "claim": experiment.claim, "note": experiment.note,
+        "corpus": Path(lab.corpus).name, "seeds": seeds, "scale": lab.scale, "retrain_base": lab.retrain,
+        "command": command(experiment.name, lab, seeds),
+        "base_loss": {preset: lab.ground(preset, 1).loss for preset in sorted({r["preset"] for rs in results.values() for r in rs})},
+        "arms": {name: {c.heading: interval([c.value(r) for r in records]) for c in experiment.columns}
+                 for name, records in results.items()},
+        "forms": {c.heading: c.form for c in experiment.columns},
+        "checks": checks, "verdict": verdict(checks),
+        "samples": {name: records[0]["samples"] for name, records in results.items()},
+        "trial_seconds": round(sum(r["seconds"] for rs in results.values() for r in rs), 1),
+        "seconds": round(time.monotonic() - began, 1)}
+    folder = lab.folder / experiment.name
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = list(experiment.figures(results)) if figures.available() else []
+    document["figures"] = [title for title, _ in drawn]
+    for i, (_, svg) in enumerate(drawn, 1):
+        _write(folder / f"figure-{i}.svg", svg)
+    _write(folder / "table.txt", text(document) + "\n")
+    write_json(folder / f"{experiment.name}.json", document)
+    return document
+
+
+def command(name: str, lab: Lab, seeds: int) -> str:
+    """What was typed, with the corpus by its name alone."""
+    more = (f" --corpus {Path(lab.corpus).name}" if lab.corpus != "plays" else "") + (" --retrain-base" if lab.retrain else "")
+    return f"python -m pysft lab {name} --seeds {seeds}{more}" + (f" --scale {lab.scale:g}" if lab.scale != 1 else "")
+
+
+def _holds(check, records) -> bool:
+    try:
+        return bool(check.holds(records))
+    except (TypeError, KeyError, IndexError, StopIteration, ValueError):
+        return False  # one of its figures could not be measured, so it was not shown
+
+
+def verdict(checks: list[dict]) -> str:
+    """Reproduced: every check held in every seed. Not: none held in more than half of them. Else: partly."""
+    if all(all(c["holds"]) for c in checks):
+        return GOOD
+    return PARTLY if any(sum(c["holds"]) > len(c["holds"]) / 2 for c in checks) else BAD
+
+
+def interval(values: list) -> dict:
+    """mean, min, max and the half-width of the mean's 95 % interval (Student's t; null for one seed) of a figure over
+    the seeds, and the values; a null among them was not measured."""
+    x = [float(y) for y in values if y is not None and math.isfinite(y)]
+    half = None
+    if len(x) > 1:
+        half = (T95[len(x) - 2] if len(x) - 2 < len(T95) else 2.1) * float(np.std(x, ddof=1)) / math.sqrt(len(x))
+    return {"mean": float(np.mean(x)) if x else None, "min": min(x, default=None), "max": max(x, default=None), "t95": half,
+            "values": [None if y is None else float(y) for y in values]}
+
+
+def cell(figure: dict, form: str) -> str:
+    """A figure as people read it: its mean, and the range over the seeds where they differ."""
+    if figure["mean"] is None:
+        return "-"
+    mean, least, most = (form.format(figure[k]) for k in ("mean", "min", "max"))
+    return mean if least == most else f"{mean} ({least}..{most})"
+
+
+def text(d: dict) -> str:
+    """The experiment for a terminal."""
+    headings = [f"{i}" for i in range(1, len(d["forms"]) + 1)]
+    rows = [[cell(figure, d["forms"][name]) for name, figure in arm.items()] for arm in d["arms"].values()]
+    first = max([len(name) for name in d["arms"]])
+    wide = [max([len(h), *(len(row[i]) for row in rows)]) for i, h in enumerate(headings)]
+    out = [d["title"], "", f"Claim: {d['claim']}", ""]
+    out += [f"  {i}  {name}" for i, name in zip(headings, d["forms"])]
+    out += ["", " " * first + "".join(f"  {h:>{w}}" for h, w in zip(headings, wide))]
+    out += [f"{name:<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(row, wide)) for name, row in zip(d["arms"], rows)]
+    out += ["", *(f"  {_of(c['holds']):>7}  {c['text']}" for c in d["checks"])]
+    out += ["", f"Verdict: {d['verdict']} ({_seeds(d)}; {_bases(d)})"]
+    return "\n".join(out + ([f"Note: {d['note']}"] if d["note"] else []))
+
+
+def _of(holds):
+    return "yes" if all(holds) else "no" if not any(holds) else f"{sum(holds)} of {len(holds)}"
+
+
+def _seeds(d):
+    return f"{d['seeds']} seed{'s' * (d['seeds'] != 1)}" + (f", scaled to {d['scale']:g}: the verdict means nothing" if d["scale"] != 1 else "")
+
+
+def _bases(d):
+    return (f"corpus {d['corpus']}, base " + ", ".join(f"{name} {loss:.3f} nats/char" for name, loss in d["base_loss"].items())
+            + (", one for each seed" if d["retrain_base"] else ""))
+
+
+def gather(folder: Path) -> list[dict]:
+    """The documents of the experiments that stand in a lab's folder, in the order of EXPERIMENTS."""
+    return [read_json(path) for name in EXPERIMENTS if (path := Path(folder) / name / f"{name}.json").is_file()]
+
+
+def write_page(folder: Path) -> Path:
+    """FOLDER/index.html: every experiment that stands in the folder, each figure beside its claim and the verdict."""
+    documents = gather(folder)
+    if not documents:
+        raise UsageError(f"{folder}: no experiment stands here; python -m pysft lab NAME makes one")
+    counts = {v: sum(d["verdict"] == v for d in documents) for v in KINDS}
+    parts = [page.paragraph("Each claim of the source text is an experiment; a claim counts when its checks hold in every seed. "
+                            + ", ".join(f"{n} {v}" for v, n in counts.items()) + "."),
+             page.table(["experiment", "claim", "verdict"],
+                        [[d["title"], d["claim"], page.badge(d["verdict"], KINDS[d["verdict"]])] for d in documents])]
+    if not figures.available():
+        parts.append(page.paragraph("No figures: " + figures.NEEDED + ", then the same command again."))
+    for d in documents:
+        parts += _section(Path(folder), d)
+    target = Path(folder) / "index.html"
+    _write(target, page.page("The claims, measured", parts, "Made by pysft lab. Means over seeds, the range in brackets."))
+    return target
+
+
+def _section(folder: Path, d: dict) -> list[str]:
+    parts = [page.heading(d["title"]), page.paragraph(page.badge(d["verdict"], KINDS[d["verdict"]]), d["claim"])]
+    for i, title in enumerate(d["figures"], 1):
+        path = folder / d["name"] / f"figure-{i}.svg"
+        if path.is_file():
+            parts.append(page.figure(path.read_text(encoding="utf-8")))
+    parts.append(page.table(["checked", "held in"], [[c["text"], f"{sum(c['holds'])} of {len(c['holds'])} seeds"] for c in d["checks"]]))
+    parts.append(page.table(["", *d["forms"]], [[name, *(cell(figure, d["forms"][k]) for k, figure in arm.items())]
+                                               for name, arm in d["arms"].items()], "l" + "r" * len(d["forms"])))
+    if d["note"]:
+        parts.append(page.paragraph(d["note"]))
+    samples = [[name, prompt, reply + ("" if stop == "end" else " [no end token]")]
+               for name, rows in d["samples"].items() for prompt, reply, stop in (rows[:2] + rows[6:8])]
+    parts.append(page.details("What they say (seed 1; the first prompts, two trained on, two unseen)", [page.table(["", "prompt", "reply"], samples)]))
+    parts.append(page.paragraph(f"{_seeds(d)}; {_bases(d)}; {d['trial_seconds']:,.0f} s of training and measuring."))
+    parts.append(page.code(d["command"]))
+    return parts
+
+
+def _write(path: Path, content: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, path)
