@@ -16,7 +16,7 @@ from pysft.lab import variants as v
 from pysft.lab.trial import NEW, OLD, Arm, Lab
 
 SMALL, WIDE = "seed", "tiny"
-ALONG = (50, 100, 200, 400)
+ALONG = (10, 25, 50, 100, 200, 400)
 EARLY = (50, 100, 200, 300, 500, 700)
 ALL_MATRICES, ATTENTION = ("qkv", "attproj", "fc", "fcproj"), ("qkv", "attproj")
 # The source's fine-tuning on the wide base; and a plain one on conversations.
@@ -240,12 +240,12 @@ def _ends(r) -> dict[str, dict]:
 
 
 def judge_rate(record: dict) -> str:
-    """"jumpy": it diverged, or more than 2 % of its steps are spikes; "flat": over 500 steps the loss fell by less than
-    half; else "right"."""
+    """"jumpy": it diverged, or its loss rose above JUMP times the first one, or more than 2 % of its steps are spikes;
+    "flat": over 500 steps the loss fell by less than half; else "right"."""
     curve = record["losses"]
-    if record["diverged"] or _count(record) > 0.02 * len(curve):
+    if record["diverged"] or max(curve) > JUMP * curve[0] or _count(record) > 0.02 * len(curve):
         return "jumpy"
-    return "flat" if np.mean(curve[-20:]) > 0.5 * np.mean(curve[:5]) else "right"
+    return "flat" if np.mean(curve[-20:]) > 0.5 * curve[0] else "right"
 
 
 def new_rows(lab, seed):
@@ -372,8 +372,8 @@ def _fallen(record, step):
 
 
 def _lowest(record):
-    """The measurement with the lowest held-out loss."""
-    return min((row for row in record["track"] if row["heldout_loss"] is not None), key=lambda row: row["heldout_loss"])
+    """The measurement with the lowest held-out loss, once training has begun."""
+    return min((row for row in record["track"] if row["step"] and row["heldout_loss"] is not None), key=lambda row: row["heldout_loss"])
 
 
 def _turn(record):
