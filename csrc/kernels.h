@@ -91,18 +91,21 @@ int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *
                                    const real *lse, const int32_t *labels, int64_t N, int64_t V,
                                    int threads);
 
-/* decode.c: logits (V) of the token at `position`, of a model of L blocks, behind the tokens whose keys and
- * values stand in cache, to which this one's are added. weights: wte, wpe; for each block ln1.w, ln1.b,
- * qkv.w packed, qkv.b, attproj.w packed, attproj.b, ln2.w, ln2.b, fc.w packed, fc.b, fcproj.w packed,
- * fcproj.b; then lnf.w, lnf.b, head packed. decode_pack makes packed, of decode_packed(C, K) elements, from
- * w (K,C). decode_weights and decode_cache: elements of the whole. Returns 0 for a token that is not in
- * 0..V-1, 1 for a position that is not in 0..T-1, else -1. */
+/* decode.c: one more token of each of S sequences, of a model of L blocks: logits (S,V) behind the token tokens[i] at
+ * positions[i] of the sequence whose keys and values stand in row slots[i] of cache (R, decode_cache), to which this one's
+ * are added. slots rise. weights: wte, wpe; for each block ln1.w, ln1.b, qkv.w packed, qkv.b, attproj.w packed, attproj.b,
+ * ln2.w, ln2.b, fc.w packed, fc.b, fcproj.w packed, fcproj.b; then lnf.w, lnf.b, head packed. decode_pack makes packed, of
+ * decode_packed(C, K) elements, from w (K,C). decode_weights: elements of the whole; decode_cache and decode_work: of a
+ * sequence. Returns i where token i is not in 0..V-1, S + i for a position that is not in 0..T-1, 2 S + i for a slot that
+ * is not above the one before it and below R; else -1. */
 int64_t FN(decode_packed)(int64_t C, int64_t K);
 void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K);
 int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L);
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L);
-int64_t FN(decode_forward)(real *logits, real *cache, const real *weights, int64_t token, int64_t position,
-                           int64_t V, int64_t T, int64_t C, int64_t H, int64_t L, real eps, int threads);
+int64_t FN(decode_work)(int64_t T, int64_t C);
+int64_t FN(decode_forward)(real *logits, real *cache, real *work, const real *weights, const int32_t *tokens,
+                           const int32_t *positions, const int32_t *slots, int64_t S, int64_t R, int64_t V, int64_t T,
+                           int64_t C, int64_t H, int64_t L, real eps, int threads);
 
 /* adamw.c: one AdamW step on n weights: w, m and v are updated in place from the gradient g.
  * correction1 = 1 - beta1^t and correction2 = 1 - beta2^t undo the bias of the moments at step t. */

@@ -74,15 +74,60 @@ def test_a_full_context_and_a_foreign_token_are_refused():
 
 
 def test_the_gate_refuses_arrays_of_a_wrong_size():
-    f = np.zeros
-    packed, weights, cache = ops.decode_sizes(12, 11, 11, 24, 2, np.float32)
-    good = dict(logits=f(11, "f"), cache=f(cache, "f"), weights=f(weights, "f"), token=1, position=0, T=24, C=12, H=2, L=2)
+    f, i = np.zeros, lambda *values: np.array(values, np.int32)
+    packed, weights, cache, work = ops.decode_sizes(12, 11, 11, 24, 2, np.float32)
+    good = dict(logits=f((2, 11), "f"), cache=f((3, cache), "f"), work=f((2, work), "f"), weights=f(weights, "f"),
+                tokens=i(1, 10), positions=i(0, 23), slots=i(0, 2), T=24, H=2, L=2)
     ops.decode_forward(**good)
-    for change in (dict(cache=f(cache + 1, "f")), dict(weights=f(weights - 1, "f")), dict(T=25), dict(L=3), dict(C=13, H=1),
-                   dict(H=5), dict(position=24), dict(position=-1), dict(L=0), dict(T=2.0), dict(cache=f(cache)),
-                   dict(logits=f(10, "f"))):
+    for change in (dict(cache=f((3, cache + 1), "f")), dict(weights=f(weights - 1, "f")), dict(T=25), dict(L=3), dict(H=5),
+                   dict(work=f((2, work + 7), "f")), dict(work=f((2, 6), "f")), dict(work=f((1, work), "f")), dict(L=0), dict(T=2.0),
+                   dict(cache=f((3, cache))), dict(logits=f((2, 10), "f")), dict(tokens=i(1)), dict(slots=i(0, 2, 3)),
+                   dict(tokens=np.zeros(2)), dict(tokens=i(1, 11)), dict(tokens=i(-1, 0)), dict(positions=i(24, 0)),
+                   dict(positions=i(0, -1)), dict(slots=i(0, 0)), dict(slots=i(2, 1)), dict(slots=i(1, 3)), dict(slots=i(-1, 1))):
         with pytest.raises(GateError, match="decode"):
             ops.decode_forward(**{**good, **change})
     ops.decode_pack(f(packed, "f"), f((11, 12), "f"))
     with pytest.raises(GateError, match="packed has shape"):
         ops.decode_pack(f(packed + 1, "f"), f((11, 12), "f"))
+    step = ops.decoder(**good)
+    for n in (0, 3, -1):
+        with pytest.raises(GateError, match="sequences, expected 1 to 2"):
+            step(n)
+
+
+# ------------------------------------------------------------------------------------- many sequences
+
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_sequences_side_by_side_have_the_bits_that_each_has_alone(config, threads, dtype):
+    g = np.random.default_rng(4)
+    texts = [g.integers(0, config.vocab, max(1, int(n))) for n in g.integers(1, config.context + 1, 9)]
+    model = lively(config, ops.on_threads(threads), dtype)
+    expected = [full(model, text) for text in texts]
+    decoder, live = Decoder(model, 9), list(range(9))
+    while live:  # each leaves when its text is read
+        found = decoder.steps([texts[i][decoder.lengths[i]] for i in live], live)
+        for row, i in zip(found, live):
+            assert np.array_equal(row, expected[i][decoder.lengths[i] - 1]), i
+        live = [i for i in live if decoder.lengths[i] < len(texts[i])]
+
+
+@BOTH
+def test_a_slot_begins_anew_while_the_others_go_on(dtype):
+    model = lively(SHAPES[0], ops.on_threads(2), dtype)
+    decoder = Decoder(model, 3)
+    for token in (1, 2, 3):
+        decoder.steps([token, token + 1, token + 2], [0, 1, 2])
+    decoder.reset(1)
+    found = decoder.steps([7, 8], [1, 2])
+    assert np.array_equal(found[0], full(model, [7])[0]) and np.array_equal(found[1], full(model, [3, 4, 5, 8])[3])
+    assert decoder.lengths.tolist() == [3, 1, 4]
+
+
+@BOTH
+def test_the_reference_decodes_many_the_same(dtype):
+    texts = np.random.default_rng(5).integers(0, SHAPES[0].vocab, (3, 20))
+    theirs, ours = (Decoder(lively(SHAPES[0], f, dtype), 3) for f in (reference, ops.on_threads(2)))
+    for column in texts.T:
+        assert distance(theirs.steps(column, (0, 1, 2)), ours.steps(column, (0, 1, 2))) < {np.float32: 1e-4, np.float64: 1e-12}[dtype]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pysft.errors import DataError, UsageError
+from pysft.inference import generate as generating
 from pysft.inference.generate import Sampling, choose, complete, generate
 from pysft.inference.session import ROOM, Session, once
 from pysft.nn.model import GPT, GPTConfig
@@ -39,23 +40,27 @@ class Scripted:
 
     def __init__(self, script, context=256, start=None, vocab=68):
         self.config = SimpleNamespace(context=context, vocab=vocab)
-        self.script, self.start, self.seen, self.ids = script, start, [], []
+        self.script, self.start, self.seen = script, start, []
 
-    def decoder(self):
+    def decoder(self, sequences=1):
+        self.lengths, self.ids = [0] * sequences, [[] for _ in range(sequences)]
         return self
 
-    def reset(self):
-        self.ids = []
+    def reset(self, slot=0):
+        self.ids[slot] = []
 
-    def step(self, token):
-        assert len(self.ids) < self.config.context
-        self.ids.append(int(token))
-        if self.seen and self.seen[-1] == self.ids[:-1]:
-            self.seen.pop()  # the same sequence, one longer
-        self.seen.append(list(self.ids))
-        start = self.start or max(j + 1 for j, t in enumerate(self.ids) if t == ASSISTANT or j == 0)
-        result = np.zeros(self.config.vocab, np.float32)
-        result[self.script[min(max(0, len(self.ids) - start), len(self.script) - 1)]] = 9
+    def steps(self, tokens, slots):
+        assert list(slots) == sorted(set(slots))
+        result = np.zeros((len(slots), self.config.vocab), np.float32)
+        for row, token, slot in zip(result, tokens, slots):
+            ids = self.ids[slot]
+            ids.append(int(token))
+            assert len(ids) <= self.config.context
+            if ids[:-1] in self.seen:
+                self.seen.remove(ids[:-1])  # the same sequence, one longer
+            self.seen.append(list(ids))
+            start = self.start or max(j + 1 for j, t in enumerate(ids) if t == ASSISTANT or j == 0)
+            row[self.script[min(max(0, len(ids) - start), len(self.script) - 1)]] = 9
         return result
 
 
@@ -78,10 +83,12 @@ def test_greedy_is_the_argmax_of_recomputed_logits():
         assert generate(MODEL, [prompt], 12)[0].ids.tolist() == recomputed(MODEL, prompt, 12)
 
 
+@pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 5, 0.9, seed=4)])
-def test_a_prompt_is_answered_the_same_alone_and_among_others(sampling):
+def test_a_prompt_is_answered_the_same_alone_and_among_others(sampling, slots, monkeypatch):
     together = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling)
-    some = generate(MODEL, PROMPTS[:3], 10, stop=20, sampling=sampling)
+    monkeypatch.setattr(generating, "SLOTS", slots)
+    some = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling)
     for a, b in zip(together, some):
         assert a.ids.tolist() == b.ids.tolist() and a.stop == b.stop
     alone = generate(MODEL, PROMPTS[:1], 10, stop=20, sampling=sampling)[0]

@@ -49,34 +49,50 @@ def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> 
     return int(order[rng.choice(keep, p=p)])
 
 
+SLOTS = 24  # sequences that are written side by side
+
+
 def generate(model, prompts: list[np.ndarray], max_new: int, stop: int | None = None,
              sampling: Sampling = Sampling()) -> list[Reply]:
     """A Reply for each prompt (ids, at least one, at most the context): at most max_new tokens or the
-    room left. They are answered one after the other with a cache of keys and values (nn/decode.py); prompt i
-    draws from its own generator, so its reply does not depend on the others."""
+    room left. Up to SLOTS are read and written side by side, a token of each at a time, with a cache of keys and values
+    (nn/decode.py); where one is done the next begins. Prompt i draws from its own generator, and a sequence's logits have
+    the same bits in any company, so its reply does not depend on the others."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
             raise DataError(f"prompt {i}: {len(prompt)} tokens, the context holds 1 to {context}")
-    decoder = model.decoder() if len(prompts) else None
-    return [_reply(decoder, prompt, min(max_new, context - len(prompt)), stop, sampling,
-                   np.random.default_rng([sampling.seed, i])) for i, prompt in enumerate(prompts)]
+    replies: list = [None] * len(prompts)
+    waiting = [i for i in reversed(range(len(prompts))) if max_new > 0 and len(prompts[i]) < context]
+    if not waiting:
+        return [_reply([], "length") for _ in prompts]
+    decoder = model.decoder(min(SLOTS, len(waiting)))
+    live: dict[int, list] = {}  # slot: [number, ids still to read, ids written, generator]
+    free = list(reversed(range(len(decoder.lengths))))
+    while waiting or live:
+        while waiting and free:
+            i, slot = waiting.pop(), free.pop()
+            decoder.reset(slot)
+            live[slot] = [i, list(map(int, prompts[i][::-1])), [], np.random.default_rng([sampling.seed, i])]
+        slots = sorted(live)
+        logits = decoder.steps([live[slot][1].pop() for slot in slots], slots)
+        for row, slot in zip(logits, slots):
+            i, unread, ids, rng = live[slot]
+            if unread:
+                continue
+            token = choose(row, sampling, rng)
+            if token != stop:
+                ids.append(token)
+                unread.append(token)
+            if token == stop or len(ids) == min(max_new, context - len(prompts[i])):
+                replies[i] = _reply(ids, "end" if token == stop else "length")
+                del live[slot]
+                free.append(slot)
+    return [_reply([], "length") if reply is None else reply for reply in replies]
 
 
-def _reply(decoder, prompt, most, stop, sampling, rng) -> Reply:
-    ids = []
-    if most > 0:
-        decoder.reset()
-        for token in prompt:
-            logits = decoder.step(token)
-        while (token := choose(logits, sampling, rng)) != stop:
-            ids.append(token)
-            if len(ids) == most:
-                break
-            logits = decoder.step(token)
-        else:
-            return Reply(np.array(ids, np.int32), "end")
-    return Reply(np.array(ids, np.int32), "length")
+def _reply(ids, stop) -> Reply:
+    return Reply(np.array(ids, np.int32), stop)
 
 
 def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) -> dict:

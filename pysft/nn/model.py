@@ -366,9 +366,9 @@ class GPT:
             a["dx_wanted"][:M] = 0
         self._walk(self._hidden_backward, N, len(batch.cu_seqlens) - 1, M)
 
-    def decoder(self):
+    def decoder(self, sequences: int = 1):
         """A Decoder of the weights as they are now: one token at a time, with a cache (nn/decode.py)."""
-        return Decoder(self)
+        return Decoder(self, sequences)
 
     def logits(self, tokens, cu_seqlens, rows=None):
         """The logits (R,V) of the given rows (all if None): a new array, for talking and tests."""

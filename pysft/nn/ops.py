@@ -451,12 +451,12 @@ def _lengths(function, **sizes):
 
 
 def decode_sizes(C, K, V, T, L, dtype):
-    """How many elements decode_pack writes for a w of (K,C), and decode_forward's weights and cache have for
-    V symbols, T positions, C channels and L blocks."""
+    """How many elements decode_pack writes for a w of (K,C), decode_forward's weights have for V symbols, T positions, C
+    channels and L blocks, and each sequence's cache and working memory."""
     _lengths("decode_sizes", C=C, K=K, V=V, T=T, L=L)
     suffix = "_f32" if np.dtype(dtype) == np.float32 else "_f64"
     return tuple(int(getattr(_lib, name + suffix)(*a)) for name, a in (
-        ("decode_packed", (C, K)), ("decode_weights", (V, T, C, L)), ("decode_cache", (T, C, L))))
+        ("decode_packed", (C, K)), ("decode_weights", (V, T, C, L)), ("decode_cache", (T, C, L)), ("decode_work", (T, C))))
 
 
 def decode_pack(packed, w):
@@ -468,31 +468,39 @@ def decode_pack(packed, w):
     _run(None, "decode_pack", suffix, [*p, "C", "K"], n)
 
 
-def decode_forward(logits, cache, weights, token, position, T, C, H, L, eps=1e-5, *, threads=None):
-    """logits (V) of `token` at `position` (0 to T-1) behind the tokens whose keys and values stand in cache;
-    its own are added. weights: as kernels.h lists them; their size and the cache's: decode_sizes."""
-    decoder(logits, cache, weights, T, C, H, L, eps, threads=threads)(token, position)
+def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, *, threads=None):
+    """logits (S,V) of one more token of each of S sequences: tokens (S) at positions (S) (0 to T-1) behind those whose
+    keys and values stand in rows slots (S), rising, of cache (R,c); their own are added. work (S,w) is working memory;
+    weights as kernels.h lists them, their size and those of c and w: decode_sizes."""
+    decoder(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps, threads=threads)(len(tokens))
 
 
-def decoder(logits, cache, weights, T, C, H, L, eps=1e-5, *, threads=None):
-    """decode_forward with these arrays, checked once: a function of (token, position), whole numbers."""
-    _lengths("decode_forward", T=T, C=C, H=H, L=L)
-    if C % H:
-        raise GateError(f"decode_forward: C = {C} channels cannot be split over H = {H} heads")
-    suffix, n, p = _admit("decode_forward", "logits!V cache!c weights:w", logits, cache, weights)
-    _, w, c = decode_sizes(C, 1, n["V"], T, L, logits.dtype)
-    for name, size, expected in (("cache", n["c"], c), ("weights", n["w"], w)):
+def decoder(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, *, threads=None):
+    """decode_forward with these arrays, checked once: a function of how many sequences, the first of the arrays', there
+    are. What tokens, positions and slots hold is checked at each call."""
+    _lengths("decode_forward", T=T, H=H, L=L)
+    suffix, n, p = _admit("decode_forward", "logits!S,V cache!R,c work!S,w weights:W tokens#S positions#S slots#S",
+                          logits, cache, work, weights, tokens, positions, slots)
+    # Work is 7 C and one row of scores: C follows from it.
+    C = (n["w"] - (decode_sizes(1, 1, 1, T, 1, logits.dtype)[3] - 7)) // 7
+    if C < 1 or C % H:
+        raise GateError(f"decode_forward: work has rows of {n['w']}, which hold {C} channels; they cannot be split over H = {H} heads")
+    sizes = decode_sizes(C, 1, n["V"], T, L, logits.dtype)
+    for name, size, expected in (("weights", n["W"], sizes[1]), ("cache", n["c"], sizes[2]), ("work", n["w"], sizes[3])):
         if size != expected:
-            raise GateError(f"decode_forward: {name} has shape ({size},), expected ({expected},)")
-    function, V = getattr(_lib, "decode_forward" + suffix), n["V"]
-    rest = V, T, C, H, L, _number("decode_forward", "eps", eps), _threads("decode_forward", threads)
-    keep = logits, cache, weights  # as long as the function lives
+            raise GateError(f"decode_forward: {name} has {size} elements{'' if name == 'weights' else ' a row'}, expected {expected}")
+    function, most, V = getattr(_lib, "decode_forward" + suffix), n["S"], n["V"]
+    rest = n["R"], V, T, C, H, L, _number("decode_forward", "eps", eps), _threads("decode_forward", threads)
+    keep = logits, cache, work, weights, tokens, positions, slots  # as long as the function lives
 
-    def step(token, position):
-        code = function(*p, token, position, *rest)
+    def step(S=1):
+        if not 0 < S <= most:
+            raise GateError(f"decode_forward: {S} sequences, expected 1 to {most}")
+        code = function(*p, S, *rest)
         if code >= 0:
-            name, n, most = ("token", token, V) if code == 0 else ("position", position, T)
-            raise GateError(f"decode_forward: {name} = {n} is not in 0..{most - 1}")
+            name, a, top = (("token", tokens, V), ("position", positions, T), ("slot", slots, n["R"]))[code // S]
+            raise GateError(f"decode_forward: {name} = {a[code % S]} is not in 0..{top - 1}"
+                            + (", or not above the slot before it" if name == "slot" else ""))
         return keep[0]
     return step
 

@@ -211,9 +211,9 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
 
 
 def decode_sizes(C, K, V, T, L, dtype):
-    """(elements of a packed w (K,C), of all weights, of the cache): here a packed w is w itself, and the cache
-    is each block's keys (T,C) and values (T,C)."""
-    return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C
+    """(elements of a packed w (K,C), of all weights, of a sequence's cache and working memory): here a packed w is w itself,
+    the cache is each block's keys (T,C) and values (T,C), and there is no working memory, but a row holds C elements."""
+    return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C, C
 
 
 def decode_pack(packed, w):
@@ -221,10 +221,11 @@ def decode_pack(packed, w):
     packed[:] = w.ravel()
 
 
-def decode_forward(logits, cache, weights, token, position, T, C, H, L, eps=1e-5):
-    """The next token's logits (V) at the price of one row: of all that attention reads of earlier rows, their
-    keys and values, nothing changes any more, so they wait in the cache."""
-    V, used = len(logits), 0
+def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5):
+    """The next tokens' logits (S,V) at the price of a row each: of all that attention reads of earlier rows, their keys
+    and values, nothing changes any more, so they wait in the cache (R,c)."""
+    (S, V), C = logits.shape, work.shape[1]
+    used = 0
 
     def next_weights(*shape):
         nonlocal used
@@ -232,23 +233,26 @@ def decode_forward(logits, cache, weights, token, position, T, C, H, L, eps=1e-5
         return weights[used - int(np.prod(shape)):used].reshape(shape)
 
     def normed(x):
-        y, mean, rstd = np.empty_like(x), np.empty(1, x.dtype), np.empty(1, x.dtype)
+        y, mean, rstd = np.empty_like(x), np.empty(S, x.dtype), np.empty(S, x.dtype)
         layernorm_forward(y, mean, rstd, x, next_weights(C), next_weights(C), eps)
         return y
 
-    cache = cache.reshape(L, 2, T, C)
-    x = (next_weights(V, C)[token] + next_weights(T, C)[position])[None]           # (1,C)
-    for keys, values in cache:
-        q, keys[position], values[position] = (normed(x) @ next_weights(3 * C, C).T + next_weights(3 * C))[0].reshape(3, C)
-        k, v = (a[:position + 1].reshape(-1, H, C // H) for a in (keys, values))   # (t,H,D)
-        score = np.einsum("hd,thd->ht", q.reshape(H, -1), k) / np.sqrt(C // H)
-        p = np.exp(score - score.max(axis=1, keepdims=True))
-        att = np.einsum("ht,thd->hd", p / p.sum(axis=1, keepdims=True), v).reshape(1, C)
+    x = next_weights(V, C)[tokens] + next_weights(T, C)[positions]                  # (S,C)
+    for block in range(L):
+        qkv = normed(x) @ next_weights(3 * C, C).T + next_weights(3 * C)            # (S,3C)
+        att = np.empty_like(x)
+        for i, (t, slot) in enumerate(zip(positions, slots)):
+            keys, values = cache[slot].reshape(L, 2, T, C)[block]
+            q, keys[t], values[t] = qkv[i].reshape(3, C)
+            k, v = (a[:t + 1].reshape(-1, H, C // H) for a in (keys, values))       # (t+1,H,D)
+            score = np.einsum("hd,thd->ht", q.reshape(H, -1), k) / np.sqrt(C // H)
+            p = np.exp(score - score.max(axis=1, keepdims=True))
+            att[i] = np.einsum("ht,thd->hd", p / p.sum(axis=1, keepdims=True), v).reshape(C)
         x = x + att @ next_weights(C, C).T + next_weights(C)
         wide = normed(x) @ next_weights(4 * C, C).T + next_weights(4 * C)
         gelu_forward(wide, wide)
         x = x + wide @ next_weights(C, 4 * C).T + next_weights(C)
-    logits[:] = (normed(x) @ next_weights(V, C).T)[0]
+    logits[:] = normed(x) @ next_weights(V, C).T
 
 
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
