@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--lora-matrices", nargs="+", choices=["qkv", "attproj", "fc", "fcproj"], metavar="NAME",
                    help="which matrices of each block have an adapter: qkv attproj fc fcproj (default: all four)")
     p.add_argument("--checkpoint-every", metavar="K|tenth|epoch|never", help="measure and keep the model every K steps, after "
-                   "each tenth of them (default), after each epoch, or only at the end")
+                   "each tenth of them (default), after each epoch, or not at all")
 
     p = verb("pretrain", "the base model alone", _pretrain, "pretrain --corpus my.txt --steps 1000")
     training(p)
@@ -130,6 +130,8 @@ def parser() -> argparse.ArgumentParser:
                        help=f"0 is greedy (default {temperature})")
         p.add_argument("--top-k", type=_whole, default=0, metavar="K", help="only the K likeliest (default: all)")
         p.add_argument("--top-p", type=float, default=1.0, metavar="P", help="only the likeliest that reach P (default 1: all)")
+        p.add_argument("--repetition", type=float, default=1.0, metavar="R", help="above 1, what the reply holds already becomes "
+                       "less likely (default 1)")
         p.add_argument("--seed", type=_whole, default=0, metavar="N", help="the same seed gives the same text")
         p.add_argument("--tokens", type=_positive, default=None, metavar="N", help="at most N new tokens")
 
@@ -138,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
     talking(p, 0.0)
     p.add_argument("-p", "--prompt", metavar="TEXT", help="answer this once and stop")
     p.add_argument("--system", metavar="TEXT", help="what the system says first (templates chatml and llama2)")
+    p.add_argument("--show-tokens", action="store_true", help="show the prompt as the model reads it, and of each token of the "
+                   "reply how likely it was and what else was")
+    p.add_argument("--docs", nargs="+", metavar="FOLDER|FILE", help="what a model that was taught to search searches in "
+                   "(default: the facts of a town that ship)")
+    p.add_argument("--no-tools", action="store_true", help="no tool answers: a call ends the reply")
 
     p = verb("generate", "continue text, which is all a base model does", _generate,
              "generate runs/tiny/base -p 'KING: '", "generate runs/tiny/base --temperature 0")
@@ -185,6 +192,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--corpus", default="plays", metavar="PATH|plays|shakespeare", help="the base text (default plays)")
     p.add_argument("--out", default="runs/lab", metavar="DIR", help="where records, figures and the page are kept (default "
                    "runs/lab); the same command goes on with what is there")
+    p.add_argument("--jobs", type=_positive, metavar="N", help="experiments side by side, a thread each (default: as many as there are "
+                   "threads, where more than one experiment is named)")
     p.add_argument("--scale", type=_share, default=1.0, metavar="F", help="a fraction of every number of steps, to try the lab "
                    "out in seconds; verdicts then mean nothing")
 
@@ -288,6 +297,8 @@ def _settings(args, **flags):
 def _train(args):
     from pysft import recipe
 
+    if args.lora_matrices and not args.lora:
+        raise UsageError("--lora-matrices says where adapters go; give their rank too: --lora RANK")
     settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr, lora_rank=args.lora,
                          lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every, **{name: getattr(args, name) for name in POLICIES})
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
@@ -313,6 +324,8 @@ def _eval(args):
     screen = recipe.Screen(args.json)
     report = recipe.evaluate(args.run_folder, args.ops, args.threads, args.matched, screen.progress)
     rose = None
+    if (args.gate or args.matched) and "recall" not in report:
+        raise UsageError(f"{args.run_folder}: a base model, which has forgotten nothing; --gate and --matched are for a tuned one")
     if "recall" in report:
         rose = report.get("forgetting_matched", report.get("forgetting"))
         if args.gate and rose is None:
@@ -329,7 +342,7 @@ def _eval(args):
     if args.gate and rose is not None:
         passed = rose <= args.gate
         screen.say(f"gate                     {'passed' if passed else 'NOT passed'}: the base loss rose by {rose:+.1%}, allowed "
-                   f"{args.gate:.0%}" + ("" if passed else "; mix in base text (sft_windows), lower the rate, or train for fewer steps"))
+                   f"{100 * args.gate:g} %" + ("" if passed else "; mix in base text (sft_windows), lower the rate, or train for fewer steps"))
         return 0 if passed else 1
 
 
@@ -337,10 +350,20 @@ def _tuned(run):
     """The folder of a run's fine-tuning, finished or not."""
     from pathlib import Path
 
+    from pysft.errors import MissingInput
     from pysft.run import find_stage, measured_stage
 
     folder = Path(run) / "sft"
-    return folder if folder.is_dir() else measured_stage(find_stage(run))
+    folder = folder if folder.is_dir() else measured_stage(find_stage(run))
+    if folder.resolve().name == "base" and not (folder / "measurements.jsonl").is_file():
+        raise MissingInput(f"{folder}: a base model; fine-tune it first: python -m pysft train --base {run}")
+    return folder
+
+
+def _available(threads):
+    from pysft.nn import ops
+
+    return threads or ops.default_threads()
 
 
 def _select(args):
@@ -356,6 +379,8 @@ def _rate(args):
 
     def ask(question):
         print(question, end="", file=sys.stderr if args.json else sys.stdout, flush=True)
+        if sys.stdin is None:
+            raise EOFError
         return input()
 
     document = choose.rate(_tuned(args.run_folder), args.steps, args.prompts, args.seed, ask,
@@ -384,7 +409,7 @@ def _lab(args):
 
     from pysft import recipe
     from pysft.lab import study
-    from pysft.lab.experiments import EXPERIMENTS
+    from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS, SMALL, WIDE
     from pysft.lab.trial import Lab
 
     if not args.names:
@@ -398,8 +423,16 @@ def _lab(args):
     if unknown:
         raise UsageError(f"no experiment is called {unknown[0]!r}; there are {', '.join(EXPERIMENTS)}, or all")
     screen = recipe.Screen(args.json)
-    lab = Lab(Path(args.out), args.corpus, recipe.computing_ops(args.ops, args.threads), args.scale, args.retrain_base,
-              screen.progress)
+    ops = recipe.computing_ops(args.ops, args.threads)
+    lab = Lab(Path(args.out), args.corpus, ops, args.scale, args.retrain_base, screen.progress)
+    jobs = args.jobs or (_available(args.threads) if len(names) > 1 else 1)
+    if jobs > 1:
+        for preset in (SMALL, WIDE):  # with all threads, before the processes need them
+            for seed in range(1, args.seeds + 1 if args.retrain_base else 2):
+                lab.ground(preset, seed)
+        options = ["--seeds", str(args.seeds), "--corpus", args.corpus, "--out", args.out, "--scale", str(args.scale), "--ops", args.ops,
+                   *(["--retrain-base"] if args.retrain_base else [])]
+        study.side_by_side([n for n in COSTLY_FIRST if n in names], options, jobs, screen.say)
     documents = []
     for i, name in enumerate(names, 1):
         screen.say(f"[{i} of {len(names)}] {name}")
@@ -416,11 +449,12 @@ def _talker(args):
     from pysft.recipe import computing_ops
     from pysft.run import load_stage
 
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition)
     return load_stage(args.run_folder, computing_ops(args.ops, args.threads)), sampling
 
 
 def _chat(args):
+    from pysft.inference import repl
     from pysft.inference import session as chat
     from pysft.run import unfinished
 
@@ -431,47 +465,43 @@ def _chat(args):
                             if unfinished(stage.folder.parent) else
                             f"it completes text: python -m pysft generate {args.run_folder}"))
     session = chat.Session(stage.model, stage.tokenizer, stage.template, sampling, args.tokens or 120, system=args.system,
-                           replace=stage.setting("unknown", "refuse") == "replace")
+                           replace=stage.setting("unknown", "refuse") == "replace", tools=_tools(args, stage))
     if args.prompt is not None:
+        if args.show_tokens and not args.json:
+            return repl.Talk(session, colour=_colour(), show_tokens=True).answer(args.prompt)
         document = chat.once(session, args.prompt)
         _print_json(document) if args.json else print(document["reply"])
-        if document["stop"] == "length":
-            print("pysft: the reply reached its length before the end token", file=sys.stderr)
+        if document["stop"] != "end":
+            print("pysft: the reply " + {"length": "reached its length before the end token",
+                                         "tool": "called a tool that is not there"}[document["stop"]], file=sys.stderr)
         return 0
     if args.json:
         raise UsageError("--json goes with -p TEXT")
-    try:
-        import readline  # noqa: F401  (line editing, where the system has it)
-    except ImportError:
-        pass
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
-    print(f"{stage.folder}. Type a message; /clear forgets the conversation, /quit or Ctrl-D leaves.")
-    while True:
+    talk = repl.Talk(session, colour=_colour(), show_tokens=args.show_tokens)
+    if sys.stdin is not None and sys.stdin.isatty():
         try:
-            text = input("you> ")
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return 0
-        if text.strip() in ("/quit", "/exit"):
-            return 0
-        if text.strip() == "/clear":
-            session.messages.clear()
-            print("(forgotten)")
-        elif text.strip():
-            _turn(session, text)
+            import readline  # noqa: F401  (line editing and history, where the system has it)
+        except ImportError:
+            pass
+        print(f"{stage.folder}. Type a message; /help shows what else. Ctrl-D leaves.")
+    else:
+        talk.read = lambda prompt: input()  # a pipe: a message a line, and no prompts in what comes out
+    talk.run()
 
 
-def _turn(session, text):
-    """One exchange of the prompt loop; an error is said and the chat goes on."""
-    try:
-        answer, reply, dropped = session.say(text)
-    except PysftError as error:
-        print(f"pysft: {error}", file=sys.stderr)
-        return
-    if dropped:
-        print(f"(the context is full: the {dropped} oldest exchange{'s' * (dropped > 1)} left out)")
-    print(f"bot> {answer}" + ("" if reply.stop == "end" else "  [cut: no end token within the room]"))
+def _tools(args, stage) -> dict:
+    """What answers the calls of a model that was taught to make some: search in --docs, or in the shipped facts."""
+    from pysft.inference.tools import Search, tools
+    from pysft.text.dataset import shipped
+
+    taught = "<|search_start|>" in stage.tokenizer.special or any(t in stage.tokenizer.special for t in stage.template.tool_tokens)
+    if args.docs and not taught:
+        raise UsageError(f"{stage.folder}: this model was not taught to search (train --data tools does it); leave --docs out")
+    if not taught or args.no_tools:
+        return {}
+    return tools(Search.of(args.docs or [str(shipped("town.jsonl"))]))
 
 
 def _say_if_unfinished(run):

@@ -19,6 +19,7 @@ from pysft.errors import DataError, MissingInput, PysftError, RowError, UsageErr
 from pysft.inference.generate import Sampling, generate
 from pysft.lab import report as report_page
 from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, measure, origins, words
+from pysft.lab.choose import read_measurements
 from pysft.lab.provenance import RULE, VERDICTS
 from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
@@ -240,7 +241,7 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     lines, recent = [], []
     since = [row["losses"].get(CONVERSATION, row["loss"]) for row in read_log(folder)
              if max((s for s in at if s <= adam.steps), default=0) < row["step"]]
-    if adam.steps == 0:
+    if adam.steps == 0 and len(at):
         watch(0, None)
     seconds, tokens, first = 0.0, 0, adam.steps
     saved = time.monotonic()
@@ -633,8 +634,8 @@ def reading(run: str | None, corpus: str | None, template: str | None, ops_name:
 
 
 def evaluate(run: str, ops_name: str, threads: int | None, matched: bool = False, progress=lambda text, last: None) -> dict:
-    """Measure a finished run, or one checkpoint of it, again from what its folder holds. matched: also what the base would
-    have lost or gained by the replay alone, which is trained now."""
+    """Measure a run, or one checkpoint of it, again from what its folder holds. matched: also what the base would
+    have lost or gained by the replay alone, which is trained now (all its weights, where the fine-tuning had adapters too)."""
     began = time.monotonic()
     stage = load_stage(run, computing_ops(ops_name, threads))
     home = measured_stage(stage.folder)
@@ -644,27 +645,46 @@ def evaluate(run: str, ops_name: str, threads: int | None, matched: bool = False
     if not stage.tokenizer.specials:
         loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))
         return report | {"base_loss": loss, "seconds": time.monotonic() - began}
-    stored = read_json(home / "report.json")
+    stored = read_json(home / "report.json") if (home / "report.json").is_file() else {}  # there is none before it is finished
+    if home != stage.folder:  # a checkpoint: the training loss is its own
+        stored |= {"sft_loss": None, "tokens_per_s": None} | next((
+            {"sft_loss": row.get("sft_loss")} for row in _measured(home) if str(row["step"]) == stage.folder.resolve().name), {})
+    if not isinstance(stored.get("base_loss"), (int, float, type(None))):
+        raise DataError(f"{home / 'report.json'}: not as this program writes it (base_loss is {stored['base_loss']!r})")
     figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, stage.setting("grade", "all"))
     verdicts, replies = origins(replies, probe)
     kept = ("preset", "base_loss", "grown_base_loss", "sft_loss_start", "sft_loss", "graded_targets", "targets",
             "end_tokens_graded", "turns", "tokens_per_s")
     report |= {name: stored.get(name) for name in kept} | figures | {"origins": verdicts}
+    try:
+        base = _parent(stage, home)
+    except PysftError:  # damaged: it is needed for --matched only
+        if matched:
+            raise
+        base = None
+    if report["base_loss"] is None and base is not None:
+        report["base_loss"] = corpus_loss(base.model, base.tokenizer.encode(probe.heldout_text))
     if report["base_loss"]:
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
-    base = _parent(stage, home)
+    sides = before_and_after(base, replies) if base is not None else []
     if matched:
         loss = matched_loss(stage, base, probe, progress)
         report |= {"matched_base_loss": loss, "forgetting_matched": figures["tuned_base_loss"] / loss - 1}
     return finite(report | {"seconds": time.monotonic() - began}) | {
-        "before_after": before_and_after(base, replies) if base is not None else [],
-        "samples": replies["prompts"]}
+        "before_after": sides, "samples": replies["prompts"]}
+
+
+def _measured(home: Path) -> list[dict]:
+    try:
+        return read_measurements(home)
+    except PysftError:
+        return []
 
 
 def _parent(stage: Stage, home: Path) -> Stage | None:
     """The base that a stage was tuned from, beside it or where it was then, known by the hash of its weights."""
     parent = stage.parent if isinstance(stage.parent, dict) else {}
-    for folder in (home.parent / "base", Path(str(parent.get("path", "")))):
+    for folder in [home.parent / "base"] + ([Path(parent["path"])] if isinstance(parent.get("path"), str) else []):
         if (folder / "model.safetensors").is_file():
             base = load_stage(folder, stage.model.ops)
             if weights_sha256(base.model) == parent.get("weights_sha256"):
@@ -680,7 +700,10 @@ def matched_loss(stage: Stage, base: Stage | None, probe: Probe, progress=lambda
                            "trains it on; put it back")
     if not probe.corpus_text:
         raise DataError(f"{stage.folder}: it does not hold the corpus, which an older version did not keep; train it anew for --matched")
-    settings = Settings(**stage.settings)
+    try:
+        settings = Settings(**stage.settings)
+    except (TypeError, UsageError) as error:
+        raise DataError(f"{stage.folder / 'settings.json'}: not settings of this version ({error})") from None
     plan = replay_alone(settings, base.tokenizer.encode(probe.corpus_text), len(base.tokenizer))
     if plan.steps:
         adam = AdamW(base.model, **settings.adam("sft"))

@@ -233,15 +233,17 @@ def add_measurement(folder: Path, row: dict) -> None:
 def cut_measurements(folder: Path, step: int) -> None:
     """Drop what was measured and kept beyond `step`: resuming makes it again."""
     path, kept = folder / "measurements.jsonl", []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
-    except FileNotFoundError:
+    if not path.is_file():
         return
+    for line in path.read_bytes().splitlines(keepends=True):  # bytes: a text has more kinds of line ends, and may be torn
+        try:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)
     for old in (folder / "steps").glob("*"):
         if old.name.isdecimal() and int(old.name) > step:
@@ -250,6 +252,7 @@ def cut_measurements(folder: Path, step: int) -> None:
 
 def measured_stage(folder: Path) -> Path:
     """The stage whose measurements those of this folder are: itself, or where it is a checkpoint (STAGE/steps/STEP) that."""
+    folder = folder.resolve() if folder.resolve().parent.name == "steps" else folder
     return folder.parent.parent if folder.parent.name == "steps" and not (folder / "evaluation.json").is_file() else folder
 
 

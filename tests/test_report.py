@@ -179,8 +179,11 @@ def test_a_run_that_was_tuned_from_another_names_it(run, undrawn):
     assert "runs/the base" in missing(report(run))["base"] and "--base 'runs/the base'" in unescape(report(run))
 
 
-def test_an_empty_folder_has_a_page_and_no_folder_has_an_error(tmp_path, undrawn):
-    assert {"run.json", "sft", "base"} <= set(missing(report(tmp_path)))
+def test_what_is_no_run_folder_has_an_error_and_one_just_begun_a_page(tmp_path, undrawn):
+    with pytest.raises(MissingInput, match="no run folder"):
+        report(tmp_path)
+    fill(tmp_path, {"run.json": contents()["run.json"]})
+    assert {"sft", "base"} <= set(missing(report(tmp_path)))
     with pytest.raises(MissingInput, match="no such run folder"):
         report(tmp_path / "nothing")
 

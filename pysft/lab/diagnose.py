@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pysft.errors import MissingInput
+from pysft.errors import DataError, MissingInput
 from pysft.lab.choose import read_measurements
 from pysft.run import read_json
 
@@ -157,7 +157,10 @@ def diagnose(folder: Path) -> dict:
     if "stopped_unseen" not in figures and "recall" not in figures:
         raise MissingInput(f"{folder}: a base model; name a run that was fine-tuned (python -m pysft train)")
     settings = _optional(folder / "settings.json").get("settings") or _optional(folder.parent / "run.json").get("settings") or {}
-    found = findings(figures, track, settings, _optional(folder / "data.json"))
+    try:
+        found = findings(figures, track, settings, _optional(folder / "data.json"))
+    except (TypeError, AttributeError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: its figures are not as this program writes them ({error})") from None
     shown = {k: figures.get(k) for k in ("stopped_unseen", "format_compliance", "real_words", "origins", "no_user_turn", "recall",
                                          "heldout_loss", "forgetting")}
     return {"stage": str(folder), "finished": finished, "figures": shown, "findings": [asdict(f) for f in found]}

@@ -105,6 +105,8 @@ def report(folder) -> str:
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such run folder; 'python -m pysft train' makes one")
     tuned, own_base = (folder / "sft").is_dir(), (folder / "base").is_dir()
+    if not (tuned or own_base or (folder / "run.json").is_file()):
+        raise MissingInput(f"{folder}: no run folder; name the one that 'python -m pysft train' made")
     files = {}
     for name in FILES:
         stage = name.partition("/")[0]

@@ -2,12 +2,14 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from pysft.errors import UsageError
+from pysft.errors import PysftError, UsageError
 from pysft.lab import figures, page
 from pysft.lab.experiments import EXPERIMENTS, Experiment
 from pysft.lab.trial import Lab
@@ -57,6 +59,30 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
     _write(folder / "table.txt", text(document) + "\n")
     write_json(folder / f"{experiment.name}.json", document)
     return document
+
+
+def side_by_side(names: list[str], options: list[str], jobs: int, say) -> None:
+    """Carry out experiments in `jobs` processes of one thread each, which leave their records in the lab's folder: small
+    models gain more by that than by threads. options: of the command line, the folder among them. A PysftError if one fails."""
+    waiting, running = list(names), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                running[name] = subprocess.Popen([sys.executable, "-m", "pysft", "lab", name, "--jobs", "1", "--threads", "1", *options],
+                                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), time.monotonic()
+            for name, (process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                if process.returncode:
+                    raise PysftError(f"lab {name}: {process.stderr.read().strip()[-500:] or f'ended with {process.returncode}'}")
+                say(f"{name}: {time.monotonic() - began:.0f} s")
+            time.sleep(0.2)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+            process.wait()
 
 
 def command(name: str, lab: Lab, seeds: int) -> str:

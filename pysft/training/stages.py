@@ -80,7 +80,7 @@ class Settings:
                                      f"context {self.context!r}")
                 object.__setattr__(self, f.name, tuple(tuple(pair) for pair in value))
             elif f.name == "lora_matrices":
-                if not isinstance(value, (list, tuple)) or not value or not set(value) <= set(MATRICES):
+                if not isinstance(value, (list, tuple)) or not value or not all(m in MATRICES for m in value):
                     raise UsageError(f"{number}: expected some of {', '.join(MATRICES)}")
                 object.__setattr__(self, f.name, tuple(value))
             elif f.name == "checkpoint_every":
