@@ -98,7 +98,8 @@ def parser() -> argparse.ArgumentParser:
              "train --config mine.toml --out runs/mine")
     training(p)
     p.add_argument("--data", metavar="FILE", nargs="+", help='conversations, instead of those that ship: JSON lines '
-                   '({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two columns')
+                   '({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two columns; or the word '
+                   'tools: those that ship, mixed with made transcripts of search')
     rendering(p)
     p.add_argument("--too-long", choices=["refuse", "drop"], help="what becomes of a conversation that the context cannot "
                    "hold (default: refuse; none is ever cut)")
@@ -159,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     computing(p)
     of_run(p, "a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP")
     p.add_argument("--gate", type=_share, metavar="SHARE", help="exit 1 where the base loss rose by more than this share "
-                   "(the source text's regression check: 0.10 to 0.15)")
+                   "(the source text's regression check: 0.10 to 0.15); with --matched that against the matched base")
     p.add_argument("--matched", action="store_true", help="forgetting also against the base trained on for as much base text as "
                    "the fine-tuning replayed (trains it: about as long as the fine-tuning's share of replay)")
     p.add_argument("--samples", type=_whole, default=0, metavar="N", help="show N replies to unseen prompts, and what of each "
@@ -176,24 +177,28 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompts", type=_positive, default=10, metavar="N", help="of how many prompts (default 10)")
     p.add_argument("--seed", type=_whole, metavar="N", help="of the order")
 
-    p = verb("diagnose", "what went wrong with a run: likely causes and fixes, each with the figure that shows it", _diagnose,
+    p = verb("diagnose", "what went wrong with a run: likely causes and fixes, each with the figure that shows it; exit 1 where one shows", _diagnose,
              "diagnose runs/tiny")
     of_run(p)
 
     p = verb("report", "a page of everything that is known of a run", _report, "report runs/tiny")
     of_run(p, "a run's folder")
 
-    p = verb("lab", "the source text's claims as experiments, each with table, figure and verdict", _lab, "lab", "lab first-token",
+    p = verb("lab", "the source text's claims as experiments, each with table, figure and verdict", _lab, "lab",
+        "lab first-token",
              "lab forgetting --seeds 3 --corpus shakespeare", "lab all --seeds 3")
     computing(p)
     p.add_argument("names", metavar="NAME", nargs="*", help="which experiments, or all (none: the list of them)")
-    p.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many (default 3); they vary the fine-tuning on one base")
+    p.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many (default 3); they vary the fine-tuning "
+        "on one base")
     p.add_argument("--retrain-base", action="store_true", help="each seed with a base of its own")
     p.add_argument("--corpus", default="plays", metavar="PATH|plays|shakespeare", help="the base text (default plays)")
     p.add_argument("--out", default="runs/lab", metavar="DIR", help="where records, figures and the page are kept (default "
                    "runs/lab); the same command goes on with what is there")
-    p.add_argument("--jobs", type=_positive, metavar="N", help="experiments side by side, a thread each (default: as many as there are "
+    p.add_argument("--jobs", type=_positive, metavar="N", help="experiments side by side, a thread each (default: as many "
+        "as there are "
                    "threads, where more than one experiment is named)")
+    p.add_argument("--part", action="store_true", help=argparse.SUPPRESS)  # of a lab that has other processes
     p.add_argument("--scale", type=_share, default=1.0, metavar="F", help="a fraction of every number of steps, to try the lab "
                    "out in seconds; verdicts then mean nothing")
 
@@ -223,8 +228,10 @@ def parser() -> argparse.ArgumentParser:
              "audit my.csv --fix clean.jsonl", "audit train.jsonl --heldout test.jsonl --strict")
     p.add_argument("files", metavar="FILE", nargs="*", help="conversations (default: those that ship)")
     reading(p)
-    p.add_argument("--context", type=_positive, metavar="N", help="tokens that a conversation may have (default 256, or the run's)")
-    p.add_argument("--tokens", type=_positive, default=120, metavar="N", help="tokens that a reply may have at inference (default 120)")
+    p.add_argument("--context", type=_positive, metavar="N", help="tokens that a conversation may have (default 256, or the "
+        "run's)")
+    p.add_argument("--tokens", type=_positive, default=120, metavar="N", help="tokens that a reply may have at inference "
+        "(default 120)")
     p.add_argument("--heldout", metavar="FILE", help="prompts or conversations that these should not repeat")
     p.add_argument("--no-overlap", action="store_true", help="do not look for what replies share with the corpus")
     p.add_argument("--strict", action="store_true", help="exit 1 where there are warnings")
@@ -282,8 +289,9 @@ def _settings(args, **flags):
     from pysft.training.stages import resolve
 
     if args.resume:
-        given = [name for name in ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps",
-                                   "steps", "lr", "lora", "lora_matrices", "checkpoint_every", *POLICIES) if getattr(args, name, None) is not None]
+        fixed = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps", "steps", "lr", "lora",
+                 "lora_matrices", "checkpoint_every", *POLICIES)
+        given = [name for name in fixed if getattr(args, name, None) is not None]
         if given:
             raise UsageError(f"--resume goes on with the settings the run has; leave out --{given[0].replace('_', '-')}")
         if args.out is None:
@@ -297,10 +305,15 @@ def _settings(args, **flags):
 def _train(args):
     from pysft import recipe
 
+    if args.data == ["tools"] and not args.resume:
+        args.data, args.mix, transcripts = None, args.mix or (1.0, 3.0), 60000
+    else:
+        transcripts = None
     if args.lora_matrices and not args.lora:
         raise UsageError("--lora-matrices says where adapters go; give their rank too: --lora RANK")
     settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr, lora_rank=args.lora,
-                         lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every, **{name: getattr(args, name) for name in POLICIES})
+                         lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every,
+                         transcripts=transcripts, **{name: getattr(args, name) for name in POLICIES})
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
                           args.threads, recipe.Screen(args.json))
     if args.json:
@@ -341,8 +354,10 @@ def _eval(args):
         print(f"base text, nats/char     {report['base_loss']:.3f}")
     if args.gate and rose is not None:
         passed = rose <= args.gate
-        screen.say(f"gate                     {'passed' if passed else 'NOT passed'}: the base loss rose by {rose:+.1%}, allowed "
-                   f"{100 * args.gate:g} %" + ("" if passed else "; mix in base text (sft_windows), lower the rate, or train for fewer steps"))
+        screen.say(f"gate                     {'passed' if passed else 'NOT passed'}: the base loss rose by {rose:+.1%}"
+                   f"{' against the matched base' if args.matched else ''}, allowed "
+                   f"{100 * args.gate:g} %" + ("" if passed else "; mix in base text (sft_windows), lower the rate, or "
+                       "train for fewer steps"))
         return 0 if passed else 1
 
 
@@ -390,9 +405,13 @@ def _rate(args):
 
 
 def _diagnose(args):
+    from pathlib import Path
+
     from pysft.lab import diagnose
 
-    document = diagnose.diagnose(_tuned(args.run_folder))
+    folder = Path(args.run_folder).resolve()
+    step = int(folder.name) if folder.parent.name == "steps" and folder.name.isdecimal() else None
+    document = diagnose.diagnose(_tuned(args.run_folder), step)
     _print_json(document) if args.json else print(diagnose.text(document))
     return 1 if document["findings"] else 0
 
@@ -418,8 +437,8 @@ def _lab(args):
         for e in EXPERIMENTS.values() if not args.json else ():
             print(f"{e.name:<15} {e.title}")
         return 0
-    names = list(EXPERIMENTS) if args.names == ["all"] else args.names
-    unknown = [n for n in names if n not in EXPERIMENTS]
+    unknown = [n for n in args.names if n not in EXPERIMENTS and n != "all"]
+    names = list(EXPERIMENTS) if "all" in args.names else list(dict.fromkeys(args.names))
     if unknown:
         raise UsageError(f"no experiment is called {unknown[0]!r}; there are {', '.join(EXPERIMENTS)}, or all")
     screen = recipe.Screen(args.json)
@@ -430,14 +449,19 @@ def _lab(args):
         for preset in (SMALL, WIDE):  # with all threads, before the processes need them
             for seed in range(1, args.seeds + 1 if args.retrain_base else 2):
                 lab.ground(preset, seed)
-        options = ["--seeds", str(args.seeds), "--corpus", args.corpus, "--out", args.out, "--scale", str(args.scale), "--ops", args.ops,
+        options = ["--seeds", str(args.seeds), "--corpus", args.corpus, "--out", args.out, "--scale", str(args.scale),
+            "--ops", args.ops,
                    *(["--retrain-base"] if args.retrain_base else [])]
         study.side_by_side([n for n in COSTLY_FIRST if n in names], options, jobs, screen.say)
     documents = []
     for i, name in enumerate(names, 1):
         screen.say(f"[{i} of {len(names)}] {name}")
         documents.append(study.study(EXPERIMENTS[name], lab, args.seeds))
-        screen.say(("\r\x1b[K" if screen.live else "") + study.text(documents[-1]) + f"\n({documents[-1]['seconds']:.0f} s)\n")
+        if args.part:  # whoever began it tells of it
+            continue
+        screen.say(("\r\x1b[K" if screen.live else "") + study.text(documents[-1]) + "\n")
+    if args.part:
+        return 0
     path = study.write_page(lab.folder)
     screen.say("".join(f"{d['verdict']:<20} {d['title']}\n" for d in documents) + f"\nThe page: {path}")
     if args.json:
@@ -496,7 +520,8 @@ def _tools(args, stage) -> dict:
     from pysft.inference.tools import Search, tools
     from pysft.text.dataset import shipped
 
-    taught = "<|search_start|>" in stage.tokenizer.special or any(t in stage.tokenizer.special for t in stage.template.tool_tokens)
+    taught = "<|search_start|>" in stage.tokenizer.special or any(t in stage.tokenizer.special
+        for t in stage.template.tool_tokens)
     if args.docs and not taught:
         raise UsageError(f"{stage.folder}: this model was not taught to search (train --data tools does it); leave --docs out")
     if not taught or args.no_tools:
@@ -663,7 +688,8 @@ def _show_proof(p, proved, model):
     print(f"\nIn {model}, {p['masked']} of {p['rows']} rows masked:")
     for what, value, promise in lines:
         print(f"  {what:<58} {value:>9}   {promise}")
-    print("NOT AS PROMISED" if not proved else "proved" if p["masked"] else "nothing is masked here, so there was nothing to prove")
+    print("NOT AS PROMISED" if not proved else "proved" if p["masked"] else "nothing is masked here, so there was nothing "
+        "to prove")
 
 
 def _audit(args):

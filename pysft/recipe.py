@@ -21,6 +21,7 @@ from pysft.lab import report as report_page
 from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, measure, origins, words
 from pysft.lab.choose import read_measurements
 from pysft.lab.provenance import RULE, VERDICTS
+from pysft.lab.tooltest import told, tool_test
 from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
@@ -33,13 +34,15 @@ from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, 
 from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
+from pysft.text.transcripts import TOOLS, plain_words, town, transcripts
 from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain, replay_alone
 
 CHECKPOINT_SECONDS = 60
 HELD = ("weights", "gradients", "moments", "activations")  # in memory while training
 LAST_STEPS = 20  # over which the final loss is averaged
-GRADED = {"all": "every assistant turn", "last": "the last assistant turn", "flags": "the assistant turns that are not flagged out",
+GRADED = {"all": "every assistant turn", "last": "the last assistant turn", "flags": "the assistant turns that are not "
+    "flagged out",
           "everything": "everything, the user's turns too (no mask)"}
 
 
@@ -124,13 +127,22 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     template = template or load_template(settings.template)
     material = Material(*split_corpus(text), tokenizer or CharTokenizer.of(text), template)
     material.tokenizer.encode(text, corpus)
-    if settings.mix and len(settings.mix) != len(data or ()):
-        raise UsageError(f"mix has {len(settings.mix)} weights for {len(data or ())} files of --data; give each file one")
+    if settings.transcripts and data:
+        raise UsageError("transcripts of tool use are mixed with the shipped conversations; leave --data FILE out")
+    if settings.mix and len(settings.mix) != (2 if settings.transcripts else len(data or ())):
+        raise UsageError(f"mix has {len(settings.mix)} weights for " + ("conversations and transcripts of tool use"
+            if settings.transcripts
+                         else f"{len(data or ())} files of --data") + "; give each one")
     files = data or [str(shipped("conversations.jsonl"))]
     rows = [row for path in files for row in scan(path, template)]
     pairs = list(scan(shipped("pairs40.jsonl"), template)) if not data and "pairs" in settings.data else []
     faults = [row for row in rows + pairs if isinstance(row, RowError)]
     found = [row for row in rows if not isinstance(row, RowError)]
+    shipped_rows, held = len(found), []
+    if settings.transcripts:
+        found, held = split_heldout(found)
+        shipped_rows = len(found)
+        found = found + transcripts(settings.transcripts, town(trained=True), plain_words(text), settings.seed)
     written, grown, done = write_with(found + pairs, material.tokenizer, settings.unknown)
     if settings.unknown == "grow":
         grown = grown.grow_characters(template.characters())
@@ -149,7 +161,9 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     calls = any(isinstance(m["content"], list) and any(part["type"] != "text" for part in m["content"])
                 for c in written for m in c.messages)
     material.grown = grown.grow(template.tokens + (template.tool_tokens if calls else ()))
-    if not data or len(found) >= 50:
+    if settings.transcripts:
+        material.heldout = held
+    elif not data or len(found) >= 50:
         found, material.heldout = split_heldout(found, shuffled=data is not None)
     if not data and settings.data == "pairs":
         found = []
@@ -165,7 +179,9 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     material.heldout, material.pairs, material.examples = heldout, pairs, (examples, pair_examples)
     if not examples and not pairs:
         raise DataError(f"{', '.join(map(str, files))}: no conversation in it" + (" that fits" if dropped else ""))
-    if settings.mix:
+    if settings.transcripts:
+        material.files = [int(c.category == TOOLS) for c in material.conversations]
+    elif settings.mix:
         names = {str(Path(path)): i for i, path in enumerate(data)}
         if len(names) < len(data):
             raise UsageError("--data names a file twice; a mixture weighs each file once")
@@ -188,6 +204,7 @@ def _probe(material: Material, corpus: str, own_data: bool, grade: str) -> Probe
     known = set(words(corpus)) | {w for c in trained for m in c.messages for w in words(plain(m["content"]))}
     asked = {m["content"] for c in trained for m in c.messages if m["role"] == "user"}
     talks = [(c, c.graded_turn(grade)) for c in material.pairs or material.conversations]
+    trained = [c for c in trained if c.category != TOOLS]  # a transcript's reply depends on the search
     recalled = [(c.messages, turn) for c, turn in talks if turn > 0 and isinstance(c.messages[turn]["content"], str)][:40]
     return Probe(material.heldout_text, [[before_reply(m, turn), plain(m[turn]["content"])] for m, turn in recalled],
                  _prompts(material.grown, asked, own_data), [c.messages for c in material.heldout if not c.is_text],
@@ -507,6 +524,8 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)
     model.release()
     verdicts, replies = origins(replies, material.probe)
+    if settings.transcripts:
+        figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
     seconds = run["seconds"] + base_report["seconds"]
     report = {"run": str(folder), "preset": settings.preset, "params": params, "trained_params": trained.params.size,
               "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures, "origins": verdicts,
@@ -553,7 +572,8 @@ def _watcher(tuned: Stage, trained, probe: Probe, settings: Settings, base_loss:
 def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
     """What the model learns from, in numbers, for the report."""
     def spread(values):
-        return {"min": min(values), "median": float(np.median(values)), "p95": float(np.percentile(values, 95)), "max": max(values)}
+        return {"min": min(values), "median": float(np.median(values)), "p95": float(np.percentile(values, 95)),
+            "max": max(values)}
 
     trained = material.conversations + material.pairs
     talks = [c for c in trained if not c.is_text]
@@ -653,6 +673,8 @@ def evaluate(run: str, ops_name: str, threads: int | None, matched: bool = False
         raise DataError(f"{home / 'report.json'}: not as this program writes it (base_loss is {stored['base_loss']!r})")
     figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, stage.setting("grade", "all"))
     verdicts, replies = origins(replies, probe)
+    if stage.setting("transcripts", 0):
+        figures |= {"tools": tool_test(stage.model, stage.tokenizer, stage.template, probe)}
     kept = ("preset", "base_loss", "grown_base_loss", "sft_loss_start", "sft_loss", "graded_targets", "targets",
             "end_tokens_graded", "turns", "tokens_per_s")
     report |= {name: stored.get(name) for name in kept} | figures | {"origins": verdicts}
@@ -721,7 +743,8 @@ def before_and_after(base: Stage, replies: dict) -> list[list]:
     room = base.model.config.context - 1
     rows = [(row, group == "pairs") for group, count in (("pairs", 4), ("prompts", 6))
             for row in [r for r in replies[group] if 0 < len(r[0]) <= room and not base.tokenizer.unknown(r[0])][:count]]
-    ends = generate(base.model, [base.tokenizer.encode(row[0]) for row, _ in rows], 40, sampling=Sampling(temperature=0.8, seed=1))
+    ends = generate(base.model, [base.tokenizer.encode(row[0]) for row, _ in rows], 40,
+        sampling=Sampling(temperature=0.8, seed=1))
     return [[row[0], base.tokenizer.decode(end.ids), row[1], row[2], seen] for (row, seen), end in zip(rows, ends)]
 
 
@@ -758,6 +781,7 @@ def table(report: dict, screen: Screen) -> None:
                      f"(chance {number('on_topic_chance', '{:.1%}')})"),
         ("real words", number("real_words", "{:.1%}")),
         ("memorised?", ", ".join(f"{report['origins'].get(v, 0)} {v}" for v in VERDICTS if report["origins"].get(v))),
+        *(told(report["tools"]) if report.get("tools") else ()),
         ("graded targets", f"{number('graded_targets', '{:,}')} of {number('targets', '{:,}')}"),
         ("training", f"{number('tokens_per_s', '{:,.0f}')} tokens/s; this command took {number('seconds', '{:.0f}')} s"),
         ("weights", f"{report['params']:,}, SHA-256 {report['weights_sha256'][:16]}"),

@@ -42,7 +42,7 @@ def weights_sha256(model: GPT) -> str:
 
 def write_json(path: Path, data) -> None:
     """Beside it first, then renamed onto it: never half a file."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same
     with open(temporary, "w", encoding="utf-8") as f:
         json.dump(data, f, indent=1, ensure_ascii=False)
         f.write("\n")

@@ -67,7 +67,8 @@ def _ignores_format(run: Run) -> Finding | None:
         cause = f"too few steps ({run.settings.get('sft_steps', '?')}), or too low a rate ({run.rate}): the loss has hardly fallen"
         fix = "train longer (--sft-steps), or raise --lr"
     return Finding("ignores the format", "it completes text instead of answering",
-                   f"{run.get('stopped_unseen'):.0%} of replies to unseen prompts stop at the end token, below {STOPS:.0%}", cause, fix)
+                   f"{run.get('stopped_unseen'):.0%} of replies to unseen prompts stop at the end token, below {STOPS:.0%}",
+                       cause, fix)
 
 
 def _gibberish(run: Run) -> Finding | None:
@@ -102,12 +103,13 @@ def _writes_user_turns(run: Run) -> Finding | None:
     return Finding("writes the user's part", "there are control tokens or user turns inside its replies",
                    f"{1 - run.get('no_user_turn'):.0%} of replies to unseen prompts hold one, above {1 - CLEAN:.0%}",
                    cause + ("; and nothing was masked (--grade everything)" if unmasked else ""),
-                   "see that each reply ends with a graded end token and that all before it is masked: python -m pysft mask FILE --line 1"
+                   "see that each reply ends with a graded end token and that all before it is masked: python -m pysft mask "
+                   "FILE --line 1"
                    + ("; leave --grade everything out" if unmasked else ""))
 
 
 def _overfits(run: Run) -> Finding | None:
-    measured = [row for row in run.track if row.get("heldout_loss") is not None and row.get("heldout_conversations", 1) > 0]
+    measured = [row for row in run.track if row.get("step") and row.get("heldout_loss") is not None and row.get("heldout_conversations", 1) > 0]
     now = run.figures.get("heldout_loss")
     if now is None or not measured or run.get("recall", 0) < RECALLED:
         return None
@@ -118,7 +120,8 @@ def _overfits(run: Run) -> Finding | None:
                    f"{run.get('recall'):.0%} of the trained pairs are recalled, but held-out loss is {now:.2f}, "
                    f"{now - low['heldout_loss']:.2f} nats above step {low['step']:,}'s",
                    "it has fitted the particular prompts",
-                   "add more diverse prompts (not more replies to the same), or take an earlier checkpoint: python -m pysft select RUN")
+                   "add more diverse prompts (not more replies to the same), or take an earlier checkpoint: python -m pysft "
+                   "select RUN")
 
 
 def _forgets(run: Run) -> Finding | None:
@@ -130,8 +133,9 @@ def _forgets(run: Run) -> Finding | None:
                    f"the base loss rose by {rose:+.1%}, above {GATE:.0%}" + (" (severe from 15 %)" if rose <= 0.15 else ""),
                    f"too many steps ({run.settings.get('sft_steps', '?')}) or too high a rate ({run.rate})"
                    + ("" if windows else ", and no base text was mixed in"),
-                   ("mix in more base text" if windows else "mix in base text (sft_windows in a --config file, as the tiny preset does)")
-                   + ", train for fewer steps, or at a lower rate; LoRA alone helped little here (lab forgetting)")
+                   ("mix in more base text" if windows else "mix in base text (sft_windows in a --config file, as the tiny "
+                       "preset does)")
+                   + ", train for fewer steps, or at a lower rate (python -m pysft lab forgetting compares them)")
 
 
 RULES: list[Callable[[Run], Finding | None]] = [_ignores_format, _gibberish, _memorises, _writes_user_turns, _overfits, _forgets]
@@ -143,8 +147,9 @@ def findings(figures: dict, track: list[dict], settings: dict, data: dict | None
     return [found for rule in RULES if (found := rule(run)) is not None]
 
 
-def diagnose(folder: Path) -> dict:
-    """The diagnosis of a stage of fine-tuning (RUN/sft), finished or not: {"stage", "finished", "figures", "findings"}."""
+def diagnose(folder: Path, step: int | None = None) -> dict:
+    """The diagnosis of a stage of fine-tuning (RUN/sft), finished or not, or as its checkpoint of a step was: {"stage",
+    "finished", "figures", "findings"}."""
     folder = Path(folder)
     finished = (folder / "report.json").is_file()
     try:
@@ -154,6 +159,11 @@ def diagnose(folder: Path) -> dict:
         if not finished:
             raise
     figures = read_json(folder / "report.json") if finished else track[-1]
+    if step is not None:
+        track = [row for row in track if row["step"] <= step]
+        if not track or track[-1]["step"] != step:
+            raise MissingInput(f"{folder}: nothing was measured at step {step}")
+        figures, finished = track[-1], False
     if "stopped_unseen" not in figures and "recall" not in figures:
         raise MissingInput(f"{folder}: a base model; name a run that was fine-tuned (python -m pysft train)")
     settings = _optional(folder / "settings.json").get("settings") or _optional(folder.parent / "run.json").get("settings") or {}

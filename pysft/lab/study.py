@@ -15,15 +15,14 @@ from pysft.lab.experiments import EXPERIMENTS, Experiment
 from pysft.lab.trial import Lab
 from pysft.run import read_json, write_json
 
-# Student's t for 95 %, by degrees of freedom (Student 1908); beyond, the normal's 1.96 and a little.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# Student's t for 95 %, by degrees of freedom (Student 1908); the last for all above.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
 GOOD, PARTLY, BAD = "reproduced", "partly reproduced", "not reproduced"
 KINDS = {GOOD: "good", PARTLY: "partly", BAD: "bad"}
 
 
 def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
     """Run every arm for seeds 1 .. seeds, write FOLDER/NAME/, and give the document that stands there."""
-    began = time.monotonic()
     results: dict[str, list[dict]] = {}
     by_seed = []
     for seed in range(1, seeds + 1):
@@ -34,6 +33,8 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
             except StopIteration:
                 break
             record = lab.run(arm, seed)
+            if arm.matched:
+                record |= {"matched_loss": lab.matched(arm, seed)}
             mine[arm.name] = record
             results.setdefault(arm.name, []).append(record)
         by_seed.append(mine)
@@ -42,14 +43,15 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
         "name": experiment.name, "title": experiment.title, "claim": experiment.claim, "note": experiment.note,
         "corpus": Path(lab.corpus).name, "seeds": seeds, "scale": lab.scale, "retrain_base": lab.retrain,
         "command": command(experiment.name, lab, seeds),
-        "base_loss": {preset: lab.ground(preset, 1).loss for preset in sorted({r["preset"] for rs in results.values() for r in rs})},
-        "arms": {name: {c.heading: interval([c.value(r) for r in records]) for c in experiment.columns}
+        "base_loss": {preset: lab.ground(preset, 1).loss
+            for preset in sorted({r["preset"] for rs in results.values() for r in rs})},
+        "arms": {name: {c.heading: interval([_value(c, r) for r in records]) for c in experiment.columns}
                  for name, records in results.items()},
         "forms": {c.heading: c.form for c in experiment.columns},
         "checks": checks, "verdict": verdict(checks),
+        "diverged": [name for name, records in results.items() if any(r["diverged"] for r in records)],
         "samples": {name: records[0]["samples"] for name, records in results.items()},
-        "trial_seconds": round(sum(r["seconds"] for rs in results.values() for r in rs), 1),
-        "seconds": round(time.monotonic() - began, 1)}
+        "trial_seconds": round(sum(r["seconds"] for rs in results.values() for r in rs), 1)}
     folder = lab.folder / experiment.name
     folder.mkdir(parents=True, exist_ok=True)
     drawn = list(experiment.figures(results)) if figures.available() else []
@@ -64,21 +66,24 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
 def side_by_side(names: list[str], options: list[str], jobs: int, say) -> None:
     """Carry out experiments in `jobs` processes of one thread each, which leave their records in the lab's folder: small
     models gain more by that than by threads. options: of the command line, the folder among them. A PysftError if one fails."""
-    waiting, running = list(names), {}
+    waiting, running, failed = list(names), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
-                running[name] = subprocess.Popen([sys.executable, "-m", "pysft", "lab", name, "--jobs", "1", "--threads", "1", *options],
-                                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), time.monotonic()
+                command = [sys.executable, "-m", "pysft", "lab", name, "--part", "--jobs", "1", "--threads", "1", *options]
+                running[name] = (subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True),
+                                 time.monotonic())
             for name, (process, began) in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[name]
                 if process.returncode:
-                    raise PysftError(f"lab {name}: {process.stderr.read().strip()[-500:] or f'ended with {process.returncode}'}")
+                    failed.append(f"lab {name}: {process.stderr.read().strip()[-500:] or f'ended with {process.returncode}'}")
                 say(f"{name}: {time.monotonic() - began:.0f} s")
             time.sleep(0.2)
+        if failed:  # the others have gone on meanwhile
+            raise PysftError("; ".join(failed))
     finally:
         for process, _ in running.values():
             process.terminate()
@@ -86,9 +91,17 @@ def side_by_side(names: list[str], options: list[str], jobs: int, say) -> None:
 
 
 def command(name: str, lab: Lab, seeds: int) -> str:
-    """What was typed, with the corpus by its name alone."""
-    more = (f" --corpus {Path(lab.corpus).name}" if lab.corpus != "plays" else "") + (" --retrain-base" if lab.retrain else "")
+    """What was typed, but for the folder."""
+    more = (f" --corpus {lab.corpus}" if lab.corpus != "plays" else "") + (" --retrain-base" if lab.retrain else "")
     return f"python -m pysft lab {name} --seeds {seeds}{more}" + (f" --scale {lab.scale:g}" if lab.scale != 1 else "")
+
+
+def _value(column, record) -> float | str | None:
+    """A column's figure, None where something that it rests on was not measured."""
+    try:
+        return column.value(record)
+    except (TypeError, KeyError, IndexError, StopIteration, ValueError):
+        return None
 
 
 def _holds(check, records) -> bool:
@@ -107,17 +120,21 @@ def verdict(checks: list[dict]) -> str:
 
 def interval(values: list) -> dict:
     """mean, min, max and the half-width of the mean's 95 % interval (Student's t; null for one seed) of a figure over
-    the seeds, and the values; a null among them was not measured."""
+    the seeds, and the values; a null among them was not measured. Of words, the words."""
+    if any(isinstance(y, str) for y in values):
+        return {"mean": None, "min": None, "max": None, "t95": None, "values": values}
     x = [float(y) for y in values if y is not None and math.isfinite(y)]
     half = None
     if len(x) > 1:
-        half = (T95[len(x) - 2] if len(x) - 2 < len(T95) else 2.1) * float(np.std(x, ddof=1)) / math.sqrt(len(x))
+        half = T95[min(len(x) - 2, len(T95) - 1)] * float(np.std(x, ddof=1)) / math.sqrt(len(x))
     return {"mean": float(np.mean(x)) if x else None, "min": min(x, default=None), "max": max(x, default=None), "t95": half,
-            "values": [None if y is None else float(y) for y in values]}
+            "values": [None if y is None or not math.isfinite(y) else float(y) for y in values]}
 
 
 def cell(figure: dict, form: str) -> str:
     """A figure as people read it: its mean, and the range over the seeds where they differ."""
+    if any(isinstance(y, str) for y in figure["values"]):
+        return ", ".join(dict.fromkeys(str(y) for y in figure["values"]))
     if figure["mean"] is None:
         return "-"
     mean, least, most = (form.format(figure[k]) for k in ("mean", "min", "max"))
@@ -136,6 +153,8 @@ def text(d: dict) -> str:
     out += [f"{name:<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(row, wide)) for name, row in zip(d["arms"], rows)]
     out += ["", *(f"  {_of(c['holds']):>7}  {c['text']}" for c in d["checks"])]
     out += ["", f"Verdict: {d['verdict']} ({_seeds(d)}; {_bases(d)})"]
+    if d["diverged"]:
+        out.append(f"Diverged, with its figures from before: {', '.join(d['diverged'])}")
     return "\n".join(out + ([f"Note: {d['note']}"] if d["note"] else []))
 
 
@@ -144,7 +163,9 @@ def _of(holds):
 
 
 def _seeds(d):
-    return f"{d['seeds']} seed{'s' * (d['seeds'] != 1)}" + (f", scaled to {d['scale']:g}: the verdict means nothing" if d["scale"] != 1 else "")
+    hint = ", which is only a hint" if d["seeds"] == 1 else ""
+    scaled = f", scaled to {d['scale']:g}: the verdict means nothing" if d["scale"] != 1 else ""
+    return f"{d['seeds']} seed{'s' * (d['seeds'] != 1)}{hint}{scaled}"
 
 
 def _bases(d):
@@ -182,20 +203,24 @@ def _section(folder: Path, d: dict) -> list[str]:
         path = folder / d["name"] / f"figure-{i}.svg"
         if path.is_file():
             parts.append(page.figure(path.read_text(encoding="utf-8")))
-    parts.append(page.table(["checked", "held in"], [[c["text"], f"{sum(c['holds'])} of {len(c['holds'])} seeds"] for c in d["checks"]]))
+    if d["diverged"]:
+        parts.append(page.paragraph(f"Diverged, with its figures from before: {', '.join(d['diverged'])}."))
+    parts.append(page.table(["checked", "held in"],
+        [[c["text"], f"{sum(c['holds'])} of {len(c['holds'])} seeds"] for c in d["checks"]]))
     parts.append(page.table(["", *d["forms"]], [[name, *(cell(figure, d["forms"][k]) for k, figure in arm.items())]
                                                for name, arm in d["arms"].items()], "l" + "r" * len(d["forms"])))
     if d["note"]:
         parts.append(page.paragraph(d["note"]))
     samples = [[name, prompt, reply + ("" if stop == "end" else " [no end token]")]
                for name, rows in d["samples"].items() for prompt, reply, stop in (rows[:2] + rows[6:8])]
-    parts.append(page.details("What they say (seed 1; the first prompts, two trained on, two unseen)", [page.table(["", "prompt", "reply"], samples)]))
+    parts.append(page.details("What they say (seed 1; the first prompts, two trained on, two unseen)",
+        [page.table(["", "prompt", "reply"], samples)]))
     parts.append(page.paragraph(f"{_seeds(d)}; {_bases(d)}; {d['trial_seconds']:,.0f} s of training and measuring."))
     parts.append(page.code(d["command"]))
     return parts
 
 
 def _write(path: Path, content: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(content, encoding="utf-8")
     os.replace(temporary, path)

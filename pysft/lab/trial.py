@@ -3,6 +3,7 @@ went into it. So an interrupted lab goes on where it stopped, and experiments sh
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -11,20 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import Diverged
+from pysft.errors import Diverged, UsageError
 from pysft.lab.evaluate import Probe, conversation_loss, corpus_loss, finite, measure, origins, words
 from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT, GPTConfig, expand_vocab
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
 from pysft.run import Stage, load_stage, read_json, save_stage, weights_sha256, write_json
-from pysft.text.dataset import CONVERSATION, Batch, Example, encode_conversation, read_corpus, shipped, split_corpus, split_heldout
+from pysft.text.dataset import (CONVERSATION, Batch, Example, encode_conversation, read_corpus, shipped, split_corpus,
+                                split_heldout)
 from pysft.text.formats import Conversation, read_conversations, read_prompts
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train
 from pysft.training.objectives import sft
-from pysft.training.stages import PRESETS, Settings, finetune, pretrain
+from pysft.training.stages import PRESETS, Settings, finetune, pretrain, replay_alone
 
 VERSION = 1  # of what a record means: raised, it makes every trial anew
 OLD, NEW = "old rows", "new rows"
@@ -47,7 +49,8 @@ class Arm:
     settings: what differs from the preset's. talks: conversations, drawn by tokens; pairs: drawn by number. at: steps at
     which it is measured, beside the first and the last. encode: makes the examples. grown: the vocabulary, if not the
     template's. judge: measures a model. lora: (rank, matrices). finish: what else is asked of the finished model. by_kind:
-    keep each step's loss on first tokens, end tokens and what is between."""
+    keep each step's loss on first tokens, end tokens and what is between. matched: what the base gains by the replay alone is
+    asked too."""
     name: str
     preset: str
     probe: Probe
@@ -61,6 +64,7 @@ class Arm:
     lora: tuple[int, tuple[str, ...]] | None = None
     finish: Callable | None = None
     by_kind: bool = False
+    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,53 @@ class Lab:
         self.folder, self.corpus, self.ops, self.scale, self.retrain = Path(folder), corpus, ops, scale, retrain
         self.progress = progress
         self.text = read_corpus(corpus)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"--out {folder}: a file stands there; name a folder")
         self.train_text, self.heldout_text = split_corpus(self.text)
         self.characters = CharTokenizer.of(self.text)
         self.chat = self.characters.grow(CHAT.tokens)
         self.pairs = tuple(read_conversations(shipped("pairs40.jsonl")))
         kept, held = split_heldout(list(read_conversations(shipped("conversations.jsonl"))))
         self.talks, self.heldout = tuple(kept), tuple(held)
+        for c in (*self.pairs, *self.talks, *self.heldout):  # every text of an experiment is written with the corpus's letters
+            for m in c.messages:
+                self.chat.encode(m["content"], f"{c.where}, for the lab")
         self._grounds = {}
+        self._remember({"corpus": hashlib.sha256(self.text.encode()).hexdigest(), "scale": scale, "retrain_base": retrain})
+
+    def _remember(self, told: dict) -> None:
+        """What the folder's experiments are of; a UsageError where others stand there, which these would write over."""
+        path = self.folder / "lab.json"
+        if path.is_file() and read_json(path) != told:
+            raise UsageError(f"{self.folder}: experiments on another corpus, at another scale or with other bases stand there; "
+                             "name another folder by --out")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, told)
+
+    def matched(self, arm: "Arm", seed: int) -> float | None:
+        """Nats per character that the base alone reaches by the windows that the arm replays; None where it replays none."""
+        settings = self._settings(arm, seed)
+        if not settings.sft_windows:
+            return None
+        ground = self.ground(arm.preset, seed)
+        told = {"version": VERSION, "base": weights_sha256(ground.base.model), "settings": asdict(settings), "matched": True}
+        path = self.folder / "trials" / f"{_digest(told)}.json"
+        if not path.is_file():
+            model = GPT(ground.base.model.config, self.ops)
+            model.params.flat[:] = ground.base.model.params.flat
+            plan = replay_alone(settings, self.characters.encode(self.train_text), len(self.characters))
+            adam = AdamW(model, **settings.adam("sft"))
+            model.reserve(plan.rows)
+            for r in train(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
+                self.progress(f"{arm.name}, the base alone, seed {seed}: step {r.step:,} of {plan.steps:,}", False)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"loss": corpus_loss(model, self.characters.encode(self.heldout_text))})
+        return read_json(path)["loss"]
+
+    def _settings(self, arm: "Arm", seed: int) -> Settings:
+        # The lab's own scale has gone into the preset's steps; an arm's are scaled here.
+        changes = {k: self.steps(v) if k == "sft_steps" else v for k, v in arm.settings.items()}
+        return replace(self.settings(arm.preset), seed=seed, **changes)
 
     def steps(self, n: int) -> int:
         return max(2, round(n * self.scale))
@@ -135,9 +179,7 @@ class Lab:
     def run(self, arm: Arm, seed: int) -> dict:
         """The record of an arm under one seed: found, or made now and kept."""
         ground = self.ground(arm.preset, seed)
-        # The lab's own scale has gone into the preset's steps; an arm's are scaled here.
-        changes = {k: self.steps(v) if k == "sft_steps" else v for k, v in arm.settings.items()}
-        settings = replace(self.settings(arm.preset), seed=seed, **changes)
+        settings = self._settings(arm, seed)
         grown = arm.grown or self.chat
         examples = tuple([arm.encode(c, grown, settings) for c in some] for some in (arm.talks, arm.pairs))
         at = sorted({0, settings.sft_steps, *(min(self.steps(s), settings.sft_steps) for s in arm.at)})
@@ -164,7 +206,10 @@ class Lab:
         trained.reserve(plan.rows)
         by_kind: dict[str, list] = {"first": [], "content": [], "end": []}
         objective = _split(plan.objective, by_kind, grown.special.get(CHAT.end)) if arm.by_kind else plan.objective
-        messages = [c.messages for c in (arm.pairs or arm.talks)[:100]]
+        trained_on = (arm.pairs or arm.talks)[:100]
+        messages = [c.messages for c in trained_on]
+        rightly = ([encode_conversation(c, grown, settings.context) for c in trained_on]  # masked as it should be, whatever the arm does
+                   if CHAT.end in grown.special else [])
         track, losses, samples, diverged = [], [], [], None
 
         def point(step):
@@ -175,7 +220,7 @@ class Lab:
             if loss is None:
                 loss = conversation_loss(merged, messages, grown, CHAT)[0]
             track.append(finite({"step": step, **figures, "forgetting": figures["tuned_base_loss"] / ground.loss - 1,
-                                 "reply_loss": loss} | user_share(merged, examples[1] or examples[0][:100])))
+                                 "reply_loss": loss} | user_share(merged, rightly)))
             if arm.judge is judge and step == settings.sft_steps:
                 track[-1]["origins"] = origins(replies, arm.probe)[0]
             samples = [row for group in ("pairs", "prompts") for row in replies.get(group, ())[:6]]
@@ -191,7 +236,8 @@ class Lab:
             diverged = str(error)
         merged = trained if arm.lora is None else trained.merge()
         record = {"arm": arm.name, "preset": arm.preset, "seed": seed, "settings": asdict(settings), "base_loss": ground.loss,
-                  "epochs": max(plan.epochs.values()), "diverged": diverged, "trained_share": 1.0 if arm.lora is None else trained.share, "track": track,
+                  "epochs": max(plan.epochs.values()), "diverged": diverged,
+                      "trained_share": 1.0 if arm.lora is None else trained.share, "track": track,
                   "losses": losses, "moved": moved(start, merged.params, len(self.characters)),
                   "samples": samples, "seconds": round(time.monotonic() - began, 2)}
         if arm.by_kind:
@@ -216,7 +262,7 @@ def moved(start: dict, params, old_vocab: int) -> dict[str, float]:
 
 
 def user_share(model, examples: list[Example]) -> dict[str, float]:
-    """What would fall on the user's tokens (all that is not graded) without a mask: their share of the targets, and of
+    """What would fall on the user's tokens (all that is rightly not graded) without a mask: their share of the targets, and of
     the gradient at the logits, where row n has a 1-norm of 2 (1 - p_n), p_n being the probability of its target."""
     totals = {"targets": np.zeros(2), "gradient": np.zeros(2)}
     for first in range(0, len(examples), 16):
@@ -236,7 +282,8 @@ def _split(objective, by_kind, end):
         first = graded & ~np.concatenate([[False], graded[:-1]])
         last = graded & (batch.labels == end)
         for name, rows in (("first", first), ("end", last), ("content", graded & ~first & ~last)):
-            by_kind[name].append(round(float(nll[rows].mean()), 5) if rows.any() else None)
+            mean = float(nll[rows].mean()) if rows.any() else math.nan
+            by_kind[name].append(round(mean, 5) if math.isfinite(mean) else None)
         return objective(batch, nll, value, total)
     noting.count = objective.count
     return noting

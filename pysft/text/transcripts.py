@@ -1,0 +1,139 @@
+"""Transcripts of tool use, made: who is asked for, what the search is asked, what it finds, what is answered.
+
+What the model should learn is a way of answering and not the facts: to ask the search for the name in the question, to
+repeat what it found if it is about that name, and to say that it knows it not if it is not. So nearly every transcript has
+a name and a fact of its own, invented for it, and the only way to answer is to copy."""
+
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from pysft.errors import DataError
+from pysft.rng import rng
+from pysft.text.dataset import shipped
+from pysft.text.formats import Conversation
+
+TOOLS = "tools"  # the category of a transcript
+REFUSAL = "I know not that name."
+NOTHING = "nothing found"
+
+# Asked in training, and only in the test.
+ASKED = {"person": ("Who is {}?", "Tell me of {}.", "Who is {}", "What do you know of {}?", "Do you know {}?", "Say who {} is.",
+                    "Have you heard of {}?", "I would hear of {}."),
+         "place": ("Where is {}?", "What is {}?", "Tell me of {}.", "What do you know of {}?", "Where is {}",
+             "I would hear of {}.",
+                   "Have you heard of {}?", "Do you know {}?"),
+         "thing": ("What is {}?", "Tell me of {}.", "What do you know of {}?", "What is {}", "I would hear of {}.",
+                   "Have you heard of {}?", "Do you know {}?", "Say what {} is.")}
+HELD_OUT = {"person": ("Pray, who is {}?", "What can you say of {}?"), "place": ("Pray, where is {}?", "What can you say of {}?"),
+            "thing": ("Pray, what is {}?", "What can you say of {}?")}
+
+_ONSET = "b br c cr d dr f fl g gr h j k l m n p pr qu r s st t th tr v w wh".split()
+_VOWEL = "a e i o u ai ea ee oa ou y".split()
+_CODA = "b ck d f g l ll m n nd nt p r rd rn rt sh st t th w x".split()
+_PLACE = "Bridge Gate Hall Hill Inn Lane Market Mill Road Square Street Tower Well Wood Yard".split()
+_THING = "Bell Boat Book Bowl Chair Clock Crown Cup Door Drum Lamp Map Ring Stone Sword".split()
+_VERBS = ("keeps makes sells mends guards paints carries loves hides owns teaches sings counts builds finds brings holds "
+          "watches cleans bakes").split()
+_WHERE = "by the;under the;near the;behind the;over the;beside the;in the;at the".split(";")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """title: the name asked for; kind: "person", "place" or "thing"; text: a sentence that begins with the title."""
+    title: str
+    kind: str
+    text: str
+
+
+def _one(g, items):
+    return items[int(g.integers(0, len(items)))]
+
+
+def name(g: np.random.Generator, syllables: int | None = None) -> str:
+    """An invented word of one to three syllables, capitalised."""
+    n = int(g.integers(1, 4)) if syllables is None else syllables
+    word = "".join(_one(g, _ONSET) + _one(g, _VOWEL) for _ in range(n)) + _one(g, _CODA)
+    return word[:1].upper() + word[1:]
+
+
+def invent(g: np.random.Generator, words: list[str]) -> Fact:
+    """A fact about somebody or something that is nowhere else; words: those of which it is told."""
+    kind = _one(g, ("person",) * 3 + ("place", "thing"))
+    ends = {"person": None, "place": _PLACE, "thing": _THING}[kind]
+    title = f"{name(g)} {name(g) if ends is None else _one(g, ends)}"
+    if kind != "person" and g.random() < 0.5:
+        title = "The " + title
+    return Fact(title, kind, f"{title} {_told(g, words)}")
+
+
+def _told(g, words) -> str:
+    """The rest of a sentence: plain, or any words at all, so that copying cannot lean on what is likely."""
+    pick = [str(words[int(i)]) for i in g.integers(0, len(words), 8)]
+    if g.random() < 0.5:
+        return f"{_one(g, _VERBS)} the {pick[0]} {pick[1]} {_one(g, _WHERE)} {pick[2]} {pick[3]}."
+    return " ".join(pick[:int(g.integers(3, 8))]) + "."
+
+
+def miss(g: np.random.Generator, fact: Fact, words: list[str]) -> str:
+    """What a search may give for a name that no document is about: nothing, or one that shares a word with it."""
+    way = g.random()
+    if way < 0.25:
+        return NOTHING
+    own = fact.title.split()
+    other = invent(g, words)
+    if way < 0.85:  # the same first name, or the same last
+        theirs = other.title.split()
+        if len(own) == len(theirs):
+            at = int(g.integers(0, len(own)))
+            theirs[at] = own[at]
+        else:
+            theirs = [*theirs[:-1], own[-1]]
+        title = " ".join(theirs)
+        if title == fact.title:
+            return NOTHING
+        return f"{title} {_told(g, words)}"
+    told = other.text.rstrip(".").split()  # or it stands somewhere in the text
+    told[int(g.integers(len(other.title.split()), len(told)))] = own[-1]
+    return " ".join(told) + "."
+
+
+def transcript(question: str, query: str, result: str, answer: str, line: int) -> Conversation:
+    """A conversation of one question, one call and one answer."""
+    content = [{"type": "search", "text": query}, {"type": "result", "text": result}, {"type": "text", "text": answer}]
+    return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": content}], "tools", line, TOOLS)
+
+
+def plain_words(text: str) -> list[str]:
+    """The different small words of a text, sorted."""
+    return sorted(set(re.findall(r"\b[a-z]{2,9}\b", text)))
+
+
+def town(trained: bool) -> list[Fact]:
+    """The shipped facts of an invented town: every second of them may be trained on, the others are for the test."""
+    rows = [json.loads(line) for line in shipped("town.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [Fact(r["title"], r["kind"], r["text"]) for r in rows[0 if trained else 1::2]]
+
+
+def transcripts(count: int, facts: list[Fact], words: list[str], seed: int, known: float = 0.6) -> list[Conversation]:
+    """`count` transcripts: each of the facts once for each wording, and as many invented ones as are wanting; a share
+    `known` of all is about a name that the search finds."""
+    if not words:
+        raise DataError("no words to invent facts of")
+    made = []
+    for fact in facts:
+        for asked in ASKED[fact.kind]:
+            made.append((asked.format(fact.title), fact.title, fact.text, fact.text))
+    g = rng(seed, "tools", "transcripts")
+    for _ in range(max(0, count - len(made))):
+        fact = invent(g, words)
+        asked = ASKED[fact.kind]
+        question = asked[int(g.integers(0, len(asked)))].format(fact.title)
+        if g.random() < known:
+            made.append((question, fact.title, fact.text, fact.text))
+        else:
+            made.append((question, fact.title, miss(g, fact, words), REFUSAL))
+    order = rng(seed, "tools", "order").permutation(len(made))[:count]
+    return [transcript(*made[i], line) for line, i in enumerate(order, 1)]
