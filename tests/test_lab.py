@@ -136,7 +136,7 @@ def kept(data):
 
 
 def same(document):
-    """What a document says, without how long it took."""
+    """What a document or a record says, without how long it took."""
     return kept({k: v for k, v in document.items() if k not in ("seconds", "trial_seconds")})
 
 
@@ -193,6 +193,24 @@ def test_a_column_is_measured_and_a_check_holds_or_not(home, name):
         assert all(type(held) is bool for held in said["holds"])
     assert done.document["verdict"] == verdict(done.document["checks"])
     assert set(done.document["base_loss"]) == {r["preset"] for r in done.records.values()}
+
+
+def measured(records):
+    """The records as if all had been measured, and all had gone well."""
+    def well(row):
+        return {k: 0.5 if v is None else v for k, v in row.items()} | {"recall": 1.0, "stopped": 1.0}
+    return {name: {**r, "track": list(map(well, r["track"])), "by_kind": {kind: [0.1] * 10 for kind in r.get("by_kind", ())}}
+            for name, r in records.items()}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_where_all_was_measured_no_column_is_empty_and_no_check_fails_for_want_of_a_figure(home, name):
+    records = measured(home.done(name).records)
+    for column in EXPERIMENTS[name].columns:
+        found = [column.value(r) for r in records.values()]
+        assert any(x is not None for x in found), column.heading
+        assert all(x is None or isinstance(x, str) or column.form.format(x) for x in found)
+    assert all(check.holds(records) in (True, False) for check in EXPERIMENTS[name].checks)
 
 
 def test_all_experiments_share_two_bases_and_the_trials_they_have_in_common(home):
@@ -349,6 +367,18 @@ def test_retrained_bases_are_one_for_each_seed_and_the_first_is_the_shared_one(l
     assert other["base_loss"] != shared["base_loss"] and other["seed"] == 2
 
 
+def test_matched_is_the_loss_of_the_base_trained_on_by_the_same_windows_and_it_is_kept(lab, monkeypatch):
+    arm = experiments._pairs(lab, "x", settings={"sft_windows": ((64, 4),), "sft_lr": 1e-3})
+    loss, before = lab.matched(arm, 1), lab.ground("seed", 1).base.model.params.flat.copy()
+    assert lab.matched(experiments.plain(lab), 1) is None  # it replays nothing
+    assert 0 < loss < lab.ground("seed", 1).loss and loss != lab.matched(arm, 2)
+    assert (lab.ground("seed", 1).base.model.params.flat == before).all()
+    monkeypatch.setattr(trial, "train", None)
+    assert lab.matched(arm, 1) == loss
+    record = record_of(track=[{"tuned_base_loss": 2.2}], matched_loss=2.0)
+    assert experiments._matched(record) == pytest.approx(0.1) and experiments._matched(record | {"matched_loss": None}) is None
+
+
 def test_a_trial_that_diverges_is_kept_with_what_was_measured_before(lab):
     record = lab.run(experiments._pairs(lab, "far too high", settings={"sft_lr": 1e4}), 1)
     assert "not finite" in record["diverged"] or "nan" in record["diverged"]
@@ -397,6 +427,11 @@ def test_a_figure_that_is_not_finite_is_null_in_the_document():
 def test_an_interval_of_many_seeds_is_not_narrower_than_students(n, t):
     x = list(range(n))
     assert interval(x)["t95"] >= t * np.std(x, ddof=1) / math.sqrt(n) * 0.999
+
+
+def test_figures_that_are_words_are_told_as_words():
+    judged = interval(["flat", "right", "flat"])
+    assert judged["mean"] is None and judged["values"] == ["flat", "right", "flat"] and cell(judged, "{:.3f}") == "flat, right"
 
 
 def test_a_cell_is_the_mean_and_the_range_where_the_seeds_differ():
@@ -555,8 +590,15 @@ def test_lengths_follow_the_data_by_a_slope():
     def arms(*lengths):
         return {f"replies (mean {wanted})": record_of(track=steps(reply_length=[got])) for wanted, got in lengths}
     assert experiments._slope(arms((40, 41), (60, 61), (80, 81))) == pytest.approx(1)
-    assert experiments._slope(arms((40, 50), (80, 50))) == pytest.approx(0) and experiments._slope(arms((40, 40), (80, 60))) == pytest.approx(0.5)
+    assert experiments._slope(arms((40, 50), (80, 50))) == pytest.approx(0, abs=1e-9)  # of one length, whatever the data's
+    assert experiments._slope(arms((40, 40), (80, 60))) == pytest.approx(0.5)
     assert experiments._falling([3, 2, 1]) and not experiments._falling([3, 3, 1])
+
+
+def test_the_memorised_share_is_of_copies_near_copies_and_pieces():
+    found = {"verbatim": 1, "near copy": 2, "spliced": 1, "new": 3, "empty": 1}
+    assert experiments.memorised(record_of(track=[{"origins": found}])) == 0.5
+    assert experiments.memorised(record_of(track=[{}])) is None
 
 
 # ------------------------------------------------------------------------ what a trial says of a model

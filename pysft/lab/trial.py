@@ -114,7 +114,7 @@ class Lab:
         if not settings.sft_windows:
             return None
         ground = self.ground(arm.preset, seed)
-        told = {"version": VERSION, "base": weights_sha256(ground.base.model), "settings": asdict(settings), "matched": True}
+        told = {"version": VERSION, "base": weights_sha256(ground.base.model), "settings": _chosen(settings), "matched": True}
         path = self.folder / "trials" / f"{_digest(told)}.json"
         if not path.is_file():
             model = GPT(ground.base.model.config, self.ops)
@@ -156,7 +156,7 @@ class Lab:
         seed = seed if self.retrain else 1
         if (preset, seed) not in self._grounds:
             settings = replace(self.settings(preset), seed=seed)
-            told = {"corpus": hashlib.sha256(self.text.encode()).hexdigest(), "settings": asdict(settings), "version": VERSION}
+            told = {"corpus": hashlib.sha256(self.text.encode()).hexdigest(), "settings": _chosen(settings), "version": VERSION}
             folder = self.folder / "bases" / f"{preset}-{seed}-{_digest(told)[:12]}"
             if not (folder / "model.safetensors").is_file():
                 save_stage(self._pretrained(folder, settings))
@@ -183,7 +183,7 @@ class Lab:
         grown = arm.grown or self.chat
         examples = tuple([arm.encode(c, grown, settings) for c in some] for some in (arm.talks, arm.pairs))
         at = sorted({0, settings.sft_steps, *(min(self.steps(s), settings.sft_steps) for s in arm.at)})
-        told = {"version": VERSION, "base": weights_sha256(ground.base.model), "settings": asdict(settings),
+        told = {"version": VERSION, "base": weights_sha256(ground.base.model), "settings": _chosen(settings),
                 "examples": [_examples_digest(some) for some in examples], "at": at, "probe": _digest(arm.probe.to_json()),
                 "grown": grown.to_json(), "lora": arm.lora, "by_kind": arm.by_kind,
                 "hooks": [getattr(f, "__name__", None) for f in (arm.judge, arm.finish)]}
@@ -245,6 +245,11 @@ class Lab:
         if arm.finish is not None and diverged is None:
             record["finish"] = finite(arm.finish(merged, grown, seed))
         return record
+
+
+def _chosen(settings: Settings) -> dict:
+    """Of the settings those that can matter here: the lab makes its own examples, so not the data's."""
+    return {k: v for k, v in asdict(settings).items() if k != "transcripts"}
 
 
 def moved(start: dict, params, old_vocab: int) -> dict[str, float]:
