@@ -181,6 +181,12 @@ def parser() -> argparse.ArgumentParser:
              "diagnose runs/tiny")
     of_run(p)
 
+    p = verb("merge", "put adapters that LoRA trained into a base model: a run to talk to", _merge,
+             "merge runs/mine/sft/adapter.safetensors --base runs/tiny --out runs/merged")
+    p.add_argument("adapter", metavar="ADAPTER", help="an adapter.safetensors, with vocabulary.json and template.json beside it")
+    p.add_argument("--base", required=True, metavar="RUN", help="the base that it was trained on, known by its weights' hash")
+    p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+
     p = verb("report", "a page of everything that is known of a run", _report, "report runs/tiny")
     of_run(p, "a run's folder")
 
@@ -421,6 +427,15 @@ def _report(args):
 
     path = write_report(args.run_folder)
     _print_json({"run": args.run_folder, "report": str(path)}) if args.json else print(path)
+
+
+def _merge(args):
+    from pathlib import Path
+
+    from pysft import recipe
+
+    stage = recipe.merge(Path(args.adapter), args.base, args.out)
+    _print_json({"run": args.out, "weights_sha256": stage}) if args.json else print(f"{args.out}: SHA-256 {stage[:16]}")
 
 
 def _lab(args):

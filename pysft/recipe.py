@@ -22,13 +22,13 @@ from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, m
 from pysft.lab.choose import read_measurements
 from pysft.lab.provenance import RULE, VERDICTS
 from pysft.lab.tooltest import told, tool_test
-from pysft.nn.lora import LoRA, save_adapter
+from pysft.nn.lora import LoRA, apply_adapter, save_adapter
 from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
 from pysft.run import (Stage, add_measurement, append_log, cut_measurements, drop_checkpoints, find_stage, load_checkpoint,
                        load_stage, measured_stage, new_run, read_json, read_log, save_checkpoint, save_stage, weights_sha256,
-                       write_json)
+                       understood, write_json)
 from pysft.text.audit import quick
 from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
 from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
@@ -604,6 +604,24 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
     _describe(screen, settings, folder, corpus, material)
     _say_memory(screen, (config, plan.rows, 0))
     return pretrain_base(settings, material, folder, ops, screen, resume)[1]
+
+
+def merge(adapter: Path, base: str, out: str) -> str:
+    """Write RUN/sft with the adapters of a LoRA training merged into their base; the SHA-256 of its weights, which are those
+    that the training ended with, bit by bit."""
+    if not adapter.is_file():
+        raise MissingInput(f"{adapter}: no such file; a training with --lora writes RUN/sft/adapter.safetensors")
+    home = adapter.parent
+    tokenizer = understood(home / "vocabulary.json", CharTokenizer.from_json)
+    template = understood(home / "template.json", Template.from_json)
+    given = _as_base(load_stage(base), base)
+    model = apply_adapter(adapter, given.model)
+    if len(tokenizer) != model.config.vocab:
+        raise DataError(f"{home / 'vocabulary.json'}: {len(tokenizer)} symbols, but the adapters are for {model.config.vocab}")
+    folder = new_run(out, "merged")
+    save_stage(Stage(folder / "sft", model, tokenizer, template, given.settings,
+                     {"path": str(given.folder), "weights_sha256": weights_sha256(given.model)}))
+    return weights_sha256(model)
 
 
 def _as_base(stage: Stage, path) -> Stage:

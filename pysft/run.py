@@ -146,9 +146,9 @@ def load_stage(path, ops=None) -> Stage:
     """The last stage of a run folder, its weights checked against its own settings."""
     folder = find_stage(path)
     data = read_json(folder / "settings.json")
-    config = _understood(folder / "settings.json", lambda data: GPTConfig(**data["model"]))
-    tokenizer = _understood(folder / "vocabulary.json", CharTokenizer.from_json)
-    template = _understood(folder / "template.json", Template.from_json)
+    config = understood(folder / "settings.json", lambda data: GPTConfig(**data["model"]))
+    tokenizer = understood(folder / "vocabulary.json", CharTokenizer.from_json)
+    template = understood(folder / "template.json", Template.from_json)
     if len(tokenizer) != config.vocab:
         raise DataError(f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has {config.vocab}")
     weights = folder / "model.safetensors"
@@ -163,7 +163,7 @@ def load_stage(path, ops=None) -> Stage:
     return Stage(folder, model, tokenizer, template, data.get("settings", {}), data.get("parent"))
 
 
-def _understood(path: Path, make):
+def understood(path: Path, make):
     """make(the JSON at path), or a DataError that names the file."""
     data = read_json(path)
     try:

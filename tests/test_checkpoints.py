@@ -864,3 +864,27 @@ def test_the_lab_lists_its_experiments_and_refuses_others():
     assert done.code == 0 and len(done.out.splitlines()) == len(document["experiments"])
     code, document, said = pysft("lab", "astrology")
     assert (code, document) == (2, None) and "'astrology'" in one_sentence(said)
+
+
+# ------------------------------------------------------------------------------------------- merging
+
+def test_adapters_alone_and_their_base_make_the_run_again(home, tmp_path):
+    assert pysft(*begin(home.path, tmp_path / "lora", "--lora", "2", "--base", str(home.run)))[0] == 0
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("adapter.safetensors", "vocabulary.json", "template.json"):
+        shutil.copy(tmp_path / "lora" / "sft" / name, alone)
+    code, document, said = pysft("merge", alone / "adapter.safetensors", "--base", home.run, "--out", tmp_path / "merged")
+    assert code == 0, said
+    assert document["weights_sha256"] == json.loads((tmp_path / "lora" / "sft" / "report.json").read_text())["weights_sha256"]
+    assert pysft("chat", tmp_path / "merged", "-p", "Say king")[0] == 0
+
+
+def test_adapters_that_cannot_be_merged_are_refused_in_a_sentence(home, tmp_path):
+    code, document, said = pysft("merge", tmp_path / "none.safetensors", "--base", home.run, "--out", tmp_path / "x")
+    assert (code, document) == (66, None) and "no such file" in one_sentence(said) and not (tmp_path / "x").exists()
+    for name in ("vocabulary.json", "template.json"):
+        shutil.copy(home.run / "sft" / name, tmp_path)
+    shutil.copy(home.run / "sft" / "model.safetensors", tmp_path)
+    code, document, said = pysft("merge", tmp_path / "model.safetensors", "--base", home.run, "--out", tmp_path / "x")
+    assert (code, document) == (65, None) and "holds no adapters" in one_sentence(said) and not (tmp_path / "x").exists()
