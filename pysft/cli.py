@@ -526,7 +526,7 @@ def _chat(args):
             pass
         print(f"{stage.folder}. Type a message; /help shows what else. Ctrl-D leaves.")
     else:
-        talk.read = lambda prompt: input()  # a pipe: a message a line, and no prompts in what comes out
+        talk.read = lambda prompt: input("")  # a pipe: a message a line, and no prompts in what comes out
     talk.run()
 
 

@@ -387,6 +387,15 @@ def test_a_trial_that_diverges_is_kept_with_what_was_measured_before(lab):
     assert judge_rate(record) == "jumpy"
 
 
+def test_an_arm_that_diverges_is_named_beside_its_figures_in_table_and_page(lab):
+    def arms(lab, seed):
+        yield experiments.plain(lab)
+        yield experiments._pairs(lab, "far too high", settings={"sft_lr": 1e4})
+    document = study.study(replace(EXPERIMENTS["weights-moved"], arms=arms, figures=lambda results: []), lab, 1)
+    assert document["diverged"] == ["far too high"] and "figures from before: far too high" in study.text(document)
+    assert "figures from before: far too high" in write_page(lab.folder).read_text()
+
+
 def test_the_record_of_a_trial_that_diverges_is_strict_json(lab):
     lab.run(experiments._pairs(lab, "far too high", settings={"sft_lr": 1e4}), 1)
     (path,) = (lab.folder / "trials").glob("*.json")

@@ -18,7 +18,7 @@ from pysft.lab.trial import NEW, OLD, Arm, Lab
 SMALL, WIDE = "seed", "tiny"
 ALONG = (10, 25, 50, 100, 200, 400)
 EARLY = (50, 100, 200, 300, 500, 700)
-ALL_MATRICES, ATTENTION = ("qkv", "attproj", "fc", "fcproj"), ("qkv", "attproj")
+ALL_MATRICES = ("qkv", "attproj", "fc", "fcproj")
 # The source's fine-tuning on the wide base; and a plain one on conversations.
 SOURCE = {"sft_steps": 1000, "sft_pairs": 16, "sft_windows": (), "sft_lr": 1e-4, "sft_schedule": "constant", "sft_warmup": 0,
           "replacement": True, "new_rows": "random", "beta2": 0.999, "sft_decay": 0.01, "decay_all": True, "clip": 0.0}
@@ -508,8 +508,9 @@ TABLE = [
          Check("LoRA has forgotten less than all weights at the same rate, by when 36 are recalled",
                lambda r: _less(_at_goal(r["LoRA rank 16, 1e-3"]), _at_goal(r["rate 1e-3"]))),
          Check("some LoRA has forgotten less than the plain recipe by then", lambda r: _less(_lora(r), _at_goal(r[PLAIN]))),
-         Check("something keeps 38 of 40 and forgets at most 2 %",
-               lambda r: any(recalled(x) >= 38 and last("forgetting")(x) <= 0.02 for x in r.values()))],
+         Check("something keeps 38 of 40, complies with 90 % of unseen prompts and forgets at most 2 %",
+               lambda r: any(recalled(x) >= 38 and last("format_compliance")(x) >= 0.9 and last("forgetting")(x) <= 0.02
+                             for x in r.values()))],
         lambda r: [_trade(r, "Rates", PLAIN, "rate"), _trade(r, "Replay", PLAIN, "replay"), _trade(r, "LoRA", PLAIN, "LoRA"),
                    dots(r, "Forgetting", FORGOT, "rise of the base loss, %", 100, level=(10, "gate: 10 %"))],
         "Without replay the base cannot go on learning; with it it can, and a negative figure says that it did. Matched is against "
@@ -530,6 +531,8 @@ TABLE = [
                lambda r: _falling([-last("forgetting")(r[n])
                    for n in ("rate 1e-5", "rate 3e-5", PLAIN, "rate 3e-4", "rate 1e-3")])),
          Check("the pre-training rate has more spikes than 1e-4", lambda r: _count(r["rate 3e-4"]) > _count(r[PLAIN])),
+         Check("and its replies have five points fewer real words",
+               lambda r: last("real_words")(r["rate 3e-4"]) <= last("real_words")(r[PLAIN]) - 0.05),
          Check("from 1e-2 on there are spikes",
                lambda r: all(_count(r[n]) > 0 or r[n]["diverged"] for n in ("rate 1e-2", "rate 3e-2"))),
          Check("at ten times the pre-training rate replies keep the format, but under half of their words are real",
@@ -574,8 +577,8 @@ TABLE = [
          Column("tokens a conversation", last("tokens"), "{:.0f}")],
         [Check("after 200 steps the loss on replies is lower with single tokens", lambda r: _first(r, "reply_loss", 200)),
          Check("after 1,000 steps it is", lambda r: _first(r, "reply_loss", 1000)),
-         Check("single tokens recall at least four more of 40",
-               lambda r: (x := list(r.values())) and recalled(x[0]) >= recalled(x[1]) + 4)],
+         Check("with single tokens replies to unseen prompts comply more often, by ten points or more",
+               lambda r: (x := [last("format_compliance")(y) for y in r.values()]) and x[0] >= x[1] + 0.1)],
         lambda r: [tracks(r, "Loss on the replies' characters", "reply_loss", "nats per character", log_y=True),
                    tracks(r, "Pairs recalled", "recall", "of 40", 40)],
         "Both have 68 symbols: 65 characters and three tokens, or 65 and the three characters < | >. All three markers are "
@@ -586,7 +589,7 @@ TABLE = [
         data_size,
         [ASKED, LOWEST, HELD, COMPLIES, REAL, TOPIC, CHANCE, MEMORY],
         [Check("320 conversations give 95 % compliance", lambda r: last("format_compliance")(r["320"]) >= 0.95),
-         Check("5 do not", lambda r: last("format_compliance")(r["5"]) < 0.95),
+         Check("20 do not", lambda r: last("format_compliance")(r["20"]) < 0.95),
          Check("held-out loss falls with every step in size", lambda r: _falling([LOWEST.value(x) for x in r.values()])),
          Check("real words rise from the smallest to the largest",
                lambda r: last("real_words")(r["2,500"]) > last("real_words")(r["5"])),

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -92,7 +93,7 @@ def side_by_side(names: list[str], options: list[str], jobs: int, say) -> None:
 
 def command(name: str, lab: Lab, seeds: int) -> str:
     """What was typed, but for the folder."""
-    more = (f" --corpus {lab.corpus}" if lab.corpus != "plays" else "") + (" --retrain-base" if lab.retrain else "")
+    more = (f" --corpus {shlex.quote(str(lab.corpus))}" if lab.corpus != "plays" else "") + (" --retrain-base" if lab.retrain else "")
     return f"python -m pysft lab {name} --seeds {seeds}{more}" + (f" --scale {lab.scale:g}" if lab.scale != 1 else "")
 
 
