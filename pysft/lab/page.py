@@ -137,7 +137,8 @@ def details(summary: str, parts: list[str]) -> Html:
     return Html(f"<details><summary>{_html(summary)}</summary>\n" + "\n".join(map(_html, parts)) + "\n</details>")
 
 
-def badge(text: str, kind: str) -> Html:
-    """A verdict: good, partly or bad, told by a sign and the word as well as by the colour, then the text."""
-    said = kind if text == kind else f"{kind}: {printable(text)}"
+def badge(text: str, kind: str, alone: bool = False) -> Html:
+    """A verdict: good, partly or bad, told by a sign and the word as well as by the colour, then the text; or by the text
+    alone, where it says the same."""
+    said = printable(text) if alone or text == kind else f"{kind}: {printable(text)}"
     return Html(f'<span class="badge {kind}">{SIGNS[kind]} {escape(said)}</span>')

@@ -188,7 +188,7 @@ def write_page(folder: Path) -> Path:
     parts = [page.paragraph("Each claim of the source text is an experiment; a claim counts when its checks hold in every seed. "
                             + ", ".join(f"{n} {v}" for v, n in counts.items()) + "."),
              page.table(["experiment", "claim", "verdict"],
-                        [[d["title"], d["claim"], page.badge(d["verdict"], KINDS[d["verdict"]])] for d in documents])]
+                        [[d["title"], d["claim"], page.badge(d["verdict"], KINDS[d["verdict"]], alone=True)] for d in documents])]
     if not figures.available():
         parts.append(page.paragraph("No figures: " + figures.NEEDED + ", then the same command again."))
     for d in documents:
@@ -199,7 +199,7 @@ def write_page(folder: Path) -> Path:
 
 
 def _section(folder: Path, d: dict) -> list[str]:
-    parts = [page.heading(d["title"]), page.paragraph(page.badge(d["verdict"], KINDS[d["verdict"]]), d["claim"])]
+    parts = [page.heading(d["title"]), page.paragraph(page.badge(d["verdict"], KINDS[d["verdict"]], alone=True), d["claim"])]
     for i, title in enumerate(d["figures"], 1):
         path = folder / d["name"] / f"figure-{i}.svg"
         if path.is_file():
