@@ -1,0 +1,130 @@
+"""Made transcripts of tool use, and the test of a model that was trained on them."""
+
+import numpy as np
+import pytest
+
+from pysft.inference.generate import Reply
+from pysft.lab import tooltest
+from pysft.lab.evaluate import Probe
+from pysft.text.dataset import encode_conversation, read_corpus
+from pysft.text.template import CHAT, render_prompt
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.text.transcripts import ASKED, HELD_OUT, NOTHING, REFUSAL, invent, miss, plain_words, town, transcripts
+
+T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
+WORDS = plain_words(read_corpus("plays")[:50_000])
+END = T.special["<|end|>"]
+
+
+def test_transcripts_fit_the_context_and_are_written_with_the_letters_there_are():
+    made = transcripts(600, town(trained=True), WORDS, 1)
+    assert len(made) == 600 and len({c.line for c in made}) == 600
+    for c in made:
+        e = encode_conversation(c, T, 256)
+        parts = c.messages[1]["content"]
+        assert (e.labels != -100).sum() == len(parts[0]["text"]) + 2 + len(parts[2]["text"]) + 1  # the call with both its ends, the reply
+
+
+def test_the_same_seed_makes_the_same_and_another_others():
+    a, b, c = (transcripts(60, [], WORDS, seed) for seed in (1, 1, 2))
+    assert [x.messages for x in a] == [x.messages for x in b] != [x.messages for x in c]
+
+
+def test_an_answer_is_what_was_found_if_it_is_about_the_name_and_the_refusal_if_not():
+    kinds = {"known": 0, "near": 0, "nothing": 0}
+    for c in transcripts(400, [], WORDS, 3):
+        call, result, answer = (p["text"] for p in c.messages[1]["content"])
+        assert call in c.messages[0]["content"]
+        about = result.startswith(call + " ")
+        assert answer == (result if about else REFUSAL)
+        kinds["known" if about else "nothing" if result == NOTHING else "near"] += 1
+    assert 200 < kinds["known"] < 280 and kinds["near"] > 60 and kinds["nothing"] > 15
+
+
+def test_a_near_miss_shares_a_word_and_is_about_another():
+    g = np.random.default_rng(0)
+    for _ in range(300):
+        fact = invent(g, WORDS)
+        found = miss(g, fact, WORDS)
+        assert found == NOTHING or not found.startswith(fact.title + " ")
+        assert found == NOTHING or set(fact.title.split()) & set(found.rstrip(".").split())
+
+
+def test_what_is_asked_in_the_test_was_never_trained_on():
+    assert not {f.title for f in town(True)} & {f.title for f in town(False)} and len(town(True)) == len(town(False)) == 60
+    assert all(not set(ASKED[kind]) & set(HELD_OUT[kind]) for kind in ASKED)
+
+
+# --------------------------------------------------------------------------------------- the test of it
+
+PROBE = Probe("x" * 9, [], [{"prompt": "Speak of love", "domain": "in"}], [[{"role": "user", "content": "Who art thou?"},
+                                                                           {"role": "assistant", "content": "I."}]], WORDS, [])
+
+
+def figures_of(monkeypatch, answer):
+    """The figures of a model that answers a question by answer(question, search) -> (call or None, reply); search(query)
+    gives the result that is injected, or None where nothing answers."""
+    questions = {}
+    real = tooltest.render_prompt
+
+    def rendered(messages, *rest):
+        ids = real(messages, *rest)
+        questions[ids.tobytes()] = messages[0]["content"]
+        return ids
+
+    def generate(model, prompts, most, stop, pause):
+        replies = []
+        for prompt in prompts:
+            got = []
+
+            def search(query):
+                said = [T.special["<|search_start|>"], *T.encode(query).tolist(), T.special["<|search_end|>"]]
+                more = pause(said, 200)
+                got.extend(said + (more or []))
+                return T.decode([i for i in more or [] if i < len(T.characters)]) if more else None
+            text = answer(questions[prompt.tobytes()], search)
+            stopped = bool(got) and text is None
+            replies.append(Reply(np.array([*got, *(T.encode(text or "").tolist())], np.int32), "tool" if stopped else "end"))
+        return replies
+    monkeypatch.setattr(tooltest, "render_prompt", rendered)
+    monkeypatch.setattr(tooltest, "generate", generate)
+    return tooltest.tool_test(None, T, CHAT, PROBE)
+
+
+def name_in(question):
+    for asked in sum(HELD_OUT.values(), ()):
+        head, tail = asked.split("{}")
+        if question.startswith(head) and question.endswith(tail):
+            return question[len(head):len(question) - len(tail)]
+    return None
+
+
+def test_one_that_asks_compares_and_copies_has_all_of_it_and_nothing_without_the_search(monkeypatch):
+    def perfect(question, search):
+        name = name_in(question)
+        if name is None:
+            return "Well met."
+        found = search(name)
+        return None if found is None else found if found.startswith(name + " ") else REFUSAL
+    f = figures_of(monkeypatch, perfect)
+    assert (f["called"], f["queried"], f["answered"], f["town_answered"], f["refused"], f["refused_near"], f["quiet"]) == (1,) * 7
+    assert f["answered_without"] == 0 and (f["answered_of"], f["refused_of"], f["quiet_of"]) == (160, 100, 2)
+
+
+def test_one_that_repeats_whatever_it_finds_refuses_no_near_miss(monkeypatch):
+    def gullible(question, search):
+        return search(name_in(question) or question)
+    f = figures_of(monkeypatch, gullible)
+    assert f["answered"] == 1 and f["refused"] == 0 and f["quiet"] == 0
+
+
+@pytest.mark.parametrize("reply, refused", [(REFUSAL, 1), ("Aye.", 0)])
+def test_one_that_never_asks_answers_nothing(monkeypatch, reply, refused):
+    f = figures_of(monkeypatch, lambda question, search: reply)
+    assert (f["called"], f["queried"], f["answered"], f["refused"], f["quiet"]) == (0, 0, 0, refused, 1)
+
+
+def test_the_prompt_of_a_question_is_what_training_rendered():
+    c = transcripts(1, [], WORDS, 1)[0]
+    prompt = render_prompt(c.messages[:1], T, CHAT)
+    assert encode_conversation(c, T, 256).input_ids[:len(prompt)].tolist() == prompt.tolist()
