@@ -535,8 +535,7 @@ def _tools(args, stage) -> dict:
     from pysft.inference.tools import Search, tools
     from pysft.text.dataset import shipped
 
-    taught = "<|search_start|>" in stage.tokenizer.special or any(t in stage.tokenizer.special
-        for t in stage.template.tool_tokens)
+    taught = any(t in stage.tokenizer.special for t in stage.template.tool_tokens)
     if args.docs and not taught:
         raise UsageError(f"{stage.folder}: this model was not taught to search (train --data tools does it); leave --docs out")
     if not taught or args.no_tools:

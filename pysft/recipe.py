@@ -18,7 +18,7 @@ from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, RowError, UsageError
 from pysft.inference.generate import Sampling, generate
 from pysft.lab import report as report_page
-from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, measure, origins, words
+from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, loss_after_replay, measure, origins, words
 from pysft.lab.choose import read_measurements
 from pysft.lab.provenance import RULE, VERDICTS
 from pysft.lab.tooltest import told, tool_test
@@ -29,6 +29,7 @@ from pysft.rng import rng
 from pysft.run import (Stage, add_measurement, append_log, cut_measurements, drop_checkpoints, find_stage, load_checkpoint,
                        load_stage, measured_stage, new_run, read_json, read_log, save_checkpoint, save_stage, weights_sha256,
                        understood, write_json)
+from pysft.text.audit import census as spread
 from pysft.text.audit import quick
 from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
 from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
@@ -36,13 +37,13 @@ from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.text.transcripts import TOOLS, plain_words, town, transcripts
 from pysft.training.loop import train as training_loop
-from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain, replay_alone
+from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain
 
 CHECKPOINT_SECONDS = 60
 HELD = ("weights", "gradients", "moments", "activations")  # in memory while training
 LAST_STEPS = 20  # over which the final loss is averaged
-GRADED = {"all": "every assistant turn", "last": "the last assistant turn", "flags": "the assistant turns that are not "
-    "flagged out",
+GRADED = {"all": "every assistant turn", "last": "the last assistant turn",
+          "flags": "the assistant turns that are not flagged out",
           "everything": "everything, the user's turns too (no mask)"}
 
 
@@ -130,19 +131,15 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     if settings.transcripts and data:
         raise UsageError("transcripts of tool use are mixed with the shipped conversations; leave --data FILE out")
     if settings.mix and len(settings.mix) != (2 if settings.transcripts else len(data or ())):
-        raise UsageError(f"mix has {len(settings.mix)} weights for " + ("conversations and transcripts of tool use"
-            if settings.transcripts
-                         else f"{len(data or ())} files of --data") + "; give each one")
+        what = "conversations and transcripts of tool use" if settings.transcripts else f"{len(data or ())} files of --data"
+        raise UsageError(f"mix has {len(settings.mix)} weights for {what}; give each one")
     files = data or [str(shipped("conversations.jsonl"))]
     rows = [row for path in files for row in scan(path, template)]
     pairs = list(scan(shipped("pairs40.jsonl"), template)) if not data and "pairs" in settings.data else []
     faults = [row for row in rows + pairs if isinstance(row, RowError)]
     found = [row for row in rows if not isinstance(row, RowError)]
-    shipped_rows, held = len(found), []
     if settings.transcripts:
-        found, held = split_heldout(found)
-        shipped_rows = len(found)
-        found = found + transcripts(settings.transcripts, town(trained=True), plain_words(text), settings.seed)
+        found += transcripts(settings.transcripts, town(trained=True), plain_words(text), settings.seed)
     written, grown, done = write_with(found + pairs, material.tokenizer, settings.unknown)
     if settings.unknown == "grow":
         grown = grown.grow_characters(template.characters())
@@ -161,10 +158,11 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     calls = any(isinstance(m["content"], list) and any(part["type"] != "text" for part in m["content"])
                 for c in written for m in c.messages)
     material.grown = grown.grow(template.tokens + (template.tool_tokens if calls else ()))
-    if settings.transcripts:
-        material.heldout = held
-    elif not data or len(found) >= 50:
+    made = [c for c in found if c.category == TOOLS] if settings.transcripts else []  # these are tested by other questions
+    found = found[:len(found) - len(made)]
+    if not data or len(found) >= 50:
         found, material.heldout = split_heldout(found, shuffled=data is not None)
+    found = found + made
     if not data and settings.data == "pairs":
         found = []
     # Held-out conversations are checked too; only those that ship may be too long for a short context.
@@ -571,18 +569,14 @@ def _watcher(tuned: Stage, trained, probe: Probe, settings: Settings, base_loss:
 
 def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
     """What the model learns from, in numbers, for the report."""
-    def spread(values):
-        return {"min": min(values), "median": float(np.median(values)), "p95": float(np.percentile(values, 95)),
-            "max": max(values)}
-
     trained = material.conversations + material.pairs
     talks = [c for c in trained if not c.is_text]
     kinds = Counter(c.category for c in trained if c.category)
     lengths = [len(e.labels) + 1 for e in [*material.examples[0], *material.examples[1]]]
     return {"conversations": len(material.conversations), "pairs": len(material.pairs), "heldout": len(material.heldout),
             "notes": material.notes, "epochs": plan.epochs, "turns": turns, "tokens": spread(lengths),
-            **({"prompt_length": spread([len(c.prompt) for c in talks]),
-                "reply_length": spread([len(r) for c in talks for r in c.replies()])} if talks else {}),
+            "prompt_length": spread([len(c.prompt) for c in talks]),
+            "reply_length": spread([len(r) for c in talks for r in c.replies()]),
             "categories": kinds.most_common(20), **mask}
 
 
@@ -744,13 +738,8 @@ def matched_loss(stage: Stage, base: Stage | None, probe: Probe, progress=lambda
         settings = Settings(**stage.settings)
     except (TypeError, UsageError) as error:
         raise DataError(f"{stage.folder / 'settings.json'}: not settings of this version ({error})") from None
-    plan = replay_alone(settings, base.tokenizer.encode(probe.corpus_text), len(base.tokenizer))
-    if plan.steps:
-        adam = AdamW(base.model, **settings.adam("sft"))
-        base.model.reserve(plan.rows)
-        for r in training_loop(base.model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
-            progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
-    return corpus_loss(base.model, base.tokenizer.encode(probe.heldout_text))
+    return loss_after_replay(base.model, settings, base.tokenizer.encode(probe.corpus_text),
+                             base.tokenizer.encode(probe.heldout_text), progress)
 
 
 # ---------------------------------------------------------------------------------- what is shown
@@ -761,8 +750,8 @@ def before_and_after(base: Stage, replies: dict) -> list[list]:
     room = base.model.config.context - 1
     rows = [(row, group == "pairs") for group, count in (("pairs", 4), ("prompts", 6))
             for row in [r for r in replies[group] if 0 < len(r[0]) <= room and not base.tokenizer.unknown(r[0])][:count]]
-    ends = generate(base.model, [base.tokenizer.encode(row[0]) for row, _ in rows], 40,
-        sampling=Sampling(temperature=0.8, seed=1))
+    prompts = [base.tokenizer.encode(row[0]) for row, _ in rows]
+    ends = generate(base.model, prompts, 40, sampling=Sampling(temperature=0.8, seed=1))
     return [[row[0], base.tokenizer.decode(end.ids), row[1], row[2], seen] for (row, seen), end in zip(rows, ends)]
 
 

@@ -21,7 +21,8 @@ from pysft import __version__, cli, recipe
 from pysft.nn import gradcheck, safetensors
 from pysft.text.dataset import read_corpus
 
-VERBS = ("train", "pretrain", "chat", "generate", "eval", "mask", "audit", "gradcheck", "info")
+VERBS = ("train", "pretrain", "chat", "generate", "eval", "mask", "audit", "gradcheck", "info", "select", "rate", "diagnose",
+         "merge", "report", "lab")
 TOML = """context = 64
 layers = 1
 heads = 2

@@ -13,10 +13,13 @@ from pysft import IGNORE
 from pysft.errors import DataError
 from pysft.inference.generate import Reply, generate
 from pysft.lab.provenance import Origin, Provenance, summary
+from pysft.nn.optim import AdamW
 from pysft.text.dataset import Batch, Example, shift, tile_windows
 from pysft.text.formats import check_messages
 from pysft.text.template import Template, render, render_prompt
 from pysft.text.tokenizer import CharTokenizer
+from pysft.training.loop import train
+from pysft.training.stages import replay_alone
 
 MAX_NEW = 120
 ROWS = 2048  # of one batch while measuring
@@ -101,6 +104,18 @@ class Probe:
 def corpus_loss(model, ids: np.ndarray) -> float:
     """Mean nats per character of a text (L,), every target once."""
     return _mean_nll(model, tile_windows(ids, model.config.context))[0]
+
+
+def loss_after_replay(model, settings, corpus: np.ndarray, heldout: np.ndarray, progress) -> float:
+    """corpus_loss of `heldout` once `model`, a base, has been trained on alone, in place, on the very windows of `corpus`
+    that a fine-tuning by `settings` replays, at its rates: what matched forgetting compares with. progress(text, last): a line for people."""
+    plan = replay_alone(settings, corpus, model.config.vocab)
+    if plan.steps:
+        adam = AdamW(model, **settings.adam("sft"))
+        model.reserve(plan.rows)
+        for r in train(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
+            progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
+    return corpus_loss(model, heldout)
 
 
 def conversation_loss(model, conversations: list, tokenizer: CharTokenizer, template: Template,

@@ -13,7 +13,7 @@ import numpy as np
 
 from pysft import IGNORE
 from pysft.errors import Diverged, UsageError
-from pysft.lab.evaluate import Probe, conversation_loss, corpus_loss, finite, measure, origins, words
+from pysft.lab.evaluate import Probe, conversation_loss, corpus_loss, finite, loss_after_replay, measure, origins, words
 from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT, GPTConfig, expand_vocab
 from pysft.nn.optim import AdamW
@@ -26,7 +26,7 @@ from pysft.text.template import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train
 from pysft.training.objectives import sft
-from pysft.training.stages import PRESETS, Settings, finetune, pretrain, replay_alone
+from pysft.training.stages import PRESETS, Settings, finetune, pretrain
 
 VERSION = 1  # of what a record means: raised, it makes every trial anew
 OLD, NEW = "old rows", "new rows"
@@ -119,13 +119,10 @@ class Lab:
         if not path.is_file():
             model = GPT(ground.base.model.config, self.ops)
             model.params.flat[:] = ground.base.model.params.flat
-            plan = replay_alone(settings, self.characters.encode(self.train_text), len(self.characters))
-            adam = AdamW(model, **settings.adam("sft"))
-            model.reserve(plan.rows)
-            for r in train(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
-                self.progress(f"{arm.name}, the base alone, seed {seed}: step {r.step:,} of {plan.steps:,}", False)
+            corpus, heldout = (self.characters.encode(t) for t in (self.train_text, self.heldout_text))
+            loss = loss_after_replay(model, settings, corpus, heldout, self.progress)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"loss": corpus_loss(model, self.characters.encode(self.heldout_text))})
+            write_json(path, {"loss": loss})
         return read_json(path)["loss"]
 
     def _settings(self, arm: "Arm", seed: int) -> Settings:
@@ -140,7 +137,7 @@ class Lab:
         chosen = PRESETS[preset]
         return replace(chosen, base_steps=self.steps(chosen.base_steps), sft_steps=self.steps(chosen.sft_steps))
 
-    def probe(self, trained, recalled, context: int, heldout=None, prompts: bool = True) -> Probe:
+    def probe(self, trained, recalled, context: int, heldout=None) -> Probe:
         """What a trial is measured by: recall of `recalled`, the shipped prompts, held-out conversations that fit."""
         heldout = self.heldout if heldout is None else heldout
         asked = {m["content"] for c in trained for m in c.messages if m["role"] == "user"}
@@ -148,7 +145,7 @@ class Lab:
         known = set(words(self.text)) | {w for c in trained for m in c.messages for w in words(m["content"])}
         return Probe(self.heldout_text, [[c.prompt, c.replies()[0]] for c in recalled],
                      [p for p in read_prompts(shipped("heldout_prompts.jsonl"))
-                      if p["prompt"] not in asked and len(p["prompt"]) + 8 <= context] if prompts else [],
+                      if p["prompt"] not in asked and len(p["prompt"]) + 8 <= context],
                      [c.messages for c in fits], sorted(known), [r for c in trained for r in c.replies()], self.train_text)
 
     def ground(self, preset: str, seed: int) -> Ground:

@@ -212,8 +212,8 @@ def checkpoint_steps(settings: Settings, plan: Plan) -> list[int]:
         return []
     stride = {"tenth": plan.steps / 10, "epoch": plan.steps / max(next(iter(plan.epochs.values()), 1), 1e-9)}.get(every)
     stride = max(1, float(every) if stride is None else stride)
-    return sorted({min(plan.steps, round(stride * k))
-        for k in range(1, math.ceil(plan.steps / stride) + 1)} - {0} | {plan.steps} - {0})
+    marks = {min(plan.steps, round(stride * k)) for k in range(1, math.ceil(plan.steps / stride) + 1)}
+    return sorted((marks | {plan.steps}) - {0})
 
 
 def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
@@ -312,9 +312,8 @@ def finetune(settings: Settings, conversations: list[Example], pairs: list[Examp
     streams, epochs = [], {}
     if conversations and settings.sft_tokens:
         shares = list(settings.mix) if files is not None else [1.0]
-        groups = [[e for e, file in zip(conversations, files) if file == i]
-            for i in range(len(shares))] if files is not None else [
-            conversations]
+        groups = [conversations] if files is None else [
+            [e for e, file in zip(conversations, files) if file == i] for i in range(len(shares))]
         if not all(groups):
             raise DataError("a file of the mixture has no conversation to learn from")
         lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
