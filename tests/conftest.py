@@ -1,5 +1,7 @@
 """Small helpers that several test files share."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -16,6 +18,31 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# The settings of a run that takes seconds; a test file adds its own steps and windows.
+SMALL_RUN = """context = 64
+layers = 1
+heads = 2
+channels = 16
+base_warmup = 2
+sft_tokens = 192
+sft_warmup = 2
+"""
+
+
+def in_process(*arguments):
+    """One command in this process: (its exit code, standard output, standard error). An exception that reaches this far
+    would be a traceback."""
+    from pysft import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main([str(a) for a in arguments])
+        except SystemExit as exit:  # argparse's way
+            code = exit.code
+    return code, out.getvalue(), err.getvalue()
 
 
 def offsets(lengths):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from conftest import SMALL_RUN, in_process
 from pysft import cli, recipe, run
 from pysft.errors import UsageError
 from pysft.inference.generate import Reply
@@ -36,17 +37,10 @@ from pysft.training.stages import Plan, Settings, checkpoint_steps, replay_alone
 
 steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
-TOML = """context = 64
-layers = 1
-heads = 2
-channels = 16
-base_steps = 6
+TOML = SMALL_RUN + """base_steps = 6
 base_windows = [[16, 4]]
-base_warmup = 2
 sft_steps = 20
-sft_tokens = 192
 sft_windows = [[16, 2]]
-sft_warmup = 2
 checkpoint_every = 5
 """
 KEPT = [5, 10, 15, 20]
@@ -54,13 +48,7 @@ KEPT = [5, 10, 15, 20]
 
 def command(*arguments):
     """One command in this process. An exception that reaches this far would be a traceback."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([*map(str, arguments)])
-        except SystemExit as exit:  # argparse's way
-            code = exit.code
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+    return SimpleNamespace(**dict(zip(("code", "out", "err"), in_process(*arguments))))
 
 
 def pysft(*arguments):

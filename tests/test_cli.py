@@ -1,8 +1,6 @@
 """The command line as a user meets it: what it prints, what it returns, what it leaves on disk."""
 
-import contextlib
 import errno
-import io
 import json
 import os
 import re
@@ -16,24 +14,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import ROOT, python
+from conftest import ROOT, SMALL_RUN, in_process, python
 from pysft import __version__, cli, recipe
 from pysft.nn import gradcheck, safetensors
 from pysft.text.dataset import read_corpus
 
 VERBS = ("train", "pretrain", "chat", "generate", "eval", "mask", "audit", "gradcheck", "info", "select", "rate", "diagnose",
          "merge", "report", "lab")
-TOML = """context = 64
-layers = 1
-heads = 2
-channels = 16
-base_steps = 8
+TOML = SMALL_RUN + """base_steps = 8
 base_windows = [[32, 8]]
-base_warmup = 2
 sft_steps = 10
-sft_tokens = 192
 sft_windows = [[32, 2]]
-sft_warmup = 2
 """
 EVERY_FIGURE = {  # of the --json document: names that others rely on
     "run", "preset", "params", "base_loss", "tuned_base_loss", "forgetting", "sft_loss_start", "sft_loss",
@@ -55,15 +46,9 @@ def exchange(*turns):
 def pysft(*arguments):
     """One command in this process: its code, standard output and standard error, and the document if
     there is one. An exception that reaches this far would be a traceback."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(a) for a in arguments])
-        except SystemExit as exit:  # argparse's way
-            code = exit.code
-    result = SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+    result = SimpleNamespace(**dict(zip(("code", "out", "err"), in_process(*arguments))))
     assert "Traceback" not in result.out + result.err
-    if "--json" in arguments and code in (0, 1):
+    if "--json" in arguments and result.code in (0, 1):
         result.document = json.loads(result.out)
     return result
 

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from conftest import in_process
 from pysft import IGNORE, cli, recipe
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.inference.generate import Reply
@@ -88,13 +89,7 @@ def strict(text):
 
 
 def pysft(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(a) for a in arguments])
-        except SystemExit as exit:  # argparse's way
-            code = exit.code
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+    return SimpleNamespace(**dict(zip(("code", "out", "err"), in_process(*arguments))))
 
 
 def options(folder, corpus):

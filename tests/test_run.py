@@ -1,8 +1,6 @@
 """A run on disk: what is saved comes back, damage is named, an interrupted run goes on as if it had not been."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import shutil
@@ -12,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from conftest import SMALL_RUN, in_process
 from pysft import cli, recipe, run
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, UsageError
 from pysft.nn import safetensors
@@ -423,26 +422,17 @@ def test_a_log_line_has_step_losses_norm_rate_and_speed(uninterrupted, tmp_path)
 
 # ------------------------------------------------------------------------------------ whole runs
 
-TOML = """context = 64
-layers = 1
-heads = 2
-channels = 16
-base_steps = 6
+TOML = SMALL_RUN + """base_steps = 6
 base_windows = [[16, 4]]
-base_warmup = 2
 sft_steps = 24
-sft_tokens = 192
 sft_windows = [[16, 2]]
-sft_warmup = 2
 """
 
 
 def pysft(*arguments):
     """The command line in this process: (exit code, the --json document or None, messages)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([*map(str, arguments), "--json"])
-    return code, json.loads(out.getvalue()) if out.getvalue() else None, err.getvalue()
+    code, out, err = in_process(*arguments, "--json")
+    return code, json.loads(out) if out else None, err
 
 
 @pytest.fixture(scope="module")
