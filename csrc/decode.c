@@ -18,11 +18,12 @@ void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K) {
         pack_transposed(packed + k * C, NR, w + k * C, C, K - k < NR ? K - k : NR, C, 1);
 }
 
-/* In each block keys (C,T up to vectors) and values (T,C), and two vectors to read beyond the last of them. */
-static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, VL) + T * C; }
+/* In each block keys in panels of NR positions, each (C,NR), and values (T,C); and two vectors to read beyond the last. */
+static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, NR) + T * C; }
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L) { return L * block_cache(T, C) + 2 * VL; }
-/* A row's x (C), its layer norm (C), attention (C), qkv or MLP (4C), and scores (T up to vectors). */
-int64_t FN(decode_work)(int64_t T, int64_t C) { return 7 * C + round_up(T, VL); }
+/* A row's x (C), its layer norm (C), attention (C), qkv or MLP (4C), and scores of HEADS heads (each T up to vectors). */
+enum { HEADS = 4 };
+int64_t FN(decode_work)(int64_t T, int64_t C) { return 7 * C + HEADS * round_up(T, VL); }
 int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L) {
     int64_t block = FN(decode_packed)(C, 3 * C) + FN(decode_packed)(C, C) + FN(decode_packed)(C, 4 * C) +
                     FN(decode_packed)(4 * C, C) + 13 * C;
@@ -61,22 +62,40 @@ static void product(real *y, int64_t y_row, const real *x, int64_t x_row, const 
     }
 }
 
-/* y (D) = the values' mean, weighted by the softmax of the scores of q (D) with positions 0..t. */
-static void attend(real *y, real *score, const real *q, const real *keys, const real *values, int64_t t, int64_t Tp,
-                   int64_t C, int64_t D) {
-    vec top = splat(-INFINITY);
-    for (int64_t j = 0; j <= t; j += NR) {
-        int64_t columns = t + 1 - j < NR ? t + 1 - j : NR;
-        tile(1, columns, score + j, 0, 0, 0, 0, 0, D, q, 0, 1, keys + j, Tp);
-        for (int64_t i = 0; i < columns; i += VL)
-            top = vmax(columns - i >= VL ? load(score + j + i) : load_tail(score + j + i, columns - i, -INFINITY), top);
+/* y (heads,D) = each head's mean of the values, weighted by the softmax of the scores of q (heads,D) with positions
+ * 0..t. The bits ask for one chain of additions over the positions for each element, and a chain waits for every
+ * addition of its own, so those of HEADS vectors run side by side. score: of each head, Tp apart. */
+static void attend(real *y, real *score, const real *q, const real *keys, const real *values, int heads, int64_t t,
+                   int64_t Tp, int64_t C, int64_t D) {
+    for (int h = 0; h < heads; h++) {
+        real *s = score + h * Tp;
+        vec top = splat(-INFINITY);
+        for (int64_t j = 0; j <= t; j += NR) {
+            int64_t columns = t + 1 - j < NR ? t + 1 - j : NR;
+            tile(1, columns, s + j, 0, 0, 0, 0, 0, D, q + h * D, 0, 1, keys + j * C + h * D * NR, NR);
+            for (int64_t i = 0; i < columns; i += VL)
+                top = vmax(columns - i >= VL ? load(s + j + i) : load_tail(s + j + i, columns - i, -INFINITY), top);
+        }
+        real max = max_lanes(top);
+        for (int64_t j = 0; j <= t; j += VL) store_part(s + j, vexp(load_part(s + j, t + 1 - j) - max), t + 1 - j);
     }
-    real max = max_lanes(top), total = 0;
-    for (int64_t j = 0; j <= t; j += VL) store_part(score + j, vexp(load_part(score + j, t + 1 - j) - max), t + 1 - j);
-    for (int64_t j = 0; j <= t; j++) total += score[j];
-    for (int64_t d = 0; d < D; d += NR)
-        tile(1, D - d < NR ? D - d : NR, y + d, 0, 0, 0, 0, 0, t + 1, score, 0, 1, values + d, C);
-    for (int64_t d = 0; d < D; d += VL) store_part(y + d, load_part(y + d, D - d) * (1 / total), D - d);
+    int vectors = (int)((D + VL - 1) / VL), count = heads * vectors;
+    for (int first = 0; first < count; first += HEADS) {
+        vec sum[HEADS] = {{0}}, total[HEADS] = {{0}};
+        const real *s[HEADS], *v[HEADS];
+        for (int k = 0; k < HEADS; k++) { /* beyond the last vector it comes again, and is not kept */
+            int i = first + k < count ? first + k : count - 1, head = i / vectors;
+            s[k] = score + head * Tp, v[k] = values + head * D + i % vectors * VL;
+        }
+        for (int64_t j = 0; j <= t; j++)
+            UNROLL for (int k = 0; k < HEADS; k++) {
+                vec p = splat(s[k][j]);
+                total[k] += p;
+                sum[k] += p * load(v[k] + j * C);
+            }
+        for (int k = 0; k < HEADS && first + k < count; k++)
+            store_part(y + (v[k] - values), sum[k] * (1 / total[k]), D - (first + k) % vectors * VL);
+    }
 }
 
 /* `rows` <= MR sequences, their working memory W elements apart. */
@@ -94,12 +113,14 @@ static void decode_rows(int rows, real *logits, real *cache, real *work, const r
         for (int i = 0; i < rows; i++) layernorm_row(norm + i * W, &mean, &rstd, x + i * W, w, b, C, eps);
         product(wide, W, norm, W, &weights, 1, 0, rows, C, 3 * C, threads);
         for (int i = 0; i < rows; i++) {
-            real *qkv = wide + i * W, *keys = cache + slots[i] * one + l * block_cache(T, C), *values = keys + C * Tp;
+            real *qkv = wide + i * W, *keys = cache + slots[i] * one + l * block_cache(T, C), *values = keys + C * round_up(T, NR);
             int64_t t = positions[i];
-            for (int64_t c = 0; c < C; c++) keys[c * Tp + t] = qkv[C + c], qkv[c] *= scale;
+            real *panel = keys + t / NR * NR * C + t % NR;
+            for (int64_t c = 0; c < C; c++) panel[c * NR] = qkv[C + c], qkv[c] *= scale;
             memcpy(values + t * C, qkv + 2 * C, (size_t)C * sizeof(real));
-            for (int64_t h = 0; h < H; h++)
-                attend(att + i * W + h * D, score + i * W, qkv + h * D, keys + h * D * Tp, values + h * D, t, Tp, C, D);
+            for (int64_t h = 0; h < H; h += HEADS)
+                attend(att + i * W + h * D, score + i * W, qkv + h * D, keys + h * D * NR, values + h * D,
+                       H - h < HEADS ? (int)(H - h) : HEADS, t, Tp, C, D);
         }
         product(x, W, att, W, &weights, 1, x, rows, C, C, threads);
         w = next(&weights, C), b = next(&weights, C);

@@ -481,7 +481,7 @@ def decoder(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps
     _lengths("decode_forward", T=T, H=H, L=L)
     suffix, n, p = _admit("decode_forward", "logits!S,V cache!R,c work!S,w weights:W tokens#S positions#S slots#S",
                           logits, cache, work, weights, tokens, positions, slots)
-    # Work is 7 C and one row of scores: C follows from it.
+    # Work is 7 C and the scores of some heads: C follows from it.
     C = (n["w"] - (decode_sizes(1, 1, 1, T, 1, logits.dtype)[3] - 7)) // 7
     if C < 1 or C % H:
         raise GateError(f"decode_forward: work has rows of {n['w']}, which hold {C} channels; they cannot be split over H = {H} heads")
