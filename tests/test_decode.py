@@ -12,7 +12,7 @@ from pysft.rng import rng
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 SHAPES = [GPTConfig(11, 24, 2, 2, 12), GPTConfig(68, 70, 2, 4, 64), GPTConfig(5, 3, 1, 1, 1), GPTConfig(130, 9, 3, 1, 80),
-          GPTConfig(7, 140, 1, 3, 21, tied=True)]
+          GPTConfig(7, 140, 1, 3, 21, tied=True), GPTConfig(9, 40, 1, 7, 7 * 36)]
 
 
 def lively(config, functions, dtype):
@@ -123,6 +123,23 @@ def test_a_slot_begins_anew_while_the_others_go_on(dtype):
     found = decoder.steps([7, 8], [1, 2])
     assert np.array_equal(found[0], full(model, [7])[0]) and np.array_equal(found[1], full(model, [3, 4, 5, 8])[3])
     assert decoder.lengths.tolist() == [3, 1, 4]
+
+
+@BOTH
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_tokens_that_are_rejected_leave_no_trace(config, dtype):
+    model = lively(config, ops.on_threads(2), dtype)
+    g = np.random.default_rng(6)
+    tokens = g.integers(0, config.vocab, config.context)
+    decoder, expected = Decoder(model, 2), full(model, tokens)
+    for t, token in enumerate(tokens):
+        for _ in range(int(g.integers(0, min(4, config.context - t)))):  # guesses, up to a full context
+            decoder.steps(g.integers(0, config.vocab, 1), [1])
+        decoder.reset(1, t)
+        assert np.array_equal(decoder.steps([token], [1])[0], expected[t]), t
+    for length in (-1, config.context + 1):
+        with pytest.raises(UsageError, match=f"not {length}"):
+            decoder.reset(1, length)
 
 
 @BOTH
