@@ -8,6 +8,7 @@ draws from a generator of its own, so no reply depends on the others."""
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,8 +48,7 @@ class Reply:
     injected: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One token of reply `number`: written by the model from `logits` (V,), valid until the next event, or injected
     (logits None). With `stop` the reply has ended: the token is the stop token, or None at its length."""
     number: int
