@@ -35,7 +35,7 @@ from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, 
 from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
-from pysft.text.transcripts import TOOLS, plain_words, town, transcripts
+from pysft.text.transcripts import TOOLS, Lexicon, town, transcripts
 from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain
 
@@ -139,7 +139,7 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     faults = [row for row in rows + pairs if isinstance(row, RowError)]
     found = [row for row in rows if not isinstance(row, RowError)]
     if settings.transcripts:
-        found += transcripts(settings.transcripts, town(trained=True), plain_words(text), settings.seed)
+        found += transcripts(settings.transcripts, town(trained=True), Lexicon(material.train_text), settings.seed)
     written, grown, done = write_with(found + pairs, material.tokenizer, settings.unknown)
     if settings.unknown == "grow":
         grown = grown.grow_characters(template.characters())
@@ -379,7 +379,7 @@ def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None, Tem
 def _begin(settings: Settings, corpus: str, data, base, out, template: Template) -> Path:
     """A new run's folder, with a record of what it is begun with."""
     digests = _inputs(corpus, data, base)
-    folder = new_run(out, settings.preset)
+    folder = new_run(out, "tools" if settings.transcripts else settings.preset)
     write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
                                      "sha256": digests, "template": template.to_json()})
     return folder

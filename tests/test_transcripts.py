@@ -3,21 +3,23 @@
 import numpy as np
 import pytest
 
+from pysft.errors import DataError
 from pysft.inference.generate import Reply
 from pysft.lab import tooltest
 from pysft.lab.evaluate import Probe
 from pysft.text.dataset import encode_conversation, read_corpus
 from pysft.text.template import CHAT, render_prompt
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.text.transcripts import ASKED, HELD_OUT, NOTHING, REFUSAL, invent, miss, plain_words, town, transcripts
+from pysft.text.transcripts import ASKED, HELD_OUT, NOTHING, REFUSAL, Lexicon, invent, miss, name, town, transcripts
 
 T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
-WORDS = plain_words(read_corpus("plays")[:50_000])
+TEXT = read_corpus("plays")[:50_000]
+LEXICON = Lexicon(TEXT)
 END = T.special["<|end|>"]
 
 
 def test_transcripts_fit_the_context_and_are_written_with_the_letters_there_are():
-    made = transcripts(600, town(trained=True), WORDS, 1)
+    made = transcripts(600, town(trained=True), LEXICON, 1)
     assert len(made) == 600 and len({c.line for c in made}) == 600
     for c in made:
         e = encode_conversation(c, T, 256)
@@ -26,13 +28,13 @@ def test_transcripts_fit_the_context_and_are_written_with_the_letters_there_are(
 
 
 def test_the_same_seed_makes_the_same_and_another_others():
-    a, b, c = (transcripts(60, [], WORDS, seed) for seed in (1, 1, 2))
+    a, b, c = (transcripts(60, [], LEXICON, seed) for seed in (1, 1, 2))
     assert [x.messages for x in a] == [x.messages for x in b] != [x.messages for x in c]
 
 
 def test_an_answer_is_what_was_found_if_it_is_about_the_name_and_the_refusal_if_not():
     kinds = {"known": 0, "near": 0, "nothing": 0}
-    for c in transcripts(400, [], WORDS, 3):
+    for c in transcripts(400, [], LEXICON, 3):
         call, result, answer = (p["text"] for p in c.messages[1]["content"])
         assert call in c.messages[0]["content"]
         about = result.startswith(call + " ")
@@ -44,10 +46,27 @@ def test_an_answer_is_what_was_found_if_it_is_about_the_name_and_the_refusal_if_
 def test_a_near_miss_shares_a_word_and_is_about_another():
     g = np.random.default_rng(0)
     for _ in range(300):
-        fact = invent(g, WORDS)
-        found = miss(g, fact, WORDS)
+        fact = invent(g, LEXICON)
+        found = miss(g, fact, LEXICON)
         assert found == NOTHING or not found.startswith(fact.title + " ")
         assert found == NOTHING or set(fact.title.split()) & set(found.rstrip(".").split())
+
+
+def test_facts_are_of_many_kinds_and_none_is_too_long():
+    g = np.random.default_rng(0)
+    facts = [invent(g, LEXICON) for _ in range(2000)]
+    assert {f.kind for f in facts} == {"person", "place", "thing"} and len({f.title for f in facts}) > 1980
+    assert all(f.text.startswith(f.title + " ") and f.text.endswith(".") and len(f.text) - len(f.title) <= 51 for f in facts)
+    assert sum("," in f.text for f in facts) > 100 and np.mean([f.text.count(" the ") > 1 for f in facts]) > 0.2
+    running = " " + " ".join(LEXICON.running) + " "
+    assert 0.3 < np.mean([f" {f.text[len(f.title) + 1:-1]} " in running.replace(",", "") or f.text[len(f.title):-1] in running for f in facts]) < 0.5
+    names = {name(g, LEXICON) for _ in range(500)}
+    assert len(names) > 480 and all(n[0].isupper() and n[1:].islower() for n in names)
+
+
+def test_a_text_of_few_words_is_refused_in_a_sentence():
+    with pytest.raises(DataError, match="longer corpus"):
+        Lexicon("ab " * 50)
 
 
 def test_what_is_asked_in_the_test_was_never_trained_on():
@@ -57,8 +76,8 @@ def test_what_is_asked_in_the_test_was_never_trained_on():
 
 # --------------------------------------------------------------------------------------- the test of it
 
-PROBE = Probe("x" * 9, [], [{"prompt": "Speak of love", "domain": "in"}], [[{"role": "user", "content": "Who art thou?"},
-                                                                           {"role": "assistant", "content": "I."}]], WORDS, [])
+PROBE = Probe(TEXT, [], [{"prompt": "Speak of love", "domain": "in"}], [[{"role": "user", "content": "Who art thou?"},
+                                                                           {"role": "assistant", "content": "I."}]], [], [])
 
 
 def figures_of(monkeypatch, answer):
@@ -125,6 +144,6 @@ def test_one_that_never_asks_answers_nothing(monkeypatch, reply, refused):
 
 
 def test_the_prompt_of_a_question_is_what_training_rendered():
-    c = transcripts(1, [], WORDS, 1)[0]
+    c = transcripts(1, [], LEXICON, 1)[0]
     prompt = render_prompt(c.messages[:1], T, CHAT)
     assert encode_conversation(c, T, 256).input_ids[:len(prompt)].tolist() == prompt.tolist()

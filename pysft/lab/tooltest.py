@@ -9,7 +9,7 @@ from pysft.lab.evaluate import MAX_NEW
 from pysft.rng import rng
 from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
-from pysft.text.transcripts import HELD_OUT, REFUSAL, Fact, invent, name, plain_words, town
+from pysft.text.transcripts import HELD_OUT, REFUSAL, Fact, Lexicon, invent, name, town
 
 INVENTED = 100  # facts beside the town's
 STRANGERS = 50  # names that nothing is known of, and as many that share a word with a known one
@@ -25,12 +25,12 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
                                  refused_near of names that share a word with a known one)
     quiet                        of ordinary questions (the unseen prompts and the held-out conversations), those without a call"""
     g = rng(seed, "tools", "test")
-    words = plain_words(" ".join(probe.known_words))
-    held, made = town(trained=False), [invent(g, words) for _ in range(INVENTED)]
+    lexicon = Lexicon(probe.heldout_text)  # no sentence of it was trained on
+    held, made = town(trained=False), [invent(g, lexicon) for _ in range(INVENTED)]
     everything = [*town(trained=True), *held, *made]
     search = Search([Document(f.title, f.text) for f in everything])
     asked = [(f, HELD_OUT[f.kind][int(g.integers(0, len(HELD_OUT[f.kind])))].format(f.title)) for f in [*held, *made]]
-    near, far = strangers(g, everything)
+    near, far = strangers(g, everything, lexicon)
     unknown = [HELD_OUT["person"][i % 2].format(title) for i, title in enumerate([*near, *far])]
     ordinary = [p["prompt"] for p in probe.prompts] + [c[0]["content"] for c in probe.heldout if len(c) == 2]
     with_search, without = tools(search), {}
@@ -57,18 +57,18 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
             "quiet": float(np.mean(quiet)), "quiet_of": len(quiet)}
 
 
-def strangers(g: np.random.Generator, facts: list[Fact]) -> tuple[list[str], list[str]]:
+def strangers(g: np.random.Generator, facts: list[Fact], lexicon: Lexicon) -> tuple[list[str], list[str]]:
     """(names that share a first or a last word with a person of the facts, names that share none), none of them known."""
     taken = {f.title for f in facts}
     people = [f.title.split() for f in facts if f.kind == "person"]
     near, far = [], ["Orson Kovacs"]
     while len(near) < STRANGERS:
         own = people[int(g.integers(0, len(people)))]
-        title = f"{own[0]} {name(g)}" if len(near) % 2 else f"{name(g)} {own[-1]}"
+        title = f"{own[0]} {name(g, lexicon)}" if len(near) % 2 else f"{name(g, lexicon)} {own[-1]}"
         if title not in taken:
             near.append(title)
     while len(far) < STRANGERS:
-        far.append(f"{name(g)} {name(g)}")
+        far.append(f"{name(g, lexicon)} {name(g, lexicon)}")
     return near, far
 
 

@@ -38,6 +38,9 @@ _THING = "Bell Boat Book Bowl Chair Clock Crown Cup Door Drum Lamp Map Ring Ston
 _VERBS = ("keeps makes sells mends guards paints carries loves hides owns teaches sings counts builds finds brings holds "
           "watches cleans bakes").split()
 _WHERE = "by the;under the;near the;behind the;over the;beside the;in the;at the".split(";")
+_LINKS = "that and with for where".split()
+_SMALL = "a all and at by every for from her his in of on one that the to who with".split()
+TITLE, TOLD = 29, 50  # characters of a title and of what is told, at most: a whole transcript then fits a context of 256
 
 
 @dataclass(frozen=True)
@@ -48,53 +51,87 @@ class Fact:
     text: str
 
 
+class Lexicon:
+    """What facts are made of: a text's words as they follow each other, and its different small ones."""
+
+    def __init__(self, text: str):
+        self.running = re.findall(r"[a-z]+,?", text.lower())
+        self.words = sorted({w for w in re.findall(r"\b[a-z]+\b", text) if 2 <= len(w) <= 9})
+        self.short = [w for w in self.words if 3 <= len(w) <= 6]
+        if len(self.running) < 20 or not self.short:
+            raise DataError("a text of so few words cannot be made facts of; use a longer corpus")
+
+
 def _one(g, items):
     return items[int(g.integers(0, len(items)))]
 
 
-def name(g: np.random.Generator, syllables: int | None = None) -> str:
-    """An invented word of one to three syllables, capitalised."""
-    n = int(g.integers(1, 4)) if syllables is None else syllables
-    word = "".join(_one(g, _ONSET) + _one(g, _VOWEL) for _ in range(n)) + _one(g, _CODA)
+def name(g: np.random.Generator, lexicon: Lexicon) -> str:
+    """A name, capitalised: a word, two short words in one, or one to three invented syllables."""
+    way = g.random()
+    if way < 0.2:
+        word = _one(g, lexicon.words)
+    elif way < 0.5:
+        word = _one(g, lexicon.short) + _one(g, lexicon.short)
+    else:
+        word = "".join(_one(g, _ONSET) + _one(g, _VOWEL) for _ in range(int(g.integers(1, 4)))) + _one(g, _CODA)
     return word[:1].upper() + word[1:]
 
 
-def invent(g: np.random.Generator, words: list[str]) -> Fact:
-    """A fact about somebody or something that is nowhere else; words: those of which it is told."""
+def invent(g: np.random.Generator, lexicon: Lexicon) -> Fact:
+    """A fact about somebody or something that is nowhere else."""
     kind = _one(g, ("person",) * 3 + ("place", "thing"))
-    ends = {"person": None, "place": _PLACE, "thing": _THING}[kind]
-    title = f"{name(g)} {name(g) if ends is None else _one(g, ends)}"
-    if kind != "person" and g.random() < 0.5:
-        title = "The " + title
-    return Fact(title, kind, f"{title} {_told(g, words)}")
+    title = _title(g, kind, lexicon)
+    return Fact(title, kind, f"{title} {_told(g, lexicon)}")
 
 
-def _told(g, words) -> str:
-    """The rest of a sentence: plain, or any words at all, so that copying cannot lean on what is likely."""
-    pick = [str(words[int(i)]) for i in g.integers(0, len(words), 8)]
-    if g.random() < 0.5:
-        return f"{_one(g, _VERBS)} the {pick[0]} {pick[1]} {_one(g, _WHERE)} {pick[2]} {pick[3]}."
-    return " ".join(pick[:int(g.integers(3, 8))]) + "."
+def _title(g, kind, lexicon) -> str:
+    while True:
+        first, second, end = name(g, lexicon), name(g, lexicon), _one(g, _THING if kind == "thing" else _PLACE)
+        forms = [f"{first} {end}", f"The {first} {end}", f"{first} {end}", f"The {first} {end}", f"{first}'s {end}", f"{first} and {second}",
+                 f"{end} of {first} {second}", f"{first} {second}"]
+        title = f"{first} {second}" if kind == "person" else _one(g, forms)
+        if len(title) <= TITLE:
+            return title
 
 
-def miss(g: np.random.Generator, fact: Fact, words: list[str]) -> str:
+def _told(g, lexicon) -> str:
+    """The rest of a sentence: as people write, as towns do, or any words at all, so that copying can lean neither on what is
+    likely nor on a word that comes once."""
+    while True:
+        pick, way = [_one(g, lexicon.words) for _ in range(10)], g.random()
+        if way < 0.4:
+            length = int(g.integers(4, 13))
+            start = int(g.integers(0, len(lexicon.running) - length + 1))
+            said = " ".join(lexicon.running[start:start + length]).rstrip(",")
+        elif way < 0.7:
+            said = f"{_one(g, _VERBS)} the {pick[0]} {pick[1]} {_one(g, _WHERE)} {pick[2]} {pick[3]}"
+            if g.random() < 0.5:
+                said += f" {_one(g, _LINKS)} the {pick[4]} {pick[5]}"
+        else:
+            said = " ".join(_one(g, _SMALL) if g.random() < 0.3 else word for word in pick[:int(g.integers(3, 11))])
+        if len(said) < TOLD:
+            return said + "."
+
+
+def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon) -> str:
     """What a search may give for a name that no document is about: nothing, or one that shares a word with it."""
     way = g.random()
     if way < 0.25:
         return NOTHING
     own = fact.title.split()
-    other = invent(g, words)
+    other = invent(g, lexicon)
     if way < 0.85:  # the same first name, or the same last
         theirs = other.title.split()
         if len(own) == len(theirs):
-            at = int(g.integers(0, len(own)))
+            at = 0 if g.random() < 0.6 else len(own) - 1  # the beginning alone is the harder to tell
             theirs[at] = own[at]
         else:
             theirs = [*theirs[:-1], own[-1]]
         title = " ".join(theirs)
         if title == fact.title:
             return NOTHING
-        return f"{title} {_told(g, words)}"
+        return f"{title} {_told(g, lexicon)}"
     told = other.text.rstrip(".").split()  # or it stands somewhere in the text
     told[int(g.integers(len(other.title.split()), len(told)))] = own[-1]
     return " ".join(told) + "."
@@ -106,34 +143,27 @@ def transcript(question: str, query: str, result: str, answer: str, line: int) -
     return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": content}], "tools", line, TOOLS)
 
 
-def plain_words(text: str) -> list[str]:
-    """The different small words of a text, sorted."""
-    return sorted(set(re.findall(r"\b[a-z]{2,9}\b", text)))
-
-
 def town(trained: bool) -> list[Fact]:
     """The shipped facts of an invented town: every second of them may be trained on, the others are for the test."""
     rows = [json.loads(line) for line in shipped("town.jsonl").read_text(encoding="utf-8").splitlines()]
     return [Fact(r["title"], r["kind"], r["text"]) for r in rows[0 if trained else 1::2]]
 
 
-def transcripts(count: int, facts: list[Fact], words: list[str], seed: int, known: float = 0.6) -> list[Conversation]:
+def transcripts(count: int, facts: list[Fact], lexicon: Lexicon, seed: int, known: float = 0.6) -> list[Conversation]:
     """`count` transcripts: each of the facts once for each wording, and as many invented ones as are wanting; a share
     `known` of all is about a name that the search finds."""
-    if not words:
-        raise DataError("no words to invent facts of")
     made = []
     for fact in facts:
         for asked in ASKED[fact.kind]:
             made.append((asked.format(fact.title), fact.title, fact.text, fact.text))
     g = rng(seed, "tools", "transcripts")
     for _ in range(max(0, count - len(made))):
-        fact = invent(g, words)
+        fact = invent(g, lexicon)
         asked = ASKED[fact.kind]
         question = asked[int(g.integers(0, len(asked)))].format(fact.title)
         if g.random() < known:
             made.append((question, fact.title, fact.text, fact.text))
         else:
-            made.append((question, fact.title, miss(g, fact, words), REFUSAL))
+            made.append((question, fact.title, miss(g, fact, lexicon), REFUSAL))
     order = rng(seed, "tools", "order").permutation(len(made))[:count]
     return [transcript(*made[i], line) for line, i in enumerate(order, 1)]
