@@ -310,16 +310,16 @@ def _settings(args, **flags):
 
 def _train(args):
     from pysft import recipe
+    from pysft.training.stages import TOOLS
 
+    upon = None
     if args.data == ["tools"] and not args.resume:
-        args.data, args.mix, transcripts = None, args.mix or (1.0, 3.0), 60000
-    else:
-        transcripts = None
+        args.data, upon = None, TOOLS
     if args.lora_matrices and not args.lora:
         raise UsageError("--lora-matrices says where adapters go; give their rank too: --lora RANK")
     settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr, lora_rank=args.lora,
                          lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every,
-                         transcripts=transcripts, **{name: getattr(args, name) for name in POLICIES})
+                         upon=upon, **{name: getattr(args, name) for name in POLICIES})
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
                           args.threads, recipe.Screen(args.json))
     if args.json:
@@ -508,11 +508,17 @@ def _chat(args):
     if args.prompt is not None:
         if args.show_tokens and not args.json:
             return repl.Talk(session, colour=_colour(), show_tokens=True).answer(args.prompt)
-        document = chat.once(session, args.prompt)
-        _print_json(document) if args.json else print(document["reply"])
-        if document["stop"] != "end":
+        if args.json:
+            document = chat.once(session, args.prompt)
+            stop = document["stop"]
+            _print_json(document)
+        else:
+            _, reply, _ = session.say(args.prompt)
+            stop = reply.stop
+            print(repl.Talk(session, colour=_colour()).said(reply.ids))
+        if stop != "end":
             print("pysft: the reply " + {"length": "reached its length before the end token",
-                                         "tool": "called a tool that is not there"}[document["stop"]], file=sys.stderr)
+                                         "tool": "ended at a call that nothing answers"}[stop], file=sys.stderr)
         return 0
     if args.json:
         raise UsageError("--json goes with -p TEXT")

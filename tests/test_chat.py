@@ -102,6 +102,14 @@ def test_a_call_that_no_tool_answers_ends_the_reply():
     assert once(session("<|code_start|>", "x", "<|code_end|>"), "Who?")["stop"] == "tool"
 
 
+def test_one_answer_keeps_calls_and_results_apart_from_what_is_said():
+    chat = session("Let me see. ", "<|search_start|>", "Elka", "<|search_end|>", "She swims.", tools=tools(search=lambda q: "Elka swims."))
+    document = once(chat, "Who?")
+    assert document["reply"] == "Let me see. She swims." and document["stop"] == "end"
+    assert document["calls"] == [{"type": "search", "text": "Elka"}, {"type": "result", "text": "Elka swims."}]
+    assert "calls" not in once(session("Aye."), "Who?")
+
+
 def test_a_reply_makes_so_many_calls_and_no_more():
     chat = session(*(["<|search_start|>", "a", "<|search_end|>"] * (CALLS + 1)), tools=tools(search=lambda q: "b"))
     _, reply, _ = chat.say("Who?")

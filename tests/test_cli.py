@@ -16,6 +16,7 @@ import pytest
 
 from conftest import ROOT, SMALL_RUN, in_process, python
 from pysft import __version__, cli, recipe
+from pysft.lab import evaluate, tooltest
 from pysft.nn import gradcheck, safetensors
 from pysft.text.dataset import read_corpus
 
@@ -335,6 +336,32 @@ def test_a_template_file_is_kept_in_the_run_and_a_resume_goes_on_with_it(home, d
     path.unlink()
     again = pysft("train", "--resume", "--out", "run", "--json")
     assert again.code == 0 and again.document["weights_sha256"] == whole["weights_sha256"], again.err
+
+
+def test_tool_use_is_trained_measured_and_answered_from_documents(desk, monkeypatch):
+    """Too short a training to learn anything: what is seen is that every part is there."""
+    for module in (tooltest, evaluate):
+        monkeypatch.setattr(module, "MAX_NEW", 8)
+    desk.put("small.toml", TOML.replace("context = 64", "context = 256").replace("sft_tokens = 192", "sft_tokens = 700")
+             .replace("sft_steps = 10", "sft_steps = 2") + "transcripts = 300\n")
+    train = ["train", "--data", "tools", "--config", "small.toml", "--checkpoint-every", "never"]
+    first = pysft(*train, "--json")
+    assert first.code == 0, first.err
+    report, run = first.document, desk.path / "runs" / "tools"
+    assert report["run"] == "runs/tools" and set(report["tools"]) >= {"answered", "answered_without", "refused", "quiet"}
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert (settings["transcripts"], settings["sft_tokens"], settings["sft_lr"]) == (300, 700, 2.5e-3)  # the file's before the recipe's
+    assert {"<|search_start|>", "<|code_start|>", "<|result_start|>"} <= set(json.loads((run / "sft" / "vocabulary.json").read_text())["specials"])
+    table = pysft("eval", run)
+    assert table.code == 0 and "tools: held-out facts" in table.out and "0% of 160 answered right" in table.out
+    desk.put("facts.jsonl", json.dumps({"title": "Moon", "text": "The moon is pale."}))
+    assert pysft("chat", run, "--docs", "facts.jsonl", "--tokens", 5, "-p", "Hi").code == 0
+    for docs, said in ((["nothing.jsonl"], "nothing.jsonl"), (["small.toml"], "small.toml")):
+        refused = pysft("chat", run, "--docs", *docs, "-p", "Hi")
+        assert refused.code in (65, 66) and said in refused.err and refused.err.count("\n") == 1
+    refused = pysft("train", "--data", "tools", "--preset", "seed")  # whose context is 64
+    assert refused.code != 0 and "context" in refused.err and refused.err.count("\n") == 1
+    assert not (desk.path / "runs" / "tools-2").exists()
 
 
 def test_rows_of_text_alone_train_and_calls_of_tools_bring_their_tokens(home, desk):

@@ -106,6 +106,10 @@ class Talk:
             elif event.token is not None and event.stop is None:
                 self.say(self._piece(event.token), end="")
 
+    def said(self, ids) -> str:
+        """A whole reply as it would have been shown."""
+        return "".join(self._piece(int(token)) for token in ids)
+
     def _dim(self, text):
         return DIM + text + PLAIN if self.colour else text
 

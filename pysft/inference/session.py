@@ -147,9 +147,12 @@ class Session:
 
 
 def once(session: Session, text: str) -> dict:
-    """One answer, as `chat -p` prints it."""
+    """One answer, as `chat -p --json` prints it: what calls of tools and their results were stands apart from the reply."""
     began = time.monotonic()
     answer, reply, _ = session.say(text)
-    calls = [p for p in parts(reply.ids, session.tokenizer, session.template) if p["type"] != "text"]
+    found = parts(reply.ids, session.tokenizer, session.template)
+    calls = [p for p in found if p["type"] != "text"]
+    if calls:
+        answer = "".join(p["text"] for p in found if p["type"] == "text")
     return {"prompt": text, "reply": answer, "stop": reply.stop, "tokens": len(reply.ids),
             "tokens_per_s": len(reply.ids) / max(time.monotonic() - began, 1e-9)} | ({"calls": calls} if calls else {})

@@ -73,6 +73,9 @@ class Settings:
     checkpoint_every: str = "tenth"
 
     def __post_init__(self):
+        if self.transcripts and _whole(self.context) and self.context < 256:
+            raise UsageError(f"made transcripts of tool use take a context of 256, and this one is {self.context}: choose the preset "
+                             "tiny, mini or small, or set context = 256")
         for f in dataclasses.fields(self):
             value, number = getattr(self, f.name), f"{f.name} = {getattr(self, f.name)!r}"
             if f.name.endswith("_windows"):
@@ -156,9 +159,14 @@ PRESETS = {
 }
 
 
-def resolve(preset: str | None = None, file: str | None = None, **flags) -> Settings:
-    """The preset (named here, else by the file, else tiny), then the file's fields, then the flags that
-    are not None."""
+# What `train --data tools` puts upon any preset. Copying is learnt by steps rather than by rows, hence the small ones.
+TOOLS = {"transcripts": 60000, "mix": (1.0, 3.0), "sft_steps": 60000, "sft_tokens": 1700, "sft_pairs": 1, "sft_windows": ((256, 2),),
+         "sft_lr": 2.5e-3, "sft_decay": 0.1}
+
+
+def resolve(preset: str | None = None, file: str | None = None, upon: dict | None = None, **flags) -> Settings:
+    """The preset (named here, else by the file, else tiny), then the fields of `upon`, then the file's, then the flags
+    that are not None."""
     fields = {f.name for f in dataclasses.fields(Settings)}
     chosen = {}
     if file is not None:
@@ -177,7 +185,7 @@ def resolve(preset: str | None = None, file: str | None = None, **flags) -> Sett
     preset = "tiny" if preset is None else preset
     if not isinstance(preset, str) or preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
-    chosen |= {name: value for name, value in flags.items() if value is not None}
+    chosen = (upon or {}) | chosen | {name: value for name, value in flags.items() if value is not None}
     return dataclasses.replace(PRESETS[preset], **chosen)
 
 
