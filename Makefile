@@ -64,6 +64,7 @@ bench: build
 	$(PY) bench/bench_ops.py --short $(ARGS)
 	$(PY) bench/bench_scale.py --short $(ARGS)
 	$(PY) bench/bench_step.py --short $(ARGS)
+	$(PY) bench/bench_decode.py --short
 	$(PY) bench/bench_data.py --short --rounds 1
 
 build: $(VENV)/built

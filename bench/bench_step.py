@@ -1,4 +1,4 @@
-"""How long a training step takes (forward, backward, AdamW), and a decoded token, against PyTorch.
+"""How long a training step takes (forward, backward, AdamW), against PyTorch.
 
     python bench/bench_step.py                          # all sizes and steps
     python bench/bench_step.py --short                  # two minutes, to see that all is well
@@ -9,18 +9,17 @@
     python bench/bench_step.py --accuracy               # float32 gradients against the float64 twin instead
 
 Steps: pretrain, at every size (seed 32 x 64 rows, small 8 x 256, gpt2 2 x 256); sft, at seed: 16 of the 40
-pairs, which PyTorch pads to the context, as the source text does; decode, at seed: greedy, 63 tokens after one.
+pairs, which PyTorch pads to the context, as the source text does.
 PyTorch runs the same model in float32, eagerly and compiled, with torch.optim.AdamW as the source text calls it
 and nothing set: what somebody gets who installs it and writes that loop. The ratio is to the better of both. Beside
-them stand the same two tuned: fused AdamW, and a malloc that keeps what it has. In decode "functional" is the tuned
-one: no calls of modules; no part of pysft but the Decoder decodes so yet. pysft's step has more in it: the gradient's
+them stand the same two tuned: fused AdamW, and a malloc that keeps what it has. pysft's step has more in it: the gradient's
 norm is taken, and loss and norm are checked. Peak MiB are of the whole process, the runner's own libraries included."""
 
 import time
 
 import harness
 import numpy as np
-from harness import LONG, SIZES, Worker, ratios, spread, take_turns, useful_flops, with_quartiles
+from harness import LONG, SIZES, TUNED_ENV, Worker, ratios, spread, take_turns, useful_flops, with_quartiles
 
 from pysft.errors import UsageError
 from pysft.nn import ops
@@ -36,13 +35,8 @@ from pysft.training.objectives import sft
 from pysft.training.stages import finetune, pretrain, resolve
 
 MODELS = SIZES | LONG
-STEPS = {"pretrain": list(MODELS), "sft": ["seed"], "decode": ["seed"]}
-DECODED = 63  # tokens after the first
+STEPS = {"pretrain": list(MODELS), "sft": ["seed"]}
 PEERS = ["PyTorch eager", "PyTorch compile", "tuned eager", "tuned compile"]
-TORCH = {"pretrain": PEERS, "sft": PEERS, "decode": ["PyTorch eager", "tuned functional"]}
-# glibc gives large blocks back to the system at once, and each step then faults all their pages in again: a sixth
-# of PyTorch's gpt2 step (nothing at seed). PyTorch's guides advise another malloc; these settings do the same.
-TUNED_ENV = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
 
 
 # ------------------------------------------------------------------------------------- the runners
@@ -79,11 +73,9 @@ def build(runner, step, size, threads):
     config, _ = MODELS[size]
     if runner != "pysft":
         import torch
-        torch.set_num_threads(threads if step != "decode" else 1)  # at one row two threads are slower
+        torch.set_num_threads(threads)
     if step == "end-to-end":
         return whole_run(threads) if runner == "pysft" else torch_whole_run(runner)
-    if step == "decode":
-        return {"step": decoding(config, threads) if runner == "pysft" else torch_decoding(config, runner)}
     examples = examples_of(size, step)
     if runner == "pysft":
         model = GPT(config, ops.on_threads(threads), rng(1, "bench", "init"))
@@ -118,24 +110,6 @@ def clocked(model, one, steps):
     times, model.clock = {**model.clock, "step": time.perf_counter() - start}, None
     vars(model.ops).update(plain)
     return times
-
-
-def decoding(config, threads):
-    from pysft.nn.decode import Decoder
-    decoder = Decoder(GPT(config, ops.on_threads(threads), rng(1, "bench", "init")))
-
-    def one():
-        decoder.reset()
-        token = 1
-        for _ in range(DECODED):
-            token = int(decoder.step(token).argmax())
-    return one
-
-
-def torch_decoding(config, runner):
-    from torch_gpt import decoder
-    decode = decoder(config, "functional" in runner)
-    return lambda: decode(1, DECODED)
 
 
 # ------------------------------------------------------------------------------------- end to end
@@ -283,41 +257,36 @@ def measure(step, size, runners, args, peak):
         workers = {r: start(r, step, size, args) for r in runners}
         for r, values in take_turns(workers, args.rounds, 0.1 if args.short else 0.4).items():
             medians[r].append(values)
-        if step != "decode":
-            steps = max(2, round(0.3 / np.median(medians["pysft"][-1])))
-            for name, seconds in workers["pysft"].ask("clock", steps=steps).items():
-                clock[name] = clock.get(name, 0.0) + seconds
+        steps = max(2, round(0.3 / np.median(medians["pysft"][-1])))
+        for name, seconds in workers["pysft"].ask("clock", steps=steps).items():
+            clock[name] = clock.get(name, 0.0) + seconds
         for r, w in workers.items():
             memory[r].append(w.ask("memory"))
             w.close()
-    tokens, flops = DECODED, None
-    if step != "decode":
-        batch = Batch.of(examples_of(size, step), MODELS[size][0].vocab, MODELS[size][0].context)
-        tokens, flops = len(batch.tokens), useful_flops(MODELS[size][0], batch.lengths, batch.wanted)
+    batch = Batch.of(examples_of(size, step), MODELS[size][0].vocab, MODELS[size][0].context)
+    tokens, flops = len(batch.tokens), useful_flops(MODELS[size][0], batch.lengths, batch.wanted)
     flat = {r: np.concatenate(values) for r, values in medians.items()}
-    row = {"step": step, "size": size, "tokens": tokens, "gflop": flops and flops / 1e9, "runners": {}}
+    row = {"step": step, "size": size, "tokens": tokens, "gflop": flops / 1e9, "runners": {}}
     for r, values in flat.items():
         middle = float(np.median(values))
         row["runners"][r] = {"seconds": spread(values), "process_seconds": [float(np.median(v)) for v in medians[r]],
                              "tokens_per_s": tokens / middle, "ratio": ratios(values, flat["pysft"]),
                              "peak_bytes": max(memory[r])}
-        if flops:
-            row["runners"][r] |= {"gflops": flops / middle / 1e9, "share_of_peak": flops / middle / 1e9 / peak}
+        row["runners"][r] |= {"gflops": flops / middle / 1e9, "share_of_peak": flops / middle / 1e9 / peak}
     for key, kind in (("ratio", "PyTorch"), ("ratio_tuned", "tuned")):
         found = {r: row["runners"][r] for r in runners if kind in r}
         if found:
             row[key] = {"to": (best := min(found, key=lambda r: found[r]["seconds"]["median"])), **found[best]["ratio"]}
-    if clock:
-        whole = clock.pop("step")
-        row["kernels"] = {name: s / whole for name, s in sorted(clock.items(), key=lambda item: -item[1])}
-        row["python_share"] = 1 - sum(row["kernels"].values())
+    whole = clock.pop("step")
+    row["kernels"] = {name: s / whole for name, s in sorted(clock.items(), key=lambda item: -item[1])}
+    row["python_share"] = 1 - sum(row["kernels"].values())
     return row
 
 
 def tell(row):
     """A row as text."""
     rows = [[r, with_quartiles(m["seconds"], scale=1e3), f"{m['tokens_per_s']:,.0f}",
-             f"{m['gflops']:.0f}" if "gflops" in m else "", f"{m['share_of_peak']:.0%}" if "gflops" in m else "",
+             f"{m['gflops']:.0f}", f"{m['share_of_peak']:.0%}",
              with_quartiles(m["ratio"]) if r != "pysft" else "", f"{m['peak_bytes'] / 2**20:,.0f}"]
             for r, m in row["runners"].items()]
     head = [f"{row['size']} {row['step']}", "ms (quartiles)", "tokens/s", "GFLOP/s", "of peak", "x pysft", "peak MiB"]
@@ -325,9 +294,8 @@ def tell(row):
     if "ratio" in row:
         lines.append("pysft is " + ", ".join(f"{with_quartiles(row[key])} times as fast as {row[key]['to']}"
                                              for key in ("ratio", "ratio_tuned")))
-    if "kernels" in row:
-        lines.append("share of time: " + ", ".join(f"{k} {s:.1%}" for k, s in row["kernels"].items())
-                     + f"; Python {row['python_share']:.1%}")
+    lines.append("share of time: " + ", ".join(f"{k} {s:.1%}" for k, s in row["kernels"].items())
+                 + f"; Python {row['python_share']:.1%}")
     return "\n".join(lines)
 
 
@@ -353,7 +321,7 @@ def main():
     args = harness.arguments(__doc__)
     args.add_argument("--sizes", type=harness.one_of(MODELS), default=list(SIZES), help="of " + ",".join(MODELS))
     args.add_argument("--accuracy", action="store_true", help="compare gradients with the float64 twin's instead")
-    args.add_argument("--steps", type=harness.one_of(STEPS), default=list(STEPS), help="of pretrain,sft,decode")
+    args.add_argument("--steps", type=harness.one_of(STEPS), default=list(STEPS), help="of pretrain,sft")
     args.add_argument("--no-torch", action="store_true", help="pysft alone")
     args.add_argument("--end-to-end", action="store_true", help="the seed preset's steps instead, start to end")
     args.add_argument("--fraction", type=fraction, default=None, help="of the steps of --end-to-end (default 1)")
@@ -376,7 +344,7 @@ def main():
     else:
         result["rows"] = []
         for step, size in [(step, size) for step in args.steps for size in STEPS[step] if size in args.sizes]:
-            runners = ["pysft", *(TORCH[step] if torch else [])]
+            runners = ["pysft", *(PEERS if torch else [])]
             if args.short and (step, size) != ("pretrain", "seed"):  # compiling takes longer than the rest
                 runners = [r for r in runners if "compile" not in r]
             harness.say(f"{size} {step} ...")
@@ -391,7 +359,7 @@ def plots(rows):
     times = {f"{row['size']} {row['step']}": {r: m["ratio"] for r, m in row["runners"].items() if r != "pysft"}
              for row in rows}
     shares = {f"{row['size']} {row['step']}": {r: m["share_of_peak"] for r, m in row["runners"].items()}
-              for row in rows if row["gflop"]}
+              for row in rows}
     return [panel for panel in (("time, as a multiple of pysft's", times), ("share of fp32 peak", shares))
             if any(panel[1].values())]
 

@@ -49,6 +49,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAUSE = 0.1  # seconds between turns; OpenBLAS's threads spin for some tens of milliseconds
 INSTALL_TORCH = "PyTorch is not installed here, so there is nothing to compare with (pip install torch==2.13.0)"
 
+# glibc gives large blocks back to the system at once, and each step then faults all their pages in again: a sixth
+# of PyTorch's gpt2 step (nothing at seed). PyTorch's guides advise another malloc; these settings do the same.
+TUNED_ENV = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
+
 # name: (the model, sequences of its full context in a step)
 SIZES = {"seed": (GPTConfig(vocab=68, context=64, layers=4, heads=4, channels=64), 32),
          "small": (GPTConfig(vocab=68, context=256, layers=6, heads=6, channels=384), 8),
