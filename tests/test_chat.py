@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pysft.errors import DataError, UsageError
 from pysft.inference.generate import Event, Reply, Sampling, choose, generate, write
 from pysft.inference.repl import Talk
-from pysft.inference.session import CALLS, REST, Session, once, parts, pause
+from pysft.inference.session import CALLS, REST, ROOM, ROOM_WITH_TOOLS, Session, once, parts, pause
 from pysft.inference.tools import Tool
 from pysft.text.formats import check_messages
 from pysft.text.template import CHAT, HUMAN, render, render_prompt
@@ -125,6 +125,19 @@ def test_a_result_is_cut_to_the_room_and_leaves_some_for_an_answer(context):
     assert reply.stop == "end" and len(chat.model.read) <= context
     result, = [p["text"] for p in parts(reply.ids, T, CHAT) if p["type"] == "result"]
     assert result and set(result.split()) == {"word"} and len(chat.model.read) >= context - REST - 5
+
+
+def test_with_tools_history_makes_more_room():
+    def dropped(context, **more):
+        chat = session("Aye.", context=context, **more)
+        chat.say("a" * 20)
+        return chat.prompt("b" * 20)[1]
+    prompts = 20 + 3 + 4 + 1 + 20 + 3
+    assert dropped(prompts + ROOM) == 0 and dropped(prompts + ROOM - 1) == 1
+    having = {"tools": tools(search=lambda q: "b")}
+    least = next(n for n in range(40, 400) if n - prompts >= int(n * ROOM_WITH_TOOLS))
+    assert dropped(least, **having) == 0 and dropped(least - 1, **having) == 1
+    assert session("Aye.", context=23 + ROOM, **having).prompt("b" * 20)[1] == 0  # alone it needs no more than ever
 
 
 def test_a_tool_that_fails_gives_a_result_that_can_be_read():

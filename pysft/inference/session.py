@@ -14,6 +14,7 @@ from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
 ROOM = 32  # tokens that a reply gets at the least: history makes way for it
+ROOM_WITH_TOOLS = 5 / 8  # of the context: a call, its result and what is said of it are long, and half of them is worth nothing
 REST = 8   # of them a result of a tool must leave for the reply to end with
 CALLS = 3  # of tools in one reply: a further one stops it
 
@@ -94,8 +95,8 @@ class Session:
 
     def prompt(self, text: str) -> tuple[np.ndarray, int]:
         """(ids, dropped): the prompt for `text` after the history, and how many of the oldest
-        exchanges had to be left out so that a reply has room. A text that cannot fit even alone is
-        refused."""
+        exchanges had to be left out so that a reply has room: ROOM, and with tools ROOM_WITH_TOOLS as long as there is
+        history. A text that cannot fit even alone is refused."""
         turn = {"role": "user", "content": text}
         context = self.model.config.context
         room = min(ROOM, self.max_new)
@@ -103,7 +104,8 @@ class Session:
         before = [] if said is None else [{"role": "system", "content": said}]
         for first in range(0, len(self.messages) + 1, 2):
             ids = render_prompt([*before, *self.messages[first:], turn], self.tokenizer, self.template)
-            if len(ids) + room <= context:
+            alone = first == len(self.messages)
+            if len(ids) + (room if alone or not self.tools else max(room, int(context * ROOM_WITH_TOOLS))) <= context:
                 return ids, first // 2
         raise DataError(f"the prompt takes {len(ids)} tokens and a reply needs {room}, but the context "
                         f"holds {context}; shorten the prompt by {len(ids) + room - context} characters")
