@@ -40,7 +40,7 @@ def test_an_answer_is_what_was_found_if_it_is_about_the_name_and_the_refusal_if_
         about = result.startswith(call + " ")
         assert answer == (result if about else REFUSAL)
         kinds["known" if about else "nothing" if result == NOTHING else "near"] += 1
-    assert 200 < kinds["known"] < 280 and kinds["near"] > 60 and kinds["nothing"] > 15
+    assert 160 < kinds["known"] < 240 and kinds["near"] > 100 and kinds["nothing"] > 10
 
 
 def test_a_near_miss_shares_a_word_and_is_about_another():

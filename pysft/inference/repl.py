@@ -92,7 +92,7 @@ class Talk:
         events = self.session.stream(text)
         ids, dropped = next(events)
         if dropped:
-            self.say(f"(the context is full: the {dropped} oldest exchange{'s' * (dropped > 1)} left out)")
+            self.say(f"(to make room for a reply, the {f'{dropped} oldest exchanges are' if dropped > 1 else 'oldest exchange is'} left out)")
         if self.show:
             self.say(self._prompt(ids))
         else:

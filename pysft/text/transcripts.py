@@ -117,14 +117,14 @@ def _told(g, lexicon) -> str:
 def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon) -> str:
     """What a search may give for a name that no document is about: nothing, or one that shares a word with it."""
     way = g.random()
-    if way < 0.25:
+    if way < 0.15:
         return NOTHING
     own = fact.title.split()
     other = invent(g, lexicon)
-    if way < 0.85:  # the same first name, or the same last
+    if way < 0.9:  # the same first name, or the same last
         theirs = other.title.split()
         if len(own) == len(theirs):
-            at = 0 if g.random() < 0.6 else len(own) - 1  # the beginning alone is the harder to tell
+            at = 0 if g.random() < 0.7 else len(own) - 1  # the beginning alone is the harder to tell
             theirs[at] = own[at]
         else:
             theirs = [*theirs[:-1], own[-1]]
@@ -149,7 +149,7 @@ def town(trained: bool) -> list[Fact]:
     return [Fact(r["title"], r["kind"], r["text"]) for r in rows[0 if trained else 1::2]]
 
 
-def transcripts(count: int, facts: list[Fact], lexicon: Lexicon, seed: int, known: float = 0.6) -> list[Conversation]:
+def transcripts(count: int, facts: list[Fact], lexicon: Lexicon, seed: int, known: float = 0.5) -> list[Conversation]:
     """`count` transcripts: each of the facts once for each wording, and as many invented ones as are wanting; a share
     `known` of all is about a name that the search finds."""
     made = []
