@@ -9,7 +9,7 @@ from pysft.lab.evaluate import MAX_NEW
 from pysft.rng import rng
 from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
-from pysft.text.transcripts import HELD_OUT, REFUSAL, Fact, Lexicon, invent, name, town
+from pysft.text.transcripts import HELD_OUT, Fact, Lexicon, invent, name, refusal, town
 
 INVENTED = 100  # facts beside the town's
 STRANGERS = 50  # names that nothing is known of, and as many that share a word with a known one
@@ -47,7 +47,7 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
     known = answers([q for _, q in asked], with_search)
     good = [right(f, *a) for (f, _), a in zip(asked, known)]
     off = [right(f, *a) for (f, _), a in zip(asked, answers([q for _, q in asked], without))]
-    refused = [a["text"][-1:] == [REFUSAL] and stop == "end" for a, stop in answers(unknown, with_search)]
+    refused = [a["text"][-1:] == [refusal(title)] and stop == "end" for title, (a, stop) in zip([*near, *far], answers(unknown, with_search))]
     quiet = [not a["search"] for a, _ in answers(ordinary, without)]
     return {"called": float(np.mean([bool(a["search"]) for a, _ in known])),
             "queried": float(np.mean([a["search"][:1] == [f.title] for (f, _), (a, _) in zip(asked, known)])),

@@ -16,7 +16,7 @@ from pysft.text.dataset import shipped
 from pysft.text.formats import Conversation
 
 TOOLS = "tools"  # the category of a transcript
-REFUSAL = "I know not that name."
+REFUSAL = "I know not that name."  # after the name and a question mark
 NOTHING = "nothing found"
 
 # Asked in training, and only in the test.
@@ -40,6 +40,7 @@ _VERBS = ("keeps makes sells mends guards paints carries loves hides owns teache
 _WHERE = "by the;under the;near the;behind the;over the;beside the;in the;at the".split(";")
 _LINKS = "that and with for where".split()
 _SMALL = "a all and at by every for from her his in of on one that the to who with".split()
+SHORT = 0.5  # of the facts to train on: whether one is about the name that was asked for shows at its beginning
 TITLE, TOLD = 29, 50  # characters of a title and of what is told, at most: a whole transcript then fits a context of 256
 
 
@@ -78,11 +79,11 @@ def name(g: np.random.Generator, lexicon: Lexicon) -> str:
     return word[:1].upper() + word[1:]
 
 
-def invent(g: np.random.Generator, lexicon: Lexicon) -> Fact:
-    """A fact about somebody or something that is nowhere else."""
+def invent(g: np.random.Generator, lexicon: Lexicon, short: float = 0.0) -> Fact:
+    """A fact about somebody or something that is nowhere else; short: the share of those of one to three words."""
     kind = _one(g, ("person",) * 3 + ("place", "thing"))
     title = _title(g, kind, lexicon)
-    return Fact(title, kind, f"{title} {_told(g, lexicon)}")
+    return Fact(title, kind, f"{title} {_told(g, lexicon, short)}")
 
 
 def _title(g, kind, lexicon) -> str:
@@ -95,12 +96,16 @@ def _title(g, kind, lexicon) -> str:
             return title
 
 
-def _told(g, lexicon) -> str:
+def _told(g, lexicon, short) -> str:
     """The rest of a sentence: as people write, as towns do, or any words at all, so that copying can lean neither on what is
     likely nor on a word that comes once."""
+    few = g.random() < short
     while True:
         pick, way = [_one(g, lexicon.words) for _ in range(10)], g.random()
-        if way < 0.4:
+        if few:
+            start = int(g.integers(0, len(lexicon.running) - 3))
+            said = " ".join((lexicon.running[start:start + 3] if way < 0.5 else pick)[:int(g.integers(1, 4))]).rstrip(",")
+        elif way < 0.4:
             length = int(g.integers(4, 13))
             start = int(g.integers(0, len(lexicon.running) - length + 1))
             said = " ".join(lexicon.running[start:start + length]).rstrip(",")
@@ -114,13 +119,20 @@ def _told(g, lexicon) -> str:
             return said + "."
 
 
-def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon) -> str:
+def refusal(title: str) -> str:
+    """The answer where nothing was found about a name. It repeats the name as an answer does, so that whether to go on with
+    what was found is decided behind the whole name, where copying looks it up anyway; decided at the first letter, it was
+    learnt in one training of three."""
+    return f"{title}? {REFUSAL}"
+
+
+def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.0) -> str:
     """What a search may give for a name that no document is about: nothing, or one that shares a word with it."""
     way = g.random()
     if way < 0.15:
         return NOTHING
     own = fact.title.split()
-    other = invent(g, lexicon)
+    other = invent(g, lexicon, short)
     if way < 0.9:  # the same first name, or the same last
         theirs = other.title.split()
         if len(own) == len(theirs):
@@ -131,7 +143,7 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon) -> str:
         title = " ".join(theirs)
         if title == fact.title:
             return NOTHING
-        return f"{title} {_told(g, lexicon)}"
+        return f"{title} {_told(g, lexicon, short)}"
     told = other.text.rstrip(".").split()  # or it stands somewhere in the text
     told[int(g.integers(len(other.title.split()), len(told)))] = own[-1]
     return " ".join(told) + "."
@@ -158,12 +170,12 @@ def transcripts(count: int, facts: list[Fact], lexicon: Lexicon, seed: int, know
             made.append((asked.format(fact.title), fact.title, fact.text, fact.text))
     g = rng(seed, "tools", "transcripts")
     for _ in range(max(0, count - len(made))):
-        fact = invent(g, lexicon)
+        fact = invent(g, lexicon, SHORT)
         asked = ASKED[fact.kind]
         question = asked[int(g.integers(0, len(asked)))].format(fact.title)
         if g.random() < known:
             made.append((question, fact.title, fact.text, fact.text))
         else:
-            made.append((question, fact.title, miss(g, fact, lexicon), REFUSAL))
+            made.append((question, fact.title, miss(g, fact, lexicon, SHORT), refusal(fact.title)))
     order = rng(seed, "tools", "order").permutation(len(made))[:count]
     return [transcript(*made[i], line) for line, i in enumerate(order, 1)]
