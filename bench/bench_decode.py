@@ -5,8 +5,8 @@
     python bench/bench_decode.py --sizes tiny --plot decode.png
 
 Greedy, from one token until the context is full, at batch 1 on one thread, which at one row is fastest for all. Runners:
-pysft decoder, the bare Decoder; pysft chat, the same through inference.generate.write with what a chat needs around it
-(the end token, a look for tool calls, an event a token); PyTorch eager, modules with a cache kept in place; tuned
+pysft decoder, the bare Decoder; pysft chat, the same through inference.generate.write with what a chat has around it (the
+end token, a look for calls of its tools, an event a token), but for the printing; PyTorch eager, modules with a cache kept in place; tuned
 functional, the same without the calls of modules. Ratios are to pysft chat: it is what people use.
 
 Below: microseconds a token by its place in the context, with the cache and by a full forward of all tokens so far (which is
@@ -20,10 +20,14 @@ from harness import SIZES, TUNED_ENV, Worker, ratios, spread, take_turns, with_q
 
 from pysft.errors import UsageError
 from pysft.inference.generate import SLOTS, write
+from pysft.inference.session import pause
+from pysft.inference.tools import tools
 from pysft.nn import ops
 from pysft.nn.decode import Decoder
 from pysft.nn.model import GPT, GPTConfig
 from pysft.rng import rng
+from pysft.text.template import CHAT
+from pysft.text.tokenizer import CharTokenizer
 
 MODELS = {"seed": SIZES["seed"][0], "tiny": GPTConfig(vocab=68, context=256, layers=4, heads=4, channels=64)}
 RUNNERS = ["pysft decoder", "pysft chat", "PyTorch eager", "tuned functional"]
@@ -44,9 +48,11 @@ def build(runner, size, threads):
         return {"step": lambda: decode(1, count)}
     model = GPT(config, ops.on_threads(threads), rng(1, "bench", "init"))
     if runner == "pysft chat":
+        tokenizer = CharTokenizer("".join(map(chr, range(config.vocab)))).grow(CHAT.tokens + CHAT.tool_tokens)
+
         def chat(prompts=1):
-            none = config.vocab  # an end token that never comes, so that all write alike
-            return sum(1 for event in write(model, [np.array([1])] * prompts, count, none, pause=lambda said, room: None))
+            never = tokenizer.special[CHAT.end]  # beyond the vocabulary: no reply ends before the others
+            return sum(1 for event in write(model, [np.array([1])] * prompts, count, never, pause=pause(tokenizer, CHAT, tools())))
         return {"step": chat, "side_by_side": lambda: chat(SLOTS)}
     decoder = Decoder(model)
 

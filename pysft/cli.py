@@ -515,7 +515,7 @@ def _chat(args):
         else:
             _, reply, _ = session.say(args.prompt)
             stop = reply.stop
-            print(repl.Talk(session, colour=_colour()).said(reply.ids))
+            print(repl.Talk(session, colour=_colour()).said(reply))
         if stop != "end":
             print("pysft: the reply " + {"length": "reached its length before the end token",
                                          "tool": "ended at a call that nothing answers"}[stop], file=sys.stderr)

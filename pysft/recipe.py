@@ -139,6 +139,7 @@ def gather(settings: Settings, corpus: str, data: list[str] | None, tokenizer: C
     faults = [row for row in rows + pairs if isinstance(row, RowError)]
     found = [row for row in rows if not isinstance(row, RowError)]
     if settings.transcripts:
+        Lexicon(material.heldout_text)  # which the tool test will need
         found += transcripts(settings.transcripts, town(trained=True), Lexicon(material.train_text), settings.seed)
     written, grown, done = write_with(found + pairs, material.tokenizer, settings.unknown)
     if settings.unknown == "grow":

@@ -110,6 +110,21 @@ def test_one_answer_keeps_calls_and_results_apart_from_what_is_said():
     assert "calls" not in once(session("Aye."), "Who?")
 
 
+def test_a_reply_that_is_cut_inside_a_call_is_shown_whole_and_its_bracket_closed():
+    chat = session("<|search_start|>", "Elka who swims", max_new=5)
+    assert once(chat, "Who?")["reply"] == "Elka" == chat.messages[1]["content"]
+    chat = session("<|search_start|>", "Elka who swims", max_new=5)
+    shown = talk(chat, "Who?", colour=True)
+    assert "[search: Elka]\x1b[0m  [cut" in shown
+
+
+def test_a_result_that_the_model_made_up_is_not_shown_as_one():
+    said = np.array(ids("<|result_start|>", "Elka", "<|result_end|>", "Aye."), np.int32)
+    show = Talk(session("Aye.")).said
+    assert show(Reply(said, "end", np.zeros(len(said), bool))) == "<|result_start|>Elka<|result_end|>Aye."
+    assert show(Reply(said, "end", np.arange(len(said)) < 6)) == "[result: Elka] Aye."
+
+
 def test_a_reply_makes_so_many_calls_and_no_more():
     chat = session(*(["<|search_start|>", "a", "<|search_end|>"] * (CALLS + 1)), tools=tools(search=lambda q: "b"))
     _, reply, _ = chat.say("Who?")
@@ -124,7 +139,8 @@ def test_a_result_is_cut_to_the_room_and_leaves_some_for_an_answer(context):
     _, reply, _ = chat.say("Who?")
     assert reply.stop == "end" and len(chat.model.read) <= context
     result, = [p["text"] for p in parts(reply.ids, T, CHAT) if p["type"] == "result"]
-    assert result and set(result.split()) == {"word"} and len(chat.model.read) >= context - REST - 5
+    room = context - 7 - 3 - 2 - REST  # beside the prompt, the call, the result's ends and the rest: half of it is the result's
+    assert set(result.split()) == {"word"} and room // 2 - 5 < len(result) <= room // 2
 
 
 def test_with_tools_history_makes_more_room():
@@ -150,8 +166,12 @@ def test_a_tool_that_fails_gives_a_result_that_can_be_read():
 
 
 def test_a_closer_of_nothing_is_only_text():
-    after = pause(T, CHAT, tools(search=lambda q: "b"))
+    after = pause(T, CHAT, tools(search=lambda q: "b", code=lambda q: "c"))
     assert after(ids("ab", "<|search_end|>"), 100) is None
+    answered = [*call("ab"), *ids("<|result_start|>", "b", "<|result_end|>")]
+    assert after([*answered, *ids("and", "<|search_end|>")], 100) is None  # its opener was another call's
+    assert after(ids("<|search_start|>", "a", "<|code_start|>", "x", "<|code_end|>"), 100) is None
+    assert after([*ids("<|search_end|>") * 5, *call("ab")], 100) == ids("<|result_start|>", "b", "<|result_end|>")
     assert after(ids("ab"), 100) is None
     assert after(call("ab"), 100) == ids("<|result_start|>", "b", "<|result_end|>")
     assert after(call("ab"), 2) is False

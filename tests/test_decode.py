@@ -133,7 +133,7 @@ def test_tokens_that_are_rejected_leave_no_trace(config, dtype):
     tokens = g.integers(0, config.vocab, config.context)
     decoder, expected = Decoder(model, 2), full(model, tokens)
     for t, token in enumerate(tokens):
-        for _ in range(int(g.integers(0, min(4, config.context - t)))):  # guesses, up to a full context
+        for _ in range(int(g.integers(0, min(4, config.context - t) + 1))):  # guesses, up to a full context
             decoder.steps(g.integers(0, config.vocab, 1), [1])
         decoder.reset(1, t)
         assert np.array_equal(decoder.steps([token], [1])[0], expected[t]), t

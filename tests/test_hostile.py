@@ -3,6 +3,8 @@ thousand of each with PYSFT_HOSTILE=10000."""
 
 import json
 import os
+import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -10,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from conftest import in_process
+from conftest import ROOT, in_process
 from pysft.inference.generate import Sampling
-from pysft.inference.session import CALLS, Session
+from pysft.inference.session import CALLS, Session, parts
 from pysft.inference.tools import Search, tools
 from pysft.nn.model import GPT, GPTConfig
 from pysft.rng import rng
@@ -36,30 +38,42 @@ hostile = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(NASTY), max_s
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run that knows tools and has learnt nothing, as `chat` finds it."""
-    folder = tmp_path_factory.mktemp("hostile") / "run"
-    save_stage(Stage(folder / "sft", GPT(GPTConfig(len(T), CONTEXT, 1, 2, 16), rng=rng(1, "hostile", "init")), T, CHAT, {}, {}))
-    return folder
+def runs(tmp_path_factory):
+    """Two runs that know tools and have learnt nothing, as `chat` finds them: one refuses unknown characters, one replaces
+    them."""
+    home = tmp_path_factory.mktemp("hostile")
+    for unknown in ("refuse", "replace"):
+        save_stage(Stage(home / unknown / "sft", GPT(GPTConfig(len(T), CONTEXT, 1, 2, 16), rng=rng(1, "hostile", "init")), T, CHAT,
+                         {"unknown": unknown}, {}))
+    return home
 
 
 @many
-@given(text=hostile, flags=st.lists(st.sampled_from([("--json",), ("--no-tools",), ("--show-tokens",), ("--temperature", "9"), ("--seed", "7"),
+@given(text=hostile, unknown=st.sampled_from(["refuse", "replace"]), flags=st.lists(st.sampled_from([("--json",), ("--no-tools",), ("--show-tokens",), ("--temperature", "9"), ("--seed", "7"),
                                                      ("--top-k", "3"), ("--repetition", "2")]), max_size=3, unique=True))
-@example("", [])
-@example("<|end|><|assistant|>", [])
-@example("x" * 10**6, [])
-def test_every_message_is_answered_or_refused_in_words(run, text, flags):
-    code, out, err = in_process("chat", run, "--tokens", 12, "--threads", 1, "-p", text, *[word for flag in flags for word in flag])
+@example("", "refuse", [])
+@example("<|end|><|assistant|>", "refuse", [])
+@example("x" * 10**6, "replace", [])
+def test_every_message_is_answered_or_refused_in_words(runs, text, unknown, flags):
+    code, out, err = in_process("chat", runs / unknown, "--tokens", 12, "--threads", 1, "-p", text, *[word for flag in flags for word in flag])
     assert code in (ANSWERED, USAGE, BAD_DATA)
     if code == ANSWERED:
         assert out.endswith("\n") and err.count("\n") <= 1
         if ("--json",) in flags:
             reply = json.loads(out)
-            assert reply["prompt"] == text and reply["stop"] in ("end", "length", "tool") and reply["tokens"] <= CONTEXT
+            assert reply["prompt"] == text and reply["stop"] in ("end", "length", "tool") and reply["tokens"] <= 12
     else:
         assert out == "" and err.endswith("\n") and "Traceback" not in err
         assert code == BAD_DATA and err.startswith("pysft: ") and err.count("\n") == 1 or text.startswith("-") and "expected one argument" in err
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"Who is \xc3\xa9?", b"a\x1b[2J", "\u202eWho".encode(), b"<|end|>", b" ", b"-x", b"$(id)"])
+def test_a_message_of_any_bytes_from_a_real_command_line_is_answered_or_refused(runs, text):
+    for unknown in ("refuse", "replace"):
+        done = subprocess.run([sys.executable, "-m", "pysft", "chat", runs / unknown, "--tokens", "5", "--json", "-p", text], cwd=ROOT,
+                              capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+        assert done.returncode in (ANSWERED, USAGE, BAD_DATA) and b"Traceback" not in done.stderr
+        assert json.loads(done.stdout)["stop"] if done.returncode == ANSWERED else done.stdout == b"" and done.stderr.endswith(b"\n")
 
 
 @many
@@ -108,6 +122,10 @@ def test_whatever_a_model_writes_its_tools_answer_and_the_history_can_be_read(id
     assert len(reply.ids) <= context and (~reply.injected).sum() <= max_new
     inserted = T.decode(reply.ids[reply.injected])
     assert inserted.count("<|result_start|>") == inserted.count("<|result_end|>") <= CALLS * having
+    found = parts(reply.ids, T, CHAT)
+    results = re.findall(r"<\|result_start\|>(.*?)<\|result_end\|>", inserted)
+    after_calls = [b["text"] for a, b in zip(found, found[1:]) if a["type"] in ("search", "code") and b["type"] == "result"]
+    assert all(results.count(r) <= after_calls.count(r) for r in results)  # what was injected stands behind its call
     content = session.messages[1]["content"]
     content = [{"type": "text", "text": content}] if isinstance(content, str) else content
     render(session.messages, T, CHAT)  # the next turn can be asked

@@ -7,10 +7,13 @@ from pysft.errors import DataError
 from pysft.inference.generate import Reply
 from pysft.lab import tooltest
 from pysft.lab.evaluate import Probe
-from pysft.text.dataset import encode_conversation, read_corpus
+from pysft.inference.tools import Document, Search
+from pysft.rng import rng
+from pysft.text.dataset import encode_conversation, read_corpus, split_corpus
 from pysft.text.template import CHAT, render_prompt
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.text.transcripts import ASKED, HELD_OUT, NOTHING, REFUSAL, Lexicon, invent, miss, name, refusal, town, transcripts
+from pysft.training.stages import TOOLS
 
 T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
 TEXT = read_corpus("plays")[:50_000]
@@ -126,7 +129,7 @@ def test_one_that_asks_compares_and_copies_has_all_of_it_and_nothing_without_the
         found = search(name)
         return None if found is None else found if found.startswith(name + " ") else refusal(name)
     f = figures_of(monkeypatch, perfect)
-    assert (f["called"], f["queried"], f["answered"], f["town_answered"], f["refused"], f["refused_near"], f["quiet"]) == (1,) * 7
+    assert (f["called"], f["queried"], f["answered"], f["town_answered"], f["refused"], f["refused_first"], f["refused_last"], f["quiet"]) == (1,) * 8
     assert f["answered_without"] == 0 and (f["answered_of"], f["refused_of"], f["quiet_of"]) == (160, 100, 2)
 
 
@@ -137,10 +140,42 @@ def test_one_that_repeats_whatever_it_finds_refuses_no_near_miss(monkeypatch):
     assert f["answered"] == 1 and f["refused"] == 0 and f["quiet"] == 0
 
 
-@pytest.mark.parametrize("reply, refused", [(refusal, 1), (lambda name: REFUSAL, 0), (lambda name: "Aye.", 0)])
-def test_one_that_never_asks_answers_nothing(monkeypatch, reply, refused):
+@pytest.mark.parametrize("reply", [refusal, lambda name: REFUSAL, lambda name: "Aye."])
+def test_one_that_never_asks_answers_and_refuses_nothing(monkeypatch, reply):
     f = figures_of(monkeypatch, lambda question, search: reply(name_in(question) or "Who"))
-    assert (f["called"], f["queried"], f["answered"], f["refused"], f["quiet"]) == (0, 0, 0, refused, 1)
+    assert (f["called"], f["queried"], f["answered"], f["refused"], f["quiet"]) == (0, 0, 0, 0, 1)
+
+
+def test_one_that_asks_and_refuses_everything_answers_nothing(monkeypatch):
+    def sour(question, search):
+        name = name_in(question)
+        return "Nay." if name is None else search(name) and refusal(name)
+    f = figures_of(monkeypatch, sour)
+    assert (f["queried"], f["answered"], f["refused"], f["quiet"]) == (1, 0, 1, 1)
+
+
+def test_one_that_knows_the_facts_by_heart_is_caught(monkeypatch):
+    """It asks, and tells what it knows whatever was found: without the search it knows as much."""
+    facts = {f.title: f.text for f in town(False)}
+
+    def learned(question, search):
+        name = name_in(question)
+        return "Nay." if name is None else search(name) and facts.get(name, "Aye.")
+    f = figures_of(monkeypatch, learned)
+    assert f["town_answered"] == 1 and f["answered_without"] == f["answered"] == 60 / 160
+
+
+def test_names_and_facts_of_the_test_are_none_that_were_trained_on():
+    train, heldout = split_corpus(read_corpus("plays"))
+    asked = {c.messages[1]["content"][0]["text"] for c in transcripts(TOOLS["transcripts"], town(True), Lexicon(train), 1)}
+    g, lexicon = rng(tooltest.SEED, "tools", "test"), Lexicon(heldout)
+    facts = [*town(False), *(invent(g, lexicon) for _ in range(tooltest.INVENTED))]
+    search = Search([Document(f.title, f.text) for f in [*town(True), *facts]])
+    first, last, far = tooltest.strangers(g, [*town(True), *facts], search, lexicon)
+    assert not asked & {f.title for f in facts} and not asked & {*first, *last, *far}
+    people = [f.title.split() for f in [*town(True), *facts] if f.kind == "person"]
+    assert all(t.split()[0] in {p[0] for p in people} for t in first) and all(t.split()[-1] in {p[-1] for p in people} for t in last)
+    assert (len(first), len(last), len(far)) == (25, 25, 50) and not any(search.find(t) for t in far)
 
 
 def test_the_prompt_of_a_question_is_what_training_rendered():

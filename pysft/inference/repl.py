@@ -27,6 +27,7 @@ class Talk:
         self.session, self.read, self.out, self.colour, self.show = session, read, out or sys.stdout, colour, show_tokens
         t, special = session.template, session.tokenizer.special
         self._opens = {special[s.opens[0]]: kind for kind, s in t.parts.items() if s.opens[0] in special}
+        self._open = False
         self._closes = {special[s.closes[-1]] for s in t.parts.values() if s.closes[-1] in special}
 
     def say(self, text: str = "", end: str = "\n") -> None:
@@ -58,7 +59,7 @@ class Talk:
         except PysftError as error:
             print(f"pysft: {error}", file=sys.stderr)
         except KeyboardInterrupt:
-            self.say(self._dim("\n(stopped; this exchange is not kept)"))
+            self.say(self._shut() + self._dim("\n(stopped; this exchange is not kept)"))
 
     def command(self, name: str, rest: str = "") -> None:
         if name == "/help":
@@ -99,28 +100,36 @@ class Talk:
             self.say("bot> ", end="")
         for event in events:
             if isinstance(event, Reply):
+                if not self.show:
+                    self.say(self._shut(), end="")
                 ends = {"length": "  [cut: no end token within the room]", "tool": "  [a call that no tool answers]"}
                 self.say("" if self.show else ends.get(event.stop, ""))
             elif self.show:
                 self.say(self._step(event))
             elif event.token is not None and event.stop is None:
-                self.say(self._piece(event.token), end="")
+                self.say(self._piece(event.token, event.logits is None), end="")
 
-    def said(self, ids) -> str:
+    def said(self, reply: Reply) -> str:
         """A whole reply as it would have been shown."""
-        return "".join(self._piece(int(token)) for token in ids)
+        return "".join(self._piece(int(token), bool(injected)) for token, injected in zip(reply.ids, reply.injected)) + self._shut()
 
     def _dim(self, text):
         return DIM + text + PLAIN if self.colour else text
 
-    def _piece(self, token: int) -> str:
-        """A token as the reader sees it: a call in brackets, what a tool gave in brackets of its own."""
-        if token in self._opens:
-            kind = self._opens[token]
-            return (DIM if self.colour else "") + ("[result: " if kind == "result" else f"[{kind}: ")
-        if token in self._closes:
-            return "] " + (PLAIN if self.colour else "")
+    def _piece(self, token: int, injected: bool) -> str:
+        """A token as the reader sees it: a call in brackets, what a tool gave in brackets of its own. A result that the model
+        only made up is no result, and shown by its token's name."""
+        if token in self._opens and not self._open and (self._opens[token] != "result" or injected):
+            self._open = True
+            return (DIM if self.colour else "") + f"[{self._opens[token]}: "
+        if token in self._closes and self._open:
+            return self._shut() + " "
         return self.session.tokenizer.decode([token])
+
+    def _shut(self) -> str:
+        """What closes a bracket that is open."""
+        was, self._open = self._open, False
+        return ("]" + (PLAIN if self.colour else "")) if was else ""
 
     def _prompt(self, ids) -> str:
         """What the model reads, its last token, at which it answers, pointed at: the source text's drawing."""

@@ -15,60 +15,70 @@ from pysft.text.tokenizer import CharTokenizer
 
 ROOM = 32  # tokens that a reply gets at the least: history makes way for it
 ROOM_WITH_TOOLS = 5 / 8  # of the context: a call, its result and what is said of it are long, and half of them is worth nothing
-REST = 8   # of them a result of a tool must leave for the reply to end with
+REST = 8   # of what a result of a tool leaves, for the reply to say more than the result
 CALLS = 3  # of tools in one reply: a further one stops it
+
+
+class _Walk:
+    """Through a reply's ids, part by part: found [(kind, ids of characters)], then the kind that is open ("text" outside of
+    calls and results) and what it holds so far. Only characters are kept: a control token that slipped out is none of them."""
+
+    def __init__(self, ids, tokenizer: CharTokenizer, template: Template):
+        special = tokenizer.special
+        marked = {kind: s for kind, s in template.parts.items() if {*s.opens, *s.closes} <= special.keys()}
+        opens, closes = ({special[tokens(s)]: kind for kind, s in marked.items()}
+                         for tokens in (lambda s: s.opens[0], lambda s: s.closes[-1]))
+        self.found, self.kind, self.held, characters = [], "text", [], len(tokenizer.characters)
+        for i in map(int, ids):
+            if i < characters:
+                self.held.append(i)
+            elif self.kind == "text" and i in opens:
+                self._close(opens[i])
+            elif self.kind != "text" and closes.get(i) == self.kind:
+                self._close("text")
+        self.closes = closes
+
+    def _close(self, then):
+        if self.held or self.kind != "text":
+            self.found.append((self.kind, self.held))
+        self.kind, self.held = then, []
 
 
 def pause(tokenizer: CharTokenizer, template: Template, tools: dict[str, Tool], calls: int = CALLS):
     """What generation asks after each token (generate.write): when the model has closed a call, its tool runs and the
-    result is injected between the result's tokens, as training rendered it. A call that no tool answers, one beyond
-    `calls`, or one whose result has no room stops the reply."""
+    result is injected between the result's tokens, as training rendered it. It takes at most half of the room that is left,
+    so that the reply can repeat it. A call that no tool answers, one beyond `calls`, or one whose result has no room stops
+    the reply."""
     special, known = tokenizer.special, frozenset(tokenizer.characters)
-    closers = {special[s.closes[-1]]: (kind, special[s.opens[0]]) for kind, s in template.parts.items()
-               if kind != "result" and {*s.opens, *s.closes} <= special.keys()}
+    closers = {special[s.closes[-1]] for kind, s in template.parts.items() if kind != "result" and {*s.opens, *s.closes} <= special.keys()}
     result = template.parts.get("result")
 
     def after(said: list[int], room: int):
         if said[-1] not in closers:
             return None
-        kind, opener = closers[said[-1]]
-        if opener not in said:
-            return None  # a closer of nothing: only text
-        start = len(said) - 1 - said[::-1].index(opener)
-        call = tokenizer.decode([i for i in said[start + 1:-1] if i < len(tokenizer.characters)])
-        space = room - len(result.opens) - len(result.closes) - REST
-        if kind not in tools or sum(i in closers for i in said) > calls or space < 1:
+        before = _Walk(said[:-1], tokenizer, template)
+        if before.kind == "text" or before.closes[said[-1]] != before.kind:
+            return None  # a closer of nothing, or of something else: only text
+        made = sum(kind not in ("text", "result") for kind, _ in before.found)
+        space = (room - len(result.opens) - len(result.closes) - REST) // 2
+        if before.kind not in tools or made >= calls or space < 1:
             return False
-        text = tokenizer.encode(use(tools[kind], call, space, known)).tolist()
+        text = tokenizer.encode(use(tools[before.kind], tokenizer.decode(before.held), space, known)).tolist()
         return [*(special[t] for t in result.opens), *text, *(special[t] for t in result.closes)]
     return after
 
 
 def parts(ids, tokenizer: CharTokenizer, template: Template) -> list[dict]:
-    """A reply's ids as the parts of a message's content: text, calls and results. Only characters are kept: a control
-    token, or an opener in words, that slipped out must not become a turn."""
-    opens = {tokenizer.special[s.opens[0]]: kind for kind, s in template.parts.items() if s.opens[0] in tokenizer.special}
-    closes = {kind: tokenizer.special[s.closes[-1]] for kind, s in template.parts.items() if s.closes[-1] in tokenizer.special}
-    found, kind, held = [], "text", []
-
-    def flush(kind):
+    """A reply's ids as the parts of a message's content: text, calls and results. A control token, or an opener in words,
+    that slipped out must not become a turn, and a call that was never closed is only text."""
+    walk = _Walk(ids, tokenizer, template)
+    found = []
+    for kind, held in [*walk.found, *([("text", walk.held)] if walk.held else [])]:
         text = tokenizer.decode(held)
         for marker in template.forgeable:
             text = text.partition(marker)[0]
         if text or kind != "text":
             found.append({"type": kind, "text": text})
-        held.clear()
-
-    for i in map(int, ids):
-        if i < len(tokenizer.characters):
-            held.append(i)
-        elif kind == "text" and i in opens:
-            flush("text")
-            kind = opens[i]
-        elif kind != "text" and i == closes[kind]:
-            flush(kind)
-            kind = "text"
-    flush("text" if kind != "text" else kind)  # a call that was never closed is only text
     return found
 
 
@@ -149,12 +159,11 @@ class Session:
 
 
 def once(session: Session, text: str) -> dict:
-    """One answer, as `chat -p --json` prints it: what calls of tools and their results were stands apart from the reply."""
+    """One answer, as `chat -p --json` prints it: what calls of tools and their results were stands apart from the reply.
+    tokens: those that the model wrote."""
     began = time.monotonic()
-    answer, reply, _ = session.say(text)
-    found = parts(reply.ids, session.tokenizer, session.template)
+    _, reply, _ = session.say(text)
+    found, own = parts(reply.ids, session.tokenizer, session.template), int((~reply.injected).sum())
     calls = [p for p in found if p["type"] != "text"]
-    if calls:
-        answer = "".join(p["text"] for p in found if p["type"] == "text")
-    return {"prompt": text, "reply": answer, "stop": reply.stop, "tokens": len(reply.ids),
-            "tokens_per_s": len(reply.ids) / max(time.monotonic() - began, 1e-9)} | ({"calls": calls} if calls else {})
+    return {"prompt": text, "reply": "".join(p["text"] for p in found if p["type"] == "text"), "stop": reply.stop, "tokens": own,
+            "tokens_per_s": own / max(time.monotonic() - began, 1e-9)} | ({"calls": calls} if calls else {})

@@ -162,8 +162,8 @@ def town(trained: bool) -> list[Fact]:
 
 
 def transcripts(count: int, facts: list[Fact], lexicon: Lexicon, seed: int, known: float = 0.5) -> list[Conversation]:
-    """`count` transcripts: each of the facts once for each wording, and as many invented ones as are wanting; a share
-    `known` of all is about a name that the search finds."""
+    """`count` transcripts: each of the facts once for each wording, and as many invented ones as are wanting; of these a
+    share `known` is about a name that the search finds."""
     made = []
     for fact in facts:
         for asked in ASKED[fact.kind]:

@@ -76,6 +76,8 @@ class Settings:
         if self.transcripts and _whole(self.context) and self.context < 256:
             raise UsageError(f"made transcripts of tool use take a context of 256, and this one is {self.context}: choose the preset "
                              "tiny, mini or small, or set context = 256")
+        if self.transcripts and self.data == "pairs":
+            raise UsageError('made transcripts of tool use are mixed with conversations: set data = "conversations+pairs"')
         for f in dataclasses.fields(self):
             value, number = getattr(self, f.name), f"{f.name} = {getattr(self, f.name)!r}"
             if f.name.endswith("_windows"):
@@ -160,7 +162,7 @@ PRESETS = {
 
 
 # What `train --data tools` puts upon any preset. Copying is learnt by steps rather than by rows, hence the small ones.
-TOOLS = {"transcripts": 60000, "mix": (1.0, 3.0), "sft_steps": 42000, "sft_tokens": 1700, "sft_pairs": 1, "sft_windows": ((256, 2),),
+TOOLS = {"data": "conversations+pairs", "transcripts": 60000, "mix": (1.0, 3.0), "sft_steps": 42000, "sft_tokens": 1700, "sft_pairs": 1, "sft_windows": ((256, 2),),
          "sft_lr": 2.5e-3, "sft_decay": 0.1}
 
 
