@@ -85,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
                        "Shakespeare (fetched once)")
         p.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET, numbered if taken)")
         p.add_argument("--seed", type=_whole, metavar="N", help="the same seed gives the same weights, bit by bit")
+        p.add_argument("--on-nan", choices=["abort", "skip"], help="what becomes of a step whose loss or gradient is not finite: stop "
+                       "(default), or leave it out; its batch is kept to be looked at")
         p.add_argument("--resume", action="store_true", help="go on with the interrupted run --out, with the settings it has")
 
     def rendering(p):
@@ -296,15 +298,14 @@ def _settings(args, **flags):
 
     if args.resume:
         fixed = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps", "steps", "lr", "lora",
-                 "lora_matrices", "checkpoint_every", *POLICIES)
+                 "lora_matrices", "checkpoint_every", "on_nan", *POLICIES)
         given = [name for name in fixed if getattr(args, name, None) is not None]
         if given:
             raise UsageError(f"--resume goes on with the settings the run has; leave out --{given[0].replace('_', '-')}")
         if args.out is None:
             raise UsageError("--resume needs the run to go on with: --resume --out RUN")
 
-    if flags.get("seed") is None:
-        flags["seed"] = args.seed
+    flags |= {"seed": args.seed, "on_nan": args.on_nan}
     return resolve(args.preset, args.config, **flags)
 
 

@@ -15,8 +15,13 @@ class UsageError(PysftError):
 
 
 class Diverged(PysftError):
-    """A loss or a gradient that is not finite, found before any weight moved."""
+    """A loss, gradient or weight that is not finite, found before any weight moved. batches: what the step was made of,
+    where that is known; lasting: a weight is one, so that no later step can go well."""
     exit_code = 3
+
+    def __init__(self, message: str, batches=(), lasting: bool = False):
+        super().__init__(message)
+        self.batches, self.lasting = batches, lasting
 
 
 class DataError(PysftError, ValueError):

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pysft import IGNORE
-from pysft.errors import DataError, MissingInput, PysftError, RowError, UsageError
+from pysft.disk import alone, make_folder
+from pysft.errors import DataError, Diverged, MissingInput, PysftError, RowError, UsageError
 from pysft.inference.generate import Sampling, generate
 from pysft.lab import report as report_page
 from pysft.lab.evaluate import ROWS, Probe, before_reply, corpus_loss, finite, loss_after_replay, measure, origins, words
@@ -36,6 +37,7 @@ from pysft.text.formats import check_messages, plain, read_prompts, read_table, 
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.text.transcripts import TOOLS, Lexicon, town, transcripts
+from pysft.training.loop import Outliers
 from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain
 
@@ -246,9 +248,9 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     was last called) before the first step and after the steps `at`. An interrupt writes a checkpoint and raises
     Interrupted."""
     folder, model = stage.folder, stage.model if model is None else model
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     adam = AdamW(model, **settings.adam(stage.name))
-    if resume and load_checkpoint(folder, model, adam):
+    if resume and load_checkpoint(folder, model, adam, screen.say):
         screen.say(f"{stage.name}: going on after step {adam.steps:,}")
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
@@ -262,17 +264,31 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     seconds, tokens, first = 0.0, 0, adam.steps
     saved = time.monotonic()
 
+    outliers = Outliers()
+    for row in read_log(folder)[-outliers.window:]:
+        outliers(loss=row["loss"], norm=row["norm"])
+
     def flush():
         append_log(folder, lines)
         lines.clear()
 
+    def skip(error):
+        where = keep_batch(folder, adam.steps + 1, error, stage.tokenizer)
+        screen.say(f"{stage.name}: skipped {error} (its batch: {where})")
+
     with Signals() as signals:
         try:
-            for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip):
+            for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip,
+                                   skip if settings.on_nan == "skip" else None):
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
                 lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr,
                               "graded_tokens": r.graded, "tokens": r.tokens, "seconds": round(r.seconds, 6),
                               "tokens_per_s": round(r.tokens / r.seconds)})
+                if odd := outliers(loss=r.loss, norm=r.norm):
+                    lines[-1]["outliers"] = {name: round(score, 1) for name, score in odd.items()}
+                    screen.say(f"{stage.name}: step {r.step:,}: " + " and ".join(
+                        f"a {name} of {getattr(r, name):.3g}, {score:.0f} spreads above the last hundred"
+                        for name, score in odd.items()))
                 recent = [*recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
                 left = (plan.steps - r.step) * seconds / (r.step - first)
                 screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {np.mean(recent):.3f}  "
@@ -292,8 +308,20 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                     flush()
                     save_checkpoint(folder, model, adam)
                     saved = time.monotonic()
+        except Diverged as error:
+            raise Diverged(f"{error} (its batch: {keep_batch(folder, adam.steps + 1, error, stage.tokenizer)})") from None
         finally:
             flush()
+
+
+def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> Path:
+    """Write what a step was made of that was not finite, to be looked at; the file."""
+    path = folder / f"not-finite-{step}.json"
+    sequences = [{"source": str(batch.source[s]), "text": tokenizer.decode(batch.tokens[a:b]), "tokens": batch.tokens[a:b].tolist(),
+                  "labels": batch.labels[a:b].tolist()}
+                 for batch in error.batches for s, (a, b) in enumerate(zip(batch.cu_seqlens, batch.cu_seqlens[1:]))]
+    write_json(path, {"step": step, "error": str(error), "sequences": sequences})
+    return path
 
 
 def stage_figures(folder: Path) -> dict:
@@ -467,83 +495,84 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         stages.append((base_config, base_plan.rows, 0))
     if not resume:
         folder = _begin(settings, corpus, data, base, out, template)
-    _describe(screen, settings, folder, corpus, material)
-    _say_memory(screen, *stages)
-    examples = [*material.examples[0], *material.examples[1]]
-    turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
-    mask = census(examples, tokenizer.special[template.end])
-    screen.say(f"data: template {template.name}; graded: {GRADED[settings.grade]}; too long: "
-               f"{'refused' if settings.too_long == 'refuse' else 'left out'}; unknown characters: "
-               f"{ {'refuse': 'refused', 'replace': 'replaced', 'grow': 'added to the vocabulary'}[settings.unknown]}; "
-               + ("mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else "")
-               + "epochs: " + ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items()))
-    for note in material.notes:
-        screen.say(f"data: {note}")
-    screen.say(f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
-               f"{mask['graded_targets']:,} of {mask['targets']:,} targets "
-               f"({mask['graded_targets'] / mask['targets']:.0%}); end tokens graded: "
-               f"{mask['end_tokens_graded']:,} of {turns:,} turns")
-    if given is None:
-        stage, base_report = pretrain_base(settings, material, folder, ops, screen, resume)
-    else:
-        stage = given
-        base_report = {"base_loss": corpus_loss(stage.model, tokenizer.encode(material.heldout_text)),
-                       "seconds": 0.0, "tokens": 0}
-        screen.say(f"base: {stage.folder}, {base_report['base_loss']:.3f} nats/char on the held-out tail")
+    with alone(folder):
+        _describe(screen, settings, folder, corpus, material)
+        _say_memory(screen, *stages)
+        examples = [*material.examples[0], *material.examples[1]]
+        turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
+        mask = census(examples, tokenizer.special[template.end])
+        screen.say(f"data: template {template.name}; graded: {GRADED[settings.grade]}; too long: "
+                   f"{'refused' if settings.too_long == 'refuse' else 'left out'}; unknown characters: "
+                   f"{ {'refuse': 'refused', 'replace': 'replaced', 'grow': 'added to the vocabulary'}[settings.unknown]}; "
+                   + ("mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else "")
+                   + "epochs: " + ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items()))
+        for note in material.notes:
+            screen.say(f"data: {note}")
+        screen.say(f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
+                   f"{mask['graded_targets']:,} of {mask['targets']:,} targets "
+                   f"({mask['graded_targets'] / mask['targets']:.0%}); end tokens graded: "
+                   f"{mask['end_tokens_graded']:,} of {turns:,} turns")
+        if given is None:
+            stage, base_report = pretrain_base(settings, material, folder, ops, screen, resume)
+        else:
+            stage = given
+            base_report = {"base_loss": corpus_loss(stage.model, tokenizer.encode(material.heldout_text)),
+                           "seconds": 0.0, "tokens": 0}
+            screen.say(f"base: {stage.folder}, {base_report['base_loss']:.3f} nats/char on the held-out tail")
 
-    stage.model.release()
-    model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
-    grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
-    tuned = Stage(folder / "sft", model, tokenizer, template, asdict(settings),
-                  {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
-    params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
-                               f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
-    trained = _adapted(settings, model, len(material.tokenizer))
-    if trained is not model:
-        screen.say(f"sft: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}: {trained.trained:,} weights are "
-                   f"trained ({trained.share:.2%}), new rows included; the others stay as they are")
-    if resume and (tuned.folder / "model.safetensors").is_file():
-        tuned = load_stage(tuned.folder, ops)
-        model = tuned.model
-    else:
-        tuned.folder.mkdir(exist_ok=True)
-        write_json(tuned.folder / "data.json", _data(material, plan, mask, turns))
-        write_json(tuned.folder / "evaluation.json", material.probe.to_json())
-        run_stage(tuned, plan, settings, screen, resume, trained, checkpoint_steps(settings, plan),
-                  _watcher(tuned, trained, material.probe, settings, base_report["base_loss"], screen))
+        stage.model.release()
+        model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
+        grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
+        tuned = Stage(folder / "sft", model, tokenizer, template, asdict(settings),
+                      {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
+        params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
+                                   f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
+        trained = _adapted(settings, model, len(material.tokenizer))
         if trained is not model:
-            trained.merge()
-            save_adapter(tuned.folder / "adapter.safetensors", trained)
-        save_stage(tuned)
-        drop_checkpoints(tuned.folder)
-    run = stage_figures(tuned.folder)
+            screen.say(f"sft: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}: {trained.trained:,} weights are "
+                       f"trained ({trained.share:.2%}), new rows included; the others stay as they are")
+        if resume and (tuned.folder / "model.safetensors").is_file():
+            tuned = load_stage(tuned.folder, ops)
+            model = tuned.model
+        else:
+            make_folder(tuned.folder)
+            write_json(tuned.folder / "data.json", _data(material, plan, mask, turns))
+            write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+            run_stage(tuned, plan, settings, screen, resume, trained, checkpoint_steps(settings, plan),
+                      _watcher(tuned, trained, material.probe, settings, base_report["base_loss"], screen))
+            if trained is not model:
+                trained.merge()
+                save_adapter(tuned.folder / "adapter.safetensors", trained)
+            save_stage(tuned)
+            drop_checkpoints(tuned.folder)
+        run = stage_figures(tuned.folder)
 
-    screen.say("measuring ...")
-    model.release()
-    figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)
-    model.release()
-    verdicts, replies = origins(replies, material.probe)
-    if settings.transcripts:
-        figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
-    seconds = run["seconds"] + base_report["seconds"]
-    report = {"run": str(folder), "preset": settings.preset, "params": params, "trained_params": trained.params.size,
-              "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures, "origins": verdicts,
-              "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
-              "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **mask, "turns": turns,
-              "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
-              "peak_memory": peak_memory(), "training_seconds": seconds, "seconds": time.monotonic() - began,
-              "weights_sha256": weights_sha256(model)}
-    report = finite(report)
-    sides = before_and_after(stage, replies)
-    write_json(tuned.folder / "report.json", report)
-    write_json(tuned.folder / "samples.json", replies)
-    write_json(tuned.folder / "before.json", {"rows": sides})
-    model.release()
-    side_by_side(sides, screen)
-    table(report, screen)
-    screen.say(f"\nTalk to it:  {os.path.relpath(sys.executable)} -m pysft chat {folder}")
-    screen.say(f"Read all of it:  {report_page.write_report(folder)}")
-    return report
+        screen.say("measuring ...")
+        model.release()
+        figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)
+        model.release()
+        verdicts, replies = origins(replies, material.probe)
+        if settings.transcripts:
+            figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
+        seconds = run["seconds"] + base_report["seconds"]
+        report = {"run": str(folder), "preset": settings.preset, "params": params, "trained_params": trained.params.size,
+                  "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures, "origins": verdicts,
+                  "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
+                  "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **mask, "turns": turns,
+                  "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
+                  "peak_memory": peak_memory(), "training_seconds": seconds, "seconds": time.monotonic() - began,
+                  "weights_sha256": weights_sha256(model)}
+        report = finite(report)
+        sides = before_and_after(stage, replies)
+        write_json(tuned.folder / "report.json", report)
+        write_json(tuned.folder / "samples.json", replies)
+        write_json(tuned.folder / "before.json", {"rows": sides})
+        model.release()
+        side_by_side(sides, screen)
+        table(report, screen)
+        screen.say(f"\nTalk to it:  {os.path.relpath(sys.executable)} -m pysft chat {folder}")
+        screen.say(f"Read all of it:  {report_page.write_report(folder)}")
+        return report
 
 
 def _adapted(settings: Settings, model: GPT, old_vocab: int):
@@ -596,9 +625,10 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
     if not resume:
         folder = _begin(settings, corpus, None, None, out, template)
-    _describe(screen, settings, folder, corpus, material)
-    _say_memory(screen, (config, plan.rows, 0))
-    return pretrain_base(settings, material, folder, ops, screen, resume)[1]
+    with alone(folder):
+        _describe(screen, settings, folder, corpus, material)
+        _say_memory(screen, (config, plan.rows, 0))
+        return pretrain_base(settings, material, folder, ops, screen, resume)[1]
 
 
 def merge(adapter: Path, base: str, out: str) -> str:

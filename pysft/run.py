@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pysft import disk
 from pysft.errors import DataError, Diverged, MissingInput, UsageError
 from pysft.nn import safetensors
 from pysft.nn.model import GPT, GPTConfig, parameter_shapes
@@ -33,6 +34,8 @@ from pysft.text.template import Template
 from pysft.text.tokenizer import CharTokenizer
 
 STAGES = ("base", "sft")  # in the order in which they are trained
+PARTS = {"w": "the weights", "m": "the first moments", "v": "the second moments"}  # of a checkpoint
+KEPT = 2  # checkpoints: the last, and the one before should the last be damaged
 
 
 def weights_sha256(model: GPT) -> str:
@@ -41,14 +44,8 @@ def weights_sha256(model: GPT) -> str:
 
 
 def write_json(path: Path, data) -> None:
-    """Beside it first, then renamed onto it: never half a file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same
-    with open(temporary, "w", encoding="utf-8") as f:
-        json.dump(data, f, indent=1, ensure_ascii=False)
-        f.write("\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    """A crash leaves the old file or the new one."""
+    disk.replace(path, [(json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()])
 
 
 def read_json(path: Path) -> dict:
@@ -113,7 +110,7 @@ def save_stage(stage: Stage) -> None:
     complete."""
     if not np.isfinite(stage.model.params.flat).all():
         raise Diverged(f"{stage.folder}: the weights are not finite after the last step; they were not written")
-    stage.folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(stage.folder)
     write_json(stage.folder / "settings.json", {"model": asdict(stage.model.config),
                                                 "settings": stage.settings, "parent": stage.parent})
     write_json(stage.folder / "vocabulary.json", stage.tokenizer.to_json())
@@ -199,8 +196,11 @@ def fill(arena, tensors: dict, path, prefix: str = "") -> None:
 
 def append_log(folder: Path, rows: list[dict]) -> None:
     """One JSON line a step."""
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as f:
-        f.write("".join(json.dumps(row) + "\n" for row in rows))
+    disk.append(folder / "log.jsonl", _lines(rows))
+
+
+def _lines(rows) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -220,14 +220,12 @@ def read_log(folder: Path) -> list[dict]:
 def cut_log(folder: Path, step: int) -> None:
     """Drop what the log says beyond `step`: resuming writes it again."""
     kept = [row for row in read_log(folder) if row["step"] <= step]
-    (folder / "log.jsonl").unlink(missing_ok=True)
-    append_log(folder, kept)
+    disk.replace(folder / "log.jsonl", [_lines(kept).encode()])
 
 
 def add_measurement(folder: Path, row: dict) -> None:
     """One JSON line a checkpoint."""
-    with open(folder / "measurements.jsonl", "a", encoding="utf-8") as f:
-        f.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    disk.append(folder / "measurements.jsonl", _lines([row]))
 
 
 def cut_measurements(folder: Path, step: int) -> None:
@@ -242,9 +240,7 @@ def cut_measurements(folder: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             break
         kept.append(line)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    disk.replace(path, kept)
     for old in (folder / "steps").glob("*"):
         if old.name.isdecimal() and int(old.name) > step:
             shutil.rmtree(old, ignore_errors=True)
@@ -257,34 +253,58 @@ def measured_stage(folder: Path) -> Path:
 
 
 def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
-    """Weights and both moments after adam.steps steps; older checkpoints go once it is written. model: or the LoRA
-    around it, whose adapters are what is trained."""
+    """Weights and both moments after adam.steps steps; the one before is kept too, older ones go once this is written.
+    model: or the LoRA around it, whose adapters are what is trained."""
+    parts = (("w", model.params), ("m", adam.m), ("v", adam.v))
+    for part, arena in parts:
+        if not np.isfinite(arena.flat).all():
+            raise Diverged(f"{folder}: {PARTS[part]} are not finite after step {adam.steps}; the last checkpoint is the one before")
     target = folder / "checkpoints" / str(adam.steps)
-    target.mkdir(parents=True, exist_ok=True)
-    safetensors.save(target / "state.safetensors",
-                     {f"{part}.{name}": a for part, arena in
-                      (("w", model.params), ("m", adam.m), ("v", adam.v)) for name, a in arena.items()},
+    disk.make_folder(target)
+    safetensors.save(target / "state.safetensors", {f"{part}.{name}": a for part, arena in parts for name, a in arena.items()},
                      {"steps": str(adam.steps)})
-    for old in (folder / "checkpoints").iterdir():
+    for old in sorted((folder / "checkpoints").iterdir(), key=_number)[:-KEPT]:
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def load_checkpoint(folder: Path, model: GPT, adam) -> bool:
-    """Go back to the stage's checkpoint, if it has one: True if so."""
-    found = sorted((folder / "checkpoints").glob("*/state.safetensors"),
-                   key=lambda p: int(p.parent.name) if p.parent.name.isdecimal() else -1)
-    if not found:
-        return False
-    tensors, metadata = safetensors.load(found[-1])
-    for part, arena in (("w", model.params), ("m", adam.m), ("v", adam.v)):
-        fill(arena, tensors, found[-1], part + ".")
+def _number(path: Path) -> int:
+    return int(path.name) if path.name.isdecimal() else -1
+
+
+def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bool:
+    """Go back to the stage's checkpoint, if it has one: True if so. A damaged one is told (say), and the one before it is
+    taken; if none is whole, the last one's error is raised."""
+    found = [path for path in sorted((folder / "checkpoints").glob("*"), key=_number, reverse=True)
+             if (path / "state.safetensors").is_file()]
+    errors = []
+    for path in found:
+        try:
+            adam.steps = _load_state(path / "state.safetensors", model, adam)
+        except DataError as error:
+            errors.append(error)
+            continue
+        for error in errors:
+            say(f"{error}; going back to the checkpoint of step {adam.steps:,}")
+        cut_log(folder, adam.steps)
+        return True
+    if errors:
+        raise errors[0]
+    return False
+
+
+def _load_state(path: Path, model: GPT, adam) -> int:
+    """Fill weights and moments; the step after which they were written."""
+    tensors, metadata = safetensors.load(path, summed=True)
     if not metadata.get("steps", "").isdecimal():
-        raise DataError(f"{found[-1]}: does not say after which step it was written")
-    adam.steps = int(metadata["steps"])
-    cut_log(folder, adam.steps)
-    return True
+        raise DataError(f"{path}: does not say after which step it was written")
+    parts = (("w", model.params), ("m", adam.m), ("v", adam.v))
+    for part, arena in parts:
+        match(arena.shapes, tensors, path, part + ".")
+    for part, arena in parts:
+        fill(arena, tensors, path, part + ".")
+    return int(metadata["steps"])
 
 
 def drop_checkpoints(folder: Path) -> None:

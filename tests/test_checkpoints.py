@@ -315,7 +315,7 @@ def test_a_training_interrupted_anywhere_and_resumed_measures_and_keeps_the_same
     for step in stops:
         with stopping(step):
             assert pysft(*go)[0] == 130
-        assert os.listdir(tmp_path / "run" / "sft" / "checkpoints") == [str(step + 1)]
+        assert set(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == {str(s + 1) for s in stops if s <= step}
         assert [row["step"] for row in lines(tmp_path / "run")] == [0, *(s for s in KEPT if s <= step + 1)]
         go = ["train", "--resume", "--out", tmp_path / "run"]
     same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
@@ -376,7 +376,7 @@ def test_a_training_killed_while_it_measures_or_keeps_a_checkpoint_goes_on_from_
         patch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
         patch.setattr(recipe, name, cut)
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
-    assert os.listdir(tmp_path / "run" / "sft" / "checkpoints") == ["9"]
+    assert sorted(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == ["8", "9"]
     assert [row["step"] for row in lines(tmp_path / "run")] == ([0, 5] if name == "measure" else [0, 5, 10])
     same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
 

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import SMALL_RUN, in_process
 from pysft import cli, recipe, run
+from pysft.disk import alone
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, UsageError
 from pysft.nn import safetensors
 from pysft.nn.model import GPT, GPTConfig
@@ -21,6 +22,7 @@ from pysft.run import (Stage, append_log, cut_log, find_stage, load_checkpoint, 
 from pysft.text.dataset import read_corpus
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.training.loop import Outliers
 from pysft.training.stages import Settings, pretrain
 
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
@@ -248,12 +250,43 @@ def test_a_checkpoint_brings_back_weights_moments_and_step(tmp_path):
             assert np.array_equal(mine[name], theirs[name])
 
 
-def test_only_the_last_checkpoint_is_kept(tmp_path):
+def test_the_last_two_checkpoints_are_kept(tmp_path):
     model = model_of()
     adam = AdamW(model)
     for adam.steps in (5, 40, 300):
         save_checkpoint(tmp_path, model, adam)
-    assert os.listdir(tmp_path / "checkpoints") == ["300"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["300", "40"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 500), lambda path: path.write_bytes(b""), lambda path: path.unlink(),
+                                    lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!")], ids=["torn", "empty", "missing", "changed"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, damage):
+    model, said = model_of(), []
+    adam = AdamW(model)
+    for adam.steps in (5, 9):
+        model.params.flat[:] = adam.steps
+        last = save_checkpoint(tmp_path, model, adam) / "state.safetensors"
+    append_log(tmp_path, [{"step": n} for n in range(1, 10)])
+    damage(last)
+    fresh = AdamW(model_of())
+    assert load_checkpoint(tmp_path, fresh.model, fresh, said.append) and fresh.steps == 5
+    assert (fresh.model.params.flat == 5).all() and len((tmp_path / "log.jsonl").read_text().splitlines()) == 5
+    if last.exists():
+        assert len(said) == 1 and "\n" not in said[0] and str(last) in said[0] and "going back to the checkpoint of step 5" in said[0]
+
+
+@pytest.mark.parametrize("part, name", [("params", "weights"), ("m", "first moments"), ("v", "second moments")])
+def test_a_checkpoint_that_is_not_finite_is_never_written(tmp_path, part, name):
+    model = model_of()
+    adam = AdamW(model)
+    adam.steps = 5
+    save_checkpoint(tmp_path, model, adam)
+    adam.steps, arena = 6, model.params if part == "params" else getattr(adam, part)
+    arena.flat[3] = np.nan
+    with pytest.raises(Diverged, match=f"{name} are not finite after step 6"):
+        save_checkpoint(tmp_path, model, adam)
+    fresh = AdamW(model_of())
+    assert load_checkpoint(tmp_path, fresh.model, fresh) and fresh.steps == 5
 
 
 def test_the_old_checkpoint_stays_until_the_new_one_is_written(tmp_path, monkeypatch):
@@ -291,7 +324,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, change, metadata, named)
         load_checkpoint(tmp_path, model, adam)
     text = one_line(error)
     assert "state.safetensors" in text and named in text
-    os.truncate(path, 500)
+    os.truncate(path, 500)  # and there is none before it
     with pytest.raises(DataError, match="state.safetensors"):
         load_checkpoint(tmp_path, model, adam)
 
@@ -361,7 +394,7 @@ def test_checkpoints_along_the_way_survive_a_crash_and_change_nothing(tmp_path, 
         return PLAN.draw(step)
     with pytest.raises(RuntimeError):
         recipe.run_stage(fresh(tmp_path), dataclasses.replace(PLAN, draw=draw), SETTINGS, QUIET, False)
-    assert os.listdir(tmp_path / "base" / "checkpoints") == ["6"]
+    assert sorted(os.listdir(tmp_path / "base" / "checkpoints")) == ["5", "6"]
     stage, spy = fresh(tmp_path), KillAt(PLAN, None)
     recipe.run_stage(stage, spy.plan, SETTINGS, QUIET, True)
     assert spy.drawn == [6, 7, 8] and logged(stage.folder) == uninterrupted.log
@@ -409,6 +442,51 @@ def test_a_divergence_names_its_step_and_keeps_the_log(tmp_path):
     assert [r["step"] for r in logged(stage.folder)] == [1, 2, 3, 4]
     with pytest.raises(MissingInput):
         load_stage(tmp_path)
+
+
+def overflowing(stage, at):
+    """Its gradients overflow in these steps, counted from 1."""
+    backward, taken = stage.model.backward, iter(range(1, 10**6))
+
+    def overflow(*arguments):
+        backward(*arguments)
+        if next(taken) in at:
+            stage.model.grads["h0.fc.w"][0, 0] = np.nan
+    stage.model.backward = overflow
+    return stage
+
+
+def test_a_step_that_is_not_finite_leaves_its_batch_to_be_looked_at(tmp_path):
+    stage = overflowing(fresh(tmp_path), {3})
+    with pytest.raises(Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*not-finite-3.json\)") as error:
+        recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
+    assert "\n" not in str(error.value) and [r["step"] for r in logged(stage.folder)] == [1, 2]
+    kept = json.loads((stage.folder / "not-finite-3.json").read_text())
+    batch, = PLAN.draw(2)
+    assert kept["step"] == 3 and sum((s["tokens"] for s in kept["sequences"]), []) == batch.tokens.tolist()
+    assert all(s["text"] == stage.tokenizer.decode(s["tokens"]) and s["source"] == "base" for s in kept["sequences"])
+
+
+def test_steps_that_are_skipped_are_told_and_training_ends_at_the_same_step(tmp_path, capsys):
+    stage = overflowing(fresh(tmp_path), {3, 6})
+    recipe.run_stage(stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), recipe.Screen(False), False)
+    assert [r["step"] for r in logged(stage.folder)] == [1, 2, 4, 5, 7, 8, 9] and np.isfinite(stage.model.params.flat).all()
+    assert capsys.readouterr().out.count("base: skipped step") == 2
+    assert {p.name for p in stage.folder.glob("not-finite-*")} == {"not-finite-3.json", "not-finite-6.json"}
+
+
+def test_an_outlier_is_told_and_logged_and_the_same_after_resuming(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "Outliers", lambda: Outliers(window=4, least=2))
+    monkeypatch.setattr(Outliers, "limits", {"loss": 0.0, "norm": 0.0})  # whatever is above the median
+    whole = fresh(tmp_path / "whole")
+    recipe.run_stage(whole, PLAN, SETTINGS, recipe.Screen(False), False)
+    assert any("outliers" in row for row in logged(whole.folder)) and "spreads above the last hundred" in capsys.readouterr().out
+    for at in (2, 6):
+        with pytest.raises(recipe.Interrupted):
+            recipe.run_stage(fresh(tmp_path / str(at)), KillAt(PLAN, at).plan, SETTINGS, QUIET, False)
+        again = fresh(tmp_path / str(at))
+        recipe.run_stage(again, PLAN, SETTINGS, QUIET, True)
+        assert logged(again.folder) == logged(whole.folder)
 
 
 def test_a_log_line_has_step_losses_norm_rate_and_speed(uninterrupted, tmp_path):
@@ -564,6 +642,14 @@ def test_resuming_refuses_other_text_than_the_run_began_with(home, tmp_path, mon
     before = snapshot(tmp_path)
     code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
     assert code == 65 and name in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
+
+
+def test_a_second_training_in_a_folder_is_refused(home, tmp_path):
+    shutil.copytree(home.run, tmp_path / "run")
+    before = snapshot(tmp_path)
+    with alone(tmp_path / "run"):
+        code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
+    assert code == 2 and "another process" in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
 
 
 def test_resuming_a_finished_run_changes_no_weight(home, tmp_path):

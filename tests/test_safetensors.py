@@ -48,7 +48,40 @@ def test_the_data_starts_at_a_multiple_of_eight_as_the_format_asks(tmp_path):
     data = path.read_bytes()
     assert int.from_bytes(data[:8], "little") % 8 == 0
     table = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
-    assert table["a.w"] == entry("F32", (2, 3), (0, 24)) and "__metadata__" not in table
+    assert table["a.w"] == entry("F32", (2, 3), (0, 24)) and list(table["__metadata__"]) == ["sha256"]
+
+
+def test_any_changed_bit_of_the_data_is_named_by_its_tensor(tmp_path):
+    path = tmp_path / "m.safetensors"
+    safetensors.save(path, TENSORS)
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(start, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1:])
+        named = next(n for n, last in zip(TENSORS, np.cumsum([a.nbytes for a in TENSORS.values()])) if at - start < last)
+        with pytest.raises(DataError, match=f"checksum of '{named}'"):
+            safetensors.load(path)
+
+
+def test_metadata_has_a_checksum_and_one_may_be_asked_for(tmp_path):
+    path = tmp_path / "m.safetensors"
+    safetensors.save(path, TENSORS, {"steps": "7"})
+    assert safetensors.load(path, summed=True)[1] == {"steps": "7"}
+    path.write_bytes(path.read_bytes().replace(b'"steps":"7"', b'"steps":"3"'))
+    with pytest.raises(DataError, match="checksum of '__metadata__'"):
+        safetensors.load(path)
+    path.write_bytes(raw({"a": entry()}, bytes(8)))
+    assert list(safetensors.load(path)[0]) == ["a"]
+    with pytest.raises(DataError, match="no checksum"):
+        safetensors.load(path, summed=True)
+
+
+@pytest.mark.parametrize("sums", ["[]", "{", "3", '{"a": 3}'])
+def test_checksums_that_are_none_are_refused(tmp_path, sums):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(raw({"__metadata__": {"sha256": sums}, "a": entry()}, bytes(8)))
+    with pytest.raises(DataError, match="checksum"):
+        safetensors.load(path)
 
 
 def test_every_truncation_and_every_longer_file_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from pysft.nn.model import GPT, GPTConfig
 from pysft.nn.optim import AdamW, clip
 from pysft.rng import rng
 from pysft.text.dataset import BASE, CONVERSATION, Batch, Example, prepare_sft_example
-from pysft.training.loop import schedule, train, train_step
+from pysft.training.loop import SKIPS, Outliers, schedule, train, train_step
 from pysft.training.objectives import sft
 from pysft.training.stages import PRESETS, Settings, by_tokens, finetune, pretrain, resolve, widths
 
@@ -512,3 +512,71 @@ def test_micro_batches_as_a_setting_split_the_same_step():
         assert len(one) == 1 and len(many) == 2
         assert np.array_equal(one[0].tokens, np.concatenate([b.tokens for b in many]))
         assert max(len(b.tokens) for b in many) <= make(split).rows
+
+
+# ------------------------------------------------------------------------- what is not finite or odd
+
+def poisoned(monkeypatch, model, steps, name="h0.ln2.b"):
+    """The gradient of a tensor is not finite in these steps, counted from 0."""
+    backward, taken = model.backward, iter(range(10**6))
+
+    def overflow(*arguments):
+        backward(*arguments)
+        if next(taken) in steps:
+            model.grads[name].flat[1] = np.inf
+    monkeypatch.setattr(model, "backward", overflow)
+
+
+def test_a_divergence_names_the_tensor_and_holds_the_batch(monkeypatch):
+    model, batch = model_of(), batch_of()
+    poisoned(monkeypatch, model, {0})
+    with pytest.raises(Diverged, match="step 1: the gradient's norm is inf, first in the gradient of 'h0.ln2.b'") as error:
+        train_step(model, AdamW(model), [batch], sft, 1e-3)
+    assert error.value.batches == [batch] and not error.value.lasting
+    model.params["lnf.w"][0] = np.nan
+    with pytest.raises(Diverged, match="the loss is nan, weight 'lnf.w' is not finite") as error:
+        train_step(model, AdamW(model), [batch], sft, 1e-3)
+    assert error.value.lasting
+
+
+def test_a_step_that_is_skipped_changes_nothing_and_the_others_go_on(monkeypatch):
+    model, told = model_of(), []
+    adam = AdamW(model)
+    poisoned(monkeypatch, model, {1})
+    reports = train(model, adam, lambda step: [batch_of(seed=step)], sft, lambda step: 1e-3, 4, skip=told.append)
+    assert next(reports).step == 1
+    before = [a.flat.copy() for a in (model.params, adam.m, adam.v)]
+    backward = model.backward
+
+    def seen(*arguments):
+        if adam.steps == 2:
+            assert all(np.array_equal(a.flat, b) for a, b in zip((model.params, adam.m, adam.v), before))
+        backward(*arguments)
+    monkeypatch.setattr(model, "backward", seen)
+    assert [r.step for r in reports] == [3, 4] and len(told) == 1 and "step 2:" in str(told[0])
+
+
+def test_a_bad_weight_or_too_many_steps_in_a_row_are_not_skipped(monkeypatch):
+    model, told = model_of(), []
+    poisoned(monkeypatch, model, set(range(100)))
+    with pytest.raises(Diverged, match=f"step {SKIPS + 1}:"):
+        list(train(model, AdamW(model), lambda step: [batch_of()], sft, lambda step: 1e-3, 99, skip=told.append))
+    assert len(told) == SKIPS
+    model = model_of()
+    model.params["wte"][:] = np.nan
+    with pytest.raises(Diverged, match="step 1:"):
+        list(train(model, AdamW(model), lambda step: [batch_of()], sft, lambda step: 1e-3, 9, skip=told.append))
+    assert len(told) == SKIPS
+
+
+def test_an_outlier_is_far_above_the_last_hundred_and_a_trend_is_none():
+    g = np.random.default_rng(0)
+    outliers = Outliers()
+    for i in range(400):  # falling, and noisy
+        assert outliers(loss=3 - i / 400 + 0.05 * g.standard_normal(), norm=float(np.exp(0.5 * g.standard_normal()))) == {}
+    found = outliers(loss=4.0, norm=1.0)
+    assert found.keys() == {"loss"} and 15 < found["loss"] < 60
+    assert outliers(loss=2.0, norm=1e9).keys() == {"norm"} and outliers(loss=0.1, norm=0.0) == {}  # below is none
+    still = Outliers()
+    assert [still(loss=1.0, norm=1.0) for _ in range(40)] == [{}] * 40 and still(loss=1.1, norm=1.0) == {"loss": pytest.approx(100)}
+    assert Outliers()(loss=1e30, norm=1e30) == {}  # nothing to compare with yet

@@ -245,8 +245,8 @@ class Lab:
 
 
 def _chosen(settings: Settings) -> dict:
-    """Of the settings those that can matter here: the lab makes its own examples, so not the data's."""
-    return {k: v for k, v in asdict(settings).items() if k != "transcripts"}
+    """Of the settings those that can matter here: the lab makes its own examples, so not the data's, and never skips."""
+    return {k: v for k, v in asdict(settings).items() if k not in ("transcripts", "on_nan")}
 
 
 def moved(start: dict, params, old_vocab: int) -> dict[str, float]:

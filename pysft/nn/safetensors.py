@@ -4,40 +4,42 @@ https://huggingface.co/docs/safetensors describes it. This reader is stricter th
 every byte of the file must belong to exactly one tensor, and every size is checked against the
 file's before anything is allocated. Nothing in such a file can run code."""
 
+import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
+from pysft import disk
 from pysft.errors import DataError, MissingInput
 
 DTYPES = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
 NAMES = {np.dtype(t): name for name, t in DTYPES.items()}
+METADATA = "__metadata__"
 HEADER_LIMIT = 16 << 20  # bytes
 
 
 def save(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to path: beside it first, then renamed onto it, so that a reader sees the old
-    file or the new one and never a piece."""
-    table, offset = {}, 0
-    if metadata:
-        table["__metadata__"] = metadata
-    for name, a in tensors.items():
+    """Write tensors to path, with a checksum of each and of the metadata; a crash leaves the old file or the new one
+    (pysft/disk.py)."""
+    arrays, metadata = {name: np.asarray(a, order="C") for name, a in tensors.items()}, metadata or {}
+    sums = {name: _sha256(a.data) for name, a in arrays.items()} | {METADATA: _sha256(_told(metadata))}
+    table, offset = {METADATA: {**metadata, "sha256": json.dumps(sums)}}, 0
+    for name, a in arrays.items():
         table[name] = {"dtype": NAMES[a.dtype], "shape": list(a.shape),
                        "data_offsets": [offset, offset + a.nbytes]}
         offset += a.nbytes
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as f:
-        f.write(len(header).to_bytes(8, "little") + header)
-        for a in tensors.values():
-            f.write(np.ascontiguousarray(a).data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    disk.replace(Path(path), [len(header).to_bytes(8, "little") + header, *(a.data for a in arrays.values())])
+
+
+def _sha256(data) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _told(metadata: dict[str, str]) -> bytes:
+    return json.dumps(metadata, sort_keys=True).encode()
 
 
 def _no_twins(pairs):
@@ -47,8 +49,9 @@ def _no_twins(pairs):
     return found
 
 
-def load(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(tensors, metadata) of a file, or a DataError that says what is wrong with it."""
+def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors, metadata) of a file, or a DataError that says what is wrong with it. Checksums are checked where there are
+    some; summed: there must be."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -60,7 +63,7 @@ def load(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                                 f"header would take {length + 8})")
             header = f.read(length)
             table = _table(path, header)
-            metadata = table.pop("__metadata__", {})
+            metadata = table.pop(METADATA, {})
             if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
                 raise DataError(f"{path}: its metadata is no table of texts")
             spans = sorted((_entry(path, name, entry), name) for name, entry in table.items())
@@ -80,14 +83,25 @@ def load(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) != end:
         raise DataError(f"{path}: cut short while it was read")
-    return {name: np.frombuffer(data[first:last], dtype).reshape(shape)
-            for (first, last, dtype, shape), name in
-            ((_plain(entry), name) for entry, name in spans)}, metadata
+    sums, whole = _sums(path, metadata), memoryview(data)
+    pieces = {METADATA: _told(metadata)} | {name: whole[first:last] for (first, last, _, _), name in spans}
+    for name, piece in pieces.items():
+        if name not in sums and summed:
+            raise DataError(f"{path}: no checksum of {name!r}; the file is damaged, or of another program")
+        if name in sums and _sha256(piece) != sums[name]:
+            raise DataError(f"{path}: the checksum of {name!r} does not match; the file is damaged")
+    return {name: np.frombuffer(whole[first:last], DTYPES[dtype]).reshape(shape) for (first, last, dtype, shape), name in spans}, metadata
 
 
-def _plain(entry):
-    first, last, dtype, shape = entry
-    return first, last, DTYPES[dtype], shape
+def _sums(path, metadata) -> dict[str, str]:
+    """The checksums that the metadata holds; taken out of it. Files of other programs have none."""
+    try:
+        sums = json.loads(metadata.pop("sha256", "{}"))
+    except (ValueError, RecursionError):
+        sums = None
+    if not isinstance(sums, dict):
+        raise DataError(f"{path}: its checksums are no table; the file is damaged")
+    return sums
 
 
 def _table(path, header):

@@ -64,6 +64,7 @@ class Settings:
     sft_decay: float = 0.3
     decay_all: bool = False
     clip: float = 1.0
+    on_nan: str = "abort"  # or "skip": what becomes of a step whose loss or gradient is not finite
     micro_batches: int = 1  # pieces of a step, one after the other: less memory, the same update
     # LoRA: the adapters' rank (0: all weights are trained), the matrices of a block that have one, alpha (0: twice the rank)
     lora_rank: int = 0
@@ -117,7 +118,7 @@ class Settings:
                 raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
         for name, kinds in (("base_schedule", SCHEDULES), ("sft_schedule", SCHEDULES),
                             ("new_rows", ("random", "mean")), ("grade", GRADES), ("too_long", ("refuse", "drop")),
-                            ("unknown", ("refuse", "replace", "grow")),
+                            ("unknown", ("refuse", "replace", "grow")), ("on_nan", ("abort", "skip")),
                             ("data", ("pairs", "conversations", "conversations+pairs"))):
             if getattr(self, name) not in kinds:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(kinds)}")

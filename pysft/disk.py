@@ -1,0 +1,78 @@
+"""Files that a crash leaves whole. What is replaced is the old file or the new one and never a piece, also where the power
+went; and a folder that one process works in is closed to a second."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pysft.errors import UsageError
+
+
+def replace(path: Path, pieces: Iterable) -> None:
+    """Write the pieces (bytes or arrays) to path: to a file beside it, that to the disk, then its name onto path's, then the
+    folder to the disk. An OSError, of a full disk say, leaves the old file, and no other."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same
+    try:
+        with open(temporary, "wb") as f:
+            for piece in pieces:
+                f.write(piece)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def append(path: Path, text: str) -> None:
+    """Add whole lines to a file, and that to the disk."""
+    new = not path.exists()
+    with open(path, "a", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    if new:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk (where the system can: not on Windows)."""
+    if hasattr(os, "O_DIRECTORY"):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each brought to the disk."""
+    for part in reversed([folder, *folder.parents]):
+        if not part.is_dir():
+            part.mkdir(exist_ok=True)
+            sync_folder(part.parent)
+
+
+@contextlib.contextmanager
+def alone(folder: Path):
+    """Inside `with`, no other process may enter the same; it is refused. The system lets go of the lock when its process
+    ends, however it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is training in it; wait until it has finished, or stop it") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(number)
