@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 SOURCES := $(wildcard csrc/*) pysft/nn/_build.py setup.py pyproject.toml
 
-.PHONY: help train figures lab test test-torch test-isa test-wheel build gradcheck bench debug clean check
+.PHONY: help train figures lab test test-torch test-isa test-wheel torture asan tsan build gradcheck bench debug clean check
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
 	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
+	@echo "make torture    trainings killed and checkpoints damaged at random, hostile messages;  make asan, make tsan: the C part under sanitizers"
 	@echo "make gradcheck  every derivative against finite differences"
 	@echo "make bench      how fast kernels and steps are, in short (under 5 minutes; with PyTorch, where installed)"
 	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
@@ -46,6 +47,35 @@ test-isa: build
 	@for isa in $$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)'); do echo "PYSFT_ISA=$$isa"; \
 	PYSFT_ISA=$$isa $(PY) -m pytest tests/test_model.py tests/test_decode.py tests/test_training.py tests/test_generate.py \
 	tests/test_evaluate.py tests/test_run.py tests/test_cli.py $(ARGS) || exit 1; done
+
+# What takes too long for every day: trainings killed, checkpoints damaged, hostile messages by the ten thousand.
+torture: build
+	$(PY) tests/torture.py 200
+	$(PY) tests/mutate.py 100000
+	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
+
+# The C part under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy, so that the fast build stays. First the
+# control: a kernel that is told of one element too many must be caught.
+ASAN = LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+asan: build
+	@test -f "$$($(CC) -print-file-name=libasan.so)" || { echo "pysft: $(CC) has no AddressSanitizer; install it (apt-get install libasan8 for gcc 12)" >&2; exit 1; }
+	rm -rf build/asan && mkdir -p build/asan && cp -r csrc pysft tests setup.py pyproject.toml README.md LICENSE build/asan && rm -f build/asan/pysft/nn/*.so
+	cd build/asan && PYSFT_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace
+	cd build/asan && ! $(ASAN) PYTHONPATH=. ../../$(PY) tests/guarded.py overrun 2>&1 | grep -q "nothing was touched" && echo "control: the planted overrun was caught"
+	cd build/asan && for isa in $$(../../$(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)'); do echo "PYSFT_ISA=$$isa"; \
+	PYSFT_ISA=$$isa $(ASAN) ../../$(PY) -m pytest -q tests/test_kernels.py tests/test_gate.py tests/test_decode.py tests/test_model.py || exit 1; done
+
+# Data races, on a small driver in C: clang's ThreadSanitizer, told by Archer what OpenMP's barriers mean (gcc's is not, and
+# would report every one of them). First the control: a planted race must be found.
+CLANG ?= clang
+tsan:
+	@command -v $(CLANG) >/dev/null || { echo "pysft: no $(CLANG); install it (apt-get install clang libomp-dev)" >&2; exit 1; }
+	@mkdir -p build/tsan; for precision in "" -DPYSFT_F64; do for plant in -DPLANT ""; do \
+	$(CLANG) -std=gnu11 -O1 -g -march=native -fopenmp -fsanitize=thread -Wno-psabi -Icsrc $$precision $$plant csrc/*.c tests/races.c -lm -o build/tsan/races || exit 1; \
+	TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66" OMP_TOOL_LIBRARIES="$$($(CLANG) -print-resource-dir)/../../libarcher.so" \
+	build/tsan/races > build/tsan/log 2>&1; code=$$?; \
+	if [ -n "$$plant" ]; then [ $$code = 66 ] && echo "control: the planted race was found" || { cat build/tsan/log; echo "pysft: the planted race was not found" >&2; exit 1; }; \
+	else [ $$code = 0 ] && tail -1 build/tsan/log || { cat build/tsan/log; exit 1; }; fi; done; done
 
 PYTHONS ?= $(foreach n,11 12 13 14 15,$(shell for p in python3.$(n) $$HOME/.pyenv/versions/3.$(n).*/bin/python; do command -v $$p >/dev/null 2>&1 && $$p -c 'import venv, ensurepip' 2>/dev/null && echo $$p && break; done))
 test-wheel: build

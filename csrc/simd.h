@@ -111,8 +111,18 @@ INLINE ivec lane_numbers(void) {
     memcpy(&x, number, sizeof x);
     return x;
 }
+/* Lane i of the result is lane from[i] of a and b side by side. */
+#ifdef __clang__ /* which has no such thing for lane numbers in a vector */
+INLINE vec shuffle(vec a, vec b, ivec from) {
+    vec x;
+    UNROLL for (int l = 0; l < VL; l++) x[l] = from[l] < VL ? a[from[l]] : b[from[l] - VL];
+    return x;
+}
+#else
+#define shuffle __builtin_shuffle
+#endif
 /* Lane i of the result is lane i ^ half of x. */
-INLINE vec swap_lanes(vec x, const int half) { return __builtin_shuffle(x, lane_numbers() ^ half); }
+INLINE vec swap_lanes(vec x, const int half) { return shuffle(x, x, lane_numbers() ^ half); }
 
 /* Horizontal sum and maximum, by halves: a fixed tree. */
 INLINE real sum_lanes(vec x) {
@@ -132,8 +142,8 @@ INLINE void transpose(vec x[VL]) {
         UNROLL for (int i = 0; i < VL; i++) {
             if (i & h) continue;
             vec a = x[i], b = x[i + h];
-            x[i] = __builtin_shuffle(a, b, lane + (far & (VL - h)));
-            x[i + h] = __builtin_shuffle(a, b, lane + h + (far & (VL - h)));
+            x[i] = shuffle(a, b, lane + (far & (VL - h)));
+            x[i + h] = shuffle(a, b, lane + h + (far & (VL - h)));
         }
     }
 }

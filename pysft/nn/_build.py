@@ -17,6 +17,10 @@ FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-con
          "-fopenmp", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi"]
 if os.environ.get("PYSFT_DEBUG"):  # make debug
     FLAGS = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer"]
+LINK = ["-fopenmp"]
+if os.environ.get("PYSFT_SANITIZE"):  # make asan
+    SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    FLAGS, LINK = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer", *SANITIZE], [*LINK, *SANITIZE]
 
 PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
 
@@ -84,7 +88,7 @@ def builder(isa: str):
     ffi.cdef(declared + ABOUT)
     ffi.set_source(
         f"pysft.nn._c_{isa}", "#include <stdint.h>\n" + declared + ABOUT_C % source_hash(),
-        extra_compile_args=FLAGS, extra_link_args=["-fopenmp"], libraries=["m"],
+        extra_compile_args=FLAGS, extra_link_args=LINK, libraries=["m"],
         depends=[str(p.relative_to(CSRC.parent)) for p in sorted(CSRC.glob("*"))])
     return ffi
 

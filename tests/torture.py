@@ -1,0 +1,114 @@
+"""Kill a training at random moments, again and again, and see that each resumed run ends with the bytes of one that nobody
+killed. A checkpoint is written after every step.
+
+    python tests/torture.py [KILLS (200)] [SEED (0)]"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CHILD = ("import sys; from pysft import cli, recipe; recipe.CHECKPOINT_SECONDS = 0; print('begun', flush=True); "
+         "sys.exit(cli.main(sys.argv[1:]))")
+SETTINGS = """context = 64
+layers = 1
+heads = 2
+channels = 16
+base_steps = 30
+base_windows = [[32, 4]]
+base_warmup = 2
+sft_steps = 30
+sft_tokens = 192
+sft_windows = [[32, 2]]
+sft_warmup = 2
+checkpoint_every = "10"
+"""
+
+
+def material(folder):
+    """Settings, a corpus and conversations; the command's part that names them."""
+    sys.path.insert(0, str(ROOT))
+    from pysft.text.dataset import read_corpus
+    (folder / "small.toml").write_text(SETTINGS)
+    (folder / "corpus.txt").write_text(read_corpus("plays")[:8000])
+    rows = [{"prompt": f"{verb} the {s}", "completion": f"The {s} is fair."} for verb in ("Praise", "Show", "Sing of")
+            for s in ("king", "rose", "crown", "ship", "night", "sword", "moon", "song")]
+    (folder / "talk.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return ["--config", folder / "small.toml", "--corpus", folder / "corpus.txt", "--data", folder / "talk.jsonl"]
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def kept(run):
+    """What must be the same, timings aside: {file: content}."""
+    found = {p.relative_to(run).as_posix(): p.read_bytes() for p in run.rglob("*.safetensors")}
+    for path in [*run.rglob("log.jsonl"), *run.rglob("measurements.jsonl")]:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.relative_to(run).as_posix()] = [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_s")} for row in rows]
+    return found
+
+
+def newest(run):
+    """The last checkpoint whose name was there when the run was killed, of the stage it was in: (stage, step)."""
+    for stage in ("sft", "base"):
+        steps = [int(p.parent.name) for p in (run / stage / "checkpoints").glob("*/state.safetensors")]
+        if steps and not (run / stage / "model.safetensors").is_file():
+            return stage, max(steps)
+    return None
+
+
+def main(kills=200, seed=0):
+    dice, began = random.Random(seed), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        command = ["train", *material(home)]
+        child = start(*command, "--out", home / "whole")
+        child.stdout.readline()
+        at = time.monotonic()
+        said = child.communicate()[0]
+        long = time.monotonic() - at
+        assert child.returncode == 0, said
+        whole = kept(home / "whole")
+        done, runs, torn, lost, wrong = 0, 0, 0, 0, 0
+        while done < kills:
+            runs, run, expected = runs + 1, home / f"run{runs}", None
+            resumed = False
+            while True:
+                if not (run / "run.json").is_file():
+                    shutil.rmtree(run, ignore_errors=True)
+                    resumed, expected = False, None
+                child = start(*(["train", "--resume"] if resumed else command), "--out", run)
+                child.stdout.readline()
+                try:
+                    said = child.communicate(timeout=dice.uniform(0, long) if done < kills else None)[0]
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    said, done = child.communicate()[0], done + 1
+                torn += said.count("going back to the checkpoint")
+                if expected is not None:
+                    stage, step = expected
+                    after = [int(line.rpartition(" ")[2].replace(",", "")) for line in said.splitlines()
+                             if line.startswith(f"{stage}: going on after step")]
+                    lost += bool(after) and after[0] < step
+                if child.returncode == 0:
+                    break
+                assert child.returncode == -9, said
+                expected, resumed = newest(run), True
+            wrong += kept(run) != whole
+            shutil.rmtree(run)
+        print(f"{done} kills in {runs} runs, {time.monotonic() - began:.0f} s: {torn} torn checkpoints, {lost} lost, "
+              f"{wrong} runs that ended with other bytes", flush=True)
+        return bool(torn or lost or wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))
