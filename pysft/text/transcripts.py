@@ -136,7 +136,7 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.
     if way < 0.9:  # the same first name, or the same last
         theirs = other.title.split()
         if len(own) == len(theirs):
-            at = 0 if g.random() < 0.7 else len(own) - 1  # the beginning alone is the harder to tell
+            at = 0 if g.random() < 0.3 else len(own) - 1  # behind the name, where it is told, the beginning is far away
             theirs[at] = own[at]
         else:
             theirs = [*theirs[:-1], own[-1]]

@@ -78,7 +78,7 @@ class Settings:
             raise UsageError(f"made transcripts of tool use take a context of 256, and this one is {self.context}: choose the preset "
                              "tiny, mini or small, or set context = 256")
         if self.transcripts and self.data == "pairs":
-            raise UsageError('made transcripts of tool use are mixed with conversations: set data = "conversations+pairs"')
+            raise UsageError('made transcripts of tool use are mixed with conversations: set data = "conversations"')
         for f in dataclasses.fields(self):
             value, number = getattr(self, f.name), f"{f.name} = {getattr(self, f.name)!r}"
             if f.name.endswith("_windows"):
@@ -163,8 +163,8 @@ PRESETS = {
 
 
 # What `train --data tools` puts upon any preset. Copying is learnt by steps rather than by rows, hence the small ones.
-TOOLS = {"data": "conversations+pairs", "transcripts": 60000, "mix": (1.0, 3.0), "sft_steps": 42000, "sft_tokens": 1700, "sft_pairs": 1, "sft_windows": ((256, 2),),
-         "sft_lr": 2.5e-3, "sft_decay": 0.1}
+TOOLS = {"data": "conversations", "transcripts": 60000, "mix": (1.0, 3.0), "sft_steps": 34000, "sft_tokens": 1700,
+         "sft_windows": ((256, 2),), "sft_lr": 2.5e-3, "sft_decay": 0.1}
 
 
 def resolve(preset: str | None = None, file: str | None = None, upon: dict | None = None, **flags) -> Settings:
