@@ -2,6 +2,7 @@
 went; and a folder that one process works in is closed to a second."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,6 +45,9 @@ def sync_folder(folder: Path) -> None:
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(number)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # a file system that knows no such thing
+                raise
         finally:
             os.close(number)
 

@@ -281,21 +281,22 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
             for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip,
                                    skip if settings.on_nan == "skip" else None):
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
-                lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr,
-                              "graded_tokens": r.graded, "tokens": r.tokens, "seconds": round(r.seconds, 6),
-                              "tokens_per_s": round(r.tokens / r.seconds)})
-                if odd := outliers(loss=r.loss, norm=r.norm):
-                    lines[-1]["outliers"] = {name: round(score, 1) for name, score in odd.items()}
-                    screen.say(f"{stage.name}: step {r.step:,}: " + " and ".join(
-                        f"a {name} of {getattr(r, name):.3g}, {score:.0f} spreads above the last hundred"
-                        for name, score in odd.items()))
-                recent = [*recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
+                if not r.skipped:
+                    lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr,
+                                  "graded_tokens": r.graded, "tokens": r.tokens, "seconds": round(r.seconds, 6),
+                                  "tokens_per_s": round(r.tokens / r.seconds)})
+                    if odd := outliers(loss=r.loss, norm=r.norm):
+                        lines[-1]["outliers"] = {name: round(score, 1) for name, score in odd.items()}
+                        screen.say(f"{stage.name}: step {r.step:,}: " + " and ".join(
+                            f"a {name} of {getattr(r, name):.3g}, {score:.0f} spreads above the last hundred"
+                            for name, score in odd.items()))
+                    recent = [*recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
+                    since.append(recent[-1])
                 left = (plan.steps - r.step) * seconds / (r.step - first)
-                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {np.mean(recent):.3f}  "
+                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {np.mean(recent or [np.nan]):.3f}  "
                                 f"{tokens / seconds:,.0f} tokens/s  {_clock(left)} left", r.step == plan.steps)
-                since.append(recent[-1])
                 if r.step in at:
-                    watch(r.step, float(np.mean(since)))
+                    watch(r.step, float(np.mean(since)) if since else None)
                     since = []
                 if signals.caught is not None:
                     flush()
@@ -309,6 +310,8 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                     save_checkpoint(folder, model, adam)
                     saved = time.monotonic()
         except Diverged as error:
+            if not error.batches:  # no step's: what was to be written was not finite
+                raise
             raise Diverged(f"{error} (its batch: {keep_batch(folder, adam.steps + 1, error, stage.tokenizer)})") from None
         finally:
             flush()
@@ -449,6 +452,7 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     """The base stage of a run, trained now (or found finished there), and its figures."""
     target = folder / "base"
     if resume and (target / "model.safetensors").is_file():
+        drop_checkpoints(target)
         return load_stage(target, ops), read_json(target / "report.json")
     config, plan = _base_plan(settings, material)
     params = _announce(screen, "base", config)
@@ -534,6 +538,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         if resume and (tuned.folder / "model.safetensors").is_file():
             tuned = load_stage(tuned.folder, ops)
             model = tuned.model
+            drop_checkpoints(tuned.folder)
         else:
             make_folder(tuned.folder)
             write_json(tuned.folder / "data.json", _data(material, plan, mask, turns))

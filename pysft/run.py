@@ -99,7 +99,7 @@ def new_run(out: str | None, preset: str) -> Path:
             n += 1
             folder = Path("runs") / f"{preset}-{n}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another with --out") from None
     return folder
@@ -263,10 +263,16 @@ def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
     disk.make_folder(target)
     safetensors.save(target / "state.safetensors", {f"{part}.{name}": a for part, arena in parts for name, a in arena.items()},
                      {"steps": str(adam.steps)})
-    for old in sorted((folder / "checkpoints").iterdir(), key=_number)[:-KEPT]:
-        if old != target:
+    kept = _whole(folder)[-KEPT:]
+    for old in (folder / "checkpoints").iterdir():
+        if old not in kept and 0 <= _number(old) < adam.steps:
             shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _whole(folder: Path) -> list[Path]:
+    """A stage's checkpoints that were written to their end, oldest first."""
+    return sorted((p for p in (folder / "checkpoints").glob("*") if _number(p) >= 0 and (p / "state.safetensors").is_file()), key=_number)
 
 
 def _number(path: Path) -> int:
@@ -275,11 +281,10 @@ def _number(path: Path) -> int:
 
 def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bool:
     """Go back to the stage's checkpoint, if it has one: True if so. A damaged one is told (say), and the one before it is
-    taken; if none is whole, the last one's error is raised."""
-    found = [path for path in sorted((folder / "checkpoints").glob("*"), key=_number, reverse=True)
-             if (path / "state.safetensors").is_file()]
+    taken; if none is whole, the last one's error is raised. What lies beyond the one that is taken is put aside, named
+    STEP.damaged: from now on it would belong to another history than the log."""
     errors = []
-    for path in found:
+    for path in reversed(_whole(folder)):
         try:
             adam.steps = _load_state(path / "state.safetensors", model, adam)
         except DataError as error:
@@ -287,6 +292,9 @@ def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bo
             continue
         for error in errors:
             say(f"{error}; going back to the checkpoint of step {adam.steps:,}")
+        for beyond in [p for p in (folder / "checkpoints").iterdir() if _number(p) > adam.steps]:
+            shutil.rmtree(beyond.with_name(f"{beyond.name}.damaged"), ignore_errors=True)
+            beyond.rename(beyond.with_name(f"{beyond.name}.damaged"))
         cut_log(folder, adam.steps)
         return True
     if errors:

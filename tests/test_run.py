@@ -475,6 +475,46 @@ def test_steps_that_are_skipped_are_told_and_training_ends_at_the_same_step(tmp_
     assert {p.name for p in stage.folder.glob("not-finite-*")} == {"not-finite-3.json", "not-finite-6.json"}
 
 
+def test_a_skipped_step_is_measured_and_interrupted_like_any_other(tmp_path):
+    stage, seen = overflowing(fresh(tmp_path), {5, 9}), []
+    recipe.run_stage(stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), QUIET, False, at=[5, 6, 9],
+                     watch=lambda step, loss: seen.append((step, loss)))
+    losses = {row["step"]: row["loss"] for row in logged(stage.folder)}
+    assert [s for s, _ in seen] == [0, 5, 6, 9] and seen[1][1] == pytest.approx(np.mean([losses[n] for n in (1, 2, 3, 4)]))
+    assert seen[2][1] == pytest.approx(losses[6]) and seen[3][1] == pytest.approx(np.mean([losses[7], losses[8]]))
+    stage = overflowing(fresh(tmp_path / "again"), {4})
+    with pytest.raises(recipe.Interrupted, match="after step 4"):
+        recipe.run_stage(stage, KillAt(PLAN, 3).plan, dataclasses.replace(SETTINGS, on_nan="skip"), QUIET, False)
+
+
+def test_after_a_crash_in_a_save_two_whole_checkpoints_are_kept_again(tmp_path):
+    model = model_of()
+    adam = AdamW(model)
+    for adam.steps in (5, 9):
+        save_checkpoint(tmp_path, model, adam)
+    (tmp_path / "checkpoints" / "12").mkdir()  # killed before its file was there
+    assert load_checkpoint(tmp_path, model, adam) and adam.steps == 9
+    adam.steps = 11
+    save_checkpoint(tmp_path, model, adam)
+    assert {"9", "11"} <= set(os.listdir(tmp_path / "checkpoints")) and "5" not in os.listdir(tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_that_was_passed_over_never_comes_back(tmp_path):
+    model = model_of()
+    adam = AdamW(model)
+    for adam.steps in (5, 9):
+        model.params.flat[:] = adam.steps
+        last = save_checkpoint(tmp_path, model, adam) / "state.safetensors"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:100])
+    assert load_checkpoint(tmp_path, model, adam) and adam.steps == 5
+    adam.steps = 7
+    save_checkpoint(tmp_path, model, adam)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["5", "7", "9.damaged"]
+    (tmp_path / "checkpoints" / "9.damaged" / "state.safetensors").write_bytes(whole)
+    assert load_checkpoint(tmp_path, model, adam) and adam.steps == 7
+
+
 def test_an_outlier_is_told_and_logged_and_the_same_after_resuming(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recipe, "Outliers", lambda: Outliers(window=4, least=2))
     monkeypatch.setattr(Outliers, "limits", {"loss": 0.0, "norm": 0.0})  # whatever is above the median

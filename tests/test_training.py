@@ -553,7 +553,7 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_others_go_on(monkeypatch
             assert all(np.array_equal(a.flat, b) for a, b in zip((model.params, adam.m, adam.v), before))
         backward(*arguments)
     monkeypatch.setattr(model, "backward", seen)
-    assert [r.step for r in reports] == [3, 4] and len(told) == 1 and "step 2:" in str(told[0])
+    assert [(r.step, r.skipped) for r in reports] == [(2, True), (3, False), (4, False)] and len(told) == 1 and "step 2:" in str(told[0])
 
 
 def test_a_bad_weight_or_too_many_steps_in_a_row_are_not_skipped(monkeypatch):

@@ -16,7 +16,7 @@ from pysft.nn.optim import AdamW, clip
 @dataclass
 class Report:
     """One step: loss in nats per graded token (by source: `losses`), the gradient's norm before
-    clipping, the learning rate, graded and all tokens, seconds."""
+    clipping, the learning rate, graded and all tokens, seconds. skipped: a step that was not finite and left out."""
     step: int
     loss: float
     losses: dict[str, float]
@@ -25,6 +25,7 @@ class Report:
     graded: int
     tokens: int
     seconds: float = 0.0
+    skipped: bool = False
 
 
 def schedule(step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant",
@@ -128,7 +129,8 @@ def train(model, adam: AdamW, draw: Callable[[int], list], objective, rate: Call
                 raise
             skip(error)
             adam.steps += 1
-            continue
-        skipped = 0
+            report = Report(adam.steps, math.nan, {}, math.nan, rate(step), 0, sum(len(b.tokens) for b in error.batches), skipped=True)
+        else:
+            skipped = 0
         report.seconds = time.perf_counter() - start
         yield report
