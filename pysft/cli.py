@@ -314,7 +314,10 @@ def _train(args):
     from pysft.training.stages import TOOLS
 
     upon = None
-    if args.data == ["tools"] and not args.resume:
+    if args.data and "tools" in args.data and not args.resume:
+        if len(args.data) > 1:
+            raise UsageError("--data tools stands alone: made transcripts are mixed with the shipped conversations only (a file of that "
+                             "name is ./tools)")
         args.data, upon = None, TOOLS
     if args.lora_matrices and not args.lora:
         raise UsageError("--lora-matrices says where adapters go; give their rank too: --lora RANK")

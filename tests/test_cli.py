@@ -359,6 +359,8 @@ def test_tool_use_is_trained_measured_and_answered_from_documents(desk, monkeypa
     for docs, said in ((["nothing.jsonl"], "nothing.jsonl"), (["small.toml"], "small.toml")):
         refused = pysft("chat", run, "--docs", *docs, "-p", "Hi")
         assert refused.code in (65, 66) and said in refused.err and refused.err.count("\n") == 1
+    refused = pysft("train", "--data", "tools", "facts.jsonl")
+    assert refused.code == 2 and "stands alone" in refused.err and refused.err.count("\n") == 1
     refused = pysft("train", "--data", "tools", "--preset", "seed")  # whose context is 64
     assert refused.code != 0 and "context" in refused.err and refused.err.count("\n") == 1
     assert not (desk.path / "runs" / "tools-2").exists()

@@ -13,7 +13,7 @@ from pysft.inference.session import Session
 HELP = """/help            this
 /clear           forget the conversation
 /undo            forget the last exchange
-/save FILE       write the conversation as JSON lines, which train and audit can read
+/save FILE       write what is still remembered of the conversation as JSON lines, which train and audit can read
 /tokens          show of each token of the next replies how likely it was, and what else was; again: no more
 /quit, Ctrl-D    leave; Ctrl-C stops a reply, which is then not kept"""
 DIM, PLAIN, BOLD = "\x1b[2m", "\x1b[0m", "\x1b[1m"

@@ -1,7 +1,8 @@
 """Tools that a reply may call: a full-text search, and arithmetic. Each takes the text of the call and gives the text of
 the result; neither can run what it is given.
 
-A new tool is one function and one row of tools(), named after the part of the template whose tokens mark its calls:
+A new tool is one function and a row of tools(), named as in its row of _TOOLS in text/template.py, which gives its calls their
+tokens; and conversations that call it, for a model to learn it from:
 
     def backwards(call: str) -> str:
         return call[::-1]
