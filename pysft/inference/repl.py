@@ -86,7 +86,8 @@ class Talk:
                 f.write(json.dumps({"messages": self.session.messages}, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UsageError(f"/save {name}: cannot be written ({error.strerror}); choose another place") from None
-        self.say(f"(saved: {len(self.session.messages) // 2} exchanges, appended to {name})")
+        count = len(self.session.messages) // 2
+        self.say(f"(saved: {count} exchange{'s' * (count > 1)}, appended to {name})")
 
     def answer(self, text: str) -> None:
         """One exchange, shown as it comes."""
