@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -752,13 +753,18 @@ def test_a_poisoned_base_is_refused(home, desk):
     assert result.code == 65 and "'wte'" in result.err and "not finite" in result.err and desk.untouched()
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_is_one_sentence(home, desk, monkeypatch, step):
-    def full(*_):
+@pytest.mark.parametrize("step, code", [("fsync of a folder", 2), ("fsync of a file", 1), ("replace", 1)])
+def test_a_full_disk_is_one_sentence(home, desk, monkeypatch, step, code):
+    name, _, what = step.partition(" of a ")
+    real = getattr(os, name)
+
+    def full(*arguments):
+        if what and stat.S_ISDIR(os.fstat(arguments[0]).st_mode) != (what == "folder"):
+            return real(*arguments)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(os, step, full)
+    monkeypatch.setattr(os, name, full)
     result = pysft("pretrain", *text(home.path), "--out", "run")
-    assert result.code == 1 and "No space left" in result.err and len(result.err.splitlines()) == 1
+    assert result.code == code and "No space left" in result.err and len(result.err.splitlines()) == 1
 
 
 def test_a_folder_whose_name_is_not_utf8_is_no_traceback(home, desk):
