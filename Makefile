@@ -62,7 +62,7 @@ asan: build
 	rm -rf build/asan && mkdir -p build/asan && cp -r csrc pysft tests setup.py pyproject.toml README.md LICENSE build/asan && rm -f build/asan/pysft/nn/*.so
 	cd build/asan && PYSFT_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace
 	cd build/asan && $(ASAN) PYTHONPATH=. ../../$(PY) tests/guarded.py overrun 2>&1 | grep -q heap-buffer-overflow && echo "control: the planted overrun was caught"
-	cd build/asan && for isa in $$(../../$(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)'); do echo "PYSFT_ISA=$$isa"; \
+	isas=$$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)') && cd build/asan && for isa in $$isas; do echo "PYSFT_ISA=$$isa"; \
 	PYSFT_ISA=$$isa $(ASAN) ../../$(PY) -m pytest -q tests/test_kernels.py tests/test_gate.py tests/test_decode.py tests/test_model.py || exit 1; done
 
 # Data races, on a small driver in C: clang's ThreadSanitizer, told by Archer what OpenMP's barriers mean (gcc's is not, and
