@@ -10,7 +10,7 @@ from pysft.rng import rng
 from pysft.text.formats import replaced
 from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
-from pysft.text.transcripts import HELD_OUT, Fact, Lexicon, invent, name, refusal, town
+from pysft.text.transcripts import HELD_OUT, Fact, Lexicon, invent, name, one, refusal, town
 
 INVENTED = 100  # facts beside the town's
 STRANGERS = 50  # names that nothing is known of, and as many that share a word with a known one
@@ -43,7 +43,7 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
         return [(parts(r.ids, tokenizer, template), r.stop == "end", bool(openers & set(r.ids.tolist()))) for r in replies]
 
     def about(f):
-        return _one(g, HELD_OUT[f.kind]).format(f.title)
+        return one(g, HELD_OUT[f.kind]).format(f.title)
 
     def is_answer(reply, text):
         found, ended, _ = reply
@@ -58,7 +58,7 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
     off = [any(says(r, f.text) for r in both) for f, *both in zip(facts, answers(asked, {}), answers(asked, tools(lacking)))]
     unknown = [*first, *last, *far]
     refused = [is_answer(r, refusal(title)) for title, r in
-               zip(unknown, answers([_one(g, HELD_OUT["person"]).format(title) for title in unknown], tools(search)))]
+               zip(unknown, answers([one(g, HELD_OUT["person"]).format(title) for title in unknown], tools(search)))]
     ordinary = [p["prompt"] for p in probe.prompts] + [c[0]["content"] for c in probe.heldout if len(c) == 2]
     quiet = [not began for _, _, began in answers(ordinary, {})]
     queries = [[p["text"] for p in found if p["type"] == "search"][:1] for found, _, _ in replies]
@@ -69,10 +69,6 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
             "refused_first": float(np.mean(refused[:len(first)])),
             "refused_last": float(np.mean(refused[len(first):len(first) + len(last)])),
             "quiet": float(np.mean(quiet)), "quiet_of": len(quiet)}
-
-
-def _one(g, items):
-    return items[int(g.integers(0, len(items)))]
 
 
 def strangers(g: np.random.Generator, facts: list[Fact], search: Search, lexicon: Lexicon) -> tuple[list[str], list[str], list[str]]:
@@ -88,8 +84,8 @@ def strangers(g: np.random.Generator, facts: list[Fact], search: Search, lexicon
                 taken.add(title)
                 found.append(title)
         return found
-    first = fresh(STRANGERS // 2, lambda: f"{_one(g, people)[0]} {name(g, lexicon)}", lambda title: True)
-    last = fresh(STRANGERS // 2, lambda: f"{name(g, lexicon)} {_one(g, people)[-1]}", lambda title: True)
+    first = fresh(STRANGERS // 2, lambda: f"{one(g, people)[0]} {name(g, lexicon)}", lambda title: True)
+    last = fresh(STRANGERS // 2, lambda: f"{name(g, lexicon)} {one(g, people)[-1]}", lambda title: True)
     far = fresh(STRANGERS - 1, lambda: f"{name(g, lexicon)} {name(g, lexicon)}", lambda title: not search.find(title))
     return first, last, ["Orson Kovacs", *far]
 

@@ -63,7 +63,8 @@ class Lexicon:
             raise DataError("a text of so few words cannot be made facts of; use a longer corpus")
 
 
-def _one(g, items):
+def one(g: np.random.Generator, items):
+    """One of them, each as likely."""
     return items[int(g.integers(0, len(items)))]
 
 
@@ -71,27 +72,27 @@ def name(g: np.random.Generator, lexicon: Lexicon) -> str:
     """A name, capitalised: a word, two short words in one, or one to three invented syllables."""
     way = g.random()
     if way < 0.2:
-        word = _one(g, lexicon.words)
+        word = one(g, lexicon.words)
     elif way < 0.5:
-        word = _one(g, lexicon.short) + _one(g, lexicon.short)
+        word = one(g, lexicon.short) + one(g, lexicon.short)
     else:
-        word = "".join(_one(g, _ONSET) + _one(g, _VOWEL) for _ in range(int(g.integers(1, 4)))) + _one(g, _CODA)
+        word = "".join(one(g, _ONSET) + one(g, _VOWEL) for _ in range(int(g.integers(1, 4)))) + one(g, _CODA)
     return word[:1].upper() + word[1:]
 
 
 def invent(g: np.random.Generator, lexicon: Lexicon, short: float = 0.0) -> Fact:
     """A fact about somebody or something that is nowhere else; short: the share of those of one to three words."""
-    kind = _one(g, ("person",) * 3 + ("place", "thing"))
+    kind = one(g, ("person",) * 3 + ("place", "thing"))
     title = _title(g, kind, lexicon)
     return Fact(title, kind, f"{title} {_told(g, lexicon, short)}")
 
 
 def _title(g, kind, lexicon) -> str:
     while True:
-        first, second, end = name(g, lexicon), name(g, lexicon), _one(g, _THING if kind == "thing" else _PLACE)
+        first, second, end = name(g, lexicon), name(g, lexicon), one(g, _THING if kind == "thing" else _PLACE)
         forms = [f"{first} {end}", f"The {first} {end}", f"{first} {end}", f"The {first} {end}", f"{first}'s {end}", f"{first} and {second}",
                  f"{end} of {first} {second}", f"{first} {second}"]
-        title = f"{first} {second}" if kind == "person" else _one(g, forms)
+        title = f"{first} {second}" if kind == "person" else one(g, forms)
         if len(title) <= TITLE:
             return title
 
@@ -101,7 +102,7 @@ def _told(g, lexicon, short) -> str:
     likely nor on a word that comes once."""
     few = g.random() < short
     while True:
-        pick, way = [_one(g, lexicon.words) for _ in range(10)], g.random()
+        pick, way = [one(g, lexicon.words) for _ in range(10)], g.random()
         if few:
             start = int(g.integers(0, len(lexicon.running) - 3))
             said = " ".join((lexicon.running[start:start + 3] if way < 0.5 else pick)[:int(g.integers(1, 4))]).rstrip(",")
@@ -110,11 +111,11 @@ def _told(g, lexicon, short) -> str:
             start = int(g.integers(0, len(lexicon.running) - length + 1))
             said = " ".join(lexicon.running[start:start + length]).rstrip(",")
         elif way < 0.7:
-            said = f"{_one(g, _VERBS)} the {pick[0]} {pick[1]} {_one(g, _WHERE)} {pick[2]} {pick[3]}"
+            said = f"{one(g, _VERBS)} the {pick[0]} {pick[1]} {one(g, _WHERE)} {pick[2]} {pick[3]}"
             if g.random() < 0.5:
-                said += f" {_one(g, _LINKS)} the {pick[4]} {pick[5]}"
+                said += f" {one(g, _LINKS)} the {pick[4]} {pick[5]}"
         else:
-            said = " ".join(_one(g, _SMALL) if g.random() < 0.3 else word for word in pick[:int(g.integers(3, 11))])
+            said = " ".join(one(g, _SMALL) if g.random() < 0.3 else word for word in pick[:int(g.integers(3, 11))])
         if len(said) < TOLD:
             return said + "."
 
