@@ -1,0 +1,100 @@
+"""Killed after any step of any stage, and resumed, a training ends with the bytes of one that nobody killed: weights, both
+moments, and the log but for its timings. Here the kills are placed, one before and one after each checkpoint is written;
+tests/torture.py kills whole processes at random."""
+
+import io
+import json
+import shutil
+from dataclasses import asdict
+
+import pytest
+
+from pysft import recipe
+from pysft.nn import ops
+from pysft.nn.lora import LoRA
+from pysft.nn.model import GPT, GPTConfig, expand_vocab
+from pysft.rng import rng
+from pysft.run import Stage, read_log
+from pysft.text.dataset import read_corpus
+from pysft.training.stages import Settings, finetune, pretrain
+
+STEPS = 30
+SETTINGS = dict(context=32, layers=2, heads=2, channels=16, base_steps=STEPS, base_windows=((16, 3),), base_warmup=4, sft_steps=STEPS,
+                sft_tokens=96, sft_windows=((16, 1),), sft_warmup=4)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    home = tmp_path_factory.mktemp("material")
+    (home / "corpus.txt").write_text(read_corpus("plays")[:5000])
+    (home / "talk.jsonl").write_text("".join(json.dumps({"prompt": f"{verb} {word}", "completion": f"The {word}."}) + "\n"
+                                             for verb in ("Say", "Sing", "Show") for word in ("king", "rose", "crown", "ship", "night")))
+    return recipe.gather(Settings(**SETTINGS), str(home / "corpus.txt"), [str(home / "talk.jsonl")])
+
+
+def run(kind, folder, material, resume=False):
+    """Train the stage `kind` in `folder` from its beginning, or from what stands there."""
+    settings = Settings(**SETTINGS)
+    base, grown, corpus = material.tokenizer, material.grown, material.tokenizer.encode(material.train_text)
+    model = GPT(GPTConfig(len(base), settings.context, settings.layers, settings.heads, settings.channels), ops.on_threads(1),
+                rng(0, "base", "init"))
+    if kind == "base":
+        plan, tokenizer = pretrain(settings, corpus, len(base)), base
+    else:
+        plan, tokenizer = finetune(settings, *material.examples, corpus, len(grown)), grown
+        model = expand_vocab(model, len(grown), "mean")
+    trained = LoRA(model, 2, old_vocab=len(base), rng=rng(0, "sft", "lora")) if kind == "lora" else model
+    screen = recipe.Screen(json=True)
+    screen.stream = io.StringIO()
+    recipe.run_stage(Stage(folder / ("base" if kind == "base" else "sft"), model, tokenizer, material.template, asdict(settings)), plan,
+                     settings, screen, resume, trained)
+
+
+def left(folder):
+    """What a finished stage's folder says: the last checkpoint's bytes, and the log without timings."""
+    stage = next(folder.iterdir())
+    timings = {"seconds", "tokens_per_s"}
+    return ((stage / "checkpoints" / str(STEPS) / "state.safetensors").read_bytes(),
+            [{k: v for k, v in row.items() if k not in timings} for row in read_log(stage)])
+
+
+@pytest.mark.parametrize("kind", ["base", "sft", "lora"])
+def test_killed_after_any_of_thirty_steps_and_resumed_a_stage_ends_with_the_same_bytes(kind, material, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+    save, whole = recipe.save_checkpoint, tmp_path / "whole"
+
+    def snapshots(folder, model, adam):
+        shutil.copytree(whole, tmp_path / f"{adam.steps} before")  # its step is logged and not yet in a checkpoint
+        target = save(folder, model, adam)
+        shutil.copytree(whole, tmp_path / f"{adam.steps} after")
+        return target
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "save_checkpoint", snapshots)
+        run(kind, whole, material)
+    expected, killed = left(whole), sorted(tmp_path.glob("* *"))
+    assert len(killed) == 2 * STEPS and len(expected[1]) == STEPS
+    assert expected[1][0]["loss"] > expected[1][-1]["loss"]
+    for folder in killed:
+        run(kind, folder, material, resume=True)
+        assert left(folder) == expected, folder.name
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("kind", ["base", "sft", "lora"])
+def test_the_comparison_sees_one_bit_of_a_moment(kind, material, tmp_path, monkeypatch):
+    """The control: a resumed moment that is off by the least there is ends elsewhere."""
+    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+    run(kind, tmp_path / "whole", material)
+    load = recipe.load_checkpoint
+
+    def off(folder, model, adam, say):
+        found = load(folder, model, adam, say)
+        adam.v.flat[:] *= 1 + 2**-23
+        return found
+
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(next((tmp_path / "again").rglob("checkpoints/30")))
+    monkeypatch.setattr(recipe, "load_checkpoint", off)
+    run(kind, tmp_path / "again", material, resume=True)
+    assert left(tmp_path / "again") != left(tmp_path / "whole")
