@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 SOURCES := $(wildcard csrc/*) pysft/nn/_build.py setup.py pyproject.toml
 
-.PHONY: help train figures lab test test-torch test-isa test-wheel torture asan tsan build gradcheck bench debug clean check
+.PHONY: help train figures lab test test-torch test-isa test-wheel torture faults fuzz coverage asan tsan build gradcheck bench debug clean check
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
 	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
 	@echo "make torture    trainings killed and checkpoints damaged at random, hostile messages;  make asan, make tsan: the C part under sanitizers"
+	@echo "make faults     faults planted one by one in the sources: does a test notice?  make coverage: which lines the tests run;  make fuzz"
 	@echo "make gradcheck  every derivative against finite differences"
 	@echo "make bench      how fast kernels and steps are, in short (under 5 minutes; with PyTorch, where installed)"
 	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
@@ -53,6 +54,25 @@ torture: build
 	$(PY) tests/torture.py 200
 	$(PY) tests/mutate.py 100000
 	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
+
+# Files of any content, arrays of any kind: twenty thousand examples of each.
+fuzz: build
+	PYSFT_FUZZ=20000 $(PY) -m pytest tests/test_fuzz.py
+	PYSFT_FUZZ=20000 $(PY) -m pytest tests/test_data.py -k mutated_file
+
+faults: build
+	$(PY) tests/faults.py $(ARGS)
+
+# Which lines the tests run, of C (gcov) and of Python (coverage), in a copy, so that the fast build stays.
+coverage: build
+	@$(PY) -c 'import coverage' 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check 'coverage>=7.10'
+	rm -rf build/coverage && mkdir -p build/coverage && cp -r csrc pysft tests bench setup.py pyproject.toml Makefile README.md LICENSE build/coverage && rm -f build/coverage/pysft/nn/*.so
+	@test ! -d ../shared || ln -sfn ../../shared build/shared
+	cd build/coverage && PYSFT_COVERAGE=1 ../../$(PY) setup.py -q build_ext --inplace
+	cd build/coverage && printf '[run]\nsource = pysft\nparallel = true\npatch = subprocess, _exit\n' > .coveragerc && \
+	PYSFT_COVERAGE=1 PYTHONPATH=. ../../$(PY) -m coverage run -m pytest -q $(ARGS)
+	cd build/coverage && ../../$(PY) -m coverage combine -q && ../../$(PY) -m coverage report --skip-covered --show-missing --fail-under=95
+	cd build/coverage && ../../$(PY) tests/lines.py build
 
 # The C part under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy, so that the fast build stays. First the
 # control: a kernel that is told of one element too many must be caught.

@@ -298,7 +298,7 @@ def _settings(args, **flags):
 
     if args.resume:
         fixed = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps", "steps", "lr", "lora",
-                 "lora_matrices", "checkpoint_every", "on_nan", *POLICIES)
+                 "lora_matrices", "checkpoint_every", *POLICIES)
         given = [name for name in fixed if getattr(args, name, None) is not None]
         if given:
             raise UsageError(f"--resume goes on with the settings the run has; leave out --{given[0].replace('_', '-')}")
@@ -325,7 +325,7 @@ def _train(args):
                          lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every,
                          upon=upon, **{name: getattr(args, name) for name in POLICIES})
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
-                          args.threads, recipe.Screen(args.json))
+                          args.threads, recipe.Screen(args.json), args.on_nan)
     if args.json:
         _print_json(report)
 
@@ -335,7 +335,7 @@ def _pretrain(args):
 
     settings = _settings(args, base_steps=args.steps, base_lr=args.lr)
     report = recipe.pretrain_only(settings, args.corpus, args.out, args.resume, args.ops, args.threads,
-                                  recipe.Screen(args.json))
+                                  recipe.Screen(args.json), args.on_nan)
     if args.json:
         _print_json(report)
 

@@ -60,6 +60,34 @@ def make_folder(folder: Path) -> None:
             sync_folder(part.parent)
 
 
+def make_new(folder: Path) -> bool:
+    """Make a folder in one that is there, unless its name is taken: whether it was made, by this process and no other."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    sync_folder(folder.parent)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed had not finished writing (replace)."""
+    for path in folder.rglob("*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdecimal() and not _lives(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's; no process's number
+        pass
+    return True
+
+
 @contextlib.contextmanager
 def alone(folder: Path):
     """Inside `with`, no other process may enter the same; it is refused. The system lets go of the lock when its process

@@ -9,13 +9,14 @@ import textwrap
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pysft import IGNORE
-from pysft.disk import alone, make_folder
+from pysft.disk import alone, make_folder, sweep
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, RowError, UsageError
 from pysft.inference.generate import Sampling, generate
 from pysft.lab import report as report_page
@@ -389,8 +390,9 @@ def _say_memory(screen, *stages) -> None:
 
 # ---------------------------------------------------------------------------------- the verbs
 
-def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None, Template]:
-    """(settings, corpus, data, base, template) that a run was begun with, all of it found unchanged."""
+def _recorded(folder: Path, on_nan: str | None) -> tuple[Settings, str, list | None, str | None, Template]:
+    """(settings, corpus, data, base, template) that a run was begun with, all of it found unchanged. on_nan: given now, it
+    holds from now on: it is no part of what a run without such a step is."""
     record = folder / "run.json"
     if not record.is_file():
         raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the "
@@ -405,16 +407,23 @@ def _recorded(folder: Path) -> tuple[Settings, str, list | None, str | None, Tem
     for name, digest in _inputs(corpus, data, base).items():
         if digests.get(name) != digest:
             raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
-    return settings, corpus, data, base, template
+    return replace(settings, on_nan=on_nan or settings.on_nan), corpus, data, base, template
 
 
-def _begin(settings: Settings, corpus: str, data, base, out, template: Template) -> Path:
-    """A new run's folder, with a record of what it is begun with."""
+@contextmanager
+def _alone_in(folder: Path | None, out, settings: Settings, corpus: str, data, base, template: Template):
+    """Inside `with`: alone in the folder of a run that is resumed, or of a new one, which has a record of what it is begun
+    with."""
     digests = _inputs(corpus, data, base)
-    folder = new_run(out, "tools" if settings.transcripts else settings.preset)
-    write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
-                                     "sha256": digests, "template": template.to_json()})
-    return folder
+    resumed = folder is not None
+    folder = folder or new_run(out, "tools" if settings.transcripts else settings.preset)
+    with alone(folder):
+        if not resumed and (folder / "run.json").exists():  # another process was faster
+            raise UsageError(f"{folder}: a training was begun in it meanwhile; name another folder by --out")
+        write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
+                                         "sha256": digests, "template": template.to_json()})
+        sweep(folder)
+        yield folder
 
 
 def _inputs(corpus: str, data, base) -> dict[str, str]:
@@ -473,13 +482,13 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
 
 
 def train(settings: Settings, corpus: str | None, data: list[str] | None, base: str | None, out: str | None,
-          resume: bool, ops_name: str, threads: int | None, screen: Screen) -> dict:
-    """Everything, from the corpus to the report; the --json document."""
+          resume: bool, ops_name: str, threads: int | None, screen: Screen, on_nan: str | None = None) -> dict:
+    """Everything, from the corpus to the report; the --json document. on_nan: given with resume, it replaces the run's."""
     began = time.monotonic()
-    ops = computing_ops(ops_name, threads)
+    ops, folder = computing_ops(ops_name, threads), None
     if resume:
         folder = Path(out)
-        settings, corpus, data, base, template = _recorded(folder)
+        settings, corpus, data, base, template = _recorded(folder, on_nan)
     else:
         template = load_template(settings.template)
     given = _as_base(load_stage(base, ops), base) if base else None
@@ -497,9 +506,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     if given is None:
         base_config, base_plan = _base_plan(settings, material)
         stages.append((base_config, base_plan.rows, 0))
-    if not resume:
-        folder = _begin(settings, corpus, data, base, out, template)
-    with alone(folder):
+    with _alone_in(folder, out, settings, corpus, data, base, template) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, *stages)
         examples = [*material.examples[0], *material.examples[1]]
@@ -616,21 +623,19 @@ def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
 
 
 def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resume: bool, ops_name: str,
-                  threads: int | None, screen: Screen) -> dict:
+                  threads: int | None, screen: Screen, on_nan: str | None = None) -> dict:
     """The base stage alone; the --json document."""
     corpus = corpus or "plays"
-    ops = computing_ops(ops_name, threads)
+    ops, folder = computing_ops(ops_name, threads), None
     if resume:
         folder = Path(out)
-        settings, corpus, _, _, template = _recorded(folder)
+        settings, corpus, _, _, template = _recorded(folder, on_nan)
     else:
         template = load_template(settings.template)
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text), template)
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
-    if not resume:
-        folder = _begin(settings, corpus, None, None, out, template)
-    with alone(folder):
+    with _alone_in(folder, out, settings, corpus, None, None, template) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, (config, plan.rows, 0))
         return pretrain_base(settings, material, folder, ops, screen, resume)[1]

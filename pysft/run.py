@@ -95,11 +95,11 @@ def new_run(out: str | None, preset: str) -> Path:
                              "there by --resume")
     else:
         folder, n = Path("runs") / preset, 1
-        while folder.exists():
+    try:
+        disk.make_folder(folder.parent)
+        while not disk.make_new(folder) and out is None:  # made here, so that no other process takes the same
             n += 1
             folder = Path("runs") / f"{preset}-{n}"
-    try:
-        disk.make_folder(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another with --out") from None
     return folder

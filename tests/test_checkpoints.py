@@ -430,6 +430,53 @@ def test_resuming_takes_no_other_adapters_or_checkpoints(after_seven, flags):
     assert code == 2 and flags[0] in one_sentence(said) and snapshot(after_seven) == before
 
 
+@contextlib.contextmanager
+def not_finite(step):
+    """Fine-tuning's loss is not a number in step `step` + 1, whenever it is taken."""
+    make, now = recipe.finetune, {}
+
+    def made(*arguments):
+        plan = make(*arguments)
+
+        def draw(at):
+            now["step"] = at
+            return plan.draw(at)
+
+        def objective(*given):
+            loss, *rest = plan.objective(*given)
+            return (math.nan if now["step"] == step else loss), *rest
+        objective.count = plan.objective.count
+        return dataclasses.replace(plan, draw=draw, objective=objective)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "finetune", made)
+        yield
+
+
+def test_a_run_that_stopped_at_a_step_that_is_not_finite_goes_on_without_it_when_asked(home, tmp_path):
+    with not_finite(6):
+        assert pysft(*begin(home.path, tmp_path / "run"))[0] == 3
+        assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 3
+        code, _, said = pysft("train", "--resume", "--out", tmp_path / "run", "--on-nan", "skip")
+    assert code == 0 and "sft: skipped step 7" in said
+    assert [row["step"] for row in logged(tmp_path / "run")] == [n for n in range(1, 21) if n != 7]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["on_nan"] == "skip"
+    with not_finite(6):  # and it stays so
+        assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 0
+
+
+def test_of_two_trainings_begun_at_once_in_one_folder_the_second_is_refused_and_changes_nothing(home, tmp_path, monkeypatch):
+    make = recipe.new_run
+
+    def faster(out, name):  # the other one, between our look at the folder and our lock on it
+        folder = make(out, name)
+        (folder / "run.json").write_text("the other's")
+        return folder
+    monkeypatch.setattr(recipe, "new_run", faster)
+    code, _, said = pysft(*begin(home.path, tmp_path / "run"))
+    assert code == 2 and "begun in it meanwhile" in one_sentence(said)
+    assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {"run.json": "the other's"}
+
+
 # -------------------------------------------------------------------------------------------- LoRA
 
 def test_lora_says_how_many_weights_it_trains_and_their_share(adapted, home):

@@ -101,6 +101,26 @@ def test_a_process_that_was_killed_lets_go(tmp_path):
         pass
 
 
+def test_what_killed_processes_left_half_written_is_swept_and_nothing_else(tmp_path):
+    gone = multiprocessing.get_context("fork").Process(target=lambda: None)
+    gone.start()
+    gone.join()
+    (tmp_path / "sft").mkdir()
+    stays = ["a.tmp", ".tmp", f"state.safetensors.{os.getpid()}.tmp", "x.99999999999999999999999.tmp", "sft/log.jsonl", f"sft/{gone.pid}.tmp.json"]
+    for name in [*stays, f"state.safetensors.{gone.pid}.tmp", f"sft/run.json.{gone.pid}.tmp"]:
+        (tmp_path / name).write_text("x")
+    disk.sweep(tmp_path)
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(stays)
+
+
+def test_a_folder_is_made_by_one_process_only(tmp_path, monkeypatch):
+    calls = recorded(monkeypatch)
+    assert disk.make_new(tmp_path / "a") and not disk.make_new(tmp_path / "a")
+    assert calls == [("fsync", tmp_path.name)]
+    monkeypatch.chdir(tmp_path)
+    assert [run.new_run(None, "tiny") for _ in range(3)] == [Path("runs/tiny"), Path("runs/tiny-2"), Path("runs/tiny-3")]
+
+
 # -------------------------------------------------------------------------------- a power cut, replayed
 
 class Recorder:
@@ -139,7 +159,7 @@ class Recorder:
         for kind, path, *rest in self.events[:count]:
             if kind == "sync":
                 for change in [c for c in pending if c[1].parent == path]:
-                    self._change(durable, *change)
+                    self._change(durable, *change, torn=0.0)  # a name is there now; of what was never brought there, nothing is
                     pending.remove(change)
             elif kind in ("data", "loose"):
                 pending.append(("create", path, rest[0], kind == "data"))

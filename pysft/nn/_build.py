@@ -22,6 +22,9 @@ if os.environ.get("PYSFT_SANITIZE"):  # make asan
     SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     FLAGS, LINK = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer", *SANITIZE], [*LINK, *SANITIZE]
 
+if os.environ.get("PYSFT_COVERAGE"):  # make coverage
+    FLAGS, LINK = [*FLAGS, "-O1", "--coverage"], [*LINK, "--coverage"]
+
 PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
 
 if platform.machine().lower() in ("x86_64", "amd64"):

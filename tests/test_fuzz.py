@@ -1,0 +1,294 @@
+"""Whatever a file holds, it is read or refused in a sentence: settings, templates, safetensors headers, run folders, and arrays of
+any kind at the gate. Some of each in every run of the tests; many with `make fuzz` (PYSFT_FUZZ=20000). Conversations are
+fuzzed in tests/test_data.py, damaged checkpoints in tests/mutate.py, messages in tests/test_hostile.py."""
+
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from conftest import SMALL_RUN, in_process
+from pysft.errors import GateError, PysftError
+from pysft.lab import figures
+from pysft.nn import ops, safetensors
+from pysft.text.dataset import read_corpus
+from pysft.text.template import TEMPLATES, load_template
+from pysft.training.stages import PRESETS, Settings, resolve
+
+MANY = int(os.environ.get("PYSFT_FUZZ", "0"))
+
+
+def many(count, share=1.0):
+    """`count` examples, or with PYSFT_FUZZ that many times the share."""
+    return settings(max_examples=max(count, int(MANY * share)), deadline=None, derandomize=True, database=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "available", lambda: False)
+        yield
+
+
+ODD = st.sampled_from([None, True, -1, 0, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e300, float("nan"), float("inf"), "", "x", "0", "\0", "\ud800", "a" * 5000,
+                       [], [[]], [None], ["x", 3], [1, 2, 3], [[16, 2]], {}, {"x": 1}, {"": []}, [True, False, True], "sft", "\n", "é",
+                       [[[[[[[[]]]]]]]]])
+
+
+def spoilt(draw, data):
+    """A JSON value with one to three of its places taken away, doubled, or holding something odd."""
+    data = copy.deepcopy(data)
+    for _ in range(draw(st.integers(1, 3))):
+        here = data
+        while isinstance(here, (dict, list)) and here:
+            keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+            key = draw(st.sampled_from(keys[:60]))
+            if isinstance(here[key], (dict, list)) and here[key] and draw(st.booleans()):
+                here = here[key]
+                continue
+            way = draw(st.integers(0, 3))
+            if way == 0:
+                del here[key]
+            elif way == 1 and isinstance(here, list):
+                here.insert(key, copy.deepcopy(here[key]))
+            elif way == 2 and isinstance(here, dict):
+                here[draw(st.sampled_from(["", "x", "vocab", "name", "\0"]))] = here.pop(key)
+            else:
+                here[key] = copy.deepcopy(draw(ODD))
+            break
+    return data
+
+
+def refused(error):
+    """A PysftError's text is one sentence for people."""
+    text = str(error)
+    assert text.strip() and len(text.splitlines()) == 1, text
+
+
+# ------------------------------------------------------------------------------------ settings
+
+FIELDS = [f.name for f in dataclasses.fields(Settings)]
+toml_values = st.one_of(ODD, st.integers(-3, 300), st.floats(0, 2), st.sampled_from(
+    ["constant", "cosine", "linear", "random", "mean", "all", "last", "flags", "grow", "drop", "skip", "pairs", "conversations", "tenth", "epoch"]))
+
+
+def as_toml(value):
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+@many(300)
+@given(st.dictionaries(st.sampled_from([*FIELDS, "preset", "unheard of"]), toml_values, max_size=5),
+       st.sampled_from(["", "", "[table]\n", "=", "\0", "layers = 2\n", "\x80"]))
+def test_settings_of_any_toml_are_settings_or_a_sentence(tmp_path_factory, chosen, rest):
+    path = tmp_path_factory.getbasetemp() / "settings.toml"
+    text = "".join(f"{json.dumps(name)} = {as_toml(value)}\n" for name, value in chosen.items()) + rest
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        found = resolve(file=str(path))
+    except PysftError as error:
+        return refused(error)
+    assert isinstance(found, Settings) and Settings(**json.loads(json.dumps(dataclasses.asdict(found)))) == found
+    for name, value in chosen.items():  # what was said is what holds
+        if name in FIELDS:
+            got = getattr(found, name)
+            assert got in (value, str(value)) or isinstance(got, tuple) and [list(v) if isinstance(v, tuple) else v for v in got] == value
+
+
+@many(150)
+@given(st.binary(max_size=60))
+def test_settings_of_any_bytes_are_settings_or_a_sentence(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bytes.toml"
+    path.write_bytes(data)
+    try:
+        assert resolve(file=str(path)) == PRESETS["tiny"]
+    except PysftError as error:
+        refused(error)
+
+
+# ----------------------------------------------------------------------------------- templates
+
+@many(300)
+@given(st.data())
+def test_a_spoilt_template_is_a_template_or_a_sentence(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "template.json"
+    whole = TEMPLATES[data.draw(st.sampled_from(list(TEMPLATES)))].to_json()
+    path.write_bytes(json.dumps(spoilt(data.draw, json.loads(json.dumps(whole)))).encode())
+    try:
+        found = load_template(str(path))
+    except PysftError as error:
+        return refused(error)
+    assert found.end in found.marks  # what is let through can stop a reply
+
+
+# --------------------------------------------------------------------------------- safetensors
+
+entries = st.fixed_dictionaries({"dtype": st.sampled_from(["F32", "F64", "I32", "I64", "BF16", "", 3]),
+                                 "shape": st.lists(st.one_of(st.integers(0, 4), st.sampled_from([-1, 2**40, 2**63, 1.0, True, None])), max_size=4),
+                                 "data_offsets": st.lists(st.one_of(st.integers(0, 64), st.sampled_from([-4, 2**62, 2.0, None])), min_size=1,
+                                                          max_size=3)})
+
+
+@many(600)
+@given(st.dictionaries(st.sampled_from(["a", "b", "c", "__metadata__"]), st.one_of(entries, entries, ODD), max_size=4), st.integers(0, 80),
+       st.integers(-2, 2))
+def test_a_header_of_any_table_is_read_within_the_file_or_refused(tmp_path_factory, table, body, off):
+    path = tmp_path_factory.getbasetemp() / "a.safetensors"
+    header = json.dumps(table).encode()
+    path.write_bytes(max(0, len(header) + off).to_bytes(8, "little") + header + bytes(range(body)))
+    try:
+        tensors, metadata = safetensors.load(path)
+    except PysftError as error:
+        return refused(error)
+    assert sum(a.nbytes for a in tensors.values()) == path.stat().st_size - 8 - len(header) - off
+    assert all(isinstance(v, str) for v in metadata.values())
+
+
+# --------------------------------------------------------------------------------- run folders
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A finished run with everything in it, and one that was stopped."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "corpus.txt").write_text(read_corpus("plays")[:3000])
+    (home / "talk.jsonl").write_text("".join(json.dumps({"prompt": f"{verb} {word}", "completion": f"The {word}."}) + "\n"
+                                             for verb in ("Say", "Sing", "Show", "Name", "Praise", "Seek") for word in
+                                             ("king", "rose", "crown", "ship", "night", "sword", "moon", "song", "hill")))
+    (home / "a.toml").write_text(SMALL_RUN + "base_steps = 3\nbase_windows = [[16, 2]]\nsft_steps = 4\nsft_windows = [[16, 1]]\ncheckpoint_every = 2\n")
+    code, _, said = in_process("train", "--config", home / "a.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl", "--out",
+                               home / "run", "--threads", 1)
+    assert code == 0, said
+    return home
+
+
+VERBS = [("chat", "-p", "Say king", "--tokens", 4), ("generate", "-p", "The", "--tokens", 4), ("eval",), ("diagnose",), ("select",), ("report",),
+         ("train", "--resume", "--out")]
+
+
+@many(120, 0.05)
+@given(st.data())
+def test_a_spoilt_run_folder_is_used_or_refused_in_a_sentence(home, tmp_path_factory, data):
+    run = tmp_path_factory.getbasetemp() / "spoilt"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(home / "run", run)
+    files = sorted(p for p in run.rglob("*") if p.is_file() and p.suffix != ".html")
+    path = data.draw(st.sampled_from(files))
+    way = data.draw(st.sampled_from(["json", "json", "cut", "gone", "folder", "bytes"]))
+    if way == "json" and path.suffix == ".json":
+        path.write_text(json.dumps(spoilt(data.draw, json.loads(path.read_text()))))
+    elif way == "json" and path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in spoilt(data.draw, rows)))
+    elif way == "cut":
+        whole = path.read_bytes()
+        path.write_bytes(whole[:data.draw(st.integers(0, len(whole)))])
+    elif way in ("gone", "folder"):
+        path.unlink()
+        if way == "folder":
+            path.mkdir()
+    else:
+        whole = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(whole)
+    verb, *rest = data.draw(st.sampled_from(VERBS))
+    arguments = [verb, *rest, run] if verb == "train" else [verb, run, *rest]
+    began = time.monotonic()
+    code, out, err = in_process(*arguments, "--threads", 1) if verb in ("chat", "generate", "eval", "train") else in_process(*arguments)
+    assert code in (0, 1, 2, 65, 66), (code, err)
+    assert time.monotonic() - began < 60
+    if code and not (verb == "diagnose" and code == 1):
+        assert err.splitlines()[-1].startswith("pysft: "), err
+    assert "Traceback" not in err + out
+
+
+# ---------------------------------------------------------------------------------------- gate
+
+KINDS = [np.float32, np.float32, np.float64, np.int32, np.int64, np.float16, np.complex64, bool, ">f4", object]
+
+
+@st.composite
+def arrays(draw, pool):
+    """An array of any kind: shape, dtype, strides, alignment, over memory that others may share, or no array at all."""
+    way = draw(st.sampled_from(["plain"] * 6 + ["strided", "turned", "broadcast", "shared", "shared", "misaligned", "read-only", "subclass", "none", "list"]))
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+    dtype = np.dtype(draw(st.sampled_from(KINDS)))
+    if way == "none":
+        return None
+    if way == "list":
+        return [[1.0, 2.0]]
+    size = int(np.prod(shape))
+    if way == "shared" and dtype != object:
+        start = draw(st.integers(0, 8)) * 4
+        raw = pool[start:start + size * dtype.itemsize]
+        return raw.view(dtype).reshape(shape) if raw.size == size * dtype.itemsize else np.zeros(shape, dtype)
+    if way == "misaligned" and dtype != object:
+        return np.zeros(size * dtype.itemsize + 1, np.uint8)[1:].view(dtype).reshape(shape)
+    a = np.zeros(shape, dtype)
+    if way == "strided":
+        a = np.zeros((*shape, 2), dtype)[..., 0]
+    elif way == "turned":
+        a = a[::-1].T if a.ndim else a
+    elif way == "broadcast":
+        a = np.broadcast_to(a, (2, *shape))
+    elif way == "read-only":
+        a.flags.writeable = False
+    elif way == "subclass":
+        a = np.ma.masked_array(a) if dtype != object else a
+    return a
+
+
+@many(1500)
+@given(st.data())
+def test_a_kernel_computes_with_any_arrays_or_refuses_them(data):
+    kernel = data.draw(st.sampled_from(ops.KERNELS + [ops.decode_pack]))
+    count = kernel.__code__.co_argcount
+    pool = np.zeros(4096, np.uint8)
+    given_ = [data.draw(arrays(pool)) for _ in range(count)]
+    if kernel is ops.adamw:
+        given_[4:] = [data.draw(st.sampled_from([1, 2, 0, -1, 1.5, None, True])), *(0.1,) * (count - 5)]
+    elif kernel is ops.layernorm_forward:
+        given_[6:] = [data.draw(st.sampled_from([1e-5, 0, None, "x"]))][:count - 6]
+    try:
+        kernel(*given_)
+    except GateError as error:
+        refused(error)
+
+
+@many(600)
+@given(st.data())
+def test_arrays_that_nearly_fit_are_computed_or_refused(data):
+    """Shapes as the kernel wants them, but for what is drawn: so more than the first check is met."""
+    kernel = data.draw(st.sampled_from(["matmul_forward", "matmul_backward", "layernorm_backward", "cross_entropy_forward", "embedding_forward"]))
+    N, C, K = (data.draw(st.integers(1, 6)) for _ in range(3))
+    f = np.float32
+    shapes = {"matmul_forward": [((N, K), f), ((N, C), f), ((K, C), f), ((K,), f), ((N, K), f)],
+              "matmul_backward": [((N, C), f), ((K, C), f), ((K,), f), ((N, K), f), ((N, C), f), ((K, C), f)],
+              "layernorm_backward": [((N, C), f), ((C,), f), ((C,), f), ((N, C), f), ((N, C), f), ((C,), f), ((N,), f), ((N,), f)],
+              "cross_entropy_forward": [((N,), f), ((N,), f), ((N, C), f), ((N,), np.int32)],
+              "embedding_forward": [((N, C), f), ((N,), np.int32), ((3,), np.int32), ((K, C), f), ((N, C), f)]}[kernel]
+    made = [np.zeros(shape, dtype) for shape, dtype in shapes]
+    for a in made:
+        if a.dtype == np.int32:
+            a[:] = [data.draw(st.sampled_from([0, 0, 0, 1, N, C, K, -1, -100, 2**31 - 1, -2**31])) for _ in range(a.size)]
+    for _ in range(data.draw(st.integers(0, 2))):
+        i = data.draw(st.integers(0, len(made) - 1))
+        way = data.draw(st.integers(0, 5))
+        a = made[i]
+        made[i] = [lambda: a[:-1], lambda: np.concatenate([a, a[:1]]), lambda: a.astype(np.float64), lambda: a.T, lambda: made[0],
+                   lambda: a.reshape(a.shape + (1,))][way]()
+    try:
+        getattr(ops, kernel)(*made)
+    except GateError as error:
+        refused(error)
