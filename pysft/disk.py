@@ -4,6 +4,7 @@ went; and a folder that one process works in is closed to a second."""
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from pysft.errors import UsageError
 
 def replace(path: Path, pieces: Iterable) -> None:
     """Write the pieces (bytes or arrays) to path: to a file beside it, that to the disk, then its name onto path's, then the
-    folder to the disk. An OSError, of a full disk say, leaves the old file, and no other."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same
+    folder to the disk. An OSError, of a full disk say, leaves the old file and no other (the new one, if it is only the folder
+    that could not be brought there)."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # two may write the same at once
     try:
-        with open(temporary, "wb") as f:
+        with open(temporary, "xb") as f:
             for piece in pieces:
                 f.write(piece)
             f.flush()
@@ -70,11 +72,11 @@ def make_new(folder: Path) -> bool:
     return True
 
 
-def sweep(folder: Path) -> None:
-    """Remove what processes that were killed had not finished writing (replace)."""
-    for path in folder.rglob("*.tmp"):
-        number = path.name.split(".")[-2]
-        if number.isdecimal() and not _lives(int(number)):
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove those of the files that replace() had not finished when its process was killed."""
+    for path in paths:
+        number = path.name.split(".")[-3:-2]
+        if path.suffix == ".tmp" and number and number[0].isdecimal() and not _lives(int(number[0])):
             path.unlink(missing_ok=True)
 
 

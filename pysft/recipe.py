@@ -51,7 +51,7 @@ GRADED = {"all": "every assistant turn", "last": "the last assistant turn",
 
 
 class Interrupted(PysftError):
-    """SIGINT or SIGTERM, after a checkpoint was written: 130 or 143."""
+    """SIGINT, SIGTERM or SIGHUP, after a checkpoint was written: 130, 143 or 129."""
 
     def __init__(self, message, signum):
         super().__init__(message)
@@ -82,13 +82,13 @@ class Screen:
 
 
 class Signals:
-    """Inside `with`, the first SIGINT or SIGTERM is only noted, so that a step is never cut in half;
-    a second one acts as ever."""
+    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP (a terminal that went away) is only noted, so that a step is never
+    cut in half; a second one acts as ever."""
 
     def __enter__(self):
         self.caught, self._old = None, {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) == signal.SIG_IGN:
                     continue  # a background job: it asked not to be interrupted
                 self._old[number] = signal.signal(number, self._note)
@@ -247,7 +247,7 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
               watch=lambda step, loss: None) -> None:
     """Train stage.model (or `model`, the LoRA around it) along the plan, logging each step; watch(step, mean loss since it
     was last called) before the first step and after the steps `at`. An interrupt writes a checkpoint and raises
-    Interrupted."""
+    Interrupted; so does whoever read along and went away (BrokenPipeError)."""
     folder, model = stage.folder, stage.model if model is None else model
     make_folder(folder)
     adam = AdamW(model, **settings.adam(stage.name))
@@ -272,6 +272,14 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     def flush():
         append_log(folder, lines)
         lines.clear()
+
+    def interrupt(number):
+        flush()
+        where = save_checkpoint(folder, model, adam)
+        if screen.live:
+            screen.say()
+        raise Interrupted(f"interrupted after step {adam.steps}; a checkpoint stands in {where}; "
+                          f"go on with --resume --out {folder.parent}", number)
 
     def skip(error):
         where = keep_batch(folder, adam.steps + 1, error, stage.tokenizer)
@@ -300,32 +308,36 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                     watch(r.step, float(np.mean(since)) if since else None)
                     since = []
                 if signals.caught is not None:
-                    flush()
-                    where = save_checkpoint(folder, model, adam)
-                    if screen.live:
-                        screen.say()
-                    raise Interrupted(f"interrupted after step {r.step}; a checkpoint stands in {where}; "
-                                      f"go on with --resume --out {folder.parent}", signals.caught)
+                    interrupt(signals.caught)
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     flush()
                     save_checkpoint(folder, model, adam)
                     saved = time.monotonic()
+            if signals.caught is not None:  # while the last step was looked at
+                interrupt(signals.caught)
         except Diverged as error:
             if not error.batches:  # no step's: what was to be written was not finite
                 raise
             raise Diverged(f"{error} (its batch: {keep_batch(folder, adam.steps + 1, error, stage.tokenizer)})") from None
+        except BrokenPipeError:
+            flush()
+            save_checkpoint(folder, model, adam)
+            raise
         finally:
             flush()
 
 
-def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> Path:
-    """Write what a step was made of that was not finite, to be looked at; the file."""
+def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> str:
+    """Write what a step was made of that was not finite, to be looked at: the file, or why there is none."""
     path = folder / f"not-finite-{step}.json"
     sequences = [{"source": str(batch.source[s]), "text": tokenizer.decode(batch.tokens[a:b]), "tokens": batch.tokens[a:b].tolist(),
                   "labels": batch.labels[a:b].tolist()}
                  for batch in error.batches for s, (a, b) in enumerate(zip(batch.cu_seqlens, batch.cu_seqlens[1:]))]
-    write_json(path, {"step": step, "error": str(error), "sequences": sequences})
-    return path
+    try:
+        write_json(path, {"step": step, "error": str(error), "sequences": sequences})
+    except OSError as failure:  # a full disk must not hide what diverged
+        return f"could not be kept, {failure.strerror}"
+    return str(path)
 
 
 def stage_figures(folder: Path) -> dict:
@@ -390,52 +402,95 @@ def _say_memory(screen, *stages) -> None:
 
 # ---------------------------------------------------------------------------------- the verbs
 
-def _recorded(folder: Path, on_nan: str | None) -> tuple[Settings, str, list | None, str | None, Template]:
-    """(settings, corpus, data, base, template) that a run was begun with, all of it found unchanged. on_nan: given now, it
-    holds from now on: it is no part of what a run without such a step is."""
-    record = folder / "run.json"
-    if not record.is_file():
-        raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the "
-                         "right folder by --out")
-    kept = read_json(record)
-    try:
-        settings = Settings(**kept["settings"])
-        corpus, data, base, digests = (kept[k] for k in ("corpus", "data", "base", "sha256"))
-        digests, template = dict(digests), Template.from_json(kept["template"])
-    except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise DataError(f"{record}: not as this program writes it ({error})") from None
-    for name, digest in _inputs(corpus, data, base).items():
-        if digests.get(name) != digest:
-            raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
-    return replace(settings, on_nan=on_nan or settings.on_nan), corpus, data, base, template
+@dataclass(frozen=True)
+class Begun:
+    """What a run is begun with, as its run.json keeps it. sha256: of all that it reads, by name; ops, isa: what it is computed
+    with, since other kernels would give other bits."""
+    verb: str
+    settings: Settings
+    corpus: str
+    data: list | None
+    base: str | None
+    template: Template
+    ops: str
+    isa: str
+    sha256: dict[str, str]
+
+    def to_json(self) -> dict:
+        return {name: getattr(self, name) for name in ("verb", "corpus", "data", "base", "ops", "isa", "sha256")} | {
+            "settings": asdict(self.settings), "template": self.template.to_json()}
+
+    @classmethod
+    def of(cls, folder: Path, verb: str) -> "Begun":
+        """That of the run in `folder`, which `verb` is to go on with."""
+        record = folder / "run.json"
+        if not record.is_file():
+            raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the "
+                             "right folder by --out")
+        kept = read_json(record)
+        try:
+            found = cls(kept.get("verb", verb), Settings(**kept["settings"]), kept["corpus"], kept["data"], kept["base"],
+                        Template.from_json(kept["template"]), kept.get("ops", "kernels"), kept.get("isa", ""), dict(kept["sha256"]))
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise DataError(f"{record}: not as this program writes it ({error})") from None
+        if found.verb != verb:
+            raise UsageError(f"--resume: {folder} was begun by 'pysft {found.verb}'; go on with: python -m pysft {found.verb} --resume "
+                             f"--out {folder}")
+        return found
+
+    def unchanged(self, inputs: dict[str, str]) -> None:
+        """Refuse to go on with other text than it was begun with."""
+        for name, digest in inputs.items():
+            if self.sha256.get(name, digest if name.startswith(SHIPPED) else None) != digest:  # older records lack what ships
+                raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
+
+
+SHIPPED = "shipped "  # before the name of a file of the package's own
+
+
+def _inputs(settings: Settings, corpus: str, data, base: Stage | None, talks: bool = True) -> dict[str, str]:
+    """SHA-256 of everything a run reads, by its name: resuming on other text would be another run. talks: it is fine-tuned."""
+    found = {corpus: hashlib.sha256(read_corpus(corpus).encode()).hexdigest()}
+    names = ["conversations.jsonl"] + ["pairs40.jsonl"] * ("pairs" in settings.data) + ["town.jsonl"] * bool(settings.transcripts)
+    files = {str(f): Path(f) for f in data or []} if data or not talks else {SHIPPED + name: shipped(name) for name in names}
+    if base is not None:
+        files |= {str(base.folder / "model.safetensors"): base.folder / "model.safetensors"}
+    for name, file in files.items():
+        try:
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise MissingInput(f"{name}: cannot be read ({error.strerror}), but the run was begun with it"
+                               + ("" if file.is_absolute() else ", from the folder where it was begun")) from None
+    return found
+
+
+def _isa(ops_name: str) -> str:
+    if ops_name == "reference":
+        return ""
+    from pysft.nn import ops
+    return ops.ISA
+
+
+def _say_computed(screen: Screen, begun: Begun, asked: str) -> None:
+    """Say where what a resumed run is computed with is not what one might think."""
+    if begun.ops != asked:
+        screen.say(f"resume: computed with the {begun.ops}, as it was begun")
+    if begun.isa != _isa(begun.ops):
+        screen.say(f"resume: begun on instruction set {begun.isa or 'unknown'}, going on with {_isa(begun.ops)}; from here on the bits are "
+                   "not those of a run without a stop" + (f" (PYSFT_ISA={begun.isa} is, where there is one)" if begun.isa else ""))
 
 
 @contextmanager
-def _alone_in(folder: Path | None, out, settings: Settings, corpus: str, data, base, template: Template):
-    """Inside `with`: alone in the folder of a run that is resumed, or of a new one, which has a record of what it is begun
+def _alone_in(begun: Begun, out, resume: bool):
+    """Inside `with`: alone in the folder of a run, the one that is resumed or a new one, with a record of what it is begun
     with."""
-    digests = _inputs(corpus, data, base)
-    resumed = folder is not None
-    folder = folder or new_run(out, "tools" if settings.transcripts else settings.preset)
+    folder = Path(out) if resume else new_run(out, "tools" if begun.settings.transcripts else begun.settings.preset)
     with alone(folder):
-        if not resumed and (folder / "run.json").exists():  # another process was faster
+        if not resume and (folder / "run.json").exists():  # another process was faster
             raise UsageError(f"{folder}: a training was begun in it meanwhile; name another folder by --out")
-        write_json(folder / "run.json", {"settings": asdict(settings), "corpus": corpus, "data": data, "base": base,
-                                         "sha256": digests, "template": template.to_json()})
-        sweep(folder)
+        sweep(list(folder.rglob("*.tmp")))
+        write_json(folder / "run.json", begun.to_json())
         yield folder
-
-
-def _inputs(corpus: str, data, base) -> dict[str, str]:
-    """SHA-256 of everything a run reads, by its name: resuming on other text would be another run."""
-    found = {corpus: hashlib.sha256(read_corpus(corpus).encode()).hexdigest()}
-    files = [Path(f) for f in data or []] + ([find_stage(base) / "model.safetensors"] if base else [])
-    for file in files:
-        try:
-            found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise MissingInput(f"{file}: cannot be read ({error.strerror}), but the run was begun with it") from None
-    return found
 
 
 def _base_plan(settings: Settings, material: Material) -> tuple[GPTConfig, Plan]:
@@ -462,7 +517,8 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     target = folder / "base"
     if resume and (target / "model.safetensors").is_file():
         drop_checkpoints(target)
-        return load_stage(target, ops), read_json(target / "report.json")
+        return load_stage(target, ops), understood(target / "report.json", lambda r: {
+            **r, "base_loss": float(r["base_loss"]), "seconds": float(r["seconds"]), "tokens": int(r["tokens"])})
     config, plan = _base_plan(settings, material)
     params = _announce(screen, "base", config)
     model = GPT(config, ops, rng(settings.seed, "base", "init"))
@@ -485,17 +541,21 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
           resume: bool, ops_name: str, threads: int | None, screen: Screen, on_nan: str | None = None) -> dict:
     """Everything, from the corpus to the report; the --json document. on_nan: given with resume, it replaces the run's."""
     began = time.monotonic()
-    ops, folder = computing_ops(ops_name, threads), None
-    if resume:
-        folder = Path(out)
-        settings, corpus, data, base, template = _recorded(folder, on_nan)
-    else:
-        template = load_template(settings.template)
+    begun = Begun.of(Path(out), "train") if resume else None
+    if begun is not None:
+        _say_computed(screen, begun, ops_name)
+        ops_name, settings = begun.ops, replace(begun.settings, on_nan=on_nan or begun.settings.on_nan)
+        corpus, data, base = begun.corpus, begun.data, begun.base
+    template = begun.template if resume else load_template(settings.template)
+    ops = computing_ops(ops_name, threads)
     given = _as_base(load_stage(base, ops), base) if base else None
     if given is not None:
         settings = _like(settings, given.model.config)
         corpus = corpus or _corpus_of(given)
     corpus = corpus or "plays"
+    inputs = _inputs(settings, corpus, data, given)
+    if resume:
+        begun.unchanged(inputs)
     material = gather(settings, corpus, data, given.tokenizer if given else None, template)
     # All that can be wrong with data and settings is found by now, before there is a folder.
     tokenizer = material.grown
@@ -506,7 +566,9 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     if given is None:
         base_config, base_plan = _base_plan(settings, material)
         stages.append((base_config, base_plan.rows, 0))
-    with _alone_in(folder, out, settings, corpus, data, base, template) as folder:
+    begun = (replace(begun, settings=settings) if resume else
+             Begun("train", settings, corpus, data, base, template, ops_name, _isa(ops_name), inputs))
+    with _alone_in(begun, out, resume) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, *stages)
         examples = [*material.examples[0], *material.examples[1]]
@@ -625,17 +687,22 @@ def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
 def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resume: bool, ops_name: str,
                   threads: int | None, screen: Screen, on_nan: str | None = None) -> dict:
     """The base stage alone; the --json document."""
+    begun = Begun.of(Path(out), "pretrain") if resume else None
+    if begun is not None:
+        _say_computed(screen, begun, ops_name)
+        ops_name, corpus, settings = begun.ops, begun.corpus, replace(begun.settings, on_nan=on_nan or begun.settings.on_nan)
     corpus = corpus or "plays"
-    ops, folder = computing_ops(ops_name, threads), None
+    template = begun.template if resume else load_template(settings.template)
+    ops = computing_ops(ops_name, threads)
+    inputs = _inputs(settings, corpus, None, None, talks=False)
     if resume:
-        folder = Path(out)
-        settings, corpus, _, _, template = _recorded(folder, on_nan)
-    else:
-        template = load_template(settings.template)
+        begun.unchanged(inputs)
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text), template)
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
-    with _alone_in(folder, out, settings, corpus, None, None, template) as folder:
+    begun = (replace(begun, settings=settings) if resume else
+             Begun("pretrain", settings, corpus, None, None, template, ops_name, _isa(ops_name), inputs))
+    with _alone_in(begun, out, resume) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, (config, plan.rows, 0))
         return pretrain_base(settings, material, folder, ops, screen, resume)[1]

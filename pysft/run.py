@@ -19,6 +19,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -90,6 +91,8 @@ def new_run(out: str | None, preset: str) -> Path:
             raise UsageError(f"--out {out!r}: not UTF-8; choose a name that is") from None
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--out {out}: a file stands there; name a folder")
+        if folder.is_dir():
+            disk.sweep(folder.glob("run.json.*.tmp"))  # all that is there of a run that was killed at its very beginning
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"--out {out}: the folder is not empty; name a new one, or go on with what is "
                              "there by --resume")
@@ -209,18 +212,31 @@ def read_log(folder: Path) -> list[dict]:
     try:
         for line in (folder / "log.jsonl").read_bytes().splitlines():
             row = json.loads(line)
-            if not isinstance(row, dict) or "step" not in row:
+            if not _is_step(row):
                 break
             rows.append(row)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass
     return rows
 
 
-def cut_log(folder: Path, step: int) -> None:
-    """Drop what the log says beyond `step`: resuming writes it again."""
-    kept = [row for row in read_log(folder) if row["step"] <= step]
-    disk.replace(folder / "log.jsonl", [_lines(kept).encode()])
+def _is_step(row) -> bool:
+    """Whether a line of the log is one: of a step, with what is read of it."""
+    def number(x):
+        return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    return (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("losses"), dict)
+            and all(number(row.get(name)) for name in ("step", "loss", "norm", "tokens", "seconds")) and all(map(number, row["losses"].values())))
+
+
+def cut_log(folder: Path, step: int) -> bool:
+    """Drop what the log says beyond `step`: resuming writes it again. False if a line of an earlier step could not be read:
+    it and those behind it are lost, which no crash can bring about."""
+    path, found = folder / "log.jsonl", read_log(folder)
+    kept = [row for row in found if row["step"] <= step]
+    lost = len(kept) == len(found) and (not found or found[-1]["step"] < step) and path.is_file() and (
+        path.read_bytes().count(b"\n") > len(found))
+    disk.replace(path, [_lines(kept).encode()])
+    return not lost
 
 
 def add_measurement(folder: Path, row: dict) -> None:
@@ -295,10 +311,11 @@ def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bo
         for beyond in [p for p in (folder / "checkpoints").iterdir() if _number(p) > adam.steps]:
             shutil.rmtree(beyond.with_name(f"{beyond.name}.damaged"), ignore_errors=True)
             beyond.rename(beyond.with_name(f"{beyond.name}.damaged"))
-        cut_log(folder, adam.steps)
+        if not cut_log(folder, adam.steps):
+            say(f"{folder / 'log.jsonl'}: damaged before step {adam.steps:,}; what it said from there on is lost, the training is not")
         return True
     if errors:
-        raise errors[0]
+        raise DataError(f"{errors[0]}; no checkpoint of {folder} is whole: without that folder --resume trains the stage anew")
     return False
 
 

@@ -6,6 +6,7 @@ memory.
 import json
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -52,31 +53,47 @@ def main(files=100_000, seed=0):
     dice, began = random.Random(seed), time.monotonic()
     model = GPT(GPTConfig(5, 3, 1, 1, 2), rng=np.random.default_rng(0))
     adam = AdamW(model)
-    adam.steps = 7
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        adam.steps, adam.m.flat[:] = 3, 0.5
+        run.save_checkpoint(folder / "before", model, adam)
+        adam.steps, adam.m.flat[:] = 7, 0.25
         path = run.save_checkpoint(folder, model, adam) / "state.safetensors"
-        whole = path.read_bytes()
+        whole, older = path.read_bytes(), (folder / "before" / "checkpoints" / "3" / "state.safetensors").read_bytes()
         meant = {n: a.tobytes() for n, a in safetensors.load(path)[0].items()}
         pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (pages + ROOM, resource.RLIM_INFINITY))
-        read, refused = 0, {}
-        for _ in range(files):
+        read, back, refused, untouched = 0, 0, {}, {9.0}
+        for number in range(files):
             data = mutated(whole, dice)
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
+            beside = folder / "checkpoints" / "3"  # every second time there is a whole one to go back to
+            if number % 2:
+                beside.mkdir(exist_ok=True)
+                (beside / "state.safetensors").write_bytes(older)
+            elif beside.exists():
+                shutil.rmtree(beside)
             for arena in (model.params, adam.m, adam.v):
                 arena.flat[:] = 9
             adam.steps = 0
             try:
-                found = run.load_checkpoint(folder, model, adam)
-                read += found
+                assert run.load_checkpoint(folder, model, adam)
+                if adam.steps == 3 and number % 2:
+                    assert (adam.m.flat[:2] == 0.5).all() and not path.exists() and path.parent.with_name("7.damaged").exists()
+                    back += 1
+                    continue
+                read += 1
                 now = {f"{part}.{n}": a.tobytes() for part, arena in (("w", model.params), ("m", adam.m), ("v", adam.v)) for n, a in arena.items()}
                 assert now == meant and adam.steps == 7, "other numbers were read"
             except PysftError as error:
                 text = str(error)
                 assert text and "\n" not in text, text
+                assert not number % 2, "a whole one lay beside it"
+                assert all(set(arena.flat) == untouched for arena in (model.params, adam.m, adam.v)), "half of a file was read"
                 refused[type(error).__name__] = refused.get(type(error).__name__, 0) + 1
-        print(f"{files:,} damaged checkpoints in {time.monotonic() - began:.0f} s: {read:,} read as they were meant, refused "
+        print(f"{files:,} damaged checkpoints in {time.monotonic() - began:.0f} s: {read:,} read as they were meant, {back:,} left for the "
+              "one before, refused "
               + ", ".join(f"{n:,} ({kind})" for kind, n in refused.items()) + f"; memory bounded to {ROOM >> 20} MiB more")
 
 

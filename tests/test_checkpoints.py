@@ -430,6 +430,19 @@ def test_resuming_takes_no_other_adapters_or_checkpoints(after_seven, flags):
     assert code == 2 and flags[0] in one_sentence(said) and snapshot(after_seven) == before
 
 
+@pytest.mark.parametrize("kind", ["sft", "lora"])
+def test_a_run_whose_last_checkpoint_was_damaged_says_so_and_ends_with_the_same_bytes(home, adapted, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+    more = ["--base", home.run, "--lora", "2"] if kind == "lora" else []
+    with stopping(12):
+        assert pysft(*begin(home.path, tmp_path / "run", *more))[0] == 130
+    last = tmp_path / "run" / "sft" / "checkpoints" / "13" / "state.safetensors"
+    last.write_bytes(last.read_bytes()[:-7] + b"garbage")
+    code, report, said = pysft("train", "--resume", "--out", tmp_path / "run")
+    assert code == 0 and "going back to the checkpoint of step 12" in said and str(last) in said
+    same_run(tmp_path / "run", report, adapted if kind == "lora" else home)
+
+
 @contextlib.contextmanager
 def not_finite(step):
     """Fine-tuning's loss is not a number in step `step` + 1, whenever it is taken."""

@@ -813,15 +813,21 @@ def test_an_error_is_one_line_on_standard_error(desk):
     assert (result.returncode, result.stdout) == (66, "") and len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def training(home, *more, **options):
+    """A training that never ends, as a process of its own, that has taken its first step."""
+    command = [sys.executable, "-m", "pysft", "train", *map(str, material(home.path)), "--base-steps", "1000000", "--out", "run", *more]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                             **options)
+    lines = child.stderr if "--json" in more else child.stdout
+    while "base  step " not in (line := lines.readline()):
+        assert line, "training ended before its first step"
+    return child
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_training_with_a_checkpoint_and_its_exit_code(home, desk, number, code):
-    command = [sys.executable, "-m", "pysft", "train", *map(str, material(home.path)), "--base-steps", "1000000",
-               "--out", "run", "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+    child = training(home, "--json")
     try:
-        while "base  step " not in (line := child.stderr.readline()):
-            assert line, "training ended before its first step"
         child.send_signal(number)
         out, err = child.communicate(timeout=30)
     finally:
@@ -829,6 +835,55 @@ def test_a_signal_ends_training_with_a_checkpoint_and_its_exit_code(home, desk, 
     assert child.returncode == code and out == "" and "Traceback" not in err
     assert "--resume" in err.splitlines()[-1]
     assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+
+
+def test_whoever_reads_along_may_go_away_and_a_checkpoint_is_written(home, desk):
+    child = training(home)
+    try:
+        child.stdout.close()  # as in: pysft train | head
+        assert child.wait(timeout=60) == 1 and "Traceback" not in child.stderr.read()
+    finally:
+        child.kill()
+    assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+
+
+def test_a_run_is_resumed_by_the_verb_that_began_it_with_the_functions_it_was_begun_with(home, desk, monkeypatch):
+    stop = lambda *a, **b: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    monkeypatch.setattr(recipe, "run_stage", stop)
+    assert pysft("train", *material(home.path), "--ops", "reference", "--out", "run").code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(desk.path)
+    before = (desk.path / "run/run.json").read_bytes()
+    refused = pysft("pretrain", "--resume", "--out", "run")
+    assert refused.code == 2 and "python -m pysft train --resume --out run" in refused.err and (desk.path / "run/run.json").read_bytes() == before
+    gone_on = pysft("train", "--resume", "--out", "run", "--json")
+    assert gone_on.code == 0 and "computed with the reference" in gone_on.err
+    whole = pysft("train", *material(home.path), "--ops", "reference", "--out", "whole", "--json")
+    assert gone_on.document["weights_sha256"] == whole.document["weights_sha256"]
+
+
+def test_going_on_with_other_kernels_is_said(home, desk, monkeypatch):
+    monkeypatch.setattr(recipe, "run_stage", lambda *a, **b: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert pysft("train", *material(home.path), "--out", "run").code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(desk.path)
+    record = json.loads((desk.path / "run/run.json").read_text())
+    assert record["verb"] == "train" and record["ops"] == "kernels" and record["isa"]
+    desk.put("run/run.json", json.dumps(record | {"isa": "another"}))
+    gone_on = pysft("train", "--resume", "--out", "run", "--json")
+    assert gone_on.code == 0 and "begun on instruction set another" in gone_on.err and "PYSFT_ISA=another" in gone_on.err
+
+
+def test_a_base_whose_run_is_tuned_meanwhile_is_still_the_base(home, desk):
+    """What is read of --base RUN is its base stage, whatever else stands in it."""
+    shutil.copytree(home.run, desk.path / "a")
+    shutil.rmtree(desk.path / "a/sft")
+    train = ["train", *material(home.path)[2:], "--config", desk.put("few.toml", "sft_steps = 2\nsft_windows = []"), "--base", "a", "--out", "run"]
+    assert pysft(*train).code == 0
+    shutil.copytree(home.run / "sft", desk.path / "a/sft")
+    assert pysft("train", "--resume", "--out", "run").code == 0
+    (desk.path / "a/base/model.safetensors").write_bytes((desk.path / "a/base/model.safetensors").read_bytes()[:-1] + b"?")
+    assert pysft("train", "--resume", "--out", "run").code == 65
 
 
 def test_a_given_base_is_measured_on_the_text_it_was_trained_on(home, desk):

@@ -106,10 +106,11 @@ def test_what_killed_processes_left_half_written_is_swept_and_nothing_else(tmp_p
     gone.start()
     gone.join()
     (tmp_path / "sft").mkdir()
-    stays = ["a.tmp", ".tmp", f"state.safetensors.{os.getpid()}.tmp", "x.99999999999999999999999.tmp", "sft/log.jsonl", f"sft/{gone.pid}.tmp.json"]
-    for name in [*stays, f"state.safetensors.{gone.pid}.tmp", f"sft/run.json.{gone.pid}.tmp"]:
+    stays = ["a.tmp", ".tmp", f"state.safetensors.{os.getpid()}.ab.tmp", "x.99999999999999999999999.0.tmp", "sft/log.jsonl", f"sft/{gone.pid}.0.tmp.json",
+             f"{gone.pid}.tmp"]
+    for name in [*stays, f"state.safetensors.{gone.pid}.ab.tmp", f"sft/run.json.{gone.pid}.0f.tmp"]:
         (tmp_path / name).write_text("x")
-    disk.sweep(tmp_path)
+    disk.sweep(list(tmp_path.rglob("*")))
     assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(stays)
 
 

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conftest import SMALL_RUN, in_process
+from pysft import recipe
 from pysft.errors import GateError, PysftError
 from pysft.lab import figures
 from pysft.nn import ops, safetensors
+from pysft.run import load_stage, weights_sha256
 from pysft.text.dataset import read_corpus
 from pysft.text.template import TEMPLATES, load_template
 from pysft.training.stages import PRESETS, Settings, resolve
@@ -166,14 +168,24 @@ def home(tmp_path_factory):
                                              for verb in ("Say", "Sing", "Show", "Name", "Praise", "Seek") for word in
                                              ("king", "rose", "crown", "ship", "night", "sword", "moon", "song", "hill")))
     (home / "a.toml").write_text(SMALL_RUN + "base_steps = 3\nbase_windows = [[16, 2]]\nsft_steps = 4\nsft_windows = [[16, 1]]\ncheckpoint_every = 2\n")
-    code, _, said = in_process("train", "--config", home / "a.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl", "--out",
-                               home / "run", "--threads", 1)
+    train = ["train", "--config", home / "a.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl", "--threads", 1, "--out"]
+    code, _, said = in_process(*train, home / "run")
     assert code == 0, said
+    save = recipe.save_checkpoint
+
+    def killed(folder, model, adam):
+        save(folder, model, adam)
+        if folder.name == "sft" and adam.steps == 3:
+            raise KeyboardInterrupt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(recipe, "save_checkpoint", killed)
+        assert in_process(*train, home / "stopped")[0] == 130
     return home
 
 
-VERBS = [("chat", "-p", "Say king", "--tokens", 4), ("generate", "-p", "The", "--tokens", 4), ("eval",), ("diagnose",), ("select",), ("report",),
-         ("train", "--resume", "--out")]
+RESUME = ("train", "--resume", "--out")
+VERBS = [RESUME, ("chat", "-p", "Say king", "--tokens", 4), ("generate", "-p", "The", "--tokens", 4), ("eval",), ("diagnose",), ("select",), ("report",)]
 
 
 @many(120, 0.05)
@@ -181,7 +193,8 @@ VERBS = [("chat", "-p", "Say king", "--tokens", 4), ("generate", "-p", "The", "-
 def test_a_spoilt_run_folder_is_used_or_refused_in_a_sentence(home, tmp_path_factory, data):
     run = tmp_path_factory.getbasetemp() / "spoilt"
     shutil.rmtree(run, ignore_errors=True)
-    shutil.copytree(home / "run", run)
+    name = data.draw(st.sampled_from(["run", "stopped"]))
+    shutil.copytree(home / name, run)
     files = sorted(p for p in run.rglob("*") if p.is_file() and p.suffix != ".html")
     path = data.draw(st.sampled_from(files))
     way = data.draw(st.sampled_from(["json", "json", "cut", "gone", "folder", "bytes"]))
@@ -202,7 +215,7 @@ def test_a_spoilt_run_folder_is_used_or_refused_in_a_sentence(home, tmp_path_fac
         for _ in range(data.draw(st.integers(1, 3))):
             whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(whole)
-    verb, *rest = data.draw(st.sampled_from(VERBS))
+    verb, *rest = RESUME if name == "stopped" and data.draw(st.booleans()) else data.draw(st.sampled_from(VERBS))
     arguments = [verb, *rest, run] if verb == "train" else [verb, run, *rest]
     began = time.monotonic()
     code, out, err = in_process(*arguments, "--threads", 1) if verb in ("chat", "generate", "eval", "train") else in_process(*arguments)
@@ -211,6 +224,8 @@ def test_a_spoilt_run_folder_is_used_or_refused_in_a_sentence(home, tmp_path_fac
     if code and not (verb == "diagnose" and code == 1):
         assert err.splitlines()[-1].startswith("pysft: "), err
     assert "Traceback" not in err + out
+    if code == 0 and verb == "train" and path.suffix != ".json":  # what the settings and the vocabulary say, another run may say
+        assert weights_sha256(load_stage(run).model) == weights_sha256(load_stage(home / "run").model)
 
 
 # ---------------------------------------------------------------------------------------- gate

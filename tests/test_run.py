@@ -17,7 +17,7 @@ from pysft.errors import DataError, Diverged, MissingInput, PysftError, UsageErr
 from pysft.nn import safetensors
 from pysft.nn.model import GPT, GPTConfig
 from pysft.nn.optim import AdamW
-from pysft.run import (Stage, append_log, cut_log, find_stage, load_checkpoint, load_stage, new_run, save_checkpoint,
+from pysft.run import (Stage, append_log, cut_log, find_stage, load_checkpoint, load_stage, new_run, read_log, save_checkpoint,
                        save_stage, weights_sha256, write_json)
 from pysft.text.dataset import read_corpus
 from pysft.text.template import CHAT
@@ -226,13 +226,38 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
 
 # ------------------------------------------------------------------------- logs and checkpoints
 
+def step_line(n):
+    return {"step": n, "loss": n / 3, "losses": {"base": n / 3}, "norm": 1.0, "tokens": 48, "seconds": 0.1}
+
+
 def test_a_log_is_cut_to_a_step_even_if_its_last_line_is_half_written(tmp_path):
-    append_log(tmp_path, [{"step": n, "loss": n / 3} for n in range(1, 8)])
+    append_log(tmp_path, [step_line(n) for n in range(1, 8)])
     with open(tmp_path / "log.jsonl", "a") as f:
         f.write('{"step": 8, "lo')
-    cut_log(tmp_path, 5)
-    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] \
-        == [{"step": n, "loss": n / 3} for n in range(1, 6)]
+    assert cut_log(tmp_path, 5)
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [step_line(n) for n in range(1, 6)]
+
+
+@pytest.mark.parametrize("odd", ["nonsense", "[]", "{}", '{"step": "4"}', json.dumps({k: v for k, v in step_line(4).items() if k != "losses"}),
+                                 json.dumps(step_line(4) | {"loss": float("nan")}), json.dumps(step_line(4) | {"losses": {"base": None}}),
+                                 "[" * 100_000])
+def test_a_line_that_no_training_wrote_ends_the_log_and_that_is_told(tmp_path, odd):
+    model, said = model_of(), []
+    adam = AdamW(model)
+    adam.steps = 6
+    save_checkpoint(tmp_path, model, adam)
+    lines = [json.dumps(step_line(n)) for n in range(1, 8)]
+    lines[3] = odd
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3] and recipe.stage_figures(tmp_path)["tokens"] == 3 * 48
+    assert load_checkpoint(tmp_path, model, adam, said.append) and adam.steps == 6
+    assert len(said) == 1 and "log.jsonl: damaged before step 6" in said[0] and "\n" not in said[0]
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3]
+
+
+def test_a_log_that_ends_early_because_a_step_was_skipped_is_not_damaged(tmp_path):
+    append_log(tmp_path, [step_line(n) for n in range(1, 5)])
+    assert cut_log(tmp_path, 5) and len(read_log(tmp_path)) == 4
 
 
 def test_a_checkpoint_brings_back_weights_moments_and_step(tmp_path):
@@ -266,7 +291,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, dama
     for adam.steps in (5, 9):
         model.params.flat[:] = adam.steps
         last = save_checkpoint(tmp_path, model, adam) / "state.safetensors"
-    append_log(tmp_path, [{"step": n} for n in range(1, 10)])
+    append_log(tmp_path, [step_line(n) for n in range(1, 10)])
     damage(last)
     fresh = AdamW(model_of())
     assert load_checkpoint(tmp_path, fresh.model, fresh, said.append) and fresh.steps == 5
@@ -404,7 +429,7 @@ def test_checkpoints_along_the_way_survive_a_crash_and_change_nothing(tmp_path, 
 def test_log_lines_past_the_checkpoint_are_dropped_on_resume(tmp_path, uninterrupted):
     with pytest.raises(recipe.Interrupted):
         recipe.run_stage(fresh(tmp_path), KillAt(PLAN, 3).plan, SETTINGS, QUIET, False)
-    append_log(tmp_path / "base", [{"step": n, "loss": 99.0, "losses": {}} for n in (5, 6)])  # as after a power cut
+    append_log(tmp_path / "base", [step_line(n) for n in (5, 6)])  # as after a power cut
     with open(tmp_path / "base" / "log.jsonl", "a") as f:
         f.write('{"step": 7')
     stage = fresh(tmp_path)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+HANGS = 300  # seconds
 CHILD = """
 import sys
 from pysft import cli, recipe
@@ -84,9 +85,10 @@ def killed(child, moment):
             if line == "saving\n":
                 break
     try:
-        return "".join([*said, child.communicate(timeout=None if moment is None else abs(moment))[0]]), False
+        return "".join([*said, child.communicate(timeout=HANGS if moment is None else abs(moment))[0]]), False
     except subprocess.TimeoutExpired:
         child.kill()
+        assert moment is not None, "it hangs"
         return "".join([*said, child.communicate()[0]]), child.returncode != 0
 
 
@@ -94,21 +96,23 @@ def main(kills=200, seed=0):
     dice, began = random.Random(seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        command = ["train", *material(home)]
-        at = time.monotonic()
-        child = start(*command, "--out", home / "whole")
-        said, _ = killed(child, None)
-        long = time.monotonic() - at
-        assert child.returncode == 0, said
-        whole = kept(home / "whole")
+        plain = ["train", *material(home)]
+        commands, whole, long = [plain, [*plain, "--lora", "2"]], [], 0.0
+        for i, command in enumerate(commands):
+            at = time.monotonic()
+            child = start(*command, "--out", home / f"whole{i}")
+            said, _ = killed(child, None)
+            long = max(long, time.monotonic() - at)
+            assert child.returncode == 0, said
+            whole.append(kept(home / f"whole{i}"))
         done, runs, torn, lost, wrong, seen = 0, 0, 0, 0, 0, 0
         while done < kills:
-            runs, run, expected, resumed = runs + 1, home / f"run{runs}", None, False
+            which, run, expected, resumed = runs % 2, home / f"run{runs}", None, False  # every second with adapters
+            runs += 1
             while True:
                 if not (run / "run.json").is_file():
-                    shutil.rmtree(run, ignore_errors=True)
                     resumed, expected = False, None
-                child = start(*(["train", "--resume"] if resumed else command), "--out", run)
+                child = start(*(["train", "--resume"] if resumed else commands[which]), "--out", run)
                 # One in five at any moment from the start of the process, the others while it trains and saves.
                 moment = None if done >= kills else -dice.uniform(0, long) if dice.random() < 0.2 else dice.uniform(0, long / 5)
                 said, was = killed(child, moment)
@@ -124,7 +128,7 @@ def main(kills=200, seed=0):
                     break
                 assert child.returncode == -9, said
                 expected, resumed = newest(run), True
-            wrong += kept(run) != whole
+            wrong += kept(run) != whole[which] or bool(list(run.rglob("*.tmp")))
             shutil.rmtree(run)
         print(f"{done} kills in {runs} runs, {time.monotonic() - began:.0f} s: {torn} torn checkpoints, {lost} lost, "
               f"{wrong} runs that ended with other bytes; {seen} times a run went on from a checkpoint", flush=True)
