@@ -288,7 +288,7 @@ FAULTS = {
         ("if len(expression) > LONGEST:", "if len(expression) > 10**9:"),
         ("for c in text if c in known", "for c in text"),
     ]),
-    "pysft/disk.py": ("disk checkpoints", [
+    "pysft/disk.py": ("disk resume checkpoints", [
         ("            f.flush()\n            os.fsync(f.fileno())\n        os.replace", "            f.flush()\n        os.replace"),
         ("        raise\n    sync_folder(path.parent)\n", "        raise\n"),
         ("        f.write(text)\n        f.flush()\n        os.fsync(f.fileno())\n", "        f.write(text)\n"),
@@ -298,7 +298,7 @@ FAULTS = {
         ("            temporary.unlink(missing_ok=True)\n", "            pass\n"),
         ('with open(temporary, "xb") as f:', 'with open(path, "wb") as f, open(temporary, "xb"):'),
     ]),
-    "pysft/run.py": ("checkpoints disk run", [
+    "pysft/run.py": ("run disk resume checkpoints", [
         ("        if not np.isfinite(arena.flat).all():\n", "        if False:\n"),
         ("KEPT = 2", "KEPT = 1"),
         ('parts = (("w", model.params), ("m", adam.m), ("v", adam.v))\n    for part, arena in parts:\n        if not',
@@ -308,17 +308,23 @@ FAULTS = {
         ('json.loads(line)["step"] > step:', 'json.loads(line)["step"] >= step:'),
         ('return int(metadata["steps"])', 'return int(metadata["steps"]) - 1'),
         ("if not cut_log(folder, adam.steps):", "if False:"),
+        ("        if not _is_step(row):", "        if not isinstance(row, dict):"),
+        ("any(folder.iterdir()):", "False:"),
         ("        if not np.isfinite(a).all():\n", "        if False:\n"),
         ("if metadata.get(\"weights_sha256\", weights_sha256(model)) != weights_sha256(model):", "if False:"),
         ("if a.shape != tuple(shape) or a.dtype != np.float32:", "if a.size != np.prod(shape):"),
         ("fill(arena, tensors, path, part + \".\")", "fill(arena, tensors, path, \"w.\")"),
     ]),
-    "pysft/recipe.py": ("run checkpoints disk", [
+    "pysft/recipe.py": ("run resume checkpoints cli", [
         ("                    flush()\n                    save_checkpoint", "                    save_checkpoint"),
         ("self.exit_code = 128 + signum", "self.exit_code = 1"),
         ("digest if name.startswith(SHIPPED) else None) != digest:", "digest) != digest:"),
         ("    cut_measurements(folder, adam.steps if adam.steps else -1)\n", ""),
         ("for row in read_log(folder)[-outliers.window:]:", "for row in []:"),
+        ("            if signals.caught is not None:  # while", "            if False:  # while"),
+        ("            flush()\n            save_checkpoint(folder, model, adam)\n            raise", "            raise"),
+        ("if found.verb != verb:", "if False:"),
+        ("ops_name, settings = begun.ops,", "_, settings = begun.ops,"),
     ]),
     "pysft/lab/evaluate.py": ("evaluate", [
         ("float(nll.sum(dtype=np.float64))", "float(nll.mean(dtype=np.float64))"),

@@ -126,12 +126,13 @@ def test_a_folder_is_made_by_one_process_only(tmp_path, monkeypatch):
 
 class Recorder:
     """The order in which a program's files reach the disk, and every state that a power cut could leave of them: what was
-    brought to the disk is there; of the other changes to a folder's names any may be or not; of what was written and not
-    brought to the disk there is nothing, half, or all."""
+    brought to the disk is there; of the other changes to a folder's names any may be or not, and of a folder that is removed
+    only the files may be gone; of what was written and not brought to the disk there is nothing, half, or all."""
 
     def __init__(self, monkeypatch, root):
         self.root, self.events = root, []
-        real = {"fsync": os.fsync, "replace": os.replace, "mkdir": os.mkdir, "rmtree": shutil.rmtree}
+        real = {"fsync": os.fsync, "replace": os.replace, "mkdir": os.mkdir, "rmtree": shutil.rmtree,
+                            "unlink": os.unlink, "rename": os.rename}
 
         def fsync(number):
             path = Path(os.readlink(f"/proc/self/fd/{number}"))
@@ -151,7 +152,17 @@ class Recorder:
         def rmtree(path, **more):
             self.events.append(("remove", Path(path)))
             return real["rmtree"](path, **more)
-        for module, name, patch in ((os, "fsync", fsync), (os, "replace", replace), (os, "mkdir", mkdir), (shutil, "rmtree", rmtree)):
+
+        def unlink(path, **more):
+            if Path(path).is_absolute() and root in Path(path).parents and Path(path).exists():
+                self.events.append(("remove", Path(path)))
+            return real["unlink"](path, **more)
+
+        def rename(a, b):
+            self.events.append(("rename", Path(a), Path(b)))
+            return real["rename"](a, b)
+        for module, name, patch in ((os, "fsync", fsync), (os, "replace", replace), (os, "mkdir", mkdir), (shutil, "rmtree", rmtree),
+                                    (os, "unlink", unlink), (os, "rename", rename)):
             monkeypatch.setattr(module, name, patch)
 
     def states(self, count):
@@ -162,10 +173,15 @@ class Recorder:
                 for change in [c for c in pending if c[1].parent == path]:
                     self._change(durable, *change, torn=0.0)  # a name is there now; of what was never brought there, nothing is
                     pending.remove(change)
+            elif kind == "data" and path in durable:
+                durable[path] = rest[0]  # its name was there before
             elif kind in ("data", "loose"):
                 pending.append(("create", path, rest[0], kind == "data"))
             else:
                 pending.append((kind, path, *rest))
+        if count < len(self.events) and self.events[count][0] == "data":  # it is being written: any beginning of it may be there
+            _, path, content = self.events[count]
+            pending.append(("create", path, content, False))
         for chosen in itertools.product([False, True], repeat=len(pending)):
             for torn in (0.0, 0.5, 1.0):
                 state = dict(durable)
@@ -180,14 +196,17 @@ class Recorder:
             return
         if kind == "create":
             content, there = rest
-            state[path] = content if there else content[:int(len(content) * torn)]
+            old = len(state.get(path) or b"") if content.startswith(state.get(path) or b"") else 0  # lines that were added
+            state[path] = content if there else content[:old + int((len(content) - old) * torn)]
         elif kind == "mkdir":
             state[path] = None
         elif kind == "rename" and path in state:
-            state[rest[0]] = state.pop(path)
+            for moved in [p for p in state if p == path or path in p.parents]:
+                state[rest[0] / moved.relative_to(path)] = state.pop(moved)
         elif kind == "remove":
             for gone in [p for p in state if p == path or path in p.parents]:
-                del state[gone]
+                if torn == 1.0 or state[gone] is not None:
+                    del state[gone]
 
 
 def lay(state, root, there):
