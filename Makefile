@@ -15,7 +15,7 @@ help:
 	@echo "make train      train a base model and turn it into a chatbot (ARGS='--preset mini' for options)"
 	@echo "make lab        every claim of the source text as an experiment, under an hour (ARGS='first-token --seeds 3')"
 	@echo "make test       the tests"
-	@echo "make test-torch the tests against PyTorch (installs $(TORCH) into .venv)"
+	@echo "make test-torch the tests against PyTorch and the safetensors package (installs $(TORCH) and that into .venv)"
 	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
 	@echo "make torture    trainings killed and checkpoints damaged at random, hostile messages;  make asan, make tsan: the C part under sanitizers"
 	@echo "make faults     faults planted one by one in the sources: does a test notice?  make coverage: which lines the tests run;  make fuzz"
@@ -36,11 +36,11 @@ lab: build figures
 	$(PY) -m pysft lab $(or $(ARGS),all)
 
 test: build
-	$(PY) -m pytest $(ARGS)
+	$(PY) tests/suite.py $(ARGS)
 
 test-torch: build
-	$(PY) -m pip install -q '$(TORCH)'
-	$(PY) -m pytest tests/test_torch.py $(ARGS)
+	$(PY) -m pip install -q '$(TORCH)' safetensors
+	$(PY) -m pytest tests/test_torch.py tests/test_safetensors.py tests/test_living.py $(ARGS)
 
 # What depends on the instruction set at all, under each that this processor has; and one wheel, built once,
 # under every Python from 3.11 on that is called python3.N here.

@@ -422,9 +422,9 @@ def test_a_tree_with_faults_names_each_of_them(tmp_path):
 
 def test_a_very_deep_tree_is_refused_in_time(tmp_path):
     path = write(tmp_path, "x.jsonl", *(node(str(i), str(i - 1) if i else None, ["prompter", "assistant"][i % 2], "x") for i in range(50_000)))
-    began = time.monotonic()
+    began = time.process_time()
     assert any("more than 1,000 messages deep" in str(row) for row in scan(path) if isinstance(row, RowError))
-    assert time.monotonic() - began < 10  # a copy of each path to its end would take minutes
+    assert time.process_time() - began < 10  # a copy of each path to its end would take minutes
 
 
 BROKEN = {  # what is wrong -> (the line, what its error says)
@@ -558,9 +558,9 @@ def test_the_longest_overlap_with_a_corpus_is_that_of_a_plain_search(corpus, tex
 
 def test_a_corpus_full_of_one_stretch_is_searched_in_time():
     corpus = "\n".join(["-" * 79] * 400)
-    began = time.monotonic()
+    began = time.process_time()
     overlap = Overlap(corpus)
-    assert all(overlap.longest("-" * 79 + "x")[0] == 79 for _ in range(20)) and time.monotonic() - began < 10
+    assert all(overlap.longest("-" * 79 + "x")[0] == 79 for _ in range(20)) and time.process_time() - began < 10
 
 
 def test_an_audit_of_nothing_is_not_clean_and_unreadable_heldout_prompts_are_refused(tmp_path):
