@@ -19,7 +19,8 @@ def main(folder):
         said = subprocess.run(["gcov", "--stdout", str(path)], capture_output=True, text=True, check=True).stdout
         file = ""
         for line in said.splitlines():
-            count, number, text = (re.fullmatch(r"\s*([^:]+):\s*(\d+):(.*)", line) or [None, "-", "0", ""]).groups() if ":" in line else ("-", "0", "")
+            fields = re.fullmatch(r"\s*([^:]+):\s*(\d+):(.*)", line)
+            count, number, text = fields.groups() if fields else ("-", "0", "")
             if number == "0":
                 file = text.removeprefix("Source:") if text.startswith("Source:") else file
             elif count != "-" and file.startswith("csrc/"):
@@ -33,4 +34,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1]) if len(sys.argv) == 2 else __doc__)

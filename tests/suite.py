@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 LONGEST = ("diagnose", "cli", "run", "data", "lab", "model", "build", "checkpoints", "gradcheck", "report", "resume", "living", "fuzz")
+HANGS = 1800  # seconds of one file
 NOTHING_CHOSEN = 5  # pytest's exit status where the options leave no test of a file
 
 
@@ -22,11 +23,15 @@ def main(options):
     files = sorted(TESTS.glob("test_*.py"), key=lambda p: (LONGEST.index(p.stem[5:]) if p.stem[5:] in LONGEST else len(LONGEST), p.name))
 
     def one(path):
-        return path, subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/{path.name}", *options], cwd=TESTS.parent,
-                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            return path, subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/{path.name}", *options],
+                                        cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=HANGS)
+        except subprocess.TimeoutExpired as error:
+            said = (error.stdout or b"").decode(errors="replace")
+            return path, subprocess.CompletedProcess([], 1, f"{said}\n{path.name}: not finished after {HANGS} s")
 
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())) as pool:
-        for path, done in pool.map(one, files):
+        for path, done in (job.result() for job in as_completed([pool.submit(one, path) for path in files])):
             if done.returncode == NOTHING_CHOSEN:
                 continue
             said = done.stdout.rstrip().rpartition("\n")[2].strip("= ")

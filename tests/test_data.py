@@ -192,6 +192,20 @@ def test_a_template_that_would_train_wrongly_cannot_be_made(change, named):
         Template("mine", change, {}, ("<u>", "<a>", "<e>"))
 
 
+CALL, RESULT = Segment(("<s>",), ("</s>",), FULL), Segment(("<r>",), ("</r>",), NO)
+
+
+@pytest.mark.parametrize("parts, named", [
+    ({"search": CALL}, 'no part "result"'),
+    ({"search": CALL, "code": Segment(("<c>",), ("</s>",), FULL), "result": RESULT}, "end with the same token"),
+    ({"search": CALL, "code": Segment(("<s>",), ("</c>",), FULL), "result": RESULT}, "begin or end with the same"),
+    ({"search": CALL, "result": Segment(("<r>",), ("</s>",), NO)}, "end with the same token")], ids=range(4))
+def test_a_template_whose_calls_could_not_be_told_apart_or_answered_cannot_be_made(parts, named):
+    with pytest.raises(UsageError, match=named):
+        Template("mine", CHAT.turns, parts, CHAT.tokens, ("<s>", "</s>", "<c>", "</c>", "<r>", "</r>"))
+    Template("mine", CHAT.turns, {"search": CALL, "result": RESULT}, CHAT.tokens, ("<s>", "</s>", "<r>", "</r>"))
+
+
 @pytest.mark.parametrize("grade, expected", [
     ("all", "<|user|>Hi<|end|><|assistant|>[Ho<|end|>]<|user|>Go<|end|><|assistant|>[No<|end|>]"),
     ("last", "<|user|>Hi<|end|><|assistant|>Ho<|end|><|user|>Go<|end|><|assistant|>[No<|end|>]"),

@@ -44,8 +44,12 @@ def alone():
 
 def test_two_trainings_in_two_threads_at_once_are_what_each_is_alone(alone):
     assert alone[0] != alone[1]
-    found = {}
-    workers = [threading.Thread(target=lambda seed=seed: found.update({seed: [trained(2, seed) for _ in range(3)]})) for seed in (0, 1)]
+    found, both = {}, threading.Barrier(2)
+
+    def work(seed):
+        both.wait()
+        found[seed] = [trained(2, seed) for _ in range(3)]
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -78,12 +82,11 @@ def test_a_grandchild_of_two_forks_computes_the_same(alone):
 
 def test_numpys_own_threads_multiply_beside_a_training_and_neither_changes(alone):
     a = np.random.default_rng(0).standard_normal((600, 600))
-    product, stop, wrong = a @ a, threading.Event(), []
+    product, stop, right = a @ a, threading.Event(), []
 
     def multiply():
         while not stop.is_set():
-            if not np.array_equal(a @ a, product):
-                wrong.append(1)
+            right.append(np.array_equal(a @ a, product))
     worker = threading.Thread(target=multiply)
     worker.start()
     try:
@@ -91,7 +94,7 @@ def test_numpys_own_threads_multiply_beside_a_training_and_neither_changes(alone
     finally:
         stop.set()
         worker.join()
-    assert not wrong
+    assert right and all(right)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed (make test-torch)")
@@ -113,7 +116,7 @@ def test_pytorch_imported_before_or_after_computes_and_lets_compute(order, alone
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
 
 
-def test_the_process_is_left_as_it_was_found(alone, tmp_path):
+def test_the_process_is_left_as_it_was_found(alone):
     """Denormals, the processor's floating-point control, OpenMP's and NumPy's settings, signals, the environment."""
     done = python("-c", """if True:
         import ctypes, ctypes.util, locale, os, signal, sys, threading, warnings
@@ -138,7 +141,7 @@ def test_the_process_is_left_as_it_was_found(alone, tmp_path):
         imported = state()
         sys.path.insert(0, %r)
         os.environ.pop("OMP_WAIT_POLICY", None)
-        from conftest import in_process
+        from conftest import in_process  # which sets a variable and a handler for the suite: these are put back, they are not pysft's
     """ % str(ROOT / "tests") + f"""
         signal.signal(signal.SIGINT, before["signals"][0])
         os.environ.clear(), os.environ.update(before["environment"])
@@ -154,7 +157,7 @@ def test_the_process_is_left_as_it_was_found(alone, tmp_path):
     assert (done.stdout, done.stderr) == ("[] []\n[]\n", "")
 
 
-def test_an_import_reads_no_file_of_the_users_and_writes_nothing(tmp_path):
+def test_an_import_says_and_writes_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", "import pysft, pysft.cli, pysft.nn.ops, pysft.recipe"], cwd=tmp_path, capture_output=True,
                           text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,6 +1,6 @@
-"""Killed after any step of any stage, and resumed, a training ends with the bytes of one that nobody killed: weights, both
-moments, and the log but for its timings. Here the kills are placed, one before and one after each checkpoint is written;
-tests/torture.py kills whole processes at random."""
+"""Stopped after any step of any stage, and resumed, a training ends with the bytes of one that nobody stopped: weights, both
+moments, and the log but for its timings. Here the folder is copied as a kill would leave it, before and after each checkpoint is
+written; tests/torture.py kills whole processes at random."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from test_disk import Recorder, lay
 from pysft import recipe
-from pysft.nn import ops
+from pysft.nn import ops, safetensors
 from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT, GPTConfig, expand_vocab
 from pysft.rng import rng
@@ -83,8 +83,8 @@ def test_killed_after_any_of_thirty_steps_and_resumed_a_stage_ends_with_the_same
 
 
 def test_whenever_the_power_goes_in_a_training_its_resumed_run_ends_with_the_same_bytes(material, tmp_path, monkeypatch):
-    """Every state that the disk can be in while a stage logs, writes checkpoints and removes old ones, after the first has
-    been promised, is resumed; one fewer fsync, and the log would lack lines that a checkpoint has behind it."""
+    """Every state that the disk can be in while a stage logs, writes checkpoints and removes old ones is resumed. (One fsync
+    fewer, and the log would lack lines of steps that a checkpoint has behind it.)"""
     monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setitem(SETTINGS, "sft_steps", 5)
     root = tmp_path / "run"
@@ -110,8 +110,8 @@ def test_whenever_the_power_goes_in_a_training_its_resumed_run_ends_with_the_sam
 
 
 @pytest.mark.parametrize("kind", ["base", "sft", "lora"])
-def test_the_comparison_sees_one_bit_of_a_moment(kind, material, tmp_path, monkeypatch):
-    """The control: a resumed moment that is off by the least there is ends elsewhere."""
+def test_the_comparison_sees_moments_that_are_off_by_their_last_bit(kind, material, tmp_path, monkeypatch):
+    """The control: the last step is taken again from second moments that are off by the least there is."""
     monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
     run(kind, tmp_path / "whole", material)
     load = recipe.load_checkpoint
@@ -125,4 +125,6 @@ def test_the_comparison_sees_one_bit_of_a_moment(kind, material, tmp_path, monke
     shutil.rmtree(next((tmp_path / "again").rglob("checkpoints/30")))
     monkeypatch.setattr(recipe, "load_checkpoint", off)
     run(kind, tmp_path / "again", material, resume=True)
-    assert left(tmp_path / "again") != left(tmp_path / "whole")
+    weights = [{n: a.tobytes() for n, a in safetensors.load(next((tmp_path / name).rglob(f"{STEPS}/state.safetensors")))[0].items()
+                if n.startswith("w.")} for name in ("whole", "again")]
+    assert left(tmp_path / "again") != left(tmp_path / "whole") and weights[0] != weights[1]

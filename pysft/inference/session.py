@@ -14,8 +14,8 @@ from pysft.text.template import Template, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
 ROOM = 32  # tokens that a reply gets at the least: history makes way for it
-ROOM_WITH_TOOLS = 5 / 8  # of the context: a call, its result and what is said of it are long, and half of them is worth nothing
-REST = 8   # of what a result of a tool leaves, for the reply to say more than the result
+ROOM_WITH_TOOLS = 5 / 8  # of the context, where there are tools: a call, its result and what is said of it are long
+REST = 8   # tokens that a reply has beyond a result and its repetition
 CALLS = 3  # of tools in one reply: a further one stops it
 
 
@@ -110,7 +110,7 @@ class Session:
         turn = {"role": "user", "content": text}
         context = self.model.config.context
         room = min(ROOM, self.max_new)
-        said = self.system and replaced(self.system, frozenset(self.tokenizer.characters)) if self.replace else self.system
+        said = replaced(self.system, frozenset(self.tokenizer.characters)) if self.replace and self.system else self.system
         before = [] if said is None else [{"role": "system", "content": said}]
         for first in range(0, len(self.messages) + 1, 2):
             ids = render_prompt([*before, *self.messages[first:], turn], self.tokenizer, self.template)
@@ -159,7 +159,7 @@ class Session:
 
 
 def once(session: Session, text: str) -> dict:
-    """One answer, as `chat -p --json` prints it: what calls of tools and their results were stands apart from the reply.
+    """One answer, as `chat -p --json` prints it: calls of tools and their results are listed apart from the reply.
     tokens: those that the model wrote."""
     began = time.monotonic()
     _, reply, _ = session.say(text)

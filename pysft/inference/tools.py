@@ -24,10 +24,10 @@ from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.text.formats import replaced
+from pysft.text.transcripts import NOTHING
 
-NOTHING = "nothing found"  # what a search answers that finds no document
 DOCS = '--docs takes a folder of .txt and .md files, one such file, or a .jsonl of {"title": ..., "text": ...}'
-# Words that only ask: they would find a document about anything, so they count in a query of nothing else alone.
+# Words that only ask: they would find a document about anything, so they are ignored unless a query has no other words.
 ASKING = frozenset("a about an and are at by can could did do does for from had has have he her him his how i in is it its "
                    "know me my of on or our please she tell that the their them there they this to us was we were what "
                    "when where which who whom whose why will with would you your".split())
@@ -53,8 +53,8 @@ def tools(search: "Search | None" = None) -> dict[str, Tool]:
 
 def use(tool: Tool, call: str, room: int, known: frozenset[str]) -> str:
     """The text to inject for a call: one line of at most `room` characters, all of them `known`; an error is a result
-    too ("error: ..."). No word is cut, since half a number or name would be another one, so "" may come. They are
-    characters: the name of a control token among them is no token, and an opener of several lines cannot be there."""
+    too ("error: ..."). No word is cut, since half a number or name would be another one, so "" may come. Nothing of it
+    becomes a control token: the name of one is only its characters."""
     try:
         text = tool.run(call)
         if not isinstance(text, str):
@@ -170,7 +170,7 @@ _SHORT, _POWER = Context(prec=12), Context(prec=50, Emax=99, Emin=-99, traps=[])
 def calculate(expression: str) -> str:
     """The value of an expression of numbers, + - * / // % **, parentheses, pi, and abs, min, max, round, floor, ceil, sqrt:
     in 12 digits, or whole if it is an integer. Values are fractions, exact but for roots, pi and denominators beyond
-    DECIMALS. Everything else is a CalcError. An operand has at most 90 digits above and 60 below, so each step is short."""
+    DECIMALS. Everything else is a CalcError. A numerator has at most 90 digits and a denominator 60, so each step is short."""
     if len(expression) > LONGEST:
         raise CalcError(f"too long: {len(expression):,} characters, at most {LONGEST} are read")
     text = " ".join(expression.split())

@@ -23,7 +23,7 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, seed: 
     called, queried, answered    of questions about held-out facts: the search was called, with the very name, and the reply is
                                  one call, its result and the fact, word for word; town_answered of the shipped town's alone
     answered_without             the fact is told with the search switched off, or with one that lacks the facts asked for
-    refused                      of names that no document is about, those that were searched for and then refused
+    refused                      of names that no document is about, those where a search was made and then the name refused
                                  (refused_first, refused_last: of names that share a first or a last word with a known one)
     quiet                        of ordinary questions (the unseen prompts and the held-out conversations), those without a call,
                                  begun or finished"""

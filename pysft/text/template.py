@@ -65,6 +65,11 @@ class Template:
                 raise UsageError(f"template {self.name!r}: " + (
                     "nothing of a result may be graded: the system writes it" if kind == "result" else
                     f"all of {kind} must be graded: the model chooses to call it"))
+        if self.parts and "result" not in self.parts:
+            raise UsageError(f"template {self.name!r}: it has calls ({', '.join(self.parts)}) and no part \"result\" for what they give")
+        for words in ([s.opens[0] for s in self.parts.values()], [s.closes[-1] for s in self.parts.values()]):
+            if len(set(words)) < len(words):
+                raise UsageError(f"template {self.name!r}: two of its parts begin or end with the same token; give each its own")
         end = self.turns["assistant"].closes
         if len(end) != 1 or end[0] not in self.marks:
             raise UsageError(f"template {self.name!r}: a reply must close with one special token, at which generation stops")

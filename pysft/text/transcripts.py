@@ -19,11 +19,10 @@ TOOLS = "tools"  # the category of a transcript
 REFUSAL = "I know not that name."  # after the name and a question mark
 NOTHING = "nothing found"
 
-# Asked in training, and only in the test.
+# ASKED: the wordings of training; HELD_OUT: those of the test alone.
 ASKED = {"person": ("Who is {}?", "Tell me of {}.", "Who is {}", "What do you know of {}?", "Do you know {}?", "Say who {} is.",
                     "Have you heard of {}?", "I would hear of {}."),
-         "place": ("Where is {}?", "What is {}?", "Tell me of {}.", "What do you know of {}?", "Where is {}",
-             "I would hear of {}.",
+         "place": ("Where is {}?", "What is {}?", "Tell me of {}.", "What do you know of {}?", "Where is {}", "I would hear of {}.",
                    "Have you heard of {}?", "Do you know {}?"),
          "thing": ("What is {}?", "Tell me of {}.", "What do you know of {}?", "What is {}", "I would hear of {}.",
                    "Have you heard of {}?", "Do you know {}?", "Say what {} is.")}
@@ -41,7 +40,7 @@ _WHERE = "by the;under the;near the;behind the;over the;beside the;in the;at the
 _LINKS = "that and with for where".split()
 _SMALL = "a all and at by every for from her his in of on one that the to who with".split()
 SHORT = 0.5  # of the facts to train on: whether one is about the name that was asked for shows at its beginning
-TITLE, TOLD = 29, 50  # characters of a title and of what is told, at most: a whole transcript then fits a context of 256
+TITLE, TOLD = 29, 50  # characters of an invented title and of what is told, at most: a whole transcript then fits a context of 256
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.
     if way < 0.9:  # the same first name, or the same last
         theirs = other.title.split()
         if len(own) == len(theirs):
-            at = 0 if g.random() < 0.3 else len(own) - 1  # behind the name, where it is told, the beginning is far away
+            at = 0 if g.random() < 0.3 else len(own) - 1  # a shared last word is the harder case: the words that differ are far back
             theirs[at] = own[at]
         else:
             theirs = [*theirs[:-1], own[-1]]
@@ -164,7 +163,7 @@ def town(trained: bool) -> list[Fact]:
 
 def transcripts(count: int, facts: list[Fact], lexicon: Lexicon, seed: int, known: float = 0.5) -> list[Conversation]:
     """`count` transcripts: each of the facts once for each wording, and as many invented ones as are wanting; of these a
-    share `known` is about a name that the search finds."""
+    share `known` is about a name that the search finds. (A `count` below that of the facts' takes as many of them, shuffled.)"""
     made = []
     for fact in facts:
         for asked in ASKED[fact.kind]:
