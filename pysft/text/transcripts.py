@@ -136,7 +136,7 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.
     if way < 0.9:  # the same first name, or the same last
         theirs = other.title.split()
         if len(own) == len(theirs):
-            at = 0 if g.random() < 0.3 else len(own) - 1  # a shared last word is the harder case: the words that differ are far back
+            at = 0 if g.random() < 0.15 else len(own) - 1  # a shared last word is the harder case: the words that differ are far back
             theirs[at] = own[at]
         else:
             theirs = [*theirs[:-1], own[-1]]

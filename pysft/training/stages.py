@@ -163,7 +163,7 @@ PRESETS = {
 
 
 # What `train --data tools` puts upon any preset. Copying is learnt by steps rather than by rows, hence the small ones.
-TOOLS = {"data": "conversations", "transcripts": 120000, "mix": (1.0, 3.0), "sft_steps": 62000, "sft_tokens": 1700,
+TOOLS = {"data": "conversations", "transcripts": 120000, "mix": (1.0, 3.0), "sft_steps": 55000, "sft_tokens": 1700,
          "sft_windows": ((256, 2),), "sft_lr": 2.5e-3, "sft_decay": 0.1}
 
 
