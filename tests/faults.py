@@ -210,7 +210,7 @@ FAULTS = {
     ]),
     "pysft/nn/decode.py": ("decode", [
         ("            self.lengths[slot] += 1\n", "            self.lengths[0] += 1\n"),
-        ("if position == self.model.config.context:", "if position > self.model.config.context:"),
+        ("if position == context:", "if position > context:"),
         ("if not 0 <= length <= self.lengths[slot]:", "if not 0 <= length:"),
     ]),
     "pysft/training/loop.py": ("training", [

@@ -122,7 +122,7 @@ def test_a_slot_begins_anew_while_the_others_go_on(dtype):
     decoder.reset(1)
     found = decoder.steps([7, 8], [1, 2])
     assert np.array_equal(found[0], full(model, [7])[0]) and np.array_equal(found[1], full(model, [3, 4, 5, 8])[3])
-    assert decoder.lengths.tolist() == [3, 1, 4]
+    assert decoder.lengths == [3, 1, 4]
 
 
 @BOTH

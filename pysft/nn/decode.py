@@ -12,7 +12,7 @@ class Decoder:
 
     step(token) gives the logits (V,) for what follows it in slot 0; steps(tokens, slots) those (n,V) of one more token in
     each of n slots. They have the bits of a full forward over all tokens that the slot holds, whatever goes on in other
-    slots. On two cores and the seed preset's shape a token takes about 15 microseconds alone. lengths (sequences,): tokens
+    slots. On two cores and the seed preset's shape a token takes about 15 microseconds alone. lengths: of each slot, tokens
     read so far, at most the model's context. The weights are copied when it is made: later training does not show.
     It holds as much memory as the weights once more, and two vectors of channels a position, block and slot."""
 
@@ -48,12 +48,12 @@ class Decoder:
         else:
             self._run = lambda n: ops.decode_forward(arrays[0][:n], *arrays[1:2], arrays[2][:n], arrays[3],
                                                      *(a[:n] for a in arrays[4:]), *rest)
-        self.lengths = np.zeros(sequences, np.int64)
+        self.lengths = [0] * sequences  # a list: one number at a time is read and written, where NumPy is slow
 
     @property
     def length(self) -> int:
         """Tokens read in slot 0."""
-        return int(self.lengths[0])
+        return self.lengths[0]
 
     def reset(self, slot: int = 0, length: int = 0) -> None:
         """Forget the sequence of a slot, or what of it comes after its first `length` tokens."""
@@ -67,11 +67,11 @@ class Decoder:
 
     def steps(self, tokens, slots) -> np.ndarray:
         """Read one more token in each of n slots, which rise: logits (n,V) of what follows, valid until the next step."""
-        n = len(tokens)
+        n, context = len(tokens), self.model.config.context
         for i, slot in enumerate(slots):
             position = self.lengths[slot]
-            if position == self.model.config.context:
-                raise UsageError(f"the context of {position} positions is full; reset() makes room")
+            if position == context:
+                raise UsageError(f"the context of {context} positions is full; reset() makes room")
             self._tokens[i], self._positions[i], self._slots[i] = min(max(-1, tokens[i]), 2**31 - 1), position, slot
         self._run(n)
         for slot in slots:
