@@ -6,7 +6,7 @@
 
 Greedy, from one token until the context is full, at batch 1 on one thread, which at one row is fastest for all. Runners:
 pysft decoder, the bare Decoder; pysft chat, the same through inference.generate.write with what a chat has around it (the
-end token, a look for calls of its tools, an event a token), but for the printing; PyTorch eager, modules with a cache kept in place; tuned
+end token, a look for calls of its tools, an event a token; the decoder of the reply before), but for the printing; PyTorch eager, modules with a cache kept in place; tuned
 functional, the same without the calls of modules. Ratios are to pysft chat: it is what people use.
 
 Below: microseconds a token by its place in the context, with the cache and by a full forward of all tokens so far (which is
@@ -50,9 +50,12 @@ def build(runner, size, threads):
     if runner == "pysft chat":
         tokenizer = CharTokenizer("".join(map(chr, range(config.vocab)))).grow(CHAT.tokens + CHAT.tool_tokens)
 
+        kept = model.decoder()  # as a Session keeps it from reply to reply
+
         def chat(prompts=1):
             never = tokenizer.special[CHAT.end]  # beyond the vocabulary: no reply ends before the others
-            return sum(1 for event in write(model, [np.array([1])] * prompts, count, never, pause=pause(tokenizer, CHAT, tools())))
+            return sum(1 for event in write(model, [np.array([1])] * prompts, count, never, pause=pause(tokenizer, CHAT, tools()),
+                                           decoder=kept if prompts == 1 else None))
         return {"step": chat, "side_by_side": lambda: chat(SLOTS)}
     decoder = Decoder(model)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from pysft.errors import DataError, UsageError
 from pysft.inference import generate as generating
-from pysft.inference.generate import Sampling, choose, complete, generate
+from pysft.inference.generate import Sampling, choose, complete, generate, write
 from pysft.inference.session import ROOM, Session, once
 from pysft.nn.model import GPT, GPTConfig
 from pysft.text.template import CHAT, render, render_prompt
@@ -284,3 +284,19 @@ def test_a_reply_without_an_end_is_cut_at_its_length():
 def test_one_answer_names_its_stop():
     document = once(session(scripted("Aye.")), "Hi")
     assert (document["reply"], document["stop"], document["tokens"]) == ("Aye.", "end", 4)
+
+
+def test_a_decoder_that_is_used_again_writes_what_a_new_one_writes():
+    model = GPT(GPTConfig(12, 32, 2, 2, 16), rng=np.random.default_rng(3))
+    prompts = [np.array(ids) for ids in ([1], [5, 2, 7], [9, 9])]
+    decoder = model.decoder()
+    for _ in range(2):
+        for prompt in prompts:
+            stream = write(model, [prompt], 9, decoder=decoder)
+            if len(prompt) == 3:
+                next(stream)  # whoever stopped listening has left its slot half read
+                stream.close()
+                stream = write(model, [prompt], 9, decoder=decoder)
+            assert [e.token for e in stream] == [e.token for e in write(model, [prompt], 9)]
+    assert sorted((e.number, e.token or -1) for e in write(model, prompts, 9, decoder=decoder)) == sorted(
+        (e.number, e.token or -1) for e in write(model, prompts, 9))  # more prompts than it has slots

@@ -87,12 +87,15 @@ class _Live:
 
 
 def write(model, prompts: list[np.ndarray], max_new: int, stop: int | None = None, sampling: Sampling = Sampling(),
-          pause: Callable | None = None) -> Iterator[Event]:
+          pause: Callable | None = None, decoder=None) -> Iterator[Event]:
     """The Events of all replies, as they come. A prompt is ids, at least one, at most the context; a reply ends at the stop
     token, after max_new tokens of the model's own, or where the context is full.
 
     pause(said, room): asked after each token with the reply so far (ids) and the tokens that the context still has room
-    for; None lets the model go on, a list of ids is injected before it does, and False stops the reply ("tool")."""
+    for; None lets the model go on, a list of ids is injected before it does, and False stops the reply ("tool").
+
+    decoder: one of this model's, to be used again; what it has read is forgotten. Without one it is made, which takes as
+    long as twenty tokens of the tiny preset."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
@@ -105,7 +108,7 @@ def write(model, prompts: list[np.ndarray], max_new: int, stop: int | None = Non
             yield Event(i, None, None, "length")
     if not waiting:
         return
-    decoder = model.decoder(min(SLOTS, len(waiting)))
+    decoder = decoder or model.decoder(min(SLOTS, len(waiting)))
     live: dict[int, _Live] = {}
     free = list(reversed(range(len(decoder.lengths))))
     while waiting or live:

@@ -96,6 +96,7 @@ class Session:
     system: str | None = None
     replace: bool = False
     tools: dict[str, Tool] = field(default_factory=dict)
+    _decoder: object = field(default=None, init=False, repr=False)  # made for the first reply; the weights stay as they are
 
     def __post_init__(self):
         if self.system is not None and not self.system.strip():
@@ -131,7 +132,8 @@ class Session:
         yield ids, dropped
         said, own, stop = [], [], "length"
         after = pause(self.tokenizer, self.template, self.tools)
-        for event in write(self.model, [ids], self.max_new, self.tokenizer.special[self.template.end], self.sampling, after):
+        self._decoder = self._decoder or self.model.decoder()
+        for event in write(self.model, [ids], self.max_new, self.tokenizer.special[self.template.end], self.sampling, after, self._decoder):
             if event.stop is not None:
                 stop = event.stop
             else:
