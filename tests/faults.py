@@ -365,6 +365,7 @@ class Copy:
         done = self._run(["setup.py", "-q", "build_ext", "--inplace", "--force"])
         if done.returncode:
             raise RuntimeError(f"not a fault but a text that does not compile:\n{done.stdout[-3000:]}")
+        self.stale = False  # whether the C part is built from other sources than stand here
 
     def failing(self, tests) -> str | None:
         """The first test that fails, "hangs", or None."""
@@ -382,6 +383,8 @@ class Copy:
         """Which test notices."""
         path = self.folder / file
         whole = path.read_text()
+        if self.stale and not file.startswith("csrc"):
+            self.build()
         path.write_text(whole.replace(old, new, 1))
         try:
             if file.startswith("csrc"):
@@ -389,8 +392,7 @@ class Copy:
             return self.failing(tests)
         finally:
             path.write_text(whole)
-            if file.startswith("csrc"):
-                self.stale = True
+            self.stale = file.startswith("csrc")
 
 
 def main(words):
@@ -407,23 +409,23 @@ def main(words):
         for i in range(2):
             (Path(name) / str(i)).mkdir()
             homes.put(Copy(Path(name) / str(i) / "pysft"))
-        everything = sorted({test for _, tests, _, _ in chosen for test in tests})
-        home = homes.get()
-        if failed := home.failing(everything):
-            print(f"control: without any fault {failed} fails; the score would mean nothing")
-            return 2
-        homes.put(home)
+
+        def at_home(do):
+            home = homes.get()
+            try:
+                return do(home)
+            finally:
+                homes.put(home)
+
+        with ThreadPoolExecutor(2) as pool:
+            everything = sorted({test for _, tests, _, _ in chosen for test in tests})
+            if failed := list(filter(None, pool.map(lambda test: at_home(lambda home: home.failing([test])), everything))):
+                print(f"control: without any fault {', '.join(failed)} fails; the score would mean nothing")
+                return 2
         print(f"control: without a fault the tests pass ({time.monotonic() - began:.0f} s)", flush=True)
 
         def one(row):
-            home = homes.get()
-            try:
-                if not row[0].startswith("csrc") and getattr(home, "stale", False):
-                    home.build()
-                    home.stale = False
-                found = home.planted(*row)
-            finally:
-                homes.put(home)
+            found = at_home(lambda home: home.planted(*row))
             print(f"{'killed  ' if found else 'SURVIVED'} {row[0]}: {' '.join(row[2].split())}  ->  {' '.join(row[3].split()) or 'nothing'}"
                   + (f"   [{found}]" if found else ""), flush=True)
             return found
