@@ -5,6 +5,7 @@ and pysft/nn/_build.py."""
 import os
 import subprocess
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,12 +34,20 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
     def _compile(self, ext, precision, source):
+        """The objects of one source; made before and newer than all that they are made from, they are taken as they are."""
         isa = ext.name.rpartition("_c_")[2]
+        flags = FLAGS + ISAS[isa] + PRECISIONS[precision]
+        source = source.relative_to(ROOT)
+        folder = Path(self.build_temp) / isa / precision / f"{zlib.crc32(' '.join(flags).encode()):08x}"
+        made = folder / source.with_suffix(".o")
+        inputs = [source, *CSRC.glob("*.h"), ROOT / "setup.py", ROOT / "pysft/nn/_build.py"]
+        if not self.force and made.is_file() and made.stat().st_mtime > max(p.stat().st_mtime for p in inputs):
+            return [str(made)]
         return self.compiler.compile(
-            [str(source.relative_to(ROOT))],
-            output_dir=str(Path(self.build_temp) / isa / precision),
+            [str(source)],
+            output_dir=str(folder),
             include_dirs=[str(CSRC)], depends=ext.depends,
-            extra_preargs=FLAGS + ISAS[isa] + PRECISIONS[precision])
+            extra_preargs=flags)
 
     def _require_openmp(self):
         """One sentence instead of a page of compiler output."""

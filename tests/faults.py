@@ -362,7 +362,7 @@ class Copy:
                               stderr=subprocess.STDOUT, **more)
 
     def build(self):
-        done = self._run(["setup.py", "-q", "build_ext", "--inplace", "--force"])
+        done = self._run(["setup.py", "-q", "build_ext", "--inplace"])
         if done.returncode:
             raise RuntimeError(f"not a fault but a text that does not compile:\n{done.stdout[-3000:]}")
         self.stale = False  # whether the C part is built from other sources than stand here
