@@ -46,7 +46,7 @@ test-torch: build
 # under every Python from 3.11 on that is called python3.N here.
 test-isa: build
 	@for isa in $$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)'); do echo "PYSFT_ISA=$$isa"; \
-	PYSFT_ISA=$$isa $(PY) -m pytest tests/test_model.py tests/test_decode.py tests/test_training.py tests/test_generate.py \
+	PYSFT_ISA=$$isa $(PY) -m pytest tests/test_model.py tests/test_lora.py tests/test_decode.py tests/test_training.py tests/test_generate.py \
 	tests/test_evaluate.py tests/test_run.py tests/test_cli.py $(ARGS) || exit 1; done
 
 # What takes too long for every day: trainings killed, checkpoints damaged, hostile messages by the ten thousand.

@@ -38,7 +38,7 @@ from pysft.text.formats import check_messages, plain, read_prompts, read_table, 
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
 from pysft.text.transcripts import TOOLS, Lexicon, town, transcripts
-from pysft.training.loop import Outliers
+from pysft.training.loop import Outliers, Report
 from pysft.training.loop import train as training_loop
 from pysft.training.stages import Plan, Settings, checkpoint_steps, finetune, pretrain
 
@@ -243,6 +243,41 @@ def census(examples: list, end: int) -> dict:
 
 # ---------------------------------------------------------------------------------- one stage
 
+class Journal:
+    """A stage's log while it is written: a line for each step, outliers among the steps, and the losses that are told."""
+
+    def __init__(self, folder: Path, measured: int):
+        """measured: after which step the stage was measured last."""
+        self.folder, self.lines, self.recent, self.outliers = folder, [], [], Outliers()
+        rows = read_log(folder)
+        self.since = [row["losses"].get(CONVERSATION, row["loss"]) for row in rows if row["step"] > measured]
+        for row in rows[-self.outliers.window:]:
+            self.outliers(loss=row["loss"], norm=row["norm"])
+
+    def add(self, r: Report) -> str:
+        """Note a step; what of it is worth saying, mostly nothing."""
+        self.lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr, "graded_tokens": r.graded,
+                           "tokens": r.tokens, "seconds": round(r.seconds, 6), "tokens_per_s": round(r.tokens / r.seconds)})
+        self.recent = [*self.recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
+        self.since.append(self.recent[-1])
+        if odd := self.outliers(loss=r.loss, norm=r.norm):
+            self.lines[-1]["outliers"] = {name: round(score, 1) for name, score in odd.items()}
+        return " and ".join(f"a {name} of {getattr(r, name):.3g}, {score:.0f} spreads above the last hundred" for name, score in odd.items())
+
+    def loss(self) -> float:
+        """The mean of the last steps."""
+        return float(np.mean(self.recent or [np.nan]))
+
+    def measured(self) -> float | None:
+        """The mean since this was last asked."""
+        mean, self.since = float(np.mean(self.since)) if self.since else None, []
+        return mean
+
+    def flush(self) -> None:
+        append_log(self.folder, self.lines)
+        self.lines.clear()
+
+
 def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool, model=None, at=(),
               watch=lambda step, loss: None) -> None:
     """Train stage.model (or `model`, the LoRA around it) along the plan, logging each step; watch(step, mean loss since it
@@ -257,25 +292,17 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
         (folder / "log.jsonl").unlink(missing_ok=True)
     cut_measurements(folder, adam.steps if adam.steps else -1)
     model.reserve(plan.rows)
-    lines, recent = [], []
-    since = [row["losses"].get(CONVERSATION, row["loss"]) for row in read_log(folder)
-             if max((s for s in at if s <= adam.steps), default=0) < row["step"]]
+    journal = Journal(folder, max((s for s in at if s <= adam.steps), default=0))
     if adam.steps == 0 and len(at):
         watch(0, None)
-    seconds, tokens, first = 0.0, 0, adam.steps
-    saved = time.monotonic()
+    seconds, tokens, first, saved = 0.0, 0, adam.steps, time.monotonic()
 
-    outliers = Outliers()
-    for row in read_log(folder)[-outliers.window:]:
-        outliers(loss=row["loss"], norm=row["norm"])
-
-    def flush():
-        append_log(folder, lines)
-        lines.clear()
+    def checkpoint():
+        journal.flush()  # first: resuming drops lines beyond the checkpoint, and has no others for those before it
+        return save_checkpoint(folder, model, adam)
 
     def interrupt(number):
-        flush()
-        where = save_checkpoint(folder, model, adam)
+        where = checkpoint()
         if screen.live:
             screen.say()
         raise Interrupted(f"interrupted after step {adam.steps}; a checkpoint stands in {where}; "
@@ -290,28 +317,18 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
             for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip,
                                    skip if settings.on_nan == "skip" else None):
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
-                if not r.skipped:
-                    lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr,
-                                  "graded_tokens": r.graded, "tokens": r.tokens, "seconds": round(r.seconds, 6),
-                                  "tokens_per_s": round(r.tokens / r.seconds)})
-                    if odd := outliers(loss=r.loss, norm=r.norm):
-                        lines[-1]["outliers"] = {name: round(score, 1) for name, score in odd.items()}
-                        screen.say(f"{stage.name}: step {r.step:,}: " + " and ".join(
-                            f"a {name} of {getattr(r, name):.3g}, {score:.0f} spreads above the last hundred"
-                            for name, score in odd.items()))
-                    recent = [*recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
-                    since.append(recent[-1])
-                left = (plan.steps - r.step) * seconds / (r.step - first)
-                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {np.mean(recent or [np.nan]):.3f}  "
-                                f"{tokens / seconds:,.0f} tokens/s  {_clock(left)} left", r.step == plan.steps)
+                odd = "" if r.skipped else journal.add(r)
                 if r.step in at:
-                    watch(r.step, float(np.mean(since)) if since else None)
-                    since = []
+                    watch(r.step, journal.measured())
+                if odd:  # nothing is said before a step is measured: who reads along may be gone
+                    screen.say(f"{stage.name}: step {r.step:,}: {odd}")
+                left = (plan.steps - r.step) * seconds / (r.step - first)
+                screen.progress(f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {journal.loss():.3f}  "
+                                f"{tokens / seconds:,.0f} tokens/s  {_clock(left)} left", r.step == plan.steps)
                 if signals.caught is not None:
                     interrupt(signals.caught)
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    flush()
-                    save_checkpoint(folder, model, adam)
+                    checkpoint()
                     saved = time.monotonic()
             if signals.caught is not None:  # while the last step was looked at
                 interrupt(signals.caught)
@@ -320,11 +337,10 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                 raise
             raise Diverged(f"{error} (its batch: {keep_batch(folder, adam.steps + 1, error, stage.tokenizer)})") from None
         except BrokenPipeError:
-            flush()
-            save_checkpoint(folder, model, adam)
+            checkpoint()
             raise
         finally:
-            flush()
+            journal.flush()
 
 
 def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> str:

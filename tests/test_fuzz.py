@@ -271,7 +271,7 @@ def arrays(draw, pool):
     return a
 
 
-@many(1500)
+@many(800)
 @given(st.data())
 def test_a_kernel_computes_with_any_arrays_or_refuses_them(data):
     kernel = data.draw(st.sampled_from(ops.KERNELS + [ops.decode_pack]))
