@@ -42,7 +42,7 @@ FAULTS = {
         ("c < C && c < s + LONG", "c < C && c <= s + LONG"),
         ("store(panel + p * NR + j, load_part(b + p * b_row + j, columns - j))", "store(panel + p * NR + j, load(b + p * b_row + j))"),
         ("if (to > wide * panels) to = wide * panels;", ""),
-        ("for (int64_t g = first / (GROUP * panels) * GROUP;", "for (int64_t g = 0;"),
+        ("int64_t from = first > g * panels ? first - g * panels : 0,", "int64_t from = 0,"),
         ("t < g + t1; t++", "t < g + t1 - (t1 > 1); t++"),
     ]),
     "csrc/attention.c": ("kernels gate model", [

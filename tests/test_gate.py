@@ -331,6 +331,19 @@ def test_offsets_that_do_not_rise_from_0_to_N_are_refused(function):
 
 
 @pytest.mark.parametrize("function", OFFSETS)
+def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(function):
+    """Here nobody but C looks at them."""
+    calls, a = ops.on_threads(1).calls(6), good()[function]
+    getattr(calls.on("N"), function)(*a.values())
+    calls.run(6, 2, 6)
+    for cu, said in (([1, 4, 6], "starts with 1"), ([-1, 4, 6], "starts with -1"), ([0, 4, 5], "ends with 5"), ([0, 4, 7], "ends with 7"),
+                     ([0, 7, 6], "cu_seqlens falls from 7|sequence 0 has 7 rows"), ([0, -2, 6], "falls from 0 to -2")):
+        a["cu_seqlens"][:] = cu
+        with pytest.raises(GateError, match=said):
+            calls.run(6, 2, 6)
+
+
+@pytest.mark.parametrize("function", OFFSETS)
 def test_offsets_whose_differences_overflow_int32_are_refused_for_what_they_are(function):
     """From 4 to -2^31 is a fall, although the difference in int32 is positive."""
     refused(function, "cu_seqlens", "falls from 4", cu_seqlens=np.array([0, 4, -2**31, 6], np.int32))
