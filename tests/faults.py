@@ -139,7 +139,7 @@ FAULTS = {
         ("slots[i] * one + l * block_cache(T, C)", "l * block_cache(T, C)"),
         ("last - i < MR ? (int)(last - i) : MR", "MR"),
     ]),
-    "csrc/simd.h": ("kernels guard", [
+    "csrc/simd.h": ("kernels decode guard", [
         ("if (*last > n) *last = n;", ""),
         ("8.368716575205326e-3f", "8.36e-3f"),
         ("vmax(splat(-88.0f), x)", "vmax(splat(-80.0f), x)"),
@@ -149,7 +149,7 @@ FAULTS = {
         ("half > 0; half /= 2) x = vmax(x, swap_lanes(x, half));", "half > 1; half /= 2) x = vmax(x, swap_lanes(x, half));"),
         ("return n >= VL ? load(p) : load_tail(p, n, 0);", "return load(p);"),
     ]),
-    "pysft/nn/ops.py": ("gate kernels build", [
+    "pysft/nn/ops.py": ("gate kernels decode build", [
         ("start < other_end and other_start < end:", "start < other_end and other_start == start:"),
         ("if written and not flags.writeable:", "if False:"),
         ("if not flags.c_contiguous:", "if not flags.forc:"),
@@ -228,7 +228,7 @@ FAULTS = {
         ("(batch.counts / total).astype", "batch.counts.astype"),
         ("np.dot(batch.counts,", "-np.dot(batch.counts,"),
     ]),
-    "pysft/training/stages.py": ("training data run", [
+    "pysft/training/stages.py": ("training checkpoints data run", [
         ("[first - epoch * total, last - epoch * total]", "[first - epoch * total, last - epoch * total - 1]"),
         ("order(i // n)[i % n]", "order(0)[i % n]"),
         ('"base", "windows", step)', '"base", "windows")'),
@@ -263,7 +263,7 @@ FAULTS = {
         ("[*self.specials, *names]", "[*names, *self.specials]"),
         ("if ids.min(initial=0) < 0:", "if ids.min(initial=0) < -1:"),
     ]),
-    "pysft/inference/generate.py": ("generate", [
+    "pysft/inference/generate.py": ("generate chat tools", [
         ("sampling.top_p * (1 - 1e-12))) + 1)", "sampling.top_p * (1 - 1e-12))))"),
         ("logits[seen] > 0, logits", "logits[seen] < 0, logits"),
         ("one.own == max_new", "one.own > max_new"),
@@ -273,7 +273,7 @@ FAULTS = {
         ("/ sampling.temperature)", "* sampling.temperature)"),
         ("one.unread = [*reversed(more), *one.unread]", "one.unread = [*more, *one.unread]"),
     ]),
-    "pysft/inference/session.py": ("chat tools", [
+    "pysft/inference/session.py": ("generate chat tools", [
         ("del self.messages[:2 * dropped]", "del self.messages[:dropped]"),
         ("made >= calls", "made > calls"),
         ("self.closes = closes", "self.closes = opens"),

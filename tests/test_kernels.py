@@ -557,6 +557,19 @@ def test_a_forked_child_computes_the_same_on_one_thread_and_says_so():
     assert done.stderr.count("forked") == 1 and "one thread" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@BOTH
+@pytest.mark.parametrize("V", [1, 3, 16, 23, 68])
+def test_one_huge_logit_wherever_it_stands_overflows_nothing(V, dtype):
+    """The largest of a row is subtracted before exp, so it must be found in every lane of a vector, tail or not."""
+    logits = np.zeros((V, V), dtype)
+    np.fill_diagonal(logits, 1000)
+    nll, lse, labels = np.empty(V, dtype), np.empty(V, dtype), np.arange(V, dtype=np.int32)
+    ops.cross_entropy_forward(nll, lse, logits, labels)
+    assert (nll == 0).all() and (lse == 1000).all()
+    ops.cross_entropy_forward(nll, lse, logits, np.roll(labels, 1))
+    assert (nll == (1000 if V > 1 else 0)).all()
+
+
 # --------------------------------------------------------------------------- exp, gelu, the flags
 
 @pytest.fixture(scope="module")

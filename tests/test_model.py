@@ -506,3 +506,37 @@ def test_float32_gradients_are_within_a_millionth_of_float64s():
         grads[dtype] = model.grads.flat
     off = np.linalg.norm(grads[np.float32] - grads[np.float64]) / np.linalg.norm(grads[np.float64])
     assert 0 < off < 1e-6
+
+
+def test_the_derivative_along_any_direction_is_right_through_many_blocks():
+    """Four blocks, so that they must be walked back in their order; some rows are not wanted."""
+    config = GPTConfig(11, 12, 4, 2, 8)
+    model = GPT(config, KERNELS, np.random.default_rng(0), np.float64)
+    model.params.flat[:] += 0.2 * np.random.default_rng(1).standard_normal(len(model.params.flat))
+    some = batch([7, 12, 3], 11)
+    weights = np.random.default_rng(2).standard_normal(len(some.tokens))
+    model.grads.clear()
+    model.forward(some)
+    model.backward(weights)
+    start = model.params.flat.copy()
+
+    def loss(step):
+        model.params.flat[:] = start + step
+        return float(model.forward(some)[0] @ weights)
+    for seed in range(5):
+        direction = np.zeros_like(start)
+        for name, w in model.params.items():
+            offset = model.params.offsets[name]
+            direction[offset:offset + w.size] = np.random.default_rng([seed, offset]).standard_normal(w.size)
+        slope = (loss(1e-6 * direction) - loss(-1e-6 * direction)) / 2e-6
+        assert float(model.grads.flat @ direction) == pytest.approx(slope, rel=1e-6)
+
+
+def test_each_forward_serves_one_backward():
+    """Which overwrites the logits: a second one would give other gradients in silence."""
+    model = GPT(GPTConfig(11, 12, 1, 2, 8), KERNELS, np.random.default_rng(0))
+    some = batch([7, 3], 11)
+    nll, _ = model.forward(some)
+    model.backward(np.ones_like(nll))
+    with pytest.raises(UsageError, match="no forward"):
+        model.backward(np.ones_like(nll))

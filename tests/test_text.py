@@ -459,3 +459,13 @@ def test_the_first_reply_token_is_graded_and_so_is_the_end():
     opener = input_ids.index(66)  # <|assistant|>
     assert [TOKENIZER.decode([i]) for i in labels[opener:]] == ["G", "o", "o", "d", "<|end|>"]
     assert set(labels[:opener]) == {IGNORE}
+
+
+def test_an_empty_text_moves_nothing_that_comes_after_it():
+    """A tool may give nothing."""
+    tokenizer = CharTokenizer(SHAKESPEARE, CHAT.tokens + CHAT.tool_tokens)
+    content = [{"type": "search", "text": "Mall"}, {"type": "result", "text": ""}, {"type": "text", "text": "Nay, sir."}]
+    tokens, trained = render([{"role": "user", "content": "Who?"}, {"role": "assistant", "content": content}], tokenizer, CHAT)
+    assert tokenizer.decode(tokens) == ("<|user|>Who?<|end|><|assistant|><|search_start|>Mall<|search_end|><|result_start|><|result_end|>"
+                                        "Nay, sir.<|end|>")
+    assert tokenizer.decode(tokens[trained]) == "<|search_start|>Mall<|search_end|>Nay, sir.<|end|>"

@@ -580,3 +580,25 @@ def test_an_outlier_is_far_above_the_last_hundred_and_a_trend_is_none():
     still = Outliers()
     assert [still(loss=1.0, norm=1.0) for _ in range(40)] == [{}] * 40 and still(loss=1.1, norm=1.0) == {"loss": pytest.approx(100)}
     assert Outliers()(loss=1e30, norm=1e30) == {}  # nothing to compare with yet
+
+
+def test_an_outliers_score_is_its_distance_in_normal_deviations():
+    """By hand: of 0, 1, ..., 98 the median is 49 and the median distance from it 25 (49 - 24, 49 + 25: 49 of 99 lie nearer)."""
+    outliers = Outliers()
+    for x in np.random.default_rng(0).permutation(99):
+        outliers(loss=float(x), norm=float(x))
+    assert outliers(loss=49 + 9 * 1.4826 * 25, norm=0.0) == {"loss": pytest.approx(9)}
+
+
+def test_the_first_moment_is_of_the_gradient_and_the_second_of_its_square():
+    model = GPT(GPTConfig(5, 4, 1, 1, 4), rng=np.random.default_rng(0))
+    adam = AdamW(model, betas=(0.9, 0.99))
+    g = np.random.default_rng(1).standard_normal(len(model.grads.flat)).astype(np.float32)
+    model.grads.flat[:] = g
+    adam.step(1e-3)
+    assert np.allclose(adam.m.flat, 0.1 * g, rtol=1e-5) and np.allclose(adam.v.flat, 0.01 * g * g, rtol=1e-4)
+
+
+def test_each_stage_decays_by_its_own_setting():
+    settings = Settings(base_decay=0.25, sft_decay=0.125)
+    assert settings.adam("base")["decay"] == 0.25 and settings.adam("sft")["decay"] == 0.125
