@@ -766,3 +766,12 @@ def test_a_background_job_that_ignores_interrupts_goes_on_ignoring_them():
             assert signals.caught is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, old)
+
+
+def test_weights_whose_own_checksum_is_another_are_refused(tmp_path):
+    """Each tensor's may be right: then the file is of other weights than its metadata says."""
+    stage = fresh(tmp_path)
+    save_stage(stage)
+    safetensors.save(stage.folder / "model.safetensors", dict(stage.model.params.items()), {"weights_sha256": "0" * 64})
+    with pytest.raises(DataError, match="checksum does not match"):
+        load_stage(tmp_path)
