@@ -321,6 +321,22 @@ def test_a_training_interrupted_anywhere_and_resumed_measures_and_keeps_the_same
     same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
 
 
+def test_a_signal_after_the_last_step_was_looked_at_is_not_lost(home, tmp_path, monkeypatch):
+    """It comes while the last periodic checkpoint is written."""
+    save, sent = recipe.save_checkpoint, []
+
+    def signalled(folder, model, adam):
+        if folder.name == "sft" and adam.steps == 20 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+        return save(folder, model, adam)
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(recipe, "save_checkpoint", signalled)
+        code, _, said = pysft(*begin(home.path, tmp_path / "run"))
+    assert code == 130 and "interrupted after step 20" in said
+    same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
+
+
 @pytest.fixture(scope="module")
 def after_seven(home):
     """A run interrupted after step 7: measured at 0 and 5."""
@@ -488,6 +504,17 @@ def test_of_two_trainings_begun_at_once_in_one_folder_the_second_is_refused_and_
     code, _, said = pysft(*begin(home.path, tmp_path / "run"))
     assert code == 2 and "begun in it meanwhile" in one_sentence(said)
     assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {"run.json": "the other's"}
+
+
+def test_a_record_that_lacks_the_digest_of_what_was_read_is_refused(home, after_seven, tmp_path):
+    shutil.copytree(after_seven, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    name = str(home.path / "talk.jsonl")
+    digests = {n: digest for n, digest in record["sha256"].items() if n != name}
+    assert len(digests) == len(record["sha256"]) - 1
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"sha256": digests}))
+    code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
+    assert code == 65 and name in one_sentence(said)
 
 
 # -------------------------------------------------------------------------------------------- LoRA
