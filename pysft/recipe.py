@@ -487,13 +487,16 @@ def _isa(ops_name: str) -> str:
     return ops.ISA
 
 
-def _say_computed(screen: Screen, begun: Begun, asked: str) -> None:
-    """Say where what a resumed run is computed with is not what one might think."""
-    if begun.ops != asked:
+def _resumed(out, verb: str, ops_name: str, on_nan: str | None, screen: Screen) -> Begun:
+    """What the run in `out` was begun with, `on_nan` in its place if given; said where it is computed with something else than
+    one might think."""
+    begun = Begun.of(Path(out), verb)
+    if begun.ops != ops_name:
         screen.say(f"resume: computed with the {begun.ops}, as it was begun")
     if begun.isa != _isa(begun.ops):
         screen.say(f"resume: begun on instruction set {begun.isa or 'unknown'}, going on with {_isa(begun.ops)}; from here on the bits are "
                    "not those of a run without a stop" + (f" (PYSFT_ISA={begun.isa} is, where there is one)" if begun.isa else ""))
+    return replace(begun, settings=replace(begun.settings, on_nan=on_nan or begun.settings.on_nan))
 
 
 @contextmanager
@@ -557,11 +560,9 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
           resume: bool, ops_name: str, threads: int | None, screen: Screen, on_nan: str | None = None) -> dict:
     """Everything, from the corpus to the report; the --json document. on_nan: given with resume, it replaces the run's."""
     began = time.monotonic()
-    begun = Begun.of(Path(out), "train") if resume else None
+    begun = _resumed(out, "train", ops_name, on_nan, screen) if resume else None
     if begun is not None:
-        _say_computed(screen, begun, ops_name)
-        ops_name, settings = begun.ops, replace(begun.settings, on_nan=on_nan or begun.settings.on_nan)
-        corpus, data, base = begun.corpus, begun.data, begun.base
+        ops_name, settings, corpus, data, base = begun.ops, begun.settings, begun.corpus, begun.data, begun.base
     template = begun.template if resume else load_template(settings.template)
     ops = computing_ops(ops_name, threads)
     given = _as_base(load_stage(base, ops), base) if base else None
@@ -582,8 +583,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     if given is None:
         base_config, base_plan = _base_plan(settings, material)
         stages.append((base_config, base_plan.rows, 0))
-    begun = (replace(begun, settings=settings) if resume else
-             Begun("train", settings, corpus, data, base, template, ops_name, _isa(ops_name), inputs))
+    begun = begun or Begun("train", settings, corpus, data, base, template, ops_name, _isa(ops_name), inputs)
     with _alone_in(begun, out, resume) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, *stages)
@@ -703,10 +703,9 @@ def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
 def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resume: bool, ops_name: str,
                   threads: int | None, screen: Screen, on_nan: str | None = None) -> dict:
     """The base stage alone; the --json document."""
-    begun = Begun.of(Path(out), "pretrain") if resume else None
+    begun = _resumed(out, "pretrain", ops_name, on_nan, screen) if resume else None
     if begun is not None:
-        _say_computed(screen, begun, ops_name)
-        ops_name, corpus, settings = begun.ops, begun.corpus, replace(begun.settings, on_nan=on_nan or begun.settings.on_nan)
+        ops_name, settings, corpus = begun.ops, begun.settings, begun.corpus
     corpus = corpus or "plays"
     template = begun.template if resume else load_template(settings.template)
     ops = computing_ops(ops_name, threads)
@@ -716,8 +715,7 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text), template)
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
-    begun = (replace(begun, settings=settings) if resume else
-             Begun("pretrain", settings, corpus, None, None, template, ops_name, _isa(ops_name), inputs))
+    begun = begun or Begun("pretrain", settings, corpus, None, None, template, ops_name, _isa(ops_name), inputs)
     with _alone_in(begun, out, resume) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, (config, plan.rows, 0))

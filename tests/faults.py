@@ -326,7 +326,7 @@ FAULTS = {
         ("            if signals.caught is not None:  # while", "            if False:  # while"),
         ("            checkpoint()\n            raise", "            raise"),
         ("if found.verb != verb:", "if False:"),
-        ("ops_name, settings = begun.ops,", "_, settings = begun.ops,"),
+        ("ops_name, settings, corpus, data, base = begun.ops,", "_, settings, corpus, data, base = begun.ops,"),
     ]),
     "pysft/lab/evaluate.py": ("evaluate", [
         ("float(nll.sum(dtype=np.float64))", "float(nll.mean(dtype=np.float64))"),
