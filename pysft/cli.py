@@ -468,8 +468,7 @@ def _lab(args):
         for preset in (SMALL, WIDE):  # with all threads, before the processes need them
             for seed in range(1, args.seeds + 1 if args.retrain_base else 2):
                 lab.ground(preset, seed)
-        options = ["--seeds", str(args.seeds), "--corpus", args.corpus, "--out", args.out, "--scale", str(args.scale),
-            "--ops", args.ops,
+        options = ["--seeds", str(args.seeds), "--corpus", args.corpus, "--out", args.out, "--scale", str(args.scale), "--ops", args.ops,
                    *(["--retrain-base"] if args.retrain_base else [])]
         study.side_by_side([n for n in COSTLY_FIRST if n in names], options, jobs, screen.say)
     documents = []
@@ -591,7 +590,7 @@ def _policies(args, stage) -> tuple[str, str]:
 def _mask(args):
     from pathlib import Path
 
-    from pysft import IGNORE
+    from pysft import IGNORE, disk
     from pysft.errors import RowError
     from pysft.recipe import computing_ops, reading
     from pysft.text import view
@@ -653,7 +652,7 @@ def _mask(args):
         if out.exists():
             raise UsageError(f"--svg {out}: there is something already; choose another name")
         try:
-            out.write_text(view.picture(examples[0].input_ids, examples[0].labels, tokenizer, title), encoding="utf-8")
+            disk.replace(out, [view.picture(examples[0].input_ids, examples[0].labels, tokenizer, title).encode()])
         except OSError as error:
             raise UsageError(f"--svg {out}: cannot be written ({error.strerror}); choose a place that can") from None
     traced = proof = None

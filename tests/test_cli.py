@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -658,6 +659,8 @@ def test_a_command_that_cannot_be_is_exit_2_and_leaves_no_trace(desk, arguments)
     ("base_windows = [[65, 1]]", "base_windows"), ("base_windows = 3", "base_windows"), ("beta2 = 1.0", "beta2"),
     ("sft_tokens = 0", "sft_tokens"), ("context = 20000\nbase_windows = [[20000, 1]]", "20000"),
     ("context = 20000\nsft_windows = [[20000, 1]]", "20000"), ("context = 1000000000000000", "context"),
+    ("eps = 1e-13", "eps"), ("micro_batches = 0", "micro_batches"), ("decay_all = 1", "true or false"), ("grade = 3", "text"),
+    ("transcripts = 10\ncontext = 256\ndata = 'pairs'", "conversations"),
     ("channels", "TOML")])
 def test_a_setting_that_cannot_be_is_refused_and_leaves_no_trace(home, desk, change, named):
     set_anew = {line.split(" ")[0] for line in change.splitlines()}
@@ -683,6 +686,59 @@ def test_a_missing_input_is_exit_66_and_leaves_no_trace(desk, arguments, named):
     result = pysft(*arguments)
     assert result.code == 66 and named in result.err and len(result.err.splitlines()) == 1 and result.out == ""
     assert desk.untouched()
+
+
+@pytest.mark.parametrize("arguments, code, named", [
+    ("chat RUN -p Go --docs none.jsonl", 2, "was not taught to search"), ("chat RUN -p Go --system ' '", 2, "empty --system"),
+    ("mask TALK --run RUN --unknown grow", 2, "cannot grow"), ("mask TALK --run BASE", 2, "a base model"),
+    ("mask TALK --run RUN --corpus TEXT", 2, "leave --corpus out"), ("mask TALK --line 999", 2, "in line 999"),
+    ("mask TALK --svg a.svg", 2, "choose one by --line"), ("mask TALK --line 1 --svg a.png", 2, ".svg"),
+    ("mask TALK --line 1 --svg TAKEN", 2, "something already"), ("audit TALK --fix a.txt", 2, ".jsonl"),
+    ("train --data TALK TALK --mix 1 1", 2, "names a file twice"), ("train --data TALK --config tools.toml", 2, "leave --data FILE out"),
+    ("train --data blank.jsonl", 65, "no conversation in it"), ("train --data TALK held.jsonl --mix 1 1", 65, "held out"),
+    ("diagnose BASE", 66, "a base model"), ("train --data TALK --base ALONE", 2, "no base model")])
+def test_a_command_that_does_not_fit_what_it_names_is_one_sentence_and_leaves_no_trace(home, desk, arguments, code, named):
+    places = {"RUN": home.run, "BASE": home.run / "base", "TALK": home.path / "talk.jsonl", "TEXT": home.path / "corpus.txt"}
+    desk.put("tools.toml", TOML.replace("context = 64", "context = 256") + "transcripts = 4\n")
+    desk.put("blank.jsonl", "\n")
+    desk.put("held.jsonl", (home.path / "talk.jsonl").read_text().splitlines()[9])
+    shutil.copytree(home.run / "sft", desk.path / "alone")  # without the base that it was made from
+    places["ALONE"] = desk.path / "alone"
+    places["TAKEN"] = desk.put("taken.svg", "")
+    typed = [str(places.get(word, word)) for word in shlex.split(arguments)]
+    if typed[0] == "train":
+        typed += ["--corpus", str(home.path / "corpus.txt"), *([] if "--config" in typed else ["--config", str(home.path / "tiny.toml")])]
+    result = pysft(*typed)
+    assert (result.code, result.out, len(result.err.splitlines())) == (code, "", 1) and named in result.err, result.err
+    assert desk.untouched()
+
+
+def test_a_system_turn_can_be_masked_too():
+    shown = pysft("mask", "--template", "chatml", "--system", "Be kind", "--user", "Hi", "--assistant", "Yes", "--json").document
+    assert shown["text"].startswith("<|im_start|>system<|im_sep|>Be kind<|im_end|>") and shown["graded"] == len("Yes") + 1
+
+
+@pytest.mark.parametrize("error, code, named", [
+    (MemoryError("Unable to allocate 9 GiB"), 1, "not enough memory (Unable to allocate 9 GiB)"), (KeyboardInterrupt(), 130, "interrupted"),
+    (ModuleNotFoundError("No module named 'numpy'", name="numpy"), 1, "has no numpy")])
+def test_what_ends_a_command_from_outside_is_one_sentence(monkeypatch, error, code, named):
+    monkeypatch.setattr(cli, "_info", lambda args: (_ for _ in ()).throw(error))
+    result = pysft("info")
+    assert (result.code, result.out, len(result.err.strip().splitlines())) == (code, "", 1) and named in result.err
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_fault_to_be_seen(monkeypatch):
+    error = ModuleNotFoundError("No module named 'pysft.none'", name="pysft.none")
+    monkeypatch.setattr(cli, "_info", lambda args: (_ for _ in ()).throw(error))
+    with pytest.raises(ModuleNotFoundError):
+        pysft("info")
+
+
+def test_of_many_findings_of_a_kind_eight_are_shown_unless_all_are_asked_for(desk):
+    desk.put("many.jsonl", "\n".join(exchange(f"Ask {a}{b}", f" Yes {a} and {b}. ") for a in "abcdef" for b in "xyz"))
+    short, full = pysft("audit", "many.jsonl", "--no-overlap"), pysft("audit", "many.jsonl", "--no-overlap", "--all")
+    assert short.out.count("warning: blanks: many.jsonl") == 8 and "warning: blanks: 10 more like it (--all shows them)" in short.out
+    assert full.out.count("warning: blanks: many.jsonl") == 18 and "more like it" not in full.out
 
 
 @pytest.mark.parametrize("bad, named", [

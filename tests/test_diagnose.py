@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pysft.errors import MissingInput
+from pysft.errors import DataError, MissingInput
 from pysft.lab.diagnose import RULES, Finding, diagnose, findings, text
 from pysft.lab.trial import Arm, Lab, standard
 from pysft.lab.variants import talk
@@ -159,6 +159,10 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     assert "not finished" in text(document) and "+30.0%" in text(document)
     write(folder, "report.json", HEALTHY)
     write(folder, "settings.json", {"settings": SETTINGS})
+    then = diagnose(folder, TRACK[-1]["step"])  # as it was when its last checkpoint was measured
+    assert not then["finished"] and [f["mode"] for f in then["findings"]] == ["forgets"]
+    with pytest.raises(MissingInput, match="nothing was measured at step 1"):
+        diagnose(folder, 1)
     document = diagnose(folder)
     assert document["finished"] and document["findings"] == [] and "none of the six" in text(document)
     json.dumps(document, allow_nan=False)
@@ -166,4 +170,10 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
 
 def test_a_folder_without_measurements_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(MissingInput):
+        diagnose(tmp_path)
+    write(tmp_path, "report.json", {"loss": 1.0})
+    with pytest.raises(MissingInput, match="a base model"):
+        diagnose(tmp_path)
+    write(tmp_path, "report.json", HEALTHY | {"stopped_unseen": "most"})
+    with pytest.raises(DataError, match="not as this program writes them"):
         diagnose(tmp_path)

@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,19 @@ def test_a_folder_is_for_one_process(tmp_path):
             with disk.alone(tmp_path):
                 pass
     assert python("-c", enter).stdout == "in\n" and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("lacking", ["locks of this file system", "locks of this system"])
+def test_where_there_are_no_locks_a_training_goes_on_without(tmp_path, monkeypatch, lacking):
+    if lacking == "locks of this system":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
+    before, entered = len(os.listdir("/proc/self/fd")), []
+    for _ in range(2):
+        with disk.alone(tmp_path):
+            entered.append(True)
+    assert entered == [True, True] and len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_process_that_was_killed_lets_go(tmp_path):

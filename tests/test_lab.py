@@ -1022,3 +1022,29 @@ def test_a_record_says_how_it_was_trained_and_when_measured(lab):
     record = lab.run(experiments._pairs(lab, "x", (), settings={"sft_lr": 3e-5}), 1)
     assert record["settings"] == asdict(replace(lab.settings("seed"), seed=1, sft_lr=3e-5))
     assert [row["step"] for row in record["track"]] == [0, 10] and record["trained_share"] == 1
+
+
+def test_several_experiments_are_handed_on_with_every_option_and_told_of_by_whoever_began_them(tmp_path, corpus, monkeypatch):
+    bases, ground = [], Lab.ground
+
+    def laid(self, preset, seed):
+        bases.append((preset, seed))
+        return ground(self, preset, seed)
+
+    def here(names, options, jobs, say):
+        assert (names, jobs) == (["first-token", "loss-curve"], 2) and bases == [("seed", 1), ("tiny", 1)]  # the costly first
+        for name in names:
+            said = pysft("lab", name, "--part", "--jobs", "1", "--threads", "1", *options)
+            assert said.code == 0, said.err
+            assert (tmp_path / name / f"{name}.json").is_file() and not (tmp_path / "index.html").exists()
+
+    monkeypatch.setattr(Lab, "ground", laid)
+    monkeypatch.setattr(study, "side_by_side", here)
+    trained = []
+    monkeypatch.setattr(trial, "finetune", lambda *a, **k: trained.append(a) or finetune(*a, **k))
+    said = pysft("lab", "loss-curve", "first-token", "--jobs", 2, "--json", *options(tmp_path, corpus))
+    assert said.code == 0, said.err
+    arms = len(trained)  # nothing was trained again: what was handed on asked for the same trials
+    assert [e["name"] for e in strict(said.out)["experiments"]] == ["loss-curve", "first-token"] and (tmp_path / "index.html").is_file()
+    pysft("lab", "loss-curve", "first-token", "--jobs", 1, *options(tmp_path, corpus))
+    assert len(trained) == arms == 2

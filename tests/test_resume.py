@@ -2,15 +2,21 @@
 moments, and the log but for its timings. Here the folder is copied as a kill would leave it, before and after each checkpoint is
 written; tests/torture.py kills whole processes at random."""
 
+import builtins
+import errno
 import io
 import json
+import os
 import shutil
+from collections import Counter
 from dataclasses import asdict
 
 import pytest
 
+from conftest import in_process
 from test_disk import Recorder, lay
 from pysft import recipe
+from pysft.lab import figures
 from pysft.nn import ops, safetensors
 from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT, GPTConfig, expand_vocab
@@ -107,6 +113,104 @@ def test_whenever_the_power_goes_in_a_training_its_resumed_run_ends_with_the_sam
             assert left(folder, 5) == expected, (count, recorder.events[count - 1][:2])
             shutil.rmtree(folder)
     assert steps == {0, 1, 2, 3, 4, 5} and len(seen) > 40
+
+
+class Refusing:
+    """A disk that refuses its `at`-th call (from 1; 0: none) under `root`, whatever it is: a file opened, written (half of it is
+    there then) or brought to the disk, a name given, a folder made, something removed. calls: what they were."""
+
+    def __init__(self, monkeypatch, root, at, number):
+        self.root, self.at, self.number, self.calls = str(root), at, number, []
+        monkeypatch.setattr(builtins, "open", self.opening(open))
+        monkeypatch.setattr(io, "open", self.opening(io.open))  # pathlib's
+        for module, name in ((os, "replace"), (os, "rename"), (os, "mkdir"), (os, "unlink"), (os, "rmdir")):
+            monkeypatch.setattr(module, name, self.calling(getattr(module, name), name))
+        monkeypatch.setattr(os, "fsync", self.calling(os.fsync, "fsync", lambda n: os.readlink(f"/proc/self/fd/{n}")))
+
+    def refuse(self, what, path):
+        self.calls.append(what)
+        if len(self.calls) == self.at:
+            raise OSError(self.number, os.strerror(self.number), str(path))
+
+    def calling(self, real, name, place=str):
+        def call(path, *rest, **more):
+            if place(path).startswith(self.root):
+                self.refuse(name, path)
+            return real(path, *rest, **more)
+        return call
+
+    def opening(self, real):
+        def opened(path, mode="r", *rest, **more):
+            if not set(mode) & set("wxa") or not str(path).startswith(self.root):
+                return real(path, mode, *rest, **more)
+            self.refuse("open", path)
+            file = real(path, mode, *rest, **more)
+            write = file.write
+
+            def half(data):
+                try:
+                    self.refuse("write", path)
+                except OSError:
+                    write(data[:len(data) // 2])
+                    raise
+                return write(data)
+
+            try:
+                file.write = half
+            except AttributeError:  # io's own classes take no attribute
+                return Through(file, half)
+            return file
+        return opened
+
+
+class Through:
+    """A file whose write() is another."""
+
+    def __init__(self, file, write):
+        self.file, self.write = file, write
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["disk full", "device error"])
+def test_whichever_call_the_disk_refuses_a_run_says_so_in_a_sentence_and_goes_on_to_the_same_bytes(tmp_path, number):
+    words = "Say Sing Show Name".split()
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps({"prompt": f"{verb} it", "completion": f"{verb}."}) + "\n" for verb in words))
+    (tmp_path / "corpus.txt").write_text(read_corpus("plays")[:2000])
+    (tmp_path / "small.toml").write_text("context = 32\nlayers = 1\nheads = 1\nchannels = 8\nbase_steps = 2\nbase_windows = [[8, 1]]\n"
+                                         "sft_steps = 2\nsft_tokens = 32\nsft_windows = [[8, 1]]\ncheckpoint_every = 'never'\n")
+    typed = ["--json", "--threads", 1, "--corpus", tmp_path / "corpus.txt", "--data", tmp_path / "talk.jsonl", "--config", tmp_path / "small.toml"]
+
+    def train(folder, *flags, at=0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figures, "available", lambda: False)  # they take nine tenths of such a run's time
+            disk = Refusing(patch, folder, at, number)
+            code, out, err = in_process("train", *flags, "--out", folder)
+        assert "Traceback" not in out + err
+        return code, err, json.loads(out)["weights_sha256"] if code == 0 else None, disk.calls
+
+    code, err, expected, calls = train(tmp_path / "whole", *typed)
+    assert code == 0 and len(calls) > 60 and set(calls) >= {"open", "write", "fsync", "replace", "mkdir"}, (err, Counter(calls))
+    told = Counter()
+    for at in range(1, len(calls) + 1):
+        folder = tmp_path / str(at)
+        code, err, sha, _ = train(folder, *typed, at=at)
+        said = err.strip().splitlines()[-1]
+        told[code] += 1
+        if code:
+            assert code in (1, 2) and said.startswith("pysft: ") and os.strerror(number) in said, (at, calls[at - 1], code, err)
+            begun = (folder / "run.json").is_file()
+            code, err, sha, _ = train(folder, "--resume", "--json") if begun else train(folder, *typed)
+        assert (code, sha) == (0, expected), (at, calls[at - 1], err)
+        assert not list(folder.rglob("*.tmp")), at
+    assert told[1] + told[2] > 0.9 * len(calls), told
 
 
 @pytest.mark.parametrize("kind", ["base", "sft", "lora"])

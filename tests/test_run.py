@@ -1,6 +1,7 @@
 """A run on disk: what is saved comes back, damage is named, an interrupted run goes on as if it had not been."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -490,6 +491,25 @@ def test_a_step_that_is_not_finite_leaves_its_batch_to_be_looked_at(tmp_path):
     batch, = PLAN.draw(2)
     assert kept["step"] == 3 and sum((s["tokens"] for s in kept["sequences"]), []) == batch.tokens.tolist()
     assert all(s["text"] == stage.tokenizer.decode(s["tokens"]) and s["source"] == "base" for s in kept["sequences"])
+
+
+def test_a_batch_that_cannot_be_kept_hides_nothing_of_what_diverged(tmp_path, monkeypatch):
+    stage, real = overflowing(fresh(tmp_path), {3}), recipe.write_json
+
+    def full(path, data):
+        if path.name.startswith("not-finite"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, data)
+
+    monkeypatch.setattr(recipe, "write_json", full)
+    with pytest.raises(Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*could not be kept, No space left on device\)"):
+        recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
+
+
+def test_where_the_system_keeps_no_account_of_a_process_memory_is_told_of_all_the_same(monkeypatch):
+    known = recipe.peak_memory()
+    monkeypatch.setattr(recipe, "open", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)), raising=False)
+    assert recipe._status("VmHWM") is None and known / 4 < recipe.peak_memory() < 4 * known
 
 
 def test_steps_that_are_skipped_are_told_and_training_ends_at_the_same_step(tmp_path, capsys):

@@ -180,6 +180,7 @@ def test_arithmetic_is_exact_and_written_short(text, answer):
     "": "nothing to calculate", "1" * 201: "too long", "+".join("1" * 31): "too long", "1/0": "division by zero", "1%0": "division by zero",
     "1//0": "division by zero", "0**-1": "division by zero", "9**9**9**9": "too large", "10**30 + 1": "too large", "1e31": "too large",
     "9" * 31: "too large", "1e-31": "too small", "0.1**31": "too small", "(1-1e-28)**(10**30)": "too small", "(1+1e-28)**(10**30)": "too large",
+    "(1-1e-25)**1e30": "too small", "(1+1e-25)**1e30": "too large",
     "sqrt(-1)": "no square root", "(-8)**(1/3)": "whole powers", "round(1, 0.5)": "whole number of places", "round(1, 31)": "whole number of places",
     "min(1)": "min takes 2", "abs(1, 2)": "abs takes 1, here are 2", "max(*1)": "max takes 2", "2^3": "a power is **", "'a'": "no meaning",
     "\0": "no meaning", "\u0665": "no meaning", "0x10": "not a number", "3j": "not a number", "1_000": "not a number", "1if 2 else 3": "not a number",

@@ -716,8 +716,8 @@ EXPERIMENTS = {e.name: e for e in TABLE}
 # In this order side by side: two that share no trial begin, the long ones come before the short, and those that only read
 # what others made come last.
 COSTLY_FIRST = ("masking", "data-size", "forgetting", "data-scaling", "epochs", "hallucination", "learning-rate", "length",
-    "one-token",
-                "contradiction", "find-lr", "missing-end", "diversity", "new-rows", "first-token", "loss-curve", "weights-moved")
+                "one-token", "contradiction", "find-lr", "missing-end", "diversity", "new-rows", "first-token", "loss-curve",
+                "weights-moved")
 
 
 def _one(r):

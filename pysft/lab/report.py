@@ -3,13 +3,12 @@
 What is missing there, or cut off, or not as this program writes it, is named on the page; the rest is shown."""
 
 import json
-import os
 import shlex
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from pysft import __version__
+from pysft import __version__, disk
 from pysft.errors import MissingInput, PysftError
 from pysft.lab import figures
 from pysft.lab.diagnose import findings
@@ -93,9 +92,7 @@ PRETRAIN = {"base_steps": "--steps", "base_lr": "--lr"}
 def write_report(folder) -> Path:
     """Write RUN/report.html, whole or not at all."""
     path = Path(folder) / "report.html"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(report(folder), encoding="utf-8")
-    os.replace(temporary, path)
+    disk.replace(path, [report(folder).encode()])
     return path
 
 

@@ -1,7 +1,6 @@
 """An experiment carried out: its arms over the seeds, a table with intervals, the verdict, and what is kept of it."""
 
 import math
-import os
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pysft import disk
 from pysft.errors import PysftError, UsageError
 from pysft.lab import figures, page
 from pysft.lab.experiments import EXPERIMENTS, Experiment
@@ -58,8 +58,8 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
     drawn = list(experiment.figures(results)) if figures.available() else []
     document["figures"] = [title for title, _ in drawn]
     for i, (_, svg) in enumerate(drawn, 1):
-        _write(folder / f"figure-{i}.svg", svg)
-    _write(folder / "table.txt", text(document) + "\n")
+        disk.replace(folder / f"figure-{i}.svg", [svg.encode()])
+    disk.replace(folder / "table.txt", [f"{text(document)}\n".encode()])
     write_json(folder / f"{experiment.name}.json", document)
     return document
 
@@ -194,7 +194,8 @@ def write_page(folder: Path) -> Path:
     for d in documents:
         parts += _section(Path(folder), d)
     target = Path(folder) / "index.html"
-    _write(target, page.page("The claims, measured", parts, "Made by pysft lab. Means over seeds, the range in brackets."))
+    whole = page.page("The claims, measured", parts, "Made by pysft lab. Means over seeds, the range in brackets.")
+    disk.replace(target, [whole.encode()])
     return target
 
 
@@ -219,9 +220,3 @@ def _section(folder: Path, d: dict) -> list[str]:
     parts.append(page.paragraph(f"{_seeds(d)}; {_bases(d)}; {d['trial_seconds']:,.0f} s of training and measuring."))
     parts.append(page.code(d["command"]))
     return parts
-
-
-def _write(path: Path, content: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)

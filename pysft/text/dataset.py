@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pysft import IGNORE
+from pysft import IGNORE, disk
 from pysft.errors import DataError, MissingInput, RowError
 from pysft.text.formats import Conversation, check_messages, plain, replaced, replacement
 from pysft.text.template import CHAT, Template, render
@@ -296,9 +296,7 @@ def _shakespeare() -> str:
                         f"differs); it was not kept. Name your own copy by --corpus PATH")
     try:  # a cache that cannot be written only means fetching again
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        os.replace(temporary, cache)
+        disk.replace(cache, [data])
     except OSError:
         pass
     return data.decode()
