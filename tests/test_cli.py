@@ -1,8 +1,10 @@
 """The command line as a user meets it: what it prints, what it returns, what it leaves on disk."""
 
+import contextlib
 import errno
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -893,6 +895,27 @@ def test_a_signal_ends_training_with_a_checkpoint_and_its_exit_code(home, desk, 
     assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
 
 
+def test_on_a_terminal_one_line_is_written_over_and_a_signal_is_told_of_on_one_of_its_own(home, desk):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "pysft", "train", *map(str, material(home.path)), "--base-steps", "1000000", "--out", "run"]
+    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"})
+    os.close(theirs)
+    shown = ""
+    try:
+        while shown.count("\r\x1b[Kbase  step ") < 3:
+            shown += os.read(ours, 4096).decode()
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # Linux's way to say that nobody is left to write
+            while more := os.read(ours, 4096):
+                shown += more.decode()
+        assert child.wait(timeout=30) == 130
+    finally:
+        child.kill()
+        os.close(ours)
+    before, progress, after = re.fullmatch(r"(.*?)((?:\r\x1b\[Kbase  step [^\r\n]*)+)(.*)", shown, re.S).groups()
+    assert before.endswith("\r\n") and re.fullmatch(r"\r\npysft: interrupted after step [^\r\n]*\r\n", after)
+
+
 def test_whoever_reads_along_may_go_away_and_a_checkpoint_is_written(home, desk):
     child = training(home)
     try:
@@ -916,6 +939,49 @@ def test_a_run_is_resumed_by_the_verb_that_began_it_with_the_functions_it_was_be
     assert gone_on.code == 0 and "computed with the reference" in gone_on.err
     whole = pysft("train", *material(home.path), "--ops", "reference", "--out", "whole", "--json")
     assert gone_on.document["weights_sha256"] == whole.document["weights_sha256"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 8])
+def test_pretraining_that_was_interrupted_is_resumed_to_the_same_bytes(home, desk, monkeypatch, steps):
+    whole = pysft("pretrain", *text(home.path), "--out", "whole", "--json").document["weights_sha256"]
+    real, taken = recipe.AdamW.step, []
+
+    def step(*arguments, **more):
+        found = real(*arguments, **more)
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(recipe.AdamW, "step", step)
+    if not steps:
+        monkeypatch.setattr(recipe, "run_stage", lambda *a, **b: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert pysft("pretrain", *text(home.path), "--out", "run").code == 130 and len(taken) == steps
+    monkeypatch.undo()
+    monkeypatch.chdir(desk.path)
+    gone_on = pysft("pretrain", "--resume", "--out", "run", "--json")
+    assert gone_on.code == 0 and gone_on.document["weights_sha256"] == whole, gone_on.err
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"settings": {"preset": "tiny", "colour": 1}}, "colour"), ({"settings": 3}, "run.json"), ({"settings": {"layers": -1}}, "layers"),
+    ({"template": None}, "run.json"), ({"sha256": "x"}, "run.json")])
+def test_a_record_that_no_run_wrote_is_not_resumed(home, desk, change, named):
+    record = json.loads((home.run / "run.json").read_text())
+    (desk.path / "run").mkdir()
+    desk.put("run/run.json", json.dumps(record | change))
+    result = pysft("train", "--resume", "--out", "run")
+    assert result.code == 65 and "not as this program writes it" in result.err and named in result.err and len(result.err.splitlines()) == 1
+    assert desk.untouched()
+
+
+def test_a_base_without_a_record_was_trained_on_the_shipped_plays_and_one_without_a_corpus_is_refused(home, desk):
+    shutil.copytree(home.run / "base", desk.path / "a/base")
+    train = ["train", "--config", desk.put("few.toml", "sft_steps = 2\nsft_windows = []"), "--base", "a", "--data", home.path / "talk.jsonl", "--out"]
+    assert pysft(*train, "run").code == 0 and json.loads((desk.path / "run/run.json").read_text())["corpus"] == "plays"
+    desk.put("a/run.json", "{}")
+    result = pysft(*train, "again")
+    assert result.code == 65 and "(no corpus)" in result.err and len(result.err.splitlines()) == 1 and not (desk.path / "again").exists()
 
 
 def test_going_on_with_other_kernels_is_said(home, desk, monkeypatch):

@@ -601,6 +601,27 @@ def test_diversity_counts_as_many_kinds_as_equal_ones_would():
     assert one["effective"] < 1.3 and one["top"][0] == ["a", 0.97]
 
 
+def test_control_tokens_that_are_typed_blanks_and_cut_replies_are_warned_of(tmp_path):
+    whole = [{"prompt": f"Ask {a}{b}", "completion": f"The {a}{b} is fair."} for a in "abc" for b in "xyz"]
+    path = write(tmp_path, "x.jsonl", *whole, {"prompt": "What is <|end|>", "completion": "It is a mark."}, {"prompt": "Blank", "completion": " Yes. "},
+                 {"prompt": "Cut", "completion": "And then the"})
+    tokenizer = CharTokenizer(SHAKESPEARE + "<|>", CHAT.tokens)
+    found = {f.kind: f for f in audit([str(path)], tokenizer)["findings"]}
+    assert "spells '<|end|>'" in str(found["control token"]) and found["control token"].where.endswith("line 10, turn 1")
+    assert found["blanks"].where.endswith("line 11, turn 2") and found["cut reply"].where.endswith("line 12, turn 2")
+    assert "ends with 'And then the', where 11 others end with a mark" in str(found["cut reply"]) and found.keys() == {"control token", "blanks", "cut reply"}
+    few = write(tmp_path, "few.jsonl", *whole[:8], {"prompt": "Cut", "completion": "And then the"})  # not nine in ten
+    assert audit([str(few)], tokenizer)["findings"] == []
+
+
+@pytest.mark.parametrize("row, named", [
+    ({"text": "A"}, "no text of two characters or more"), ({"text": 5}, "no text of two characters or more"),
+    ({"instruction": ["Hi"], "output": "Ho"}, '"instruction" and "input" must be text'), ({"instruction": "Hi", "input": 5, "output": "Ho"}, "must be text")])
+def test_a_row_whose_text_is_none_is_a_fault(tmp_path, row, named):
+    fault, = scan(write(tmp_path, "x.jsonl", row))
+    assert isinstance(fault, RowError) and named in str(fault)
+
+
 def test_the_shipped_data_pass_the_audit_clean():
     from pysft.text.dataset import read_corpus
     report = audit([str(shipped("conversations.jsonl")), str(shipped("pairs40.jsonl"))], CharTokenizer(SHAKESPEARE, CHAT.tokens),

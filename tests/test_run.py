@@ -172,6 +172,7 @@ DAMAGES = {
     "settings in words": (edit("settings.json", lambda d: d["model"].update(layers="four")), "settings.json"),
     "settings that do not divide": (edit("settings.json", lambda d: d["model"].update(heads=3)), "settings.json"),
     "settings beyond memory": (edit("settings.json", lambda d: d["model"].update(context=10**15)), "settings.json"),
+    "settings with more blocks than there are": (edit("settings.json", lambda d: d["model"].update(layers=10**9)), "too few for the 1000000000 blocks"),
     "no template": (lambda f: (f / "template.json").unlink(), "template.json"),
     "template a number": (edit("template.json", lambda d: d.update(turns=3)), "template"),
     "template of nobody": (edit("template.json", lambda d: d.update(turns={})), "template"),
