@@ -587,20 +587,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
     with _alone_in(begun, out, resume) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, *stages)
-        examples = [*material.examples[0], *material.examples[1]]
-        turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
-        mask = census(examples, tokenizer.special[template.end])
-        screen.say(f"data: template {template.name}; graded: {GRADED[settings.grade]}; too long: "
-                   f"{'refused' if settings.too_long == 'refuse' else 'left out'}; unknown characters: "
-                   f"{ {'refuse': 'refused', 'replace': 'replaced', 'grow': 'added to the vocabulary'}[settings.unknown]}; "
-                   + ("mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else "")
-                   + "epochs: " + ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items()))
-        for note in material.notes:
-            screen.say(f"data: {note}")
-        screen.say(f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
-                   f"{mask['graded_targets']:,} of {mask['targets']:,} targets "
-                   f"({mask['graded_targets'] / mask['targets']:.0%}); end tokens graded: "
-                   f"{mask['end_tokens_graded']:,} of {turns:,} turns")
+        counted = _describe_data(screen, settings, material, plan)
         if given is None:
             stage, base_report = pretrain_base(settings, material, folder, ops, screen, resume)
         else:
@@ -608,61 +595,85 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
             base_report = {"base_loss": corpus_loss(stage.model, tokenizer.encode(material.heldout_text)),
                            "seconds": 0.0, "tokens": 0}
             screen.say(f"base: {stage.folder}, {base_report['base_loss']:.3f} nats/char on the held-out tail")
-
-        stage.model.release()
-        model = expand_vocab(stage.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
-        grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
-        tuned = Stage(folder / "sft", model, tokenizer, template, asdict(settings),
-                      {"path": str(stage.folder), "weights_sha256": weights_sha256(stage.model)})
-        params = _announce(screen, f"sft: vocabulary {stage.model.config.vocab} -> {len(tokenizer)} "
-                                   f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
-        trained = _adapted(settings, model, len(material.tokenizer))
-        if trained is not model:
-            screen.say(f"sft: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}: {trained.trained:,} weights are "
-                       f"trained ({trained.share:.2%}), new rows included; the others stay as they are")
-        if resume and (tuned.folder / "model.safetensors").is_file():
-            tuned = load_stage(tuned.folder, ops)
-            model = tuned.model
-            drop_checkpoints(tuned.folder)
-        else:
-            make_folder(tuned.folder)
-            write_json(tuned.folder / "data.json", _data(material, plan, mask, turns))
-            write_json(tuned.folder / "evaluation.json", material.probe.to_json())
-            run_stage(tuned, plan, settings, screen, resume, trained, checkpoint_steps(settings, plan),
-                      _watcher(tuned, trained, material.probe, settings, base_report["base_loss"], screen))
-            if trained is not model:
-                trained.merge()
-                save_adapter(tuned.folder / "adapter.safetensors", trained)
-            save_stage(tuned)
-            drop_checkpoints(tuned.folder)
+        tuned, made = _tune(settings, material, plan, counted, stage, base_report["base_loss"], folder, screen, resume)
         run = stage_figures(tuned.folder)
 
         screen.say("measuring ...")
-        model.release()
-        figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)
-        model.release()
+        tuned.model.release()
+        figures, replies = measure(tuned.model, tokenizer, template, material.probe, settings.grade)
+        tuned.model.release()
         verdicts, replies = origins(replies, material.probe)
         if settings.transcripts:
-            figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
+            figures |= {"tools": tool_test(tuned.model, tokenizer, template, material.probe)}
         seconds = run["seconds"] + base_report["seconds"]
-        report = {"run": str(folder), "preset": settings.preset, "params": params, "trained_params": trained.params.size,
-                  "base_loss": base_report["base_loss"], "grown_base_loss": grown_loss, **figures, "origins": verdicts,
-                  "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
-                  "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **mask, "turns": turns,
-                  "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
-                  "peak_memory": peak_memory(), "training_seconds": seconds, "seconds": time.monotonic() - began,
-                  "weights_sha256": weights_sha256(model)}
-        report = finite(report)
+        report = finite({
+            "run": str(folder), "preset": settings.preset, "base_loss": base_report["base_loss"], **made, **figures, "origins": verdicts,
+            "forgetting": figures["tuned_base_loss"] / base_report["base_loss"] - 1,
+            "sft_loss_start": run["loss_start"], "sft_loss": run["loss"], **counted,
+            "tokens_per_s": (run["tokens"] + base_report["tokens"]) / max(seconds, 1e-9),
+            "peak_memory": peak_memory(), "training_seconds": seconds, "seconds": time.monotonic() - began,
+            "weights_sha256": weights_sha256(tuned.model)})
         sides = before_and_after(stage, replies)
         write_json(tuned.folder / "report.json", report)
         write_json(tuned.folder / "samples.json", replies)
         write_json(tuned.folder / "before.json", {"rows": sides})
-        model.release()
+        tuned.model.release()
         side_by_side(sides, screen)
         table(report, screen)
         screen.say(f"\nTalk to it:  {os.path.relpath(sys.executable)} -m pysft chat {folder}")
         screen.say(f"Read all of it:  {report_page.write_report(folder)}")
         return report
+
+
+def _describe_data(screen: Screen, settings: Settings, material: Material, plan: Plan) -> dict:
+    """Say what is learnt from and how it is graded; the counts of targets, of end tokens and of turns."""
+    examples, template = [*material.examples[0], *material.examples[1]], material.template
+    counted = census(examples, material.grown.special[template.end]) | {
+        "turns": graded_ends(material.conversations + material.pairs, template, settings.grade)}
+    screen.say(f"data: template {template.name}; graded: {GRADED[settings.grade]}; too long: "
+               f"{'refused' if settings.too_long == 'refuse' else 'left out'}; unknown characters: "
+               f"{ {'refuse': 'refused', 'replace': 'replaced', 'grow': 'added to the vocabulary'}[settings.unknown]}; "
+               + ("mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else "")
+               + "epochs: " + ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items()))
+    for note in material.notes:
+        screen.say(f"data: {note}")
+    screen.say(f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
+               f"{counted['graded_targets']:,} of {counted['targets']:,} targets "
+               f"({counted['graded_targets'] / counted['targets']:.0%}); end tokens graded: "
+               f"{counted['end_tokens_graded']:,} of {counted['turns']:,} turns")
+    return counted
+
+
+def _tune(settings: Settings, material: Material, plan: Plan, counted: dict, base: Stage, base_loss: float, folder: Path,
+          screen: Screen, resume: bool) -> tuple[Stage, dict]:
+    """Grow the base's vocabulary, fine-tune it, and keep it as RUN/sft, unless resume finds it there: the stage, its number of
+    parameters, how many of them were trained, and the loss on base text before they were."""
+    tokenizer = material.grown
+    base.model.release()
+    model = expand_vocab(base.model, len(tokenizer), settings.new_rows, rng(settings.seed, "sft", "rows"))
+    grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
+    tuned = Stage(folder / "sft", model, tokenizer, material.template, asdict(settings),
+                  {"path": str(base.folder), "weights_sha256": weights_sha256(base.model)})
+    params = _announce(screen, f"sft: vocabulary {base.model.config.vocab} -> {len(tokenizer)} "
+                               f"({settings.new_rows} rows; base text now {grown_loss:.3f})", model.config)
+    trained = _adapted(settings, model, len(material.tokenizer))
+    if trained is not model:
+        screen.say(f"sft: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}: {trained.trained:,} weights are "
+                   f"trained ({trained.share:.2%}), new rows included; the others stay as they are")
+    if resume and (tuned.folder / "model.safetensors").is_file():
+        tuned = load_stage(tuned.folder, model.ops)
+    else:
+        make_folder(tuned.folder)
+        write_json(tuned.folder / "data.json", _data(material, plan, counted))
+        write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+        run_stage(tuned, plan, settings, screen, resume, trained, checkpoint_steps(settings, plan),
+                  _watcher(tuned, trained, material.probe, settings, base_loss, screen))
+        if trained is not model:
+            trained.merge()
+            save_adapter(tuned.folder / "adapter.safetensors", trained)
+        save_stage(tuned)
+    drop_checkpoints(tuned.folder)
+    return tuned, {"params": params, "trained_params": trained.params.size, "grown_base_loss": grown_loss}
 
 
 def _adapted(settings: Settings, model: GPT, old_vocab: int):
@@ -687,17 +698,17 @@ def _watcher(tuned: Stage, trained, probe: Probe, settings: Settings, base_loss:
     return watch
 
 
-def _data(material: Material, plan: Plan, mask: dict, turns: int) -> dict:
+def _data(material: Material, plan: Plan, counted: dict) -> dict:
     """What the model learns from, in numbers, for the report."""
     trained = material.conversations + material.pairs
     talks = [c for c in trained if not c.is_text]
     kinds = Counter(c.category for c in trained if c.category)
     lengths = [len(e.labels) + 1 for e in [*material.examples[0], *material.examples[1]]]
     return {"conversations": len(material.conversations), "pairs": len(material.pairs), "heldout": len(material.heldout),
-            "notes": material.notes, "epochs": plan.epochs, "turns": turns, "tokens": spread(lengths),
+            "notes": material.notes, "epochs": plan.epochs, "tokens": spread(lengths),
             "prompt_length": spread([len(c.prompt) for c in talks]),
             "reply_length": spread([len(r) for c in talks for r in c.replies()]),
-            "categories": kinds.most_common(20), **mask}
+            "categories": kinds.most_common(20), **counted}
 
 
 def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resume: bool, ops_name: str,
