@@ -74,7 +74,7 @@ coverage: build
 	cd build/coverage && ../../$(PY) -m coverage combine -q && ../../$(PY) -m coverage report --skip-covered --show-missing --fail-under=95
 	cd build/coverage && rm pysft/nn/*.so && PYSFT_COVERAGE=1 ../../$(PY) setup.py -q build_ext --inplace
 	isas=$$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)') && cd build/coverage && for isa in $$isas; do \
-	PYSFT_ISA=$$isa PYTHONPATH=$$PWD ../../$(PY) -m pytest -q tests/test_kernels.py tests/test_gate.py tests/test_decode.py || exit 1; done
+	PYSFT_ISA=$$isa PYTHONPATH=$$PWD ../../$(PY) -m pytest tests/test_kernels.py tests/test_gate.py tests/test_decode.py || exit 1; done
 	cd build/coverage && ../../$(PY) tests/lines.py build
 
 # The C part under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy, so that the fast build stays. First the
@@ -86,7 +86,7 @@ asan: build
 	cd build/asan && PYSFT_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace
 	cd build/asan && $(ASAN) PYTHONPATH=. ../../$(PY) tests/guarded.py overrun 2>&1 | grep -q heap-buffer-overflow && echo "control: the planted overrun was caught"
 	isas=$$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)') && cd build/asan && for isa in $$isas; do echo "PYSFT_ISA=$$isa"; \
-	PYSFT_ISA=$$isa $(ASAN) ../../$(PY) -m pytest -q tests/test_kernels.py tests/test_gate.py tests/test_decode.py tests/test_model.py || exit 1; done
+	PYSFT_ISA=$$isa $(ASAN) ../../$(PY) -m pytest tests/test_kernels.py tests/test_gate.py tests/test_decode.py tests/test_model.py || exit 1; done
 
 # Data races, on a small driver in C: clang's ThreadSanitizer, told by Archer what OpenMP's barriers mean (gcc's is not, and
 # would report every one of them). First the control: a planted race must be found.
