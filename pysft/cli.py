@@ -5,7 +5,7 @@ import argparse
 import json
 import sys
 
-from pysft import __version__
+from pysft import __version__, disk
 from pysft.errors import PysftError, UsageError
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 130/143 interrupted"
@@ -262,31 +262,39 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code."""
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    args = parser().parse_args(argv)
+    top = parser()
+    args, more = top.parse_known_args(argv)
+    if more:
+        top.error("unrecognized arguments: " + " ".join(more)
+                  + ("; a run's folder is named by --out" if hasattr(args, "resume") and not more[0].startswith("-") else ""))
     try:
         return args.run(args) or 0
     except PysftError as error:
-        print(f"pysft: {error}", file=sys.stderr)
-        return error.exit_code
+        return _told(f"pysft: {error}", error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "pysft").startswith("pysft"):
             raise  # a bug of ours
-        print(f"pysft: this Python ({sys.executable}) has no {error.name}; after 'make build' use .venv/bin/python, or "
-              "install pysft with 'pip install .'", file=sys.stderr)
-        return 1
+        return _told(f"pysft: this Python ({sys.executable}) has no {error.name}; after 'make build' use .venv/bin/python, or "
+                     "install pysft with 'pip install .'")
     except MemoryError as error:
-        print(f"pysft: not enough memory ({error}); a smaller model, context or batch needs less", file=sys.stderr)
-        return 1
+        return _told(f"pysft: not enough memory ({error}); a smaller model, context or batch needs less")
     except KeyboardInterrupt:
-        print("\npysft: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+        return _told("\npysft: interrupted", 130)
+    except BrokenPipeError:  # as in: pysft audit | head
+        disk.hush(sys.stdout)
         return 1
     except OSError as error:  # a full or read-only disk, a folder that went away
-        print(f"pysft: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was complete "
-              "on disk is as it was", file=sys.stderr)
-        return 1
+        return _told(f"pysft: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was complete "
+                     "on disk is as it was")
+
+
+def _told(text: str, code: int = 1) -> int:
+    """Say what ended a command, if anybody still listens; its exit code."""
+    try:
+        print(text, file=sys.stderr)
+    except OSError:
+        disk.hush(sys.stderr)
+    return code
 
 
 def _print_json(document):
@@ -319,11 +327,11 @@ def _train(args):
             raise UsageError("--data tools stands alone: made transcripts are mixed with the shipped conversations only (a file of that "
                              "name is ./tools)")
         args.data, upon = None, TOOLS
-    if args.lora_matrices and not args.lora:
-        raise UsageError("--lora-matrices says where adapters go; give their rank too: --lora RANK")
     settings = _settings(args, base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr, lora_rank=args.lora,
                          lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every,
                          upon=upon, **{name: getattr(args, name) for name in POLICIES})
+    if args.lora_matrices and not args.lora and not args.resume:
+        raise UsageError("--lora-matrices says where adapters go; give their rank too: --lora RANK")
     report = recipe.train(settings, args.corpus, args.data, args.base, args.out, args.resume, args.ops,
                           args.threads, recipe.Screen(args.json), args.on_nan)
     if args.json:
@@ -590,7 +598,7 @@ def _policies(args, stage) -> tuple[str, str]:
 def _mask(args):
     from pathlib import Path
 
-    from pysft import IGNORE, disk
+    from pysft import IGNORE
     from pysft.errors import RowError
     from pysft.recipe import computing_ops, reading
     from pysft.text import view

@@ -90,23 +90,36 @@ def _lives(process: int) -> bool:
     return True
 
 
+def hush(stream) -> None:
+    """Let what is written to standard output or error from now on, and what its buffer holds, go nowhere: where nobody reads it
+    any more, each write, and that at the process's end, would be an error anew."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+LOCK = ".lock"  # it stays where it was made: removed, it could be another process's
+
+
 @contextlib.contextmanager
 def alone(folder: Path):
-    """Inside `with`, no other process may enter the same; it is refused. The system lets go of the lock when its process
-    ends, however it does."""
+    """Inside `with`, no other process may enter the same; it is refused. True there, or False where the system or the file
+    system knows no locks. The system lets go of a lock when its process ends, however it does."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        yield
+        number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # a file: of a folder, other hosts would not know
+    except (ImportError, OSError):  # Windows; a folder that cannot be written to
+        yield False
         return
-    number = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
         except BlockingIOError:
             raise UsageError(f"{folder}: another process is training in it; wait until it has finished, or stop it") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
+        except OSError:
+            locked = False
+        yield locked
     finally:
         os.close(number)

@@ -3,20 +3,21 @@
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import sys
 import textwrap
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pysft import IGNORE
-from pysft.disk import alone, make_folder, sweep
+from pysft.disk import alone, hush, make_folder, sweep
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, RowError, UsageError
 from pysft.inference.generate import Sampling, generate
 from pysft.lab import report as report_page
@@ -29,11 +30,11 @@ from pysft.nn.model import GPT, GPTConfig, expand_vocab, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
 from pysft.run import (Stage, add_measurement, append_log, cut_measurements, drop_checkpoints, find_stage, load_checkpoint,
-                       load_stage, measured_stage, new_run, read_json, read_log, save_checkpoint, save_stage, weights_sha256,
-                       understood, write_json)
+                       load_stage, measured_stage, new_run, read_json, read_log, save_checkpoint, save_stage, understood,
+                       weights_sha256, whole_log, write_json)
 from pysft.text.audit import census as spread
 from pysft.text.audit import quick
-from pysft.text.dataset import (CONVERSATION, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
+from pysft.text.dataset import (CONVERSATION, CORPORA, encode_all, read_corpus, shipped, split_corpus, split_heldout, write_with)
 from pysft.text.formats import check_messages, plain, read_prompts, read_table, refuse_faults, scan
 from pysft.text.template import Template, load_template
 from pysft.text.tokenizer import CharTokenizer
@@ -51,23 +52,30 @@ GRADED = {"all": "every assistant turn", "last": "the last assistant turn",
 
 
 class Interrupted(PysftError):
-    """SIGINT, SIGTERM or SIGHUP, after a checkpoint was written: 130, 143 or 129."""
+    """Stopped after a checkpoint was written: by SIGINT, SIGTERM or SIGHUP (130, 143, 129), or by none (1)."""
 
-    def __init__(self, message, signum):
+    def __init__(self, message, signum: int | None = None):
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.exit_code = 128 + signum if signum else 1
 
 
 class Screen:
-    """Where people read along: standard output, or standard error while --json owns the other."""
+    """Where people read along: standard output, or standard error while --json owns the other. Where they went away (a pipe or
+    a terminal that was closed, a full disk behind it), a BrokenPipeError."""
 
     def __init__(self, json: bool):
-        self.stream = sys.stderr if json else sys.stdout
-        self.live = self.stream.isatty()
+        self.stream = sys.stderr if json else sys.stdout  # None: closed before we began
+        self.live = self.stream is not None and self.stream.isatty()
         self._last = 0.0
 
-    def say(self, text: str = "") -> None:
-        print(text, file=self.stream, flush=True)
+    def say(self, text: str = "", end: str = "\n") -> None:
+        if self.stream is None:
+            return
+        try:
+            print(text, end=end, file=self.stream, flush=True)
+        except OSError as error:
+            hush(self.stream)
+            raise BrokenPipeError(error.errno, error.strerror) from error
 
     def progress(self, text: str, last: bool = False) -> None:
         """One line that is written over on a terminal; a line every ten seconds elsewhere."""
@@ -75,7 +83,7 @@ class Screen:
         if self.live:
             if last or now - self._last > 0.1:
                 self._last = now
-                print("\r\x1b[K" + text, end="\n" if last else "", file=self.stream, flush=True)
+                self.say("\r\x1b[K" + text, end="\n" if last else "")
         elif last or now - self._last > 10:
             self._last = now
             self.say(text)
@@ -83,7 +91,7 @@ class Screen:
 
 class Signals:
     """Inside `with`, the first SIGINT, SIGTERM or SIGHUP (a terminal that went away) is only noted, so that a step is never
-    cut in half; a second one acts as ever."""
+    cut in half; a second one acts as ever, and so does the first, at the end, where nothing came of it."""
 
     def __enter__(self):
         self.caught, self._old = None, {}
@@ -98,9 +106,11 @@ class Signals:
         self.caught = number
         signal.signal(number, self._old[number])
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        if self.caught is not None and kind is None:
+            signal.raise_signal(self.caught)
 
 
 # ----------------------------------------------------------------------------------- the material
@@ -249,13 +259,18 @@ class Journal:
     def __init__(self, folder: Path, measured: int):
         """measured: after which step the stage was measured last."""
         self.folder, self.lines, self.recent, self.outliers = folder, [], [], Outliers()
-        rows = read_log(folder)
+        rows = read_log(folder, skipped=True)
+        self.skipped = next((i for i, row in enumerate(reversed(rows)) if not row.get("skipped")), len(rows))  # in a row, at its end
+        rows = [row for row in rows if not row.get("skipped")]
         self.since = [row["losses"].get(CONVERSATION, row["loss"]) for row in rows if row["step"] > measured]
         for row in rows[-self.outliers.window:]:
             self.outliers(loss=row["loss"], norm=row["norm"])
 
     def add(self, r: Report) -> str:
         """Note a step; what of it is worth saying, mostly nothing."""
+        if r.skipped:
+            self.lines.append({"step": r.step, "skipped": True})
+            return ""
         self.lines.append({"step": r.step, "loss": r.loss, "losses": r.losses, "norm": r.norm, "lr": r.lr, "graded_tokens": r.graded,
                            "tokens": r.tokens, "seconds": round(r.seconds, 6), "tokens_per_s": round(r.tokens / r.seconds)})
         self.recent = [*self.recent, r.losses.get(CONVERSATION, r.loss)][-LAST_STEPS:]
@@ -274,15 +289,16 @@ class Journal:
         return mean
 
     def flush(self) -> None:
-        append_log(self.folder, self.lines)
-        self.lines.clear()
+        if self.lines:
+            append_log(self.folder, self.lines)
+            self.lines.clear()
 
 
 def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resume: bool, model=None, at=(),
               watch=lambda step, loss: None) -> None:
     """Train stage.model (or `model`, the LoRA around it) along the plan, logging each step; watch(step, mean loss since it
-    was last called) before the first step and after the steps `at`. An interrupt writes a checkpoint and raises
-    Interrupted; so does whoever read along and went away (BrokenPipeError)."""
+    was last called) before the first step and after the steps `at`. A signal writes a checkpoint and raises Interrupted; so
+    does whoever read along and went away."""
     folder, model = stage.folder, stage.model if model is None else model
     make_folder(folder)
     adam = AdamW(model, **settings.adam(stage.name))
@@ -290,7 +306,8 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
         screen.say(f"{stage.name}: going on after step {adam.steps:,}")
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
-    cut_measurements(folder, adam.steps if adam.steps else -1)
+    if not cut_measurements(folder, adam.steps if adam.steps else -1):
+        screen.say(f"{folder / 'measurements.jsonl'}: a damaged line is left out; `select` and the report will lack it")
     model.reserve(plan.rows)
     journal = Journal(folder, max((s for s in at if s <= adam.steps), default=0))
     if adam.steps == 0 and len(at):
@@ -301,11 +318,12 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
         journal.flush()  # first: resuming drops lines beyond the checkpoint, and has no others for those before it
         return save_checkpoint(folder, model, adam)
 
-    def interrupt(number):
+    def interrupt(number, what="interrupted"):
         where = checkpoint()
         if screen.live:
-            screen.say()
-        raise Interrupted(f"interrupted after step {adam.steps}; a checkpoint stands in {where}; "
+            with suppress(BrokenPipeError):
+                screen.say()
+        raise Interrupted(f"{what} after step {adam.steps}; a checkpoint stands in {where}; "
                           f"go on with --resume --out {folder.parent}", number)
 
     def skip(error):
@@ -315,9 +333,9 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
     with Signals() as signals:
         try:
             for r in training_loop(model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip,
-                                   skip if settings.on_nan == "skip" else None):
+                                   skip if settings.on_nan == "skip" else None, journal.skipped):
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
-                odd = "" if r.skipped else journal.add(r)
+                odd = journal.add(r)
                 if r.step in at:
                     watch(r.step, journal.measured())
                 if odd:  # nothing is said before a step is measured: who reads along may be gone
@@ -330,15 +348,18 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     checkpoint()
                     saved = time.monotonic()
+            journal.flush()
             if signals.caught is not None:  # while the last step was looked at
                 interrupt(signals.caught)
         except Diverged as error:
+            with suppress(OSError):  # a full disk must not hide what diverged
+                journal.flush()
+            journal.lines.clear()
             if not error.batches:  # no step's: what was to be written was not finite
                 raise
             raise Diverged(f"{error} (its batch: {keep_batch(folder, adam.steps + 1, error, stage.tokenizer)})") from None
         except BrokenPipeError:
-            checkpoint()
-            raise
+            interrupt(signals.caught, "nobody reads along any more")
         finally:
             journal.flush()
 
@@ -429,7 +450,7 @@ class Begun:
     base: str | None
     template: Template
     ops: str
-    isa: str
+    isa: str  # the instruction set; where it went on with another, "avx512, base"
     sha256: dict[str, str]
 
     def to_json(self) -> dict:
@@ -441,8 +462,8 @@ class Begun:
         """That of the run in `folder`, which `verb` is to go on with."""
         record = folder / "run.json"
         if not record.is_file():
-            raise UsageError(f"--resume: {folder} holds no run that was begun; leave --resume out, or name the "
-                             "right folder by --out")
+            run = folder.parent if (folder.parent / "run.json").is_file() else "the right folder"  # --out RUN/sft
+            raise UsageError(f"--resume: {folder} holds no run that was begun; name {run} by --out, or leave --resume out")
         kept = read_json(record)
         try:
             found = cls(kept.get("verb", verb), Settings(**kept["settings"]), kept["corpus"], kept["data"], kept["base"],
@@ -458,26 +479,37 @@ class Begun:
         """Refuse to go on with other text than it was begun with."""
         for name, digest in inputs.items():
             if self.sha256.get(name, digest if name.startswith(SHIPPED) else None) != digest:  # older records lack what ships
-                raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs)")
+                raise DataError(f"{name}: not what this run was begun with (its SHA-256 differs); put that back, or begin a new run")
 
 
 SHIPPED = "shipped "  # before the name of a file of the package's own
 
 
-def _inputs(settings: Settings, corpus: str, data, base: Stage | None, talks: bool = True) -> dict[str, str]:
+def _inputs(settings: Settings, corpus: str, data, base: Stage | None, resume: bool, talks: bool = True) -> dict[str, str]:
     """SHA-256 of everything a run reads, by its name: resuming on other text would be another run. talks: it is fine-tuned."""
+    if resume and corpus not in CORPORA:
+        _there(corpus)
     found = {corpus: hashlib.sha256(read_corpus(corpus).encode()).hexdigest()}
     names = ["conversations.jsonl"] + ["pairs40.jsonl"] * ("pairs" in settings.data) + ["town.jsonl"] * bool(settings.transcripts)
     files = {str(f): Path(f) for f in data or []} if data or not talks else {SHIPPED + name: shipped(name) for name in names}
     if base is not None:
         files |= {str(base.folder / "model.safetensors"): base.folder / "model.safetensors"}
     for name, file in files.items():
-        try:
+        if resume:
+            _there(file)
+        with suppress(OSError):  # whoever reads it next says what is wrong with it
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise MissingInput(f"{name}: cannot be read ({error.strerror}), but the run was begun with it"
-                               + ("" if file.is_absolute() else ", from the folder where it was begun")) from None
     return found
+
+
+def _there(path) -> None:
+    """Refuse to resume where something is gone that the run was begun with."""
+    try:
+        if not Path(path).is_dir():
+            open(path, "rb").close()
+    except OSError as error:
+        raise MissingInput(f"{path}: cannot be read ({error.strerror}), but the run was begun with it; put it back"
+                           + ("" if Path(path).is_absolute() else ", or resume from the folder where the run was begun")) from None
 
 
 def _isa(ops_name: str) -> str:
@@ -493,23 +525,34 @@ def _resumed(out, verb: str, ops_name: str, on_nan: str | None, screen: Screen) 
     begun = Begun.of(Path(out), verb)
     if begun.ops != ops_name:
         screen.say(f"resume: computed with the {begun.ops}, as it was begun")
-    if begun.isa != _isa(begun.ops):
-        screen.say(f"resume: begun on instruction set {begun.isa or 'unknown'}, going on with {_isa(begun.ops)}; from here on the bits are "
-                   "not those of a run without a stop" + (f" (PYSFT_ISA={begun.isa} is, where there is one)" if begun.isa else ""))
-    return replace(begun, settings=replace(begun.settings, on_nan=on_nan or begun.settings.on_nan))
+    isa, here = begun.isa, _isa(begun.ops)
+    if isa != here:
+        screen.say(f"resume: begun on instruction set {isa or 'unknown'}, going on with {here}; from here on the bits are not those of a "
+                   "run without a stop" + (f" (with PYSFT_ISA={isa} they are, on a processor that has it)" if isa and "," not in isa else ""))
+        isa = isa if isa.endswith(here) else f"{isa}, {here}"
+    return replace(begun, isa=isa, settings=replace(begun.settings, on_nan=on_nan or begun.settings.on_nan))
 
 
 @contextmanager
-def _alone_in(begun: Begun, out, resume: bool):
+def _alone_in(begun: Begun, out, resume: bool, screen: Screen):
     """Inside `with`: alone in the folder of a run, the one that is resumed or a new one, with a record of what it is begun
-    with."""
+    with. What the system refuses there is a sentence that says how to go on."""
     folder = Path(out) if resume else new_run(out, "tools" if begun.settings.transcripts else begun.settings.preset)
-    with alone(folder):
+    with alone(folder) as locked:
         if not resume and (folder / "run.json").exists():  # another process was faster
             raise UsageError(f"{folder}: a training was begun in it meanwhile; name another folder by --out")
-        sweep(list(folder.rglob("*.tmp")))
+        if locked:
+            sweep(list(folder.rglob("*.tmp")))
+        else:
+            screen.say(f"{folder}: it cannot be locked here; see to it that no other process trains in it")
         write_json(folder / "run.json", begun.to_json())
-        yield folder
+        try:
+            yield folder
+        except BrokenPipeError:
+            raise Interrupted(f"nobody reads along any more; go on with --resume --out {folder}") from None
+        except OSError as error:
+            raise PysftError(f"{error.filename or folder}: {error.strerror or error}; what was complete on disk is as it was; "
+                             f"go on with --resume --out {folder}") from None
 
 
 def _base_plan(settings: Settings, material: Material) -> tuple[GPTConfig, Plan]:
@@ -530,13 +573,21 @@ def _fits(config: GPTConfig, rows: int) -> None:
                          f"{there / 2**30:,.0f}")
 
 
+def _finished(folder: Path, ops) -> Stage:
+    """A stage that was trained before the run was interrupted."""
+    try:
+        return load_stage(folder, ops)
+    except (DataError, MissingInput) as error:
+        raise DataError(f"{error}; without {folder / 'model.safetensors'} --resume trains the stage anew") from None
+
+
 def pretrain_base(settings: Settings, material: Material, folder: Path, ops, screen: Screen,
                   resume: bool) -> tuple[Stage, dict]:
     """The base stage of a run, trained now (or found finished there), and its figures."""
     target = folder / "base"
     if resume and (target / "model.safetensors").is_file():
         drop_checkpoints(target)
-        return load_stage(target, ops), understood(target / "report.json", lambda r: {
+        return _finished(target, ops), understood(target / "report.json", lambda r: {
             **r, "base_loss": float(r["base_loss"]), "seconds": float(r["seconds"]), "tokens": int(r["tokens"])})
     config, plan = _base_plan(settings, material)
     params = _announce(screen, "base", config)
@@ -565,12 +616,14 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         ops_name, settings, corpus, data, base = begun.ops, begun.settings, begun.corpus, begun.data, begun.base
     template = begun.template if resume else load_template(settings.template)
     ops = computing_ops(ops_name, threads)
+    if resume and base:
+        _there(base)
     given = _as_base(load_stage(base, ops), base) if base else None
     if given is not None:
         settings = _like(settings, given.model.config)
         corpus = corpus or _corpus_of(given)
     corpus = corpus or "plays"
-    inputs = _inputs(settings, corpus, data, given)
+    inputs = _inputs(settings, corpus, data, given, resume)
     if resume:
         begun.unchanged(inputs)
     material = gather(settings, corpus, data, given.tokenizer if given else None, template)
@@ -584,7 +637,7 @@ def train(settings: Settings, corpus: str | None, data: list[str] | None, base: 
         base_config, base_plan = _base_plan(settings, material)
         stages.append((base_config, base_plan.rows, 0))
     begun = begun or Begun("train", settings, corpus, data, base, template, ops_name, _isa(ops_name), inputs)
-    with _alone_in(begun, out, resume) as folder:
+    with _alone_in(begun, out, resume, screen) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, *stages)
         counted = _describe_data(screen, settings, material, plan)
@@ -661,7 +714,10 @@ def _tune(settings: Settings, material: Material, plan: Plan, counted: dict, bas
         screen.say(f"sft: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}: {trained.trained:,} weights are "
                    f"trained ({trained.share:.2%}), new rows included; the others stay as they are")
     if resume and (tuned.folder / "model.safetensors").is_file():
-        tuned = load_stage(tuned.folder, model.ops)
+        tuned = _finished(tuned.folder, model.ops)
+        if not whole_log(tuned.folder, plan.steps):
+            screen.say(f"{tuned.folder / 'log.jsonl'}: damaged; figures of the training itself (its losses, tokens per second) are of what is "
+                       "left of it")
     else:
         make_folder(tuned.folder)
         write_json(tuned.folder / "data.json", _data(material, plan, counted))
@@ -720,14 +776,14 @@ def pretrain_only(settings: Settings, corpus: str | None, out: str | None, resum
     corpus = corpus or "plays"
     template = begun.template if resume else load_template(settings.template)
     ops = computing_ops(ops_name, threads)
-    inputs = _inputs(settings, corpus, None, None, talks=False)
+    inputs = _inputs(settings, corpus, None, None, resume, talks=False)
     if resume:
         begun.unchanged(inputs)
     text = read_corpus(corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text), template)
     config, plan = _base_plan(settings, material)  # what cannot be is said before there is a folder
     begun = begun or Begun("pretrain", settings, corpus, None, None, template, ops_name, _isa(ops_name), inputs)
-    with _alone_in(begun, out, resume) as folder:
+    with _alone_in(begun, out, resume, screen) as folder:
         _describe(screen, settings, folder, corpus, material)
         _say_memory(screen, (config, plan.rows, 0))
         return pretrain_base(settings, material, folder, ops, screen, resume)[1]
@@ -746,8 +802,12 @@ def merge(adapter: Path, base: str, out: str) -> str:
     if len(tokenizer) != model.config.vocab:
         raise DataError(f"{home / 'vocabulary.json'}: {len(tokenizer)} symbols, but the adapters are for {model.config.vocab}")
     folder = new_run(out, "merged")
-    save_stage(Stage(folder / "sft", model, tokenizer, template, given.settings,
-                     {"path": str(given.folder), "weights_sha256": weights_sha256(given.model)}))
+    try:
+        save_stage(Stage(folder / "sft", model, tokenizer, template, given.settings,
+                         {"path": str(given.folder), "weights_sha256": weights_sha256(given.model)}))
+    except BaseException:  # it can be made again, and half of it is in the way
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return weights_sha256(model)
 
 
@@ -805,6 +865,9 @@ def evaluate(run: str, ops_name: str, threads: int | None, matched: bool = False
     stage = load_stage(run, computing_ops(ops_name, threads))
     home = measured_stage(stage.folder)
     path = home / "evaluation.json"
+    if not path.is_file():
+        raise MissingInput(f"{path}: not there, so there is nothing to measure with: training writes it, merging does not; name the run "
+                           "that was trained")
     probe = Probe.from_json(read_json(path), str(path), stage.template)
     report = {"run": str(run), "params": stage.model.params.size, "weights_sha256": weights_sha256(stage.model)}
     if not stage.tokenizer.specials:

@@ -5,7 +5,7 @@
         vocabulary.json       characters and special tokens
         template.json         how conversations are rendered
         model.safetensors     the weights
-        log.jsonl             one line a step
+        log.jsonl             one line a step: what is read of it, or {"step", "skipped"} of one that was left out
         evaluation.json       what the measurements need: held-out text, prompts, known words
         report.json           the measurements; samples.json: the replies they were taken from
         checkpoints/STEP/     weights and both moments, for --resume
@@ -92,10 +92,11 @@ def new_run(out: str | None, preset: str) -> Path:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--out {out}: a file stands there; name a folder")
         if folder.is_dir():
-            disk.sweep(folder.glob("run.json.*.tmp"))  # all that is there of a run that was killed at its very beginning
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"--out {out}: the folder is not empty; name a new one, or go on with what is "
-                             "there by --resume")
+            disk.sweep(folder.glob("run.json.*.tmp"))
+        # A lock, and a record that was never finished, are all that is there of a run that ended at its very beginning.
+        if folder.is_dir() and any(p.name != disk.LOCK and not p.match("run.json.*.tmp") for p in folder.iterdir()):
+            raise UsageError(f"--out {out}: the folder is not empty; name a new one"
+                             + (", or go on with what is there by --resume" if (folder / "run.json").is_file() else ""))
     else:
         folder, n = Path("runs") / preset, 1
     try:
@@ -206,15 +207,17 @@ def _lines(rows) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def read_log(folder: Path) -> list[dict]:
-    """The log's lines up to the first that a crash cut off."""
+def read_log(folder: Path, skipped: bool = False) -> list[dict]:
+    """The log's lines up to the first that a crash cut off; skipped: those too of steps that were left out, which hold nothing
+    but {"step", "skipped"}."""
     rows = []
     try:
         for line in (folder / "log.jsonl").read_bytes().splitlines():
             row = json.loads(line)
             if not _is_step(row):
                 break
-            rows.append(row)
+            if skipped or not row.get("skipped"):
+                rows.append(row)
     except (OSError, ValueError, RecursionError):
         pass
     return rows
@@ -224,19 +227,22 @@ def _is_step(row) -> bool:
     """Whether a line of the log is one: of a step, with what is read of it."""
     def number(x):
         return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-    return (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("losses"), dict)
-            and all(number(row.get(name)) for name in ("step", "loss", "norm", "tokens", "seconds")) and all(map(number, row["losses"].values())))
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or isinstance(row["step"], bool):
+        return False
+    return row.get("skipped") is True or (isinstance(row.get("losses"), dict) and all(map(number, row["losses"].values()))
+                                          and all(number(row.get(name)) for name in ("loss", "norm", "tokens", "seconds")))
+
+
+def whole_log(folder: Path, step: int) -> bool:
+    """Whether the log tells of every step up to `step`, and of no other: nothing that a crash does takes a line from it."""
+    return [row["step"] for row in read_log(folder, skipped=True)] == list(range(1, step + 1))
 
 
 def cut_log(folder: Path, step: int) -> bool:
-    """Drop what the log says beyond `step`: resuming writes it again. False if a line of an earlier step could not be read:
-    it and those behind it are lost, which no crash can bring about."""
-    path, found = folder / "log.jsonl", read_log(folder)
-    kept = [row for row in found if row["step"] <= step]
-    lost = len(kept) == len(found) and (not found or found[-1]["step"] < step) and path.is_file() and (
-        path.read_bytes().count(b"\n") > len(found))
-    disk.replace(path, [_lines(kept).encode()])
-    return not lost
+    """Drop what the log says beyond `step`: resuming writes it again. Whether it is whole then."""
+    kept = [row for row in read_log(folder, skipped=True) if row["step"] <= step]
+    disk.replace(folder / "log.jsonl", [_lines(kept).encode()])
+    return whole_log(folder, step)
 
 
 def add_measurement(folder: Path, row: dict) -> None:
@@ -244,22 +250,27 @@ def add_measurement(folder: Path, row: dict) -> None:
     disk.append(folder / "measurements.jsonl", _lines([row]))
 
 
-def cut_measurements(folder: Path, step: int) -> None:
-    """Drop what was measured and kept beyond `step`: resuming makes it again."""
-    path, kept = folder / "measurements.jsonl", []
+def cut_measurements(folder: Path, step: int) -> bool:
+    """Drop what was measured and kept beyond `step`: resuming makes it again. False if a line was no measurement, which no
+    crash can bring about; it is dropped too."""
+    path, kept, whole = folder / "measurements.jsonl", [], True
     if not path.is_file():
-        return
+        return True
     for line in path.read_bytes().splitlines(keepends=True):  # bytes: a text has more kinds of line ends, and may be torn
-        try:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError, TypeError):
+        if not line.endswith(b"\n"):
             break
-        kept.append(line)
+        try:
+            beyond = json.loads(line)["step"] > step
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+            continue
+        if not beyond:
+            kept.append(line)
     disk.replace(path, kept)
     for old in (folder / "steps").glob("*"):
         if old.name.isdecimal() and int(old.name) > step:
             shutil.rmtree(old, ignore_errors=True)
+    return whole
 
 
 def measured_stage(folder: Path) -> Path:
@@ -312,7 +323,7 @@ def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bo
             shutil.rmtree(beyond.with_name(f"{beyond.name}.damaged"), ignore_errors=True)
             beyond.rename(beyond.with_name(f"{beyond.name}.damaged"))
         if not cut_log(folder, adam.steps):
-            say(f"{folder / 'log.jsonl'}: damaged before step {adam.steps:,}; what it said from there on is lost, the training is not")
+            say(f"{folder / 'log.jsonl'}: damaged before step {adam.steps:,}; it lacks steps from now on, the training does not")
         return True
     if errors:
         raise DataError(f"{errors[0]}; no checkpoint of {folder} is whole: without that folder --resume trains the stage anew")

@@ -14,8 +14,9 @@ import numpy as np
 # core that the thread waited for needs. Read when OpenMP is loaded, so before any import of pysft.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# A suite started in the background has SIGINT ignored, and so would the programs that it interrupts.
+# A suite started in the background has SIGINT ignored, one under nohup SIGHUP, and so would the programs that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -422,11 +422,32 @@ def test_measurements_are_cut_to_the_whole_lines_up_to_a_step_wherever_a_crash_c
 
 
 @pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b'{"step": "x"}\n', b"nonsense\n", b"\xff\n"])
-def test_a_line_that_is_no_measurement_ends_what_is_kept(tmp_path, line):
-    add_measurement(tmp_path, {"step": 0})
-    (tmp_path / "measurements.jsonl").write_bytes(b'{"step": 0}\n' + line)
-    cut_measurements(tmp_path, 5)
-    assert (tmp_path / "measurements.jsonl").read_bytes() == b'{"step": 0}\n'
+def test_a_line_that_is_no_measurement_is_left_out_and_told(tmp_path, line):
+    path = tmp_path / "measurements.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + line + b'{"step": 5}\n{"step": 6}\n')
+    assert not cut_measurements(tmp_path, 5) and path.read_bytes() == b'{"step": 0}\n{"step": 5}\n'
+    assert cut_measurements(tmp_path, 5)
+
+
+def test_a_resumed_run_tells_of_a_damaged_measurement(after_seven, tmp_path):
+    shutil.copytree(after_seven, tmp_path / "run")
+    path = tmp_path / "run/sft/measurements.jsonl"
+    path.write_bytes(b"x\n" + path.read_bytes())
+    code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
+    assert code == 0 and "measurements.jsonl: a damaged line is left out" in said
+
+
+def test_checkpoints_go_only_when_what_they_stand_for_is_on_the_disk(home, tmp_path, monkeypatch):
+    drop, seen = recipe.drop_checkpoints, []
+
+    def dropped(folder):
+        seen.append((folder.name, (folder / "model.safetensors").is_file(), (folder / "adapter.safetensors").is_file()))
+        drop(folder)
+
+    monkeypatch.setattr(recipe, "drop_checkpoints", dropped)
+    assert pysft(*begin(home.path, tmp_path / "run"))[0] == 0
+    assert pysft(*begin(home.path, tmp_path / "lora", "--lora", "2"))[0] == 0
+    assert seen == [("base", True, False), ("sft", True, False), ("base", True, False), ("sft", True, True)]
 
 
 def test_an_unfinished_run_is_diagnosed_and_its_checkpoints_are_chosen_among(after_seven):
@@ -487,7 +508,9 @@ def test_a_run_that_stopped_at_a_step_that_is_not_finite_goes_on_without_it_when
         assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 3
         code, _, said = pysft("train", "--resume", "--out", tmp_path / "run", "--on-nan", "skip")
     assert code == 0 and "sft: skipped step 7" in said
-    assert [row["step"] for row in logged(tmp_path / "run")] == [n for n in range(1, 21) if n != 7]
+    assert [row["step"] for row in logged(tmp_path / "run")] == list(range(1, 21))
+    assert [row["step"] for row in logged(tmp_path / "run") if row.get("skipped")] == [7]
+    assert "1 more steps were skipped" in (tmp_path / "run" / "report.html").read_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["on_nan"] == "skip"
     with not_finite(6):  # and it stays so
         assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 0
@@ -503,7 +526,7 @@ def test_of_two_trainings_begun_at_once_in_one_folder_the_second_is_refused_and_
     monkeypatch.setattr(recipe, "new_run", faster)
     code, _, said = pysft(*begin(home.path, tmp_path / "run"))
     assert code == 2 and "begun in it meanwhile" in one_sentence(said)
-    assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {"run.json": "the other's"}
+    assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {"run.json": "the other's", ".lock": ""}
 
 
 def test_a_record_that_lacks_the_digest_of_what_was_read_is_refused(home, after_seven, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import time
 from types import SimpleNamespace
 
@@ -920,10 +922,115 @@ def test_whoever_reads_along_may_go_away_and_a_checkpoint_is_written(home, desk)
     child = training(home)
     try:
         child.stdout.close()  # as in: pysft train | head
-        assert child.wait(timeout=60) == 1 and "Traceback" not in child.stderr.read()
+        said = child.stderr.read()
+        assert child.wait(timeout=60) == 1 and re.fullmatch("pysft: nobody reads along any more after step .*--resume --out run\n", said)
     finally:
         child.kill()
     assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+
+
+SLOW = """import signal, sys, time
+from pysft import cli, recipe
+if sys.argv.pop(1) == "ignored":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+step = recipe.AdamW.step
+recipe.AdamW.step = lambda *a: time.sleep(0.15) or step(*a)  # a line of progress after each
+sys.exit(cli.main(sys.argv[1:]))"""
+
+
+@pytest.mark.parametrize("hangup, code", [("heard", 129), ("ignored", 1)])
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(home, desk, hangup, code):
+    """A hang-up is a signal, and an error of each write from then on."""
+    ours, theirs = pty.openpty()
+
+    def own():
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    child = subprocess.Popen([sys.executable, "-c", SLOW, hangup, "train", *map(str, material(home.path)), "--base-steps", "1000000", "--out", "run"],
+                             stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=own)
+    os.close(theirs)
+    try:
+        shown = ""
+        while "base  step 2" not in shown:
+            shown += os.read(ours, 4096).decode()
+        os.close(ours)
+        assert child.wait(timeout=30) == code
+    finally:
+        child.kill()
+    assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "info"])
+def test_without_a_standard_output_there_is_no_traceback(home, desk, command):
+    arguments = {"train": material(home.path), "eval": [home.run], "info": []}[command]
+    child = subprocess.run([sys.executable, "-m", "pysft", command, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=lambda: os.close(1))
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments, named", [
+    ("train --resume runs/tiny", "a run's folder is named by --out"), ("train --resume --out RUN --lora-matrices qkv", "leave out --lora-matrices"),
+    ("train --resume --out RUN/sft", "name RUN by --out"), ("pretrain --resume --out RUN/base", "name RUN by --out"),
+    ("train --data none.csv", "none.csv: no such file"), ("train --data .", "directory")])
+def test_what_is_typed_wrongly_meets_the_sentence_that_helps(home, desk, arguments, named):
+    result = pysft(*[word.replace("RUN", str(home.run)) for word in arguments.split()])
+    assert result.code in (2, 65, 66) and named.replace("RUN", str(home.run)) in result.err and "begun with it" not in result.err
+    assert desk.untouched()
+
+
+@pytest.mark.parametrize("gone", ["talk.jsonl", "corpus.txt", "base"])
+def test_a_run_is_resumed_where_its_relative_paths_lead(home, desk, monkeypatch, gone):
+    for name in ("talk.jsonl", "corpus.txt", "tiny.toml"):
+        shutil.copy(home.path / name, desk.path)
+    shutil.copytree(home.run / "base", desk.path / "base")
+    monkeypatch.setattr(recipe, "run_stage", lambda *a, **b: (_ for _ in ()).throw(KeyboardInterrupt))
+    more = ["--base", "base"] if gone == "base" else ["--config", "tiny.toml"]
+    assert pysft("train", "--corpus", "corpus.txt", "--data", "talk.jsonl", *more, "--out", "run").code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(desk.path / "run")
+    assert "resume from the folder where the run was begun" in pysft("train", "--resume", "--out", ".").err
+    monkeypatch.chdir(desk.path)
+    os.rename(gone, "away")
+    result = pysft("train", "--resume", "--out", "run")
+    assert result.code == 66 and f"{gone}: cannot be read" in result.err and "put it back" in result.err and len(result.err.splitlines()) == 1
+    os.rename("away", gone)
+    assert pysft("train", "--resume", "--out", "run").code == 0
+
+
+def test_a_stage_that_was_damaged_after_it_was_trained_is_trained_anew_without_its_weights(home, desk):
+    shutil.copytree(home.run, desk.path / "run")
+    weights = desk.path / "run/sft/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    result = pysft("train", "--resume", "--out", "run", "--json")
+    assert result.code == 65 and "without run/sft/model.safetensors --resume trains the stage anew" in result.err
+    weights.unlink()
+    assert pysft("train", "--resume", "--out", "run", "--json").document["weights_sha256"] == home.report["weights_sha256"]
+
+
+def test_what_no_merge_could_write_is_not_in_the_way_and_a_merged_run_is_told_apart(home, desk, monkeypatch):
+    assert pysft("train", *material(home.path), "--lora", 2, "--out", "run").code == 0
+    merge = ("merge", "run/sft/adapter.safetensors", "--base", "run", "--out", "merged")
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors, "save", lambda *a, **b: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        assert pysft(*merge).code == 1 and not (desk.path / "merged").exists()
+    assert pysft(*merge).code == 0
+    again, measured = pysft(*merge), pysft("eval", "merged")
+    assert again.code == 2 and "not empty" in again.err and "--resume" not in again.err
+    assert measured.code == 66 and "merging does not" in measured.err and len(measured.err.splitlines()) == 1
+
+
+def test_a_full_disk_in_a_training_says_how_to_go_on(home, desk, monkeypatch):
+    monkeypatch.setattr(recipe, "save_stage", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    result = pysft("train", *material(home.path), "--out", "run")
+    assert result.code == 1 and "No space left on device" in result.err and "go on with --resume --out run" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_locked_is_told_of(home, desk, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
+    result = pysft("train", *material(home.path), "--out", "run")
+    assert result.code == 0 and "run: it cannot be locked here" in result.out
 
 
 def test_a_run_is_resumed_by_the_verb_that_began_it_with_the_functions_it_was_begun_with(home, desk, monkeypatch):
@@ -992,8 +1099,10 @@ def test_going_on_with_other_kernels_is_said(home, desk, monkeypatch):
     record = json.loads((desk.path / "run/run.json").read_text())
     assert record["verb"] == "train" and record["ops"] == "kernels" and record["isa"]
     desk.put("run/run.json", json.dumps(record | {"isa": "another"}))
-    gone_on = pysft("train", "--resume", "--out", "run", "--json")
+    gone_on, again = (pysft("train", "--resume", "--out", "run", "--json") for _ in range(2))
     assert gone_on.code == 0 and "begun on instruction set another" in gone_on.err and "PYSFT_ISA=another" in gone_on.err
+    assert again.code == 0 and f"begun on instruction set another, {record['isa']}" in again.err and "PYSFT_ISA" not in again.err
+    assert json.loads((desk.path / "run/run.json").read_text())["isa"] == f"another, {record['isa']}"
 
 
 def test_a_base_whose_run_is_tuned_meanwhile_is_still_the_base(home, desk):

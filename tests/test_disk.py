@@ -82,20 +82,22 @@ def test_a_folder_is_for_one_process(tmp_path):
         with pytest.raises(UsageError, match="another process"):
             with disk.alone(tmp_path):
                 pass
-    assert python("-c", enter).stdout == "in\n" and os.listdir(tmp_path) == []
+    assert python("-c", enter).stdout == "in\n" and os.listdir(tmp_path) == [disk.LOCK]
 
 
-@pytest.mark.parametrize("lacking", ["locks of this file system", "locks of this system"])
-def test_where_there_are_no_locks_a_training_goes_on_without(tmp_path, monkeypatch, lacking):
+@pytest.mark.parametrize("lacking", ["locks of this file system", "locks of this system", "a file to lock"])
+def test_where_there_are_no_locks_a_training_goes_on_without_and_knows_it(tmp_path, monkeypatch, lacking):
     if lacking == "locks of this system":
         monkeypatch.setitem(sys.modules, "fcntl", None)
+    elif lacking == "a file to lock":
+        (tmp_path / disk.LOCK).mkdir()
     else:
         monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
     before, entered = len(os.listdir("/proc/self/fd")), []
     for _ in range(2):
-        with disk.alone(tmp_path):
-            entered.append(True)
-    assert entered == [True, True] and len(os.listdir("/proc/self/fd")) == before
+        with disk.alone(tmp_path) as locked:
+            entered.append(locked)
+    assert entered == [False, False] and len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_process_that_was_killed_lets_go(tmp_path):

@@ -23,6 +23,7 @@ from pysft.run import (Stage, append_log, cut_log, find_stage, load_checkpoint, 
 from pysft.text.dataset import read_corpus
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.training import loop
 from pysft.training.loop import Outliers
 from pysft.training.stages import Settings, pretrain
 
@@ -217,13 +218,19 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     assert new_run(str(tmp_path / "mine"), "tiny") == tmp_path / "mine"  # empty: may be used
     (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match="not empty.*--resume"):
+    with pytest.raises(UsageError, match="not empty; name a new one$"):
         new_run(str(tmp_path / "mine"), "tiny")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="not empty.*--resume"):
+        new_run(str(tmp_path / "begun"), "tiny")
+    (tmp_path / "begun" / "run.json").rename(tmp_path / "begun" / ".lock")  # of a run that was killed at its very beginning
+    assert new_run(str(tmp_path / "begun"), "tiny") == tmp_path / "begun"
     for taken in ("mine/notes.txt", "mine/notes.txt/deeper"):
         with pytest.raises(UsageError) as error:
             new_run(str(tmp_path / taken), "tiny")
         assert taken in one_line(error)
-    assert snapshot(tmp_path) == {"mine/notes.txt": b"x"}
+    assert snapshot(tmp_path) == {"mine/notes.txt": b"x", "begun/.lock": b"{}"}
 
 
 # ------------------------------------------------------------------------- logs and checkpoints
@@ -257,9 +264,26 @@ def test_a_line_that_no_training_wrote_ends_the_log_and_that_is_told(tmp_path, o
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3]
 
 
-def test_a_log_that_ends_early_because_a_step_was_skipped_is_not_damaged(tmp_path):
-    append_log(tmp_path, [step_line(n) for n in range(1, 5)])
-    assert cut_log(tmp_path, 5) and len(read_log(tmp_path)) == 4
+def test_a_log_of_skipped_steps_is_whole_and_one_that_lacks_lines_is_not(tmp_path):
+    append_log(tmp_path, [step_line(n) for n in range(1, 5)] + [{"step": 5, "skipped": True}, step_line(6)])
+    assert cut_log(tmp_path, 5) and [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_log(tmp_path, skipped=True)] == [1, 2, 3, 4, 5]
+    whole = (tmp_path / "log.jsonl").read_bytes().splitlines(keepends=True)
+    for lines in (whole[:-1], whole[1:], whole[:2] + whole[3:], whole + whole[-1:], []):
+        (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
+        assert not cut_log(tmp_path, 5)
+    (tmp_path / "log.jsonl").unlink()
+    assert not cut_log(tmp_path, 5)
+
+
+@pytest.mark.parametrize("damage", ["a line too few", "a line that is none", "no log"])
+def test_a_finished_stage_whose_log_is_damaged_says_so(home, tmp_path, damage):
+    shutil.copytree(home.run, tmp_path / "run")
+    log = tmp_path / "run/sft/log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join({"a line too few": lines[1:], "a line that is none": [*lines[:3], b"x\n", *lines[4:]], "no log": []}[damage]))
+    code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
+    assert code == 0 and "sft/log.jsonl: damaged; figures of the training itself" in said
 
 
 def test_a_checkpoint_brings_back_weights_moments_and_step(tmp_path):
@@ -507,6 +531,56 @@ def test_a_batch_that_cannot_be_kept_hides_nothing_of_what_diverged(tmp_path, mo
         recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
 
 
+def test_a_disk_that_takes_nothing_hides_nothing_of_what_diverged(tmp_path, monkeypatch):
+    stage = overflowing(fresh(tmp_path), {3})
+
+    def full(number):
+        if not os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*could not be kept, No space left on device\)"):
+        recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
+
+
+@pytest.mark.parametrize("stop", [None, 2, 4, 7])
+def test_skipped_steps_in_a_row_are_counted_across_a_stop(tmp_path, monkeypatch, stop):
+    """Three are one too many here; a run that was stopped among them ends as one that was not."""
+    monkeypatch.setattr(loop, "SKIPS", 2)
+    settings, bad = dataclasses.replace(SETTINGS, on_nan="skip"), {2, 3, 5, 7, 8, 9}
+    if stop is not None:
+        with pytest.raises(recipe.Interrupted):
+            recipe.run_stage(overflowing(fresh(tmp_path), bad), KillAt(PLAN, stop).plan, settings, QUIET, False)
+        bad = {n - stop - 1 for n in bad}
+    with pytest.raises(Diverged, match="step 9"):
+        recipe.run_stage(overflowing(fresh(tmp_path), bad), PLAN, settings, QUIET, stop is not None)
+    assert [row["step"] for row in logged(tmp_path / "base") if "loss" in row] == [1, 4, 6]
+
+
+def test_a_signal_during_the_last_lines_of_the_log_leaves_a_checkpoint_too(tmp_path, monkeypatch):
+    flush = recipe.Journal.flush
+
+    def signalled(self):
+        if self.lines and self.lines[-1]["step"] == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        flush(self)
+
+    monkeypatch.setattr(recipe.Journal, "flush", signalled)
+    with pytest.raises(recipe.Interrupted, match="after step 9") as error:
+        recipe.run_stage(fresh(tmp_path), PLAN, SETTINGS, QUIET, False)
+    assert error.value.exit_code == 143 and (tmp_path / "base/checkpoints/9/state.safetensors").is_file()
+
+
+def test_a_signal_of_which_nothing_came_is_not_forgotten():
+    with pytest.raises(KeyboardInterrupt):
+        with recipe.Signals():
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(RuntimeError):  # but it hides no error
+        with recipe.Signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise RuntimeError
+
+
 def test_where_the_system_keeps_no_account_of_a_process_memory_is_told_of_all_the_same(monkeypatch):
     known = recipe.peak_memory()
     monkeypatch.setattr(recipe, "open", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)), raising=False)
@@ -516,7 +590,9 @@ def test_where_the_system_keeps_no_account_of_a_process_memory_is_told_of_all_th
 def test_steps_that_are_skipped_are_told_and_training_ends_at_the_same_step(tmp_path, capsys):
     stage = overflowing(fresh(tmp_path), {3, 6})
     recipe.run_stage(stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), recipe.Screen(False), False)
-    assert [r["step"] for r in logged(stage.folder)] == [1, 2, 4, 5, 7, 8, 9] and np.isfinite(stage.model.params.flat).all()
+    skipped = {"step": 3, "skipped": True}, {"step": 6, "skipped": True}
+    assert [r["step"] for r in logged(stage.folder)] == list(range(1, 10)) and [r for r in logged(stage.folder) if "loss" not in r] == [*skipped]
+    assert np.isfinite(stage.model.params.flat).all()
     assert capsys.readouterr().out.count("base: skipped step") == 2
     assert {p.name for p in stage.folder.glob("not-finite-*")} == {"not-finite-3.json", "not-finite-6.json"}
 
@@ -525,7 +601,7 @@ def test_a_skipped_step_is_measured_and_interrupted_like_any_other(tmp_path):
     stage, seen = overflowing(fresh(tmp_path), {5, 9}), []
     recipe.run_stage(stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), QUIET, False, at=[5, 6, 9],
                      watch=lambda step, loss: seen.append((step, loss)))
-    losses = {row["step"]: row["loss"] for row in logged(stage.folder)}
+    losses = {row["step"]: row["loss"] for row in logged(stage.folder) if "loss" in row}
     assert [s for s, _ in seen] == [0, 5, 6, 9] and seen[1][1] == pytest.approx(np.mean([losses[n] for n in (1, 2, 3, 4)]))
     assert seen[2][1] == pytest.approx(losses[6]) and seen[3][1] == pytest.approx(np.mean([losses[7], losses[8]]))
     stage = overflowing(fresh(tmp_path / "again"), {4})
@@ -732,8 +808,8 @@ def test_resuming_refuses_other_text_than_the_run_began_with(home, tmp_path, mon
 
 def test_a_second_training_in_a_folder_is_refused(home, tmp_path):
     shutil.copytree(home.run, tmp_path / "run")
-    before = snapshot(tmp_path)
     with alone(tmp_path / "run"):
+        before = snapshot(tmp_path)
         code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
     assert code == 2 and "another process" in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
 

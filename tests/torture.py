@@ -122,7 +122,7 @@ def main(kills=200, seed=0):
                     stage, step = expected
                     after = [int(line.rpartition(" ")[2].replace(",", "")) for line in said.splitlines()
                              if line.startswith(f"{stage}: going on after step")]
-                    lost += after[0] < step if after else not was  # begun anew; or killed before it said anything
+                    lost += after[0] < step if after else not was or "saving\n" in said  # begun anew; or killed before it said
                     seen += bool(after)
                 if child.returncode == 0:
                     break

@@ -260,6 +260,8 @@ def _grouped(rows: list[dict], most: int, *names) -> list[list]:
 
 def _curves(rows: list[dict]) -> list:
     """A stage's log: its losses, and out of sight the norm of the gradient and the learning rate."""
+    left_out = sum(bool(row.get("skipped")) for row in rows)
+    rows = [row for row in rows if not row.get("skipped")]
     sources = list(dict.fromkeys(s for row in rows for s in row["losses"]))
     names = [f"losses/{s}" for s in sources]
     points = _grouped(rows, POINTS, *names, "norm", "lr")
@@ -278,7 +280,8 @@ def _curves(rows: list[dict]) -> list:
                   [[row[0], *(_written(n, "loss") for n in row[1:-4]), *row[-4:-2], *(_written(n, "count") for n in row[-2:])]
                    for row in cells], "r" * (len(names) + 5))
     seconds, tokens = (sum(row[name] for row in rows) for name in ("seconds", "tokens"))
-    parts.insert(0, paragraph(f"{len(rows):,} steps, {tokens:,} tokens, {seconds:,.1f} seconds."))
+    parts.insert(0, paragraph(f"{len(rows):,} steps, {tokens:,} tokens, {seconds:,.1f} seconds."
+                              + (f" {left_out:,} more steps were skipped: they were not finite." if left_out else "")))
     told = paragraph(f"Means of {-(-len(rows) // ROWS):,} steps each, up to the step that is named.")
     return parts + ([details("Norm, learning rate and the numbers", [*more, told, shown])] if more else [told, shown])
 

@@ -247,6 +247,9 @@ def shipped(name: str) -> Path:
     return Path(__file__).resolve().parents[1] / "data" / name
 
 
+CORPORA = ("plays", "shakespeare")  # names that are no path
+
+
 def read_corpus(name: str) -> str:
     """The text of a corpus: "plays" ships with the package, "shakespeare" comes from the user's cache
     or its public home, anything else is the path of a text file."""

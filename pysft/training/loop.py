@@ -110,14 +110,13 @@ SKIPS = 10  # steps in a row: more of them are no accident
 
 
 def train(model, adam: AdamW, draw: Callable[[int], list], objective, rate: Callable[[int], float],
-          steps: int, limit: float = 0.0, skip: Callable[[Diverged], None] | None = None) -> Iterator[Report]:
+          steps: int, limit: float = 0.0, skip: Callable[[Diverged], None] | None = None, skipped: int = 0) -> Iterator[Report]:
     """Yield a Report after each step until `steps` have been taken (adam.steps counts them, so a
     loaded optimiser goes on from where it stood). draw(step) gives the step's micro-batches,
     rate(step) its learning rate; whoever iterates prints, evaluates, saves or stops.
 
     skip: told of a step that is not finite, which is then left out, weights and moments as they were; without it, after SKIPS
-    in a row, or if a weight is not finite, Diverged is raised."""
-    skipped = 0
+    in a row, or if a weight is not finite, Diverged is raised. skipped: how many of those there were just before."""
     while adam.steps < steps:
         start = time.perf_counter()
         step = adam.steps
