@@ -49,10 +49,12 @@ test-isa: build
 	PYSFT_ISA=$$isa $(PY) -m pytest tests/test_model.py tests/test_lora.py tests/test_decode.py tests/test_training.py tests/test_generate.py \
 	tests/test_evaluate.py tests/test_run.py tests/test_cli.py $(ARGS) || exit 1; done
 
-# What takes too long for every day: trainings killed, checkpoints damaged, hostile messages by the ten thousand.
+# What takes too long for every day: trainings killed, checkpoints damaged, a disk that refuses each call of a run or stops after
+# it, hostile messages by the ten thousand.
 torture: build
 	$(PY) tests/torture.py 200
 	$(PY) tests/mutate.py 100000
+	PYSFT_EVERY=1 $(PY) -m pytest tests/test_resume.py
 	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
 
 # Files of any content, arrays of any kind: twenty thousand examples of each (of run folders a thousand), the same each time.

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-LONGEST = ("diagnose", "cli", "run", "data", "lab", "model", "build", "checkpoints", "gradcheck", "report", "resume", "living", "fuzz")
+LONGEST = ("diagnose", "cli", "resume", "checkpoints", "run", "lab", "data", "build", "model", "gradcheck", "report", "living", "fuzz")
 HANGS = 1800  # seconds of one file
 NOTHING_CHOSEN = 5  # pytest's exit status where the options leave no test of a file
 
