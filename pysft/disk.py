@@ -94,8 +94,8 @@ def hush(stream) -> None:
     """Let what is written to standard output or error from now on, and what its buffer holds, go nowhere: where nobody reads it
     any more, each write, and that at the process's end, would be an error anew."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
+        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
         os.close(nowhere)
 
 

@@ -529,7 +529,7 @@ def _resumed(out, verb: str, ops_name: str, on_nan: str | None, screen: Screen) 
     if isa != here:
         screen.say(f"resume: begun on instruction set {isa or 'unknown'}, going on with {here}; from here on the bits are not those of a "
                    "run without a stop" + (f" (with PYSFT_ISA={isa} they are, on a processor that has it)" if isa and "," not in isa else ""))
-        isa = isa if isa.endswith(here) else f"{isa}, {here}"
+        isa = isa if isa.endswith(here) else f"{isa or 'unknown'}, {here}"
     return replace(begun, isa=isa, settings=replace(begun.settings, on_nan=on_nan or begun.settings.on_nan))
 
 
