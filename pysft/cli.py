@@ -8,7 +8,7 @@ import sys
 from pysft import __version__, disk
 from pysft.errors import PysftError, UsageError
 
-EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 130/143 interrupted"
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 129/130/143 interrupted"
 
 GRADES = ("all", "last", "flags", "everything")  # as text/template.py has them
 POLICIES = ("template", "grade", "too_long", "unknown", "mix", "sft_tokens")  # flags of train about its data
@@ -268,7 +268,10 @@ def main(argv: list[str] | None = None) -> int:
         top.error("unrecognized arguments: " + " ".join(more)
                   + ("; a run's folder is named by --out" if hasattr(args, "resume") and not more[0].startswith("-") else ""))
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # now, and not at the process's end, where what goes wrong has no words
+        return code
     except PysftError as error:
         return _told(f"pysft: {error}", error.exit_code)
     except ModuleNotFoundError as error:
@@ -284,6 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         disk.hush(sys.stdout)
         return 1
     except OSError as error:  # a full or read-only disk, a folder that went away
+        disk.hush(sys.stdout)
         return _told(f"pysft: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was complete "
                      "on disk is as it was")
 
@@ -291,7 +295,8 @@ def main(argv: list[str] | None = None) -> int:
 def _told(text: str, code: int = 1) -> int:
     """Say what ended a command, if anybody still listens; its exit code."""
     try:
-        print(text, file=sys.stderr)
+        if sys.stderr is not None:
+            print(text, file=sys.stderr)
     except OSError:
         disk.hush(sys.stderr)
     return code

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -92,8 +93,10 @@ def _lives(process: int) -> bool:
 
 def hush(stream) -> None:
     """Let what is written to standard output or error from now on, and what its buffer holds, go nowhere: where nobody reads it
-    any more, each write, and that at the process's end, would be an error anew."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    any more, each write, and that at the process's end, would be an error anew. Any other stream is its owner's."""
+    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+        return
+    with contextlib.suppress(OSError, ValueError):
         number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)

@@ -52,7 +52,7 @@ GRADED = {"all": "every assistant turn", "last": "the last assistant turn",
 
 
 class Interrupted(PysftError):
-    """Stopped after a checkpoint was written: by SIGINT, SIGTERM or SIGHUP (130, 143, 129), or by none (1)."""
+    """Stopped before the end, to be gone on with: by SIGINT, SIGTERM or SIGHUP (130, 143, 129), or by none of them (1)."""
 
     def __init__(self, message, signum: int | None = None):
         super().__init__(message)
@@ -60,8 +60,8 @@ class Interrupted(PysftError):
 
 
 class Screen:
-    """Where people read along: standard output, or standard error while --json owns the other. Where they went away (a pipe or
-    a terminal that was closed, a full disk behind it), a BrokenPipeError."""
+    """Where people read along: standard output, or standard error while --json owns the other. Where that takes nothing any more
+    (a pipe or a terminal that was closed, a full disk behind it), a BrokenPipeError with the reason."""
 
     def __init__(self, json: bool):
         self.stream = sys.stderr if json else sys.stdout  # None: closed before we began
@@ -73,6 +73,8 @@ class Screen:
             return
         try:
             print(text, end=end, file=self.stream, flush=True)
+        except BlockingIOError:  # whoever reads is only slow
+            pass
         except OSError as error:
             hush(self.stream)
             raise BrokenPipeError(error.errno, error.strerror) from error
@@ -306,8 +308,8 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
         screen.say(f"{stage.name}: going on after step {adam.steps:,}")
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
-    if not cut_measurements(folder, adam.steps if adam.steps else -1):
-        screen.say(f"{folder / 'measurements.jsonl'}: a damaged line is left out; `select` and the report will lack it")
+    if not cut_measurements(folder, adam.steps if adam.steps else -1) and adam.steps:
+        screen.say(f"{folder / 'measurements.jsonl'}: a damaged line is left out; `select` and the report may lack it")
     model.reserve(plan.rows)
     journal = Journal(folder, max((s for s in at if s <= adam.steps), default=0))
     if adam.steps == 0 and len(at):
@@ -358,8 +360,8 @@ def run_stage(stage: Stage, plan: Plan, settings: Settings, screen: Screen, resu
             if not error.batches:  # no step's: what was to be written was not finite
                 raise
             raise Diverged(f"{error} (its batch: {keep_batch(folder, adam.steps + 1, error, stage.tokenizer)})") from None
-        except BrokenPipeError:
-            interrupt(signals.caught, "nobody reads along any more")
+        except BrokenPipeError as error:
+            interrupt(signals.caught, f"stopped, since what it says cannot be written any more ({error.strerror}),")
         finally:
             journal.flush()
 
@@ -468,6 +470,9 @@ class Begun:
         try:
             found = cls(kept.get("verb", verb), Settings(**kept["settings"]), kept["corpus"], kept["data"], kept["base"],
                         Template.from_json(kept["template"]), kept.get("ops", "kernels"), kept.get("isa", ""), dict(kept["sha256"]))
+            named = found.corpus, found.ops, found.isa, *([] if found.base is None else [found.base]), *(found.data or [])
+            if not all(isinstance(name, str) for name in named):
+                raise TypeError("corpus, base, ops, isa and data are text")
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise DataError(f"{record}: not as this program writes it ({error})") from None
         if found.verb != verb:
@@ -527,8 +532,9 @@ def _resumed(out, verb: str, ops_name: str, on_nan: str | None, screen: Screen) 
         screen.say(f"resume: computed with the {begun.ops}, as it was begun")
     isa, here = begun.isa, _isa(begun.ops)
     if isa != here:
+        same = f" (with PYSFT_ISA={isa} they are, on a processor that has it)" if isa and "," not in isa else ""
         screen.say(f"resume: begun on instruction set {isa or 'unknown'}, going on with {here}; from here on the bits are not those of a "
-                   "run without a stop" + (f" (with PYSFT_ISA={isa} they are, on a processor that has it)" if isa and "," not in isa else ""))
+                   f"run without a stop{same}")
         isa = isa if isa.endswith(here) else f"{isa or 'unknown'}, {here}"
     return replace(begun, isa=isa, settings=replace(begun.settings, on_nan=on_nan or begun.settings.on_nan))
 
@@ -545,11 +551,12 @@ def _alone_in(begun: Begun, out, resume: bool, screen: Screen):
             sweep(list(folder.rglob("*.tmp")))
         else:
             screen.say(f"{folder}: it cannot be locked here; see to it that no other process trains in it")
-        write_json(folder / "run.json", begun.to_json())
         try:
+            write_json(folder / "run.json", begun.to_json())
             yield folder
-        except BrokenPipeError:
-            raise Interrupted(f"nobody reads along any more; go on with --resume --out {folder}") from None
+        except BrokenPipeError as error:
+            raise Interrupted(f"stopped, since what it says cannot be written any more ({error.strerror}); go on with --resume --out "
+                              f"{folder}") from None
         except OSError as error:
             raise PysftError(f"{error.filename or folder}: {error.strerror or error}; what was complete on disk is as it was; "
                              f"go on with --resume --out {folder}") from None
@@ -586,9 +593,10 @@ def pretrain_base(settings: Settings, material: Material, folder: Path, ops, scr
     """The base stage of a run, trained now (or found finished there), and its figures."""
     target = folder / "base"
     if resume and (target / "model.safetensors").is_file():
-        drop_checkpoints(target)
-        return _finished(target, ops), understood(target / "report.json", lambda r: {
+        stage, report = _finished(target, ops), understood(target / "report.json", lambda r: {
             **r, "base_loss": float(r["base_loss"]), "seconds": float(r["seconds"]), "tokens": int(r["tokens"])})
+        drop_checkpoints(target)
+        return stage, report
     config, plan = _base_plan(settings, material)
     params = _announce(screen, "base", config)
     model = GPT(config, ops, rng(settings.seed, "base", "init"))
@@ -716,8 +724,8 @@ def _tune(settings: Settings, material: Material, plan: Plan, counted: dict, bas
     if resume and (tuned.folder / "model.safetensors").is_file():
         tuned = _finished(tuned.folder, model.ops)
         if not whole_log(tuned.folder, plan.steps):
-            screen.say(f"{tuned.folder / 'log.jsonl'}: damaged; figures of the training itself (its losses, tokens per second) are of what is "
-                       "left of it")
+            screen.say(f"{tuned.folder / 'log.jsonl'}: lines are damaged or missing; figures of the training itself (its losses, "
+                       "tokens per second) are of what is left")
     else:
         make_folder(tuned.folder)
         write_json(tuned.folder / "data.json", _data(material, plan, counted))
@@ -801,12 +809,16 @@ def merge(adapter: Path, base: str, out: str) -> str:
     model = apply_adapter(adapter, given.model)
     if len(tokenizer) != model.config.vocab:
         raise DataError(f"{home / 'vocabulary.json'}: {len(tokenizer)} symbols, but the adapters are for {model.config.vocab}")
+    there = Path(out).is_dir()
     folder = new_run(out, "merged")
     try:
         save_stage(Stage(folder / "sft", model, tokenizer, template, given.settings,
                          {"path": str(given.folder), "weights_sha256": weights_sha256(given.model)}))
     except BaseException:  # it can be made again, and half of it is in the way
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder / "sft", ignore_errors=True)
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
         raise
     return weights_sha256(model)
 

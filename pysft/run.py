@@ -323,7 +323,7 @@ def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bo
             shutil.rmtree(beyond.with_name(f"{beyond.name}.damaged"), ignore_errors=True)
             beyond.rename(beyond.with_name(f"{beyond.name}.damaged"))
         if not cut_log(folder, adam.steps):
-            say(f"{folder / 'log.jsonl'}: damaged before step {adam.steps:,}; it lacks steps from now on, the training does not")
+            say(f"{folder / 'log.jsonl'}: lines are damaged or missing before step {adam.steps:,}; the training itself lacks nothing")
         return True
     if errors:
         raise DataError(f"{errors[0]}; no checkpoint of {folder} is whole: without that folder --resume trains the stage anew")

@@ -14,6 +14,9 @@ import numpy as np
 # core that the thread waited for needs. Read when OpenMP is loaded, so before any import of pysft.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Output is buffered, as it is for whoever types a command.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # A suite started in the background has SIGINT ignored, one under nohup SIGHUP, and so would the programs that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, SMALL_RUN, in_process, python
-from pysft import __version__, cli, recipe
+from pysft import __version__, cli, disk, recipe
 from pysft.lab import evaluate, tooltest
 from pysft.nn import gradcheck, safetensors
 from pysft.text.dataset import read_corpus
@@ -923,7 +923,8 @@ def test_whoever_reads_along_may_go_away_and_a_checkpoint_is_written(home, desk)
     try:
         child.stdout.close()  # as in: pysft train | head
         said = child.stderr.read()
-        assert child.wait(timeout=60) == 1 and re.fullmatch("pysft: nobody reads along any more after step .*--resume --out run\n", said)
+        assert child.wait(timeout=60) == 1 and re.fullmatch(
+            r"pysft: stopped, since what it says cannot be written any more \(Broken pipe\), after step .*--resume --out run\n", said)
     finally:
         child.kill()
     assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
@@ -959,6 +960,39 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(home, desk, hangup, code)
     finally:
         child.kill()
     assert list((desk.path / "run/base/checkpoints").glob("*/state.safetensors"))
+
+
+@pytest.mark.parametrize("where, said", [("a closed pipe", ""), ("/dev/full", "pysft: No space left on device; what was complete on disk is as it was\n")])
+def test_a_short_answer_that_nobody_takes_is_exit_1_in_a_sentence_at_most(where, said):
+    """Eight kilobytes go to the system only at the end."""
+    with open("/dev/full", "wb") as full:
+        reader, writer = os.pipe()
+        os.close(reader)
+        child = subprocess.run([sys.executable, "-m", "pysft", "info"], stdout=full if where == "/dev/full" else writer, stderr=subprocess.PIPE,
+                               text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        os.close(writer)
+    assert (child.returncode, child.stderr) == (1, said)
+
+
+def test_a_training_whose_output_is_on_a_full_disk_says_why_it_stopped(home, desk):
+    with open("/dev/full", "wb") as full:
+        child = subprocess.run([sys.executable, "-m", "pysft", "train", *map(str, material(home.path)), "--out", "run"], stdout=full,
+                               stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert child.returncode == 1 and re.fullmatch(
+        r"pysft: stopped, since what it says cannot be written any more \(No space left on device\); .*--resume --out run\n", child.stderr)
+
+
+def test_without_a_standard_error_a_failure_says_nothing_on_standard_output(desk):
+    child = subprocess.run([sys.executable, "-m", "pysft", "eval", "none"], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                           preexec_fn=lambda: os.close(2))
+    assert (child.returncode, child.stdout) == (66, b"")
+
+
+def test_a_stream_that_is_somebody_elses_is_not_silenced(desk):
+    with open(desk.path / "theirs", "w") as theirs:
+        disk.hush(theirs)
+        print("still heard", file=theirs)
+    assert (desk.path / "theirs").read_text() == "still heard\n"
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "info"])
@@ -1014,6 +1048,8 @@ def test_what_no_merge_could_write_is_not_in_the_way_and_a_merged_run_is_told_ap
     with monkeypatch.context() as patch:
         patch.setattr(safetensors, "save", lambda *a, **b: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         assert pysft(*merge).code == 1 and not (desk.path / "merged").exists()
+        (desk.path / "mine").mkdir()
+        assert pysft(*merge[:-1], "mine").code == 1 and os.listdir(desk.path / "mine") == []
     assert pysft(*merge).code == 0
     again, measured = pysft(*merge), pysft("eval", "merged")
     assert again.code == 2 and "not empty" in again.err and "--resume" not in again.err
@@ -1072,7 +1108,8 @@ def test_pretraining_that_was_interrupted_is_resumed_to_the_same_bytes(home, des
 
 @pytest.mark.parametrize("change, named", [
     ({"settings": {"preset": "tiny", "colour": 1}}, "colour"), ({"settings": 3}, "run.json"), ({"settings": {"layers": -1}}, "layers"),
-    ({"template": None}, "run.json"), ({"sha256": "x"}, "run.json")])
+    ({"template": None}, "run.json"), ({"sha256": "x"}, "run.json"), ({"isa": None}, "isa"), ({"corpus": 5}, "corpus"), ({"data": [5]}, "data"),
+    ({"base": []}, "base"), ({"base": [5]}, "base")])
 def test_a_record_that_no_run_wrote_is_not_resumed(home, desk, change, named):
     record = json.loads((home.run / "run.json").read_text())
     (desk.path / "run").mkdir()

@@ -260,7 +260,7 @@ def test_a_line_that_no_training_wrote_ends_the_log_and_that_is_told(tmp_path, o
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3] and recipe.stage_figures(tmp_path)["tokens"] == 3 * 48
     assert load_checkpoint(tmp_path, model, adam, said.append) and adam.steps == 6
-    assert len(said) == 1 and "log.jsonl: damaged before step 6" in said[0] and "\n" not in said[0]
+    assert len(said) == 1 and "log.jsonl: lines are damaged or missing before step 6" in said[0] and "\n" not in said[0]
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3]
 
 
@@ -283,7 +283,7 @@ def test_a_finished_stage_whose_log_is_damaged_says_so(home, tmp_path, damage):
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join({"a line too few": lines[1:], "a line that is none": [*lines[:3], b"x\n", *lines[4:]], "no log": []}[damage]))
     code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
-    assert code == 0 and "sft/log.jsonl: damaged; figures of the training itself" in said
+    assert code == 0 and "sft/log.jsonl: lines are damaged or missing; figures of the training itself" in said
 
 
 def test_a_checkpoint_brings_back_weights_moments_and_step(tmp_path):
