@@ -1,7 +1,9 @@
 """A run on disk: what is saved comes back, damage is named, an interrupted run goes on as if it had not been."""
 
+import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import shutil
@@ -569,6 +571,19 @@ def test_a_signal_during_the_last_lines_of_the_log_leaves_a_checkpoint_too(tmp_p
     with pytest.raises(recipe.Interrupted, match="after step 9") as error:
         recipe.run_stage(fresh(tmp_path), PLAN, SETTINGS, QUIET, False)
     assert error.value.exit_code == 143 and (tmp_path / "base/checkpoints/9/state.safetensors").is_file()
+
+
+@pytest.mark.parametrize("error, raised", [(BlockingIOError(errno.EAGAIN, "slow"), None), (OSError(errno.EIO, "gone"), BrokenPipeError),
+                                           (BrokenPipeError(errno.EPIPE, "gone"), BrokenPipeError)])
+def test_whoever_reads_slowly_stops_nothing_and_whoever_is_gone_does(error, raised):
+    class Stream(io.StringIO):
+        def write(self, text):
+            raise error
+
+    screen = recipe.Screen(False)
+    screen.stream = Stream()
+    with pytest.raises(raised, match="gone") if raised else contextlib.nullcontext():
+        screen.say("Hi")
 
 
 def test_a_signal_of_which_nothing_came_is_not_forgotten():
