@@ -125,7 +125,9 @@ class Refusing:
         monkeypatch.setattr(io, "open", self.opening(io.open))  # pathlib's
         for name in ("replace", "rename", "mkdir", "unlink", "rmdir"):
             monkeypatch.setattr(os, name, self.calling(getattr(os, name), name))
-        monkeypatch.setattr(os, "open", self.calling(os.open, "open by number"))  # a folder to be synced, the lock
+        needed, removing = self.calling(os.open, "open by number"), self.calling(os.open, "open to remove")  # rmtree's way
+        monkeypatch.setattr(os, "open", lambda path, flags, *rest, **more: (
+            needed if flags & (os.O_DIRECTORY | os.O_CREAT) else removing)(path, flags, *rest, **more))
         monkeypatch.setattr(os, "fsync", self.calling(os.fsync, "fsync", lambda n: os.readlink(f"/proc/self/fd/{n}")))
 
     def refuse(self, what, path):
@@ -136,7 +138,7 @@ class Refusing:
     def calling(self, real, name, place=str):
         def call(path, *rest, **more):
             at = place(path)
-            if more.get("dir_fd") is not None:  # rmtree's way
+            if more.get("dir_fd") is not None:
                 at = os.path.join(os.readlink(f"/proc/self/fd/{more['dir_fd']}"), at)
             if at.startswith(self.root):
                 self.refuse(name, at)
@@ -224,7 +226,7 @@ def test_whichever_call_the_disk_refuses_a_run_says_so_in_a_sentence_and_goes_on
 
     code, err, expected, calls = refused(tmp_path / "whole", 0)
     kinds = Counter(calls)
-    assert code == 0 and len(calls) > 200 and kinds.keys() == {"open", "open by number", "write", "fsync", "replace", "mkdir", "unlink", "rmdir"}, (err, kinds)
+    assert code == 0 and len(calls) > 200 and kinds.keys() == {"open", "open by number", "open to remove", "write", "fsync", "replace", "mkdir", "unlink", "rmdir"}, (err, kinds)
     told = Counter()
     for at in range(1 + number % EVERY, len(calls) + 1, EVERY):
         folder = tmp_path / str(at)
@@ -235,7 +237,7 @@ def test_whichever_call_the_disk_refuses_a_run_says_so_in_a_sentence_and_goes_on
             assert code in (1, 2) and said.startswith("pysft: ") and os.strerror(number) in said, (at, calls[at - 1], code, err)
             code, err, found = go_on(folder, typed)
         else:  # what could not be removed is in nobody's way; a lock that cannot be had is told of
-            assert calls[at - 1] in ("unlink", "rmdir") or "cannot be locked" in err, (at, calls[at - 1])
+            assert calls[at - 1] in ("unlink", "rmdir", "open to remove") or "cannot be locked" in err, (at, calls[at - 1])
         assert (code, found) == (0, expected), (at, calls[at - 1], err)
         assert not list(folder.rglob("*.tmp")), at
         shutil.rmtree(folder)
