@@ -205,7 +205,8 @@ FAULTS = {
         ("length > min(HEADER_LIMIT, size - 8)", "length > size - 8"),
         ("if len(found) != len(pairs):", "if False:"),
         ('to_bytes(8, "little")', 'to_bytes(8, "big")'),
-        ("if last - first != elements", "if last - first < elements"),
+        ("if last - first != math", "if last - first < math"),
+        ("math.prod(n or 1 for n", "math.prod(n for n"),
         ("if name not in sums and summed:", "if False:"),
     ]),
     "pysft/nn/decode.py": ("decode", [

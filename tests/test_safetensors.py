@@ -124,6 +124,7 @@ FLOATS = np.array([1, 2], np.float32).tobytes()
     (raw({"a": entry(shape=(True, 2))}, FLOATS), "shape"),
     (raw({"a": entry(shape=(1 << 62, 1 << 62))}, FLOATS), "shape"),
     (raw({"a": entry(shape=(1 << 80, 0), offsets=(0, 0))}), "shape"),
+    (raw({"a": entry(shape=(0, 1 << 40, 1 << 40), offsets=(0, 0))}), "shape"),
     (raw({"a": entry(shape=[1] * 100 + [2])}, FLOATS), "shape"),
     (raw({"a": entry(offsets=(-8, 0))}, FLOATS), "data_offsets"),
     (raw({"a": entry(offsets=(8, 0))}, FLOATS), "-8 bytes"),

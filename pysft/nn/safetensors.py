@@ -6,6 +6,7 @@ file's before anything is allocated. Nothing in such a file can run code."""
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -120,17 +121,14 @@ def _entry(path, name, entry):
         return isinstance(x, int) and not isinstance(x, bool) and x >= 0
     ok = (isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and entry["dtype"] in DTYPES
           and isinstance(entry.get("shape"), list) and len(entry["shape"]) <= 8
-          and all(whole(n) and n < 1 << 48 for n in entry["shape"])
+          and all(map(whole, entry["shape"])) and math.prod(n or 1 for n in entry["shape"]) < 1 << 48  # [0, 2**40, 2**40] too is no array
           and isinstance(entry.get("data_offsets"), list) and len(entry["data_offsets"]) == 2
           and all(map(whole, entry["data_offsets"])))
     if not ok:
         raise DataError(f"{path}: tensor {name!r} is not described by dtype ({', '.join(DTYPES)}), "
                         "shape and data_offsets")
     first, last = entry["data_offsets"]
-    elements = 1
-    for n in entry["shape"]:
-        elements *= n  # Python's integers do not overflow
-    if last - first != elements * np.dtype(DTYPES[entry["dtype"]]).itemsize:
+    if last - first != math.prod(entry["shape"]) * np.dtype(DTYPES[entry["dtype"]]).itemsize:
         raise DataError(f"{path}: tensor {name!r} has shape {entry['shape']} of {entry['dtype']}, but "
                         f"{last - first} bytes")
     return first, last, entry["dtype"], tuple(entry["shape"])
