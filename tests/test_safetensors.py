@@ -134,7 +134,7 @@ FLOATS = np.array([1, 2], np.float32).tobytes()
     (raw({"a": {"dtype": "F32"}}, FLOATS), "dtype"),
     (raw({"a": 3}, FLOATS), "dtype"),
     (raw({"a": None}, FLOATS), "dtype"),
-], ids=range(32))
+], ids=range(33))
 def test_a_header_that_lies_is_refused_in_one_sentence(tmp_path, content, named):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
