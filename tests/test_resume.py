@@ -214,7 +214,7 @@ def go_on(folder, typed):
     return train(folder, "--resume", "--json") if (folder / "run.json").is_file() else train(folder, *typed)
 
 
-EVERY = int(os.environ.get("PYSFT_EVERY", 11))  # which share of them is tried; make torture: 1
+EVERY = int(os.environ.get("PYSFT_EVERY", 23))  # which share of them is tried; make torture: 1
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["disk full", "device error"])
