@@ -235,14 +235,18 @@ def _is_step(row) -> bool:
 
 def whole_log(folder: Path, step: int) -> bool:
     """Whether the log tells of every step up to `step`, and of no other: nothing that a crash does takes a line from it."""
-    return [row["step"] for row in read_log(folder, skipped=True)] == list(range(1, step + 1))
+    return _tell_all(read_log(folder, skipped=True), step)
+
+
+def _tell_all(rows: list[dict], step: int) -> bool:
+    return [row["step"] for row in rows] == list(range(1, step + 1))
 
 
 def cut_log(folder: Path, step: int) -> bool:
     """Drop what the log says beyond `step`: resuming writes it again. Whether it is whole then."""
     kept = [row for row in read_log(folder, skipped=True) if row["step"] <= step]
     disk.replace(folder / "log.jsonl", [_lines(kept).encode()])
-    return whole_log(folder, step)
+    return _tell_all(kept, step)
 
 
 def add_measurement(folder: Path, row: dict) -> None:

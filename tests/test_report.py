@@ -159,6 +159,13 @@ def test_a_file_that_is_cut_is_named_and_what_stands_before_the_cut_of_a_log_is_
     assert name in missing(report(run))
 
 
+@pytest.mark.parametrize("taken, said", [([], "All 2 steps were skipped"), (LOG[:3], "2 more steps were skipped")])
+def test_steps_that_were_skipped_are_told_of_and_are_no_fault(run, undrawn, taken, said):
+    fill(run, {"sft/log.jsonl": [*taken, *({"step": len(taken) + n, "skipped": True} for n in (1, 2))]})
+    document = report(run)
+    assert said in document and "sft/log.jsonl" not in missing(document)
+
+
 def test_nothing_of_a_log_is_shown_after_a_line_that_is_damaged(run, undrawn):
     lines = (run / "sft/log.jsonl").read_text().splitlines()
     (run / "sft/log.jsonl").write_text("\n".join([*lines[:100], lines[100][:30], *lines[101:]]))

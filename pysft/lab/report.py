@@ -262,6 +262,8 @@ def _curves(rows: list[dict]) -> list:
     """A stage's log: its losses, and out of sight the norm of the gradient and the learning rate."""
     left_out = sum(bool(row.get("skipped")) for row in rows)
     rows = [row for row in rows if not row.get("skipped")]
+    if not rows:
+        return [paragraph(f"All {left_out:,} steps were skipped: they were not finite.")]
     sources = list(dict.fromkeys(s for row in rows for s in row["losses"]))
     names = [f"losses/{s}" for s in sources]
     points = _grouped(rows, POINTS, *names, "norm", "lr")
