@@ -24,9 +24,12 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         self._require_openmp()
         # Two lists of commands that do not depend on each other: objects first, then modules.
-        jobs = [(ext, precision, source)
-                for ext in self.extensions for precision in PRECISIONS
-                for source in sorted(CSRC.glob("*.c"))]
+        jobs = [
+            (ext, precision, source)
+            for ext in self.extensions
+            for precision in PRECISIONS
+            for source in sorted(CSRC.glob("*.c"))
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: self._compile(*job), jobs))
         for (ext, _, _), names in zip(jobs, objects):
@@ -34,39 +37,55 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
     def _compile(self, ext, precision, source):
-        """The objects of one source; made before and newer than all that they are made from, they are taken as they are."""
+        """The objects of one source; made before and newer than all that they are made from, they
+        are taken as they are."""
         isa = ext.name.rpartition("_c_")[2]
         flags = FLAGS + ISAS[isa] + PRECISIONS[precision]
         source = source.relative_to(ROOT)
-        folder = Path(self.build_temp) / isa / precision / f"{zlib.crc32(' '.join(flags).encode()):08x}"
+        folder = (
+            Path(self.build_temp) / isa / precision / f"{zlib.crc32(' '.join(flags).encode()):08x}"
+        )
         made = folder / source.with_suffix(".o")
         inputs = [source, *CSRC.glob("*.h"), ROOT / "setup.py", ROOT / "pysft/nn/_build.py"]
-        if not self.force and made.is_file() and made.stat().st_mtime > max(p.stat().st_mtime for p in inputs):
+        if (
+            not self.force
+            and made.is_file()
+            and made.stat().st_mtime > max(p.stat().st_mtime for p in inputs)
+        ):
             return [str(made)]
         return self.compiler.compile(
             [str(source)],
             output_dir=str(folder),
-            include_dirs=[str(CSRC)], depends=ext.depends,
-            extra_preargs=flags)
+            include_dirs=[str(CSRC)],
+            depends=ext.depends,
+            extra_preargs=flags,
+        )
 
     def _require_openmp(self):
         """One sentence instead of a page of compiler output."""
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "probe.c"
-            probe.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            probe.write_text(
+                "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+            )
             compiler = self.compiler.compiler
             try:
-                done = subprocess.run([*compiler, "-fopenmp", str(probe), "-o", f"{folder}/probe"],
-                                      capture_output=True)
+                done = subprocess.run(
+                    [*compiler, "-fopenmp", str(probe), "-o", f"{folder}/probe"],
+                    capture_output=True,
+                )
             except OSError:
                 raise SystemExit(
-                    f"pysft: no C compiler ({compiler[0]!r} cannot be run); install one, for example "
-                    "with 'apt-get install gcc libc6-dev' or 'dnf install gcc', and try again")
+                    f"pysft: no C compiler ({compiler[0]!r} cannot be run); install one, for"
+                    " example with 'apt-get install gcc libc6-dev' or 'dnf install gcc', and try"
+                    " again"
+                )
             if done.returncode:
                 raise SystemExit(
-                    f"pysft: {compiler[0]!r} cannot build with OpenMP (-fopenmp); install gcc and its "
-                    "libgomp, for example with 'apt-get install gcc libc6-dev', or name such a compiler "
-                    "in CC, and try again")
+                    f"pysft: {compiler[0]!r} cannot build with OpenMP (-fopenmp); install gcc and"
+                    " its libgomp, for example with 'apt-get install gcc libc6-dev', or name such"
+                    " a compiler in CC, and try again"
+                )
 
 
 setup(

@@ -1,9 +1,9 @@
-"""The peer: the same GPT in PyTorch, the model written for speed by somebody who knows PyTorch, the optimiser as
-the source text calls it or ("tuned") fused.
+"""The peer: the same GPT in PyTorch, the model written for speed by somebody who knows PyTorch, the
+optimiser as the source text calls it or ("tuned") fused.
 
-GPT-2's blocks with tanh GELU, learned positions, an untied head without bias, GPT-2's initialisation; fused
-attention (scaled_dot_product_attention), gradients set to None. Only workers import this file,
-because it imports torch."""
+GPT-2's blocks with tanh GELU, learned positions, an untied head without bias, GPT-2's
+initialisation; fused attention (scaled_dot_product_attention), gradients set to None. Only workers
+import this file, because it imports torch."""
 
 import torch
 from torch import nn
@@ -23,7 +23,10 @@ class Block(nn.Module):
     def heads(self, x):
         """q, k, v, each (B,H,T,D)."""
         B, T, C = x.shape
-        return (a.view(B, T, self.H, C // self.H).transpose(1, 2) for a in self.qkv(self.ln1(x)).split(C, dim=2))
+        return (
+            a.view(B, T, self.H, C // self.H).transpose(1, 2)
+            for a in self.qkv(self.ln1(x)).split(C, dim=2)
+        )
 
     def rest(self, x, att):
         """What follows attention; att (B,H,T,D)."""
@@ -46,30 +49,37 @@ class TorchGPT(nn.Module):
         self.lnf, self.head = nn.LayerNorm(C), nn.Linear(C, V, bias=False)
         for name, p in self.named_parameters():
             if p.ndim == 2:
-                nn.init.normal_(p, std=0.02 / (2 * config.layers) ** 0.5 if "proj" in name else 0.02)
+                nn.init.normal_(
+                    p, std=0.02 / (2 * config.layers) ** 0.5 if "proj" in name else 0.02
+                )
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
     def forward(self, tokens, labels):
         """The mean nats per graded token of tokens, labels (B,T) int64, -100 where not graded."""
-        x = self.wte(tokens) + self.wpe.weight[:tokens.shape[1]]
+        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return F.cross_entropy(self.head(self.lnf(x)).flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return F.cross_entropy(
+            self.head(self.lnf(x)).flatten(0, 1), labels.flatten(), ignore_index=-100
+        )
 
     def grown(self, vocab):
         """A copy with more symbols, the new rows as at initialisation."""
         model = TorchGPT(type(self.config)(**{**vars(self.config), "vocab": vocab}))
         with torch.no_grad():
             for name, p in self.named_parameters():
-                model.get_parameter(name)[:len(p)] = p
+                model.get_parameter(name)[: len(p)] = p
         return model
 
 
 def trainer(model, runner, lr, decay=0.01):
-    """step(tokens, labels) -> the loss, a tensor. runner: "compile" in it compiles, "tuned" fuses AdamW."""
+    """step(tokens, labels) -> the loss, a tensor. runner: "compile" in it compiles, "tuned" fuses
+    AdamW."""
     run = torch.compile(model) if "compile" in runner else model
-    adam = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, fused="tuned" in runner or None)
+    adam = torch.optim.AdamW(
+        model.parameters(), lr=lr, weight_decay=decay, fused="tuned" in runner or None
+    )
 
     def step(tokens, labels):
         loss = run(tokens, labels)
@@ -77,6 +87,7 @@ def trainer(model, runner, lr, decay=0.01):
         adam.step()
         adam.zero_grad(set_to_none=True)
         return loss.detach()
+
     return step
 
 
@@ -86,10 +97,12 @@ def decode(model, cache, token, count):
     ids = torch.empty(count + 1, dtype=torch.long)
     ids[0] = token
     for t in range(count):
-        x = (model.wte(ids[t:t + 1]) + model.wpe.weight[t:t + 1]).unsqueeze(0)  # (1,1,C)
+        x = (model.wte(ids[t : t + 1]) + model.wpe.weight[t : t + 1]).unsqueeze(0)  # (1,1,C)
         for block, (keys, values) in zip(model.blocks, cache):
-            q, keys[:, :, t:t + 1], values[:, :, t:t + 1] = block.heads(x)
-            x = block.rest(x, F.scaled_dot_product_attention(q, keys[:, :, :t + 1], values[:, :, :t + 1]))
+            q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = block.heads(x)
+            x = block.rest(
+                x, F.scaled_dot_product_attention(q, keys[:, :, : t + 1], values[:, :, : t + 1])
+            )
         ids[t + 1] = model.head(model.lnf(x))[0, 0].argmax()
     return ids
 
@@ -98,25 +111,49 @@ def decode(model, cache, token, count):
 def decode_functional(model, cache, token, count):
     """The same without the calls of modules, which at this size take a third of the time."""
     C, H = model.config.channels, model.config.heads
-    blocks = [(b.ln1.weight, b.ln1.bias, b.qkv.weight, b.qkv.bias, b.attproj.weight, b.attproj.bias, b.ln2.weight,
-               b.ln2.bias, b.fc.weight, b.fc.bias, b.fcproj.weight, b.fcproj.bias) for b in model.blocks]
+    blocks = [
+        (
+            b.ln1.weight,
+            b.ln1.bias,
+            b.qkv.weight,
+            b.qkv.bias,
+            b.attproj.weight,
+            b.attproj.bias,
+            b.ln2.weight,
+            b.ln2.bias,
+            b.fc.weight,
+            b.fc.bias,
+            b.fcproj.weight,
+            b.fcproj.bias,
+        )
+        for b in model.blocks
+    ]
     ids = torch.empty(count + 1, dtype=torch.long)
     ids[0] = token
     for t in range(count):
-        x = F.embedding(ids[t:t + 1], model.wte.weight) + model.wpe.weight[t:t + 1]  # (1,C)
+        x = F.embedding(ids[t : t + 1], model.wte.weight) + model.wpe.weight[t : t + 1]  # (1,C)
         for w, (keys, values) in zip(blocks, cache):
-            q, keys[0, :, t:t + 1], values[0, :, t:t + 1] = F.linear(
-                F.layer_norm(x, (C,), w[0], w[1]), w[2], w[3]).view(3, H, 1, C // H)
-            att = F.scaled_dot_product_attention(q.unsqueeze(0), keys[:, :, :t + 1], values[:, :, :t + 1])
+            q, keys[0, :, t : t + 1], values[0, :, t : t + 1] = F.linear(
+                F.layer_norm(x, (C,), w[0], w[1]), w[2], w[3]
+            ).view(3, H, 1, C // H)
+            att = F.scaled_dot_product_attention(
+                q.unsqueeze(0), keys[:, :, : t + 1], values[:, :, : t + 1]
+            )
             x = x + F.linear(att.view(1, C), w[4], w[5])
             wide = F.linear(F.layer_norm(x, (C,), w[6], w[7]), w[8], w[9])
             x = x + F.linear(F.gelu(wide, approximate="tanh"), w[10], w[11])
-        ids[t + 1] = F.linear(F.layer_norm(x, (C,), model.lnf.weight, model.lnf.bias), model.head.weight)[0].argmax()
+        ids[t + 1] = F.linear(
+            F.layer_norm(x, (C,), model.lnf.weight, model.lnf.bias), model.head.weight
+        )[0].argmax()
     return ids
 
 
 def decoder(config, functional):
     """decode(token, count) with a new model and its cache."""
     model = TorchGPT(config).eval()
-    cache = torch.zeros(config.layers, 2, 1, config.heads, config.context, config.channels // config.heads)
-    return lambda token, count: (decode_functional if functional else decode)(model, cache, token, count)
+    cache = torch.zeros(
+        config.layers, 2, 1, config.heads, config.context, config.channels // config.heads
+    )
+    return lambda token, count: (decode_functional if functional else decode)(
+        model, cache, token, count
+    )

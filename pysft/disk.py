@@ -1,5 +1,5 @@
-"""Files that a crash leaves whole. What is replaced is the old file or the new one and never a piece, also where the power
-went; and a folder that one process works in is closed to a second."""
+"""Files that a crash leaves whole. What is replaced is the old file or the new one and never a
+piece, also where the power went; and a folder that one process works in is closed to a second."""
 
 import contextlib
 import errno
@@ -13,10 +13,12 @@ from pysft.errors import UsageError
 
 
 def replace(path: Path, pieces: Iterable) -> None:
-    """Write the pieces (bytes or arrays) to path: to a file beside it, that to the disk, then its name onto path's, then the
-    folder to the disk. An OSError, of a full disk say, leaves the old file and no other (the new one, if it is only the folder
-    that could not be brought there)."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # two may write the same at once
+    """Write the pieces (bytes or arrays) to path: to a file beside it, that to the disk, then its
+    name onto path's, then the folder to the disk. An OSError, of a full disk say, leaves the old
+    file and no other (the new one, if it is only the folder that could not be brought there)."""
+    temporary = path.with_name(
+        f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    )  # two may write the same at once
     try:
         with open(temporary, "xb") as f:
             for piece in pieces:
@@ -49,7 +51,11 @@ def sync_folder(folder: Path) -> None:
         try:
             os.fsync(number)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # a file system that knows no such thing
+            if error.errno not in (
+                errno.EINVAL,
+                errno.ENOTSUP,
+                errno.EBADF,
+            ):  # a file system that knows no such thing
                 raise
         finally:
             os.close(number)
@@ -64,7 +70,8 @@ def make_folder(folder: Path) -> None:
 
 
 def make_new(folder: Path) -> bool:
-    """Make a folder in one that is there, unless its name is taken: whether it was made, by this process and no other."""
+    """Make a folder in one that is there, unless its name is taken: whether it was made, by this
+    process and no other."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -77,7 +84,12 @@ def sweep(paths: Iterable[Path]) -> None:
     """Remove those of the files that replace() had not finished when its process was killed."""
     for path in paths:
         number = path.name.split(".")[-3:-2]
-        if path.suffix == ".tmp" and number and number[0].isdecimal() and not _lives(int(number[0])):
+        if (
+            path.suffix == ".tmp"
+            and number
+            and number[0].isdecimal()
+            and not _lives(int(number[0]))
+        ):
             path.unlink(missing_ok=True)
 
 
@@ -92,8 +104,9 @@ def _lives(process: int) -> bool:
 
 
 def hush(stream) -> None:
-    """Let what is written to standard output or error from now on, and what its buffer holds, go nowhere: where nobody reads it
-    any more, each write, and that at the process's end, would be an error anew. Any other stream is its owner's."""
+    """Let what is written to standard output or error from now on, and what its buffer holds, go
+    nowhere: where nobody reads it any more, each write, and that at the process's end, would be an
+    error anew. Any other stream is its owner's."""
     if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
         return
     with contextlib.suppress(OSError, ValueError):
@@ -107,11 +120,15 @@ LOCK = ".lock"  # it stays where it was made: removed, it could be another proce
 
 @contextlib.contextmanager
 def alone(folder: Path):
-    """Inside `with`, no other process may enter the same; it is refused. True there, or False where the system or the file
-    system knows no locks. The system lets go of a lock when its process ends, however it does."""
+    """Inside `with`, no other process may enter the same; it is refused. True there, or False where
+    the system or the file system knows no locks. The system lets go of a lock when its process
+    ends, however it does."""
     try:
         import fcntl
-        number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # a file: of a folder, other hosts would not know
+
+        number = os.open(
+            folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666
+        )  # a file: of a folder, other hosts would not know
     except (ImportError, OSError):  # Windows; a folder that cannot be written to
         yield False
         return
@@ -120,7 +137,10 @@ def alone(folder: Path):
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True
         except BlockingIOError:
-            raise UsageError(f"{folder}: another process is training in it; wait until it has finished, or stop it") from None
+            raise UsageError(
+                f"{folder}: another process is training in it; wait until it has finished, or"
+                " stop it"
+            ) from None
         except OSError:
             locked = False
         yield locked

@@ -6,17 +6,21 @@ import re
 
 class PysftError(Exception):
     """The base of them all."""
+
     exit_code = 1
 
 
 class UsageError(PysftError):
     """A flag, a setting or an environment variable that cannot be."""
+
     exit_code = 2
 
 
 class Diverged(PysftError):
-    """A loss, gradient or weight that is not finite, found before any weight moved. batches: what the step was made of,
-    where that is known; lasting: a weight is one, so that no later step can go well."""
+    """A loss, gradient or weight that is not finite, found before any weight moved. batches: what
+    the step was made of, where that is known; lasting: a weight is one, so that no later step can
+    go well."""
+
     exit_code = 3
 
     def __init__(self, message: str, batches=(), lasting: bool = False):
@@ -26,11 +30,13 @@ class Diverged(PysftError):
 
 class DataError(PysftError, ValueError):
     """Text, conversations, tokens or a run folder that cannot be used as they are."""
+
     exit_code = 65
 
 
 class RowError(DataError):
-    """A row of a data set that cannot be used. where: "file, line 3, turn 2"; kind: what sort of fault it is."""
+    """A row of a data set that cannot be used. where: "file, line 3, turn 2"; kind: what sort of
+    fault it is."""
 
     def __init__(self, where: str, what: str, remedy: str, kind: str):
         super().__init__(f"{where}: {what}; {remedy}")
@@ -45,6 +51,7 @@ class RowError(DataError):
 
 class MissingInput(PysftError):
     """A file or folder that is not there."""
+
     exit_code = 66
 
 

@@ -1,26 +1,27 @@
 """A run on disk: a folder of stages, each complete in itself.
 
-    RUN/base, RUN/sft, ...
-        settings.json         the model's shape, the resolved settings, the parent and its weights' hash
-        vocabulary.json       characters and special tokens
-        template.json         how conversations are rendered
-        model.safetensors     the weights
-        log.jsonl             one line a step: what is read of it, or {"step", "skipped"} of one that was left out
-        evaluation.json       what the measurements need: held-out text, prompts, known words
-        report.json           the measurements; samples.json: the replies they were taken from
-        checkpoints/STEP/     weights and both moments, for --resume
-    RUN/sft also has
-        adapter.safetensors   what LoRA trained, where it did (model.safetensors is merged)
-        measurements.jsonl    one line a checkpoint; ratings.jsonl: a person's marks
-        steps/STEP/           the model at each checkpoint, a stage of its own
-        data.json             what it was trained on, in numbers; before.json: base and tuned model side by side
-    RUN/report.html           all of it on a page
+RUN/base, RUN/sft, ...
+    settings.json         the model's shape, the resolved settings, the parent and its weights' hash
+    vocabulary.json       characters and special tokens
+    template.json         how conversations are rendered
+    model.safetensors     the weights
+    log.jsonl             one line a step: what is read of it, or {"step", "skipped"} of one that
+                          was left out
+    evaluation.json       what the measurements need: held-out text, prompts, known words
+    report.json           the measurements; samples.json: the replies they were taken from
+    checkpoints/STEP/     weights and both moments, for --resume
+RUN/sft also has
+    adapter.safetensors   what LoRA trained, where it did (model.safetensors is merged)
+    measurements.jsonl    one line a checkpoint; ratings.jsonl: a person's marks
+    steps/STEP/           the model at each checkpoint, a stage of its own
+    data.json             what it was trained on, in numbers; before.json: base and tuned model side
+                          by side
+RUN/report.html           all of it on a page
 """
 
 import hashlib
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ def read_json(path: Path) -> dict:
 @dataclass
 class Stage:
     """One trained model and what belongs to it."""
+
     folder: Path
     model: GPT
     tokenizer: CharTokenizer
@@ -82,7 +84,8 @@ class Stage:
 
 
 def new_run(out: str | None, preset: str) -> Path:
-    """The folder of a new run, made: `out`, or runs/PRESET, or the first free of runs/PRESET-2, -3, ..."""
+    """The folder of a new run, made: `out`, or runs/PRESET, or the first free of runs/PRESET-2, -3,
+    ..."""
     if out is not None:
         folder = Path(out)
         try:
@@ -93,19 +96,32 @@ def new_run(out: str | None, preset: str) -> Path:
             raise UsageError(f"--out {out}: a file stands there; name a folder")
         if folder.is_dir():
             disk.sweep(folder.glob("run.json.*.tmp"))
-        # A lock, and a record that was never finished, are all that is there of a run that ended at its very beginning.
-        if folder.is_dir() and any(p.name != disk.LOCK and not p.match("run.json.*.tmp") for p in folder.iterdir()):
-            raise UsageError(f"--out {out}: the folder is not empty; name a new one"
-                             + (", or go on with what is there by --resume" if (folder / "run.json").is_file() else ""))
+        # A lock, and a record that was never finished, are all that is there of a run that ended at
+        # its very beginning.
+        if folder.is_dir() and any(
+            p.name != disk.LOCK and not p.match("run.json.*.tmp") for p in folder.iterdir()
+        ):
+            raise UsageError(
+                f"--out {out}: the folder is not empty; name a new one"
+                + (
+                    ", or go on with what is there by --resume"
+                    if (folder / "run.json").is_file()
+                    else ""
+                )
+            )
     else:
         folder, n = Path("runs") / preset, 1
     try:
         disk.make_folder(folder.parent)
-        while not disk.make_new(folder) and out is None:  # made here, so that no other process takes the same
+        while (
+            not disk.make_new(folder) and out is None
+        ):  # made here, so that no other process takes the same
             n += 1
             folder = Path("runs") / f"{preset}-{n}"
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another with --out") from None
+        raise UsageError(
+            f"{folder}: cannot be made ({error.strerror}); choose another with --out"
+        ) from None
     return folder
 
 
@@ -113,14 +129,21 @@ def save_stage(stage: Stage) -> None:
     """Write everything but logs and measurements. The weights come last: a folder that has them is
     complete."""
     if not np.isfinite(stage.model.params.flat).all():
-        raise Diverged(f"{stage.folder}: the weights are not finite after the last step; they were not written")
+        raise Diverged(
+            f"{stage.folder}: the weights are not finite after the last step; they were not written"
+        )
     disk.make_folder(stage.folder)
-    write_json(stage.folder / "settings.json", {"model": asdict(stage.model.config),
-                                                "settings": stage.settings, "parent": stage.parent})
+    write_json(
+        stage.folder / "settings.json",
+        {"model": asdict(stage.model.config), "settings": stage.settings, "parent": stage.parent},
+    )
     write_json(stage.folder / "vocabulary.json", stage.tokenizer.to_json())
     write_json(stage.folder / "template.json", stage.template.to_json())
-    safetensors.save(stage.folder / "model.safetensors", dict(stage.model.params.items()),
-                     {"weights_sha256": weights_sha256(stage.model)})
+    safetensors.save(
+        stage.folder / "model.safetensors",
+        dict(stage.model.params.items()),
+        {"weights_sha256": weights_sha256(stage.model)},
+    )
 
 
 def find_stage(path) -> Path:
@@ -133,8 +156,10 @@ def find_stage(path) -> Path:
     for name in reversed(STAGES):
         if (path / name / "model.safetensors").is_file():
             return path / name
-    raise MissingInput(f"{path}: no {' or '.join(STAGES)} stage with a model.safetensors in it; this is "
-                       "no run folder, or its training never finished (--resume goes on)")
+    raise MissingInput(
+        f"{path}: no {' or '.join(STAGES)} stage with a model.safetensors in it; this is "
+        "no run folder, or its training never finished (--resume goes on)"
+    )
 
 
 def unfinished(run) -> bool:
@@ -151,11 +176,17 @@ def load_stage(path, ops=None) -> Stage:
     tokenizer = understood(folder / "vocabulary.json", CharTokenizer.from_json)
     template = understood(folder / "template.json", Template.from_json)
     if len(tokenizer) != config.vocab:
-        raise DataError(f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has {config.vocab}")
+        raise DataError(
+            f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has"
+            f" {config.vocab}"
+        )
     weights = folder / "model.safetensors"
     tensors, metadata = safetensors.load(weights)
     if config.layers > len(tensors):  # before a made-up shape takes all the memory
-        raise DataError(f"{weights}: {len(tensors)} tensors are too few for the {config.layers} blocks of its settings")
+        raise DataError(
+            f"{weights}: {len(tensors)} tensors are too few for the {config.layers} blocks of its"
+            " settings"
+        )
     match(parameter_shapes(config), tensors, weights)
     model = GPT(config, ops)
     fill(model.params, tensors, weights)
@@ -175,16 +206,20 @@ def understood(path: Path, make):
 
 
 def match(shapes: dict, tensors: dict, path, prefix: str = "") -> None:
-    """Raise a DataError unless the tensors named `prefix`... are exactly those of `shapes`, float32."""
+    """Raise a DataError unless the tensors named `prefix`... are exactly those of `shapes`,
+    float32."""
     for name, shape in shapes.items():
         a = tensors.get(prefix + name)
         if a is None:
             raise DataError(f"{path}: tensor {prefix + name!r} is missing")
         if a.shape != tuple(shape) or a.dtype != np.float32:
-            raise DataError(f"{path}: tensor {prefix + name!r} is {a.dtype} {a.shape}, expected float32 {shape} by settings.json")
+            raise DataError(
+                f"{path}: tensor {prefix + name!r} is {a.dtype} {a.shape}, expected float32 {shape}"
+                " by settings.json"
+            )
         if not np.isfinite(a).all():
             raise DataError(f"{path}: tensor {prefix + name!r} holds numbers that are not finite")
-    foreign = [n for n in tensors if n.startswith(prefix) and n[len(prefix):] not in shapes]
+    foreign = [n for n in tensors if n.startswith(prefix) and n[len(prefix) :] not in shapes]
     if foreign:
         raise DataError(f"{path}: tensor {foreign[0]!r} does not belong to this model")
 
@@ -198,6 +233,7 @@ def fill(arena, tensors: dict, path, prefix: str = "") -> None:
 
 # ------------------------------------------------------------------------- logs and checkpoints
 
+
 def append_log(folder: Path, rows: list[dict]) -> None:
     """One JSON line a step."""
     disk.append(folder / "log.jsonl", _lines(rows))
@@ -208,8 +244,8 @@ def _lines(rows) -> str:
 
 
 def read_log(folder: Path, skipped: bool = False) -> list[dict]:
-    """The log's lines up to the first that a crash cut off; skipped: those too of steps that were left out, which hold nothing
-    but {"step", "skipped"}."""
+    """The log's lines up to the first that a crash cut off; skipped: those too of steps that were
+    left out, which hold nothing but {"step", "skipped"}."""
     rows = []
     try:
         for line in (folder / "log.jsonl").read_bytes().splitlines():
@@ -225,16 +261,26 @@ def read_log(folder: Path, skipped: bool = False) -> list[dict]:
 
 def _is_step(row) -> bool:
     """Whether a line of the log is one: of a step, with what is read of it."""
+
     def number(x):
         return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or isinstance(row["step"], bool):
+
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("step"), int)
+        or isinstance(row["step"], bool)
+    ):
         return False
-    return row.get("skipped") is True or (isinstance(row.get("losses"), dict) and all(map(number, row["losses"].values()))
-                                          and all(number(row.get(name)) for name in ("loss", "norm", "tokens", "seconds")))
+    return row.get("skipped") is True or (
+        isinstance(row.get("losses"), dict)
+        and all(map(number, row["losses"].values()))
+        and all(number(row.get(name)) for name in ("loss", "norm", "tokens", "seconds"))
+    )
 
 
 def whole_log(folder: Path, step: int) -> bool:
-    """Whether the log tells of every step up to `step`, and of no other: nothing that a crash does takes a line from it."""
+    """Whether the log tells of every step up to `step`, and of no other: nothing that a crash does
+    takes a line from it."""
     return _tell_all(read_log(folder, skipped=True), step)
 
 
@@ -255,12 +301,14 @@ def add_measurement(folder: Path, row: dict) -> None:
 
 
 def cut_measurements(folder: Path, step: int) -> bool:
-    """Drop what was measured and kept beyond `step`: resuming makes it again. False if a line was no measurement, which no
-    crash can bring about; it is dropped too."""
+    """Drop what was measured and kept beyond `step`: resuming makes it again. False if a line was
+    no measurement, which no crash can bring about; it is dropped too."""
     path, kept, whole = folder / "measurements.jsonl", [], True
     if not path.is_file():
         return True
-    for line in path.read_bytes().splitlines(keepends=True):  # bytes: a text has more kinds of line ends, and may be torn
+    for line in path.read_bytes().splitlines(
+        keepends=True
+    ):  # bytes: a text has more kinds of line ends, and may be torn
         if not line.endswith(b"\n"):
             break
         try:
@@ -278,22 +326,33 @@ def cut_measurements(folder: Path, step: int) -> bool:
 
 
 def measured_stage(folder: Path) -> Path:
-    """The stage whose measurements those of this folder are: itself, or where it is a checkpoint (STAGE/steps/STEP) that."""
+    """The stage whose measurements those of this folder are: itself, or where it is a checkpoint
+    (STAGE/steps/STEP) that."""
     folder = folder.resolve() if folder.resolve().parent.name == "steps" else folder
-    return folder.parent.parent if folder.parent.name == "steps" and not (folder / "evaluation.json").is_file() else folder
+    return (
+        folder.parent.parent
+        if folder.parent.name == "steps" and not (folder / "evaluation.json").is_file()
+        else folder
+    )
 
 
 def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
-    """Weights and both moments after adam.steps steps; the one before is kept too, older ones go once this is written.
-    model: or the LoRA around it, whose adapters are what is trained."""
+    """Weights and both moments after adam.steps steps; the one before is kept too, older ones go
+    once this is written. model: or the LoRA around it, whose adapters are what is trained."""
     parts = (("w", model.params), ("m", adam.m), ("v", adam.v))
     for part, arena in parts:
         if not np.isfinite(arena.flat).all():
-            raise Diverged(f"{folder}: {PARTS[part]} are not finite after step {adam.steps}; the last checkpoint is the one before")
+            raise Diverged(
+                f"{folder}: {PARTS[part]} are not finite after step {adam.steps}; the last"
+                " checkpoint is the one before"
+            )
     target = folder / "checkpoints" / str(adam.steps)
     disk.make_folder(target)
-    safetensors.save(target / "state.safetensors", {f"{part}.{name}": a for part, arena in parts for name, a in arena.items()},
-                     {"steps": str(adam.steps)})
+    safetensors.save(
+        target / "state.safetensors",
+        {f"{part}.{name}": a for part, arena in parts for name, a in arena.items()},
+        {"steps": str(adam.steps)},
+    )
     kept = _whole(folder)[-KEPT:]
     for old in (folder / "checkpoints").iterdir():
         if old not in kept and 0 <= _number(old) < adam.steps:
@@ -303,7 +362,14 @@ def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
 
 def _whole(folder: Path) -> list[Path]:
     """A stage's checkpoints that were written to their end, oldest first."""
-    return sorted((p for p in (folder / "checkpoints").glob("*") if _number(p) >= 0 and (p / "state.safetensors").is_file()), key=_number)
+    return sorted(
+        (
+            p
+            for p in (folder / "checkpoints").glob("*")
+            if _number(p) >= 0 and (p / "state.safetensors").is_file()
+        ),
+        key=_number,
+    )
 
 
 def _number(path: Path) -> int:
@@ -311,9 +377,10 @@ def _number(path: Path) -> int:
 
 
 def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bool:
-    """Go back to the stage's checkpoint, if it has one: True if so. A damaged one is told (say), and the one before it is
-    taken; if none is whole, the last one's error is raised. What lies beyond the one that is taken is put aside, named
-    STEP.damaged: from now on it would belong to another history than the log."""
+    """Go back to the stage's checkpoint, if it has one: True if so. A damaged one is told (say),
+    and the one before it is taken; if none is whole, the last one's error is raised. What lies
+    beyond the one that is taken is put aside, named STEP.damaged: from now on it would belong to
+    another history than the log."""
     errors = []
     for path in reversed(_whole(folder)):
         try:
@@ -327,10 +394,16 @@ def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bo
             shutil.rmtree(beyond.with_name(f"{beyond.name}.damaged"), ignore_errors=True)
             beyond.rename(beyond.with_name(f"{beyond.name}.damaged"))
         if not cut_log(folder, adam.steps):
-            say(f"{folder / 'log.jsonl'}: lines are damaged or missing before step {adam.steps:,}; the training itself lacks nothing")
+            say(
+                f"{folder / 'log.jsonl'}: lines are damaged or missing before step {adam.steps:,};"
+                " the training itself lacks nothing"
+            )
         return True
     if errors:
-        raise DataError(f"{errors[0]}; no checkpoint of {folder} is whole: without that folder --resume trains the stage anew")
+        raise DataError(
+            f"{errors[0]}; no checkpoint of {folder} is whole: without that folder --resume trains"
+            " the stage anew"
+        )
     return False
 
 

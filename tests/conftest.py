@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-# Waiting threads sleep instead of spinning: where the machine has other work, spinning takes the very
-# core that the thread waited for needs. Read when OpenMP is loaded, so before any import of pysft.
+# Waiting threads sleep instead of spinning: where the machine has other work, spinning takes the
+# very core that the thread waited for needs. Read when OpenMP is loaded, so before any import of
+# pysft.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Output is buffered, as it is for whoever types a command.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
-# A suite started in the background has SIGINT ignored, one under nohup SIGHUP, and so would the programs that it interrupts.
+# A suite started in the background has SIGINT ignored, one under nohup SIGHUP, and so would the
+# programs that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -36,8 +38,8 @@ sft_warmup = 2
 
 
 def in_process(*arguments):
-    """One command in this process: (its exit code, standard output, standard error). An exception that reaches this far
-    would be a traceback."""
+    """One command in this process: (its exit code, standard output, standard error). An exception
+    that reaches this far would be a traceback."""
     from pysft import cli
 
     out, err = io.StringIO(), io.StringIO()
@@ -64,5 +66,11 @@ def distance(a, b):
 
 def python(*arguments, cwd=ROOT, timeout=60, **env):
     """Run this Python in `cwd` on the package that stands there."""
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, "PYTHONPATH": str(cwd), **env})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "PYTHONPATH": str(cwd), **env},
+    )

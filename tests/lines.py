@@ -1,5 +1,6 @@
-"""Which lines of csrc/ were run, by the notes that gcc's --coverage left beside the objects: of every module, instruction set
-and precision together. A line that none of them ran is named, and the exit status is 1.
+"""Which lines of csrc/ were run, by the notes that gcc's --coverage left beside the objects: of
+every module, instruction set and precision together. A line that none of them ran is named, and the
+exit status is 1.
 
     python tests/lines.py FOLDER"""
 
@@ -16,7 +17,9 @@ def main(folder):
         return 2
     run = {}  # (file, line) -> times
     for path in notes:
-        said = subprocess.run(["gcov", "--stdout", str(path)], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            ["gcov", "--stdout", str(path)], capture_output=True, text=True, check=True
+        ).stdout
         file = ""
         for line in said.splitlines():
             fields = re.fullmatch(r"\s*([^:]+):\s*(\d+):(.*)", line)
@@ -29,7 +32,10 @@ def main(folder):
     missed = sorted(place for place, times in run.items() if not times)
     for file, number in missed:
         print(f"{file}:{number}: {Path(file).read_text().splitlines()[number - 1].strip()}")
-    print(f"C: {len(run) - len(missed)} of {len(run)} lines run ({1 - len(missed) / len(run):.2%}), in {len(notes)} objects")
+    print(
+        f"C: {len(run) - len(missed)} of {len(run)} lines run ({1 - len(missed) / len(run):.2%}),"
+        f" in {len(notes)} objects"
+    )
     return int(bool(missed))
 
 

@@ -1,5 +1,5 @@
-"""Fine-tuning measured and kept along the way: what a checkpoint says is so, whatever stopped the training in between; and
-what is asked of a run afterwards: eval, select, rate, diagnose, report."""
+"""Fine-tuning measured and kept along the way: what a checkpoint says is so, whatever stopped the
+training in between; and what is asked of a run afterwards: eval, select, rate, diagnose, report."""
 
 import contextlib
 import dataclasses
@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
-
 from conftest import SMALL_RUN, in_process
-from pysft import cli, recipe, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pysft import recipe, run
 from pysft.errors import UsageError
 from pysft.inference.generate import Reply
 from pysft.lab import evaluate, figures
@@ -31,18 +32,22 @@ from pysft.run import add_measurement, cut_measurements, load_stage, measured_st
 from pysft.text.dataset import BASE, Batch, draw_windows, read_corpus, split_corpus
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.training.loop import schedule, train as training_loop
+from pysft.training.loop import schedule
+from pysft.training.loop import train as training_loop
 from pysft.training.objectives import sft
 from pysft.training.stages import Plan, Settings, checkpoint_steps, replay_alone
 
 steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
-TOML = SMALL_RUN + """base_steps = 6
+TOML = (
+    SMALL_RUN
+    + """base_steps = 6
 base_windows = [[16, 4]]
 sft_steps = 20
 sft_windows = [[16, 2]]
 checkpoint_every = 5
 """
+)
 KEPT = [5, 10, 15, 20]
 
 
@@ -52,7 +57,8 @@ def command(*arguments):
 
 
 def pysft(*arguments):
-    """The same with --json: (exit code, the document or None, messages). json.loads refuses a second document."""
+    """The same with --json: (exit code, the document or None, messages). json.loads refuses a
+    second document."""
     done = command(*arguments, "--json")
     return done.code, json.loads(done.out) if done.out else None, done.err
 
@@ -75,10 +81,21 @@ def home(tmp_path_factory):
     """A folder with a corpus, conversations, settings, and a run made of them."""
     home = tmp_path_factory.mktemp("home")
     (home / "corpus.txt").write_text(read_corpus("plays")[:8000])
-    (home / "talk.jsonl").write_text("".join(json.dumps({"messages": [
-        {"role": "user", "content": f"{verb} {word}"}, {"role": "assistant", "content": f"The {word}."}]}) + "\n"
-        for verb in ["Say", "Sing", "Show", "Name", "Praise", "Fear", "Seek", "Love", "Paint"]
-        for word in ["king", "rose", "crown", "ship", "night", "sword"]))
+    (home / "talk.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"{verb} {word}"},
+                        {"role": "assistant", "content": f"The {word}."},
+                    ]
+                }
+            )
+            + "\n"
+            for verb in ["Say", "Sing", "Show", "Name", "Praise", "Fear", "Seek", "Love", "Paint"]
+            for word in ["king", "rose", "crown", "ship", "night", "sword"]
+        )
+    )
     (home / "a.toml").write_text(TOML)
     code, report, said = pysft(*begin(home, home / "run"))
     assert code == 0, said
@@ -86,14 +103,26 @@ def home(tmp_path_factory):
 
 
 def begin(home, out, *more):
-    return ["train", "--config", home / "a.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl", "--out", out,
-            *more]
+    return [
+        "train",
+        "--config",
+        home / "a.toml",
+        "--corpus",
+        home / "corpus.txt",
+        "--data",
+        home / "talk.jsonl",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
 def adapted(home):
     """A run of LoRA on the home run's base."""
-    code, report, said = pysft(*begin(home.path, home.path / "lora", "--base", home.run, "--lora", "2"))
+    code, report, said = pysft(
+        *begin(home.path, home.path / "lora", "--base", home.run, "--lora", "2")
+    )
     assert code == 0, said
     return SimpleNamespace(run=home.path / "lora", report=report, said=said)
 
@@ -101,8 +130,18 @@ def adapted(home):
 @pytest.fixture(scope="module")
 def base_only(home):
     """A run without fine-tuning."""
-    assert pysft("pretrain", "--config", home.path / "a.toml", "--corpus", home.path / "corpus.txt", "--out",
-                 home.path / "base only")[0] == 0
+    assert (
+        pysft(
+            "pretrain",
+            "--config",
+            home.path / "a.toml",
+            "--corpus",
+            home.path / "corpus.txt",
+            "--out",
+            home.path / "base only",
+        )[0]
+        == 0
+    )
     return home.path / "base only"
 
 
@@ -114,7 +153,10 @@ def copy(home, tmp_path):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / "sft" / "measurements.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "sft" / "measurements.jsonl").read_text().splitlines()
+    ]
 
 
 def edit(path, **changes):
@@ -128,18 +170,27 @@ def parentless(folder):
 
 
 def snapshot(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def figures_of(report):
     """A report without its timings, its place, and the memory that the process had held before."""
-    return {k: v for k, v in report.items() if "seconds" not in k and k not in ("tokens_per_s", "run", "peak_memory")}
+    return {
+        k: v
+        for k, v in report.items()
+        if "seconds" not in k and k not in ("tokens_per_s", "run", "peak_memory")
+    }
 
 
 def weights(folder):
     """Every file of fine-tuned weights, and every measurement, as bytes."""
-    return {name: data for name, data in snapshot(folder / "sft").items()
-            if name.endswith(".safetensors") or name == "measurements.jsonl"}
+    return {
+        name: data
+        for name, data in snapshot(folder / "sft").items()
+        if name.endswith(".safetensors") or name == "measurements.jsonl"
+    }
 
 
 def same_figures(report, line):
@@ -155,19 +206,26 @@ def logged(folder):
 
 # ----------------------------------------------------------------------- what is kept on the way
 
+
 def test_there_is_a_measurement_before_the_first_step_at_each_checkpoint_and_after_the_last(home):
     rows = lines(home.run)
     assert [row["step"] for row in rows] == [0, *KEPT]
     assert sorted(os.listdir(home.run / "sft" / "steps"), key=int) == [*map(str, KEPT)]
-    assert rows[0]["sft_loss"] is None and rows[0]["tuned_base_loss"] == home.report["grown_base_loss"]
+    assert (
+        rows[0]["sft_loss"] is None and rows[0]["tuned_base_loss"] == home.report["grown_base_loss"]
+    )
     for row in rows:
-        assert len(row["samples"]) == 4 + 8 + 4 and all([*map(type, s)] == [str] * 3 for s in row["samples"])
+        assert len(row["samples"]) == 4 + 8 + 4 and all(
+            [*map(type, s)] == [str] * 3 for s in row["samples"]
+        )
         assert row["forgetting"] == row["tuned_base_loss"] / home.report["base_loss"] - 1
 
 
 def test_a_measurements_training_loss_is_the_mean_since_the_one_before(home):
     losses = [row["losses"]["conversation"] for row in logged(home.run)]
-    assert [row["sft_loss"] for row in lines(home.run)[1:]] == [np.mean(losses[at - 5:at]) for at in KEPT]
+    assert [row["sft_loss"] for row in lines(home.run)[1:]] == [
+        np.mean(losses[at - 5 : at]) for at in KEPT
+    ]
 
 
 def test_the_last_checkpoint_is_the_run_itself(home):
@@ -189,13 +247,23 @@ def test_eval_of_a_checkpoint_gives_exactly_the_figures_of_its_line_and_writes_n
 def test_a_checkpoint_is_a_complete_stage_that_chats_wherever_it_is_moved(home, tmp_path):
     shutil.copytree(home.run / "sft" / "steps" / "5", tmp_path / "mine")
     moved, there = load_stage(tmp_path / "mine"), load_stage(home.run / "sft" / "steps" / "5")
-    assert weights_sha256(moved.model) == weights_sha256(there.model) != home.report["weights_sha256"]
-    assert moved.parent == load_stage(home.run).parent and moved.settings == load_stage(home.run).settings
+    assert (
+        weights_sha256(moved.model) == weights_sha256(there.model) != home.report["weights_sha256"]
+    )
+    assert (
+        moved.parent == load_stage(home.run).parent
+        and moved.settings == load_stage(home.run).settings
+    )
     _, asked, _ = pysft("chat", home.run / "sft" / "steps" / "5", "-p", "Say king")
     code, reply, said = pysft("chat", tmp_path / "mine", "-p", "Say king")
     assert code == 0 and reply["stop"] in ("end", "length"), said
-    assert reply["reply"] == asked["reply"] and ["Say king", reply["reply"]] == lines(home.run)[1]["samples"][0][:2]
-    code, report, said = pysft("eval", tmp_path / "mine")  # what it is measured with stayed in the run
+    assert (
+        reply["reply"] == asked["reply"]
+        and ["Say king", reply["reply"]] == lines(home.run)[1]["samples"][0][:2]
+    )
+    code, report, said = pysft(
+        "eval", tmp_path / "mine"
+    )  # what it is measured with stayed in the run
     assert (code, report) == (66, None) and "evaluation.json" in one_sentence(said)
 
 
@@ -203,7 +271,7 @@ def test_a_checkpoint_is_found_from_inside_its_folder_too(home, monkeypatch):
     expected = figures_of(pysft("eval", home.run / "sft" / "steps" / "5")[1])
     for inside, name in (("sft/steps", "5"), ("sft/steps/5", "."), ("sft", "steps/5")):
         monkeypatch.chdir(home.run / inside)
-        assert measured_stage(recipe.find_stage(name)).resolve() == (home.run / "sft").resolve()
+        assert measured_stage(run.find_stage(name)).resolve() == (home.run / "sft").resolve()
         code, report, said = pysft("eval", name)
         assert code == 0 and figures_of(report) == expected, said
 
@@ -215,11 +283,14 @@ def test_measuring_and_keeping_change_no_training(home, tmp_path):
     assert not (tmp_path / "run" / "sft" / "steps").exists()
     for verb in ("select", "rate"):
         code, document, said = pysft(verb, tmp_path / "run")
-        assert (code, document) == (66, None) and "measurements.jsonl: missing" in one_sentence(said)
+        assert (code, document) == (66, None) and "measurements.jsonl: missing" in one_sentence(
+            said
+        )
     assert pysft("diagnose", tmp_path / "run")[0] in (0, 1)  # by its last figures alone
 
 
 # ------------------------------------------------------------------------------- at which steps
+
 
 def plan(steps, epochs=None):
     return Plan(None, None, None, steps, 1, epochs or {})
@@ -230,7 +301,9 @@ def at(every, steps, **epochs):
 
 
 whole = st.integers(1, 5000)
-schedules = st.one_of(st.sampled_from(["tenth", "epoch"]), st.integers(1, 10**6).map(str), st.just("9" * 400))
+schedules = st.one_of(
+    st.sampled_from(["tenth", "epoch"]), st.integers(1, 10**6).map(str), st.just("9" * 400)
+)
 
 
 @steady
@@ -257,8 +330,13 @@ def test_every_k_steps_is_each_multiple_and_the_last(every, steps):
 @steady
 @given(st.integers(1, 300), st.floats(0.01, 1000))
 def test_there_is_a_checkpoint_after_each_epoch_of_the_first_kind_of_data(steps, epochs):
-    found, stride = np.array(at("epoch", steps, conversations=epochs, pairs=7.0)), max(1.0, steps / epochs)
-    ends = stride * np.arange(1, int(steps / stride) + 1)  # of the epochs; a step is whole, so it may lie half a one off
+    found, stride = (
+        np.array(at("epoch", steps, conversations=epochs, pairs=7.0)),
+        max(1.0, steps / epochs),
+    )
+    ends = stride * np.arange(
+        1, int(steps / stride) + 1
+    )  # of the epochs; a step is whole, so it may lie half a one off
     apart = np.abs(found[:, None] - ends)
     assert (apart.min(0) <= 0.5 + 1e-6).all()
     assert (apart[:-1].min(1, initial=math.inf) <= 0.5 + 1e-6).all()
@@ -268,7 +346,11 @@ def test_never_is_no_checkpoint_and_one_step_is_one():
     assert at("never", 100, conversations=3.0) == []
     for every in ("tenth", "epoch", 1, 5):
         assert at(every, 1, conversations=3.0) == [1] and at(every, 0, conversations=3.0) == []
-    assert at(7, 5) == [5] and at("epoch", 10) == [10] and at("epoch", 9, conversations=3.0) == [3, 6, 9]
+    assert (
+        at(7, 5) == [5]
+        and at("epoch", 10) == [10]
+        and at("epoch", 9, conversations=3.0) == [3, 6, 9]
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "tenths", "", "all", True, 0, 2.0, [5]])
@@ -278,6 +360,7 @@ def test_what_is_no_checkpoint_schedule_is_refused_in_words(value):
 
 
 # --------------------------------------------------------------------------- killed and resumed
+
 
 @contextlib.contextmanager
 def stopping(step, act=lambda: os.kill(os.getpid(), signal.SIGINT)):
@@ -291,7 +374,9 @@ def stopping(step, act=lambda: os.kill(os.getpid(), signal.SIGINT)):
             if at == step:
                 act()
             return plan.draw(at)
+
         return dataclasses.replace(plan, draw=draw)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "finetune", made)
         yield
@@ -310,13 +395,20 @@ def same_run(folder, report, home):
 
 
 @pytest.mark.parametrize("stops", [(0,), (4,), (6,), (19,), (2, 13)])
-def test_a_training_interrupted_anywhere_and_resumed_measures_and_keeps_the_same_bytes(home, tmp_path, stops):
+def test_a_training_interrupted_anywhere_and_resumed_measures_and_keeps_the_same_bytes(
+    home, tmp_path, stops
+):
     go = begin(home.path, tmp_path / "run")
     for step in stops:
         with stopping(step):
             assert pysft(*go)[0] == 130
-        assert set(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == {str(s + 1) for s in stops if s <= step}
-        assert [row["step"] for row in lines(tmp_path / "run")] == [0, *(s for s in KEPT if s <= step + 1)]
+        assert set(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == {
+            str(s + 1) for s in stops if s <= step
+        }
+        assert [row["step"] for row in lines(tmp_path / "run")] == [
+            0,
+            *(s for s in KEPT if s <= step + 1),
+        ]
         go = ["train", "--resume", "--out", tmp_path / "run"]
     same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
 
@@ -329,6 +421,7 @@ def test_a_signal_after_the_last_step_was_looked_at_is_not_lost(home, tmp_path, 
         if folder.name == "sft" and adam.steps == 20 and not sent:
             sent.append(os.kill(os.getpid(), signal.SIGINT))
         return save(folder, model, adam)
+
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
         patch.setattr(recipe, "save_checkpoint", signalled)
@@ -346,7 +439,8 @@ def after_seven(home):
 
 
 def stray(folder, tail=b'{"step": 15, "sft_loss": 3.1, "tuned_ba'):
-    """What a power cut long after step 7's checkpoint leaves: a measurement, folders of weights, the half of a line."""
+    """What a power cut long after step 7's checkpoint leaves: a measurement, folders of weights,
+    the half of a line."""
     add_measurement(folder / "sft", {"step": 10, "sft_loss": 99.0, "samples": []})
     with open(folder / "sft" / "measurements.jsonl", "ab") as f:
         f.write(tail)
@@ -355,9 +449,14 @@ def stray(folder, tail=b'{"step": 15, "sft_loss": 3.1, "tuned_ba'):
     (folder / "sft" / "steps" / "15" / "settings.json").write_text("{")
 
 
-@pytest.mark.parametrize("tail", [b"", b'{"step": 15, "sft_loss": 3.1, "tuned_ba', b"\0\0\0\0", '{"step": 15, "é'.encode()[:-1]],
-                         ids=["whole", "in a word", "zeros", "in a character"])
-def test_a_training_killed_between_a_measurement_and_a_checkpoint_resumes_to_the_same_bytes(home, after_seven, tmp_path, tail):
+@pytest.mark.parametrize(
+    "tail",
+    [b"", b'{"step": 15, "sft_loss": 3.1, "tuned_ba', b"\0\0\0\0", '{"step": 15, "é'.encode()[:-1]],
+    ids=["whole", "in a word", "zeros", "in a character"],
+)
+def test_a_training_killed_between_a_measurement_and_a_checkpoint_resumes_to_the_same_bytes(
+    home, after_seven, tmp_path, tail
+):
     shutil.copytree(after_seven, tmp_path / "run")
     stray(tmp_path / "run", tail)
     same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
@@ -366,6 +465,7 @@ def test_a_training_killed_between_a_measurement_and_a_checkpoint_resumes_to_the
 def test_a_training_killed_before_any_checkpoint_begins_its_measurements_anew(home, tmp_path):
     def cut():
         raise KeyboardInterrupt
+
     with stopping(12, cut):
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     assert not (tmp_path / "run" / "sft" / "checkpoints").exists()
@@ -374,7 +474,9 @@ def test_a_training_killed_before_any_checkpoint_begins_its_measurements_anew(ho
 
 
 @pytest.mark.parametrize("name", ["measure", "save_stage"])
-def test_a_training_killed_while_it_measures_or_keeps_a_checkpoint_goes_on_from_the_one_before(home, tmp_path, monkeypatch, name):
+def test_a_training_killed_while_it_measures_or_keeps_a_checkpoint_goes_on_from_the_one_before(
+    home, tmp_path, monkeypatch, name
+):
     work = getattr(recipe, name)
 
     def cut(*arguments):
@@ -382,18 +484,24 @@ def test_a_training_killed_while_it_measures_or_keeps_a_checkpoint_goes_on_from_
             with pytest.MonkeyPatch.context() as patch:  # half of the folder is written
                 patch.setattr(run.safetensors, "save", stop)
                 work(*arguments)
-        if name == "measure" and (tmp_path / "run" / "sft" / "steps" / "5" / "model.safetensors").is_file():
+        if (
+            name == "measure"
+            and (tmp_path / "run" / "sft" / "steps" / "5" / "model.safetensors").is_file()
+        ):
             stop()
         return work(*arguments)
 
     def stop(*_):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
         patch.setattr(recipe, name, cut)
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     assert sorted(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == ["8", "9"]
-    assert [row["step"] for row in lines(tmp_path / "run")] == ([0, 5] if name == "measure" else [0, 5, 10])
+    assert [row["step"] for row in lines(tmp_path / "run")] == (
+        [0, 5] if name == "measure" else [0, 5, 10]
+    )
     same_run(tmp_path / "run", resumed(tmp_path / "run"), home)
 
 
@@ -403,12 +511,19 @@ def test_a_training_begun_anew_keeps_nothing_of_the_one_before(tmp_path, home):
     for name in ("99", "notes"):
         (tmp_path / "steps" / name).mkdir(parents=True)
     cut_measurements(tmp_path, -1)
-    assert (tmp_path / "measurements.jsonl").read_bytes() == b"" and os.listdir(tmp_path / "steps") == ["notes"]
+    assert (tmp_path / "measurements.jsonl").read_bytes() == b"" and os.listdir(
+        tmp_path / "steps"
+    ) == ["notes"]
 
 
-@pytest.mark.parametrize("said", ["Aye.", "Ça va? ž", "one\u2028two\x85three", 'a "b"\n\\'],
-                         ids=["ASCII", "other letters", "line separators", "escapes"])
-def test_measurements_are_cut_to_the_whole_lines_up_to_a_step_wherever_a_crash_cut_the_file(tmp_path, said):
+@pytest.mark.parametrize(
+    "said",
+    ["Aye.", "Ça va? ž", "one\u2028two\x85three", 'a "b"\n\\'],
+    ids=["ASCII", "other letters", "line separators", "escapes"],
+)
+def test_measurements_are_cut_to_the_whole_lines_up_to_a_step_wherever_a_crash_cut_the_file(
+    tmp_path, said
+):
     for step in (0, 5, 10):
         add_measurement(tmp_path, {"step": step, "samples": [["Say", said, "end"]]})
     path = tmp_path / "measurements.jsonl"
@@ -418,7 +533,9 @@ def test_measurements_are_cut_to_the_whole_lines_up_to_a_step_wherever_a_crash_c
     for size in range(len(content) + 1):
         path.write_bytes(content[:size])
         cut_measurements(tmp_path, 5)
-        assert path.read_bytes() == content[:max((end for end in ends[:2] if end <= size), default=0)]
+        assert (
+            path.read_bytes() == content[: max((end for end in ends[:2] if end <= size), default=0)]
+        )
 
 
 @pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b'{"step": "x"}\n', b"nonsense\n", b"\xff\n"])
@@ -441,13 +558,24 @@ def test_checkpoints_go_only_when_what_they_stand_for_is_on_the_disk(home, tmp_p
     drop, seen = recipe.drop_checkpoints, []
 
     def dropped(folder):
-        seen.append((folder.name, (folder / "model.safetensors").is_file(), (folder / "adapter.safetensors").is_file()))
+        seen.append(
+            (
+                folder.name,
+                (folder / "model.safetensors").is_file(),
+                (folder / "adapter.safetensors").is_file(),
+            )
+        )
         drop(folder)
 
     monkeypatch.setattr(recipe, "drop_checkpoints", dropped)
     assert pysft(*begin(home.path, tmp_path / "run"))[0] == 0
     assert pysft(*begin(home.path, tmp_path / "lora", "--lora", "2"))[0] == 0
-    assert seen == [("base", True, False), ("sft", True, False), ("base", True, False), ("sft", True, True)]
+    assert seen == [
+        ("base", True, False),
+        ("sft", True, False),
+        ("base", True, False),
+        ("sft", True, True),
+    ]
 
 
 def test_an_unfinished_run_is_diagnosed_and_its_checkpoints_are_chosen_among(after_seven):
@@ -460,7 +588,9 @@ def test_an_unfinished_run_is_diagnosed_and_its_checkpoints_are_chosen_among(aft
     assert code == 0 and reply["reply"], said
 
 
-@pytest.mark.parametrize("flags", [("--lora", "2"), ("--lora-matrices", "qkv"), ("--checkpoint-every", "3")])
+@pytest.mark.parametrize(
+    "flags", [("--lora", "2"), ("--lora-matrices", "qkv"), ("--checkpoint-every", "3")]
+)
 def test_resuming_takes_no_other_adapters_or_checkpoints(after_seven, flags):
     before = snapshot(after_seven)
     code, _, said = pysft("train", "--resume", "--out", after_seven, *flags)
@@ -468,7 +598,9 @@ def test_resuming_takes_no_other_adapters_or_checkpoints(after_seven, flags):
 
 
 @pytest.mark.parametrize("kind", ["sft", "lora"])
-def test_a_run_whose_last_checkpoint_was_damaged_says_so_and_ends_with_the_same_bytes(home, adapted, tmp_path, monkeypatch, kind):
+def test_a_run_whose_last_checkpoint_was_damaged_says_so_and_ends_with_the_same_bytes(
+    home, adapted, tmp_path, monkeypatch, kind
+):
     monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
     more = ["--base", home.run, "--lora", "2"] if kind == "lora" else []
     with stopping(12):
@@ -495,14 +627,18 @@ def not_finite(step):
         def objective(*given):
             loss, *rest = plan.objective(*given)
             return (math.nan if now["step"] == step else loss), *rest
+
         objective.count = plan.objective.count
         return dataclasses.replace(plan, draw=draw, objective=objective)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "finetune", made)
         yield
 
 
-def test_a_run_that_stopped_at_a_step_that_is_not_finite_goes_on_without_it_when_asked(home, tmp_path):
+def test_a_run_that_stopped_at_a_step_that_is_not_finite_goes_on_without_it_when_asked(
+    home, tmp_path
+):
     with not_finite(6):
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 3
         assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 3
@@ -516,17 +652,23 @@ def test_a_run_that_stopped_at_a_step_that_is_not_finite_goes_on_without_it_when
         assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 0
 
 
-def test_of_two_trainings_begun_at_once_in_one_folder_the_second_is_refused_and_changes_nothing(home, tmp_path, monkeypatch):
+def test_of_two_trainings_begun_at_once_in_one_folder_the_second_is_refused_and_changes_nothing(
+    home, tmp_path, monkeypatch
+):
     make = recipe.new_run
 
     def faster(out, name):  # the other one, between our look at the folder and our lock on it
         folder = make(out, name)
         (folder / "run.json").write_text("the other's")
         return folder
+
     monkeypatch.setattr(recipe, "new_run", faster)
     code, _, said = pysft(*begin(home.path, tmp_path / "run"))
     assert code == 2 and "begun in it meanwhile" in one_sentence(said)
-    assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {"run.json": "the other's", ".lock": ""}
+    assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {
+        "run.json": "the other's",
+        ".lock": "",
+    }
 
 
 def test_a_record_that_lacks_the_digest_of_what_was_read_is_refused(home, after_seven, tmp_path):
@@ -542,51 +684,89 @@ def test_a_record_that_lacks_the_digest_of_what_was_read_is_refused(home, after_
 
 # -------------------------------------------------------------------------------------------- LoRA
 
+
 def test_lora_says_how_many_weights_it_trains_and_their_share(adapted, home):
-    by_hand = 2 * ((48 + 16) + (16 + 16) + (64 + 16) + (16 + 64)) + 2 * 3 * 16  # r (K + C) for each matrix; three new rows, twice
-    assert adapted.report["trained_params"] == by_hand and adapted.report["params"] == home.report["params"]
-    assert (f"LoRA of rank 2 on qkv, attproj, fc, fcproj: {by_hand} weights are trained "
-            f"({by_hand / home.report['params']:.2%})" in adapted.said)
+    by_hand = (
+        2 * ((48 + 16) + (16 + 16) + (64 + 16) + (16 + 64)) + 2 * 3 * 16
+    )  # r (K + C) for each matrix; three new rows, twice
+    assert (
+        adapted.report["trained_params"] == by_hand
+        and adapted.report["params"] == home.report["params"]
+    )
+    assert (
+        f"LoRA of rank 2 on qkv, attproj, fc, fcproj: {by_hand} weights are trained "
+        f"({by_hand / home.report['params']:.2%})" in adapted.said
+    )
     assert home.report["trained_params"] == home.report["params"]
 
 
 def moved(folder, base):
     """Which tensors of a tuned model are not the base's, new rows aside."""
     tuned, base = load_stage(folder).model.params, load_stage(base).model.params
-    return {name for name, w in base.items() if not np.array_equal(w, tuned[name][:len(w)])}
+    return {name for name, w in base.items() if not np.array_equal(w, tuned[name][: len(w)])}
 
 
 def test_lora_leaves_every_frozen_weight_its_bits_and_trains_the_new_rows(adapted, home):
-    assert moved(adapted.run, home.run / "base") == {f"h0.{m}.w" for m in ("qkv", "attproj", "fc", "fcproj")}
+    assert moved(adapted.run, home.run / "base") == {
+        f"h0.{m}.w" for m in ("qkv", "attproj", "fc", "fcproj")
+    }
     grown, tuned = load_stage(home.run / "base").model.params, load_stage(adapted.run).model.params
     for name in ("wte", "head"):
-        new = tuned[name][len(grown[name]):]
+        new = tuned[name][len(grown[name]) :]
         assert len(new) == 3 and not np.allclose(new, grown[name].mean(0), atol=1e-3)
 
 
 def test_lora_on_chosen_matrices_moves_no_other(home, tmp_path):
-    code, report, said = pysft(*begin(home.path, tmp_path / "run", "--base", home.run, "--lora", "3", "--lora-matrices", "fc",
-                                      "qkv", "--sft-steps", "3", "--checkpoint-every", "never"))
+    code, report, said = pysft(
+        *begin(
+            home.path,
+            tmp_path / "run",
+            "--base",
+            home.run,
+            "--lora",
+            "3",
+            "--lora-matrices",
+            "fc",
+            "qkv",
+            "--sft-steps",
+            "3",
+            "--checkpoint-every",
+            "never",
+        )
+    )
     assert code == 0 and report["trained_params"] == 3 * ((48 + 16) + (64 + 16)) + 96, said
     assert moved(tmp_path / "run", home.run / "base") == {"h0.qkv.w", "h0.fc.w"}
-    made = apply_adapter(tmp_path / "run" / "sft" / "adapter.safetensors", load_stage(home.run / "base").model)
+    made = apply_adapter(
+        tmp_path / "run" / "sft" / "adapter.safetensors", load_stage(home.run / "base").model
+    )
     assert weights_sha256(made) == report["weights_sha256"]
 
 
 def test_the_adapter_and_the_base_make_the_model_that_was_saved(adapted, home):
-    made = apply_adapter(adapted.run / "sft" / "adapter.safetensors", load_stage(home.run / "base").model)
-    assert weights_sha256(made) == weights_sha256(load_stage(adapted.run).model) == adapted.report["weights_sha256"]
+    made = apply_adapter(
+        adapted.run / "sft" / "adapter.safetensors", load_stage(home.run / "base").model
+    )
+    assert (
+        weights_sha256(made)
+        == weights_sha256(load_stage(adapted.run).model)
+        == adapted.report["weights_sha256"]
+    )
     assert not (home.run / "sft" / "adapter.safetensors").exists()
 
 
 def test_lora_interrupted_and_resumed_is_the_same_bytes(adapted, home, tmp_path):
     with stopping(6):
-        assert pysft(*begin(home.path, tmp_path / "run", "--base", home.run, "--lora", "2"))[0] == 130
+        assert (
+            pysft(*begin(home.path, tmp_path / "run", "--base", home.run, "--lora", "2"))[0] == 130
+        )
     stray(tmp_path / "run")
     report = resumed(tmp_path / "run")
     same_run(tmp_path / "run", report, adapted)
     assert "adapter.safetensors" in weights(tmp_path / "run")
-    assert weights(tmp_path / "run")["steps/20/model.safetensors"] == weights(tmp_path / "run")["model.safetensors"]
+    assert (
+        weights(tmp_path / "run")["steps/20/model.safetensors"]
+        == weights(tmp_path / "run")["model.safetensors"]
+    )
     assert figures_of(resumed(tmp_path / "run")) == figures_of(report)  # a finished one too
 
 
@@ -602,29 +782,60 @@ def test_a_checkpoint_of_lora_is_a_merged_model_that_eval_and_chat_take(adapted,
     assert code == 0 and reply["reply"] == row["samples"][0][1], said
 
 
-@pytest.mark.parametrize("flags, named", [
-    (("--lora", "17"), "lora_rank = 17 is above the 16 channels"), (("--lora", "0"), "--lora"), (("--lora", "two"), "--lora"),
-    (("--lora", "2", "--lora-matrices", "wte"), "--lora-matrices"), (("--checkpoint-every", "0"), "checkpoint_every = '0'"),
-    (("--checkpoint-every", "weekly"), "checkpoint_every = 'weekly'")])
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (("--lora", "17"), "lora_rank = 17 is above the 16 channels"),
+        (("--lora", "0"), "--lora"),
+        (("--lora", "two"), "--lora"),
+        (("--lora", "2", "--lora-matrices", "wte"), "--lora-matrices"),
+        (("--checkpoint-every", "0"), "checkpoint_every = '0'"),
+        (("--checkpoint-every", "weekly"), "checkpoint_every = 'weekly'"),
+    ],
+)
 @pytest.mark.parametrize("given", [False, True], ids=["own base", "given base"])
-def test_adapters_and_checkpoints_that_cannot_be_are_usage_errors_and_leave_no_trace(home, tmp_path, flags, named, given):
-    code, document, said = pysft(*begin(home.path, tmp_path / "run", *flags, *(("--base", home.run) if given else ())))
+def test_adapters_and_checkpoints_that_cannot_be_are_usage_errors_and_leave_no_trace(
+    home, tmp_path, flags, named, given
+):
+    code, document, said = pysft(
+        *begin(home.path, tmp_path / "run", *flags, *(("--base", home.run) if given else ()))
+    )
     assert code == 2 and document is None and named in said.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("line", [
-    'lora_matrices = []', 'lora_matrices = "qkv"', 'lora_matrices = ["wte"]', 'lora_matrices = [["qkv"]]', 'lora_rank = -1',
-    'lora_rank = 2.0', 'lora_alpha = -1', 'lora_alpha = "two"', 'checkpoint_every = 0', 'checkpoint_every = [5]',
-    'checkpoint_every = true'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lora_matrices = []",
+        'lora_matrices = "qkv"',
+        'lora_matrices = ["wte"]',
+        'lora_matrices = [["qkv"]]',
+        "lora_rank = -1",
+        "lora_rank = 2.0",
+        "lora_alpha = -1",
+        'lora_alpha = "two"',
+        "checkpoint_every = 0",
+        "checkpoint_every = [5]",
+        "checkpoint_every = true",
+    ],
+)
 def test_a_setting_of_adapters_or_checkpoints_that_cannot_be_is_one_sentence(home, tmp_path, line):
-    (tmp_path / "a.toml").write_text("\n".join([*(kept for kept in TOML.splitlines() if "checkpoint" not in kept), line]))
-    command = [tmp_path / "a.toml" if part == home.path / "a.toml" else part for part in begin(home.path, tmp_path / "run")]
+    (tmp_path / "a.toml").write_text(
+        "\n".join([*(kept for kept in TOML.splitlines() if "checkpoint" not in kept), line])
+    )
+    command = [
+        tmp_path / "a.toml" if part == home.path / "a.toml" else part
+        for part in begin(home.path, tmp_path / "run")
+    ]
     code, _, said = pysft(*command)
-    assert code == 2 and line.split(" ")[0] in one_sentence(said) and not (tmp_path / "run").exists()
+    assert (
+        code == 2 and line.split(" ")[0] in one_sentence(said) and not (tmp_path / "run").exists()
+    )
 
 
 # ---------------------------------------------------------------------------------------- the gate
+
 
 def risen(folder, share):
     """Change the base loss so that the tuned model's lies above it by a share."""
@@ -632,15 +843,23 @@ def risen(folder, share):
     edit(path, base_loss=json.loads(path.read_text())["tuned_base_loss"] / (1 + share))
 
 
-@pytest.mark.parametrize("rose, allowed, code", [(0.2, 0.1, 1), (0.2, 0.3, 0), (0.101, 0.1, 1), (0.099, 0.1, 0),
-                                                 (-0.1, 0.001, 0)])
-def test_the_gate_is_exit_1_exactly_where_the_base_loss_rose_by_more_than_allowed(copy, rose, allowed, code):
+@pytest.mark.parametrize(
+    "rose, allowed, code",
+    [(0.2, 0.1, 1), (0.2, 0.3, 0), (0.101, 0.1, 1), (0.099, 0.1, 0), (-0.1, 0.001, 0)],
+)
+def test_the_gate_is_exit_1_exactly_where_the_base_loss_rose_by_more_than_allowed(
+    copy, rose, allowed, code
+):
     risen(copy, rose)
     found, report, said = pysft("eval", copy, "--gate", allowed)
     assert found == code and report["forgetting"] == pytest.approx(rose, rel=1e-9)
     assert ("NOT passed" in said) is bool(code) and ("gate" in said and "passed" in said)
     done = command("eval", copy, "--gate", allowed)  # for people the same, on standard output
-    assert done.code == code and done.err == "" and ("NOT passed" in done.out.splitlines()[-1]) is bool(code)
+    assert (
+        done.code == code
+        and done.err == ""
+        and ("NOT passed" in done.out.splitlines()[-1]) is bool(code)
+    )
     assert command("eval", copy).code == 0
 
 
@@ -688,6 +907,7 @@ def test_a_gate_that_is_no_share_is_a_usage_error(home, text):
 
 # ------------------------------------------------------------------------------ matched forgetting
 
+
 def by_hand(home):
     """The loss of the base trained on the windows of base text that the fine-tuning replayed."""
     base = load_stage(home.run / "base")
@@ -695,9 +915,29 @@ def by_hand(home):
     corpus = base.tokenizer.encode(trained)
 
     def draw(step):
-        return [Batch.of(draw_windows(corpus, 2, 16, rng(1, "sft", "windows", step)), len(base.tokenizer), 64)]
+        return [
+            Batch.of(
+                draw_windows(corpus, 2, 16, rng(1, "sft", "windows", step)), len(base.tokenizer), 64
+            )
+        ]
+
     adam = AdamW(base.model, betas=(0.9, 0.99), eps=1e-8, decay_all=False, decay=0.3)
-    assert len([*training_loop(base.model, adam, draw, sft, lambda step: schedule(step, 20, 5e-3, 2, "linear"), 20, 1.0)]) == 20
+    assert (
+        len(
+            [
+                *training_loop(
+                    base.model,
+                    adam,
+                    draw,
+                    sft,
+                    lambda step: schedule(step, 20, 5e-3, 2, "linear"),
+                    20,
+                    1.0,
+                )
+            ]
+        )
+        == 20
+    )
     return corpus_loss(base.model, base.tokenizer.encode(heldout))
 
 
@@ -708,38 +948,64 @@ def test_matched_forgetting_is_against_the_base_trained_on_the_replayed_windows_
     assert report["forgetting_matched"] == report["tuned_base_loss"] / expected - 1
     plain = figures_of(pysft("eval", home.run)[1])
     del plain["before_after"]  # see the next test
-    assert "forgetting_matched" not in plain and {k: report[k] for k in plain} == plain and snapshot(home.run) == before
-    step = pysft("eval", home.run / "sft" / "steps" / "5", "--matched")[1]  # a checkpoint: against the whole of the replay
+    assert (
+        "forgetting_matched" not in plain
+        and {k: report[k] for k in plain} == plain
+        and snapshot(home.run) == before
+    )
+    step = pysft("eval", home.run / "sft" / "steps" / "5", "--matched")[
+        1
+    ]  # a checkpoint: against the whole of the replay
     assert step["matched_base_loss"] == expected
     assert step["forgetting_matched"] == lines(home.run)[1]["tuned_base_loss"] / expected - 1
 
 
 def test_a_matched_eval_shows_the_base_as_it_was_and_not_as_it_was_trained_on(home):
-    assert pysft("eval", home.run, "--matched")[1]["before_after"] == pysft("eval", home.run)[1]["before_after"]
+    assert (
+        pysft("eval", home.run, "--matched")[1]["before_after"]
+        == pysft("eval", home.run)[1]["before_after"]
+    )
 
 
 def test_the_replay_alone_is_what_the_fine_tuning_replays_at_its_rates(home):
     chosen = Settings(**load_stage(home.run).settings)
     material = recipe.gather(chosen, str(home.path / "corpus.txt"), [str(home.path / "talk.jsonl")])
     corpus = material.tokenizer.encode(material.train_text)
-    both = recipe.finetune(chosen, *material.examples, material.grown.encode(material.train_text), len(material.grown))
+    both = recipe.finetune(
+        chosen, *material.examples, material.grown.encode(material.train_text), len(material.grown)
+    )
     alone = replay_alone(chosen, corpus, len(material.tokenizer))
     assert alone.steps == both.steps == 20
     for step in range(20):
         (mixed,), (replayed,) = both.draw(step), alone.draw(step)
         talked = mixed.cu_seqlens[np.flatnonzero(mixed.source == BASE)[0]]
-        assert np.array_equal(mixed.tokens[talked:], replayed.tokens) and np.array_equal(mixed.labels[talked:], replayed.labels)
+        assert np.array_equal(mixed.tokens[talked:], replayed.tokens) and np.array_equal(
+            mixed.labels[talked:], replayed.labels
+        )
         assert len(replayed.tokens) == 2 * 16 <= alone.rows and set(replayed.source) == {BASE}
         assert both.rate(step) == alone.rate(step)
 
 
 def test_without_replay_matched_forgetting_is_forgetting(home, tmp_path):
     (tmp_path / "a.toml").write_text(TOML.replace("[[16, 2]]", "[]"))
-    code, report, said = pysft(*begin(home.path, tmp_path / "run", "--config", tmp_path / "a.toml", "--base", home.run,
-                                      "--checkpoint-every", "never"))
+    code, report, said = pysft(
+        *begin(
+            home.path,
+            tmp_path / "run",
+            "--config",
+            tmp_path / "a.toml",
+            "--base",
+            home.run,
+            "--checkpoint-every",
+            "never",
+        )
+    )
     assert code == 0, said
     code, matched, said = pysft("eval", tmp_path / "run", "--matched")
-    assert code == 0 and matched["forgetting_matched"] == matched["forgetting"] == report["forgetting"] != 0, said
+    assert (
+        code == 0
+        and matched["forgetting_matched"] == matched["forgetting"] == report["forgetting"] != 0
+    ), said
     stored = json.loads((tmp_path / "run" / "sft" / "before.json").read_text())["rows"]
     assert matched["before_after"] == stored != []  # the base is where it was, and not beside it
 
@@ -753,7 +1019,11 @@ def test_a_base_that_is_gone_or_another_is_one_sentence_and_eval_needs_none(copy
     for change in (lambda: None, lambda: shutil.rmtree(copy / "base")):
         change()
         code, report, said = pysft("eval", copy, "--matched")
-        assert (code, report) == (66, None) and "the base it was tuned from" in one_sentence(said) and str(copy) in said
+        assert (
+            (code, report) == (66, None)
+            and "the base it was tuned from" in one_sentence(said)
+            and str(copy) in said
+        )
         code, report, said = pysft("eval", copy)
         assert code == 0 and report["before_after"] == [] and report["forgetting"] is not None
 
@@ -775,9 +1045,15 @@ def test_a_run_that_does_not_hold_its_corpus_is_measured_but_not_matched(copy):
     assert code == 0 and sum(report["origins"].values()) == report["prompts"], said
 
 
-@pytest.mark.parametrize("name, changes, flags", [
-    ("report.json", {"base_loss": "x"}, ()), ("report.json", {"base_loss": [4]}, ()),
-    ("settings.json", {"settings": {"colour": 1}}, ("--matched",)), ("settings.json", {"settings": []}, ("--matched",))])
+@pytest.mark.parametrize(
+    "name, changes, flags",
+    [
+        ("report.json", {"base_loss": "x"}, ()),
+        ("report.json", {"base_loss": [4]}, ()),
+        ("settings.json", {"settings": {"colour": 1}}, ("--matched",)),
+        ("settings.json", {"settings": []}, ("--matched",)),
+    ],
+)
 def test_a_record_that_is_not_as_this_program_writes_it_is_one_sentence(copy, name, changes, flags):
     edit(copy / "sft" / name, **changes)
     code, report, said = pysft("eval", copy, *flags)
@@ -786,16 +1062,24 @@ def test_a_record_that_is_not_as_this_program_writes_it_is_one_sentence(copy, na
 
 # -------------------------------------------------------------------------------- before and after
 
-def test_eval_shows_before_and_after_where_the_base_is_beside_it_and_nothing_where_not(copy, tmp_path):
+
+def test_eval_shows_before_and_after_where_the_base_is_beside_it_and_nothing_where_not(
+    copy, tmp_path
+):
     stored = json.loads((copy / "sft" / "before.json").read_text())["rows"]
     assert [row[4] for row in stored] == [True] * 4 + [False] * 6
     assert all([*map(type, row)] == [str] * 4 + [bool] for row in stored)
     parentless(copy / "sft")
     _, report, _ = pysft("eval", copy)
     assert report["before_after"] == stored
-    assert {(prompt, reply) for prompt, _, reply, _, seen in stored if not seen} <= {(s[0], s[1]) for s in report["samples"]}
+    assert {(prompt, reply) for prompt, _, reply, _, seen in stored if not seen} <= {
+        (s[0], s[1]) for s in report["samples"]
+    }
     said = command("eval", copy).out
-    assert said.count("prompts it was trained on") == said.count("prompts it never saw") == 1 and repr(stored[0][0]) in said
+    assert (
+        said.count("prompts it was trained on") == said.count("prompts it never saw") == 1
+        and repr(stored[0][0]) in said
+    )
     shutil.move(copy / "sft", tmp_path / "alone")
     code, report, said = pysft("eval", tmp_path / "alone")
     assert code == 0 and report["before_after"] == [], said
@@ -803,14 +1087,20 @@ def test_eval_shows_before_and_after_where_the_base_is_beside_it_and_nothing_whe
 
 
 def test_a_checkpoint_has_its_own_after(home):
-    early, late = (pysft("eval", home.run / "sft" / "steps" / step)[1]["before_after"] for step in ("5", "20"))
-    assert [row[:2] for row in early] == [row[:2] for row in late] and [row[2] for row in early] != [row[2] for row in late]
+    early, late = (
+        pysft("eval", home.run / "sft" / "steps" / step)[1]["before_after"] for step in ("5", "20")
+    )
+    assert [row[:2] for row in early] == [row[:2] for row in late] and [
+        row[2] for row in early
+    ] != [row[2] for row in late]
 
 
 @pytest.mark.parametrize("count", [0, 3, 1000])
 def test_eval_shows_as_many_samples_as_asked_for_each_with_its_origin(home, count):
     done = command("eval", home.run, "--samples", count)
-    assert done.code == 0 and done.out.count("longest stretch in common") == min(count, home.report["prompts"])
+    assert done.code == 0 and done.out.count("longest stretch in common") == min(
+        count, home.report["prompts"]
+    )
 
 
 # --------------------------------------------------------------------------- domains and origins
@@ -841,26 +1131,43 @@ def test_figures_by_domain_add_up_to_the_totals(drawn):
     assert max(distinct, default=0) <= total["distinct_replies"] <= sum(distinct)
     if drawn:
         complying = sum(p["format_compliance"] * p["prompts"] for p in parts)
-        assert complying == pytest.approx(total["format_compliance"] * len(drawn), rel=1e-12)  # sums of fractions
-        assert total["format_compliance"] <= min(total[k] for k in ("content", "stopped_unseen", "no_user_turn"))
+        assert complying == pytest.approx(
+            total["format_compliance"] * len(drawn), rel=1e-12
+        )  # sums of fractions
+        assert total["format_compliance"] <= min(
+            total[k] for k in ("content", "stopped_unseen", "no_user_turn")
+        )
     counts, traced = origins(replies, probe)
     assert sum(counts.values()) == len(drawn) and set(counts) == set(VERDICTS)
     assert [row[:3] for row in traced["prompts"]] == [[*row] for row in replies["prompts"]]
 
 
 def test_a_parrots_replies_are_all_verbatim():
-    rows = {"pairs": [("Say", TRAINED[0], "end")], "prompts": [("Speak", reply, "end") for reply in TRAINED * 2], "heldout": []}
+    rows = {
+        "pairs": [("Say", TRAINED[0], "end")],
+        "prompts": [("Speak", reply, "end") for reply in TRAINED * 2],
+        "heldout": [],
+    }
     counts, traced = origins(rows, Probe("x", [], [], [], [], TRAINED, "To be, or not to be."))
     assert counts == dict.fromkeys(VERDICTS, 0) | {"verbatim": 6}
-    assert all(row[3]["verdict"] == "verbatim" and row[3]["nearest"] == row[1] for group in traced.values() for row in group)
+    assert all(
+        row[3]["verdict"] == "verbatim" and row[3]["nearest"] == row[1]
+        for group in traced.values()
+        for row in group
+    )
 
 
 def test_an_inventors_replies_are_new_and_a_silent_ones_empty():
-    rows = {"pairs": [], "prompts": [("a", "Quite another thing!", "end"), ("b", " \n", "end"), ("c", "", "length")],
-            "heldout": []}
+    rows = {
+        "pairs": [],
+        "prompts": [("a", "Quite another thing!", "end"), ("b", " \n", "end"), ("c", "", "length")],
+        "heldout": [],
+    }
     counts, _ = origins(rows, Probe("x", [], [], [], [], TRAINED, ""))
     assert counts == dict.fromkeys(VERDICTS, 0) | {"new": 1, "empty": 2}
-    assert origins({"pairs": [], "prompts": [], "heldout": []}, Probe("x", [], [], [], [], []))[0] == dict.fromkeys(VERDICTS, 0)
+    assert origins({"pairs": [], "prompts": [], "heldout": []}, Probe("x", [], [], [], [], []))[
+        0
+    ] == dict.fromkeys(VERDICTS, 0)
 
 
 def test_the_origins_of_a_run_add_up_to_its_prompts_and_every_sample_has_one(home):
@@ -872,22 +1179,37 @@ def test_the_origins_of_a_run_add_up_to_its_prompts_and_every_sample_has_one(hom
 
 # ------------------------------------------------------------------- select, rate, diagnose, report
 
+
 def test_select_picks_among_the_checkpoints_and_sends_to_one_that_is_there(home):
     code, choice, said = pysft("select", home.run)
     assert code == 0 and [row["step"] for row in choice["rows"]] == [0, *KEPT] and said == ""
     best = min(lines(home.run)[1:], key=lambda row: row["heldout_loss"])
-    assert choice["criteria"]["held-out loss"] == {"step": best["step"], "value": best["heldout_loss"], "ties": []}
+    assert choice["criteria"]["held-out loss"] == {
+        "step": best["step"],
+        "value": best["heldout_loss"],
+        "ties": [],
+    }
     for name in ("sft", "sft/steps/5"):
         assert pysft("select", home.run / name)[1] == choice
     said = command("select", home.run).out.rstrip().split("chat ")[-1]
-    assert (recipe.find_stage(said.strip("'")) / "model.safetensors").is_file()
+    assert (run.find_stage(said.strip("'")) / "model.safetensors").is_file()
 
 
 def test_rate_takes_marks_from_the_input_and_select_counts_them(copy, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("5\n4\n3\nq\n"))
-    code, document, said = pysft("rate", copy, "--steps", "5", "20", "--prompts", "3", "--seed", "1")
-    assert code == 0 and document["marked"] == 3 and [row["step"] for row in document["steps"]] == [5, 20], said
-    assert sum(row["marks"] for row in pysft("select", copy)[1]["rows"]) == sum(row["marks"] for row in document["steps"]) >= 3
+    code, document, said = pysft(
+        "rate", copy, "--steps", "5", "20", "--prompts", "3", "--seed", "1"
+    )
+    assert (
+        code == 0
+        and document["marked"] == 3
+        and [row["step"] for row in document["steps"]] == [5, 20]
+    ), said
+    assert (
+        sum(row["marks"] for row in pysft("select", copy)[1]["rows"])
+        == sum(row["marks"] for row in document["steps"])
+        >= 3
+    )
 
 
 @pytest.mark.parametrize("given", ["", None], ids=["empty", "closed"])
@@ -895,7 +1217,9 @@ def test_rate_without_input_ends_politely(copy, monkeypatch, given):
     monkeypatch.setattr(sys, "stdin", given if given is None else io.StringIO(given))
     before = snapshot(copy)
     code, document, said = pysft("rate", copy)
-    assert code == 0 and document["marked"] == 0 and document["left"] > 0 and "Traceback" not in said
+    assert (
+        code == 0 and document["marked"] == 0 and document["left"] > 0 and "Traceback" not in said
+    )
     assert snapshot(copy) == before
 
 
@@ -904,20 +1228,43 @@ def test_rating_a_step_that_was_not_measured_is_a_usage_error(home):
     assert code == 2 and "step 3" in one_sentence(said)
 
 
-HEALTHY = {"stopped_unseen": 1.0, "content": 1.0, "format_compliance": 1.0, "no_user_turn": 1.0, "real_words": 0.99,
-           "recall": 0.5, "origins": {"new": 61}, "verbatim_replies": 0, "forgetting": 0.01, "prompts": 61}
+HEALTHY = {
+    "stopped_unseen": 1.0,
+    "content": 1.0,
+    "format_compliance": 1.0,
+    "no_user_turn": 1.0,
+    "real_words": 0.99,
+    "recall": 0.5,
+    "origins": {"new": 61},
+    "verbatim_replies": 0,
+    "forgetting": 0.01,
+    "prompts": 61,
+}
 
 
-@pytest.mark.parametrize("sick, mode", [
-    ({}, None), ({"stopped_unseen": 0.0}, "ignores the format"), ({"real_words": 0.5}, "gibberish"),
-    ({"origins": {"verbatim": 50, "new": 11}}, "memorises"), ({"no_user_turn": 0.5}, "writes the user's part"),
-    ({"recall": 1.0, "heldout_loss": 99.0}, "good on training prompts only"),
-    ({"forgetting": 0.2}, "forgets")])
+@pytest.mark.parametrize(
+    "sick, mode",
+    [
+        ({}, None),
+        ({"stopped_unseen": 0.0}, "ignores the format"),
+        ({"real_words": 0.5}, "gibberish"),
+        ({"origins": {"verbatim": 50, "new": 11}}, "memorises"),
+        ({"no_user_turn": 0.5}, "writes the user's part"),
+        ({"recall": 1.0, "heldout_loss": 99.0}, "good on training prompts only"),
+        ({"forgetting": 0.2}, "forgets"),
+    ],
+)
 def test_diagnose_is_exit_1_where_something_is_found_and_0_where_not(copy, sick, mode):
     edit(copy / "sft" / "report.json", **(HEALTHY | sick))
     code, document, said = pysft("diagnose", copy)
-    assert code == (mode is not None) and [f["mode"] for f in document["findings"]] == [mode] * (mode is not None) and said == ""
-    assert document["finished"] is True and all(f["cause"] and f["fix"] and f["figure"] for f in document["findings"])
+    assert (
+        code == (mode is not None)
+        and [f["mode"] for f in document["findings"]] == [mode] * (mode is not None)
+        and said == ""
+    )
+    assert document["finished"] is True and all(
+        f["cause"] and f["fix"] and f["figure"] for f in document["findings"]
+    )
     done = command("diagnose", copy)
     assert done.code == code and (mode or "none of the six failure modes shows") in done.out
 
@@ -926,7 +1273,11 @@ def test_report_makes_the_page_that_training_made_and_misses_no_file(copy):
     page = (copy / "report.html").read_bytes()
     (copy / "report.html").unlink()
     code, document, said = pysft("report", copy)
-    assert code == 0 and document == {"run": str(copy), "report": str(copy / "report.html")} and said == ""
+    assert (
+        code == 0
+        and document == {"run": str(copy), "report": str(copy / "report.html")}
+        and said == ""
+    )
     assert (copy / "report.html").read_bytes() == page
     text = page.decode()
     assert "Measured on the way" in text and "Before and after" in text
@@ -939,7 +1290,11 @@ def test_report_makes_the_page_that_training_made_and_misses_no_file(copy):
 @pytest.mark.parametrize("verb", ["select", "rate", "diagnose", "report", "eval"])
 def test_a_folder_that_is_not_there_is_exit_66_in_one_sentence(tmp_path, verb):
     code, document, said = pysft(verb, tmp_path / "none")
-    assert (code, document) == (66, None) and str(tmp_path / "none") in one_sentence(said) and not any(tmp_path.iterdir())
+    assert (
+        (code, document) == (66, None)
+        and str(tmp_path / "none") in one_sentence(said)
+        and not any(tmp_path.iterdir())
+    )
 
 
 @pytest.mark.parametrize("verb", ["select", "rate", "diagnose"])
@@ -947,12 +1302,18 @@ def test_a_base_alone_is_refused_in_one_sentence(base_only, home, verb):
     for folder in (base_only, base_only / "base", home.run / "base"):
         before = snapshot(folder)
         code, document, said = pysft(verb, folder)
-        assert (code, document) == (66, None) and str(folder) in one_sentence(said) and snapshot(folder) == before
+        assert (
+            (code, document) == (66, None)
+            and str(folder) in one_sentence(said)
+            and snapshot(folder) == before
+        )
 
 
 def test_a_base_alone_has_a_page(base_only):
     code, document, said = pysft("report", base_only)
-    assert code == 0 and "A base model that completes text" in (base_only / "report.html").read_text(), said
+    assert (
+        code == 0 and "A base model that completes text" in (base_only / "report.html").read_text()
+    ), said
 
 
 def test_the_lab_lists_its_experiments_and_refuses_others():
@@ -964,25 +1325,45 @@ def test_the_lab_lists_its_experiments_and_refuses_others():
     assert (code, document) == (2, None) and "'astrology'" in one_sentence(said)
 
 
-# ------------------------------------------------------------------------------------------- merging
+# ------------------------------------------------------------------------------------------- mergin
+
 
 def test_adapters_alone_and_their_base_make_the_run_again(home, tmp_path):
-    assert pysft(*begin(home.path, tmp_path / "lora", "--lora", "2", "--base", str(home.run)))[0] == 0
+    assert (
+        pysft(*begin(home.path, tmp_path / "lora", "--lora", "2", "--base", str(home.run)))[0] == 0
+    )
     alone = tmp_path / "alone"
     alone.mkdir()
     for name in ("adapter.safetensors", "vocabulary.json", "template.json"):
         shutil.copy(tmp_path / "lora" / "sft" / name, alone)
-    code, document, said = pysft("merge", alone / "adapter.safetensors", "--base", home.run, "--out", tmp_path / "merged")
+    code, document, said = pysft(
+        "merge", alone / "adapter.safetensors", "--base", home.run, "--out", tmp_path / "merged"
+    )
     assert code == 0, said
-    assert document["weights_sha256"] == json.loads((tmp_path / "lora" / "sft" / "report.json").read_text())["weights_sha256"]
+    assert (
+        document["weights_sha256"]
+        == json.loads((tmp_path / "lora" / "sft" / "report.json").read_text())["weights_sha256"]
+    )
     assert pysft("chat", tmp_path / "merged", "-p", "Say king")[0] == 0
 
 
 def test_adapters_that_cannot_be_merged_are_refused_in_a_sentence(home, tmp_path):
-    code, document, said = pysft("merge", tmp_path / "none.safetensors", "--base", home.run, "--out", tmp_path / "x")
-    assert (code, document) == (66, None) and "no such file" in one_sentence(said) and not (tmp_path / "x").exists()
+    code, document, said = pysft(
+        "merge", tmp_path / "none.safetensors", "--base", home.run, "--out", tmp_path / "x"
+    )
+    assert (
+        (code, document) == (66, None)
+        and "no such file" in one_sentence(said)
+        and not (tmp_path / "x").exists()
+    )
     for name in ("vocabulary.json", "template.json"):
         shutil.copy(home.run / "sft" / name, tmp_path)
     shutil.copy(home.run / "sft" / "model.safetensors", tmp_path)
-    code, document, said = pysft("merge", tmp_path / "model.safetensors", "--base", home.run, "--out", tmp_path / "x")
-    assert (code, document) == (65, None) and "holds no adapters" in one_sentence(said) and not (tmp_path / "x").exists()
+    code, document, said = pysft(
+        "merge", tmp_path / "model.safetensors", "--base", home.run, "--out", tmp_path / "x"
+    )
+    assert (
+        (code, document) == (65, None)
+        and "holds no adapters" in one_sentence(said)
+        and not (tmp_path / "x").exists()
+    )

@@ -1,18 +1,32 @@
-"""Choosing a checkpoint: what each measurement picks, and marks that a blind reader gives, none of which is ever lost."""
+"""Choosing a checkpoint: what each measurement picks, and marks that a blind reader gives, none of
+which is ever lost."""
 
 import json
 
 import pytest
 
 from pysft.errors import DataError, MissingInput, UsageError
-from pysft.lab.choose import CRITERIA, default_steps, plan_ratings, rate, read_marks, read_measurements, select, table
+from pysft.lab.choose import (
+    CRITERIA,
+    default_steps,
+    plan_ratings,
+    rate,
+    read_marks,
+    read_measurements,
+    select,
+    table,
+)
 
 STEPS = [7001, 7002, 7003, 7004, 7005]
 PROMPTS = [f"Speak of {word}" for word in ("love", "war", "kings", "ships", "night", "swords")]
 
 
 def row(step, **figures):
-    return {"step": step, "samples": [[p, f"{p}? {step % 7} it is.", "end"] for p in PROMPTS], **figures}
+    return {
+        "step": step,
+        "samples": [[p, f"{p}? {step % 7} it is.", "end"] for p in PROMPTS],
+        **figures,
+    }
 
 
 def write(folder, rows, tail=""):
@@ -22,11 +36,14 @@ def write(folder, rows, tail=""):
 
 @pytest.fixture
 def folder(tmp_path):
-    return write(tmp_path, [row(0, heldout_loss=4.0), *(row(s, heldout_loss=float(s)) for s in STEPS)])
+    return write(
+        tmp_path, [row(0, heldout_loss=4.0), *(row(s, heldout_loss=float(s)) for s in STEPS)]
+    )
 
 
 class Reader:
-    """A person: gives these answers, then ends the input (or is interrupted), and remembers all that was shown."""
+    """A person: gives these answers, then ends the input (or is interrupted), and remembers all
+    that was shown."""
 
     def __init__(self, *answers, end=EOFError):
         self.answers, self.end, self.shown = list(answers), end, []
@@ -58,6 +75,7 @@ def one_line(error):
 
 # ----------------------------------------------------------------------------------------- reading
 
+
 def test_measurements_end_at_the_line_that_a_crash_cut_off(tmp_path):
     for tail in ('{"step": 9, "recall": 0.', '{"step": 9', "[1]\n", '{"recall": 1}\n', "\xff\n"):
         write(tmp_path, [row(0), row(4)], tail)
@@ -79,8 +97,17 @@ def test_nothing_to_choose_from_is_one_sentence(tmp_path):
         assert "step 0" in one_line(error)
 
 
-@pytest.mark.parametrize("field, value", [("recall", "much"), ("sft_loss", [1]), ("forgetting", True), ("samples", 3),
-                                          ("samples", [["a", "b"]]), ("samples", [["a", "b", None]])])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("recall", "much"),
+        ("sft_loss", [1]),
+        ("forgetting", True),
+        ("samples", 3),
+        ("samples", [["a", "b"]]),
+        ("samples", [["a", "b", None]]),
+    ],
+)
 def test_a_value_of_another_kind_is_named_with_its_line(tmp_path, field, value):
     with pytest.raises(DataError) as error:
         read_measurements(write(tmp_path, [row(1), row(2) | {field: value}]))
@@ -89,26 +116,53 @@ def test_a_value_of_another_kind_is_named_with_its_line(tmp_path, field, value):
 
 # ----------------------------------------------------------------------------------------- select
 
-@pytest.mark.parametrize("name, field, better", [
-    ("held-out loss", "heldout_loss", "low"), ("format compliance", "format_compliance", "high"),
-    ("forgetting", "forgetting", "low"), ("recall", "recall", "high"), ("training loss", "sft_loss", "low")])
+
+@pytest.mark.parametrize(
+    "name, field, better",
+    [
+        ("held-out loss", "heldout_loss", "low"),
+        ("format compliance", "format_compliance", "high"),
+        ("forgetting", "forgetting", "low"),
+        ("recall", "recall", "high"),
+        ("training loss", "sft_loss", "low"),
+    ],
+)
 def test_each_criterion_picks_its_best_and_never_the_model_before_training(name, field, better):
     sign = 1 if better == "low" else -1
-    rows = [row(step, **{field: value}) for step, value in enumerate([-9.0 * sign, 0.5, 0.5 - 0.25 * sign, None])]
+    rows = [
+        row(step, **{field: value})
+        for step, value in enumerate([-9.0 * sign, 0.5, 0.5 - 0.25 * sign, None])
+    ]
     assert CRITERIA[name].better == better
     assert select(rows)["criteria"][name] == {"step": 2, "value": 0.5 - 0.25 * sign, "ties": []}
 
 
 def test_on_topic_counts_above_chance_and_only_where_both_were_measured():
-    rows = [row(1, on_topic=0.9, on_topic_chance=0.8), row(2, on_topic=0.5, on_topic_chance=0.1),
-            row(3, on_topic=1.0, on_topic_chance=None), row(4, on_topic=None, on_topic_chance=0.0)]
-    assert select(rows)["criteria"]["on-topic above chance"] == {"step": 2, "value": pytest.approx(0.4), "ties": []}
+    rows = [
+        row(1, on_topic=0.9, on_topic_chance=0.8),
+        row(2, on_topic=0.5, on_topic_chance=0.1),
+        row(3, on_topic=1.0, on_topic_chance=None),
+        row(4, on_topic=None, on_topic_chance=0.0),
+    ]
+    assert select(rows)["criteria"]["on-topic above chance"] == {
+        "step": 2,
+        "value": pytest.approx(0.4),
+        "ties": [],
+    }
 
 
 def test_the_mean_of_a_persons_marks_picks_too():
     found = select([row(1), row(2), row(3)], {1: [3, 3], 2: [1, 5, 4]})
-    assert found["criteria"]["person's marks"] == {"step": 2, "value": pytest.approx(10 / 3), "ties": []}
-    assert [(r["mark"], r["marks"]) for r in found["rows"]] == [(3.0, 2), (pytest.approx(10 / 3), 3), (None, 0)]
+    assert found["criteria"]["person's marks"] == {
+        "step": 2,
+        "value": pytest.approx(10 / 3),
+        "ties": [],
+    }
+    assert [(r["mark"], r["marks"]) for r in found["rows"]] == [
+        (3.0, 2),
+        (pytest.approx(10 / 3), 3),
+        (None, 0),
+    ]
 
 
 def test_a_tie_goes_to_the_earliest_step_even_where_a_difference_was_rounded():
@@ -132,29 +186,47 @@ def test_a_choice_is_json_without_nan_and_shows_the_same_after_a_round_trip(fold
     assert read_measurements(folder)[-1]["recall"] is None
     found = select(read_measurements(folder), {1: [2]})
     again = json.loads(json.dumps(found, allow_nan=False))
-    assert again == found and [r["step"] for r in found["rows"]] == [1, 2, 3] and table(again, "r") == table(found, "r")
+    assert (
+        again == found
+        and [r["step"] for r in found["rows"]] == [1, 2, 3]
+        and table(again, "r") == table(found, "r")
+    )
 
 
-DISAGREE = [row(0, heldout_loss=9.0), row(3, heldout_loss=1.0, recall=0.1, format_compliance=0.5, sft_loss=2.0),
-            row(10, heldout_loss=2.0, recall=0.9, format_compliance=1.0, sft_loss=1.5),
-            row(20, heldout_loss=3.0, recall=0.8, format_compliance=1.0, sft_loss=0.1)]
+DISAGREE = [
+    row(0, heldout_loss=9.0),
+    row(3, heldout_loss=1.0, recall=0.1, format_compliance=0.5, sft_loss=2.0),
+    row(10, heldout_loss=2.0, recall=0.9, format_compliance=1.0, sft_loss=1.5),
+    row(20, heldout_loss=3.0, recall=0.8, format_compliance=1.0, sft_loss=0.1),
+]
 
 
 def test_criteria_are_grouped_by_the_step_that_is_best_for_the_most_of_them():
     found = select(DISAGREE)
     assert found["disagree"] is True
-    assert found["agree"] == [{"step": 10, "criteria": ["format compliance", "recall"]},
-                              {"step": 3, "criteria": ["held-out loss"]}, {"step": 20, "criteria": ["training loss"]}]
+    assert found["agree"] == [
+        {"step": 10, "criteria": ["format compliance", "recall"]},
+        {"step": 3, "criteria": ["held-out loss"]},
+        {"step": 20, "criteria": ["training loss"]},
+    ]
 
 
 def test_a_tie_is_no_disagreement():
-    found = select([row(1, format_compliance=1.0, recall=0.1), row(2, format_compliance=1.0, recall=0.2)])
+    found = select(
+        [row(1, format_compliance=1.0, recall=0.1), row(2, format_compliance=1.0, recall=0.2)]
+    )
     assert found["criteria"]["format compliance"]["step"] == 1
-    assert found["agree"] == [{"step": 2, "criteria": ["format compliance", "recall"]}] and found["disagree"] is False
+    assert (
+        found["agree"] == [{"step": 2, "criteria": ["format compliance", "recall"]}]
+        and found["disagree"] is False
+    )
 
 
 def test_the_training_loss_has_no_say_in_which_step_the_most_agree_on():
-    rows = [row(1, heldout_loss=1.0, sft_loss=3.0, recall=0.1), row(2, heldout_loss=2.0, sft_loss=2.0, recall=0.2)]
+    rows = [
+        row(1, heldout_loss=1.0, sft_loss=3.0, recall=0.1),
+        row(2, heldout_loss=2.0, sft_loss=2.0, recall=0.2),
+    ]
     assert [g["step"] for g in select(rows)["agree"]] == [1, 2]
 
 
@@ -162,8 +234,16 @@ def test_the_table_stars_what_is_picked_and_says_where_the_criteria_disagree():
     text = table(select(DISAGREE), "runs/my run/sft")
     shown = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert [shown[s].count("*") for s in ("0", "3", "10", "20")] == [0, 1, 2, 1]
-    assert "1.000*" in shown["3"] and "100.0%*" in shown["10"] and "0.100*" in shown["20"] and "100.0% " in shown["20"]
-    assert "They disagree: held-out loss picks step 3, training loss picks step 20, everything else step 10." in text
+    assert (
+        "1.000*" in shown["3"]
+        and "100.0%*" in shown["10"]
+        and "0.100*" in shown["20"]
+        and "100.0% " in shown["20"]
+    )
+    assert (
+        "They disagree: held-out loss picks step 3, training loss picks step 20, everything else"
+        " step 10." in text
+    )
     assert text.endswith("python -m pysft chat 'runs/my run/sft/steps/10'")
     for name, c in CRITERIA.items():
         assert sum(line.startswith(name + " ") for line in text.splitlines()) == 1
@@ -176,10 +256,13 @@ def test_the_table_sends_to_the_checkpoint_that_a_reader_preferred():
 
 
 def test_the_table_says_when_all_agree():
-    assert "Step 2 is the best, or as good" in table(select([row(1, recall=0.1), row(2, recall=0.2)]), "r/sft")
+    assert "Step 2 is the best, or as good" in table(
+        select([row(1, recall=0.1), row(2, recall=0.2)]), "r/sft"
+    )
 
 
 # ------------------------------------------------------------------------------------------- rate
+
 
 def test_the_steps_to_rate_are_those_picked_then_those_that_lie_farthest_apart():
     assert default_steps([row(s) for s in (0, 10, 20, 30, 40, 50, 60, 70)]) == [10, 20, 40, 70]
@@ -189,8 +272,15 @@ def test_the_steps_to_rate_are_those_picked_then_those_that_lie_farthest_apart()
 
 
 def test_a_reply_that_several_checkpoints_gave_is_shown_once_and_its_mark_counts_for_all(tmp_path):
-    rows = [{"step": s, "samples": [["Hi", reply, stop]]} for s, reply, stop in
-            [(1, "Ho.", "end"), (2, "Ho.", "end"), (3, "Ho.", "length"), (4, "Ho", "end")]]
+    rows = [
+        {"step": s, "samples": [["Hi", reply, stop]]}
+        for s, reply, stop in [
+            (1, "Ho.", "end"),
+            (2, "Ho.", "end"),
+            (3, "Ho.", "length"),
+            (4, "Ho", "end"),
+        ]
+    ]
     items = sorted(tuple(item)[1:] for item in plan_ratings(rows, [1, 2, 3, 4], ["Hi"], 5))
     assert items == [("Ho", [4], "end"), ("Ho.", [1, 2], "end"), ("Ho.", [3], "length")]
     _, reader = session(write(tmp_path, rows), "3", "4", "5")
@@ -204,6 +294,7 @@ def test_the_seed_alone_decides_the_order(folder):
 
     def order(seed):
         return [(i.prompt, i.reply) for i in plan_ratings(rows, STEPS, PROMPTS, seed)]
+
     assert order(1) == order(1) != order(2) and sorted(order(1)) == sorted(order(2))
     assert session(folder, *"s" * 24)[1].replies() == session(folder, *"s" * 24)[1].replies()
     assert len({rate(folder, ask=Reader().ask, say=str)["seed"] for _ in range(3)}) > 1
@@ -212,7 +303,7 @@ def test_the_seed_alone_decides_the_order(folder):
 def test_nothing_names_a_checkpoint_before_the_last_mark(folder):
     found, reader = session(folder, "x", "u", *"12345s" * 9)
     last = max(i for i, text in enumerate(reader.shown) if text == "mark> ")
-    before, after = "\n".join(reader.shown[:last + 1]), "\n".join(reader.shown[last + 1:])
+    before, after = "\n".join(reader.shown[: last + 1]), "\n".join(reader.shown[last + 1 :])
     assert len(found["steps"]) == 4
     for r in found["steps"]:
         assert str(r["step"]) not in before and str(r["step"]) in after
@@ -227,19 +318,33 @@ def test_the_end_gives_mean_number_and_spread_of_each_checkpoint(tmp_path):
     planned = [i.reply for i in plan_ratings(rows, [1, 2, 3], ["a", "b"], 1)]
     assert order.replies() == planned[:1]
     found, reader = session(tmp_path, *(marks[r] for r in planned))
-    assert found["steps"] == [{"step": 1, "mean": 3.5, "marks": 2, "spread": pytest.approx(4.5 ** 0.5)},
-                              {"step": 2, "mean": 4.0, "marks": 1, "spread": None},
-                              {"step": 3, "mean": None, "marks": 0, "spread": None}]
+    assert found["steps"] == [
+        {"step": 1, "mean": 3.5, "marks": 2, "spread": pytest.approx(4.5**0.5)},
+        {"step": 2, "mean": 4.0, "marks": 1, "spread": None},
+        {"step": 3, "mean": None, "marks": 0, "spread": None},
+    ]
     assert (found["marked"], found["left"]) == (3, 3)
-    assert [" ".join(line.split()) for line in reader.shown[-3:]] == ["1 3.50 2 2.12", "2 4.00 1 -", "3 - 0 -"]
+    assert [" ".join(line.split()) for line in reader.shown[-3:]] == [
+        "1 3.50 2 2.12",
+        "2 4.00 1 -",
+        "3 - 0 -",
+    ]
     json.dumps(found, allow_nan=False)
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
-def test_marks_given_before_an_interrupt_are_kept_and_the_next_session_goes_on_with_the_rest(folder, end):
+def test_marks_given_before_an_interrupt_are_kept_and_the_next_session_goes_on_with_the_rest(
+    folder, end
+):
     steps = STEPS[:4]
     first, reader = session(folder, *"12345", end=end, count=6, steps=steps)
-    assert (first["marked"], first["left"]) == (5, 19) and [r["mark"] for r in lines(folder)] == [1, 2, 3, 4, 5]
+    assert (first["marked"], first["left"]) == (5, 19) and [r["mark"] for r in lines(folder)] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     second, again = session(folder, *"1" * 19, *"22", "q", count=6, steps=steps, seed=2)
     read, shown = reader.replies()[:5], again.replies()
     assert not set(shown[:19]) & set(read) and set(shown[19:]) <= set(read)
@@ -255,8 +360,13 @@ def test_a_session_after_a_finished_one_takes_prompts_not_yet_read(folder):
 
 
 def test_only_prompts_that_every_checkpoint_answered_are_compared(tmp_path):
-    write(tmp_path, [{"step": 1, "samples": [["a", "x", "end"], ["b", "y", "end"]]},
-                     {"step": 2, "samples": [["b", "z", "end"]]}])
+    write(
+        tmp_path,
+        [
+            {"step": 1, "samples": [["a", "x", "end"], ["b", "y", "end"]]},
+            {"step": 2, "samples": [["b", "z", "end"]]},
+        ],
+    )
     assert sorted(session(tmp_path, *"ss")[1].replies()) == ["y", "z"]
 
 
@@ -270,10 +380,16 @@ def test_a_mark_can_be_taken_back_and_the_reply_is_asked_again(folder):
     found, reader = session(folder, "u", "1", "s", "u", "5", "q")
     assert [r["mark"] for r in lines(folder)] == [1, None, 5] and found["marked"] == 1
     shown = reader.replies()
-    assert shown[0] == shown[3] != shown[2] and shown[1] == shown[4] and "no mark" in "".join(reader.shown[:5])
+    assert (
+        shown[0] == shown[3] != shown[2]
+        and shown[1] == shown[4]
+        and "no mark" in "".join(reader.shown[:5])
+    )
     assert [m for marks in read_marks(folder).values() for m in marks] == [5]
     assert session(folder, "2", "u", seed=9)[0]["left"] == 23
-    assert [m for marks in read_marks(folder).values() for m in marks] == [5]  # a mark taken back is none
+    assert [m for marks in read_marks(folder).values() for m in marks] == [
+        5
+    ]  # a mark taken back is none
 
 
 def test_a_new_mark_replaces_the_one_before(tmp_path):
@@ -294,14 +410,20 @@ def test_a_mark_for_one_checkpoint_is_asked_again_for_another_and_then_counts_fo
 def test_anything_else_is_asked_again_in_one_sentence_and_not_kept(folder):
     for answer in ("", "0", "6", "1.5", "²", "four", "12"):
         _, reader = session(folder, answer)
-        assert len(reader.replies()) == 1 and any(text.startswith("A mark is 1, 2, 3, 4 or 5;") for text in reader.shown)
+        assert len(reader.replies()) == 1 and any(
+            text.startswith("A mark is 1, 2, 3, 4 or 5;") for text in reader.shown
+        )
     assert not (folder / "ratings.jsonl").exists()
     assert session(folder, " 3 ", "Q")[0]["marked"] == 1
 
 
 def test_no_input_at_all_ends_politely_and_writes_nothing(folder):
     found, reader = session(folder)
-    assert found["marked"] == 0 and "Marks given: 0" in "".join(reader.shown) and not (folder / "ratings.jsonl").exists()
+    assert (
+        found["marked"] == 0
+        and "Marks given: 0" in "".join(reader.shown)
+        and not (folder / "ratings.jsonl").exists()
+    )
 
 
 def test_a_line_of_marks_cut_off_by_a_crash_costs_itself_only(folder):
@@ -312,20 +434,29 @@ def test_a_line_of_marks_cut_off_by_a_crash_costs_itself_only(folder):
     assert read_marks(folder) == {STEPS[0]: [4], STEPS[1]: [5]}
     with open(folder / "ratings.jsonl", "a") as f:
         for damage in ({"prompt": []}, {"steps": "1"}, {"steps": [[1]]}, {"mark": 9}):
-            f.write("[]\n\n" + json.dumps({"prompt": "", "reply": "", "steps": [1], "mark": 1} | damage) + "\n")
+            f.write(
+                "[]\n\n"
+                + json.dumps({"prompt": "", "reply": "", "steps": [1], "mark": 1} | damage)
+                + "\n"
+            )
     assert read_marks(folder) == {STEPS[0]: [4], STEPS[1]: [5]}
 
 
 def test_marks_feed_the_choice(folder):
     assert read_marks(folder) == {}
     session(folder, "5", "q", count=1, steps=STEPS[2:3])
-    assert select(read_measurements(folder), read_marks(folder))["criteria"]["person's marks"]["step"] == STEPS[2]
+    assert (
+        select(read_measurements(folder), read_marks(folder))["criteria"]["person's marks"]["step"]
+        == STEPS[2]
+    )
 
 
 def test_a_kept_mark_says_for_what_by_which_order_and_when(folder):
     session(folder, "3", count=1, steps=STEPS[:1])
     (line,) = lines(folder)
-    assert set(line) == {"prompt", "reply", "steps", "stop", "mark", "seed", "when"} and line["when"].endswith("+00:00")
+    assert set(line) == {"prompt", "reply", "steps", "stop", "mark", "seed", "when"} and line[
+        "when"
+    ].endswith("+00:00")
     assert (line["steps"], line["mark"], line["seed"]) == ([STEPS[0]], 3, 1)
 
 

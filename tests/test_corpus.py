@@ -1,4 +1,5 @@
-"""Where the base text comes from: the package, a file, the cache, or one download that is checked."""
+"""Where the base text comes from: the package, a file, the cache, or one download that is
+checked."""
 
 import hashlib
 import socket
@@ -25,6 +26,7 @@ def one_line(error) -> str:
 
 # ---------------------------------------------------------------------------------------- files
 
+
 def test_the_plays_ship_with_the_package():
     text = read_corpus("plays")
     assert len(text) == 242186 and text.isascii()
@@ -42,8 +44,15 @@ def test_line_ends_are_normalised_and_a_byte_order_mark_goes(tmp_path):
     assert read_corpus(str(path)) == "One line.\n" * 150
 
 
-@pytest.mark.parametrize("content, named", [(b"\xff\xfeabc" * 500, "UTF-8"), (b"Too short.", "10 characters"),
-                                            (b"", "0 characters"), (b"a" * 999, "999 characters")])
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (b"\xff\xfeabc" * 500, "UTF-8"),
+        (b"Too short.", "10 characters"),
+        (b"", "0 characters"),
+        (b"a" * 999, "999 characters"),
+    ],
+)
 def test_a_file_that_is_no_corpus_is_refused_by_name(tmp_path, content, named):
     path = tmp_path / "my.txt"
     path.write_bytes(content)
@@ -64,9 +73,10 @@ def test_a_missing_file_and_a_folder_are_one_sentence(tmp_path):
 
 # ------------------------------------------------------------------------------------- download
 
+
 class Home:
-    """A server on loopback in the place of the corpus's home; `asked` counts the requests, and `missing`
-    bytes are promised but not sent."""
+    """A server on loopback in the place of the corpus's home; `asked` counts the requests, and
+    `missing` bytes are promised but not sent."""
 
     def __init__(self):
         self.content, self.status, self.asked, self.missing = TEXT, 200, 0, 0
@@ -151,11 +161,14 @@ def test_a_closed_port_is_one_sentence_with_what_to_do(home, tmp_path, monkeypat
     with pytest.raises(MissingInput) as error:
         read_corpus("shakespeare")
     text = one_line(error)
-    assert closed in text and "refused" in text and "--corpus PATH" in text and cached(tmp_path) == []
+    assert (
+        closed in text and "refused" in text and "--corpus PATH" in text and cached(tmp_path) == []
+    )
 
 
 def test_a_server_that_does_not_speak_http_is_one_sentence(home, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def answer():
             connection, _ = server.accept()
             with connection:
@@ -169,7 +182,9 @@ def test_a_server_that_does_not_speak_http_is_one_sentence(home, tmp_path, monke
     assert "--corpus PATH" in one_line(error) and cached(tmp_path) == []
 
 
-@pytest.mark.parametrize("url", ["nonsense", "", "http://127.0.0.1:port/", "gopher://127.0.0.1/", "http://"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "http://127.0.0.1:port/", "gopher://127.0.0.1/", "http://"]
+)
 def test_an_address_that_is_none_is_one_sentence(home, monkeypatch, url):
     monkeypatch.setenv("PYSFT_SHAKESPEARE_URL", url)
     with pytest.raises(MissingInput) as error:

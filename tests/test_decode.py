@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from conftest import distance
+
 from pysft.errors import GateError, UsageError
 from pysft.nn import ops, reference
 from pysft.nn.decode import Decoder
@@ -11,14 +11,22 @@ from pysft.nn.model import GPT, GPTConfig
 from pysft.rng import rng
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
-SHAPES = [GPTConfig(11, 24, 2, 2, 12), GPTConfig(68, 70, 2, 4, 64), GPTConfig(5, 3, 1, 1, 1), GPTConfig(130, 9, 3, 1, 80),
-          GPTConfig(7, 140, 1, 3, 21, tied=True), GPTConfig(9, 40, 1, 7, 7 * 36)]
+SHAPES = [
+    GPTConfig(11, 24, 2, 2, 12),
+    GPTConfig(68, 70, 2, 4, 64),
+    GPTConfig(5, 3, 1, 1, 1),
+    GPTConfig(130, 9, 3, 1, 80),
+    GPTConfig(7, 140, 1, 3, 21, tied=True),
+    GPTConfig(9, 40, 1, 7, 7 * 36),
+]
 
 
 def lively(config, functions, dtype):
     model = GPT(config, functions, rng(3, "test", "init"), dtype)
     for w in model.params:
-        model.params[w][...] += 0.3 * np.random.default_rng(0).standard_normal(model.params[w].shape)
+        model.params[w][...] += 0.3 * np.random.default_rng(0).standard_normal(
+            model.params[w].shape
+        )
     return model
 
 
@@ -55,9 +63,15 @@ def test_the_bits_are_the_same_where_large_matrices_go_over_threads(dtype):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_the_reference_decodes_the_same(config, dtype):
     tokens = np.random.default_rng(2).integers(0, config.vocab, config.context)
-    theirs, ours = Decoder(lively(config, reference, dtype)), Decoder(lively(config, ops.on_threads(1), dtype))
+    theirs, ours = (
+        Decoder(lively(config, reference, dtype)),
+        Decoder(lively(config, ops.on_threads(1), dtype)),
+    )
     for token in tokens:
-        assert distance(theirs.step(token), ours.step(token)) < {np.float32: 1e-4, np.float64: 1e-12}[dtype]
+        assert (
+            distance(theirs.step(token), ours.step(token))
+            < {np.float32: 1e-4, np.float64: 1e-12}[dtype]
+        )
 
 
 def test_a_full_context_and_a_foreign_token_are_refused():
@@ -76,14 +90,44 @@ def test_a_full_context_and_a_foreign_token_are_refused():
 def test_the_gate_refuses_arrays_of_a_wrong_size():
     f, i = np.zeros, lambda *values: np.array(values, np.int32)
     packed, weights, cache, work = ops.decode_sizes(12, 11, 11, 24, 2, np.float32)
-    good = dict(logits=f((2, 11), "f"), cache=f((3, cache), "f"), work=f((2, work), "f"), weights=f(weights, "f"),
-                tokens=i(1, 10), positions=i(0, 23), slots=i(0, 2), T=24, H=2, L=2)
+    good = dict(
+        logits=f((2, 11), "f"),
+        cache=f((3, cache), "f"),
+        work=f((2, work), "f"),
+        weights=f(weights, "f"),
+        tokens=i(1, 10),
+        positions=i(0, 23),
+        slots=i(0, 2),
+        T=24,
+        H=2,
+        L=2,
+    )
     ops.decode_forward(**good)
-    for change in (dict(cache=f((3, cache + 1), "f")), dict(weights=f(weights - 1, "f")), dict(T=25), dict(L=3), dict(H=5),
-                   dict(work=f((2, work + 7), "f")), dict(work=f((2, 6), "f")), dict(work=f((1, work), "f")), dict(L=0), dict(T=2.0),
-                   dict(cache=f((3, cache))), dict(logits=f((2, 10), "f")), dict(tokens=i(1)), dict(slots=i(0, 2, 3)),
-                   dict(tokens=np.zeros(2)), dict(tokens=i(1, 11)), dict(tokens=i(-1, 0)), dict(positions=i(24, 0)),
-                   dict(positions=i(0, -1)), dict(slots=i(0, 0)), dict(slots=i(2, 1)), dict(slots=i(1, 3)), dict(slots=i(-1, 1))):
+    for change in (
+        dict(cache=f((3, cache + 1), "f")),
+        dict(weights=f(weights - 1, "f")),
+        dict(T=25),
+        dict(L=3),
+        dict(H=5),
+        dict(work=f((2, work + 7), "f")),
+        dict(work=f((2, 6), "f")),
+        dict(work=f((1, work), "f")),
+        dict(L=0),
+        dict(T=2.0),
+        dict(cache=f((3, cache))),
+        dict(logits=f((2, 10), "f")),
+        dict(tokens=i(1)),
+        dict(slots=i(0, 2, 3)),
+        dict(tokens=np.zeros(2)),
+        dict(tokens=i(1, 11)),
+        dict(tokens=i(-1, 0)),
+        dict(positions=i(24, 0)),
+        dict(positions=i(0, -1)),
+        dict(slots=i(0, 0)),
+        dict(slots=i(2, 1)),
+        dict(slots=i(1, 3)),
+        dict(slots=i(-1, 1)),
+    ):
         with pytest.raises(GateError, match="decode"):
             ops.decode_forward(**{**good, **change})
     ops.decode_pack(f(packed, "f"), f((11, 12), "f"))
@@ -95,14 +139,17 @@ def test_the_gate_refuses_arrays_of_a_wrong_size():
             step(n)
 
 
-# ------------------------------------------------------------------------------------- many sequences
+# ------------------------------------------------------------------------------------- many sequenc
+
 
 @BOTH
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_sequences_side_by_side_have_the_bits_that_each_has_alone(config, threads, dtype):
     g = np.random.default_rng(4)
-    texts = [g.integers(0, config.vocab, max(1, int(n))) for n in g.integers(1, config.context + 1, 9)]
+    texts = [
+        g.integers(0, config.vocab, max(1, int(n))) for n in g.integers(1, config.context + 1, 9)
+    ]
     model = lively(config, ops.on_threads(threads), dtype)
     expected = [full(model, text) for text in texts]
     decoder, live = Decoder(model, 9), list(range(9))
@@ -121,7 +168,9 @@ def test_a_slot_begins_anew_while_the_others_go_on(dtype):
         decoder.steps([token, token + 1, token + 2], [0, 1, 2])
     decoder.reset(1)
     found = decoder.steps([7, 8], [1, 2])
-    assert np.array_equal(found[0], full(model, [7])[0]) and np.array_equal(found[1], full(model, [3, 4, 5, 8])[3])
+    assert np.array_equal(found[0], full(model, [7])[0]) and np.array_equal(
+        found[1], full(model, [3, 4, 5, 8])[3]
+    )
     assert decoder.lengths == [3, 1, 4]
 
 
@@ -133,7 +182,9 @@ def test_tokens_that_are_rejected_leave_no_trace(config, dtype):
     tokens = g.integers(0, config.vocab, config.context)
     decoder, expected = Decoder(model, 2), full(model, tokens)
     for t, token in enumerate(tokens):
-        for _ in range(int(g.integers(0, min(4, config.context - t) + 1))):  # guesses, up to a full context
+        for _ in range(
+            int(g.integers(0, min(4, config.context - t) + 1))
+        ):  # guesses, up to a full context
             decoder.steps(g.integers(0, config.vocab, 1), [1])
         decoder.reset(1, t)
         assert np.array_equal(decoder.steps([token], [1])[0], expected[t]), t
@@ -147,4 +198,7 @@ def test_the_reference_decodes_many_the_same(dtype):
     texts = np.random.default_rng(5).integers(0, SHAPES[0].vocab, (3, 20))
     theirs, ours = (Decoder(lively(SHAPES[0], f, dtype), 3) for f in (reference, ops.on_threads(2)))
     for column in texts.T:
-        assert distance(theirs.steps(column, (0, 1, 2)), ours.steps(column, (0, 1, 2))) < {np.float32: 1e-4, np.float64: 1e-12}[dtype]
+        assert (
+            distance(theirs.steps(column, (0, 1, 2)), ours.steps(column, (0, 1, 2)))
+            < {np.float32: 1e-4, np.float64: 1e-12}[dtype]
+        )

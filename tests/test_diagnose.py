@@ -1,4 +1,5 @@
-"""Each of the source text's failure modes, provoked by training, is named; a healthy run is not accused of anything."""
+"""Each of the source text's failure modes, provoked by training, is named; a healthy run is not
+accused of anything."""
 
 import json
 from dataclasses import replace
@@ -13,10 +14,26 @@ from pysft.lab.variants import talk
 from pysft.nn import ops
 
 PLAIN = {"sft_windows": (), "sft_pairs": 0, "sft_lr": 3e-3}
-SOURCE = {"sft_windows": (), "sft_pairs": 16, "sft_schedule": "constant", "sft_warmup": 0, "replacement": True, "decay_all": True,
-          "clip": 0.0, "beta2": 0.999, "sft_decay": 0.01}
+SOURCE = {
+    "sft_windows": (),
+    "sft_pairs": 16,
+    "sft_schedule": "constant",
+    "sft_warmup": 0,
+    "replacement": True,
+    "decay_all": True,
+    "clip": 0.0,
+    "beta2": 0.999,
+    "sft_decay": 0.01,
+}
 SCALE = 0.2
-MODES = ["ignores the format", "gibberish", "memorises", "writes the user's part", "good on training prompts only", "forgets"]
+MODES = [
+    "ignores the format",
+    "gibberish",
+    "memorises",
+    "writes the user's part",
+    "good on training prompts only",
+    "forgets",
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +44,25 @@ def lab(tmp_path_factory):
 
 def figures(record):
     """What a finished run's report would say of it."""
-    return record["track"][-1] | {"sft_loss_start": record["losses"][0], "sft_loss": float(np.mean(record["losses"][-20:]))}
+    return record["track"][-1] | {
+        "sft_loss_start": record["losses"][0],
+        "sft_loss": float(np.mean(record["losses"][-20:])),
+    }
 
 
 def modes(lab, steps, settings, talks, pairs=(), recalled=None, **more):
     settings = settings | {"sft_steps": round(steps / SCALE)}
     probe = lab.probe([*talks, *pairs], recalled or talks[:40], 256)
-    arm = Arm("provoked", "tiny", probe, settings, tuple(talks), tuple(pairs), at=[round(s / SCALE) for s in (20, 60)], **more)
+    arm = Arm(
+        "provoked",
+        "tiny",
+        probe,
+        settings,
+        tuple(talks),
+        tuple(pairs),
+        at=[round(s / SCALE) for s in (20, 60)],
+        **more,
+    )
     record = lab.run(arm, 1)
     found = findings(figures(record), record["track"], record["settings"])
     assert all(isinstance(f, Finding) and f.figure and f.cause and f.fix for f in found)
@@ -51,13 +80,17 @@ def test_a_healthy_run_shows_none(lab):
 
 def test_too_few_steps_at_too_low_a_rate_ignore_the_format(lab):
     found = modes(lab, 12, PLAIN | {"sft_lr": 1e-5}, lab.talks)
-    assert list(found) == ["ignores the format"] and "hardly fallen" in found["ignores the format"].cause
+    assert (
+        list(found) == ["ignores the format"]
+        and "hardly fallen" in found["ignores the format"].cause
+    )
 
 
 def test_missing_ends_are_told_apart_from_too_few_steps(lab):
     def without_end(conversation, tokenizer, settings):
         e = standard(conversation, tokenizer, settings)
         return replace(e, input_ids=e.input_ids[:-1], labels=e.labels[:-1])
+
     found = modes(lab, 150, PLAIN, single(lab)[:30], encode=without_end)
     assert "not where to stop" in found["ignores the format"].cause
 
@@ -69,7 +102,9 @@ def test_too_high_a_rate_gives_gibberish_in_the_right_format(lab):
 
 
 def test_many_epochs_on_a_few_replies_memorise_them(lab):
-    few = [talk(c.prompt, lab.talks[i % 6].replies()[0], i + 1) for i, c in enumerate(single(lab)[:80])]
+    few = [
+        talk(c.prompt, lab.talks[i % 6].replies()[0], i + 1) for i, c in enumerate(single(lab)[:80])
+    ]
     found = modes(lab, 150, PLAIN, few)
     assert {"memorises", "forgets"} <= set(found)
 
@@ -85,20 +120,41 @@ def test_turns_that_never_end_and_no_mask_write_the_users_part(lab):
         """Several turns, everything graded, the end token of each reply left out."""
         e = standard(conversation, tokenizer, settings)
         tokens = np.append(e.input_ids, tokenizer.special["<|end|>"]).astype(np.int32)
-        replies = np.cumsum(tokens == tokenizer.special["<|assistant|>"]) - np.cumsum(tokens == tokenizer.special["<|user|>"])
+        replies = np.cumsum(tokens == tokenizer.special["<|assistant|>"]) - np.cumsum(
+            tokens == tokenizer.special["<|user|>"]
+        )
         kept = tokens[~((tokens == tokenizer.special["<|end|>"]) & (replies == 0))]
         return replace(e, input_ids=kept[:-1], labels=kept[1:])
+
     several = [c for c in lab.talks if len(c.messages) > 2]
-    found = modes(lab, 120, PLAIN | {"grade": "everything"}, several, recalled=single(lab)[:10], encode=unmasked_and_endless)
+    found = modes(
+        lab,
+        120,
+        PLAIN | {"grade": "everything"},
+        several,
+        recalled=single(lab)[:10],
+        encode=unmasked_and_endless,
+    )
     assert "writes the user's part" in found
     assert "nothing was masked" in found["writes the user's part"].cause
 
 
-# -------------------------------------------------------------------------------------------- the rules
+# -------------------------------------------------------------------------------------------- the r
 
-HEALTHY = {"prompts": 61, "stopped_unseen": 1.0, "content": 1.0, "no_user_turn": 1.0, "real_words": 0.99, "recall": 1.0,
-           "verbatim_replies": 0, "origins": {"verbatim": 0, "near copy": 0, "spliced": 3, "new": 58, "empty": 0},
-           "heldout_loss": 1.4, "forgetting": -0.03, "sft_loss_start": 2.3, "sft_loss": 1.0}
+HEALTHY = {
+    "prompts": 61,
+    "stopped_unseen": 1.0,
+    "content": 1.0,
+    "no_user_turn": 1.0,
+    "real_words": 0.99,
+    "recall": 1.0,
+    "verbatim_replies": 0,
+    "origins": {"verbatim": 0, "near copy": 0, "spliced": 3, "new": 58, "empty": 0},
+    "heldout_loss": 1.4,
+    "forgetting": -0.03,
+    "sft_loss_start": 2.3,
+    "sft_loss": 1.0,
+}
 TRACK = [{"step": s, "heldout_loss": h} for s, h in ((0, 2.3), (100, 1.5), (200, 1.4))]
 SETTINGS = {"sft_lr": 5e-3, "sft_steps": 200, "sft_windows": [[256, 4]], "grade": "all"}
 
@@ -109,24 +165,52 @@ def only(**changes):
     return found[0].mode if found else None
 
 
-@pytest.mark.parametrize("change, mode", [
-    ({}, None), ({"stopped_unseen": 0.5}, None), ({"stopped_unseen": 0.49}, "ignores the format"),
-    ({"real_words": 0.85}, None), ({"real_words": 0.849}, "gibberish"), ({"real_words": None}, None),
-    ({"origins": {"verbatim": 10, "near copy": 5, "spliced": 3, "new": 43}}, None),
-    ({"origins": {"verbatim": 10, "near copy": 5, "spliced": 4, "new": 42}}, "memorises"),
-    ({"origins": {}, "verbatim_replies": 19}, "memorises"),
-    ({"no_user_turn": 0.95}, None), ({"no_user_turn": 0.94}, "writes the user's part"),
-    ({"heldout_loss": 1.69}, None), ({"heldout_loss": 1.71}, "good on training prompts only"),
-    ({"heldout_loss": 1.71, "recall": 0.79}, None), ({"heldout_loss": None}, None),
-    ({"forgetting": 0.1}, None), ({"forgetting": 0.101}, "forgets"), ({"forgetting": None}, None),
-    ({"prompts": 0, "stopped_unseen": None, "content": None, "no_user_turn": None, "real_words": None}, None)])
+@pytest.mark.parametrize(
+    "change, mode",
+    [
+        ({}, None),
+        ({"stopped_unseen": 0.5}, None),
+        ({"stopped_unseen": 0.49}, "ignores the format"),
+        ({"real_words": 0.85}, None),
+        ({"real_words": 0.849}, "gibberish"),
+        ({"real_words": None}, None),
+        ({"origins": {"verbatim": 10, "near copy": 5, "spliced": 3, "new": 43}}, None),
+        ({"origins": {"verbatim": 10, "near copy": 5, "spliced": 4, "new": 42}}, "memorises"),
+        ({"origins": {}, "verbatim_replies": 19}, "memorises"),
+        ({"no_user_turn": 0.95}, None),
+        ({"no_user_turn": 0.94}, "writes the user's part"),
+        ({"heldout_loss": 1.69}, None),
+        ({"heldout_loss": 1.71}, "good on training prompts only"),
+        ({"heldout_loss": 1.71, "recall": 0.79}, None),
+        ({"heldout_loss": None}, None),
+        ({"forgetting": 0.1}, None),
+        ({"forgetting": 0.101}, "forgets"),
+        ({"forgetting": None}, None),
+        (
+            {
+                "prompts": 0,
+                "stopped_unseen": None,
+                "content": None,
+                "no_user_turn": None,
+                "real_words": None,
+            },
+            None,
+        ),
+    ],
+)
 def test_each_rule_speaks_from_its_own_threshold_on(change, mode):
     assert only(**change) == mode
 
 
 def test_there_is_a_rule_for_each_of_the_six():
-    bad = HEALTHY | {"stopped_unseen": 0.6, "real_words": 0.1, "no_user_turn": 0.1, "heldout_loss": 5.0, "forgetting": 2.0,
-                     "origins": {"verbatim": 61}}
+    bad = HEALTHY | {
+        "stopped_unseen": 0.6,
+        "real_words": 0.1,
+        "no_user_turn": 0.1,
+        "heldout_loss": 5.0,
+        "forgetting": 2.0,
+        "origins": {"verbatim": 61},
+    }
     assert [f.mode for f in findings(bad, TRACK, SETTINGS)] == MODES[1:] and len(RULES) == 6
     assert [f.mode for f in findings(bad | {"stopped_unseen": 0.0}, TRACK, SETTINGS)][0] == MODES[0]
 
@@ -138,11 +222,15 @@ def test_missing_ends_are_named_where_the_data_shows_them():
 
 
 def test_not_stopping_is_looked_at_before_the_mask():
-    found = {f.mode: f for f in findings(HEALTHY | {"no_user_turn": 0.2, "stopped_unseen": 0.6}, TRACK, SETTINGS)}
+    found = {
+        f.mode: f
+        for f in findings(HEALTHY | {"no_user_turn": 0.2, "stopped_unseen": 0.6}, TRACK, SETTINGS)
+    }
     assert "first find out why it does not stop" in found["writes the user's part"].cause
 
 
-# -------------------------------------------------------------------------------------------- a folder
+# -------------------------------------------------------------------------------------------- a fol
+
 
 def write(folder, name, data):
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +239,10 @@ def write(folder, name, data):
 
 def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     folder = tmp_path / "sft"
-    rows = [json.dumps(HEALTHY | row | {"forgetting": f, "samples": []}) for row, f in zip(TRACK, (0.0, 0.2, 0.3))]
+    rows = [
+        json.dumps(HEALTHY | row | {"forgetting": f, "samples": []})
+        for row, f in zip(TRACK, (0.0, 0.2, 0.3))
+    ]
     write(folder, "measurements.jsonl", "\n".join(rows) + "\n")
     write(tmp_path, "run.json", {"settings": SETTINGS})
     document = diagnose(folder)
@@ -164,7 +255,9 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     with pytest.raises(MissingInput, match="nothing was measured at step 1"):
         diagnose(folder, 1)
     document = diagnose(folder)
-    assert document["finished"] and document["findings"] == [] and "none of the six" in text(document)
+    assert (
+        document["finished"] and document["findings"] == [] and "none of the six" in text(document)
+    )
     json.dumps(document, allow_nan=False)
 
 

@@ -1,4 +1,5 @@
-"""Files that a crash leaves whole: the order of what reaches the disk, a full disk, and a folder for one process alone."""
+"""Files that a crash leaves whole: the order of what reaches the disk, a full disk, and a folder
+for one process alone."""
 
 import errno
 import itertools
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from conftest import python
+
 from pysft import disk, run
 from pysft.errors import DataError, UsageError
 from pysft.nn.model import GPT, GPTConfig
@@ -21,7 +22,8 @@ from pysft.nn.optim import AdamW
 
 
 def recorded(monkeypatch, fail=None):
-    """The calls that reach the disk, in their order, by the names of what they are about; `fail`: the one that finds no room."""
+    """The calls that reach the disk, in their order, by the names of what they are about; `fail`:
+    the one that finds no room."""
     calls, real = [], {"fsync": os.fsync, "replace": os.replace}
 
     def named(number):
@@ -38,21 +40,30 @@ def recorded(monkeypatch, fail=None):
         if len(calls) - 1 == fail:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return real["replace"](a, b)
+
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     return calls
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_anything_later(tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_anything_later(
+    tmp_path, monkeypatch
+):
     calls = recorded(monkeypatch)
     disk.replace(tmp_path / "a", [b"new ", memoryview(b"content")])
     temporary = calls[0][1]
-    assert calls == [("fsync", temporary), ("replace", temporary, "a"), ("fsync", tmp_path.name)] and temporary.endswith(".tmp")
+    assert calls == [
+        ("fsync", temporary),
+        ("replace", temporary, "a"),
+        ("fsync", tmp_path.name),
+    ] and temporary.endswith(".tmp")
     assert (tmp_path / "a").read_bytes() == b"new content" and os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("fail", [0, 1])
-def test_a_disk_that_is_full_or_read_only_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, fail):
+def test_a_disk_that_is_full_or_read_only_leaves_the_old_file_and_no_other(
+    tmp_path, monkeypatch, fail
+):
     (tmp_path / "a").write_bytes(b"old")
     recorded(monkeypatch, fail)
     with pytest.raises(OSError):
@@ -64,7 +75,10 @@ def test_lines_that_are_added_are_on_the_disk_and_so_is_a_new_files_name(tmp_pat
     calls = recorded(monkeypatch)
     disk.append(tmp_path / "log", "a\n")
     disk.append(tmp_path / "log", "b\n")
-    assert calls == [("fsync", "log"), ("fsync", tmp_path.name), ("fsync", "log")] and (tmp_path / "log").read_text() == "a\nb\n"
+    assert (
+        calls == [("fsync", "log"), ("fsync", tmp_path.name), ("fsync", "log")]
+        and (tmp_path / "log").read_text() == "a\nb\n"
+    )
 
 
 def test_every_folder_that_is_made_is_brought_to_the_disk(tmp_path, monkeypatch):
@@ -75,24 +89,38 @@ def test_every_folder_that_is_made_is_brought_to_the_disk(tmp_path, monkeypatch)
 
 
 def test_a_folder_is_for_one_process(tmp_path):
-    enter = f"from pathlib import Path; from pysft.disk import alone\nwith alone(Path({str(tmp_path)!r})): print('in')"
+    enter = (
+        "from pathlib import Path; from pysft.disk import alone\nwith"
+        f" alone(Path({str(tmp_path)!r})): print('in')"
+    )
     with disk.alone(tmp_path):
         other = python("-c", enter)
-        assert other.returncode != 0 and "another process is training in it" in other.stderr and "in" not in other.stdout
+        assert (
+            other.returncode != 0
+            and "another process is training in it" in other.stderr
+            and "in" not in other.stdout
+        )
         with pytest.raises(UsageError, match="another process"):
             with disk.alone(tmp_path):
                 pass
     assert python("-c", enter).stdout == "in\n" and os.listdir(tmp_path) == [disk.LOCK]
 
 
-@pytest.mark.parametrize("lacking", ["locks of this file system", "locks of this system", "a file to lock"])
-def test_where_there_are_no_locks_a_training_goes_on_without_and_knows_it(tmp_path, monkeypatch, lacking):
+@pytest.mark.parametrize(
+    "lacking", ["locks of this file system", "locks of this system", "a file to lock"]
+)
+def test_where_there_are_no_locks_a_training_goes_on_without_and_knows_it(
+    tmp_path, monkeypatch, lacking
+):
     if lacking == "locks of this system":
         monkeypatch.setitem(sys.modules, "fcntl", None)
     elif lacking == "a file to lock":
         (tmp_path / disk.LOCK).mkdir()
     else:
-        monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
+        monkeypatch.setattr(
+            "fcntl.flock",
+            lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))),
+        )
     before, entered = len(os.listdir("/proc/self/fd")), []
     for _ in range(2):
         with disk.alone(tmp_path) as locked:
@@ -122,12 +150,21 @@ def test_what_killed_processes_left_half_written_is_swept_and_nothing_else(tmp_p
     gone.start()
     gone.join()
     (tmp_path / "sft").mkdir()
-    stays = ["a.tmp", ".tmp", f"state.safetensors.{os.getpid()}.ab.tmp", "x.99999999999999999999999.0.tmp", "sft/log.jsonl", f"sft/{gone.pid}.0.tmp.json",
-             f"{gone.pid}.tmp"]
+    stays = [
+        "a.tmp",
+        ".tmp",
+        f"state.safetensors.{os.getpid()}.ab.tmp",
+        "x.99999999999999999999999.0.tmp",
+        "sft/log.jsonl",
+        f"sft/{gone.pid}.0.tmp.json",
+        f"{gone.pid}.tmp",
+    ]
     for name in [*stays, f"state.safetensors.{gone.pid}.ab.tmp", f"sft/run.json.{gone.pid}.0f.tmp"]:
         (tmp_path / name).write_text("x")
     disk.sweep(list(tmp_path.rglob("*")))
-    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(stays)
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(
+        stays
+    )
 
 
 def test_a_folder_is_made_by_one_process_only(tmp_path, monkeypatch):
@@ -135,28 +172,46 @@ def test_a_folder_is_made_by_one_process_only(tmp_path, monkeypatch):
     assert disk.make_new(tmp_path / "a") and not disk.make_new(tmp_path / "a")
     assert calls == [("fsync", tmp_path.name)]
     monkeypatch.chdir(tmp_path)
-    assert [run.new_run(None, "tiny") for _ in range(3)] == [Path("runs/tiny"), Path("runs/tiny-2"), Path("runs/tiny-3")]
+    assert [run.new_run(None, "tiny") for _ in range(3)] == [
+        Path("runs/tiny"),
+        Path("runs/tiny-2"),
+        Path("runs/tiny-3"),
+    ]
 
 
-# -------------------------------------------------------------------------------- a power cut, replayed
+# -------------------------------------------------------------------------------- a power cut, repl
+
 
 class Recorder:
-    """The order in which a program's files reach the disk, and every state that a power cut could leave of them: what was
-    brought to the disk is there; of the other changes to a folder's names any may be or not, and of a folder that is removed
-    only the files may be gone; of what was written and not brought to the disk there is nothing, half, or all."""
+    """The order in which a program's files reach the disk, and every state that a power cut could
+    leave of them: what was brought to the disk is there; of the other changes to a folder's names
+    any may be or not, and of a folder that is removed only the files may be gone; of what was
+    written and not brought to the disk there is nothing, half, or all."""
 
     def __init__(self, monkeypatch, root):
         self.root, self.events = root, []
-        real = {"fsync": os.fsync, "replace": os.replace, "mkdir": os.mkdir, "rmtree": shutil.rmtree,
-                            "unlink": os.unlink, "rename": os.rename}
+        real = {
+            "fsync": os.fsync,
+            "replace": os.replace,
+            "mkdir": os.mkdir,
+            "rmtree": shutil.rmtree,
+            "unlink": os.unlink,
+            "rename": os.rename,
+        }
 
         def fsync(number):
             path = Path(os.readlink(f"/proc/self/fd/{number}"))
-            self.events.append(("sync", path) if path.is_dir() else ("data", path, path.read_bytes()))
+            self.events.append(
+                ("sync", path) if path.is_dir() else ("data", path, path.read_bytes())
+            )
             return real["fsync"](number)
 
         def replace(a, b):
-            if ("data", Path(a), Path(a).read_bytes()) not in self.events:  # a name for what is not on the disk yet
+            if (
+                "data",
+                Path(a),
+                Path(a).read_bytes(),
+            ) not in self.events:  # a name for what is not on the disk yet
                 self.events.append(("loose", Path(a), Path(a).read_bytes()))
             self.events.append(("rename", Path(a), Path(b)))
             return real["replace"](a, b)
@@ -177,17 +232,27 @@ class Recorder:
         def rename(a, b):
             self.events.append(("rename", Path(a), Path(b)))
             return real["rename"](a, b)
-        for module, name, patch in ((os, "fsync", fsync), (os, "replace", replace), (os, "mkdir", mkdir), (shutil, "rmtree", rmtree),
-                                    (os, "unlink", unlink), (os, "rename", rename)):
+
+        for module, name, patch in (
+            (os, "fsync", fsync),
+            (os, "replace", replace),
+            (os, "mkdir", mkdir),
+            (shutil, "rmtree", rmtree),
+            (os, "unlink", unlink),
+            (os, "rename", rename),
+        ):
             monkeypatch.setattr(module, name, patch)
 
     def states(self, count):
-        """The states {path: bytes, of a folder None} after the first `count` events and a power cut."""
+        """The states {path: bytes, of a folder None} after the first `count` events and a power
+        cut."""
         durable, pending = {self.root: None}, []
         for kind, path, *rest in self.events[:count]:
             if kind == "sync":
                 for change in [c for c in pending if c[1].parent == path]:
-                    self._change(durable, *change, torn=0.0)  # a name is there now; of what was never brought there, nothing is
+                    self._change(
+                        durable, *change, torn=0.0
+                    )  # a name is there now; of what was never brought there, nothing is
                     pending.remove(change)
             elif kind == "data" and path in durable:
                 durable[path] = rest[0]  # its name was there before
@@ -195,7 +260,9 @@ class Recorder:
                 pending.append(("create", path, rest[0], kind == "data"))
             else:
                 pending.append((kind, path, *rest))
-        if count < len(self.events) and self.events[count][0] == "data":  # it is being written: any beginning of it may be there
+        if (
+            count < len(self.events) and self.events[count][0] == "data"
+        ):  # it is being written: any beginning of it may be there
             _, path, content = self.events[count]
             pending.append(("create", path, content, False))
         for chosen in itertools.product([False, True], repeat=len(pending)):
@@ -212,8 +279,10 @@ class Recorder:
             return
         if kind == "create":
             content, there = rest
-            old = len(state.get(path) or b"") if content.startswith(state.get(path) or b"") else 0  # lines that were added
-            state[path] = content if there else content[:old + int((len(content) - old) * torn)]
+            old = (
+                len(state.get(path) or b"") if content.startswith(state.get(path) or b"") else 0
+            )  # lines that were added
+            state[path] = content if there else content[: old + int((len(content) - old) * torn)]
         elif kind == "mkdir":
             state[path] = None
         elif kind == "rename" and path in state:
@@ -236,7 +305,8 @@ def lay(state, root, there):
 
 
 def saves(folder, steps):
-    """Checkpoints after these steps; yields each step once its checkpoint is promised to be there."""
+    """Checkpoints after these steps; yields each step once its checkpoint is promised to be
+    there."""
     model = GPT(GPTConfig(5, 3, 1, 1, 2), rng=np.random.default_rng(0))
     adam = AdamW(model)
     for adam.steps in steps:
@@ -246,7 +316,8 @@ def saves(folder, steps):
 
 
 def found(folder):
-    """The step of the checkpoint that is loaded, all of whose weights are its own; 0 if there is none, -1 if none is whole."""
+    """The step of the checkpoint that is loaded, all of whose weights are its own; 0 if there is
+    none, -1 if none is whole."""
     model = GPT(GPTConfig(5, 3, 1, 1, 2), rng=np.random.default_rng(0))
     adam = AdamW(model)
     try:
@@ -259,7 +330,8 @@ def found(folder):
 
 
 def replayed(tmp_path, monkeypatch, steps):
-    """(event, step promised before it, steps that the states after it load) for each moment of these saves."""
+    """(event, step promised before it, steps that the states after it load) for each moment of
+    these saves."""
     root = tmp_path / "stage"
     root.mkdir()
     with monkeypatch.context() as patch:
@@ -277,7 +349,9 @@ def replayed(tmp_path, monkeypatch, steps):
     return rows
 
 
-def test_whenever_the_power_goes_the_last_promised_checkpoint_or_a_later_one_is_loaded(tmp_path, monkeypatch):
+def test_whenever_the_power_goes_the_last_promised_checkpoint_or_a_later_one_is_loaded(
+    tmp_path, monkeypatch
+):
     rows = replayed(tmp_path, monkeypatch, (3, 7, 12, 20))
     assert len(rows) > 15 and rows[-1][1] == 20
     for count, least, loaded in rows:
@@ -287,7 +361,14 @@ def test_whenever_the_power_goes_the_last_promised_checkpoint_or_a_later_one_is_
 @pytest.mark.parametrize("left_out", ["file", "folder"])
 def test_the_replay_sees_an_fsync_that_was_left_out(tmp_path, monkeypatch, left_out):
     monkeypatch.setattr(disk, "os", SimpleNamespace(**{n: getattr(os, n) for n in dir(os)}))
-    monkeypatch.setattr(disk.os, "fsync", lambda number: None if os.path.isdir(f"/proc/self/fd/{number}") == (left_out == "folder")
-                        else os.fsync(number))
+    monkeypatch.setattr(
+        disk.os,
+        "fsync",
+        lambda number: (
+            None
+            if os.path.isdir(f"/proc/self/fd/{number}") == (left_out == "folder")
+            else os.fsync(number)
+        ),
+    )
     monkeypatch.setattr(disk.os, "replace", lambda a, b: os.replace(a, b))
     assert any(min(loaded) < least for _, least, loaded in replayed(tmp_path, monkeypatch, (3, 7)))

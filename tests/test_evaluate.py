@@ -7,8 +7,19 @@ import pytest
 
 from pysft.inference.generate import Reply
 from pysft.lab import evaluate
-from pysft.lab.evaluate import (COMMON, Probe, answer, complies, conversation_loss, corpus_loss, measure, on_topic,
-                                real_words, subjects, words)
+from pysft.lab.evaluate import (
+    COMMON,
+    Probe,
+    answer,
+    complies,
+    conversation_loss,
+    corpus_loss,
+    measure,
+    on_topic,
+    real_words,
+    subjects,
+    words,
+)
 from pysft.nn.model import GPT, GPTConfig
 from pysft.text.dataset import shift
 from pysft.text.template import CHAT, render, render_prompt
@@ -17,18 +28,36 @@ from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
 USER, ASSISTANT, END = 65, 66, 67
 
-PAIRS = [["Say yes", "Yes, my lord."], ["Say no", "No, my lord."], ["Say rose", "A rose is a rose."]]
-PROMPTS = [{"prompt": "Speak of the crown", "domain": "in"}, {"prompt": "What of roses?", "domain": "in"},
-           {"prompt": "My shoes", "domain": "near"}, {"prompt": "Fix my phone", "domain": "out"}]
-HELDOUT = [[{"role": "user", "content": "Sing to me"}, {"role": "assistant", "content": "No song today."}]]
+PAIRS = [
+    ["Say yes", "Yes, my lord."],
+    ["Say no", "No, my lord."],
+    ["Say rose", "A rose is a rose."],
+]
+PROMPTS = [
+    {"prompt": "Speak of the crown", "domain": "in"},
+    {"prompt": "What of roses?", "domain": "in"},
+    {"prompt": "My shoes", "domain": "near"},
+    {"prompt": "Fix my phone", "domain": "out"},
+]
+HELDOUT = [
+    [{"role": "user", "content": "Sing to me"}, {"role": "assistant", "content": "No song today."}]
+]
 TRAINED = [reply for _, reply in PAIRS]
-PROBE = Probe("To be, or not to be, that is the question." * 3, PAIRS, PROMPTS, HELDOUT,
-              sorted(set(words(" ".join(TRAINED) + " speak of the crown sing to me"))), TRAINED)
+PROBE = Probe(
+    "To be, or not to be, that is the question." * 3,
+    PAIRS,
+    PROMPTS,
+    HELDOUT,
+    sorted(set(words(" ".join(TRAINED) + " speak of the crown sing to me"))),
+    TRAINED,
+)
 
 
 def ids(*pieces):
     """Text and single ids, as one array."""
-    return np.concatenate([[p] if isinstance(p, int) else TOKENIZER.encode(p) for p in (*pieces, "")]).astype(np.int32)
+    return np.concatenate(
+        [[p] if isinstance(p, int) else TOKENIZER.encode(p) for p in (*pieces, "")]
+    ).astype(np.int32)
 
 
 def zero_model(context=32, vocab=68, dtype=np.float32):
@@ -43,8 +72,12 @@ def figures_of(monkeypatch, reply_to):
         assert max_new == 120 and stop == END
         return [reply_to(rendered[tuple(p.tolist())]) for p in prompts]
 
-    for text in [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS] + [c[0]["content"] for c in HELDOUT]:
-        rendered[tuple(render_prompt([{"role": "user", "content": text}], TOKENIZER, CHAT).tolist())] = text
+    for text in (
+        [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS] + [c[0]["content"] for c in HELDOUT]
+    ):
+        rendered[
+            tuple(render_prompt([{"role": "user", "content": text}], TOKENIZER, CHAT).tolist())
+        ] = text
     monkeypatch.setattr(evaluate, "generate", pretend)
     return measure(zero_model(), TOKENIZER, CHAT, PROBE)
 
@@ -55,37 +88,64 @@ def domains(figures, name):
 
 # ------------------------------------------------------------------------------- whole models
 
+
 def test_a_parrot_of_training_replies_recalls_complies_and_repeats_word_for_word(monkeypatch):
     replies = dict(PAIRS)
-    figures, shown = figures_of(monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "end"))
+    figures, shown = figures_of(
+        monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "end")
+    )
     assert (figures["recall"], figures["recall_of"], figures["stopped"]) == (1, 3, 1)
-    assert (figures["format_compliance"], figures["distinct_replies"], figures["verbatim_replies"]) == (1, 1, 4)
+    assert (
+        figures["format_compliance"],
+        figures["distinct_replies"],
+        figures["verbatim_replies"],
+    ) == (1, 1, 4)
     assert domains(figures, "format_compliance") == {"in": 1, "near": 1, "out": 1}
     assert domains(figures, "verbatim_replies") == {"in": 2, "near": 1, "out": 1}
-    assert (figures["on_topic"], figures["on_topic_chance"], figures["in_domain_prompts"]) == (0, 0, 3)
+    assert (figures["on_topic"], figures["on_topic_chance"], figures["in_domain_prompts"]) == (
+        0,
+        0,
+        3,
+    )
     assert figures["real_words"] == 1 and figures["prompts"] == 4
     assert shown["pairs"][2] == ("Say rose", "A rose is a rose.", "end")
-    assert [row[0] for row in shown["prompts"]] == [p["prompt"] for p in PROMPTS] and len(shown["heldout"]) == 1
+    assert [row[0] for row in shown["prompts"]] == [p["prompt"] for p in PROMPTS] and len(
+        shown["heldout"]
+    ) == 1
 
 
 def test_an_echo_is_on_topic_beyond_chance(monkeypatch):
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(p), "end"))
-    assert figures["on_topic"] == 1 and figures["on_topic_chance"] == 0  # crown, roses, sing: nothing in common
-    assert (figures["recall"], figures["verbatim_replies"], figures["distinct_replies"]) == (0, 0, 4)
+    assert (
+        figures["on_topic"] == 1 and figures["on_topic_chance"] == 0
+    )  # crown, roses, sing: nothing in common
+    assert (figures["recall"], figures["verbatim_replies"], figures["distinct_replies"]) == (
+        0,
+        0,
+        4,
+    )
     assert figures["format_compliance"] == 1
-    assert figures["real_words"] == pytest.approx(8 / 10)  # of the in-domain echoes "what" and "roses" are not known
+    assert figures["real_words"] == pytest.approx(
+        8 / 10
+    )  # of the in-domain echoes "what" and "roses" are not known
 
 
 def test_a_babbler_in_its_own_words_says_nothing_real(monkeypatch):
     babble = {p["prompt"]: "xq vroo " * (i + 1) for i, p in enumerate(PROMPTS)}
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(babble.get(p, "zzq")), "end"))
     assert (figures["real_words"], figures["on_topic"], figures["recall"]) == (0, 0, 0)
-    assert (figures["format_compliance"], figures["distinct_replies"], figures["verbatim_replies"]) == (1, 4, 0)
+    assert (
+        figures["format_compliance"],
+        figures["distinct_replies"],
+        figures["verbatim_replies"],
+    ) == (1, 4, 0)
 
 
 def test_a_model_that_never_stops_never_complies_nor_recalls(monkeypatch):
     replies = dict(PAIRS)
-    figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "length"))
+    figures, _ = figures_of(
+        monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "length")
+    )
     assert (figures["recall"], figures["stopped"], figures["format_compliance"]) == (0, 0, 0)
     assert set(domains(figures, "format_compliance").values()) == {0}
     assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 0, 1)
@@ -105,7 +165,9 @@ def test_a_silent_model_has_no_words_to_measure(monkeypatch):
 
 
 def test_compliance_counts_by_domain_add_up(monkeypatch):
-    figures, _ = figures_of(monkeypatch, lambda p: Reply(ids("Aye."), "end" if p != "What of roses?" else "length"))
+    figures, _ = figures_of(
+        monkeypatch, lambda p: Reply(ids("Aye."), "end" if p != "What of roses?" else "length")
+    )
     assert figures["format_compliance"] == 3 / 4
     assert domains(figures, "format_compliance") == {"in": 0.5, "near": 1, "out": 1}
     assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 3 / 4, 1)
@@ -124,9 +186,19 @@ def test_the_real_words_of_a_reply_are_those_of_the_corpus_or_a_conversation(mon
 
 # -------------------------------------------------------------------------------- single figures
 
-@pytest.mark.parametrize("pieces, stop, good", [
-    (["Aye."], "end", True), (["Aye."], "length", False), ([], "end", False), ([" \n "], "end", False),
-    (["Aye", USER], "end", False), (["Aye", ASSISTANT, "x"], "end", False), ([END], "end", False)])
+
+@pytest.mark.parametrize(
+    "pieces, stop, good",
+    [
+        (["Aye."], "end", True),
+        (["Aye."], "length", False),
+        ([], "end", False),
+        ([" \n "], "end", False),
+        (["Aye", USER], "end", False),
+        (["Aye", ASSISTANT, "x"], "end", False),
+        ([END], "end", False),
+    ],
+)
 def test_compliance_is_content_an_end_and_no_foreign_control_token(pieces, stop, good):
     assert complies(Reply(ids(*pieces), stop), TOKENIZER, CHAT) is good
 
@@ -142,15 +214,23 @@ def test_a_tools_token_may_stand_inside_a_reply():
 def test_on_topic_and_its_chance_by_hand():
     prompts = ["Speak of the rose", "Roses and a crown", "My ships"]
     replies = ["A rose is red", "The king's crown", "No, my lord"]
-    # rose-rose yes, rose/crown-crown yes, ship-lord no; of the six exchanged pairs only the second prompt
-    # with the first reply names its subject
+    # rose-rose yes, rose/crown-crown yes, ship-lord no; of the six exchanged pairs only the second
+    # prompt with the first reply names its subject
     assert on_topic(prompts, replies) == (2 / 3, 1 / 6)
 
 
 def test_the_chance_level_is_the_mean_over_all_other_prompts():
     prompts = ["rose", "rose", "crown", "ship"]
     replies = ["rose", "crown", "crown", "rose"]
-    asked, said = [{"rose"}, {"rose"}, {"crown"}, {"ship"}], [{"rose"}, {"crown"}, {"crown"}, {"rose"}]
+    asked, said = (
+        [{"rose"}, {"rose"}, {"crown"}, {"ship"}],
+        [
+            {"rose"},
+            {"crown"},
+            {"crown"},
+            {"rose"},
+        ],
+    )
     pairs = [bool(asked[i] & said[j]) for i in range(4) for j in range(4) if i != j]
     rate, chance = on_topic(prompts, replies)
     assert rate == 2 / 4 and chance == sum(pairs) / 12
@@ -164,7 +244,14 @@ def test_one_prompt_has_no_chance_level():
 def test_a_subject_is_a_content_word_without_its_s():
     assert subjects("The King's roses are in the GLASS") == {"king", "rose", "glass"}
     assert subjects("What is it to you and me?") == set()
-    assert words("Don't! 'Tis the king's, O'er-done.") == ["don't", "tis", "the", "king's", "o'er", "done"]
+    assert words("Don't! 'Tis the king's, O'er-done.") == [
+        "don't",
+        "tis",
+        "the",
+        "king's",
+        "o'er",
+        "done",
+    ]
     assert all(w == w.lower() for w in COMMON)
 
 
@@ -175,21 +262,29 @@ def test_real_words_by_hand():
 
 # -------------------------------------------------------------------------------------- losses
 
+
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-14), (np.float32, 1e-6)])
 @pytest.mark.parametrize("length", [2, 33, 34, 1000])
 def test_a_model_of_zeros_loses_ln_v_on_any_text(dtype, tolerance, length):
     text = np.random.default_rng(0).integers(0, 65, length).astype(np.int32)
-    assert corpus_loss(zero_model(vocab=65, dtype=dtype), text) == pytest.approx(math.log(65), rel=tolerance)
+    assert corpus_loss(zero_model(vocab=65, dtype=dtype), text) == pytest.approx(
+        math.log(65), rel=tolerance
+    )
 
 
 def test_a_corpus_loss_is_the_mean_over_every_target_once():
     model = GPT(GPTConfig(68, 16, 1, 2, 16), rng=np.random.default_rng(0), dtype=np.float64)
     for _, w in model.params.items():
         w += np.random.default_rng(1).normal(0, 0.3, w.shape)
-    text = np.random.default_rng(0).integers(0, 65, 300 * 16 + 6).astype(np.int32)  # more windows than a batch
+    text = (
+        np.random.default_rng(0).integers(0, 65, 300 * 16 + 6).astype(np.int32)
+    )  # more windows than a batch
     total = 0.0
     for first in range(0, len(text) - 1, 16):
-        rows, targets = text[first:first + 16][:len(text) - 1 - first], text[first + 1:first + 17]
+        rows, targets = (
+            text[first : first + 16][: len(text) - 1 - first],
+            text[first + 1 : first + 17],
+        )
         logits = model.logits(rows, np.array([0, len(rows)], np.int32))
         total += (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(rows)), targets]).sum()
     assert corpus_loss(model, text) == pytest.approx(total / (len(text) - 1), rel=1e-12)

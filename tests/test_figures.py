@@ -1,4 +1,5 @@
-"""Figures and pages: whatever is put into them is shown and never obeyed; light and dark, now and later alike."""
+"""Figures and pages: whatever is put into them is shown and never obeyed; light and dark, now and
+later alike."""
 
 import re
 import sys
@@ -7,15 +8,40 @@ from functools import lru_cache
 from html.parser import HTMLParser
 
 import pytest
-
 from conftest import python
+
 from pysft.errors import UsageError
 from pysft.lab import figures
 from pysft.lab.figures import COLOURS, INK, Series, curves, dots, paths
-from pysft.lab.page import (badge, bullets, code, details, figure, heading, number, page, paragraph, stack, table)
+from pysft.lab.page import (
+    badge,
+    bullets,
+    code,
+    details,
+    figure,
+    heading,
+    number,
+    page,
+    paragraph,
+    stack,
+    table,
+)
 
-HOSTILE = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "' onload='x", "</title></style><b>", "&lt;b&gt; &amp;",
-           "$x_1$ \\frac", "_hidden", "a\nb", "\u202eabc", "\u4f60 \U0001f600", ' id="x" style="y"', "-->", "]]>"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onload='x",
+    "</title></style><b>",
+    "&lt;b&gt; &amp;",
+    "$x_1$ \\frac",
+    "_hidden",
+    "a\nb",
+    "\u202eabc",
+    "\u4f60 \U0001f600",
+    ' id="x" style="y"',
+    "-->",
+    "]]>",
+]
 DARK, LIGHT = "prefers-color-scheme: dark", "color-scheme: light dark"
 
 
@@ -49,17 +75,31 @@ class Reader(HTMLParser):
 
 def everything(text):
     """A page with this text in every place that takes one."""
-    return page(text, [heading(text), paragraph(text, badge(text, "good")), table([text, "n"], [[text, 1], [stack(text, text), 2]]),
-                       code(text), details(text, [paragraph(text)]), bullets([text]), text], text)
+    return page(
+        text,
+        [
+            heading(text),
+            paragraph(text, badge(text, "good")),
+            table([text, "n"], [[text, 1], [stack(text, text), 2]]),
+            code(text),
+            details(text, [paragraph(text)]),
+            bullets([text]),
+            text,
+        ],
+        text,
+    )
 
 
 # ------------------------------------------------------------------------------------------ pages
+
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_becomes_markup_and_all_of_it_is_shown(text):
     document = everything(text)
     plain, read = Reader(everything("plain")), Reader(document)
-    assert read.tags == plain.tags and [name for name, _ in read.attributes] == [name for name, _ in plain.attributes]
+    assert read.tags == plain.tags and [name for name, _ in read.attributes] == [
+        name for name, _ in plain.attributes
+    ]
     assert read.text.count(text) == plain.text.count("plain") == 15
 
 
@@ -71,8 +111,16 @@ def test_what_a_document_cannot_hold_is_made_visible_and_can_be_written():
 
 def test_a_page_serves_light_and_dark_and_loads_nothing():
     document = everything("text")
-    assert DARK in document and LIGHT in document and '<meta charset="utf-8">' in document and 'name="viewport"' in document
-    assert not re.search(r"https?:|src=|href=|url\(|@import|<script|<link", document) and "default-src 'none'" in document
+    assert (
+        DARK in document
+        and LIGHT in document
+        and '<meta charset="utf-8">' in document
+        and 'name="viewport"' in document
+    )
+    assert (
+        not re.search(r"https?:|src=|href=|url\(|@import|<script|<link", document)
+        and "default-src 'none'" in document
+    )
 
 
 def test_html_of_a_builder_is_not_escaped_again():
@@ -81,7 +129,10 @@ def test_html_of_a_builder_is_not_escaped_again():
 
 def test_numbers_in_a_table_stand_right_and_are_written_for_people():
     text = table(["name", "a", "b"], [["x", 1234567, 0.123456], ["y", None, float("nan")]])
-    assert '<td class="left">x</td><td class="right">1,234,567</td><td class="right">0.1235</td>' in text
+    assert (
+        '<td class="left">x</td><td class="right">1,234,567</td><td class="right">0.1235</td>'
+        in text
+    )
     assert text.count('<td class="right">\u2013</td>') == 2 and '<div class="wide">' in text
     assert number(-0.5) == "\u22120.5" and number(True) == "yes" and number(float("inf")) == "inf"
 
@@ -109,6 +160,7 @@ def test_only_a_bare_svg_is_taken_as_a_figure():
 
 # ---------------------------------------------------------------------------------------- figures
 
+
 @pytest.fixture
 def drawn():
     pytest.importorskip("matplotlib")
@@ -117,12 +169,29 @@ def drawn():
 @lru_cache
 def samples(name="a series"):
     """One figure of each kind, its names given."""
-    return [curves(name, [Series(name, [0, 1, 2], [[1, 2, 3], [2, 3, 4]]), Series("other", [0, 2], [[1, 1]])], name, name,
-                   marks=[(1, name)], level=(2.5, name)),
-            curves("logs", [Series("one", list(range(1, 400)), [[1 / n for n in range(1, 400)]])], "x", "y", True, True),
-            dots(name, [(name, [1, 2, 4]), ("none", [None]), ("one", [3])], name, level=(2, name)),
-            paths(name, [(name, [([0, 1, 2], [0, 2, 3]), ([0, 2], [1, 2])])], name, name, level=(1, name)),
-            curves("empty", [], "x", "y")]
+    return [
+        curves(
+            name,
+            [Series(name, [0, 1, 2], [[1, 2, 3], [2, 3, 4]]), Series("other", [0, 2], [[1, 1]])],
+            name,
+            name,
+            marks=[(1, name)],
+            level=(2.5, name),
+        ),
+        curves(
+            "logs",
+            [Series("one", list(range(1, 400)), [[1 / n for n in range(1, 400)]])],
+            "x",
+            "y",
+            True,
+            True,
+        ),
+        dots(name, [(name, [1, 2, 4]), ("none", [None]), ("one", [3])], name, level=(2, name)),
+        paths(
+            name, [(name, [([0, 1, 2], [0, 2, 3]), ([0, 2], [1, 2])])], name, name, level=(1, name)
+        ),
+        curves("empty", [], "x", "y"),
+    ]
 
 
 def points(svg, colour):
@@ -130,7 +199,9 @@ def points(svg, colour):
     found = []
     for d in re.findall(rf'<path d="([^"]*)" style="fill: none; stroke: {colour}', svg):
         for piece in d.split("M")[1:]:
-            found.append([tuple(map(float, p.split())) for p in re.split("[LC]", piece.replace("z", ""))])
+            found.append(
+                [tuple(map(float, p.split())) for p in re.split("[LC]", piece.replace("z", ""))]
+            )
     return found
 
 
@@ -140,18 +211,27 @@ def texts(svg):
     found = {}
     for e in ElementTree.fromstring(svg).iter(space + "text"):
         at = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)", e.get("transform", ""))
-        found["".join(e.itertext()).strip()] = tuple(map(float, at.groups() if at else (e.get("x", 0), e.get("y", 0))))
+        found["".join(e.itertext()).strip()] = tuple(
+            map(float, at.groups() if at else (e.get("x", 0), e.get("y", 0)))
+        )
     return found
 
 
 def test_a_figure_stands_inline_in_any_page_with_the_ink_of_the_page(drawn):
     for svg in samples():
         root = ElementTree.fromstring(svg)
-        assert root.tag.endswith("}svg") and root.get("role") == "img" and root.get("width") == "100%" and root.get("viewBox")
+        assert (
+            root.tag.endswith("}svg")
+            and root.get("role") == "img"
+            and root.get("width") == "100%"
+            and root.get("viewBox")
+        )
         assert root.get("aria-label") == root[0].text and root[0].tag.endswith("title")
         assert set(re.findall(r"#\w{3,6}\b", svg)) <= set(COLOURS) - {INK} and "currentColor" in svg
-        assert "<text" in svg and not re.search(r"<style|<defs|<use|url\(|DOCTYPE|<\?xml|<metadata|font-family: ", svg)
-        assert not re.search(r'stroke: (?!none|#|currentColor)|fill: (?!none|#|currentColor)', svg)
+        assert "<text" in svg and not re.search(
+            r"<style|<defs|<use|url\(|DOCTYPE|<\?xml|<metadata|font-family: ", svg
+        )
+        assert not re.search(r"stroke: (?!none|#|currentColor)|fill: (?!none|#|currentColor)", svg)
         assert re.findall(r"https?:[^\"]*", svg) == ["http://www.w3.org/2000/svg"]
 
 
@@ -164,10 +244,15 @@ def test_however_many_figures_stand_in_a_page_no_two_share_an_id(drawn):
 def test_the_same_data_give_the_same_bytes_in_every_process_and_style(drawn):
     import matplotlib
 
-    program = "import sys; sys.path.insert(0, 'tests'); from test_figures import samples; print(hash('a')); print(*samples())"
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); from test_figures import samples;"
+        " print(hash('a')); print(*samples())"
+    )
     runs = [python("-c", program, PYTHONHASHSEED=seed).stdout.partition("\n") for seed in "12"]
     assert runs[0][0] != runs[1][0] and runs[0][2] == runs[1][2]
-    with matplotlib.rc_context({"font.size": 22, "axes.grid": True, "lines.linewidth": 9, "svg.fonttype": "path"}):
+    with matplotlib.rc_context(
+        {"font.size": 22, "axes.grid": True, "lines.linewidth": 9, "svg.fonttype": "path"}
+    ):
         before = dict(matplotlib.rcParams)
         assert " ".join(samples.__wrapped__()) + "\n" == runs[0][2]
         assert dict(matplotlib.rcParams) == before
@@ -177,43 +262,81 @@ def test_the_same_data_give_the_same_bytes_in_every_process_and_style(drawn):
 def test_no_name_becomes_markup_or_mathematics(drawn, text):
     svg = samples(text)[0]
     read, plain = Reader(svg), Reader(samples("plain")[0])
-    assert read.tags == plain.tags and {name for name, _ in read.attributes} == {name for name, _ in plain.attributes}
-    assert texts(svg).keys() >= {" ".join(text.split())} and read.text.count(" ".join(text.split())) >= 6
+    assert read.tags == plain.tags and {name for name, _ in read.attributes} == {
+        name for name, _ in plain.attributes
+    }
+    assert (
+        texts(svg).keys() >= {" ".join(text.split())}
+        and read.text.count(" ".join(text.split())) >= 6
+    )
 
 
 def test_a_gap_in_the_data_is_a_gap_in_the_line(drawn):
     for hole in (None, float("nan"), float("inf")):
         svg = curves("t", [Series("a", [0, 1, 2, 3, 4], [[1, 2, hole, 2, 1]])], "x", "y")
         assert [len(piece) for piece in points(svg, COLOURS[0])[:2]] == [2, 2]
-    svg = curves("t", [Series("a", [0, 1, 2, 3, 4], [[1, 2, 0, 2, 1]])], "x", "y", log_y=True)  # zero has no logarithm
+    svg = curves(
+        "t", [Series("a", [0, 1, 2, 3, 4], [[1, 2, 0, 2, 1]])], "x", "y", log_y=True
+    )  # zero has no logarithm
     assert [len(piece) for piece in points(svg, COLOURS[0])[:2]] == [2, 2]
 
 
 def test_the_line_is_the_mean_of_the_seeds_and_the_band_goes_from_least_to_most(drawn):
     svg = curves("t", [Series("a", [0, 1, 2], [[0, 3, 0], [0, 1, None], [6, 2, 4]])], "x", "y")
     line = points(svg, COLOURS[0])[0]
-    assert len(line) == 3 and max(y for _, y in line) - min(y for _, y in line) < 0.02  # all means are 2
-    band = re.findall(r'<path d="([^"]*)"(?: transform="translate\(0 ([\d.]+)\)")? style="fill: #0072b2; fill-opacity', svg)
-    ys = [float(p.split()[1]) + float(band[0][1] or 0) for p in re.split("[ML]", band[0][0].replace("z", ""))[1:]]
+    assert (
+        len(line) == 3 and max(y for _, y in line) - min(y for _, y in line) < 0.02
+    )  # all means are 2
+    band = re.findall(
+        r'<path d="([^"]*)"(?: transform="translate\(0 ([\d.]+)\)")? style="fill: #0072b2;'
+        r" fill-opacity",
+        svg,
+    )
+    ys = [
+        float(p.split()[1]) + float(band[0][1] or 0)
+        for p in re.split("[ML]", band[0][0].replace("z", ""))[1:]
+    ]
     assert len(band) == 1 and min(ys) < line[0][1] < max(ys)
-    assert (line[0][1] - min(ys)) / (max(ys) - line[0][1]) == pytest.approx(2, abs=0.02)  # 6 and 0 about 2
+    assert (line[0][1] - min(ys)) / (max(ys) - line[0][1]) == pytest.approx(
+        2, abs=0.02
+    )  # 6 and 0 about 2
     assert "fill-opacity" not in curves("t", [Series("a", [0, 1], [[0, 1]])], "x", "y")
 
 
 def test_numbers_at_the_axes_are_written_for_people(drawn):
-    assert texts(curves("t", [Series("a", [0, 20000], [[-1, 1]])], "x", "y")).keys() >= {"\u22121", "0", "20,000"}
-    assert texts(curves("t", [Series("a", [1, 2], [[1e-4, 2]])], "x", "y", log_y=True)).keys() >= {"0.0001", "0.01", "1"}
+    assert texts(curves("t", [Series("a", [0, 20000], [[-1, 1]])], "x", "y")).keys() >= {
+        "\u22121",
+        "0",
+        "20,000",
+    }
+    assert texts(curves("t", [Series("a", [1, 2], [[1e-4, 2]])], "x", "y", log_y=True)).keys() >= {
+        "0.0001",
+        "0.01",
+        "1",
+    }
 
 
 def test_every_series_has_a_look_of_its_own_in_more_than_its_colour():
-    looks = [(figures._look(i)["color"], figures._look(i)["marker"], str(figures._look(i)["linestyle"])) for i in range(30)]
+    looks = [
+        (figures._look(i)["color"], figures._look(i)["marker"], str(figures._look(i)["linestyle"]))
+        for i in range(30)
+    ]
     assert len(set(looks)) == 30
     assert len({look[1:] for look in looks[:8]}) == 8
 
 
 def test_the_legend_stands_below_all_data(drawn):
-    names = [f"series {i}, whose name is so long that it takes more than a single line of the figure" for i in range(5)]
-    svg = curves("t", [Series(n, [0, 1], [[0, i]]) for i, n in enumerate(names)], "the x axis", "y", level=(2, "a level"))
+    names = [
+        f"series {i}, whose name is so long that it takes more than a single line of the figure"
+        for i in range(5)
+    ]
+    svg = curves(
+        "t",
+        [Series(n, [0, 1], [[0, i]]) for i, n in enumerate(names)],
+        "the x axis",
+        "y",
+        level=(2, "a level"),
+    )
     place = texts(svg)
     lowest = max(y for colour in COLOURS[:4] for piece in points(svg, colour)[:1] for _, y in piece)
     below = [y for text, (_, y) in place.items() if text.startswith("series") or text == "a level"]
@@ -224,19 +347,26 @@ def test_the_legend_stands_below_all_data(drawn):
 def test_names_of_marks_that_stand_close_are_written_one_above_the_other(drawn):
     marks = [(50, "fine-tuning begins"), (52, "replay ends"), (99, "z")]
     place = texts(curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=marks))
-    assert place["fine-tuning begins"][1] != place["replay ends"][1] and place["fine-tuning begins"][1] == place["z"][1]
+    assert (
+        place["fine-tuning begins"][1] != place["replay ends"][1]
+        and place["fine-tuning begins"][1] == place["z"][1]
+    )
 
 
 def test_every_seed_is_a_dot_and_what_was_not_measured_says_so(drawn):
     svg = dots("t", [("three", [1, 2, 3]), ("none", [None, float("nan")]), ("one", [2])], "x")
-    assert len(re.findall(r'transform="translate\([^)]*\)" style="fill: #0072b2', svg)) == 4 + 1  # and one in the legend
+    assert (
+        len(re.findall(r'transform="translate\([^)]*\)" style="fill: #0072b2', svg)) == 4 + 1
+    )  # and one in the legend
     assert "(not measured)" in texts(svg) and "mean of the seeds" in texts(svg)
     assert "mean of the seeds" not in texts(dots("t", [("one", [2])], "x"))
 
 
 def test_a_path_ends_in_a_larger_marker(drawn):
     svg = paths("t", [("a", [([0, 1, None], [0, 1, 9])])], "x", "y")
-    places = re.findall(r'<path d="([^"]*)" transform="translate\(([^)]*)\)" style="fill: #0072b2', svg)
+    places = re.findall(
+        r'<path d="([^"]*)" transform="translate\(([^)]*)\)" style="fill: #0072b2', svg
+    )
     sizes = {}
     for d, at in places:
         sizes.setdefault(at, []).append(max(float(n) for n in re.findall(r"-?[\d.]+", d)))
@@ -245,8 +375,13 @@ def test_a_path_ends_in_a_larger_marker(drawn):
 
 
 def test_data_that_are_not_there_are_said_not_to_be_there(drawn):
-    for svg in (curves("t", [], "x", "y"), curves("t", [Series("a", [1], [[None]])], "x", "y", log_x=True),
-                curves("t", [Series("a", [], [])], "x", "y"), paths("t", [("a", [([], [])])], "x", "y"), dots("t", [], "x")):
+    for svg in (
+        curves("t", [], "x", "y"),
+        curves("t", [Series("a", [1], [[None]])], "x", "y", log_x=True),
+        curves("t", [Series("a", [], [])], "x", "y"),
+        paths("t", [("a", [([], [])])], "x", "y"),
+        dots("t", [], "x"),
+    ):
         assert "nothing was measured" in texts(svg)
 
 
@@ -259,4 +394,10 @@ def test_without_matplotlib_a_sentence_says_how_to_get_it(monkeypatch):
 
 
 def test_matplotlib_is_loaded_only_when_something_is_drawn():
-    assert python("-c", "import sys, pysft.lab.figures, pysft.lab.report; print('matplotlib' in sys.modules)").stdout == "False\n"
+    assert (
+        python(
+            "-c",
+            "import sys, pysft.lab.figures, pysft.lab.report; print('matplotlib' in sys.modules)",
+        ).stdout
+        == "False\n"
+    )

@@ -7,9 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
-
 from conftest import offsets, python
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from pysft.errors import GateError, UsageError
 from pysft.nn import _build, ops
 
@@ -17,51 +18,84 @@ X = np.float32
 
 
 def good():
-    """Arguments that every kernel takes: N = 6 rows in two sequences, C = 4, K = 3, H = 2, V = 5."""
+    """Arguments that every kernel takes: N = 6 rows in two sequences, C = 4, K = 3, H = 2, V =
+    5."""
+
     def f(*shape):
         return np.ones(shape, X)
 
-    tokens, labels, cu = np.arange(6, dtype=np.int32) % 5, np.array([0, -100, 4, 1, 2, 3], np.int32), offsets([4, 2])
+    tokens, labels, cu = (
+        np.arange(6, dtype=np.int32) % 5,
+        np.array([0, -100, 4, 1, 2, 3], np.int32),
+        offsets([4, 2]),
+    )
     rows = np.array([0, 3, 5], np.int32)
-    return {"matmul_forward": dict(y=f(6, 3), x=f(6, 4), w=f(3, 4), b=f(3), residual=f(6, 3)),
-            "matmul_backward": dict(dx=f(6, 4), dw=f(3, 4), db=f(3), dy=f(6, 3), x=f(6, 4), w=f(3, 4)),
-            "attention_forward": dict(y=f(6, 4), lse=f(6, 2), qkv=f(6, 12), cu_seqlens=cu.copy()),
-            "attention_backward": dict(dqkv=f(6, 12), dy=f(6, 4), qkv=f(6, 12), y=f(6, 4), lse=f(6, 2),
-                                       cu_seqlens=cu.copy()),
-            "layernorm_forward": dict(y=f(6, 4), mean=f(6), rstd=f(6), x=f(6, 4), w=f(4), b=f(4)),
-            "layernorm_backward": dict(dx=f(6, 4), dw=f(4), db=f(4), dy=f(6, 4), x=f(6, 4), w=f(4), mean=f(6),
-                                       rstd=f(6)),
-            "gelu_forward": dict(y=f(6, 4), x=f(6, 4)),
-            "gelu_backward": dict(dx=f(6, 4), dy=f(6, 4), x=f(6, 4)),
-            "embedding_forward": dict(y=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy(), wte=f(5, 4), wpe=f(4, 4)),
-            "embedding_backward": dict(dwte=f(5, 4), dwpe=f(4, 4), dy=f(6, 4), tokens=tokens.copy(),
-                                       cu_seqlens=cu.copy()),
-            "take_rows_forward": dict(y=f(3, 4), x=f(6, 4), rows=rows.copy()),
-            "take_rows_backward": dict(dx=f(6, 4), dy=f(3, 4), rows=rows.copy()),
-            "cross_entropy_forward": dict(nll=f(6), lse=f(6), logits=f(6, 5), labels=labels.copy()),
-            "cross_entropy_backward": dict(dlogits=f(6, 5), dnll=f(6), logits=f(6, 5), lse=f(6), labels=labels.copy()),
-            "adamw": dict(w=f(7), m=f(7), v=f(7), g=f(7), step=1, lr=0.1),
-            "sum_squares": dict(x=f(7))}
+    return {
+        "matmul_forward": dict(y=f(6, 3), x=f(6, 4), w=f(3, 4), b=f(3), residual=f(6, 3)),
+        "matmul_backward": dict(dx=f(6, 4), dw=f(3, 4), db=f(3), dy=f(6, 3), x=f(6, 4), w=f(3, 4)),
+        "attention_forward": dict(y=f(6, 4), lse=f(6, 2), qkv=f(6, 12), cu_seqlens=cu.copy()),
+        "attention_backward": dict(
+            dqkv=f(6, 12), dy=f(6, 4), qkv=f(6, 12), y=f(6, 4), lse=f(6, 2), cu_seqlens=cu.copy()
+        ),
+        "layernorm_forward": dict(y=f(6, 4), mean=f(6), rstd=f(6), x=f(6, 4), w=f(4), b=f(4)),
+        "layernorm_backward": dict(
+            dx=f(6, 4), dw=f(4), db=f(4), dy=f(6, 4), x=f(6, 4), w=f(4), mean=f(6), rstd=f(6)
+        ),
+        "gelu_forward": dict(y=f(6, 4), x=f(6, 4)),
+        "gelu_backward": dict(dx=f(6, 4), dy=f(6, 4), x=f(6, 4)),
+        "embedding_forward": dict(
+            y=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy(), wte=f(5, 4), wpe=f(4, 4)
+        ),
+        "embedding_backward": dict(
+            dwte=f(5, 4), dwpe=f(4, 4), dy=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy()
+        ),
+        "take_rows_forward": dict(y=f(3, 4), x=f(6, 4), rows=rows.copy()),
+        "take_rows_backward": dict(dx=f(6, 4), dy=f(3, 4), rows=rows.copy()),
+        "cross_entropy_forward": dict(nll=f(6), lse=f(6), logits=f(6, 5), labels=labels.copy()),
+        "cross_entropy_backward": dict(
+            dlogits=f(6, 5), dnll=f(6), logits=f(6, 5), lse=f(6), labels=labels.copy()
+        ),
+        "adamw": dict(w=f(7), m=f(7), v=f(7), g=f(7), step=1, lr=0.1),
+        "sum_squares": dict(x=f(7)),
+    }
 
 
-WRITTEN = {"matmul_forward": ["y"], "matmul_backward": ["dx", "dw", "db"], "attention_forward": ["y", "lse"],
-           "attention_backward": ["dqkv"], "layernorm_forward": ["y", "mean", "rstd"],
-           "layernorm_backward": ["dx", "dw", "db"], "gelu_forward": ["y"], "gelu_backward": ["dx"],
-           "embedding_forward": ["y"], "embedding_backward": ["dwte", "dwpe"],
-           "take_rows_forward": ["y"], "take_rows_backward": ["dx"], "cross_entropy_forward": ["nll", "lse"], "cross_entropy_backward": ["dlogits"], "adamw": ["w", "m", "v"],
-           "sum_squares": []}
-OPTIONAL = {"matmul_forward": ["b", "residual"], "matmul_backward": ["dx", "dw", "db"],
-            "layernorm_backward": ["dx", "dw", "db"]}
-IN_PLACE = {("gelu_forward", "y", "x"), ("gelu_backward", "dx", "dy"),
-            ("cross_entropy_backward", "dlogits", "logits")}
+WRITTEN = {
+    "matmul_forward": ["y"],
+    "matmul_backward": ["dx", "dw", "db"],
+    "attention_forward": ["y", "lse"],
+    "attention_backward": ["dqkv"],
+    "layernorm_forward": ["y", "mean", "rstd"],
+    "layernorm_backward": ["dx", "dw", "db"],
+    "gelu_forward": ["y"],
+    "gelu_backward": ["dx"],
+    "embedding_forward": ["y"],
+    "embedding_backward": ["dwte", "dwpe"],
+    "take_rows_forward": ["y"],
+    "take_rows_backward": ["dx"],
+    "cross_entropy_forward": ["nll", "lse"],
+    "cross_entropy_backward": ["dlogits"],
+    "adamw": ["w", "m", "v"],
+    "sum_squares": [],
+}
+OPTIONAL = {
+    "matmul_forward": ["b", "residual"],
+    "matmul_backward": ["dx", "dw", "db"],
+    "layernorm_backward": ["dx", "dw", "db"],
+}
+IN_PLACE = {
+    ("gelu_forward", "y", "x"),
+    ("gelu_backward", "dx", "dy"),
+    ("cross_entropy_backward", "dlogits", "logits"),
+}
 SLOTS = [(f, n) for f, a in good().items() for n, v in a.items() if isinstance(v, np.ndarray)]
 EVERY_ARRAY = pytest.mark.parametrize("function, name", SLOTS, ids=[f"{f}-{n}" for f, n in SLOTS])
 INTEGERS = {"tokens", "labels", "cu_seqlens", "rows"}
 
 
 def refused(function, *words, **changes):
-    """The one sentence with which `function` refuses good arguments with these changes; it must hold
-    the function's name and all `words`, and nothing may have been written."""
+    """The one sentence with which `function` refuses good arguments with these changes; it must
+    hold the function's name and all `words`, and nothing may have been written."""
     arguments = {**good()[function], **changes}
     written = [n for n in WRITTEN[function] if isinstance(arguments[n], np.ndarray)]
     before = [arguments[n].copy() for n in written]
@@ -72,31 +106,59 @@ def refused(function, *words, **changes):
     for word in (function, *words):
         assert str(word) in message, f"{word!r} is not in: {message}"
     for n, old in zip(written, before):
-        assert np.array_equal(arguments[n], old, equal_nan=arguments[n].dtype.kind == "f"), "written nevertheless"
+        assert np.array_equal(arguments[n], old, equal_nan=arguments[n].dtype.kind == "f"), (
+            "written nevertheless"
+        )
     return message
 
 
 def test_good_arguments_pass_in_both_precisions():
     for function, arguments in good().items():
         getattr(ops, function)(**arguments)
-        getattr(ops, function)(**{n: v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype == X else v
-                                  for n, v in arguments.items()})
+        getattr(ops, function)(
+            **{
+                n: v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype == X else v
+                for n, v in arguments.items()
+            }
+        )
 
 
 # ----------------------------------------------------------------------- one test a way to be wrong
 
+
 @EVERY_ARRAY
 def test_a_wrong_dtype_is_refused(function, name):
-    first = next(n for n, v in good()[function].items() if isinstance(v, np.ndarray) and n not in INTEGERS)
+    first = next(
+        n for n, v in good()[function].items() if isinstance(v, np.ndarray) and n not in INTEGERS
+    )
     fits = "int32" if name in INTEGERS else "float32 or float64" if name == first else "float32"
-    for dtype in (np.float16, np.int64, np.uint32, bool, complex, object, "S4", "M8[s]", np.longdouble):
-        refused(function, f" {name} ", np.dtype(dtype), fits, **{name: np.zeros(good()[function][name].shape, dtype)})
+    for dtype in (
+        np.float16,
+        np.int64,
+        np.uint32,
+        bool,
+        complex,
+        object,
+        "S4",
+        "M8[s]",
+        np.longdouble,
+    ):
+        refused(
+            function,
+            f" {name} ",
+            np.dtype(dtype),
+            fits,
+            **{name: np.zeros(good()[function][name].shape, dtype)},
+        )
 
 
 @EVERY_ARRAY
 def test_two_precisions_in_one_call_are_refused(function, name):
     a = good()[function]
-    if name not in INTEGERS and sum(isinstance(v, np.ndarray) and n not in INTEGERS for n, v in a.items()) > 1:
+    if (
+        name not in INTEGERS
+        and sum(isinstance(v, np.ndarray) and n not in INTEGERS for n, v in a.items()) > 1
+    ):
         message = refused(function, "float32", "float64", **{name: a[name].astype(np.float64)})
         assert "like the arrays before it" in message
 
@@ -118,14 +180,23 @@ def test_a_wrong_number_of_axes_is_refused(function, name):
 
 # Axes whose letter no other array shares: any size fits (offsets are judged by what they say).
 FREE = {(f, "cu_seqlens", 0) for f in good()} | {
-    ("attention_forward", "lse", 1), ("attention_backward", "lse", 1), ("embedding_forward", "wte", 0),
-    ("embedding_forward", "wpe", 0), ("embedding_backward", "dwte", 0), ("embedding_backward", "dwpe", 0),
-    ("take_rows_forward", "x", 0), ("take_rows_backward", "dx", 0), ("cross_entropy_forward", "logits", 1), ("sum_squares", "x", 0)}
+    ("attention_forward", "lse", 1),
+    ("attention_backward", "lse", 1),
+    ("embedding_forward", "wte", 0),
+    ("embedding_forward", "wpe", 0),
+    ("embedding_backward", "dwte", 0),
+    ("embedding_backward", "dwpe", 0),
+    ("take_rows_forward", "x", 0),
+    ("take_rows_backward", "dx", 0),
+    ("cross_entropy_forward", "logits", 1),
+    ("sum_squares", "x", 0),
+}
 
 
 @EVERY_ARRAY
 def test_a_wrong_size_is_refused(function, name):
-    """One more along each axis; the message names this array or the later one that disagrees with it."""
+    """One more along each axis; the message names this array or the later one that disagrees with
+    it."""
     a = good()[function][name]
     for axis in range(a.ndim):
         if (function, name, axis) not in FREE:
@@ -136,7 +207,10 @@ def test_a_wrong_size_is_refused(function, name):
 
 def test_a_wrong_shape_says_which_letter_has_which_number():
     message = refused("layernorm_forward", w=np.ones(6, X))
-    assert message == "layernorm_forward: w has shape (6,), expected (C,) with C = 4, none of them zero"
+    assert (
+        message
+        == "layernorm_forward: w has shape (6,), expected (C,) with C = 4, none of them zero"
+    )
 
 
 @EVERY_ARRAY
@@ -150,8 +224,15 @@ def test_an_array_of_no_elements_is_refused(function, name):
 def test_all_arrays_without_rows_are_refused_together():
     for function, arguments in good().items():
         if function not in ("adamw", "sum_squares"):
-            refused(function, "has shape (0", **{n: v[:0] for n, v in arguments.items()
-                                                if isinstance(v, np.ndarray) and len(v) == 6})
+            refused(
+                function,
+                "has shape (0",
+                **{
+                    n: v[:0]
+                    for n, v in arguments.items()
+                    if isinstance(v, np.ndarray) and len(v) == 6
+                },
+            )
 
 
 @EVERY_ARRAY
@@ -197,7 +278,7 @@ def test_an_array_that_is_written_may_not_overlap_any_other(function):
             memory = np.zeros(size, np.uint8)
 
             def at(start, like):
-                laid = memory[start:start + like.nbytes].view(like.dtype).reshape(like.shape)
+                laid = memory[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
                 laid[...] = like
                 return laid
 
@@ -208,7 +289,9 @@ def test_an_array_that_is_written_may_not_overlap_any_other(function):
                 else:
                     with pytest.raises(GateError, match="overlap") as caught:
                         getattr(ops, function)(**changed)
-                    assert all(word in str(caught.value) for word in (function, name, other, "written"))
+                    assert all(
+                        word in str(caught.value) for word in (function, name, other, "written")
+                    )
 
 
 def test_arrays_that_are_only_read_may_be_the_same_memory():
@@ -224,8 +307,13 @@ def test_neighbours_in_memory_do_not_overlap():
 
 @EVERY_ARRAY
 def test_what_is_not_an_array_is_refused(function, name):
-    for thing, kind in (([1.0, 2.0], "list"), (3.0, "float"), ("x", "str"), (b"1234", "bytes"),
-                        (memoryview(b"12"), "memoryview")):
+    for thing, kind in (
+        ([1.0, 2.0], "list"),
+        (3.0, "float"),
+        ("x", "str"),
+        (b"1234", "bytes"),
+        (memoryview(b"12"), "memoryview"),
+    ):
         refused(function, f" {name} ", kind, "NumPy array", **{name: thing})
 
 
@@ -239,7 +327,7 @@ def test_none_is_refused_exactly_where_it_is_not_optional(function, name):
 
 @pytest.mark.parametrize("function", ["embedding_forward", "embedding_backward"])
 def test_a_token_outside_of_the_vocabulary_is_named_with_its_row(function):
-    for row, token in ((0, -1), (3, 5), (5, 2**31 - 1), (2, -2**31), (4, -100)):
+    for row, token in ((0, -1), (3, 5), (5, 2**31 - 1), (2, -(2**31)), (4, -100)):
         tokens = good()[function]["tokens"]
         tokens[row] = token
         refused(function, f"tokens[{row}] = {token}", "0..4", tokens=tokens)
@@ -247,14 +335,37 @@ def test_a_token_outside_of_the_vocabulary_is_named_with_its_row(function):
 
 def test_wanted_rows_that_do_not_rise_within_the_batch_are_refused():
     f = functools.partial(np.ones, dtype=X)
-    few = {"attention_forward": dict(y=f((3, 4)), lse=f((3, 2)), qkv=f((6, 8)), q=f((3, 4))),
-           "attention_backward": dict(dqkv=f((6, 8)), dy=f((3, 4)), y=f((3, 4)), lse=f((3, 2)), qkv=f((6, 8)),
-                                      dq=f((3, 4)), q=f((3, 4)))}
+    few = {
+        "attention_forward": dict(y=f((3, 4)), lse=f((3, 2)), qkv=f((6, 8)), q=f((3, 4))),
+        "attention_backward": dict(
+            dqkv=f((6, 8)),
+            dy=f((3, 4)),
+            y=f((3, 4)),
+            lse=f((3, 2)),
+            qkv=f((6, 8)),
+            dq=f((3, 4)),
+            q=f((3, 4)),
+        ),
+    }
     for function in ("take_rows_forward", "take_rows_backward", *few):
         others = few.get(function, {})
-        getattr(ops, function)(**{**good()[function], **others, "rows": np.array([0, 3, 5], np.int32)})
-        for rows, bad in (([0, 3, 6], 2), ([-1, 3, 5], 0), ([0, 0, 5], 1), ([4, 3, 5], 1), ([2**31 - 1, 0, 1], 0)):
-            refused(function, f"rows[{bad}] = {rows[bad]}", "N = 6", rows=np.array(rows, np.int32), **others)
+        getattr(ops, function)(
+            **{**good()[function], **others, "rows": np.array([0, 3, 5], np.int32)}
+        )
+        for rows, bad in (
+            ([0, 3, 6], 2),
+            ([-1, 3, 5], 0),
+            ([0, 0, 5], 1),
+            ([4, 3, 5], 1),
+            ([2**31 - 1, 0, 1], 0),
+        ):
+            refused(
+                function,
+                f"rows[{bad}] = {rows[bad]}",
+                "N = 6",
+                rows=np.array(rows, np.int32),
+                **others,
+            )
 
 
 @pytest.mark.parametrize("function", ["attention_forward", "attention_backward"])
@@ -270,9 +381,14 @@ def test_gelu_takes_its_derivative_or_its_input_not_both():
 
 # ---------------------------------------------------------------------------- calls made many times
 
+
 def test_noted_calls_do_what_the_kernels_do_for_any_number_of_rows_up_to_their_arrays():
     g = np.random.default_rng(0)
-    x, w, y = g.standard_normal((9, 5)).astype(X), g.standard_normal((3, 5)).astype(X), np.zeros((9, 3), X)
+    x, w, y = (
+        g.standard_normal((9, 5)).astype(X),
+        g.standard_normal((3, 5)).astype(X),
+        np.zeros((9, 3), X),
+    )
     calls = ops.on_threads(1).calls(9)
     calls.on("N").matmul_forward(y, x, w)
     calls.on("M").gelu_forward(y, y)
@@ -312,7 +428,7 @@ def test_noted_attention_refuses_a_sequence_longer_than_it_has_room_for():
 
 @pytest.mark.parametrize("function", ["cross_entropy_forward", "cross_entropy_backward"])
 def test_a_label_that_is_neither_minus_100_nor_a_symbol_is_named_with_its_row(function):
-    for row, label in ((0, -1), (3, 5), (5, 2**31 - 1), (2, -2**31), (4, -99), (1, -101)):
+    for row, label in ((0, -1), (3, 5), (5, 2**31 - 1), (2, -(2**31)), (4, -99), (1, -101)):
         labels = good()[function]["labels"]
         labels[row] = label
         refused(function, f"labels[{row}] = {label}", "-100", "0..4", labels=labels)
@@ -323,10 +439,15 @@ OFFSETS = ["attention_forward", "attention_backward", "embedding_forward", "embe
 
 @pytest.mark.parametrize("function", OFFSETS)
 def test_offsets_that_do_not_rise_from_0_to_N_are_refused(function):
-    for cu, *words in (([1, 4, 6], "starts with 1", "expected 0"), ([-1, 4, 6], "starts with -1"),
-                       ([0, 4, 5], "ends with 5", "N = 6"), ([0, 4, 7], "ends with 7", "N = 6"),
-                       ([0, 4, 3, 6], "falls from 4 to 3", "offset 2"), ([0, -2, 4, 6], "falls from 0 to -2"),
-                       ([0], "has shape (1,)", "S+1")):
+    for cu, *words in (
+        ([1, 4, 6], "starts with 1", "expected 0"),
+        ([-1, 4, 6], "starts with -1"),
+        ([0, 4, 5], "ends with 5", "N = 6"),
+        ([0, 4, 7], "ends with 7", "N = 6"),
+        ([0, 4, 3, 6], "falls from 4 to 3", "offset 2"),
+        ([0, -2, 4, 6], "falls from 0 to -2"),
+        ([0], "has shape (1,)", "S+1"),
+    ):
         refused(function, "cu_seqlens", *words, cu_seqlens=np.array(cu, np.int32))
 
 
@@ -336,8 +457,14 @@ def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(func
     calls, a = ops.on_threads(1).calls(6), good()[function]
     getattr(calls.on("N"), function)(*a.values())
     calls.run(6, 2, 6)
-    for cu, said in (([1, 4, 6], "starts with 1"), ([-1, 4, 6], "starts with -1"), ([0, 4, 5], "ends with 5"), ([0, 4, 7], "ends with 7"),
-                     ([0, 7, 6], "cu_seqlens falls from 7|sequence 0 has 7 rows"), ([0, -2, 6], "falls from 0 to -2")):
+    for cu, said in (
+        ([1, 4, 6], "starts with 1"),
+        ([-1, 4, 6], "starts with -1"),
+        ([0, 4, 5], "ends with 5"),
+        ([0, 4, 7], "ends with 7"),
+        ([0, 7, 6], "cu_seqlens falls from 7|sequence 0 has 7 rows"),
+        ([0, -2, 6], "falls from 0 to -2"),
+    ):
         a["cu_seqlens"][:] = cu
         with pytest.raises(GateError, match=said):
             calls.run(6, 2, 6)
@@ -346,17 +473,26 @@ def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(func
 @pytest.mark.parametrize("function", OFFSETS)
 def test_offsets_whose_differences_overflow_int32_are_refused_for_what_they_are(function):
     """From 4 to -2^31 is a fall, although the difference in int32 is positive."""
-    refused(function, "cu_seqlens", "falls from 4", cu_seqlens=np.array([0, 4, -2**31, 6], np.int32))
+    refused(
+        function, "cu_seqlens", "falls from 4", cu_seqlens=np.array([0, 4, -(2**31), 6], np.int32)
+    )
 
 
 @pytest.mark.parametrize("function", OFFSETS)
 def test_empty_sequences_are_allowed(function):
-    getattr(ops, function)(**{**good()[function], "cu_seqlens": np.array([0, 0, 4, 4, 6], np.int32)})
+    getattr(ops, function)(
+        **{**good()[function], "cu_seqlens": np.array([0, 0, 4, 4, 6], np.int32)}
+    )
 
 
 @pytest.mark.parametrize("function", ["embedding_forward", "embedding_backward"])
 def test_a_sequence_longer_than_the_context_is_named(function):
-    refused(function, "sequence 1 has 5 rows", "the context has 4", cu_seqlens=np.array([0, 1, 6], np.int32))
+    refused(
+        function,
+        "sequence 1 has 5 rows",
+        "the context has 4",
+        cu_seqlens=np.array([0, 1, 6], np.int32),
+    )
 
 
 @pytest.mark.parametrize("function", ["attention_forward", "attention_backward"])
@@ -376,9 +512,14 @@ THREADS = pytest.mark.parametrize("threads", [0, -1, "2", 2.0, 1025, True], ids=
 
 @THREADS
 def test_a_number_of_threads_that_cannot_be_is_refused(threads):
-    for call in (lambda: ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=threads),
-                 lambda: ops.on_threads(threads)):
-        with pytest.raises(GateError, match=re.escape(f": threads = {threads!r} is not a whole number from 1 to 1024")):
+    for call in (
+        lambda: ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=threads),
+        lambda: ops.on_threads(threads),
+    ):
+        with pytest.raises(
+            GateError,
+            match=re.escape(f": threads = {threads!r} is not a whole number from 1 to 1024"),
+        ):
             call()
 
 
@@ -387,8 +528,11 @@ def test_a_wrong_number_of_threads_names_the_function():
         ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=0)
 
 
-@pytest.mark.parametrize("function, name", [("adamw", n) for n in ("step", "lr", "beta1", "beta2", "eps", "decay")]
-                         + [("layernorm_forward", "eps")])
+@pytest.mark.parametrize(
+    "function, name",
+    [("adamw", n) for n in ("step", "lr", "beta1", "beta2", "eps", "decay")]
+    + [("layernorm_forward", "eps")],
+)
 def test_a_scalar_that_is_no_number_is_refused(function, name):
     for value in ("fast", None, 1j, np.ones(2)):
         refused(function, f"{name} = {value!r}", **{name: value})
@@ -396,10 +540,14 @@ def test_a_scalar_that_is_no_number_is_refused(function, name):
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "99999999999999999999"])
 @pytest.mark.parametrize("variable", ["PYSFT_NUM_THREADS", "OMP_NUM_THREADS"])
-def test_a_bad_number_of_threads_in_the_environment_is_named_with_its_variable(monkeypatch, variable, text):
+def test_a_bad_number_of_threads_in_the_environment_is_named_with_its_variable(
+    monkeypatch, variable, text
+):
     monkeypatch.delenv("PYSFT_NUM_THREADS", raising=False)
     monkeypatch.setenv(variable, text)
-    with pytest.raises(UsageError, match=f"{variable}={text} is not a number of threads from 1 to 1024"):
+    with pytest.raises(
+        UsageError, match=f"{variable}={text} is not a number of threads from 1 to 1024"
+    ):
         ops.default_threads()
 
 
@@ -421,7 +569,11 @@ def test_an_unknown_instruction_set_is_one_sentence_that_names_those_there_are()
 
 def test_a_bad_number_of_threads_is_one_sentence_on_the_command_line():
     done = python("-m", "pysft", "info", PYSFT_NUM_THREADS="many")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "PYSFT_NUM_THREADS=many" in done.stderr
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and "PYSFT_NUM_THREADS=many" in done.stderr
+    )
 
 
 def test_an_instruction_set_that_the_processor_lacks_is_refused_in_a_sentence(monkeypatch):
@@ -434,7 +586,9 @@ def test_an_instruction_set_that_the_processor_lacks_is_refused_in_a_sentence(mo
     monkeypatch.setattr(_build, "ISAS", {"base": [], "avx2": [], "avx512": []})
     monkeypatch.setattr(ops, "_import", lambda isa: OldProcessor)
     monkeypatch.setenv("PYSFT_ISA", "avx512")
-    with pytest.raises(UsageError, match="PYSFT_ISA=avx512: this processor has no avx512; it can run base"):
+    with pytest.raises(
+        UsageError, match="PYSFT_ISA=avx512: this processor has no avx512; it can run base"
+    ):
         ops._load()
 
 
@@ -448,20 +602,36 @@ def test_the_chosen_instruction_set_is_the_best_or_the_one_asked_for(monkeypatch
 
 # --------------------------------------------------------------------------------- anything at all
 
+
 def _arrays():
     def array(dtype, shape, layout, seed):
-        base = np.random.default_rng(seed).integers(-3, 9, [*shape[:-1], 2 * shape[-1]] if shape else ()).astype(dtype)
+        base = (
+            np.random.default_rng(seed)
+            .integers(-3, 9, [*shape[:-1], 2 * shape[-1]] if shape else ())
+            .astype(dtype)
+        )
         if not shape:
             return base
-        a = {"plain": lambda: np.ascontiguousarray(base[..., :shape[-1]]), "gaps": lambda: base[..., ::2],
-             "fortran": lambda: np.asfortranarray(base[..., :shape[-1]]), "tail": lambda: base[..., shape[-1]:],
-             "broadcast": lambda: np.broadcast_to(base[..., :1], shape)}[layout]()
+        a = {
+            "plain": lambda: np.ascontiguousarray(base[..., : shape[-1]]),
+            "gaps": lambda: base[..., ::2],
+            "fortran": lambda: np.asfortranarray(base[..., : shape[-1]]),
+            "tail": lambda: base[..., shape[-1] :],
+            "broadcast": lambda: np.broadcast_to(base[..., :1], shape),
+        }[layout]()
         return a
 
-    dtypes = st.sampled_from([X, X, X, X, np.float64, np.int32, np.int32, np.int64, bool, ">f4", object])
+    dtypes = st.sampled_from(
+        [X, X, X, X, np.float64, np.int32, np.int32, np.int64, bool, ">f4", object]
+    )
     shapes = st.lists(st.sampled_from([1, 2, 2, 2, 2, 3, 4, 6, 0]), max_size=3)
-    return st.builds(array, dtypes, shapes, st.sampled_from(["plain"] * 6 + ["gaps", "fortran", "tail", "broadcast"]),
-                     st.integers(0, 5))
+    return st.builds(
+        array,
+        dtypes,
+        shapes,
+        st.sampled_from(["plain"] * 6 + ["gaps", "fortran", "tail", "broadcast"]),
+        st.integers(0, 5),
+    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -469,9 +639,17 @@ def _arrays():
 def test_anything_at_all_is_computed_or_refused_and_never_anything_else(data):
     for function, arguments in good().items():
         things = st.one_of(_arrays(), st.none(), st.sampled_from([1, "x"]))
-        keep = data.draw(st.sets(st.sampled_from(sorted(n for n, v in arguments.items() if isinstance(v, np.ndarray)))))
-        thrown = {n: v if n in keep or not isinstance(v, np.ndarray) else data.draw(things)
-                  for n, v in arguments.items()}
+        keep = data.draw(
+            st.sets(
+                st.sampled_from(
+                    sorted(n for n, v in arguments.items() if isinstance(v, np.ndarray))
+                )
+            )
+        )
+        thrown = {
+            n: v if n in keep or not isinstance(v, np.ndarray) else data.draw(things)
+            for n, v in arguments.items()
+        }
         try:
             getattr(ops, function)(**thrown, threads=2)
         except GateError as error:
@@ -479,19 +657,27 @@ def test_anything_at_all_is_computed_or_refused_and_never_anything_else(data):
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.integers(-2, 8), min_size=1, max_size=5), st.lists(st.integers(-101, 6), min_size=6, max_size=6),
-       st.integers(1, 4))
+@given(
+    st.lists(st.integers(-2, 8), min_size=1, max_size=5),
+    st.lists(st.integers(-101, 6), min_size=6, max_size=6),
+    st.integers(1, 4),
+)
 def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, threads):
     cu, numbers = np.array(cu, np.int32), np.array(numbers, np.int32)
     valid = len(cu) > 1 and cu[0] == 0 and cu[-1] == 6 and (np.diff(cu) >= 0).all()
     for function, arguments in good().items():
-        changes = {n: cu if n == "cu_seqlens" else numbers[:3] if n == "rows" else numbers
-                   for n in arguments if n in INTEGERS}
+        changes = {
+            n: cu if n == "cu_seqlens" else numbers[:3] if n == "rows" else numbers
+            for n in arguments
+            if n in INTEGERS
+        }
         if not changes:
             continue
         expected = valid or "cu_seqlens" not in changes
         if "tokens" in changes:
-            expected &= bool(((numbers >= 0) & (numbers < 5)).all()) and bool((np.diff(cu) <= 4).all())
+            expected &= bool(((numbers >= 0) & (numbers < 5)).all()) and bool(
+                (np.diff(cu) <= 4).all()
+            )
         if "labels" in changes:
             expected &= bool(((numbers == -100) | (numbers >= 0) & (numbers < 5)).all())
         if "rows" in changes:

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pysft.errors import DataError, UsageError
 from pysft.inference import generate as generating
@@ -31,12 +32,16 @@ def random_model(context=CONTEXT, vocab=68, spread=0.5):
 
 
 MODEL = random_model()
-PROMPTS = [np.random.default_rng(i).integers(0, 68, n).astype(np.int32) for i, n in enumerate((1, 5, 9, 3, 23, 2))]
+PROMPTS = [
+    np.random.default_rng(i).integers(0, 68, n).astype(np.int32)
+    for i, n in enumerate((1, 5, 9, 3, 23, 2))
+]
 
 
 class Scripted:
-    """A model that writes `script` whatever it is asked, one id for each token that it reads beyond the
-    prompt's `start` ids; it keeps every sequence that it saw as far as it was asked to go on from it."""
+    """A model that writes `script` whatever it is asked, one id for each token that it reads beyond
+    the prompt's `start` ids; it keeps every sequence that it saw as far as it was asked to go on
+    from it."""
 
     def __init__(self, script, context=256, start=None, vocab=68):
         self.config = SimpleNamespace(context=context, vocab=vocab)
@@ -70,12 +75,19 @@ def scripted(reply, **more):
 
 # ------------------------------------------------------------------------------------ generation
 
+
 def recomputed(model, prompt, count):
     """Greedy text, one whole forward a token, alone."""
     ids = list(prompt)
     while len(ids) < min(len(prompt) + count, model.config.context):
-        ids.append(int(model.logits(np.array(ids, np.int32), np.array([0, len(ids)], np.int32))[-1].argmax()))
-    return ids[len(prompt):]
+        ids.append(
+            int(
+                model.logits(np.array(ids, np.int32), np.array([0, len(ids)], np.int32))[
+                    -1
+                ].argmax()
+            )
+        )
+    return ids[len(prompt) :]
 
 
 def test_greedy_is_the_argmax_of_recomputed_logits():
@@ -99,7 +111,9 @@ def test_a_prompt_is_answered_the_same_alone_and_among_others(sampling, slots, m
 
 
 def test_the_stop_token_stops_and_is_not_in_the_ids():
-    reply = generate(Scripted([5, 6, END, 7], start=2), [np.array([1, 2], np.int32)], 10, stop=END)[0]
+    reply = generate(Scripted([5, 6, END, 7], start=2), [np.array([1, 2], np.int32)], 10, stop=END)[
+        0
+    ]
     assert reply.ids.tolist() == [5, 6] and reply.stop == "end"
 
 
@@ -125,7 +139,9 @@ def test_the_context_is_never_exceeded():
 
 @pytest.mark.parametrize("length", [0, CONTEXT + 1])
 def test_a_prompt_that_does_not_fit_the_context_is_refused(length):
-    with pytest.raises(DataError, match=f"prompt 1: {length} tokens, the context holds 1 to {CONTEXT}"):
+    with pytest.raises(
+        DataError, match=f"prompt 1: {length} tokens, the context holds 1 to {CONTEXT}"
+    ):
         generate(MODEL, [PROMPTS[0], np.zeros(length, np.int32)], 5)
 
 
@@ -136,25 +152,40 @@ LOGITS = np.log(np.array([0.4, 0.05, 0.3, 0.15, 0.1], np.float32))
 
 def drawn(sampling, count=4000, logits=LOGITS):
     g = np.random.default_rng(0)
-    return np.bincount([choose(logits, sampling, g) for _ in range(count)], minlength=len(logits)) / count
+    return (
+        np.bincount([choose(logits, sampling, g) for _ in range(count)], minlength=len(logits))
+        / count
+    )
 
 
-@pytest.mark.parametrize("sampling", [
-    Sampling(), Sampling(temperature=1, top_k=1), Sampling(temperature=1, top_p=1e-9), Sampling(temperature=1e-4),
-    Sampling(temperature=5e-324), Sampling(temperature=1, top_p=0.4)])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=1, top_k=1),
+        Sampling(temperature=1, top_p=1e-9),
+        Sampling(temperature=1e-4),
+        Sampling(temperature=5e-324),
+        Sampling(temperature=1, top_p=0.4),
+    ],
+)
 def test_no_temperature_one_choice_and_a_tiny_share_are_all_greedy(sampling):
     assert drawn(sampling, 50)[0] == 1
 
 
-@pytest.mark.parametrize("sampling, expected", [
-    (Sampling(1.0), [0.4, 0.05, 0.3, 0.15, 0.1]),
-    (Sampling(0.5), np.array([0.16, 0.0025, 0.09, 0.0225, 0.01]) / 0.285),
-    (Sampling(1.0, top_k=2), [4 / 7, 0, 3 / 7, 0, 0]),
-    (Sampling(1.0, top_k=99), [0.4, 0.05, 0.3, 0.15, 0.1]),
-    (Sampling(1.0, top_p=0.71), [0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0]),
-    (Sampling(1.0, top_p=0.69), [4 / 7, 0, 3 / 7, 0, 0]),
-    (Sampling(1.0, top_k=3, top_p=0.99), [0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0]),
-    (Sampling(float("inf")), [0.2] * 5)])
+@pytest.mark.parametrize(
+    "sampling, expected",
+    [
+        (Sampling(1.0), [0.4, 0.05, 0.3, 0.15, 0.1]),
+        (Sampling(0.5), np.array([0.16, 0.0025, 0.09, 0.0225, 0.01]) / 0.285),
+        (Sampling(1.0, top_k=2), [4 / 7, 0, 3 / 7, 0, 0]),
+        (Sampling(1.0, top_k=99), [0.4, 0.05, 0.3, 0.15, 0.1]),
+        (Sampling(1.0, top_p=0.71), [0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0]),
+        (Sampling(1.0, top_p=0.69), [4 / 7, 0, 3 / 7, 0, 0]),
+        (Sampling(1.0, top_k=3, top_p=0.99), [0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0]),
+        (Sampling(float("inf")), [0.2] * 5),
+    ],
+)
 def test_samples_follow_the_distribution(sampling, expected):
     expected, found = np.array(expected), drawn(sampling)
     assert (found[expected == 0] == 0).all()
@@ -175,9 +206,17 @@ def test_sampling_is_reproducible_by_its_seed():
     assert twins[0].ids.tolist() != twins[1].ids.tolist()  # each prompt has a generator of its own
 
 
-@pytest.mark.parametrize("bad, named", [
-    (dict(temperature=-1), "temperature"), (dict(temperature=float("nan")), "temperature"), (dict(top_k=-1), "top-k"),
-    (dict(top_p=0), "top-p"), (dict(top_p=1.5), "top-p"), (dict(top_p=float("nan")), "top-p")])
+@pytest.mark.parametrize(
+    "bad, named",
+    [
+        (dict(temperature=-1), "temperature"),
+        (dict(temperature=float("nan")), "temperature"),
+        (dict(top_k=-1), "top-k"),
+        (dict(top_p=0), "top-p"),
+        (dict(top_p=1.5), "top-p"),
+        (dict(top_p=float("nan")), "top-p"),
+    ],
+)
 def test_sampling_that_cannot_be_is_refused_by_name(bad, named):
     with pytest.raises(UsageError, match=named):
         Sampling(**bad)
@@ -190,13 +229,16 @@ def test_a_base_model_completes_text():
     assert document["stop"] == "length" and document["tokens"] == 7 and document["tokens_per_s"] > 0
 
 
-@pytest.mark.parametrize("prompt, named", [("", "prompt"), ("a" * CONTEXT, "no room"), ("a8", "'8' .* position 1")])
+@pytest.mark.parametrize(
+    "prompt, named", [("", "prompt"), ("a" * CONTEXT, "no room"), ("a8", "'8' .* position 1")]
+)
 def test_a_text_that_cannot_be_continued_is_refused(prompt, named):
     with pytest.raises(DataError, match=named):
         complete(MODEL, TOKENIZER, prompt, 7, Sampling())
 
 
 # -------------------------------------------------------------------------------------- sessions
+
 
 def session(model, **more):
     return Session(model, TOKENIZER, CHAT, **more)
@@ -208,24 +250,43 @@ def test_a_prompt_is_id_for_id_what_training_rendered():
         chat.say(text)
     tokens = render(chat.messages, TOKENIZER, CHAT)[0].tolist()
     longest = chat.model.seen[-1]
-    assert longest == tokens[:len(longest)] and len(longest) == len(tokens) - 1
-    assert chat.model.seen[0] == [USER, *TOKENIZER.encode("Hi"), END, ASSISTANT, *TOKENIZER.encode("Well met!")]
+    assert longest == tokens[: len(longest)] and len(longest) == len(tokens) - 1
+    assert chat.model.seen[0] == [
+        USER,
+        *TOKENIZER.encode("Hi"),
+        END,
+        ASSISTANT,
+        *TOKENIZER.encode("Well met!"),
+    ]
 
 
 def test_history_accumulates():
     chat = session(scripted("Aye."))
     assert chat.say("Hi")[0] == "Aye." and chat.say("Go")[2] == 0
-    assert chat.messages == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Aye."},
-                             {"role": "user", "content": "Go"}, {"role": "assistant", "content": "Aye."}]
+    assert chat.messages == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Aye."},
+        {"role": "user", "content": "Go"},
+        {"role": "assistant", "content": "Aye."},
+    ]
     ids, dropped = chat.prompt("No")
     expected = render_prompt([*chat.messages, {"role": "user", "content": "No"}], TOKENIZER, CHAT)
     assert ids.tolist() == expected.tolist() and dropped == 0
 
 
 def test_the_oldest_whole_exchanges_are_dropped_when_the_context_is_full():
-    chat = session(scripted("Aye.", context=64))  # an exchange of two letters and this reply takes 10 tokens
+    chat = session(
+        scripted("Aye.", context=64)
+    )  # an exchange of two letters and this reply takes 10 tokens
     dropped = [chat.say(text)[2] for text in ("aa", "bb", "cc", "dd", "ee", "ff")]
-    assert dropped == [0, 0, 0, 1, 1, 1]  # 5 tokens of a prompt and 32 of room leave 27 of 64: two exchanges
+    assert dropped == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]  # 5 tokens of a prompt and 32 of room leave 27 of 64: two exchanges
     assert [m["content"] for m in chat.messages[::2]] == ["dd", "ee", "ff"]
     assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 3
     ids, dropped = chat.prompt("g" * 25)
@@ -241,11 +302,15 @@ def test_a_reply_always_has_room_and_no_exchange_is_dropped_without_need(sizes, 
         ids, dropped = chat.prompt("x" * size)
         assert len(ids) + ROOM <= 64
         if dropped:
-            kept = render_prompt([*before[2 * dropped - 2:], {"role": "user", "content": "x" * size}], TOKENIZER, CHAT)
+            kept = render_prompt(
+                [*before[2 * dropped - 2 :], {"role": "user", "content": "x" * size}],
+                TOKENIZER,
+                CHAT,
+            )
             assert len(kept) + ROOM > 64
         _, reply, said = chat.say("x" * size)
         assert said == dropped and reply.stop == "end" and len(reply.ids) == answer
-        assert chat.messages[:-2] == before[2 * dropped:]
+        assert chat.messages[:-2] == before[2 * dropped :]
 
 
 def test_a_prompt_that_cannot_fit_is_refused_in_words_and_changes_nothing():
@@ -253,13 +318,22 @@ def test_a_prompt_that_cannot_fit_is_refused_in_words_and_changes_nothing():
     chat.say("Hi")
     before = list(chat.messages)
     assert chat.prompt("x" * 29)[1] == 1  # 29 + 3 control tokens + 32 of room: just fits, alone
-    with pytest.raises(DataError, match="33 tokens.*needs 32.*holds 64; shorten the prompt by 1 characters"):
+    with pytest.raises(
+        DataError, match="33 tokens.*needs 32.*holds 64; shorten the prompt by 1 characters"
+    ):
         chat.say("x" * 30)
     assert chat.messages == before
 
 
-@pytest.mark.parametrize("text, named", [("", "empty message"), (" \n", "empty message"),
-                                         ("a@b", "'@' .* position 1"), ("<|end|>", "'<'")])
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("", "empty message"),
+        (" \n", "empty message"),
+        ("a@b", "'@' .* position 1"),
+        ("<|end|>", "'<'"),
+    ],
+)
 def test_a_message_that_cannot_be_sent_is_refused_and_changes_nothing(text, named):
     chat = session(scripted("Aye."))
     with pytest.raises(DataError, match=named):
@@ -268,7 +342,9 @@ def test_a_message_that_cannot_be_sent_is_refused_and_changes_nothing(text, name
 
 
 def test_a_control_token_that_slipped_out_never_becomes_a_turn():
-    chat = session(Scripted([*TOKENIZER.encode("Aye"), USER, *TOKENIZER.encode("Hi"), END], start=5))
+    chat = session(
+        Scripted([*TOKENIZER.encode("Aye"), USER, *TOKENIZER.encode("Hi"), END], start=5)
+    )
     answer, reply, _ = chat.say("aa")
     assert answer == "Aye<|user|>Hi" and USER in reply.ids
     assert chat.messages[1]["content"] == "AyeHi"
@@ -298,5 +374,8 @@ def test_a_decoder_that_is_used_again_writes_what_a_new_one_writes():
                 stream.close()
                 stream = write(model, [prompt], 9, decoder=decoder)
             assert [e.token for e in stream] == [e.token for e in write(model, [prompt], 9)]
-    assert sorted((e.number, e.token or -1) for e in write(model, prompts, 9, decoder=decoder)) == sorted(
-        (e.number, e.token or -1) for e in write(model, prompts, 9))  # more prompts than it has slots
+    assert sorted(
+        (e.number, e.token or -1) for e in write(model, prompts, 9, decoder=decoder)
+    ) == sorted(
+        (e.number, e.token or -1) for e in write(model, prompts, 9)
+    )  # more prompts than it has slots

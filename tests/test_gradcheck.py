@@ -18,6 +18,7 @@ def cases(prefix):
 
 # --------------------------------------------------------------------------------- what is right
 
+
 @pytest.mark.parametrize("functions", [ops.on_threads(2), reference], ids=["kernels", "numpy"])
 def test_every_derivative_is_the_derivative_of_its_forward(functions):
     rows = run(functions)
@@ -32,17 +33,25 @@ def test_the_table_holds_every_kernel_and_the_whole_model_in_every_element():
     assert {name.split(",")[0] for name in CASES} == kernels | {"GPT"}
     rows = run(reference, cases={"embedding": CASES["embedding"]})
     assert {(r.tensor, r.elements) for r in rows} == {("wte", 5 * 7), ("wpe", 5 * 7)}
-    shapes = model.parameter_shapes(model.GPTConfig(vocab=7, context=5, layers=2, heads=2, channels=8))
-    checked = {tensor: analytic.size for tensor, analytic, _, _ in
-               gradcheck.check_model(reference, np.random.default_rng(0), **CASES["GPT"][1])}
+    shapes = model.parameter_shapes(
+        model.GPTConfig(vocab=7, context=5, layers=2, heads=2, channels=8)
+    )
+    checked = {
+        tensor: analytic.size
+        for tensor, analytic, _, _ in gradcheck.check_model(
+            reference, np.random.default_rng(0), **CASES["GPT"][1]
+        )
+    }
     assert checked == {name: int(np.prod(shape)) for name, shape in shapes.items()}
 
 
 def test_five_point_differences_are_exact_for_a_polynomial_of_degree_four_and_put_x_back():
     x = np.array([0.3, -2.0, 1e-3])
     before = x.copy()
-    gradient = numeric_gradient(lambda: float((x ** 4).sum()), x)
-    np.testing.assert_allclose(gradient, 4 * x ** 3, rtol=0, atol=1e-11)  # rounding of 16 over h = 1e-3
+    gradient = numeric_gradient(lambda: float((x**4).sum()), x)
+    np.testing.assert_allclose(
+        gradient, 4 * x**3, rtol=0, atol=1e-11
+    )  # rounding of 16 over h = 1e-3
     assert np.array_equal(x, before)
 
 
@@ -55,15 +64,16 @@ def test_the_error_is_relative_to_the_larger_of_the_two_and_infinite_for_nan():
 
 # ------------------------------------------------------------------------------- what is planted
 
+
 def negated(dx, dy, x):
     reference.gelu_backward(dx, dy, x)
     dx *= -1
 
 
 def without_its_three(dx, dy, x):
-    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     t = np.tanh(u)
-    dx[:] = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t ** 2) * np.sqrt(2 / np.pi) * (1 + 0.044715 * x ** 2))
+    dx[:] = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 0.044715 * x**2))
 
 
 def forgetting_db(dx, dw, db, dy, x, w):
@@ -167,17 +177,22 @@ def unwritten(dlogits, dnll, logits, lse, labels):
     dlogits[0, 0] = np.nan
 
 
-PLANTED = {"gelu": [negated, without_its_three],
-           "matmul": [forgetting_db, writing_dw, adding_dx, transposing_dw, off_in_one_element],
-           "attention": [without_scale, without_delta, across_sequences],
-           "layernorm": [without_mean_of_g, without_mean_of_g_norm, writing_dx],
-           "embedding": [ignoring_positions, counting_a_token_once],
-           "take_rows": [taking_too_few, writing_rows],
-           "cross_entropy": [not_zeroed_where_masked, a_trace_where_masked, without_onehot, unwritten]}
+PLANTED = {
+    "gelu": [negated, without_its_three],
+    "matmul": [forgetting_db, writing_dw, adding_dx, transposing_dw, off_in_one_element],
+    "attention": [without_scale, without_delta, across_sequences],
+    "layernorm": [without_mean_of_g, without_mean_of_g_norm, writing_dx],
+    "embedding": [ignoring_positions, counting_a_token_once],
+    "take_rows": [taking_too_few, writing_rows],
+    "cross_entropy": [not_zeroed_where_masked, a_trace_where_masked, without_onehot, unwritten],
+}
 
 
-@pytest.mark.parametrize("kernel, wrong", [(k, f) for k, many in PLANTED.items() for f in many],
-                         ids=lambda x: getattr(x, "__name__", x))
+@pytest.mark.parametrize(
+    "kernel, wrong",
+    [(k, f) for k, many in PLANTED.items() for f in many],
+    ids=lambda x: getattr(x, "__name__", x),
+)
 def test_a_planted_wrong_derivative_is_caught(kernel, wrong):
     wrong = gradcheck.plain_form(wrong, f"{kernel}_backward")
     rows = run(SimpleNamespace(**{**FUNCTIONS, f"{kernel}_backward": wrong}), cases=cases(kernel))
@@ -186,7 +201,9 @@ def test_a_planted_wrong_derivative_is_caught(kernel, wrong):
 
 
 def test_the_right_tensor_is_named_and_the_others_pass():
-    rows = run(SimpleNamespace(**{**FUNCTIONS, "matmul_backward": forgetting_db}), cases=cases("matmul"))
+    rows = run(
+        SimpleNamespace(**{**FUNCTIONS, "matmul_backward": forgetting_db}), cases=cases("matmul")
+    )
     assert {row.tensor for row in rows if not row.passed} == {"b"}
 
 
@@ -198,8 +215,14 @@ def test_a_wrong_line_of_the_models_own_backward_is_caught(monkeypatch):
         dx *= 1 + 1e-5
 
     monkeypatch.setattr(model, "block_backward", slightly_wrong)
-    rows = run(reference, cases={"GPT": (gradcheck.check_model, dict(lengths=[3], graded=1, L=1, V=3, C=2, H=1))})
-    assert {row.tensor for row in rows if not row.passed} == {"wte", "wpe"}  # what lies before the block
+    rows = run(
+        reference,
+        cases={"GPT": (gradcheck.check_model, dict(lengths=[3], graded=1, L=1, V=3, C=2, H=1))},
+    )
+    assert {row.tensor for row in rows if not row.passed} == {
+        "wte",
+        "wpe",
+    }  # what lies before the block
 
 
 # ----------------------------------------------------------------------------- a reader's own file
@@ -223,7 +246,11 @@ def test_a_readers_layernorm_backward_is_checked_with_the_reference_for_the_rest
     file.write_text(RIGHT)
     mine = gradcheck.load_ops(file)
     assert mine.own == ["layernorm_backward"]
-    assert all(getattr(mine, name) is function for name, function in FUNCTIONS.items() if name != "layernorm_backward")
+    assert all(
+        getattr(mine, name) is function
+        for name, function in FUNCTIONS.items()
+        if name != "layernorm_backward"
+    )
     assert all(row.passed for row in run(mine, cases=cases("layernorm") | cases("gelu")))
 
 
@@ -231,19 +258,32 @@ def test_a_readers_mistake_fails_in_its_own_rows_alone(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(RIGHT.replace("- np.outer(norm[n], norm[n]) / C", ""))
     rows = run(gradcheck.load_ops(file), cases=cases("layernorm") | cases("gelu"))
-    assert {(row.name.split(",")[0], row.tensor) for row in rows if not row.passed} == {("layernorm", "x")}
+    assert {(row.name.split(",")[0], row.tensor) for row in rows if not row.passed} == {
+        ("layernorm", "x")
+    }
 
 
-@pytest.mark.parametrize("name, text, error, words", [
-    ("mine.py", None, MissingInput, ["no such file"]),
-    ("mine.py", "def layer_norm_backward(): pass", DataError, ["defines none of", "layernorm_backward"]),
-    ("mine.py", "def layernorm_backward(:", DataError, ["SyntaxError"]),
-    ("mine.py", "import numpyy", DataError, ["ModuleNotFoundError", "numpyy"]),
-    ("mine.py", "raise SystemExit(0)", DataError, ["SystemExit"]),
-    ("mine.txt", RIGHT, DataError, [".py"]),
-    ("folder", "/", MissingInput, []),
-], ids=["missing", "no known name", "syntax", "import", "exit", "suffix", "folder"])
-def test_a_readers_file_that_cannot_be_used_is_one_sentence_with_its_path(tmp_path, name, text, error, words):
+@pytest.mark.parametrize(
+    "name, text, error, words",
+    [
+        ("mine.py", None, MissingInput, ["no such file"]),
+        (
+            "mine.py",
+            "def layer_norm_backward(): pass",
+            DataError,
+            ["defines none of", "layernorm_backward"],
+        ),
+        ("mine.py", "def layernorm_backward(:", DataError, ["SyntaxError"]),
+        ("mine.py", "import numpyy", DataError, ["ModuleNotFoundError", "numpyy"]),
+        ("mine.py", "raise SystemExit(0)", DataError, ["SystemExit"]),
+        ("mine.txt", RIGHT, DataError, [".py"]),
+        ("folder", "/", MissingInput, []),
+    ],
+    ids=["missing", "no known name", "syntax", "import", "exit", "suffix", "folder"],
+)
+def test_a_readers_file_that_cannot_be_used_is_one_sentence_with_its_path(
+    tmp_path, name, text, error, words
+):
     file = tmp_path / name
     file.mkdir() if text == "/" else text is not None and file.write_text(text)
     with pytest.raises(error) as caught:

@@ -4,11 +4,13 @@ import signal
 import sys
 
 import pytest
-
 from conftest import python
+
 from pysft.nn import ops
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are protected in Linux's way")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="pages are protected in Linux's way"
+)
 
 
 @pytest.mark.parametrize("isa", ops.ISAS)

@@ -1,5 +1,6 @@
-"""Living with others in one process and beside them: PyTorch imported before and after, two threads, forked children, spawned
-and forked pools, NumPy's own threads. Nothing hangs, no result changes, and the process is left as it was found."""
+"""Living with others in one process and beside them: PyTorch imported before and after, two
+threads, forked children, spawned and forked pools, NumPy's own threads. Nothing hangs, no result
+changes, and the process is left as it was found."""
 
 import importlib.util
 import multiprocessing
@@ -9,8 +10,8 @@ import threading
 
 import numpy as np
 import pytest
-
 from conftest import ROOT, python
+
 from pysft.nn import ops
 from pysft.nn.model import GPT, GPTConfig
 from pysft.nn.optim import AdamW
@@ -21,17 +22,21 @@ from pysft.training.loop import train
 from pysft.training.objectives import sft
 
 # A training, as a text for other processes: `trained(threads)` gives the hash of its weights.
-TRAINED = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_living import trained\n"
+TRAINED = (
+    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_living import trained\n"
+)
 
 
 def trained(threads, seed=0):
-    """The hash of a small model's weights after ten steps: large enough that its kernels use their threads."""
+    """The hash of a small model's weights after ten steps: large enough that its kernels use their
+    threads."""
     config = GPTConfig(65, 64, 2, 4, 64)
     model = GPT(config, ops.on_threads(threads), rng(seed, "base", "init"))
     text = rng(seed, "base", "text").integers(0, 65, 5000).astype(np.int32)
 
     def draw(step):
         return [Batch.of(draw_windows(text, 12, 64, rng(seed, "base", "windows", step)), 65, 64)]
+
     for _ in train(model, AdamW(model), draw, sft, lambda step: 1e-3, 10):
         pass
     return weights_sha256(model)
@@ -49,6 +54,7 @@ def test_two_trainings_in_two_threads_at_once_are_what_each_is_alone(alone):
     def work(seed):
         both.wait()
         found[seed] = [trained(2, seed) for _ in range(3)]
+
     workers = [threading.Thread(target=work, args=(seed,)) for seed in (0, 1)]
     for worker in workers:
         worker.start()
@@ -64,7 +70,10 @@ def test_a_pool_of_processes_computes_the_same_and_does_not_hang(method, alone):
 
 
 def test_a_grandchild_of_two_forks_computes_the_same(alone):
-    done = python("-c", TRAINED + """if True:
+    done = python(
+        "-c",
+        TRAINED
+        + """if True:
         import os
         trained(2)
         child = os.fork()
@@ -76,7 +85,8 @@ def test_a_grandchild_of_two_forks_computes_the_same(alone):
             os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         print(trained(2))  # and the parent still has its threads
-    """)
+    """,
+    )
     assert done.stdout.split() == [alone[0]] * 2, done.stderr
 
 
@@ -87,6 +97,7 @@ def test_numpys_own_threads_multiply_beside_a_training_and_neither_changes(alone
     def multiply():
         while not stop.is_set():
             right.append(np.array_equal(a @ a, product))
+
     worker = threading.Thread(target=multiply)
     worker.start()
     try:
@@ -97,10 +108,19 @@ def test_numpys_own_threads_multiply_beside_a_training_and_neither_changes(alone
     assert right and all(right)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed (make test-torch)")
-@pytest.mark.parametrize("order", ["import torch\n" + TRAINED, TRAINED + "import torch\n"], ids=["torch first", "pysft first"])
+@pytest.mark.skipif(
+    not importlib.util.find_spec("torch"), reason="PyTorch is not installed (make test-torch)"
+)
+@pytest.mark.parametrize(
+    "order",
+    ["import torch\n" + TRAINED, TRAINED + "import torch\n"],
+    ids=["torch first", "pysft first"],
+)
 def test_pytorch_imported_before_or_after_computes_and_lets_compute(order, alone):
-    done = python("-c", order + """if True:
+    done = python(
+        "-c",
+        order
+        + """if True:
         threads = torch.get_num_threads()
         torch.manual_seed(0)
         x = torch.randn(300, 300)
@@ -112,13 +132,18 @@ def test_pytorch_imported_before_or_after_computes_and_lets_compute(order, alone
         assert trained(2) == %r and torch.isfinite(w.grad).all()
         assert float(torch.tensor(1e-40)) > 0
         print("fine")
-    """ % (alone[0], alone[0]))
+    """
+        % (alone[0], alone[0]),
+    )
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
 
 
 def test_the_process_is_left_as_it_was_found(alone):
-    """Denormals, the processor's floating-point control, OpenMP's and NumPy's settings, signals, the environment."""
-    done = python("-c", """if True:
+    """Denormals, the processor's floating-point control, OpenMP's and NumPy's settings, signals,
+    the environment."""
+    done = python(
+        "-c",
+        """if True:
         import ctypes, ctypes.util, locale, os, signal, sys, threading, warnings
         import numpy as np
         libm, omp = ctypes.CDLL(ctypes.util.find_library("m")), ctypes.CDLL("libgomp.so.1")
@@ -142,7 +167,9 @@ def test_the_process_is_left_as_it_was_found(alone):
         sys.path.insert(0, %r)
         os.environ.pop("OMP_WAIT_POLICY", None)
         from conftest import in_process  # which sets a variable and a handler for the suite: these are put back, they are not pysft's
-    """ % str(ROOT / "tests") + f"""
+    """
+        % str(ROOT / "tests")
+        + f"""
         signal.signal(signal.SIGINT, before["signals"][0])
         os.environ.clear(), os.environ.update(before["environment"])
         from test_living import trained
@@ -153,12 +180,19 @@ def test_the_process_is_left_as_it_was_found(alone):
         code, out, err = in_process("gradcheck", "--threads", "3")
         assert code == 0, err
         print(differs(before, state()))
-    """, OMP_WAIT_POLICY="passive")
+    """,
+        OMP_WAIT_POLICY="passive",
+    )
     assert (done.stdout, done.stderr) == ("[] []\n[]\n", "")
 
 
 def test_an_import_says_and_writes_nothing(tmp_path):
-    done = subprocess.run([sys.executable, "-c", "import pysft, pysft.cli, pysft.nn.ops, pysft.recipe"], cwd=tmp_path, capture_output=True,
-                          text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", "import pysft, pysft.cli, pysft.nn.ops, pysft.recipe"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from conftest import distance
+
 from pysft import IGNORE
 from pysft.errors import DataError, Diverged, MissingInput, UsageError
 from pysft.nn import gradcheck, ops, reference, safetensors
@@ -37,7 +37,14 @@ def grown(base):
 
 def lora_of(base=None, rank=2, matrices=MATRICES, seed=3, **more):
     base = base_of() if base is None else base
-    return LoRA(grown(base), rank, matrices, old_vocab=base.config.vocab, rng=np.random.default_rng(seed), **more)
+    return LoRA(
+        grown(base),
+        rank,
+        matrices,
+        old_vocab=base.config.vocab,
+        rng=np.random.default_rng(seed),
+        **more,
+    )
 
 
 def batch_of(lengths=(5, 3, 8, 2), seed=0, vocab=OLD + NEW):
@@ -46,7 +53,7 @@ def batch_of(lengths=(5, 3, 8, 2), seed=0, vocab=OLD + NEW):
         labels = np.where(g.random(n) < 0.3, IGNORE, g.integers(0, vocab, n)).astype(np.int32)
         labels[-1] = vocab - 1
         made.append(Example(g.integers(0, vocab, n).astype(np.int32), labels))
-    return Batch.of(made, vocab, 10 ** 6)
+    return Batch.of(made, vocab, 10**6)
 
 
 def steps(lora, count=3, adam=None, lr=1e-2):
@@ -76,6 +83,7 @@ def one_line(error) -> str:
 
 # ---------------------------------------------------------------------------- what it stands for
 
+
 @TIED
 @pytest.mark.parametrize("functions", [KERNELS, reference], ids=["kernels", "numpy"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -85,7 +93,9 @@ def test_at_the_start_it_is_the_model_that_it_was_given_bit_for_bit(functions, d
     lora = lora_of(base)
     assert lora.forward(batch_of())[0].tobytes() == nll.tobytes()
     assert bits(lora.model) == before and bits(lora.merge()) == before
-    assert all(a.any() for name, a in lora.params.items() if name.endswith(".At"))  # or nothing would ever learn
+    assert all(
+        a.any() for name, a in lora.params.items() if name.endswith(".At")
+    )  # or nothing would ever learn
 
 
 @pytest.mark.parametrize("alpha, scale", [(None, 2.0), (3.0, 1.0), (0.5, 1 / 6)])
@@ -106,7 +116,9 @@ def test_a_starts_with_a_deviation_of_one_over_the_root_of_its_inputs():
     lora = lora_of(base, rank=64)
     for m, inputs in (("qkv", 64), ("fcproj", 256)):
         assert lora.params[f"h0.{m}.At"].shape == (inputs, 64)
-        assert lora.params[f"h0.{m}.At"].std() == pytest.approx(inputs ** -0.5, rel=0.05)  # 4,096 draws or more
+        assert lora.params[f"h0.{m}.At"].std() == pytest.approx(
+            inputs**-0.5, rel=0.05
+        )  # 4,096 draws or more
         assert not lora.params[f"h0.{m}.B"].any()
 
 
@@ -119,7 +131,9 @@ def test_weights_that_were_loaded_since_the_last_forward_are_merged_by_the_next(
 
 
 def test_the_share_that_is_trained_is_counted_with_the_new_rows():
-    """Of the source text's model (its "~1 %"); a fused qkv (192,64) has one A for queries, keys and values."""
+    """Of the source text's model (its "~1 %"); a fused qkv (192,64) has one A for queries, keys and
+    values."""
+
     def lora(rank, matrices, old_vocab=65):
         model = GPT(GPTConfig(68, context=64, layers=4, heads=4, channels=64))
         assert model.params.size == 212_864
@@ -136,6 +150,7 @@ def test_the_share_that_is_trained_is_counted_with_the_new_rows():
 
 # ------------------------------------------------------------------------------ what is trained
 
+
 @TIED
 def test_chosen_matrices_and_new_rows_learn_and_every_other_weight_keeps_its_bits(tied):
     base = base_of(dataclasses.replace(CONFIG, tied=tied))
@@ -150,7 +165,10 @@ def test_chosen_matrices_and_new_rows_learn_and_every_other_weight_keeps_its_bit
             assert (w[OLD:] != before[name][OLD:]).all(), name
         else:
             assert w.tobytes() == before[name].tobytes(), name
-    assert {name for name in lora.params if name.endswith(".new")} == {"wte.new", *([] if tied else ["head.new"])}
+    assert {name for name in lora.params if name.endswith(".new")} == {
+        "wte.new",
+        *([] if tied else ["head.new"]),
+    }
 
 
 def test_without_new_symbols_the_adapters_alone_are_trained():
@@ -171,14 +189,17 @@ def test_training_lowers_the_loss():
 def test_every_gradient_is_the_finite_difference():
     """On the kernels; test_gradcheck has the reference, which takes its time."""
     rows = gradcheck.run(KERNELS, cases={n: c for n, c in gradcheck.CASES.items() if "LoRA" in n})
-    assert len(rows) == (2 + 2 * 8) + (1 + 8) and all(row.passed for row in rows), [r for r in rows if not r.passed]
+    assert len(rows) == (2 + 2 * 8) + (1 + 8) and all(row.passed for row in rows), [
+        r for r in rows if not r.passed
+    ]
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-6)])
 def test_micro_batches_give_the_same_update_however_they_are_split(dtype, tolerance):
     base, batch = base_of(dtype=dtype), batch_of()
     whole, split = stirred(lora_of(base)), stirred(lora_of(base))
-    # An eps of the gradients' own size: with none, Adam would turn their last bit into a whole step.
+    # An eps of the gradients' own size: with none, Adam would turn their last bit into a whole
+    # step.
     train_step(whole, AdamW(whole, eps=1e-2), [batch], sft, 1e-2)
     train_step(split, AdamW(split, eps=1e-2), batch.split(4), sft, 1e-2)
     assert distance(split.grads.flat, whole.grads.flat) <= tolerance
@@ -195,8 +216,12 @@ def test_all_that_is_trained_decays():
 def test_fifty_steps_on_1_to_8_threads_give_the_same_bits():
     found = set()
     for threads in (1, 2, 3, 4, 7, 8):
-        base = base_of(GPTConfig(65, context=32, layers=1, heads=4, channels=64), ops.on_threads(threads))
-        lora = lora_of(base, rank=8)  # so that merging qkv is 98,304 products, enough to be shared among threads
+        base = base_of(
+            GPTConfig(65, context=32, layers=1, heads=4, channels=64), ops.on_threads(threads)
+        )
+        lora = lora_of(
+            base, rank=8
+        )  # so that merging qkv is 98,304 products, enough to be shared among threads
         adam = AdamW(lora)
         for i in range(50):
             train_step(lora, adam, [batch_of([32, 17, 30, 5], i, 68)], sft, 1e-2, limit=1.0)
@@ -217,6 +242,7 @@ def test_a_released_model_learns_on_as_if_it_had_not_been():
 
 # ---------------------------------------------------------------------------------------- on disk
 
+
 def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
     whole = lora_of()
     steps(whole, 5)
@@ -233,7 +259,9 @@ def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
 @TIED
 @pytest.mark.parametrize("already", [False, True], ids=["base", "grown"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
-def test_the_base_and_the_adapters_file_make_the_trained_model_bit_for_bit(tmp_path, dtype, already, tied):
+def test_the_base_and_the_adapters_file_make_the_trained_model_bit_for_bit(
+    tmp_path, dtype, already, tied
+):
     base = base_of(dataclasses.replace(CONFIG, tied=tied), dtype=dtype)
     lora = lora_of(base, rank=3, matrices=("fc", "qkv"), alpha=0.7)
     steps(lora)
@@ -245,9 +273,18 @@ def test_the_base_and_the_adapters_file_make_the_trained_model_bit_for_bit(tmp_p
     assert made is not given and bits(given) == before and made.config == lora.config
     assert bits(made) == bits(lora.merge())
     tensors, metadata = safetensors.load(file)
-    assert set(tensors) == set(lora.params) and all(tensors[n].tobytes() == w.tobytes() for n, w in lora.params.items())
-    assert metadata == {"stage": "sft", "rank": "3", "alpha": "0.7", "matrices": "qkv,fc", "old_vocab": str(OLD),
-                        "vocab": str(OLD + NEW), "base_sha256": weights_sha256(base)}
+    assert set(tensors) == set(lora.params) and all(
+        tensors[n].tobytes() == w.tobytes() for n, w in lora.params.items()
+    )
+    assert metadata == {
+        "stage": "sft",
+        "rank": "3",
+        "alpha": "0.7",
+        "matrices": "qkv,fc",
+        "old_vocab": str(OLD),
+        "vocab": str(OLD + NEW),
+        "base_sha256": weights_sha256(base),
+    }
 
 
 def test_adapters_without_new_rows_have_a_file_too(tmp_path):
@@ -270,12 +307,29 @@ def one_weight_off():
     return base
 
 
-@pytest.mark.parametrize("other", [
-    lambda: base_of(seed=1), one_weight_off, lambda: base_of(dtype=np.float64),
-    lambda: base_of(dataclasses.replace(CONFIG, channels=2)), lambda: base_of(dataclasses.replace(CONFIG, vocab=OLD - 1)),
-    lambda: expand_vocab(base_of(), OLD + 1, "mean"), lambda: expand_vocab(base_of(), OLD + NEW + 1, "mean"),
-    lambda: stirred(lora_of()).merge(),
-], ids=["seed", "one weight", "precision", "channels", "vocab", "grown by less", "grown by more", "tuned already"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: base_of(seed=1),
+        one_weight_off,
+        lambda: base_of(dtype=np.float64),
+        lambda: base_of(dataclasses.replace(CONFIG, channels=2)),
+        lambda: base_of(dataclasses.replace(CONFIG, vocab=OLD - 1)),
+        lambda: expand_vocab(base_of(), OLD + 1, "mean"),
+        lambda: expand_vocab(base_of(), OLD + NEW + 1, "mean"),
+        lambda: stirred(lora_of()).merge(),
+    ],
+    ids=[
+        "seed",
+        "one weight",
+        "precision",
+        "channels",
+        "vocab",
+        "grown by less",
+        "grown by more",
+        "tuned already",
+    ],
+)
 def test_another_base_is_refused_in_one_sentence_and_left_as_it_was(tmp_path, other):
     file = tmp_path / "adapter.safetensors"
     save_adapter(file, stirred(lora_of(rank=4)))
@@ -284,16 +338,29 @@ def test_another_base_is_refused_in_one_sentence_and_left_as_it_was(tmp_path, ot
     with pytest.raises(DataError) as caught:
         apply_adapter(file, model)
     text = one_line(caught)
-    assert str(file) in text and "name the base that they were trained on" in text and bits(model) == before
+    assert (
+        str(file) in text
+        and "name the base that they were trained on" in text
+        and bits(model) == before
+    )
 
 
 DAMAGE = {
     "a tensor is missing": (lambda t, m: t.pop("h0.qkv.B"), ["'h0.qkv.B'", "missing"]),
     "the new rows are missing": (lambda t, m: t.pop("head.new"), ["'head.new'", "missing"]),
     "a foreign tensor": (lambda t, m: t.update(wpe=t["wte.new"]), ["'wpe'", "none"]),
-    "a shape": (lambda t, m: t.update({"h1.fc.At": t["h1.fc.At"].T.copy()}), ["'h1.fc.At'", "(2, 16)", "(16, 2)"]),
-    "a precision": (lambda t, m: t.update({"h1.fc.B": t["h1.fc.B"].astype(np.float64)}), ["'h1.fc.B'", "float64"]),
-    "not finite": (lambda t, m: t.update({"wte.new": t["wte.new"] * np.inf}), ["'wte.new'", "finite"]),
+    "a shape": (
+        lambda t, m: t.update({"h1.fc.At": t["h1.fc.At"].T.copy()}),
+        ["'h1.fc.At'", "(2, 16)", "(16, 2)"],
+    ),
+    "a precision": (
+        lambda t, m: t.update({"h1.fc.B": t["h1.fc.B"].astype(np.float64)}),
+        ["'h1.fc.B'", "float64"],
+    ),
+    "not finite": (
+        lambda t, m: t.update({"wte.new": t["wte.new"] * np.inf}),
+        ["'wte.new'", "finite"],
+    ),
     "another rank": (lambda t, m: m.update(rank="3"), ["'h0.qkv.At'", "expected float32 (16, 3)"]),
     "fewer matrices": (lambda t, m: m.update(matrices="qkv"), ["'h0.attproj.At'", "none"]),
     "a rank too large": (lambda t, m: m.update(rank="17"), ["rank = 17", "16"]),
@@ -301,10 +368,13 @@ DAMAGE = {
     "alpha no number": (lambda t, m: m.update(alpha="nan"), ["alpha = nan"]),
     "an unknown matrix": (lambda t, m: m.update(matrices="qkv,key"), ["'key'"]),
     "no new vocabulary": (lambda t, m: m.update(vocab="0"), ["vocab = 0"]),
-    "vast vocabulary": (lambda t, m: m.update(vocab=str(10 ** 15)), ["'wte.new'", str(10 ** 15 - OLD)]),
+    "vast vocabulary": (lambda t, m: m.update(vocab=str(10**15)), ["'wte.new'", str(10**15 - OLD)]),
     "more old symbols than all": (lambda t, m: m.update(old_vocab="12"), ["old_vocab = 12", "11"]),
     "another base": (lambda t, m: m.update(base_sha256="\n"), ["other weights"]),
-    **{f"no {name}": (lambda t, m, name=name: m.pop(name), [repr(name), "holds no adapters"]) for name in METADATA},
+    **{
+        f"no {name}": (lambda t, m, name=name: m.pop(name), [repr(name), "holds no adapters"])
+        for name in METADATA
+    },
 }
 
 
@@ -325,7 +395,9 @@ def test_a_file_that_is_not_there_or_no_adapter_is_one_sentence(tmp_path):
     with pytest.raises(MissingInput) as caught:
         apply_adapter(tmp_path / "none", base_of())
     assert "none" in one_line(caught)
-    safetensors.save(tmp_path / "model.safetensors", dict(base_of().params.items()), {"weights_sha256": "0"})
+    safetensors.save(
+        tmp_path / "model.safetensors", dict(base_of().params.items()), {"weights_sha256": "0"}
+    )
     with pytest.raises(DataError) as caught:
         apply_adapter(tmp_path / "model.safetensors", base_of())
     assert "model.safetensors: holds no adapters" in one_line(caught)
@@ -333,14 +405,27 @@ def test_a_file_that_is_not_there_or_no_adapter_is_one_sentence(tmp_path):
 
 # -------------------------------------------------------------------------------- what cannot be
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(rank=0), ["rank = 0", "1 to 16"]), (dict(rank=17), ["rank = 17", "1 to 16"]), (dict(rank=1.0), ["rank = 1.0"]),
-    (dict(rank=True), ["rank = True"]), (dict(rank=None), ["rank = None"]),
-    (dict(matrices=("qkv", "mlp")), ["'mlp'", ", ".join(MATRICES)]), (dict(matrices=()), ["none", ", ".join(MATRICES)]),
-    (dict(old_vocab=0), ["old_vocab = 0", "1 to 11"]), (dict(old_vocab=12), ["old_vocab = 12", "1 to 11"]),
-    (dict(old_vocab=None), ["old_vocab = None"]), (dict(alpha=0), ["alpha = 0", "above 0"]),
-    (dict(alpha=-1.0), ["alpha = -1.0"]), (dict(alpha=float("nan")), ["alpha = nan"]), (dict(alpha="4"), ["alpha = '4'"]),
-], ids=str)
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(rank=0), ["rank = 0", "1 to 16"]),
+        (dict(rank=17), ["rank = 17", "1 to 16"]),
+        (dict(rank=1.0), ["rank = 1.0"]),
+        (dict(rank=True), ["rank = True"]),
+        (dict(rank=None), ["rank = None"]),
+        (dict(matrices=("qkv", "mlp")), ["'mlp'", ", ".join(MATRICES)]),
+        (dict(matrices=()), ["none", ", ".join(MATRICES)]),
+        (dict(old_vocab=0), ["old_vocab = 0", "1 to 11"]),
+        (dict(old_vocab=12), ["old_vocab = 12", "1 to 11"]),
+        (dict(old_vocab=None), ["old_vocab = None"]),
+        (dict(alpha=0), ["alpha = 0", "above 0"]),
+        (dict(alpha=-1.0), ["alpha = -1.0"]),
+        (dict(alpha=float("nan")), ["alpha = nan"]),
+        (dict(alpha="4"), ["alpha = '4'"]),
+    ],
+    ids=str,
+)
 def test_an_argument_that_cannot_be_is_one_sentence(changes, words):
     arguments = dict(rank=2, old_vocab=OLD, rng=None) | changes
     with pytest.raises(UsageError) as caught:

@@ -5,15 +5,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from conftest import distance, python
+
 from pysft import IGNORE
 from pysft.errors import GateError, UsageError
 from pysft.nn import ops, reference
 from pysft.nn.model import GPT, GPTConfig, activation_shapes, expand_vocab, parameter_shapes, sizes
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
-from pysft.text.dataset import Batch, Example, encode_conversation, read_corpus, shipped, split_corpus
+from pysft.text.dataset import (
+    Batch,
+    Example,
+    encode_conversation,
+    read_corpus,
+    shipped,
+    split_corpus,
+)
 from pysft.text.formats import read_conversations
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import CharTokenizer
@@ -36,7 +43,7 @@ def examples(lengths, vocab=11, graded=0.6, seed=0):
 
 
 def batch(lengths, vocab=11, graded=0.6, seed=0):
-    return Batch.of(examples(lengths, vocab, graded, seed), vocab, 10 ** 6)
+    return Batch.of(examples(lengths, vocab, graded, seed), vocab, 10**6)
 
 
 def lively(config=SMALL, functions=KERNELS, dtype=np.float32, seed=0):
@@ -56,11 +63,16 @@ def gradients(model, b, dnll=None):
     """The gradients of sum(dnll * nll), by default with random weights: a new dict."""
     nll = model.forward(b)[0]
     model.grads.clear()
-    model.backward(np.random.default_rng(9).standard_normal(len(nll)).astype(model.dtype) if dnll is None else dnll)
+    model.backward(
+        np.random.default_rng(9).standard_normal(len(nll)).astype(model.dtype)
+        if dnll is None
+        else dnll
+    )
     return {name: g.copy() for name, g in model.grads.items()}
 
 
 # --------------------------------------------------------------------------------- what it computes
+
 
 @BOTH
 @pytest.mark.parametrize("tied", [False, True])
@@ -79,9 +91,15 @@ def test_the_number_of_weights_is_gpt2s():
     def count(config):
         return sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
 
-    assert count(GPTConfig(50257, 1024, 12, 12, 768, tied=True)) == 124_439_808  # GPT-2 small, as published
+    assert (
+        count(GPTConfig(50257, 1024, 12, 12, 768, tied=True)) == 124_439_808
+    )  # GPT-2 small, as published
     V, T, L, C = 65, 64, 4, 64  # the source text's, with a head of its own
-    assert count(GPTConfig(V, T, L, 4, C)) == 2 * V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C == 212_480
+    assert (
+        count(GPTConfig(V, T, L, 4, C))
+        == 2 * V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
+        == 212_480
+    )
 
 
 def test_the_initialisation_is_gpt2s():
@@ -96,18 +114,24 @@ def test_the_initialisation_is_gpt2s():
             std = 0.02 / 4 if "proj" in name else 0.02  # sqrt(2 * 8 layers) = 4
             assert abs(w.std() / std - 1) < 5 / np.sqrt(2 * w.size), name  # five standard errors
             assert abs(w.mean()) < 5 * std / np.sqrt(w.size), name
-            assert 3 < np.abs(w).max() / std < 6 and np.abs((np.abs(w) < std).mean() - 0.683) < 0.05, name  # normal
+            assert (
+                3 < np.abs(w).max() / std < 6 and np.abs((np.abs(w) < std).mean() - 0.683) < 0.05
+            ), name  # normal
 
 
 def test_the_same_generator_gives_the_same_weights_and_none_gives_zeros():
-    one, two, other = (GPT(SMALL, KERNELS, np.random.default_rng(seed)).params.flat for seed in (1, 1, 2))
+    one, two, other = (
+        GPT(SMALL, KERNELS, np.random.default_rng(seed)).params.flat for seed in (1, 1, 2)
+    )
     assert np.array_equal(one, two) and not np.array_equal(one, other)
     assert (GPT(SMALL, KERNELS).params.flat == 0).all()
 
 
 def test_a_model_at_its_initialisation_is_about_as_good_as_guessing():
     config = GPTConfig(vocab=65, context=64)
-    nll = forward(GPT(config, KERNELS, np.random.default_rng(0)), batch([64, 64], vocab=65, graded=1))
+    nll = forward(
+        GPT(config, KERNELS, np.random.default_rng(0)), batch([64, 64], vocab=65, graded=1)
+    )
     assert abs(nll.mean() - np.log(65)) < 0.05
 
 
@@ -121,7 +145,9 @@ def test_a_tied_head_is_the_embedding_and_its_gradient_is_the_sum_of_both_uses(d
         tied.params[name][...] = untied.params[name]
     assert np.array_equal(forward(tied, b), forward(untied, b))
     one, two = gradients(tied, b), gradients(untied, b)
-    assert distance(one["wte"], two["wte"] + two["head"]) <= 32 * np.finfo(dtype).eps  # the order of the sum differs
+    assert (
+        distance(one["wte"], two["wte"] + two["head"]) <= 32 * np.finfo(dtype).eps
+    )  # the order of the sum differs
 
 
 @BOTH
@@ -133,7 +159,8 @@ def test_gradients_of_two_batches_add_up(dtype):
     assert all(np.array_equal(model.grads[name], g) for name, g in together.items())
     model.backward(np.random.default_rng(9).standard_normal(len(nll)).astype(dtype))
     for name, g in model.grads.items():
-        # A sum in another order; the key bias's part of qkv.b is rounding and small beside the rest.
+        # A sum in another order; the key bias's part of qkv.b is rounding and small beside the
+        # rest.
         assert distance(g, apart[0][name] + apart[1][name]) <= 64 * np.finfo(dtype).eps, name
 
 
@@ -150,12 +177,15 @@ def test_logits_of_chosen_rows_are_those_of_all_rows_and_cost_what_forward_says(
 
 # ------------------------------------------------------------------------- sequences and their bits
 
+
 @BOTH
 def test_a_later_token_never_changes_an_earlier_tokens_loss(dtype):
     model, b = lively(dtype=dtype), batch([24], graded=1)
     nll = forward(model, b)
     for t in range(1, 24):
-        changed = dataclasses.replace(b, tokens=np.where(np.arange(24) >= t, 10 - b.tokens, b.tokens).astype(np.int32))
+        changed = dataclasses.replace(
+            b, tokens=np.where(np.arange(24) >= t, 10 - b.tokens, b.tokens).astype(np.int32)
+        )
         other = forward(model, changed)
         assert np.array_equal(other[:t], nll[:t]) and not np.array_equal(other[t:], nll[t:])
 
@@ -166,8 +196,11 @@ def test_packed_and_separate_give_the_same_bits_of_every_loss(dtype):
     packed = forward(model, Batch.of(all_of_them, 11, 24))
     separate = np.concatenate([forward(model, Batch.of([e], 11, 24)) for e in all_of_them])
     assert np.array_equal(packed, separate)
-    backwards = np.concatenate(np.split(forward(model, Batch.of(all_of_them[::-1], 11, 24)),
-                                        np.cumsum([19, 2, 13, 24, 1]))[::-1])
+    backwards = np.concatenate(
+        np.split(
+            forward(model, Batch.of(all_of_them[::-1], 11, 24)), np.cumsum([19, 2, 13, 24, 1])
+        )[::-1]
+    )
     assert np.array_equal(backwards, separate)
 
 
@@ -175,12 +208,19 @@ def test_packed_and_separate_give_the_same_bits_of_every_loss(dtype):
 @pytest.mark.parametrize("pad", [0, 10])
 def test_right_padding_labelled_minus_100_changes_no_loss_and_no_gradient(dtype, pad):
     model, plain = lively(dtype=dtype), examples([7, 1, 24, 13])
-    padded = [Example(np.concatenate([e.input_ids, np.full(24 - len(e.input_ids), pad, np.int32)]),
-                      np.concatenate([e.labels, np.full(24 - len(e.labels), IGNORE, np.int32)])) for e in plain]
+    padded = [
+        Example(
+            np.concatenate([e.input_ids, np.full(24 - len(e.input_ids), pad, np.int32)]),
+            np.concatenate([e.labels, np.full(24 - len(e.labels), IGNORE, np.int32)]),
+        )
+        for e in plain
+    ]
     kept = np.concatenate([np.arange(24) < len(e.labels) for e in plain])
     short, long = Batch.of(plain, 11, 24), Batch.of(padded, 11, 24)
     nll = forward(model, short)
-    assert np.array_equal(forward(model, long)[kept], nll) and (forward(model, long)[~kept] == 0).all()
+    assert (
+        np.array_equal(forward(model, long)[kept], nll) and (forward(model, long)[~kept] == 0).all()
+    )
     dnll = np.random.default_rng(1).standard_normal(len(nll)).astype(dtype)
     wide = np.full(96, 5, dtype)  # what a padded row weighs must not matter
     wide[kept] = dnll
@@ -199,7 +239,8 @@ def test_room_for_more_rows_than_a_batch_has_changes_no_bit(dtype):
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
-# ------------------------------------------------------------ only what the loss can see is computed
+# ------------------------------------------------------------ only what the loss can see is compute
+
 
 def everything_of(b):
     """The same batch, every row of it wanted."""
@@ -215,10 +256,15 @@ def test_leaving_out_unwanted_rows_keeps_the_losss_bits_and_the_gradients(functi
         b = batch(lengths, graded=graded)
         assert 0 < b.wanted.sum() < len(b.tokens)
         some, every = lively(config, functions, dtype), lively(config, functions, dtype)
-        assert np.array_equal(forward(some, b), forward(every, everything_of(b))) or functions is reference
+        assert (
+            np.array_equal(forward(some, b), forward(every, everything_of(b)))
+            or functions is reference
+        )
         one, other = gradients(some, b), gradients(every, everything_of(b))
         for name in one:
-            assert distance(one[name], other[name]) <= {np.float32: 1e-6, np.float64: 1e-14}[dtype], name
+            assert (
+                distance(one[name], other[name]) <= {np.float32: 1e-6, np.float64: 1e-14}[dtype]
+            ), name
 
 
 def test_unwanted_rows_cost_nothing_behind_the_last_attention():
@@ -228,15 +274,27 @@ def test_unwanted_rows_cost_nothing_behind_the_last_attention():
         def call(*arrays):
             seen.append((name, len(arrays[3 if "backward" in name else 1])))
             getattr(KERNELS, name)(*arrays)
+
         return call
 
-    functions = SimpleNamespace(**{**{k.__name__: getattr(KERNELS, k.__name__) for k in ops.KERNELS},
-                                   **{n: noted(n) for n in ("matmul_forward", "matmul_backward")}})
+    functions = SimpleNamespace(
+        **{
+            **{k.__name__: getattr(KERNELS, k.__name__) for k in ops.KERNELS},
+            **{n: noted(n) for n in ("matmul_forward", "matmul_backward")},
+        }
+    )
     model = lively(functions=functions)
     gradients(model, b)
     N, M, blocks = 37, int(b.wanted.sum()), SMALL.layers - 1
     forward_rows = [n for name, n in seen if name == "matmul_forward"]
-    assert forward_rows == [N] * 4 * blocks + [N, M, M, M, M, M]  # keys and values; query, three more, head
+    assert forward_rows == [N] * 4 * blocks + [
+        N,
+        M,
+        M,
+        M,
+        M,
+        M,
+    ]  # keys and values; query, three more, head
     backward_rows = [n for name, n in seen if name == "matmul_backward"]
     assert backward_rows == [M, M, M, M, N, M] + [N] * 4 * blocks
 
@@ -261,7 +319,9 @@ def test_a_batch_in_which_nothing_is_wanted_is_refused():
 
 @pytest.mark.parametrize("functions", [KERNELS, reference], ids=["ops", "reference"])
 @pytest.mark.parametrize("rows", [[5, 6, 7, 8, 9], [-1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]])
-def test_logits_of_rows_that_do_not_exist_are_refused_even_where_there_is_room_for_them(functions, rows):
+def test_logits_of_rows_that_do_not_exist_are_refused_even_where_there_is_room_for_them(
+    functions, rows
+):
     model = lively(functions=functions)
     model.reserve(20)
     with pytest.raises(UsageError, match="of 5 rows"):
@@ -281,7 +341,13 @@ def test_an_offset_that_does_not_end_with_the_rows_is_named_as_it_stands():
 def test_logits_made_in_chunks_change_no_bit(functions, dtype):
     b = batch([130, 150, 70, 150], graded=0.9)
     whole = GPT(dataclasses.replace(SMALL, context=150), functions, rng(1, "test", "init"), dtype)
-    chunked = GPT(whole.config, functions, rng(1, "test", "init"), dtype, logits_bytes=260 * SMALL.vocab * np.dtype(dtype).itemsize)
+    chunked = GPT(
+        whole.config,
+        functions,
+        rng(1, "test", "init"),
+        dtype,
+        logits_bytes=260 * SMALL.vocab * np.dtype(dtype).itemsize,
+    )
     same = np.array_equal if functions is KERNELS else lambda x, y: distance(x, y) < 1e-5
     assert same(forward(whole, b), forward(chunked, b))
     assert len(chunked._activations["logits"]) == 256 and len(whole._activations["logits"]) == 500
@@ -291,14 +357,25 @@ def test_logits_made_in_chunks_change_no_bit(functions, dtype):
 
 
 def test_the_walks_are_checked_once_and_serve_batches_of_every_size_up_to_the_room():
-    model, fresh = lively(), [batch([24, 13]), batch([7]), batch([1, 1]), batch([10, 10, 10], graded=1.0), batch([24, 13])]
+    model, fresh = (
+        lively(),
+        [
+            batch([24, 13]),
+            batch([7]),
+            batch([1, 1]),
+            batch([10, 10, 10], graded=1.0),
+            batch([24, 13]),
+        ],
+    )
     model.reserve(37)
     for b in fresh:
         alone = lively()
         assert np.array_equal(forward(model, b), forward(alone, b))
         one, other = gradients(model, b), gradients(alone, b)
         assert all(np.array_equal(one[n], other[n]) for n in one)
-    assert set(model._calls) == {(f"_hidden_{way}", few) for way in ("forward", "backward") for few in (False, True)}
+    assert set(model._calls) == {
+        (f"_hidden_{way}", few) for way in ("forward", "backward") for few in (False, True)
+    }
 
 
 @BOTH
@@ -319,11 +396,14 @@ def test_the_gradient_at_masked_targets_is_exactly_zero(kernels, dtype):
     assert 0 < masked.sum() < 37 and (nll[masked] == 0).all() and (nll[~masked] != 0).all()
     one = gradients(model, b, np.ones(37, dtype))
     assert (seen["dlogits"][masked] == 0).all() and (seen["dlogits"][~masked] != 0).all()
-    two = gradients(model, b, np.where(masked, 1e6, 1).astype(dtype))  # a weight on nothing weighs nothing
+    two = gradients(
+        model, b, np.where(masked, 1e6, 1).astype(dtype)
+    )  # a weight on nothing weighs nothing
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
 # ----------------------------------------------------------------------------------- the key's bias
+
 
 @BOTH
 def test_the_key_bias_has_a_zero_gradient_which_adam_magnifies(dtype):
@@ -345,10 +425,13 @@ def test_the_key_bias_has_a_zero_gradient_which_adam_magnifies(dtype):
     model = lively(dtype=dtype)
     for i in range(2):
         model.params[f"h{i}.qkv.b"][keys] += 1
-    assert distance(forward(model, b), nll) <= 64 * np.finfo(dtype).eps  # and the loss is what it was
+    assert (
+        distance(forward(model, b), nll) <= 64 * np.finfo(dtype).eps
+    )  # and the loss is what it was
 
 
 # ------------------------------------------------------------------------------------------- growth
+
 
 @BOTH
 @pytest.mark.parametrize("rows", ["random", "mean"])
@@ -362,10 +445,12 @@ def test_growing_copies_the_old_rows_exactly_and_leaves_the_old_logits_bit_equal
     assert np.array_equal(base.params.flat, kept)
     for name, w in base.params.items():
         new = grown.params[name]
-        assert np.array_equal(new[:len(w)], w) and not np.shares_memory(new, w)
+        assert np.array_equal(new[: len(w)], w) and not np.shares_memory(new, w)
         assert new.shape[0] - len(w) == (3 if name in ("wte", "head") else 0)
     b = batch([24, 7, 13], vocab=65)
-    assert np.array_equal(grown.logits(b.tokens, b.cu_seqlens)[:, :65], base.logits(b.tokens, b.cu_seqlens))
+    assert np.array_equal(
+        grown.logits(b.tokens, b.cu_seqlens)[:, :65], base.logits(b.tokens, b.cu_seqlens)
+    )
 
 
 def test_mean_rows_are_the_mean_of_the_old_and_random_rows_are_drawn_as_at_the_start():
@@ -377,13 +462,18 @@ def test_mean_rows_are_the_mean_of_the_old_and_random_rows_are_drawn_as_at_the_s
         for row in mean.params[name][65:]:
             assert distance(row, old.mean(axis=0)) <= 1e-6  # float32
         new = random.params[name][65:]
-        assert abs(new.std() / 0.02 - 1) < 5 / np.sqrt(2 * new.size) and abs(new.mean()) < 5 * 0.02 / np.sqrt(new.size)
+        assert abs(new.std() / 0.02 - 1) < 5 / np.sqrt(2 * new.size) and abs(
+            new.mean()
+        ) < 5 * 0.02 / np.sqrt(new.size)
     assert not np.array_equal(random.params["wte"][65:], random.params["head"][65:])
 
 
 def test_growing_is_repeatable():
     base = lively()
-    one, two, other = (expand_vocab(base, 14, "random", np.random.default_rng(seed)).params.flat for seed in (1, 1, 2))
+    one, two, other = (
+        expand_vocab(base, 14, "random", np.random.default_rng(seed)).params.flat
+        for seed in (1, 1, 2)
+    )
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
@@ -392,31 +482,50 @@ def test_growing_twice_keeps_all_that_the_first_growth_gave():
     once = expand_vocab(base, 14, "random", np.random.default_rng(1))
     twice = expand_vocab(once, 16, "mean")
     for name, w in once.params.items():
-        assert np.array_equal(twice.params[name][:len(w)], w)
-    assert np.array_equal(twice.logits(b.tokens, b.cu_seqlens)[:, :11], base.logits(b.tokens, b.cu_seqlens))
+        assert np.array_equal(twice.params[name][: len(w)], w)
+    assert np.array_equal(
+        twice.logits(b.tokens, b.cu_seqlens)[:, :11], base.logits(b.tokens, b.cu_seqlens)
+    )
     # The mean of rows and of their own mean is their mean, so by the mean two growths are one.
-    one, two = expand_vocab(base, 16, "mean"), expand_vocab(expand_vocab(base, 14, "mean"), 16, "mean")
+    one, two = (
+        expand_vocab(base, 16, "mean"),
+        expand_vocab(expand_vocab(base, 14, "mean"), 16, "mean"),
+    )
     for name, w in one.params.items():
         assert distance(two.params[name], w) <= 1e-6, name  # float32
 
 
-@pytest.mark.parametrize("vocab, rows, words", [(11, "mean", "has 11 symbols already"), (3, "mean", "growing it to 3"),
-                                                (14, "zero", "'random' or 'mean'"), (14, "random", "random generator")])
+@pytest.mark.parametrize(
+    "vocab, rows, words",
+    [
+        (11, "mean", "has 11 symbols already"),
+        (3, "mean", "growing it to 3"),
+        (14, "zero", "'random' or 'mean'"),
+        (14, "random", "random generator"),
+    ],
+)
 def test_a_growth_that_cannot_be_is_one_sentence(vocab, rows, words):
     with pytest.raises(UsageError, match=words):
         expand_vocab(lively(), vocab, rows)
 
 
-@pytest.mark.parametrize("changes, words", [(dict(heads=5), "channels = 12 cannot be split over heads = 5"),
-                                            (dict(layers=0), "layers = 0"), (dict(vocab=-1), "vocab = -1"),
-                                            (dict(context="64"), "context = '64'"),
-                                            (dict(channels=1.5), "channels = 1.5")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(heads=5), "channels = 12 cannot be split over heads = 5"),
+        (dict(layers=0), "layers = 0"),
+        (dict(vocab=-1), "vocab = -1"),
+        (dict(context="64"), "context = '64'"),
+        (dict(channels=1.5), "channels = 1.5"),
+    ],
+)
 def test_a_shape_that_cannot_be_is_one_sentence(changes, words):
     with pytest.raises(UsageError, match=words):
         dataclasses.replace(SMALL, **changes)
 
 
 # ----------------------------------------------------------------------------- memory and machines
+
 
 @BOTH
 @pytest.mark.parametrize("tied", [False, True])
@@ -426,8 +535,13 @@ def test_the_sizes_said_are_those_of_the_arenas(dtype, tied):
     adam = AdamW(model)
     model.reserve(37)
     said, item = sizes(config, 37, dtype), np.dtype(dtype).itemsize
-    held = {"params": model.params.size, "weights": model.params.size * item, "gradients": model.grads.size * item,
-            "moments": (adam.m.size + adam.v.size) * item, "activations": model._activations.size * item}
+    held = {
+        "params": model.params.size,
+        "weights": model.params.size * item,
+        "gradients": model.grads.size * item,
+        "moments": (adam.m.size + adam.v.size) * item,
+        "activations": model._activations.size * item,
+    }
     assert said == held
     padding = 64 * len(activation_shapes(config, 37))  # less than a cache line for each array
     assert held["activations"] <= model._activations.flat.nbytes < held["activations"] + padding
@@ -440,7 +554,9 @@ def test_a_model_that_only_talks_holds_no_gradients():
 
 
 def test_the_model_trains_on_the_reference_where_there_is_no_compiled_part():
-    done = python("-c", """if True:
+    done = python(
+        "-c",
+        """if True:
         import sys
         class Nothing:
             def find_spec(self, name, path=None, target=None):
@@ -461,7 +577,8 @@ def test_the_model_trains_on_the_reference_where_there_is_no_compiled_part():
                              lambda step: 0.03, 30))
         assert reports[-1].loss < 0.3 < 1.5 < reports[0].loss, (reports[0].loss, reports[-1].loss)
         print("pysft.nn.ops" in sys.modules)
-    """)
+    """,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
@@ -473,25 +590,54 @@ def test_fifty_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_to_8_
     base = CharTokenizer.of(text)
     chat = base.grow(CHAT.tokens)
     corpus = base.encode(text)
-    pairs = [encode_conversation(c, chat, settings.context) for c in read_conversations(shipped("pairs40.jsonl"))]
+    pairs = [
+        encode_conversation(c, chat, settings.context)
+        for c in read_conversations(shipped("pairs40.jsonl"))
+    ]
 
     def trained(threads):
-        config = GPTConfig(len(base), settings.context, settings.layers, settings.heads, settings.channels)
+        config = GPTConfig(
+            len(base), settings.context, settings.layers, settings.heads, settings.channels
+        )
         model = GPT(config, ops.on_threads(threads), rng(settings.seed, "base", "init"))
         plan = pretrain(settings, corpus, len(base))
-        losses = [r.loss for r in train(model, AdamW(model, **settings.adam("base")), plan.draw, plan.objective,
-                                        plan.rate, plan.steps, settings.clip)]
+        losses = [
+            r.loss
+            for r in train(
+                model,
+                AdamW(model, **settings.adam("base")),
+                plan.draw,
+                plan.objective,
+                plan.rate,
+                plan.steps,
+                settings.clip,
+            )
+        ]
         middle = model.params.flat.copy()
         model = expand_vocab(model, len(chat), settings.new_rows, rng(settings.seed, "sft", "rows"))
         plan = finetune(settings, [], pairs, corpus, len(chat))
-        losses += [r.loss for r in train(model, AdamW(model, **settings.adam("sft")), plan.draw, plan.objective,
-                                         plan.rate, plan.steps, settings.clip)]
+        losses += [
+            r.loss
+            for r in train(
+                model,
+                AdamW(model, **settings.adam("sft")),
+                plan.draw,
+                plan.objective,
+                plan.rate,
+                plan.steps,
+                settings.clip,
+            )
+        ]
         return middle, model.params.flat, losses
 
     one, *others = (trained(threads) for threads in (1, 2, 3, 4, 7, 8))
     assert one[2][49] < one[2][0] and one[2][-1] < one[2][50]  # it did learn
     for other in others:
-        assert np.array_equal(other[0], one[0]) and np.array_equal(other[1], one[1]) and other[2] == one[2]
+        assert (
+            np.array_equal(other[0], one[0])
+            and np.array_equal(other[1], one[1])
+            and other[2] == one[2]
+        )
 
 
 def test_float32_gradients_are_within_a_millionth_of_float64s():
@@ -523,11 +669,14 @@ def test_the_derivative_along_any_direction_is_right_through_many_blocks():
     def loss(step):
         model.params.flat[:] = start + step
         return float(model.forward(some)[0] @ weights)
+
     for seed in range(5):
         direction = np.zeros_like(start)
         for name, w in model.params.items():
             offset = model.params.offsets[name]
-            direction[offset:offset + w.size] = np.random.default_rng([seed, offset]).standard_normal(w.size)
+            direction[offset : offset + w.size] = np.random.default_rng(
+                [seed, offset]
+            ).standard_normal(w.size)
         slope = (loss(1e-6 * direction) - loss(-1e-6 * direction)) / 2e-6
         assert float(model.grads.flat @ direction) == pytest.approx(slope, rel=1e-6)
 

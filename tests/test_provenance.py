@@ -1,4 +1,5 @@
-"""Memorised or generalised: verdicts known beforehand, and a plain search as the oracle of every figure."""
+"""Memorised or generalised: verdicts known beforehand, and a plain search as the oracle of every
+figure."""
 
 import json
 import random
@@ -6,7 +7,8 @@ import string
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pysft.lab.provenance import RULE, VERDICTS, Origin, Provenance, _suffixes, summary
 from pysft.text.audit import GRAM, NEAR, SHINGLE
@@ -14,9 +16,13 @@ from pysft.text.dataset import shipped
 from pysft.text.formats import read_conversations
 
 PLAYS = shipped("plays.txt").read_text(encoding="utf-8")
-TRAINED = [reply for c in read_conversations(shipped("conversations.jsonl")) for reply in c.replies()]
-LETTERS = string.ascii_letters + string.digits  # in this order, so that stretches of it share what one sees they share
-ODD = "".join(map(chr, range(0x4e00, 0x4e40)))  # characters that nothing else has
+TRAINED = [
+    reply for c in read_conversations(shipped("conversations.jsonl")) for reply in c.replies()
+]
+LETTERS = (
+    string.ascii_letters + string.digits
+)  # in this order, so that stretches of it share what one sees they share
+ODD = "".join(map(chr, range(0x4E00, 0x4E40)))  # characters that nothing else has
 
 
 steady = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -28,10 +34,12 @@ def origins_of(*replies, training=(), corpus=None):
 
 
 def plain(reply, training, corpus):
-    """Every figure by looking everywhere: (nearest, similarity), and the longest stretches, the first of each length."""
+    """Every figure by looking everywhere: (nearest, similarity), and the longest stretches, the
+    first of each length."""
+
     def pieces(text):
         text = " ".join(text.split())
-        return {text[i:i + 5] for i in range(len(text) - 4)}
+        return {text[i : i + 5] for i in range(len(text) - 4)}
 
     def alike(a, b):
         if min(len(" ".join(t.split())) for t in (a, b)) < 5:
@@ -41,34 +49,59 @@ def plain(reply, training, corpus):
     def longest(wheres, least):
         for size in range(len(reply), least - 1, -1):
             for i in range(len(reply) - size + 1):
-                if any(reply[i:i + size] in where for where in wheres):
-                    return reply[i:i + size]
+                if any(reply[i : i + size] in where for where in wheres):
+                    return reply[i : i + size]
         return ""
 
     verbatim = [t for t in training if t.split() == reply.split()]
-    nearest = verbatim[0] if verbatim else max(training, key=lambda t: alike(reply, t), default="")  # max: the first
-    return (nearest, alike(reply, nearest) if training else 0.0), longest(training, 1), longest([corpus or ""], 16)
+    nearest = (
+        verbatim[0] if verbatim else max(training, key=lambda t: alike(reply, t), default="")
+    )  # max: the first
+    return (
+        (nearest, alike(reply, nearest) if training else 0.0),
+        longest(training, 1),
+        longest([corpus or ""], 16),
+    )
 
 
 # ------------------------------------------------------------------------------------ known answers
 
+
 def test_a_parrot_of_the_training_set_is_verbatim_throughout():
     origins = origins_of(*TRAINED[::10], training=TRAINED, corpus=PLAYS)
-    assert summary(origins)["shares"] == {"verbatim": 1, "near copy": 0, "spliced": 0, "new": 0, "empty": 0}
-    assert all((o.nearest, o.similarity, o.shared_replies_text) == (r, 1, r) for o, r in zip(origins, TRAINED[::10]))
+    assert summary(origins)["shares"] == {
+        "verbatim": 1,
+        "near copy": 0,
+        "spliced": 0,
+        "new": 0,
+        "empty": 0,
+    }
+    assert all(
+        (o.nearest, o.similarity, o.shared_replies_text) == (r, 1, r)
+        for o, r in zip(origins, TRAINED[::10])
+    )
 
 
 def test_a_babbler_is_new_throughout():
     g = random.Random(0)
     babble = ["".join(g.choices(string.ascii_letters, k=60)) for _ in range(100)]
     origins = origins_of(*babble, training=TRAINED, corpus=PLAYS)
-    assert summary(origins)["counts"] == {"verbatim": 0, "near copy": 0, "spliced": 0, "new": 100, "empty": 0}
+    assert summary(origins)["counts"] == {
+        "verbatim": 0,
+        "near copy": 0,
+        "spliced": 0,
+        "new": 100,
+        "empty": 0,
+    }
     assert all(0 < o.shared_replies < 8 and o.shared_corpus == 0 for o in origins)
 
 
 def test_a_reply_stitched_from_halves_of_two_training_replies_is_spliced():
-    training = ["The garden sleeps beneath the snow, and so do I.", "My father kept the mill until the river took it."]
-    origin, = origins_of(training[0][:25] + training[1][24:], training=training)
+    training = [
+        "The garden sleeps beneath the snow, and so do I.",
+        "My father kept the mill until the river took it.",
+    ]
+    (origin,) = origins_of(training[0][:25] + training[1][24:], training=training)
     assert (origin.verdict, origin.shared_replies_text) == ("spliced", "The garden sleeps beneath")
     assert origin.nearest == training[0] and 0.2 < origin.similarity < NEAR
 
@@ -77,19 +110,29 @@ def test_a_line_of_the_corpus_is_spliced_and_shared_to_its_whole_length():
     lines = [line for line in PLAYS.splitlines() if len(line) >= 30][:50]
     origins = origins_of(*lines, training=["Aye, my lord."], corpus=PLAYS)
     assert {o.verdict for o in origins} == {"spliced"} and len(lines) == 50
-    assert all((o.shared_corpus, o.shared_corpus_text) == (len(line), line) for o, line in zip(origins, lines))
+    assert all(
+        (o.shared_corpus, o.shared_corpus_text) == (len(line), line)
+        for o, line in zip(origins, lines)
+    )
 
 
 # --------------------------------------------------------------------------------------- the oracle
 
+
 @steady
 @given(st.data(), st.sampled_from(["ab", "abc \n", "ab\0", "aé😀\ud800\U0010ffff"]))
 def test_every_figure_is_that_of_a_plain_search(data, alphabet):
-    training = data.draw(st.lists(st.text(alphabet.replace("\0", ""), max_size=30), max_size=6))  # \0 in replies alone
+    training = data.draw(
+        st.lists(st.text(alphabet.replace("\0", ""), max_size=30), max_size=6)
+    )  # \0 in replies alone
     corpus = data.draw(st.none() | st.text(alphabet, max_size=80))
-    reply = data.draw(st.text(alphabet, max_size=12) | st.text(alphabet, max_size=50) | st.sampled_from(training or [""]))
+    reply = data.draw(
+        st.text(alphabet, max_size=12)
+        | st.text(alphabet, max_size=50)
+        | st.sampled_from(training or [""])
+    )
     cut = data.draw(st.integers(0, 60))
-    reply += (corpus or "")[cut:cut + 25] + (training or [""])[-1][cut % 9:]
+    reply += (corpus or "")[cut : cut + 25] + (training or [""])[-1][cut % 9 :]
     origin = Provenance(training, corpus).of(reply)
     if not reply.strip():
         assert origin == Origin("", 0, 0, "", 0, "", "empty")
@@ -113,19 +156,26 @@ def test_the_figures_of_a_real_training_set_are_those_of_a_plain_search():
     provenance = Provenance(training, PLAYS)
     for _ in range(12):
         a, b = g.sample(TRAINED, 2)
-        reply = a[:g.randrange(len(a))] + b[g.randrange(len(b)):]
+        reply = a[: g.randrange(len(a))] + b[g.randrange(len(b)) :]
         origin = provenance.of(reply)
         nearest, ours, corpus = plain(reply, training, PLAYS)
         assert (origin.nearest, origin.similarity) == nearest
         assert (origin.shared_replies_text, origin.shared_corpus_text) == (ours, corpus)
 
 
-# ------------------------------------------------------------------------------- verdicts at their bounds
+# ------------------------------------------------------------------------------- verdicts at their
+
 
 def test_verbatim_overlooks_white_space_and_nothing_else():
-    origins = origins_of("Aye,  my\nlord. ", "aye, my lord.", "Aye, my lord", training=["No.", "Aye, my lord."])
+    origins = origins_of(
+        "Aye,  my\nlord. ", "aye, my lord.", "Aye, my lord", training=["No.", "Aye, my lord."]
+    )
     assert [o.verdict for o in origins] == ["verbatim", "near copy", "near copy"]
-    assert (origins[0].nearest, origins[0].similarity, origins[0].shared_replies_text) == ("Aye, my lord.", 1, "Aye, ")
+    assert (origins[0].nearest, origins[0].similarity, origins[0].shared_replies_text) == (
+        "Aye, my lord.",
+        1,
+        "Aye, ",
+    )
 
 
 def test_of_replies_with_the_same_shingles_the_one_that_was_said_is_nearest():
@@ -145,61 +195,97 @@ def test_spliced_is_a_stretch_of_half_the_reply(source):
     text = ODD[:20] + LETTERS[:16] + ODD[20:]
     where = {source: [text] if source == "training" else text}
     half, less = origins_of(LETTERS[:16] + "." * 16, LETTERS[:16] + "." * 17, **where)
-    assert [(max(o.shared_replies, o.shared_corpus), o.verdict) for o in (half, less)] == [(16, "spliced"), (16, "new")]
+    assert [(max(o.shared_replies, o.shared_corpus), o.verdict) for o in (half, less)] == [
+        (16, "spliced"),
+        (16, "new"),
+    ]
 
 
 @pytest.mark.parametrize("source", ["training", "corpus"])
 def test_spliced_is_a_stretch_of_sixteen_characters(source):
     text = ODD[:20] + LETTERS[:16] + ODD[20:]
-    long, short = origins_of(LETTERS[:16], LETTERS[:15], **{source: [text] if source == "training" else text})
+    long, short = origins_of(
+        LETTERS[:16], LETTERS[:15], **{source: [text] if source == "training" else text}
+    )
     assert (long.verdict, short.verdict) == ("spliced", "new") and GRAM == 16
-    assert (short.shared_replies, short.shared_corpus) == ((15, 0) if source == "training" else (0, 0))
+    assert (short.shared_replies, short.shared_corpus) == (
+        (15, 0) if source == "training" else (0, 0)
+    )
 
 
 def test_white_space_is_empty_whatever_was_trained_on():
-    assert {o.verdict for o in origins_of("", " \n\t", training=["", " ", "a b"], corpus=" " * 40)} == {"empty"}
+    assert {
+        o.verdict for o in origins_of("", " \n\t", training=["", " ", "a b"], corpus=" " * 40)
+    } == {"empty"}
 
 
 # ----------------------------------------------------------------------------------------- corners
 
+
 def test_a_reply_shorter_than_a_shingle_is_like_an_equal_one_alone():
     same, other, inside = origins_of("Aye.", "Nay.", "Aye", training=["Nay, sir.", "Aye."])
-    assert (same.similarity, same.nearest, same.verdict) == (1, "Aye.", "verbatim") and len("Aye.") < SHINGLE
+    assert (same.similarity, same.nearest, same.verdict) == (1, "Aye.", "verbatim") and len(
+        "Aye."
+    ) < SHINGLE
     assert (other.similarity, other.verdict, other.shared_replies_text) == (0, "new", "Nay")
     assert (inside.similarity, inside.verdict, inside.shared_replies) == (0, "new", 3)
 
 
 def test_the_first_of_equally_near_replies_is_named():
-    assert origins_of(LETTERS[:10], training=["?", LETTERS[:9], LETTERS[1:10], LETTERS[:9]])[0].nearest == LETTERS[:9]
-    assert origins_of(LETTERS[:10], training=["?", LETTERS[1:10], LETTERS[:9]])[0].nearest == LETTERS[1:10]
+    assert (
+        origins_of(LETTERS[:10], training=["?", LETTERS[:9], LETTERS[1:10], LETTERS[:9]])[0].nearest
+        == LETTERS[:9]
+    )
+    assert (
+        origins_of(LETTERS[:10], training=["?", LETTERS[1:10], LETTERS[:9]])[0].nearest
+        == LETTERS[1:10]
+    )
     assert origins_of("Nothing alike", training=["?", "!"])[0].nearest == "?"
-    assert origins_of("Aye, sir.", training=["?", "Aye,  sir.", "Aye, sir."])[0].nearest == "Aye,  sir."
+    assert (
+        origins_of("Aye, sir.", training=["?", "Aye,  sir.", "Aye, sir."])[0].nearest
+        == "Aye,  sir."
+    )
 
 
 def test_nothing_is_shared_across_the_border_of_two_replies():
     origin, crossing = origins_of("abcdefgh", "abcd\0efgh", training=["abcd", "efgh"])
     assert (origin.shared_replies_text, crossing.shared_replies_text) == ("abcd", "abcd")
-    zeros, across = origins_of("a\0b", "b\0c", training=["a\0b", "c"])  # the border is another character here
+    zeros, across = origins_of(
+        "a\0b", "b\0c", training=["a\0b", "c"]
+    )  # the border is another character here
     assert (zeros.shared_replies_text, across.shared_replies_text) == ("a\0b", "b")
 
 
 def test_without_training_replies_the_corpus_decides_and_without_both_all_is_new():
-    origin, = origins_of(PLAYS[:60], corpus=PLAYS)
+    (origin,) = origins_of(PLAYS[:60], corpus=PLAYS)
     assert origin == Origin("", 0, 0, "", 60, PLAYS[:60], "spliced")
     assert origins_of("Aye, my lord, and more than that.") == [Origin("", 0, 0, "", 0, "", "new")]
-    assert origins_of("Aye, my lord, and more than that.", corpus="") == origins_of("Aye, my lord, and more than that.")
+    assert origins_of("Aye, my lord, and more than that.", corpus="") == origins_of(
+        "Aye, my lord, and more than that."
+    )
 
 
 def test_text_of_any_script_is_compared_by_characters():
-    copy, part = origins_of("Grüße aus Köln 😀", "Grüße aus Köln!! 東京", training=["Grüße aus Köln 😀", "東京へ行きます"])
+    copy, part = origins_of(
+        "Grüße aus Köln 😀",
+        "Grüße aus Köln!! 東京",
+        training=["Grüße aus Köln 😀", "東京へ行きます"],
+    )
     assert (copy.verdict, copy.shared_replies) == ("verbatim", 16)
-    assert (part.shared_replies_text, part.shared_replies, part.verdict) == ("Grüße aus Köln", 14, "new")
+    assert (part.shared_replies_text, part.shared_replies, part.verdict) == (
+        "Grüße aus Köln",
+        14,
+        "new",
+    )
 
 
 def test_a_summary_names_every_verdict_and_its_shares_are_of_all_replies():
     found = summary(origins_of("Aye.", "Aye.", "No.", "", training=["Aye."]))
-    assert found == {"replies": 4, "counts": {"verbatim": 2, "near copy": 0, "spliced": 0, "new": 1, "empty": 1},
-                     "shares": {"verbatim": 0.5, "near copy": 0, "spliced": 0, "new": 0.25, "empty": 0.25}}
+    assert found == {
+        "replies": 4,
+        "counts": {"verbatim": 2, "near copy": 0, "spliced": 0, "new": 1, "empty": 1},
+        "shares": {"verbatim": 0.5, "near copy": 0, "spliced": 0, "new": 0.25, "empty": 0.25},
+    }
     assert summary([])["shares"] == dict.fromkeys(VERDICTS)
 
 

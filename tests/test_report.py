@@ -1,4 +1,5 @@
-"""The page of a run: all that its folder holds, nothing that it does not, whatever state the folder is in."""
+"""The page of a run: all that its folder holds, nothing that it does not, whatever state the folder
+is in."""
 
 import copy
 import json
@@ -20,23 +21,90 @@ from pysft.text.template import CHAT
 from pysft.training.stages import PRESETS, Settings, resolve
 
 HOSTILE = "</table><script>alert('x')</script> \"quoted\" & 'single' $x$"
-ORIGINS = Provenance(["Yes, my lord.", "A rose is a rose."], "to be or not to be, that is the question, whether it is nobler")
-LOG = [{"step": n, "loss": 3 / n, "losses": {"conversation": 3 / n, "base": 2.0}, "norm": 1.5, "lr": 1e-4, "graded_tokens": 700,
-        "tokens": 1000, "seconds": 0.5, "tokens_per_s": 2000} for n in range(1, 451)]
-FIGURES = {"run": "runs/x", "preset": "seed", "params": 212864, "base_loss": 1.7848, "grown_base_loss": 1.7881, "tuned_base_loss": 3.0646,
-           "heldout_loss": 2.1874, "heldout_conversations": 2, "recall": 0.725, "recall_of": 40, "stopped": 0.975,
-           "format_compliance": 0.8689, "prompts": 61, "on_topic": 0.0032, "on_topic_chance": 0.0043, "in_domain_prompts": 312,
-           "real_words": 0.7669, "distinct_replies": 60, "verbatim_replies": 0, "forgetting": 0.717, "sft_loss_start": 2.2217,
-           "sft_loss": 0.1936, "graded_targets": 1714, "targets": 2299, "end_tokens_graded": 40, "turns": 40, "tokens_per_s": 17341.5,
-           "peak_memory": 113594368, "training_seconds": 10.6, "seconds": 17.9, "weights_sha256": "1c7a" * 16, "content": 0.99,
-           "stopped_unseen": 0.91, "no_user_turn": 0.98, "reply_length": 38.25, "trained_params": 9999, "another": 7,
-           "origins": {"new": 40, "verbatim": 11, "spliced": 10, "near copy": 0, "empty": 0},
-           "by_domain": {"in": {"prompts": 16, "format_compliance": 0.8125, "on_topic": 0.0625, "on_topic_chance": 0.01,
-                                "real_words": 0.77, "distinct_replies": 15, "verbatim_replies": 1}}}
-DATA = {"conversations": 2569, "heldout": 280, "pairs": 40, "notes": ["a note of the data"], "epochs": {"conversations": 15.91},
-        "turns": 40, "graded_targets": 1714, "targets": 2299, "end_tokens_graded": 40, "tokens": {"min": 20, "median": 57.5, "p95": 80, "max": 91},
-        "prompt_length": {"min": 8, "median": 12, "p95": 20, "max": 25}, "reply_length": {"min": 30, "median": 43, "p95": 52, "max": 60},
-        "categories": [["greetings", 123], ["love", 77]]}
+ORIGINS = Provenance(
+    ["Yes, my lord.", "A rose is a rose."],
+    "to be or not to be, that is the question, whether it is nobler",
+)
+LOG = [
+    {
+        "step": n,
+        "loss": 3 / n,
+        "losses": {"conversation": 3 / n, "base": 2.0},
+        "norm": 1.5,
+        "lr": 1e-4,
+        "graded_tokens": 700,
+        "tokens": 1000,
+        "seconds": 0.5,
+        "tokens_per_s": 2000,
+    }
+    for n in range(1, 451)
+]
+FIGURES = {
+    "run": "runs/x",
+    "preset": "seed",
+    "params": 212864,
+    "base_loss": 1.7848,
+    "grown_base_loss": 1.7881,
+    "tuned_base_loss": 3.0646,
+    "heldout_loss": 2.1874,
+    "heldout_conversations": 2,
+    "recall": 0.725,
+    "recall_of": 40,
+    "stopped": 0.975,
+    "format_compliance": 0.8689,
+    "prompts": 61,
+    "on_topic": 0.0032,
+    "on_topic_chance": 0.0043,
+    "in_domain_prompts": 312,
+    "real_words": 0.7669,
+    "distinct_replies": 60,
+    "verbatim_replies": 0,
+    "forgetting": 0.717,
+    "sft_loss_start": 2.2217,
+    "sft_loss": 0.1936,
+    "graded_targets": 1714,
+    "targets": 2299,
+    "end_tokens_graded": 40,
+    "turns": 40,
+    "tokens_per_s": 17341.5,
+    "peak_memory": 113594368,
+    "training_seconds": 10.6,
+    "seconds": 17.9,
+    "weights_sha256": "1c7a" * 16,
+    "content": 0.99,
+    "stopped_unseen": 0.91,
+    "no_user_turn": 0.98,
+    "reply_length": 38.25,
+    "trained_params": 9999,
+    "another": 7,
+    "origins": {"new": 40, "verbatim": 11, "spliced": 10, "near copy": 0, "empty": 0},
+    "by_domain": {
+        "in": {
+            "prompts": 16,
+            "format_compliance": 0.8125,
+            "on_topic": 0.0625,
+            "on_topic_chance": 0.01,
+            "real_words": 0.77,
+            "distinct_replies": 15,
+            "verbatim_replies": 1,
+        }
+    },
+}
+DATA = {
+    "conversations": 2569,
+    "heldout": 280,
+    "pairs": 40,
+    "notes": ["a note of the data"],
+    "epochs": {"conversations": 15.91},
+    "turns": 40,
+    "graded_targets": 1714,
+    "targets": 2299,
+    "end_tokens_graded": 40,
+    "tokens": {"min": 20, "median": 57.5, "p95": 80, "max": 91},
+    "prompt_length": {"min": 8, "median": 12, "p95": 20, "max": 25},
+    "reply_length": {"min": 30, "median": 43, "p95": 52, "max": 60},
+    "categories": [["greetings", 123], ["love", 77]],
+}
 
 
 def sample(prompt, reply, stop="end"):
@@ -45,28 +113,69 @@ def sample(prompt, reply, stop="end"):
 
 def contents():
     """Every file of a whole run, by its name."""
-    measured = [{**FIGURES, "step": step, "recall": share, "heldout_loss": 2.5 - step / 320,
-                 "samples": [[f"Say {HOSTILE}", f"reply at {step}", "length"]]}
-                for step, share in ((0, 0.0), (100, 0.3125), (200, 0.725))]
-    return {"run.json": {"settings": json.loads(json.dumps(asdict(PRESETS["seed"]))), "corpus": "/data/my text.txt",
-                         "data": None, "base": None, "sha256": {"/data/my text.txt": "86c4" * 16}, "template": CHAT.to_json()},
-            "base/report.json": {"run": "runs/x", "params": 212480, "base_loss": 1.7848, "tokens_per_s": 90262.1, "tokens": 450000,
-                                 "seconds": 225.0, "weights_sha256": "845e" * 16},
-            "base/log.jsonl": [{**row, "losses": {"base": row["loss"]}} for row in LOG],
-            "sft/report.json": FIGURES, "sft/log.jsonl": LOG,
-            "sft/data.json": DATA, "sft/measurements.jsonl": measured,
-            "sft/before.json": {"rows": [[HOSTILE, " the base goes on\nthus", "Yes, my lord.", "end", True],
-                                         ["unseen", " on and on", "No.", "length", False]]},
-            "sft/samples.json": {"pairs": [sample("Say yes", "Yes, my lord."), sample("Say rose", "Yes: A rose is a rose.")],
-                                 "prompts": [sample(HOSTILE, HOSTILE, "length"), sample("Be", "to be or not to be, that"),
-                                             sample("Hm", " ")], "heldout": []}}
+    measured = [
+        {
+            **FIGURES,
+            "step": step,
+            "recall": share,
+            "heldout_loss": 2.5 - step / 320,
+            "samples": [[f"Say {HOSTILE}", f"reply at {step}", "length"]],
+        }
+        for step, share in ((0, 0.0), (100, 0.3125), (200, 0.725))
+    ]
+    return {
+        "run.json": {
+            "settings": json.loads(json.dumps(asdict(PRESETS["seed"]))),
+            "corpus": "/data/my text.txt",
+            "data": None,
+            "base": None,
+            "sha256": {"/data/my text.txt": "86c4" * 16},
+            "template": CHAT.to_json(),
+        },
+        "base/report.json": {
+            "run": "runs/x",
+            "params": 212480,
+            "base_loss": 1.7848,
+            "tokens_per_s": 90262.1,
+            "tokens": 450000,
+            "seconds": 225.0,
+            "weights_sha256": "845e" * 16,
+        },
+        "base/log.jsonl": [{**row, "losses": {"base": row["loss"]}} for row in LOG],
+        "sft/report.json": FIGURES,
+        "sft/log.jsonl": LOG,
+        "sft/data.json": DATA,
+        "sft/measurements.jsonl": measured,
+        "sft/before.json": {
+            "rows": [
+                [HOSTILE, " the base goes on\nthus", "Yes, my lord.", "end", True],
+                ["unseen", " on and on", "No.", "length", False],
+            ]
+        },
+        "sft/samples.json": {
+            "pairs": [
+                sample("Say yes", "Yes, my lord."),
+                sample("Say rose", "Yes: A rose is a rose."),
+            ],
+            "prompts": [
+                sample(HOSTILE, HOSTILE, "length"),
+                sample("Be", "to be or not to be, that"),
+                sample("Hm", " "),
+            ],
+            "heldout": [],
+        },
+    }
 
 
 def fill(folder, files):
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in data) if name.endswith(".jsonl") else json.dumps(data))
+        path.write_text(
+            "".join(json.dumps(row) + "\n" for row in data)
+            if name.endswith(".jsonl")
+            else json.dumps(data)
+        )
     return folder
 
 
@@ -87,9 +196,13 @@ def text_of(document):
 
 def cells(document):
     """Every row of every table, as texts."""
-    return [[unescape(re.sub("<[^>]*>", "", cell.replace("<small>", "\n")))
-             for cell in re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row, re.S)]
-            for row in re.findall("<tr>(.*?)</tr>", document, re.S)]
+    return [
+        [
+            unescape(re.sub("<[^>]*>", "", cell.replace("<small>", "\n")))
+            for cell in re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row, re.S)
+        ]
+        for row in re.findall("<tr>(.*?)</tr>", document, re.S)
+    ]
 
 
 def missing(document):
@@ -100,29 +213,80 @@ def missing(document):
 def test_the_numbers_of_the_page_are_those_of_the_files(run, undrawn):
     rows = cells(report(run))
     found = {row[0].partition("\n")[2]: row[1] for row in rows if len(row) == 2}
-    assert found["params"] == "212,864" and found["base_loss"] == "1.785" and found["recall"] == "72.5%"
-    assert found["forgetting"] == "71.7%" and found["reply_length"] == "38.25" and found["no_user_turn"] == "98.0%"
-    assert found["tuned_base_loss"] == "3.065" and found["heldout_loss"] == "2.187" and found["recall_of"] == "40"
-    assert found["peak_memory"] == "108 MiB" and found["content"] == "99.0%" and found["tokens_per_s"] == "17,342"
-    assert ["conversations", "2,569"] in rows and ["another", "7"] in rows and ["epochs of conversations", "15.9"] in rows
-    assert ["tokens a conversation", "20", "57.5", "80", "91"] in rows and ["greetings", "123"] in rows
+    assert (
+        found["params"] == "212,864"
+        and found["base_loss"] == "1.785"
+        and found["recall"] == "72.5%"
+    )
+    assert (
+        found["forgetting"] == "71.7%"
+        and found["reply_length"] == "38.25"
+        and found["no_user_turn"] == "98.0%"
+    )
+    assert (
+        found["tuned_base_loss"] == "3.065"
+        and found["heldout_loss"] == "2.187"
+        and found["recall_of"] == "40"
+    )
+    assert (
+        found["peak_memory"] == "108 MiB"
+        and found["content"] == "99.0%"
+        and found["tokens_per_s"] == "17,342"
+    )
+    assert (
+        ["conversations", "2,569"] in rows
+        and ["another", "7"] in rows
+        and ["epochs of conversations", "15.9"] in rows
+    )
+    assert ["tokens a conversation", "20", "57.5", "80", "91"] in rows and [
+        "greetings",
+        "123",
+    ] in rows
     assert ["in", "16", "81.2%", "6.2%", "1.0%", "77.0%", "15", "1"] in rows
-    assert ["100", "0.194", "2.188", "3.065", "71.7%", "31.2%", "97.5%", "86.9%", "0.3%", "76.7%"] in rows
+    assert [
+        "100",
+        "0.194",
+        "2.188",
+        "3.065",
+        "71.7%",
+        "31.2%",
+        "97.5%",
+        "86.9%",
+        "0.3%",
+        "76.7%",
+    ] in rows
     last = [3 / n for n in range(419, 451)]  # of 450 steps in 12 groups of 38, the last has 32
     assert ["450", f"{sum(last) / len(last):.3f}", "2.000", "1.5", "0.0001", "700", "2,000"] in rows
     assert ["unseen", "\u2026 on and on\u2026", "No.\ncut: no end token"] in rows
     assert [HOSTILE, "\u2026 the base goes on / thus\u2026", "Yes, my lord."] in rows
     document = report(run)
-    assert "450 steps, 450,000 tokens, 225.0 seconds" in document and "1,714 of 2,299 (74.6%)" in document
-    assert ["base", "845e" * 16] in rows and ["sft", "1c7a" * 16] in rows and ["/data/my text.txt", "86c4" * 16] in rows
+    assert (
+        "450 steps, 450,000 tokens, 225.0 seconds" in document
+        and "1,714 of 2,299 (74.6%)" in document
+    )
+    assert (
+        ["base", "845e" * 16] in rows
+        and ["sft", "1c7a" * 16] in rows
+        and ["/data/my text.txt", "86c4" * 16] in rows
+    )
 
 
 def test_every_section_is_there_and_nothing_is_missing(run):
     pytest.importorskip("matplotlib")
     document = report(run)
     assert re.findall("<h2>(.*?)</h2>", document) == [
-        "In short", "Warnings", "Before and after", "Training the base", "Fine-tuning", "Measured on the way",
-        "What it replies, and where that may come from", "The figures", "The data", "Settings", "Making it again"]
+        "In short",
+        "Warnings",
+        "Before and after",
+        "Training the base",
+        "Fine-tuning",
+        "Measured on the way",
+        "What it replies, and where that may come from",
+        "The figures",
+        "The data",
+        "Settings",
+        "Making it again",
+    ]
     assert document.count("<svg") == 3 + 3 + 3 and not re.search(r'\bid="', document)
 
 
@@ -135,7 +299,11 @@ def test_hostile_text_of_prompts_and_replies_is_shown_and_not_obeyed(run):
 def test_the_page_is_the_same_bytes_each_time_and_written_whole(run):
     path = write_report(run)
     first = path.read_bytes()
-    assert path == run / "report.html" and write_report(run).read_bytes() == first and "my run" in first.decode()
+    assert (
+        path == run / "report.html"
+        and write_report(run).read_bytes() == first
+        and "my run" in first.decode()
+    )
     assert not [p for p in run.iterdir() if p.suffix == ".tmp"]
 
 
@@ -147,11 +315,16 @@ def test_a_missing_file_is_named(run, undrawn, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_cut_is_named_and_what_stands_before_the_cut_of_a_log_is_shown(run, undrawn, name):
+def test_a_file_that_is_cut_is_named_and_what_stands_before_the_cut_of_a_log_is_shown(
+    run, undrawn, name
+):
     data = (run / name).read_bytes()
-    (run / name).write_bytes(data[:len(data) // 2])
+    (run / name).write_bytes(data[: len(data) // 2])
     document = report(run)
-    assert set(missing(document)) == {name, "matplotlib"} and "A base model that completes text:" not in document
+    assert (
+        set(missing(document)) == {name, "matplotlib"}
+        and "A base model that completes text:" not in document
+    )
     if name.endswith("log.jsonl"):
         assert re.search(r"line \d+ of \d+ is cut off", missing(document)[name])
         assert re.search(r"<p>2\d\d steps", document)
@@ -159,9 +332,14 @@ def test_a_file_that_is_cut_is_named_and_what_stands_before_the_cut_of_a_log_is_
     assert name in missing(report(run))
 
 
-@pytest.mark.parametrize("taken, said", [([], "All 2 steps were skipped"), (LOG[:3], "2 more steps were skipped")])
+@pytest.mark.parametrize(
+    "taken, said", [([], "All 2 steps were skipped"), (LOG[:3], "2 more steps were skipped")]
+)
 def test_steps_that_were_skipped_are_told_of_and_are_no_fault(run, undrawn, taken, said):
-    fill(run, {"sft/log.jsonl": [*taken, *({"step": len(taken) + n, "skipped": True} for n in (1, 2))]})
+    fill(
+        run,
+        {"sft/log.jsonl": [*taken, *({"step": len(taken) + n, "skipped": True} for n in (1, 2))]},
+    )
     document = report(run)
     assert said in document and "sft/log.jsonl" not in missing(document)
 
@@ -170,20 +348,30 @@ def test_nothing_of_a_log_is_shown_after_a_line_that_is_damaged(run, undrawn):
     lines = (run / "sft/log.jsonl").read_text().splitlines()
     (run / "sft/log.jsonl").write_text("\n".join([*lines[:100], lines[100][:30], *lines[101:]]))
     document = report(run)
-    assert missing(document)["sft/log.jsonl"] == "line 101 of 450 is cut off, or no step" and "<p>100 steps, 100,000 tokens" in document
+    assert (
+        missing(document)["sft/log.jsonl"] == "line 101 of 450 is cut off, or no step"
+        and "<p>100 steps, 100,000 tokens" in document
+    )
 
 
 def test_a_base_alone_has_its_page(run, undrawn):
     shutil.rmtree(run / "sft")
     document = report(run)
-    assert set(missing(document)) == {"sft", "matplotlib"} and "python -m pysft pretrain --preset seed" in document
-    assert "A base model that completes text: preset seed, seed 1." in document and "1.785" in document
+    assert (
+        set(missing(document)) == {"sft", "matplotlib"}
+        and "python -m pysft pretrain --preset seed" in document
+    )
+    assert (
+        "A base model that completes text: preset seed, seed 1." in document and "1.785" in document
+    )
 
 
 def test_a_run_that_was_tuned_from_another_names_it(run, undrawn):
     shutil.rmtree(run / "base")
     fill(run, {"run.json": contents()["run.json"] | {"base": "runs/the base"}})
-    assert "runs/the base" in missing(report(run))["base"] and "--base 'runs/the base'" in unescape(report(run))
+    assert "runs/the base" in missing(report(run))["base"] and "--base 'runs/the base'" in unescape(
+        report(run)
+    )
 
 
 def test_what_is_no_run_folder_has_an_error_and_one_just_begun_a_page(tmp_path, undrawn):
@@ -195,16 +383,26 @@ def test_what_is_no_run_folder_has_an_error_and_one_just_begun_a_page(tmp_path, 
         report(tmp_path / "nothing")
 
 
-def test_without_matplotlib_the_numbers_stand_in_tables_and_the_page_says_how_to_get_figures(run, undrawn):
+def test_without_matplotlib_the_numbers_stand_in_tables_and_the_page_says_how_to_get_figures(
+    run, undrawn
+):
     document = report(run)
     assert "<svg" not in document and "pip install 'pysft[plot]'" in missing(document)["matplotlib"]
-    assert re.search(r"<h2>Fine-tuning</h2>\n<p>450 steps[^\n]*\n<p>Means of 38 steps[^\n]*\n<div", document)  # not folded away
+    assert re.search(
+        r"<h2>Fine-tuning</h2>\n<p>450 steps[^\n]*\n<p>Means of 38 steps[^\n]*\n<div", document
+    )  # not folded away
 
 
 def places(data, path=()):
     """Where a value could be another one: every path into the first levels of a JSON document."""
     if len(path) < 4:
-        for key in (list(data) if isinstance(data, dict) else range(min(2, len(data))) if isinstance(data, list) else ()):
+        for key in (
+            list(data)
+            if isinstance(data, dict)
+            else range(min(2, len(data)))
+            if isinstance(data, list)
+            else ()
+        ):
             yield (*path, key)
             yield from places(data[key], (*path, key))
 
@@ -219,7 +417,7 @@ def test_no_value_of_another_kind_makes_it_fail(run, undrawn, name):
     for turn, path in enumerate(places(copy.deepcopy(whole))):
         if "settings" in path[:-1] and path[-1] not in ("preset", "context") or "template" in path:
             continue  # forty settings of one kind
-        for value in (values + values)[turn % 10:][:10:4]:  # three of them, others at each place
+        for value in (values + values)[turn % 10 :][:10:4]:  # three of them, others at each place
             data = copy.deepcopy(whole)
             at = data
             for key in path[:-1]:
@@ -233,17 +431,29 @@ def test_no_number_makes_drawing_fail(run):
     pytest.importorskip("matplotlib")
     for values in ((1e308, -1e308, 1e-320), (float("inf"), None, 10**30), (0, True, -1e-9)):
         rows = [{**row, "norm": v, "lr": v, "losses": {"base": v}} for row, v in zip(LOG, values)]
-        measured = [{**row, "recall": v, "forgetting": v, "sft_loss": v}
-                    for row, v in zip(contents()["sft/measurements.jsonl"], values)]
+        measured = [
+            {**row, "recall": v, "forgetting": v, "sft_loss": v}
+            for row, v in zip(contents()["sft/measurements.jsonl"], values)
+        ]
         fill(run, {"sft/log.jsonl": rows, "sft/measurements.jsonl": measured})
         assert report(run).count("<svg") == 9
 
 
 def test_each_reply_says_where_it_may_come_from(run, undrawn):
-    replies = {row[0]: row[1].split("\n") for row in cells(report(run).partition("<h2>What it replies")[2]) if len(row) == 2}
+    replies = {
+        row[0]: row[1].split("\n")
+        for row in cells(report(run).partition("<h2>What it replies")[2])
+        if len(row) == 2
+    }
     assert replies["Say yes"] == ["Yes, my lord.", "verbatim"] and replies["Hm"] == [" ", "empty"]
-    assert re.fullmatch(r"spliced; nearest training reply \(0\.\d\d alike\): A rose is a rose\.", replies["Say rose"][1])
-    assert "longest stretch in a training reply: 17 characters, in the corpus: under 16; it is: A rose is a rose." in replies["Say rose"]
+    assert re.fullmatch(
+        r"spliced; nearest training reply \(0\.\d\d alike\): A rose is a rose\.",
+        replies["Say rose"][1],
+    )
+    assert (
+        "longest stretch in a training reply: 17 characters, in the corpus: under 16; it is: A rose"
+        " is a rose." in replies["Say rose"]
+    )
     assert "in the corpus: 24; it is: to be or not to be, that" in replies["Be"][2]
     assert replies[HOSTILE][:3] == [HOSTILE, "cut: no end token", "new"]
     assert ["Prompts it was trained on", "2", "1", "0", "1", "0", "0"] in cells(report(run))
@@ -252,22 +462,39 @@ def test_each_reply_says_where_it_may_come_from(run, undrawn):
 def test_replies_without_provenance_are_shown_too(run, undrawn):
     fill(run, {"sft/samples.json": {"prompts": [["a prompt", "a reply", "end"]] * (MOST + 5)}})
     document = report(run)
-    assert ["a prompt", "a reply"] in cells(document) and "the other 5 stand in sft/samples.json" in document
+    assert ["a prompt", "a reply"] in cells(
+        document
+    ) and "the other 5 stand in sft/samples.json" in document
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"end_tokens_graded": 39}, "39 end tokens are graded, but there are 40 turns"), ({}, "a note of the data"),
-    ({"distinct_replies": 1}, "61 unseen prompts had only 1 different replies"), ({}, "gibberish: "), ({}, "+71.7%"),
-    ({}, "21 of 61 replies to unseen prompts"), ({"stopped_unseen": 0.4}, "ignores the format: "),
-    ({"recall": 1.0, "heldout_loss": 2.9}, "above step 200")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"end_tokens_graded": 39}, "39 end tokens are graded, but there are 40 turns"),
+        ({}, "a note of the data"),
+        ({"distinct_replies": 1}, "61 unseen prompts had only 1 different replies"),
+        ({}, "gibberish: "),
+        ({}, "+71.7%"),
+        ({}, "21 of 61 replies to unseen prompts"),
+        ({"stopped_unseen": 0.4}, "ignores the format: "),
+        ({"recall": 1.0, "heldout_loss": 2.9}, "above step 200"),
+    ],
+)
 def test_what_should_be_known_first_is_warned_of(run, undrawn, change, words):
     fill(run, {"sft/report.json": FIGURES | change})
     assert words in report(run).partition("<h2>Warnings")[2].partition("<h2>")[0]
 
 
 def test_a_run_without_faults_has_no_warnings(run, undrawn):
-    fill(run, {"sft/report.json": FIGURES | {"real_words": 0.99, "forgetting": 0.01, "origins": {"new": 61}},
-               "sft/data.json": DATA | {"notes": []}})
+    fill(
+        run,
+        {
+            "sft/report.json": (
+                FIGURES | {"real_words": 0.99, "forgetting": 0.01, "origins": {"new": 61}}
+            ),
+            "sft/data.json": DATA | {"notes": []},
+        },
+    )
     assert "<h2>Warnings" not in report(run)
 
 
@@ -276,29 +503,50 @@ def test_verdicts_follow_the_figures_in_both_directions(run, undrawn):
         fill(run, {"sft/report.json": FIGURES | change})
         short = report(run).partition("<h2>In short")[2].partition("<h2>")[0]
         return [re.search("good|partly|bad", row[1])[0] for row in cells(short)[1:]]
+
     assert verdicts() == ["partly", "partly", "bad", "bad", "bad"]
-    assert verdicts(recall=0.95, format_compliance=1.0, real_words=0.99, on_topic=0.5, forgetting=-0.05) == ["good"] * 5
+    assert (
+        verdicts(
+            recall=0.95, format_compliance=1.0, real_words=0.99, on_topic=0.5, forgetting=-0.05
+        )
+        == ["good"] * 5
+    )
     assert verdicts(recall=0.49, forgetting=0.1)[0::4] == ["bad", "partly"]
     assert len(verdicts(recall=None)) == 4
 
 
 def test_a_curve_is_made_of_the_means_of_equal_groups():
-    rows = [{"step": n, "losses": {"a": float(n)}, "norm": None if n == 1 else 1.0} for n in range(1, 2 * POINTS + 2)]
+    rows = [
+        {"step": n, "losses": {"a": float(n)}, "norm": None if n == 1 else 1.0}
+        for n in range(1, 2 * POINTS + 2)
+    ]
     points = _grouped(rows, POINTS, "losses/a", "losses/b", "norm")
-    assert len(points) <= POINTS and points[0] == [3, 2.0, None, 1.0] and points[-1][0] == 2 * POINTS + 1
-    assert sum(p[1] * 3 for p in points[:-1]) + points[-1][1] * (len(rows) - 3 * (len(points) - 1)) == sum(range(1, 2 * POINTS + 2))
+    assert (
+        len(points) <= POINTS
+        and points[0] == [3, 2.0, None, 1.0]
+        and points[-1][0] == 2 * POINTS + 1
+    )
+    assert sum(p[1] * 3 for p in points[:-1]) + points[-1][1] * (
+        len(rows) - 3 * (len(points) - 1)
+    ) == sum(range(1, 2 * POINTS + 2))
 
 
 # ------------------------------------------------------------------------------ making it again
 
+
 def recorded(settings, **more):
-    return json.loads(json.dumps({"settings": asdict(settings), "corpus": "plays", "data": None, "base": None} | more))
+    return json.loads(
+        json.dumps(
+            {"settings": asdict(settings), "corpus": "plays", "data": None, "base": None} | more
+        )
+    )
 
 
 def understood(run, tuned, tmp_path):
     """The settings that the command line makes of the command, and its arguments."""
     toml, command = reproduce(run, tuned)
     import shlex
+
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "pysft"]
     args = cli.parser().parse_args(words[3:])
@@ -306,16 +554,55 @@ def understood(run, tuned, tmp_path):
         tomllib.loads(toml)
         (tmp_path / "settings.toml").write_text(toml)
     assert bool(toml) is (args.config is not None)
-    flags = dict(base_steps=args.steps, base_lr=args.lr) if args.verb == "pretrain" else dict(
-        base_steps=args.base_steps, sft_steps=args.sft_steps, sft_lr=args.lr, lora_rank=args.lora,
-        lora_matrices=args.lora_matrices, checkpoint_every=args.checkpoint_every, **{n: getattr(args, n) for n in cli.POLICIES})
-    return resolve(args.preset, str(tmp_path / "settings.toml") if toml else None, seed=args.seed, **flags), args
+    flags = (
+        dict(base_steps=args.steps, base_lr=args.lr)
+        if args.verb == "pretrain"
+        else dict(
+            base_steps=args.base_steps,
+            sft_steps=args.sft_steps,
+            sft_lr=args.lr,
+            lora_rank=args.lora,
+            lora_matrices=args.lora_matrices,
+            checkpoint_every=args.checkpoint_every,
+            **{n: getattr(args, n) for n in cli.POLICIES},
+        )
+    )
+    return (
+        resolve(
+            args.preset, str(tmp_path / "settings.toml") if toml else None, seed=args.seed, **flags
+        ),
+        args,
+    )
 
 
-SETTINGS = [*PRESETS.values(), replace(PRESETS["seed"], seed=7, sft_steps=3, base_steps=4, sft_lr=1e-5),
-            replace(PRESETS["tiny"], template="a b.json", grade="last", too_long="drop", unknown="grow", mix=(0.1, 2), sft_tokens=900),
-            replace(PRESETS["tiny"], lora_rank=8, lora_matrices=("qkv", "fc"), lora_alpha=4.0, checkpoint_every="50"),
-            replace(PRESETS["mini"], eps=1e-9, decay_all=True, sft_windows=(), base_windows=((9, 2), (256, 1)), new_rows="random")]
+SETTINGS = [
+    *PRESETS.values(),
+    replace(PRESETS["seed"], seed=7, sft_steps=3, base_steps=4, sft_lr=1e-5),
+    replace(
+        PRESETS["tiny"],
+        template="a b.json",
+        grade="last",
+        too_long="drop",
+        unknown="grow",
+        mix=(0.1, 2),
+        sft_tokens=900,
+    ),
+    replace(
+        PRESETS["tiny"],
+        lora_rank=8,
+        lora_matrices=("qkv", "fc"),
+        lora_alpha=4.0,
+        checkpoint_every="50",
+    ),
+    replace(
+        PRESETS["mini"],
+        eps=1e-9,
+        decay_all=True,
+        sft_windows=(),
+        base_windows=((9, 2), (256, 1)),
+        new_rows="random",
+    ),
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=range(len(SETTINGS)))
@@ -329,7 +616,10 @@ def test_the_command_gives_the_settings_of_the_run(settings, tuned, tmp_path):
 
 
 def test_only_what_differs_from_the_preset_is_in_the_command():
-    assert reproduce(recorded(Settings()), True) == ("", "python -m pysft train --preset tiny --corpus plays --seed 1")
+    assert reproduce(recorded(Settings()), True) == (
+        "",
+        "python -m pysft train --preset tiny --corpus plays --seed 1",
+    )
     assert reproduce(recorded(replace(Settings(), beta2=0.999)), True)[0] == "beta2 = 0.999"
 
 

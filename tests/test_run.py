@@ -1,4 +1,5 @@
-"""A run on disk: what is saved comes back, damage is named, an interrupted run goes on as if it had not been."""
+"""A run on disk: what is saved comes back, damage is named, an interrupted run goes on as if it had
+not been."""
 
 import contextlib
 import dataclasses
@@ -12,16 +13,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from conftest import SMALL_RUN, in_process
-from pysft import cli, recipe, run
+
+from pysft import recipe, run
 from pysft.disk import alone
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, UsageError
 from pysft.nn import safetensors
 from pysft.nn.model import GPT, GPTConfig
 from pysft.nn.optim import AdamW
-from pysft.run import (Stage, append_log, cut_log, find_stage, load_checkpoint, load_stage, new_run, read_log, save_checkpoint,
-                       save_stage, weights_sha256, write_json)
+from pysft.run import (
+    Stage,
+    append_log,
+    cut_log,
+    find_stage,
+    load_checkpoint,
+    load_stage,
+    new_run,
+    read_log,
+    save_checkpoint,
+    save_stage,
+    weights_sha256,
+    write_json,
+)
 from pysft.text.dataset import read_corpus
 from pysft.text.template import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
@@ -32,8 +45,16 @@ from pysft.training.stages import Settings, pretrain
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
 CONFIG = GPTConfig(68, context=16, layers=1, heads=2, channels=16)
 CORPUS = np.random.default_rng(0).integers(0, 65, 500).astype(np.int32)
-SETTINGS = Settings(context=16, layers=1, heads=2, channels=16, base_steps=9, base_windows=((8, 4),), base_warmup=2,
-                    sft_windows=((8, 1),))
+SETTINGS = Settings(
+    context=16,
+    layers=1,
+    heads=2,
+    channels=16,
+    base_steps=9,
+    base_windows=((8, 4),),
+    base_warmup=2,
+    sft_windows=((8, 1),),
+)
 QUIET = recipe.Screen(True)
 
 
@@ -42,8 +63,14 @@ def model_of(seed=1):
 
 
 def stage_in(folder, seed=1):
-    return Stage(folder, model_of(seed), TOKENIZER, CHAT, {"preset": "tiny"},
-                 {"path": "runs/x/base", "weights_sha256": "0"})
+    return Stage(
+        folder,
+        model_of(seed),
+        TOKENIZER,
+        CHAT,
+        {"preset": "tiny"},
+        {"path": "runs/x/base", "weights_sha256": "0"},
+    )
 
 
 def one_line(error) -> str:
@@ -54,10 +81,13 @@ def one_line(error) -> str:
 
 def snapshot(folder):
     """Every file under a folder, with its bytes."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 # ---------------------------------------------------------------------------------- save and load
+
 
 def test_a_saved_stage_comes_back_bit_for_bit(tmp_path):
     stage = stage_in(tmp_path / "r" / "sft")
@@ -98,6 +128,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
 def test_a_stage_whose_saving_was_interrupted_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(run.safetensors, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         save_stage(stage_in(tmp_path / "r" / "base"))
@@ -111,6 +142,7 @@ def test_an_interrupted_write_of_a_record_leaves_the_old_one(tmp_path, monkeypat
 
     def killed(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_json(path, {"a": 2})
@@ -119,20 +151,24 @@ def test_an_interrupted_write_of_a_record_leaves_the_old_one(tmp_path, monkeypat
 
 def edit(name, change):
     """Damage: change the JSON object in a file."""
+
     def damage(folder):
         data = json.loads((folder / name).read_text())
         change(data)
         (folder / name).write_text(json.dumps(data))
+
     return damage
 
 
 def tensors(change, metadata=None):
     """Damage: change the tensors of the weights' file."""
+
     def damage(folder):
         found, _ = safetensors.load(folder / "model.safetensors")
         found = {name: a.copy() for name, a in found.items()}
         change(found)
         safetensors.save(folder / "model.safetensors", found, metadata)
+
     return damage
 
 
@@ -151,36 +187,71 @@ def poison(found):
 
 
 DAMAGES = {
-    "weights cut short": (lambda f: os.truncate(f / "model.safetensors", 9999), "model.safetensors"),
+    "weights cut short": (
+        lambda f: os.truncate(f / "model.safetensors", 9999),
+        "model.safetensors",
+    ),
     "weights empty": (write("model.safetensors", b""), "model.safetensors"),
     "one bit flipped": (flip_a_bit, "model.safetensors"),
     "weights not a number": (tensors(poison), "model.safetensors"),
     "a tensor too many": (tensors(lambda t: t.update(extra=np.zeros(3, np.float32))), "'extra'"),
     "a tensor too few": (tensors(lambda t: t.pop("lnf.b")), "'lnf.b'"),
-    "a tensor of another shape": (tensors(lambda t: t.update(wpe=np.zeros((8, 16), np.float32))), "'wpe'"),
+    "a tensor of another shape": (
+        tensors(lambda t: t.update(wpe=np.zeros((8, 16), np.float32))),
+        "'wpe'",
+    ),
     "a tensor of another type": (tensors(lambda t: t.update(wpe=np.zeros((16, 16)))), "'wpe'"),
     "no vocabulary": (lambda f: (f / "vocabulary.json").unlink(), "vocabulary.json"),
     "vocabulary not JSON": (write("vocabulary.json", b"{"), "vocabulary.json"),
     "vocabulary not UTF-8": (write("vocabulary.json", b"\xff"), "vocabulary.json"),
     "vocabulary a list": (write("vocabulary.json", b"[]"), "vocabulary.json"),
-    "vocabulary too small": (edit("vocabulary.json", lambda d: d.update(characters="abc")), "vocabulary.json"),
-    "vocabulary a number": (edit("vocabulary.json", lambda d: d.update(characters=5)), "vocabulary"),
+    "vocabulary too small": (
+        edit("vocabulary.json", lambda d: d.update(characters="abc")),
+        "vocabulary.json",
+    ),
+    "vocabulary a number": (
+        edit("vocabulary.json", lambda d: d.update(characters=5)),
+        "vocabulary",
+    ),
     "vocabulary empty": (write("vocabulary.json", b"{}"), "vocabulary"),
-    "vocabulary doubled": (edit("vocabulary.json", lambda d: d.update(characters="aa")), "vocabulary.json"),
+    "vocabulary doubled": (
+        edit("vocabulary.json", lambda d: d.update(characters="aa")),
+        "vocabulary.json",
+    ),
     "no settings": (lambda f: (f / "settings.json").unlink(), "settings.json"),
     "settings not JSON": (write("settings.json", b"\0"), "settings.json"),
     "settings without a model": (edit("settings.json", lambda d: d.pop("model")), "settings"),
-    "settings with a foreign key": (edit("settings.json", lambda d: d["model"].update(colour=1)), "settings"),
-    "settings of no shape": (edit("settings.json", lambda d: d["model"].update(channels=-1)), "settings.json"),
-    "settings in words": (edit("settings.json", lambda d: d["model"].update(layers="four")), "settings.json"),
-    "settings that do not divide": (edit("settings.json", lambda d: d["model"].update(heads=3)), "settings.json"),
-    "settings beyond memory": (edit("settings.json", lambda d: d["model"].update(context=10**15)), "settings.json"),
-    "settings with more blocks than there are": (edit("settings.json", lambda d: d["model"].update(layers=10**9)), "too few for the 1000000000 blocks"),
+    "settings with a foreign key": (
+        edit("settings.json", lambda d: d["model"].update(colour=1)),
+        "settings",
+    ),
+    "settings of no shape": (
+        edit("settings.json", lambda d: d["model"].update(channels=-1)),
+        "settings.json",
+    ),
+    "settings in words": (
+        edit("settings.json", lambda d: d["model"].update(layers="four")),
+        "settings.json",
+    ),
+    "settings that do not divide": (
+        edit("settings.json", lambda d: d["model"].update(heads=3)),
+        "settings.json",
+    ),
+    "settings beyond memory": (
+        edit("settings.json", lambda d: d["model"].update(context=10**15)),
+        "settings.json",
+    ),
+    "settings with more blocks than there are": (
+        edit("settings.json", lambda d: d["model"].update(layers=10**9)),
+        "too few for the 1000000000 blocks",
+    ),
     "no template": (lambda f: (f / "template.json").unlink(), "template.json"),
     "template a number": (edit("template.json", lambda d: d.update(turns=3)), "template"),
     "template of nobody": (edit("template.json", lambda d: d.update(turns={})), "template"),
-    "template without an end": (edit("template.json", lambda d: d["turns"]["assistant"].update(closes=[])),
-                                "template"),
+    "template without an end": (
+        edit("template.json", lambda d: d["turns"]["assistant"].update(closes=[])),
+        "template",
+    ),
 }
 
 
@@ -210,9 +281,14 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 # ----------------------------------------------------------------------------------- new folders
 
+
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [str(new_run(None, "tiny")) for _ in range(3)] == ["runs/tiny", "runs/tiny-2", "runs/tiny-3"]
+    assert [str(new_run(None, "tiny")) for _ in range(3)] == [
+        "runs/tiny",
+        "runs/tiny-2",
+        "runs/tiny-3",
+    ]
     assert str(new_run(None, "mini")) == "runs/mini"
 
 
@@ -226,7 +302,9 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "begun" / "run.json").write_text("{}")
     with pytest.raises(UsageError, match="not empty.*--resume"):
         new_run(str(tmp_path / "begun"), "tiny")
-    (tmp_path / "begun" / "run.json").rename(tmp_path / "begun" / ".lock")  # of a run that was killed at its very beginning
+    (tmp_path / "begun" / "run.json").rename(
+        tmp_path / "begun" / ".lock"
+    )  # of a run that was killed at its very beginning
     assert new_run(str(tmp_path / "begun"), "tiny") == tmp_path / "begun"
     for taken in ("mine/notes.txt", "mine/notes.txt/deeper"):
         with pytest.raises(UsageError) as error:
@@ -237,8 +315,16 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
 
 # ------------------------------------------------------------------------- logs and checkpoints
 
+
 def step_line(n):
-    return {"step": n, "loss": n / 3, "losses": {"base": n / 3}, "norm": 1.0, "tokens": 48, "seconds": 0.1}
+    return {
+        "step": n,
+        "loss": n / 3,
+        "losses": {"base": n / 3},
+        "norm": 1.0,
+        "tokens": 48,
+        "seconds": 0.1,
+    }
 
 
 def test_a_log_is_cut_to_a_step_even_if_its_last_line_is_half_written(tmp_path):
@@ -246,12 +332,24 @@ def test_a_log_is_cut_to_a_step_even_if_its_last_line_is_half_written(tmp_path):
     with open(tmp_path / "log.jsonl", "a") as f:
         f.write('{"step": 8, "lo')
     assert cut_log(tmp_path, 5)
-    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [step_line(n) for n in range(1, 6)]
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        step_line(n) for n in range(1, 6)
+    ]
 
 
-@pytest.mark.parametrize("odd", ["nonsense", "[]", "{}", '{"step": "4"}', json.dumps({k: v for k, v in step_line(4).items() if k != "losses"}),
-                                 json.dumps(step_line(4) | {"loss": float("nan")}), json.dumps(step_line(4) | {"losses": {"base": None}}),
-                                 "[" * 100_000])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "nonsense",
+        "[]",
+        "{}",
+        '{"step": "4"}',
+        json.dumps({k: v for k, v in step_line(4).items() if k != "losses"}),
+        json.dumps(step_line(4) | {"loss": float("nan")}),
+        json.dumps(step_line(4) | {"losses": {"base": None}}),
+        "[" * 100_000,
+    ],
+)
 def test_a_line_that_no_training_wrote_ends_the_log_and_that_is_told(tmp_path, odd):
     model, said = model_of(), []
     adam = AdamW(model)
@@ -260,14 +358,22 @@ def test_a_line_that_no_training_wrote_ends_the_log_and_that_is_told(tmp_path, o
     lines = [json.dumps(step_line(n)) for n in range(1, 8)]
     lines[3] = odd
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
-    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3] and recipe.stage_figures(tmp_path)["tokens"] == 3 * 48
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3] and recipe.stage_figures(
+        tmp_path
+    )["tokens"] == 3 * 48
     assert load_checkpoint(tmp_path, model, adam, said.append) and adam.steps == 6
-    assert len(said) == 1 and "log.jsonl: lines are damaged or missing before step 6" in said[0] and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and "log.jsonl: lines are damaged or missing before step 6" in said[0]
+        and "\n" not in said[0]
+    )
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3]
 
 
 def test_a_log_of_skipped_steps_is_whole_and_one_that_lacks_lines_is_not(tmp_path):
-    append_log(tmp_path, [step_line(n) for n in range(1, 5)] + [{"step": 5, "skipped": True}, step_line(6)])
+    append_log(
+        tmp_path, [step_line(n) for n in range(1, 5)] + [{"step": 5, "skipped": True}, step_line(6)]
+    )
     assert cut_log(tmp_path, 5) and [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 4]
     assert [row["step"] for row in read_log(tmp_path, skipped=True)] == [1, 2, 3, 4, 5]
     whole = (tmp_path / "log.jsonl").read_bytes().splitlines(keepends=True)
@@ -283,9 +389,20 @@ def test_a_finished_stage_whose_log_is_damaged_says_so(home, tmp_path, damage):
     shutil.copytree(home.run, tmp_path / "run")
     log = tmp_path / "run/sft/log.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(b"".join({"a line too few": lines[1:], "a line that is none": [*lines[:3], b"x\n", *lines[4:]], "no log": []}[damage]))
+    log.write_bytes(
+        b"".join(
+            {
+                "a line too few": lines[1:],
+                "a line that is none": [*lines[:3], b"x\n", *lines[4:]],
+                "no log": [],
+            }[damage]
+        )
+    )
     code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
-    assert code == 0 and "sft/log.jsonl: lines are damaged or missing; figures of the training itself" in said
+    assert (
+        code == 0
+        and "sft/log.jsonl: lines are damaged or missing; figures of the training itself" in said
+    )
 
 
 def test_a_checkpoint_brings_back_weights_moments_and_step(tmp_path):
@@ -311,8 +428,16 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["300", "40"]
 
 
-@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 500), lambda path: path.write_bytes(b""), lambda path: path.unlink(),
-                                    lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!")], ids=["torn", "empty", "missing", "changed"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: os.truncate(path, 500),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
+    ],
+    ids=["torn", "empty", "missing", "changed"],
+)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, damage):
     model, said = model_of(), []
     adam = AdamW(model)
@@ -323,12 +448,21 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, dama
     damage(last)
     fresh = AdamW(model_of())
     assert load_checkpoint(tmp_path, fresh.model, fresh, said.append) and fresh.steps == 5
-    assert (fresh.model.params.flat == 5).all() and len((tmp_path / "log.jsonl").read_text().splitlines()) == 5
+    assert (fresh.model.params.flat == 5).all() and len(
+        (tmp_path / "log.jsonl").read_text().splitlines()
+    ) == 5
     if last.exists():
-        assert len(said) == 1 and "\n" not in said[0] and str(last) in said[0] and "going back to the checkpoint of step 5" in said[0]
+        assert (
+            len(said) == 1
+            and "\n" not in said[0]
+            and str(last) in said[0]
+            and "going back to the checkpoint of step 5" in said[0]
+        )
 
 
-@pytest.mark.parametrize("part, name", [("params", "weights"), ("m", "first moments"), ("v", "second moments")])
+@pytest.mark.parametrize(
+    "part, name", [("params", "weights"), ("m", "first moments"), ("v", "second moments")]
+)
 def test_a_checkpoint_that_is_not_finite_is_never_written(tmp_path, part, name):
     model = model_of()
     adam = AdamW(model)
@@ -351,6 +485,7 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_written(tmp_path, monkeyp
 
     def killed(*_):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -359,12 +494,17 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_written(tmp_path, monkeyp
     assert load_checkpoint(tmp_path, fresh.model, fresh) and fresh.steps == 5
 
 
-@pytest.mark.parametrize("change, metadata, named", [
-    (lambda t: t.pop("m.wte"), {"steps": "5"}, "'m.wte'"),
-    (lambda t: t.update({"v.wpe": np.zeros((3, 16), np.float32)}), {"steps": "5"}, "'v.wpe'"),
-    (lambda t: t["w.wpe"].fill(np.inf), {"steps": "5"}, "'w.wpe'"),
-    (lambda t: None, None, "step"), (lambda t: None, {"steps": "-1"}, "step"),
-    (lambda t: None, {"steps": "x"}, "step")])
+@pytest.mark.parametrize(
+    "change, metadata, named",
+    [
+        (lambda t: t.pop("m.wte"), {"steps": "5"}, "'m.wte'"),
+        (lambda t: t.update({"v.wpe": np.zeros((3, 16), np.float32)}), {"steps": "5"}, "'v.wpe'"),
+        (lambda t: t["w.wpe"].fill(np.inf), {"steps": "5"}, "'w.wpe'"),
+        (lambda t: None, None, "step"),
+        (lambda t: None, {"steps": "-1"}, "step"),
+        (lambda t: None, {"steps": "x"}, "step"),
+    ],
+)
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path, change, metadata, named):
     model = model_of()
     adam = AdamW(model)
@@ -384,8 +524,10 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, change, metadata, named)
 
 # --------------------------------------------------------------------------- interrupt and resume
 
+
 class KillAt:
-    """A plan whose drawing of one step sends this process a signal; each step's drawing is noted."""
+    """A plan whose drawing of one step sends this process a signal; each step's drawing is
+    noted."""
 
     def __init__(self, plan, step, number=signal.SIGINT, times=1):
         self.drawn = []
@@ -396,12 +538,18 @@ class KillAt:
                 for _ in range(times):
                     os.kill(os.getpid(), number)
             return plan.draw(at)
+
         self.plan = dataclasses.replace(plan, draw=draw)
 
 
 def fresh(folder):
-    return Stage(folder / "base", GPT(dataclasses.replace(CONFIG, vocab=65), rng=np.random.default_rng(1)),
-                 CharTokenizer(SHAKESPEARE), CHAT, {})
+    return Stage(
+        folder / "base",
+        GPT(dataclasses.replace(CONFIG, vocab=65), rng=np.random.default_rng(1)),
+        CharTokenizer(SHAKESPEARE),
+        CHAT,
+        {},
+    )
 
 
 def logged(folder):
@@ -422,7 +570,9 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [0, 4, 8])
-def test_a_stage_interrupted_and_resumed_has_the_same_bits_and_the_same_log(tmp_path, uninterrupted, at, number):
+def test_a_stage_interrupted_and_resumed_has_the_same_bits_and_the_same_log(
+    tmp_path, uninterrupted, at, number
+):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     stage = fresh(tmp_path)
     with pytest.raises(recipe.Interrupted, match=f"after step {at + 1};.*--resume") as error:
@@ -435,18 +585,25 @@ def test_a_stage_interrupted_and_resumed_has_the_same_bits_and_the_same_log(tmp_
     recipe.run_stage(again, spy.plan, SETTINGS, QUIET, True)
     assert spy.drawn == list(range(at + 1, 9))  # nothing is replayed
     assert np.array_equal(again.model.params.flat, uninterrupted.weights)
-    assert logged(stage.folder) == uninterrupted.log and [r["step"] for r in uninterrupted.log] == list(range(1, 10))
+    assert logged(stage.folder) == uninterrupted.log and [
+        r["step"] for r in uninterrupted.log
+    ] == list(range(1, 10))
 
 
-def test_checkpoints_along_the_way_survive_a_crash_and_change_nothing(tmp_path, uninterrupted, monkeypatch):
+def test_checkpoints_along_the_way_survive_a_crash_and_change_nothing(
+    tmp_path, uninterrupted, monkeypatch
+):
     monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
 
     def draw(step):
         if step == 6:
             raise RuntimeError("power cut")
         return PLAN.draw(step)
+
     with pytest.raises(RuntimeError):
-        recipe.run_stage(fresh(tmp_path), dataclasses.replace(PLAN, draw=draw), SETTINGS, QUIET, False)
+        recipe.run_stage(
+            fresh(tmp_path), dataclasses.replace(PLAN, draw=draw), SETTINGS, QUIET, False
+        )
     assert sorted(os.listdir(tmp_path / "base" / "checkpoints")) == ["5", "6"]
     stage, spy = fresh(tmp_path), KillAt(PLAN, None)
     recipe.run_stage(stage, spy.plan, SETTINGS, QUIET, True)
@@ -489,6 +646,7 @@ def test_a_divergence_names_its_step_and_keeps_the_log(tmp_path):
         if step == 4:
             stage.model.params["wte"][:] = np.inf
         return PLAN.draw(step)
+
     with pytest.raises(Diverged, match="step 5") as error:
         recipe.run_stage(stage, dataclasses.replace(PLAN, draw=draw), SETTINGS, QUIET, False)
     assert error.value.exit_code == 3 and "\n" not in str(error.value)
@@ -505,19 +663,28 @@ def overflowing(stage, at):
         backward(*arguments)
         if next(taken) in at:
             stage.model.grads["h0.fc.w"][0, 0] = np.nan
+
     stage.model.backward = overflow
     return stage
 
 
 def test_a_step_that_is_not_finite_leaves_its_batch_to_be_looked_at(tmp_path):
     stage = overflowing(fresh(tmp_path), {3})
-    with pytest.raises(Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*not-finite-3.json\)") as error:
+    with pytest.raises(
+        Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*not-finite-3.json\)"
+    ) as error:
         recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
     assert "\n" not in str(error.value) and [r["step"] for r in logged(stage.folder)] == [1, 2]
     kept = json.loads((stage.folder / "not-finite-3.json").read_text())
-    batch, = PLAN.draw(2)
-    assert kept["step"] == 3 and sum((s["tokens"] for s in kept["sequences"]), []) == batch.tokens.tolist()
-    assert all(s["text"] == stage.tokenizer.decode(s["tokens"]) and s["source"] == "base" for s in kept["sequences"])
+    (batch,) = PLAN.draw(2)
+    assert (
+        kept["step"] == 3
+        and sum((s["tokens"] for s in kept["sequences"]), []) == batch.tokens.tolist()
+    )
+    assert all(
+        s["text"] == stage.tokenizer.decode(s["tokens"]) and s["source"] == "base"
+        for s in kept["sequences"]
+    )
 
 
 def test_a_batch_that_cannot_be_kept_hides_nothing_of_what_diverged(tmp_path, monkeypatch):
@@ -529,7 +696,10 @@ def test_a_batch_that_cannot_be_kept_hides_nothing_of_what_diverged(tmp_path, mo
         real(path, data)
 
     monkeypatch.setattr(recipe, "write_json", full)
-    with pytest.raises(Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*could not be kept, No space left on device\)"):
+    with pytest.raises(
+        Diverged,
+        match=r"step 3: .*gradient of 'h0.fc.w'.*could not be kept, No space left on device\)",
+    ):
         recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
 
 
@@ -541,7 +711,10 @@ def test_a_disk_that_takes_nothing_hides_nothing_of_what_diverged(tmp_path, monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Diverged, match=r"step 3: .*gradient of 'h0.fc.w'.*could not be kept, No space left on device\)"):
+    with pytest.raises(
+        Diverged,
+        match=r"step 3: .*gradient of 'h0.fc.w'.*could not be kept, No space left on device\)",
+    ):
         recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
 
 
@@ -552,7 +725,9 @@ def test_skipped_steps_in_a_row_are_counted_across_a_stop(tmp_path, monkeypatch,
     settings, bad = dataclasses.replace(SETTINGS, on_nan="skip"), {2, 3, 5, 7, 8, 9}
     if stop is not None:
         with pytest.raises(recipe.Interrupted):
-            recipe.run_stage(overflowing(fresh(tmp_path), bad), KillAt(PLAN, stop).plan, settings, QUIET, False)
+            recipe.run_stage(
+                overflowing(fresh(tmp_path), bad), KillAt(PLAN, stop).plan, settings, QUIET, False
+            )
         bad = {n - stop - 1 for n in bad}
     with pytest.raises(Diverged, match="step 9"):
         recipe.run_stage(overflowing(fresh(tmp_path), bad), PLAN, settings, QUIET, stop is not None)
@@ -570,11 +745,20 @@ def test_a_signal_during_the_last_lines_of_the_log_leaves_a_checkpoint_too(tmp_p
     monkeypatch.setattr(recipe.Journal, "flush", signalled)
     with pytest.raises(recipe.Interrupted, match="after step 9") as error:
         recipe.run_stage(fresh(tmp_path), PLAN, SETTINGS, QUIET, False)
-    assert error.value.exit_code == 143 and (tmp_path / "base/checkpoints/9/state.safetensors").is_file()
+    assert (
+        error.value.exit_code == 143
+        and (tmp_path / "base/checkpoints/9/state.safetensors").is_file()
+    )
 
 
-@pytest.mark.parametrize("error, raised", [(BlockingIOError(errno.EAGAIN, "slow"), None), (OSError(errno.EIO, "gone"), BrokenPipeError),
-                                           (BrokenPipeError(errno.EPIPE, "gone"), BrokenPipeError)])
+@pytest.mark.parametrize(
+    "error, raised",
+    [
+        (BlockingIOError(errno.EAGAIN, "slow"), None),
+        (OSError(errno.EIO, "gone"), BrokenPipeError),
+        (BrokenPipeError(errno.EPIPE, "gone"), BrokenPipeError),
+    ],
+)
 def test_whoever_reads_slowly_stops_nothing_and_whoever_is_gone_does(error, raised):
     class Stream(io.StringIO):
         def write(self, text):
@@ -598,30 +782,52 @@ def test_a_signal_of_which_nothing_came_is_not_forgotten():
 
 def test_where_the_system_keeps_no_account_of_a_process_memory_is_told_of_all_the_same(monkeypatch):
     known = recipe.peak_memory()
-    monkeypatch.setattr(recipe, "open", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)), raising=False)
+    monkeypatch.setattr(
+        recipe, "open", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)), raising=False
+    )
     assert recipe._status("VmHWM") is None and known / 4 < recipe.peak_memory() < 4 * known
 
 
 def test_steps_that_are_skipped_are_told_and_training_ends_at_the_same_step(tmp_path, capsys):
     stage = overflowing(fresh(tmp_path), {3, 6})
-    recipe.run_stage(stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), recipe.Screen(False), False)
+    recipe.run_stage(
+        stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), recipe.Screen(False), False
+    )
     skipped = {"step": 3, "skipped": True}, {"step": 6, "skipped": True}
-    assert [r["step"] for r in logged(stage.folder)] == list(range(1, 10)) and [r for r in logged(stage.folder) if "loss" not in r] == [*skipped]
+    assert [r["step"] for r in logged(stage.folder)] == list(range(1, 10)) and [
+        r for r in logged(stage.folder) if "loss" not in r
+    ] == [*skipped]
     assert np.isfinite(stage.model.params.flat).all()
     assert capsys.readouterr().out.count("base: skipped step") == 2
-    assert {p.name for p in stage.folder.glob("not-finite-*")} == {"not-finite-3.json", "not-finite-6.json"}
+    assert {p.name for p in stage.folder.glob("not-finite-*")} == {
+        "not-finite-3.json",
+        "not-finite-6.json",
+    }
 
 
 def test_a_skipped_step_is_measured_and_interrupted_like_any_other(tmp_path):
     stage, seen = overflowing(fresh(tmp_path), {5, 9}), []
-    recipe.run_stage(stage, PLAN, dataclasses.replace(SETTINGS, on_nan="skip"), QUIET, False, at=[5, 6, 9],
-                     watch=lambda step, loss: seen.append((step, loss)))
+    recipe.run_stage(
+        stage,
+        PLAN,
+        dataclasses.replace(SETTINGS, on_nan="skip"),
+        QUIET,
+        False,
+        at=[5, 6, 9],
+        watch=lambda step, loss: seen.append((step, loss)),
+    )
     losses = {row["step"]: row["loss"] for row in logged(stage.folder) if "loss" in row}
-    assert [s for s, _ in seen] == [0, 5, 6, 9] and seen[1][1] == pytest.approx(np.mean([losses[n] for n in (1, 2, 3, 4)]))
-    assert seen[2][1] == pytest.approx(losses[6]) and seen[3][1] == pytest.approx(np.mean([losses[7], losses[8]]))
+    assert [s for s, _ in seen] == [0, 5, 6, 9] and seen[1][1] == pytest.approx(
+        np.mean([losses[n] for n in (1, 2, 3, 4)])
+    )
+    assert seen[2][1] == pytest.approx(losses[6]) and seen[3][1] == pytest.approx(
+        np.mean([losses[7], losses[8]])
+    )
     stage = overflowing(fresh(tmp_path / "again"), {4})
     with pytest.raises(recipe.Interrupted, match="after step 4"):
-        recipe.run_stage(stage, KillAt(PLAN, 3).plan, dataclasses.replace(SETTINGS, on_nan="skip"), QUIET, False)
+        recipe.run_stage(
+            stage, KillAt(PLAN, 3).plan, dataclasses.replace(SETTINGS, on_nan="skip"), QUIET, False
+        )
 
 
 def test_after_a_crash_in_a_save_two_whole_checkpoints_are_kept_again(tmp_path):
@@ -633,7 +839,9 @@ def test_after_a_crash_in_a_save_two_whole_checkpoints_are_kept_again(tmp_path):
     assert load_checkpoint(tmp_path, model, adam) and adam.steps == 9
     adam.steps = 11
     save_checkpoint(tmp_path, model, adam)
-    assert {"9", "11"} <= set(os.listdir(tmp_path / "checkpoints")) and "5" not in os.listdir(tmp_path / "checkpoints")
+    assert {"9", "11"} <= set(os.listdir(tmp_path / "checkpoints")) and "5" not in os.listdir(
+        tmp_path / "checkpoints"
+    )
 
 
 def test_a_checkpoint_that_was_passed_over_never_comes_back(tmp_path):
@@ -654,13 +862,20 @@ def test_a_checkpoint_that_was_passed_over_never_comes_back(tmp_path):
 
 def test_an_outlier_is_told_and_logged_and_the_same_after_resuming(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recipe, "Outliers", lambda: Outliers(window=4, least=2))
-    monkeypatch.setattr(Outliers, "limits", {"loss": 0.0, "norm": 0.0})  # whatever is above the median
+    monkeypatch.setattr(
+        Outliers, "limits", {"loss": 0.0, "norm": 0.0}
+    )  # whatever is above the median
     whole = fresh(tmp_path / "whole")
     recipe.run_stage(whole, PLAN, SETTINGS, recipe.Screen(False), False)
-    assert any("outliers" in row for row in logged(whole.folder)) and "spreads above the last hundred" in capsys.readouterr().out
+    assert (
+        any("outliers" in row for row in logged(whole.folder))
+        and "spreads above the last hundred" in capsys.readouterr().out
+    )
     for at in (2, 6):
         with pytest.raises(recipe.Interrupted):
-            recipe.run_stage(fresh(tmp_path / str(at)), KillAt(PLAN, at).plan, SETTINGS, QUIET, False)
+            recipe.run_stage(
+                fresh(tmp_path / str(at)), KillAt(PLAN, at).plan, SETTINGS, QUIET, False
+            )
         again = fresh(tmp_path / str(at))
         recipe.run_stage(again, PLAN, SETTINGS, QUIET, True)
         assert logged(again.folder) == logged(whole.folder)
@@ -670,18 +885,32 @@ def test_a_log_line_has_step_losses_norm_rate_and_speed(uninterrupted, tmp_path)
     stage = fresh(tmp_path)
     recipe.run_stage(stage, PLAN, SETTINGS, QUIET, False)
     for row in map(json.loads, (stage.folder / "log.jsonl").read_text().splitlines()):
-        assert row.keys() >= {"step", "loss", "losses", "norm", "lr", "graded_tokens", "tokens_per_s"}
-        assert row["losses"] == {"base": pytest.approx(row["loss"], rel=1e-6)} and row["graded_tokens"] == 32
+        assert row.keys() >= {
+            "step",
+            "loss",
+            "losses",
+            "norm",
+            "lr",
+            "graded_tokens",
+            "tokens_per_s",
+        }
+        assert (
+            row["losses"] == {"base": pytest.approx(row["loss"], rel=1e-6)}
+            and row["graded_tokens"] == 32
+        )
     assert uninterrupted.log[0]["lr"] == pytest.approx(SETTINGS.base_lr / 2)
 
 
 # ------------------------------------------------------------------------------------ whole runs
 
-TOML = SMALL_RUN + """base_steps = 6
+TOML = (
+    SMALL_RUN
+    + """base_steps = 6
 base_windows = [[16, 4]]
 sft_steps = 24
 sft_windows = [[16, 2]]
 """
+)
 
 
 def pysft(*arguments):
@@ -695,10 +924,21 @@ def home(tmp_path_factory):
     """A folder with a corpus, conversations, settings, and a run made of them."""
     home = tmp_path_factory.mktemp("home")
     (home / "corpus.txt").write_text(read_corpus("plays")[:8000])
-    (home / "talk.jsonl").write_text("".join(json.dumps({"messages": [
-        {"role": "user", "content": f"{verb} {word}"}, {"role": "assistant", "content": f"The {word}."}]}) + "\n"
-        for verb in ["Say", "Sing", "Show", "Name", "Praise", "Fear", "Seek", "Love", "Paint"]
-        for word in ["king", "rose", "crown", "ship", "night", "sword"]))
+    (home / "talk.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"{verb} {word}"},
+                        {"role": "assistant", "content": f"The {word}."},
+                    ]
+                }
+            )
+            + "\n"
+            for verb in ["Say", "Sing", "Show", "Name", "Praise", "Fear", "Seek", "Love", "Paint"]
+            for word in ["king", "rose", "crown", "ship", "night", "sword"]
+        )
+    )
     (home / "a.toml").write_text(TOML)
     code, report, _ = pysft(*begin(home, home / "run"))
     assert code == 0
@@ -706,30 +946,56 @@ def home(tmp_path_factory):
 
 
 def begin(home, out):
-    return ["train", "--config", home / "a.toml", "--corpus", home / "corpus.txt", "--data", home / "talk.jsonl",
-            "--out", out]
+    return [
+        "train",
+        "--config",
+        home / "a.toml",
+        "--corpus",
+        home / "corpus.txt",
+        "--data",
+        home / "talk.jsonl",
+        "--out",
+        out,
+    ]
 
 
 def figures(report):
     """A report without its timings, its place, and the memory that the process had held before."""
-    return {k: v for k, v in report.items() if "seconds" not in k and k not in ("tokens_per_s", "run", "peak_memory")}
+    return {
+        k: v
+        for k, v in report.items()
+        if "seconds" not in k and k not in ("tokens_per_s", "run", "peak_memory")
+    }
 
 
 def test_the_same_command_gives_the_same_run(home, tmp_path):
     _, report, _ = pysft(*begin(home.path, tmp_path / "again"))
     assert figures(report) == figures(home.report)
     for stage in ("base", "sft"):
-        assert (tmp_path / "again" / stage / "model.safetensors").read_bytes() \
-            == (home.run / stage / "model.safetensors").read_bytes()
+        assert (tmp_path / "again" / stage / "model.safetensors").read_bytes() == (
+            home.run / stage / "model.safetensors"
+        ).read_bytes()
         assert logged(tmp_path / "again" / stage) == logged(home.run / stage)
 
 
 def test_a_finished_run_is_complete_and_holds_no_checkpoint(home):
     names = set(snapshot(home.run))
     for stage in ("base", "sft"):
-        assert {f"{stage}/{n}" for n in ("settings.json", "vocabulary.json", "template.json", "model.safetensors",
-                                         "log.jsonl", "evaluation.json", "report.json")} <= names
-    assert "sft/samples.json" in names and not any("checkpoints" in n or n.endswith(".tmp") for n in names)
+        assert {
+            f"{stage}/{n}"
+            for n in (
+                "settings.json",
+                "vocabulary.json",
+                "template.json",
+                "model.safetensors",
+                "log.jsonl",
+                "evaluation.json",
+                "report.json",
+            )
+        } <= names
+    assert "sft/samples.json" in names and not any(
+        "checkpoints" in n or n.endswith(".tmp") for n in names
+    )
     base, tuned = load_stage(home.run / "base"), load_stage(home.run)
     assert tuned.parent["weights_sha256"] == weights_sha256(base.model)
     assert weights_sha256(tuned.model) == home.report["weights_sha256"]
@@ -743,8 +1009,12 @@ def test_the_fine_tuning_loss_speaks_of_conversations_and_is_the_mean_of_the_las
     assert home.report["sft_loss"] == pytest.approx(np.mean(losses[-20:]), rel=1e-12)
 
 
-@pytest.mark.parametrize("stage, at", [("pretrain", 0), ("pretrain", 5), ("finetune", 3), ("finetune", 23)])
-def test_a_run_interrupted_anywhere_and_resumed_is_the_run_uninterrupted(home, tmp_path, monkeypatch, stage, at):
+@pytest.mark.parametrize(
+    "stage, at", [("pretrain", 0), ("pretrain", 5), ("finetune", 3), ("finetune", 23)]
+)
+def test_a_run_interrupted_anywhere_and_resumed_is_the_run_uninterrupted(
+    home, tmp_path, monkeypatch, stage, at
+):
     make = getattr(recipe, stage)
     with monkeypatch.context() as patch:
         patch.setattr(recipe, stage, lambda *a: KillAt(make(*a), at).plan)
@@ -753,8 +1023,9 @@ def test_a_run_interrupted_anywhere_and_resumed_is_the_run_uninterrupted(home, t
     code, report, _ = pysft("train", "--resume", "--out", tmp_path / "run")
     assert code == 0 and figures(report) == figures(home.report)
     for name in ("base", "sft"):
-        assert (tmp_path / "run" / name / "model.safetensors").read_bytes() \
-            == (home.run / name / "model.safetensors").read_bytes()
+        assert (tmp_path / "run" / name / "model.safetensors").read_bytes() == (
+            home.run / name / "model.safetensors"
+        ).read_bytes()
         assert logged(tmp_path / "run" / name) == logged(home.run / name)
     assert set(snapshot(tmp_path / "run")) == set(snapshot(home.run))
 
@@ -762,6 +1033,7 @@ def test_a_run_interrupted_anywhere_and_resumed_is_the_run_uninterrupted(home, t
 def test_a_run_interrupted_while_it_measures_can_be_resumed(home, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
+
     for name in ("corpus_loss", "measure"):
         with monkeypatch.context() as patch:
             patch.setattr(recipe, name, killed)
@@ -771,28 +1043,49 @@ def test_a_run_interrupted_while_it_measures_can_be_resumed(home, tmp_path, monk
         assert code == 0 and figures(report) == figures(home.report)
 
 
-@pytest.mark.parametrize("stage, name", [
-    ("base", "evaluation.json"), ("base", "report.json"), ("sft", "evaluation.json"), ("sft", "report.json"),
-    ("sft", "samples.json")])
-def test_a_run_interrupted_between_any_two_files_can_be_resumed(home, tmp_path, monkeypatch, stage, name):
+@pytest.mark.parametrize(
+    "stage, name",
+    [
+        ("base", "evaluation.json"),
+        ("base", "report.json"),
+        ("sft", "evaluation.json"),
+        ("sft", "report.json"),
+        ("sft", "samples.json"),
+    ],
+)
+def test_a_run_interrupted_between_any_two_files_can_be_resumed(
+    home, tmp_path, monkeypatch, stage, name
+):
     write = recipe.write_json
 
     def killed(path, data):
         if (path.parent.name, path.name) == (stage, name):
             raise KeyboardInterrupt
         write(path, data)
+
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "write_json", killed)
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     code, report, said = pysft("train", "--resume", "--out", tmp_path / "run")
     assert code == 0, said
-    assert figures(report) == figures(home.report) and set(snapshot(tmp_path / "run")) == set(snapshot(home.run))
+    assert figures(report) == figures(home.report) and set(snapshot(tmp_path / "run")) == set(
+        snapshot(home.run)
+    )
     assert pysft("eval", tmp_path / "run")[0] == 0
 
 
 def test_a_run_on_a_given_base_is_resumed_on_that_base(home, tmp_path, monkeypatch):
-    command = ["train", "--config", home.path / "a.toml", "--corpus", home.path / "corpus.txt", "--data",
-               home.path / "talk.jsonl", "--base", home.run]
+    command = [
+        "train",
+        "--config",
+        home.path / "a.toml",
+        "--corpus",
+        home.path / "corpus.txt",
+        "--data",
+        home.path / "talk.jsonl",
+        "--base",
+        home.run,
+    ]
     code, whole, _ = pysft(*command, "--out", tmp_path / "whole")
     assert code == 0 and whole["weights_sha256"] == home.report["weights_sha256"]
     make = recipe.finetune
@@ -804,12 +1097,27 @@ def test_a_run_on_a_given_base_is_resumed_on_that_base(home, tmp_path, monkeypat
     assert not (tmp_path / "run" / "base").exists()
 
 
-@pytest.mark.parametrize("name, more", [
-    ("corpus.txt", "One line more.\n"),
-    ("talk.jsonl", '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Aye."}]}\n')])
-def test_resuming_refuses_other_text_than_the_run_began_with(home, tmp_path, monkeypatch, name, more):
+@pytest.mark.parametrize(
+    "name, more",
+    [
+        ("corpus.txt", "One line more.\n"),
+        (
+            "talk.jsonl",
+            (
+                '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content":'
+                ' "Aye."}]}\n'
+            ),
+        ),
+    ],
+)
+def test_resuming_refuses_other_text_than_the_run_began_with(
+    home, tmp_path, monkeypatch, name, more
+):
     shutil.copy(home.path / name, tmp_path / name)
-    command = [tmp_path / name if part == home.path / name else part for part in begin(home.path, tmp_path / "run")]
+    command = [
+        tmp_path / name if part == home.path / name else part
+        for part in begin(home.path, tmp_path / "run")
+    ]
     make = recipe.finetune
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "finetune", lambda *a: KillAt(make(*a), 3).plan)
@@ -818,7 +1126,9 @@ def test_resuming_refuses_other_text_than_the_run_began_with(home, tmp_path, mon
         f.write(more)
     before = snapshot(tmp_path)
     code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
-    assert code == 65 and name in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
+    assert (
+        code == 65 and name in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
+    )
 
 
 def test_a_second_training_in_a_folder_is_refused(home, tmp_path):
@@ -826,15 +1136,21 @@ def test_a_second_training_in_a_folder_is_refused(home, tmp_path):
     with alone(tmp_path / "run"):
         before = snapshot(tmp_path)
         code, _, said = pysft("train", "--resume", "--out", tmp_path / "run")
-    assert code == 2 and "another process" in said and len(said.splitlines()) == 1 and snapshot(tmp_path) == before
+    assert (
+        code == 2
+        and "another process" in said
+        and len(said.splitlines()) == 1
+        and snapshot(tmp_path) == before
+    )
 
 
 def test_resuming_a_finished_run_changes_no_weight(home, tmp_path):
     shutil.copytree(home.run, tmp_path / "run")
     code, report, _ = pysft("train", "--resume", "--out", tmp_path / "run")
     assert code == 0 and figures(report) == figures(home.report)
-    assert (tmp_path / "run" / "sft" / "model.safetensors").read_bytes() \
-        == (home.run / "sft" / "model.safetensors").read_bytes()
+    assert (tmp_path / "run" / "sft" / "model.safetensors").read_bytes() == (
+        home.run / "sft" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_eval_and_chat_need_nothing_but_the_folder(home, tmp_path, monkeypatch):
@@ -851,11 +1167,20 @@ def test_eval_and_chat_need_nothing_but_the_folder(home, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["moved"]
 
 
-@pytest.mark.parametrize("name, content", [
-    ("evaluation.json", b"{"), ("evaluation.json", b"{}"), ("evaluation.json", None), ("report.json", b"[]"),
-    ("evaluation.json", {"heldout_text": 5}), ("evaluation.json", {"heldout_text": ""}),
-    ("evaluation.json", {"pairs": [["x"]]}), ("evaluation.json", {"prompts": [{"text": "x"}]}),
-    ("evaluation.json", {"heldout": [[]]})])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("evaluation.json", b"{"),
+        ("evaluation.json", b"{}"),
+        ("evaluation.json", None),
+        ("report.json", b"[]"),
+        ("evaluation.json", {"heldout_text": 5}),
+        ("evaluation.json", {"heldout_text": ""}),
+        ("evaluation.json", {"pairs": [["x"]]}),
+        ("evaluation.json", {"prompts": [{"text": "x"}]}),
+        ("evaluation.json", {"heldout": [[]]}),
+    ],
+)
 def test_a_run_without_what_measuring_needs_is_one_sentence(home, tmp_path, name, content):
     shutil.copytree(home.run / "sft", tmp_path / "run")
     path = tmp_path / "run" / name
@@ -884,6 +1209,10 @@ def test_weights_whose_own_checksum_is_another_are_refused(tmp_path):
     """Each tensor's may be right: then the file is of other weights than its metadata says."""
     stage = fresh(tmp_path)
     save_stage(stage)
-    safetensors.save(stage.folder / "model.safetensors", dict(stage.model.params.items()), {"weights_sha256": "0" * 64})
+    safetensors.save(
+        stage.folder / "model.safetensors",
+        dict(stage.model.params.items()),
+        {"weights_sha256": "0" * 64},
+    )
     with pytest.raises(DataError, match="checksum does not match"):
         load_stage(tmp_path)

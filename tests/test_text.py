@@ -1,15 +1,29 @@
-"""Words: characters and ids, the mask that rendering makes, batches, and what is refused by name."""
+"""Words: characters and ids, the mask that rendering makes, batches, and what is refused by
+name."""
 
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
-from pysft.text.dataset import (Batch, Example, draw_windows, encode_conversation, prepare_sft_example, read_corpus, shift,
-                                shipped, split_corpus, split_heldout, tile_windows, window)
+from pysft.text.dataset import (
+    Batch,
+    Example,
+    draw_windows,
+    encode_conversation,
+    prepare_sft_example,
+    read_corpus,
+    shift,
+    shipped,
+    split_corpus,
+    split_heldout,
+    tile_windows,
+    window,
+)
 from pysft.text.formats import Conversation, read_conversations, read_prompts
 from pysft.text.template import CHAT, Template, render, render_prompt
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
@@ -26,8 +40,11 @@ conversations = st.lists(st.tuples(turns, turns), min_size=1, max_size=4)
 
 
 def messages(exchanges):
-    return [{"role": role, "content": content} for pair in exchanges
-            for role, content in zip(("user", "assistant"), pair)]
+    return [
+        {"role": role, "content": content}
+        for pair in exchanges
+        for role, content in zip(("user", "assistant"), pair)
+    ]
 
 
 def one_line(error) -> str:
@@ -37,6 +54,7 @@ def one_line(error) -> str:
 
 
 # ----------------------------------------------------------------------------------- characters
+
 
 def test_the_65_ids_of_shakespeare_and_the_three_new_ones_are_pinned():
     assert len(PLAIN) == 65 and len(TOKENIZER) == 68
@@ -74,7 +92,11 @@ def test_an_unknown_character_is_named_with_its_position():
     with pytest.raises(DataError) as error:
         PLAIN.encode("The 8th of May: 88 ducks @ sea", "line 3")
     text = one_line(error)
-    assert "line 3" in text and "'8' (U+0038) at position 4" in text and "'@' (U+0040) at position 25" in text
+    assert (
+        "line 3" in text
+        and "'8' (U+0038) at position 4" in text
+        and "'@' (U+0040) at position 25" in text
+    )
     assert PLAIN.unknown("a8b@") == [(1, "8"), (3, "@")]
 
 
@@ -85,9 +107,15 @@ def test_growing_keeps_every_old_id_and_can_be_repeated():
     assert CharTokenizer.from_json(json.loads(json.dumps(TOOLS.to_json()))) == TOOLS
 
 
-@pytest.mark.parametrize("make", [
-    lambda: CharTokenizer(""), lambda: CharTokenizer("aa"), lambda: PLAIN.grow(["x"]),
-    lambda: TOKENIZER.grow(["<|end|>"])])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CharTokenizer(""),
+        lambda: CharTokenizer("aa"),
+        lambda: PLAIN.grow(["x"]),
+        lambda: TOKENIZER.grow(["<|end|>"]),
+    ],
+)
 def test_an_ambiguous_vocabulary_is_refused(make):
     with pytest.raises(UsageError) as error:
         make()
@@ -103,9 +131,18 @@ def test_ids_outside_the_vocabulary_are_refused():
 # ------------------------------------------------------------------------------------- the mask
 
 HOSTILE = CharTokenizer("<>_| abdeinrstu").grow(CHAT.tokens + CHAT.tool_tokens)
-hostile = st.lists(st.sampled_from([*CHAT.tokens, *CHAT.tool_tokens, "<|", "|>", "<", ">", "|", "_", "user", " ",
-                                     "a"]), min_size=1, max_size=8).map("".join).map(
-    lambda text: "".join(c for c in text if c in HOSTILE.characters)).filter(str.strip)
+hostile = (
+    st.lists(
+        st.sampled_from(
+            [*CHAT.tokens, *CHAT.tool_tokens, "<|", "|>", "<", ">", "|", "_", "user", " ", "a"]
+        ),
+        min_size=1,
+        max_size=8,
+    )
+    .map("".join)
+    .map(lambda text: "".join(c for c in text if c in HOSTILE.characters))
+    .filter(str.strip)
+)
 
 
 @steady
@@ -114,7 +151,12 @@ def test_a_typed_control_token_never_becomes_a_control_id(user, reply):
     conversation = messages([(user, reply)])
     tokens, trained = render(conversation, HOSTILE, CHAT)
     special = HOSTILE.special
-    expected = [special["<|user|>"], special["<|end|>"], special["<|assistant|>"], special["<|end|>"]]
+    expected = [
+        special["<|user|>"],
+        special["<|end|>"],
+        special["<|assistant|>"],
+        special["<|end|>"],
+    ]
     assert [i for i in tokens if i >= len(HOSTILE.characters)] == expected
     assert trained.sum() == len(reply) + 1
     prompt = render_prompt(conversation[:1], HOSTILE, CHAT)
@@ -122,25 +164,86 @@ def test_a_typed_control_token_never_becomes_a_control_id(user, reply):
 
 
 def test_the_worked_example_of_the_source_corrected_id_by_id():
-    tokens = [65, 35, 56, 47, 58, 43, 1, 39, 1, 45, 56, 43, 43, 58, 47, 52, 45, 67, 66,  # Write a greeting
-              19, 53, 53, 42, 1, 51, 53, 56, 56, 53, 61, 1, 58, 53, 1, 58, 46, 43, 43, 6,  # Good morrow to thee,
-              1, 52, 53, 40, 50, 43, 1, 44, 56, 47, 43, 52, 42, 2, 67]                     # noble friend!
-    input_ids, labels = prepare_sft_example("Write a greeting", "Good morrow to thee, noble friend!")
+    tokens = [
+        65,
+        35,
+        56,
+        47,
+        58,
+        43,
+        1,
+        39,
+        1,
+        45,
+        56,
+        43,
+        43,
+        58,
+        47,
+        52,
+        45,
+        67,
+        66,  # Write a greeting
+        19,
+        53,
+        53,
+        42,
+        1,
+        51,
+        53,
+        56,
+        56,
+        53,
+        61,
+        1,
+        58,
+        53,
+        1,
+        58,
+        46,
+        43,
+        43,
+        6,  # Good morrow to thee,
+        1,
+        52,
+        53,
+        40,
+        50,
+        43,
+        1,
+        44,
+        56,
+        47,
+        43,
+        52,
+        42,
+        2,
+        67,
+    ]  # noble friend!
+    input_ids, labels = prepare_sft_example(
+        "Write a greeting", "Good morrow to thee, noble friend!"
+    )
     assert input_ids == tokens[:-1]
     assert labels == [IGNORE] * 18 + tokens[19:]
-    assert input_ids[18] == ASSISTANT and labels[18] == 19  # at <|assistant|> the first reply token is graded
-    assert labels[17] == IGNORE                             # the opening <|assistant|> itself is not
+    assert (
+        input_ids[18] == ASSISTANT and labels[18] == 19
+    )  # at <|assistant|> the first reply token is graded
+    assert labels[17] == IGNORE  # the opening <|assistant|> itself is not
 
 
 def test_the_sources_off_by_one_masks_the_first_reply_token_and_nothing_else():
     ids, labels = prepare_sft_example("Write a greeting", "Good morrow to thee, noble friend!")
-    same_ids, other = prepare_sft_example("Write a greeting", "Good morrow to thee, noble friend!", off_by_one=True)
+    same_ids, other = prepare_sft_example(
+        "Write a greeting", "Good morrow to thee, noble friend!", off_by_one=True
+    )
     assert same_ids == ids
     assert [i for i, (a, b) in enumerate(zip(labels, other)) if a != b] == [18]
     assert other[18] == IGNORE
 
 
-@pytest.mark.parametrize("user, assistant", [("", "yes"), ("yes", " "), ("a@b", "yes"), ("yes", "a|b")])
+@pytest.mark.parametrize(
+    "user, assistant", [("", "yes"), ("yes", " "), ("a@b", "yes"), ("yes", "a|b")]
+)
 def test_an_example_that_cannot_be_made_is_refused(user, assistant):
     with pytest.raises(DataError) as error:
         prepare_sft_example(user, assistant)
@@ -155,42 +258,76 @@ def test_graded_targets_are_each_reply_and_its_end_token(exchanges):
     graded = labels != IGNORE
     assert graded.sum() == sum(len(reply) + 1 for _, reply in exchanges)
     assert len(input_ids) == sum(len(user) + len(reply) + 4 for user, reply in exchanges) - 1
-    assert (labels == END).sum() == len(exchanges)          # every reply's end token, no user turn's
+    assert (labels == END).sum() == len(exchanges)  # every reply's end token, no user turn's
     openings = np.flatnonzero(input_ids == ASSISTANT)
     assert labels[openings].tolist() == [TOKENIZER.encode(reply[0])[0] for _, reply in exchanges]
-    assert not {USER, ASSISTANT} & set(labels.tolist())     # openers are never graded
-    assert [TOKENIZER.decode(labels[i:i + len(reply)]) for i, (_, reply) in zip(openings, exchanges)] \
-        == [reply for _, reply in exchanges]
+    assert not {USER, ASSISTANT} & set(labels.tolist())  # openers are never graded
+    assert [
+        TOKENIZER.decode(labels[i : i + len(reply)]) for i, (_, reply) in zip(openings, exchanges)
+    ] == [reply for _, reply in exchanges]
     assert np.array_equal(labels[graded], tokens[1:][graded])
 
 
 def test_several_turns_alternate_between_masked_and_graded():
     tokens, trained = render(messages([("Hi", "Yes?"), ("Go", "No")]), TOKENIZER, CHAT)
-    assert TOKENIZER.decode(tokens) == ("<|user|>Hi<|end|><|assistant|>Yes?<|end|>"
-                                        "<|user|>Go<|end|><|assistant|>No<|end|>")
+    assert (
+        TOKENIZER.decode(tokens)
+        == "<|user|>Hi<|end|><|assistant|>Yes?<|end|><|user|>Go<|end|><|assistant|>No<|end|>"
+    )
     assert "".join(".x"[t] for t in trained.tolist()) == "....." + "xxxxx" + "....." + "xxx"
 
 
 def test_a_tools_result_is_never_graded_and_its_call_wholly_is():
-    conversation = [{"role": "user", "content": "Who"},
-                    {"role": "assistant", "content": [
-                        {"type": "text", "text": "Hm "}, {"type": "search", "text": "kings"},
-                        {"type": "result", "text": "Lear"}, {"type": "text", "text": "He"}]}]
+    conversation = [
+        {"role": "user", "content": "Who"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Hm "},
+                {"type": "search", "text": "kings"},
+                {"type": "result", "text": "Lear"},
+                {"type": "text", "text": "He"},
+            ],
+        },
+    ]
     tokens, trained = render(conversation, TOOLS, CHAT)
-    pieces = [("<|user|>", 0), ("Who", 0), ("<|end|>", 0), ("<|assistant|>", 0), ("Hm ", 1), ("<|search_start|>", 1),
-              ("kings", 1), ("<|search_end|>", 1), ("<|result_start|>", 0), ("Lear", 0), ("<|result_end|>", 0),
-              ("He", 1), ("<|end|>", 1)]
-    ids = [[TOOLS.special[text]] if text in TOOLS.special else TOOLS.encode(text).tolist() for text, _ in pieces]
+    pieces = [
+        ("<|user|>", 0),
+        ("Who", 0),
+        ("<|end|>", 0),
+        ("<|assistant|>", 0),
+        ("Hm ", 1),
+        ("<|search_start|>", 1),
+        ("kings", 1),
+        ("<|search_end|>", 1),
+        ("<|result_start|>", 0),
+        ("Lear", 0),
+        ("<|result_end|>", 0),
+        ("He", 1),
+        ("<|end|>", 1),
+    ]
+    ids = [
+        [TOOLS.special[text]] if text in TOOLS.special else TOOLS.encode(text).tolist()
+        for text, _ in pieces
+    ]
     assert tokens.tolist() == sum(ids, [])
-    assert trained.tolist() == [bool(grade) for piece, (_, grade) in zip(ids, pieces) for _ in piece]
+    assert trained.tolist() == [
+        bool(grade) for piece, (_, grade) in zip(ids, pieces) for _ in piece
+    ]
     labels = shift(tokens, trained)[1]
     assert (labels != IGNORE).sum() == len("Hm ") + 1 + len("kings") + 1 + len("He") + 1
 
 
 def test_a_tool_call_needs_its_tokens_in_the_vocabulary():
     with pytest.raises(DataError, match="search_start"):
-        render([{"role": "user", "content": "Who"},
-                {"role": "assistant", "content": [{"type": "search", "text": "kings"}]}], TOKENIZER, CHAT)
+        render(
+            [
+                {"role": "user", "content": "Who"},
+                {"role": "assistant", "content": [{"type": "search", "text": "kings"}]},
+            ],
+            TOKENIZER,
+            CHAT,
+        )
 
 
 @steady
@@ -201,7 +338,7 @@ def test_every_prompt_is_an_id_for_id_prefix_of_the_training_example(exchanges):
     for n in range(1, len(conversation), 2):
         prompt = render_prompt(conversation[:n], TOKENIZER, CHAT)
         assert prompt[-1] == ASSISTANT
-        assert prompt.tolist() == tokens[:len(prompt)].tolist()
+        assert prompt.tolist() == tokens[: len(prompt)].tolist()
 
 
 def test_a_template_survives_json():
@@ -211,28 +348,40 @@ def test_a_template_survives_json():
 
 def test_the_shift_pairs_each_token_with_its_successor():
     ids, labels = shift(np.array([5, 6, 7, 8], np.int32), np.array([True, False, True, True]))
-    assert ids.tolist() == [5, 6, 7] and labels.tolist() == [IGNORE, 7, 8] and labels.dtype == np.int32
+    assert (
+        ids.tolist() == [5, 6, 7] and labels.tolist() == [IGNORE, 7, 8] and labels.dtype == np.int32
+    )
 
 
 # --------------------------------------------------------------------------------------- batches
+
 
 def example(tokens, labels=None, where="line 7"):
     tokens = np.array(tokens, np.int32)
     return Example(tokens, np.array(tokens if labels is None else labels, np.int32), where)
 
 
-@pytest.mark.parametrize("bad, named", [
-    (example(range(9)), "line 7: 9 tokens, the context holds 8"),
-    (example([1, 2], [IGNORE, IGNORE]), "line 7: every label is -100"),
-    (example([1, 10], [1, 2]), "line 7: token 10 at position 1 is not in 0..9"),
-    (example([-1, 1], [1, 2]), "line 7: token -1 at position 0"),
-    (example([1, 2], [10, 2]), "line 7: label 10 at position 0"),
-    (example([1, 2], [1, -99]), "line 7: label -99 at position 1"),
-    (example([1, 2], [1]), "line 7: 2 tokens and 1 labels"),
-    (example([], []), "line 7: 0 tokens and 0 labels"),
-    (Example(np.array([2**32 + 1, 2]), np.array([1, 2]), "line 7"), f"line 7: token {2**32 + 1} at position 0"),
-    (Example(np.array([1, 2]), np.array([1, 2**32 + 2]), "line 7"), f"line 7: label {2**32 + 2} at position 1"),
-])
+@pytest.mark.parametrize(
+    "bad, named",
+    [
+        (example(range(9)), "line 7: 9 tokens, the context holds 8"),
+        (example([1, 2], [IGNORE, IGNORE]), "line 7: every label is -100"),
+        (example([1, 10], [1, 2]), "line 7: token 10 at position 1 is not in 0..9"),
+        (example([-1, 1], [1, 2]), "line 7: token -1 at position 0"),
+        (example([1, 2], [10, 2]), "line 7: label 10 at position 0"),
+        (example([1, 2], [1, -99]), "line 7: label -99 at position 1"),
+        (example([1, 2], [1]), "line 7: 2 tokens and 1 labels"),
+        (example([], []), "line 7: 0 tokens and 0 labels"),
+        (
+            Example(np.array([2**32 + 1, 2]), np.array([1, 2]), "line 7"),
+            f"line 7: token {2**32 + 1} at position 0",
+        ),
+        (
+            Example(np.array([1, 2]), np.array([1, 2**32 + 2]), "line 7"),
+            f"line 7: label {2**32 + 2} at position 1",
+        ),
+    ],
+)
 def test_a_batch_refuses_by_name(bad, named):
     with pytest.raises(DataError) as error:
         Batch.of([example([1, 2]), bad], vocab=10, context=8)
@@ -245,22 +394,38 @@ def test_a_batch_of_nothing_is_refused():
 
 
 def test_a_batch_lays_its_sequences_end_to_end():
-    batch = Batch.of([example([1, 2, 3], [IGNORE, 4, 5]), example([6], [7])], 10, 8, weight=[1, 0.5])
+    batch = Batch.of(
+        [example([1, 2, 3], [IGNORE, 4, 5]), example([6], [7])], 10, 8, weight=[1, 0.5]
+    )
     assert batch.tokens.tolist() == [1, 2, 3, 6] and batch.labels.tolist() == [IGNORE, 4, 5, 7]
-    assert batch.cu_seqlens.tolist() == [0, 3, 4] and batch.wanted.tolist() == [False, True, True, True]
-    assert batch.per_row(batch.weight).tolist() == [1, 1, 1, 0.5] and batch.lengths.tolist() == [3, 1]
+    assert batch.cu_seqlens.tolist() == [0, 3, 4] and batch.wanted.tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert batch.per_row(batch.weight).tolist() == [1, 1, 1, 0.5] and batch.lengths.tolist() == [
+        3,
+        1,
+    ]
     assert {a.dtype for a in (batch.tokens, batch.labels, batch.cu_seqlens)} == {np.dtype(np.int32)}
 
 
 @steady
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(1, 15))
 def test_splitting_covers_every_sequence_once_in_order(lengths, pieces):
-    batch = Batch.of([example(np.arange(n) + i, where=str(i)) for i, n in enumerate(lengths)], 100, 12,
-                     weight=np.arange(len(lengths)))
+    batch = Batch.of(
+        [example(np.arange(n) + i, where=str(i)) for i, n in enumerate(lengths)],
+        100,
+        12,
+        weight=np.arange(len(lengths)),
+    )
     parts = batch.split(pieces)
     assert 1 <= len(parts) <= min(pieces, len(lengths))
     for name in ("tokens", "labels", "wanted", "weight", "source"):
-        assert np.array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(batch, name))
+        assert np.array_equal(
+            np.concatenate([getattr(p, name) for p in parts]), getattr(batch, name)
+        )
     assert np.concatenate([p.lengths for p in parts]).tolist() == lengths
     assert all(p.cu_seqlens[0] == 0 and p.cu_seqlens[-1] == len(p.tokens) > 0 for p in parts)
 
@@ -276,7 +441,9 @@ def test_tiled_windows_grade_every_target_exactly_once(length, width):
     corpus = np.arange(length, dtype=np.int32)
     tiles = tile_windows(corpus, width)
     assert np.concatenate([t.labels for t in tiles]).tolist() == list(range(1, length))
-    assert all(np.array_equal(t.labels, t.input_ids + 1) and 1 <= len(t.labels) <= width for t in tiles)
+    assert all(
+        np.array_equal(t.labels, t.input_ids + 1) and 1 <= len(t.labels) <= width for t in tiles
+    )
 
 
 def test_drawn_windows_reach_every_start_and_never_beyond_the_end():
@@ -296,7 +463,10 @@ def test_every_tenth_shipped_conversation_and_the_last_tenth_of_a_text_are_held_
 
 # --------------------------------------------------------------------------------------- reading
 
-GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], "category": "x"}\n'
+GOOD = (
+    '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}],'
+    ' "category": "x"}\n'
+)
 
 
 def turn(role, content):
@@ -307,33 +477,58 @@ def line(*conversation):
     return json.dumps({"messages": list(conversation)})
 
 
-@pytest.mark.parametrize("bad, named", [
-    ('{"messages": [', "not JSON"),
-    ("[1, 2]", "JSON list"),
-    ("3", "JSON int"),
-    ('{"words": "x"}', '"messages"'),
-    ('{"messages": []}', "must be a list of turns"),
-    ('{"messages": "x"}', "must be a list of turns"),
-    ('{"messages": ["x"]}', "turn 1"),
-    ('{"messages": [{"role": "user"}]}', 'turn 1: expected an object with "role" and "content"'),
-    (line(turn("user", "Hi"), turn("robot", "Yes")), "turn 2: unknown role 'robot'"),
-    (line(turn("user", "Hi"), turn(["user"], "Yes")), "turn 2: unknown role"),
-    (line(turn("assistant", "Yes"), turn("user", "Hi")), "turn 1: role 'assistant', expected 'user'"),
-    (line(turn("user", "Hi"), turn("user", "Hm")), "turn 2: role 'user', expected 'assistant'"),
-    (line(turn("user", "Hi")), "turn 1: no reply"),
-    (line(turn("user", "Hi"), turn("assistant", "Yes"), turn("user", "Go")), "turn 3: no reply"),
-    (line(turn("user", "Hi"), turn("assistant", " \n")), "turn 2: empty reply"),
-    (line(turn("user", ""), turn("assistant", "Yes")), "turn 1: empty text"),
-    (line(turn("user", "Hi"), turn("assistant", 5)), 'turn 2: "content" is int'),
-    (line(turn("user", "Hi"), turn("assistant", None)), 'turn 2: "content" is NoneType'),
-    (line(turn("user", [{"type": "text", "text": "Hi"}]), turn("assistant", "Yes")), 'turn 1: "content" is list'),
-    (line(turn("user", "Hi"), turn("assistant", [{"type": "image", "text": "x"}])), "turn 2: a part must be"),
-    (line(turn("user", "Hi"), turn("assistant", [{"type": [], "text": "x"}])), "turn 2: a part must be"),
-    (line(turn("user", "Hi"), turn("assistant", [{"type": "text"}])), "turn 2: a part must be"),
-    (line(turn("user", "Hi"), turn("assistant", [])), "turn 2: empty reply"),
-    (line(turn("user", "Hi"), turn("assistant", [{"type": "result", "text": "x"}])), "turn 2: empty reply"),
-    ("[" * 100_000, "not JSON"),
-], ids=range(25))
+@pytest.mark.parametrize(
+    "bad, named",
+    [
+        ('{"messages": [', "not JSON"),
+        ("[1, 2]", "JSON list"),
+        ("3", "JSON int"),
+        ('{"words": "x"}', '"messages"'),
+        ('{"messages": []}', "must be a list of turns"),
+        ('{"messages": "x"}', "must be a list of turns"),
+        ('{"messages": ["x"]}', "turn 1"),
+        (
+            '{"messages": [{"role": "user"}]}',
+            'turn 1: expected an object with "role" and "content"',
+        ),
+        (line(turn("user", "Hi"), turn("robot", "Yes")), "turn 2: unknown role 'robot'"),
+        (line(turn("user", "Hi"), turn(["user"], "Yes")), "turn 2: unknown role"),
+        (
+            line(turn("assistant", "Yes"), turn("user", "Hi")),
+            "turn 1: role 'assistant', expected 'user'",
+        ),
+        (line(turn("user", "Hi"), turn("user", "Hm")), "turn 2: role 'user', expected 'assistant'"),
+        (line(turn("user", "Hi")), "turn 1: no reply"),
+        (
+            line(turn("user", "Hi"), turn("assistant", "Yes"), turn("user", "Go")),
+            "turn 3: no reply",
+        ),
+        (line(turn("user", "Hi"), turn("assistant", " \n")), "turn 2: empty reply"),
+        (line(turn("user", ""), turn("assistant", "Yes")), "turn 1: empty text"),
+        (line(turn("user", "Hi"), turn("assistant", 5)), 'turn 2: "content" is int'),
+        (line(turn("user", "Hi"), turn("assistant", None)), 'turn 2: "content" is NoneType'),
+        (
+            line(turn("user", [{"type": "text", "text": "Hi"}]), turn("assistant", "Yes")),
+            'turn 1: "content" is list',
+        ),
+        (
+            line(turn("user", "Hi"), turn("assistant", [{"type": "image", "text": "x"}])),
+            "turn 2: a part must be",
+        ),
+        (
+            line(turn("user", "Hi"), turn("assistant", [{"type": [], "text": "x"}])),
+            "turn 2: a part must be",
+        ),
+        (line(turn("user", "Hi"), turn("assistant", [{"type": "text"}])), "turn 2: a part must be"),
+        (line(turn("user", "Hi"), turn("assistant", [])), "turn 2: empty reply"),
+        (
+            line(turn("user", "Hi"), turn("assistant", [{"type": "result", "text": "x"}])),
+            "turn 2: empty reply",
+        ),
+        ("[" * 100_000, "not JSON"),
+    ],
+    ids=range(25),
+)
 def test_a_broken_line_is_one_sentence_with_file_and_line(tmp_path, bad, named):
     path = tmp_path / "talk.jsonl"
     path.write_text(GOOD + "\n" + bad + "\n")
@@ -356,12 +551,17 @@ def test_a_missing_a_foreign_and_an_empty_file_are_one_sentence(tmp_path):
         read_conversations(tmp_path)
 
 
-@pytest.mark.parametrize("exchange, context, named", [
-    (("Hi" * 9, "Yes"), 20, ["line 2", "24 tokens", "the context holds 20", "4 shorter"]),
-    (("Hi", "a@b"), 20, ["line 2", "turn 2", "'@' (U+0040) at position 1"]),
-    (("8", "Yes"), 20, ["line 2", "turn 1", "'8' (U+0038) at position 0"]),
-])
-def test_what_cannot_be_encoded_is_named_with_file_line_and_what_fits(tmp_path, exchange, context, named):
+@pytest.mark.parametrize(
+    "exchange, context, named",
+    [
+        (("Hi" * 9, "Yes"), 20, ["line 2", "24 tokens", "the context holds 20", "4 shorter"]),
+        (("Hi", "a@b"), 20, ["line 2", "turn 2", "'@' (U+0040) at position 1"]),
+        (("8", "Yes"), 20, ["line 2", "turn 1", "'8' (U+0038) at position 0"]),
+    ],
+)
+def test_what_cannot_be_encoded_is_named_with_file_line_and_what_fits(
+    tmp_path, exchange, context, named
+):
     path = tmp_path / "talk.jsonl"
     path.write_text(GOOD + line(*messages([exchange])))
     with pytest.raises(DataError) as error:
@@ -389,9 +589,10 @@ def test_mutated_lines_give_data_or_one_sentence(tmp_path_factory, data):
     raw = bytearray((GOOD * 2).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(raw) - 1))
-        raw[at:at + data.draw(st.integers(0, 6))] = data.draw(
+        raw[at : at + data.draw(st.integers(0, 6))] = data.draw(
             st.binary(max_size=4)
-            | st.sampled_from([b"null", b"[]", b"{}", b"1e999", b'"', b"\\ud800", b"NaN", b"user"]))
+            | st.sampled_from([b"null", b"[]", b"{}", b"1e999", b'"', b"\\ud800", b"NaN", b"user"])
+        )
     path = tmp_path_factory.getbasetemp() / "mutated.jsonl"
     path.write_bytes(raw)
     try:
@@ -450,11 +651,13 @@ def test_the_sources_five_pairs_lead_the_forty():
         ("Say goodbye", "Farewell, and may fortune smile upon thee."),
         ("Who are you", "A humble player upon this stage of words."),
         ("Speak of love", "Love is a smoke raised with the fume of sighs."),
-        ("I am sad", "Take heart, for sorrow fades as morning comes.")]
+        ("I am sad", "Take heart, for sorrow fades as morning comes."),
+    ]
 
 
 def test_the_first_reply_token_is_graded_and_so_is_the_end():
-    """The two ends at which masks are off by one elsewhere (the source's own code loses the first)."""
+    """The two ends at which masks are off by one elsewhere (the source's own code loses the
+    first)."""
     input_ids, labels = prepare_sft_example("Write", "Good")
     opener = input_ids.index(66)  # <|assistant|>
     assert [TOKENIZER.decode([i]) for i in labels[opener:]] == ["G", "o", "o", "d", "<|end|>"]
@@ -464,8 +667,19 @@ def test_the_first_reply_token_is_graded_and_so_is_the_end():
 def test_an_empty_text_moves_nothing_that_comes_after_it():
     """A tool may give nothing."""
     tokenizer = CharTokenizer(SHAKESPEARE, CHAT.tokens + CHAT.tool_tokens)
-    content = [{"type": "search", "text": "Mall"}, {"type": "result", "text": ""}, {"type": "text", "text": "Nay, sir."}]
-    tokens, trained = render([{"role": "user", "content": "Who?"}, {"role": "assistant", "content": content}], tokenizer, CHAT)
-    assert tokenizer.decode(tokens) == ("<|user|>Who?<|end|><|assistant|><|search_start|>Mall<|search_end|><|result_start|><|result_end|>"
-                                        "Nay, sir.<|end|>")
+    content = [
+        {"type": "search", "text": "Mall"},
+        {"type": "result", "text": ""},
+        {"type": "text", "text": "Nay, sir."},
+    ]
+    tokens, trained = render(
+        [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": content}],
+        tokenizer,
+        CHAT,
+    )
+    assert (
+        tokenizer.decode(tokens)
+        == "<|user|>Who?<|end|><|assistant|><|search_start|>Mall<|search_end|><|result_start|><|result_end|>Nay,"
+        " sir.<|end|>"
+    )
     assert tokenizer.decode(tokens[trained]) == "<|search_start|>Mall<|search_end|>Nay, sir.<|end|>"

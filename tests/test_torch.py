@@ -38,8 +38,12 @@ def distance(a, b):
 
 
 def model_of(dtype, tied=False, scale=0.0):
-    model = GPT(GPTConfig(vocab=65, context=64, layers=3, heads=4, channels=32, tied=tied), KERNELS,
-                np.random.default_rng(1), dtype)
+    model = GPT(
+        GPTConfig(vocab=65, context=64, layers=3, heads=4, channels=32, tied=tied),
+        KERNELS,
+        np.random.default_rng(1),
+        dtype,
+    )
     g = np.random.default_rng(2)
     for name in model.params:
         model.params[name][...] += scale * g.standard_normal(model.params[name].shape)
@@ -55,7 +59,7 @@ def padded(found):
     T = max(LENGTHS)
     tokens, labels = np.zeros((len(found), T), np.int64), np.full((len(found), T), IGNORE, np.int64)
     for s, e in enumerate(found):
-        tokens[s, :len(e.labels)], labels[s, :len(e.labels)] = e.input_ids, e.labels
+        tokens[s, : len(e.labels)], labels[s, : len(e.labels)] = e.input_ids, e.labels
     return torch.tensor(tokens), torch.tensor(labels)
 
 
@@ -71,19 +75,23 @@ def loss_of(p, config, tokens, labels):
         w = {name.removeprefix(f"h{i}."): a for name, a in p.items() if name.startswith(f"h{i}.")}
         qkv = F.linear(F.layer_norm(x, (C,), w["ln1.w"], w["ln1.b"]), w["qkv.w"], w["qkv.b"])
         q, k, v = (heads(z) for z in qkv.split(C, dim=2))
-        att = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(S, T, C)
+        att = (
+            F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(S, T, C)
+        )
         x = x + F.linear(att, w["attproj.w"], w["attproj.b"])
         wide = F.linear(F.layer_norm(x, (C,), w["ln2.w"], w["ln2.b"]), w["fc.w"], w["fc.b"])
         x = x + F.linear(F.gelu(wide, approximate="tanh"), w["fcproj.w"], w["fcproj.b"])
-    logits = F.linear(F.layer_norm(x, (C,), p["lnf.w"], p["lnf.b"]), p["wte" if config.tied else "head"])
+    logits = F.linear(
+        F.layer_norm(x, (C,), p["lnf.w"], p["lnf.b"]), p["wte" if config.tied else "head"]
+    )
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
 
 def without_key_bias(name, g):
-    """The true gradient of the key's bias is zero: softmax does not feel what is added to all scores
-    of a query. What both compute there is rounding, and has no reason to agree."""
+    """The true gradient of the key's bias is zero: softmax does not feel what is added to all
+    scores of a query. What both compute there is rounding, and has no reason to agree."""
     C = g.shape[0] // 3
-    return np.concatenate([g[:C], g[2 * C:]]) if name.endswith("qkv.b") else g
+    return np.concatenate([g[:C], g[2 * C :]]) if name.endswith("qkv.b") else g
 
 
 @BOTH
@@ -98,10 +106,15 @@ def test_loss_and_every_gradient_are_pytorchs(dtype, tied, scale):
     p = weights_of(model)
     theirs = loss_of(p, model.config, *padded(found))
     theirs.backward()
-    tolerance = 1e-5 if dtype == np.float32 else 1e-13  # depth and sums of some hundred terms over eps
+    tolerance = (
+        1e-5 if dtype == np.float32 else 1e-13
+    )  # depth and sums of some hundred terms over eps
     assert abs(loss - theirs.item()) <= tolerance * theirs.item()
     for name, g in model.grads.items():
-        assert distance(without_key_bias(name, g), without_key_bias(name, p[name].grad.numpy())) <= tolerance, name
+        assert (
+            distance(without_key_bias(name, g), without_key_bias(name, p[name].grad.numpy()))
+            <= tolerance
+        ), name
     for i in range(3):  # where both are only rounding, both are small
         for g in (model.grads[f"h{i}.qkv.b"], p[f"h{i}.qkv.b"].grad.numpy()):
             assert np.abs(g[32:64]).max() <= 64 * np.finfo(dtype).eps * np.abs(g).max()
@@ -112,8 +125,12 @@ def ten_steps(dtype):
     model, settings = model_of(dtype), dict(betas=(0.9, 0.99), eps=1e-8)
     adam = AdamW(model, **settings, decay=0.1)
     p = weights_of(model)
-    groups = [dict(params=[a for a in p.values() if (a.ndim == 2) == matrices], weight_decay=0.1 * matrices)
-              for matrices in (True, False)]
+    groups = [
+        dict(
+            params=[a for a in p.values() if (a.ndim == 2) == matrices], weight_decay=0.1 * matrices
+        )
+        for matrices in (True, False)
+    ]
     judge = torch.optim.AdamW(groups, **settings)
     losses = []
     for step in range(10):
@@ -139,7 +156,8 @@ def test_ten_adamw_steps_end_at_pytorchs_weights_in_float64():
 
 def test_ten_adamw_steps_cost_pytorchs_losses_in_float32_though_the_key_bias_wanders():
     """In float32 the rounding in the key's gradient is no longer small beside eps, and Adam divides
-    it by its own size: ours and theirs go their own ways there, without consequence for the loss."""
+    it by its own size: ours and theirs go their own ways there, without consequence for the loss.
+    """
     ours, theirs, losses = ten_steps(np.float32)
     assert np.abs(losses[:, 0] / losses[:, 1] - 1).max() <= 1e-5
     for name, w in ours.items():
@@ -151,16 +169,22 @@ def test_ten_adamw_steps_cost_pytorchs_losses_in_float32_though_the_key_bias_wan
 
 # -------------------------------------------------------------------------------- kernel by kernel
 
+
 @BOTH
 def test_cross_entropy_is_pytorchs_with_ignore_index(dtype):
     g = np.random.default_rng(0)
-    logits, dnll = (3 * g.standard_normal((40, 69))).astype(dtype), g.standard_normal(40).astype(dtype)
+    logits, dnll = (
+        (3 * g.standard_normal((40, 69))).astype(dtype),
+        g.standard_normal(40).astype(dtype),
+    )
     labels = np.where(g.random(40) < 0.6, g.integers(0, 69, 40), IGNORE).astype(np.int32)
     nll, lse, dlogits = np.empty(40, dtype), np.empty(40, dtype), np.empty_like(logits)
     KERNELS.cross_entropy_forward(nll, lse, logits, labels)
     KERNELS.cross_entropy_backward(dlogits, dnll, logits, lse, labels)
     z = torch.tensor(logits, requires_grad=True)
-    theirs = F.cross_entropy(z, torch.tensor(labels.astype(np.int64)), ignore_index=IGNORE, reduction="none")
+    theirs = F.cross_entropy(
+        z, torch.tensor(labels.astype(np.int64)), ignore_index=IGNORE, reduction="none"
+    )
     (theirs * torch.tensor(dnll)).sum().backward()
     tolerance = 8 * np.finfo(dtype).eps  # one exp, one sum of 69, one log
     assert distance(nll, theirs.detach()) <= tolerance and distance(dlogits, z.grad) <= tolerance
@@ -170,7 +194,10 @@ def test_cross_entropy_is_pytorchs_with_ignore_index(dtype):
 @BOTH
 def test_layernorm_is_pytorchs(dtype):
     g = np.random.default_rng(0)
-    x, dy = (3 + 2 * g.standard_normal((40, 65))).astype(dtype), g.standard_normal((40, 65)).astype(dtype)
+    x, dy = (
+        (3 + 2 * g.standard_normal((40, 65))).astype(dtype),
+        g.standard_normal((40, 65)).astype(dtype),
+    )
     w, b = g.standard_normal((2, 65)).astype(dtype)
     y, mean, rstd = np.empty_like(x), np.empty(40, dtype), np.empty(40, dtype)
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros_like(b)
@@ -186,26 +213,43 @@ def test_layernorm_is_pytorchs(dtype):
 @BOTH
 def test_gelu_is_pytorchs_tanh_form(dtype):
     x = np.linspace(-8, 8, 4001, dtype=dtype)
-    dy, y, dx = np.random.default_rng(0).standard_normal(4001).astype(dtype), np.empty_like(x), np.empty_like(x)
+    dy, y, dx = (
+        np.random.default_rng(0).standard_normal(4001).astype(dtype),
+        np.empty_like(x),
+        np.empty_like(x),
+    )
     KERNELS.gelu_forward(y, x)
     KERNELS.gelu_backward(dx, dy, x)
     X = torch.tensor(x, requires_grad=True)
     Y = F.gelu(X, approximate="tanh")
     Y.backward(torch.tensor(dy))
-    assert distance(y, Y.detach()) <= 8 * np.finfo(dtype).eps and distance(dx, X.grad) <= 8 * np.finfo(dtype).eps
+    assert (
+        distance(y, Y.detach()) <= 8 * np.finfo(dtype).eps
+        and distance(dx, X.grad) <= 8 * np.finfo(dtype).eps
+    )
 
 
 @BOTH
 def test_attention_is_pytorchs(dtype):
     g = np.random.default_rng(0)
     H, D, T = 3, 9, 70
-    qkv, dy = g.standard_normal((T, 3 * H * D)).astype(dtype), g.standard_normal((T, H * D)).astype(dtype)
-    y, lse, dqkv, cu = np.empty_like(dy), np.empty((T, H), dtype), np.empty_like(qkv), np.array([0, T], np.int32)
+    qkv, dy = (
+        g.standard_normal((T, 3 * H * D)).astype(dtype),
+        g.standard_normal((T, H * D)).astype(dtype),
+    )
+    y, lse, dqkv, cu = (
+        np.empty_like(dy),
+        np.empty((T, H), dtype),
+        np.empty_like(qkv),
+        np.array([0, T], np.int32),
+    )
     KERNELS.attention_forward(y, lse, qkv, cu)
     KERNELS.attention_backward(dqkv, dy, qkv, y, lse, cu)
     z = torch.tensor(qkv, requires_grad=True)
     q, k, v = (a.view(T, H, D).transpose(0, 1) for a in z.split(H * D, dim=1))
-    score = (q @ k.transpose(1, 2) / D ** 0.5).masked_fill(~torch.tril(torch.ones(T, T, dtype=torch.bool)), -torch.inf)
+    score = (q @ k.transpose(1, 2) / D**0.5).masked_fill(
+        ~torch.tril(torch.ones(T, T, dtype=torch.bool)), -torch.inf
+    )
     theirs = (score.softmax(dim=2) @ v).transpose(0, 1).reshape(T, H * D)
     theirs.backward(torch.tensor(dy))
     tolerance = 16 * np.finfo(dtype).eps  # chains of three sums of up to 70 terms

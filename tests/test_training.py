@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pysft import IGNORE
 from pysft.errors import DataError, Diverged, MissingInput, PysftError, UsageError
@@ -30,7 +31,9 @@ def examples(lengths, seed=0, masked=0.3, source=CONVERSATION):
     for i, n in enumerate(lengths):
         labels = np.where(g.random(n) < masked, IGNORE, g.integers(0, VOCAB, n)).astype(np.int32)
         labels[-1] = 1
-        made.append(Example(g.integers(0, VOCAB, n).astype(np.int32), labels, f"{source} {i}", source))
+        made.append(
+            Example(g.integers(0, VOCAB, n).astype(np.int32), labels, f"{source} {i}", source)
+        )
     return made
 
 
@@ -43,6 +46,7 @@ def model_of(seed=1, dtype=np.float32):
 
 
 # --------------------------------------------------------------------------------- the objective
+
 
 @steady
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 99))
@@ -72,7 +76,8 @@ def test_what_is_not_graded_cannot_move_the_loss():
 def test_micro_batches_give_the_same_update_however_they_are_split(dtype, tolerance, pieces):
     batch = batch_of(weight=[1, 0.5, 1, 2, 1, 1, 0.25, 1])
     whole, split = model_of(dtype=dtype), model_of(dtype=dtype)
-    # An eps of the gradients' own size: with none, Adam would turn their last bit into a whole step.
+    # An eps of the gradients' own size: with none, Adam would turn their last bit into a whole
+    # step.
     adams = [AdamW(m, decay=0.1, eps=1e-2) for m in (whole, split)]
     one = train_step(whole, adams[0], [batch], sft, 1e-2)
     parts = [batch.slice(i, i + 8 // pieces) for i in range(0, 8, 8 // pieces)]
@@ -89,7 +94,9 @@ def test_a_step_begins_with_cleared_gradients():
     dirty.grads.flat[:] = 7
     for model in (clean, dirty):
         train_step(model, AdamW(model), [batch_of()], sft, 1e-3)
-    assert np.array_equal(clean.grads.flat, dirty.grads.flat) and np.array_equal(clean.params.flat, dirty.params.flat)
+    assert np.array_equal(clean.grads.flat, dirty.grads.flat) and np.array_equal(
+        clean.params.flat, dirty.params.flat
+    )
 
 
 def test_losses_are_reported_for_each_source_alone():
@@ -100,14 +107,20 @@ def test_losses_are_reported_for_each_source_alone():
     nll = model.forward(batch)[0].copy()
     graded, base = batch.labels != IGNORE, batch.per_row(batch.source) == BASE
     report = train_step(model, AdamW(model), [batch], sft, 1e-3)
-    assert report.losses == pytest.approx({CONVERSATION: nll[graded & ~base].mean(dtype=np.float64),
-                                           BASE: nll[graded & base].mean(dtype=np.float64)}, rel=1e-6)
+    assert report.losses == pytest.approx(
+        {
+            CONVERSATION: nll[graded & ~base].mean(dtype=np.float64),
+            BASE: nll[graded & base].mean(dtype=np.float64),
+        },
+        rel=1e-6,
+    )
     rows = batch.per_row(np.array(weight)) * graded
     assert report.loss == pytest.approx((rows * nll).sum() / rows.sum(), rel=1e-6)
     assert report.graded == graded.sum() and report.tokens == len(nll)
 
 
 # ------------------------------------------------------------------------------------- the rates
+
 
 def test_a_constant_schedule_is_constant():
     assert {schedule(i, 10, 0.5) for i in (0, 1, 9, 500)} == {0.5}
@@ -135,23 +148,39 @@ def test_a_warm_up_as_long_as_the_training_is_no_division_by_zero():
 
 # ------------------------------------------------------------------------------------- the draws
 
+
 def talk(count, size=6):
-    return [Example(np.full(size, i % 60, np.int32), np.full(size, 1, np.int32), f"line {i}") for i in range(count)]
+    return [
+        Example(np.full(size, i % 60, np.int32), np.full(size, 1, np.int32), f"line {i}")
+        for i in range(count)
+    ]
 
 
-TINY = Settings(context=12, channels=16, layers=1, heads=2, base_windows=((8, 2),), sft_windows=((4, 2),),
-                sft_tokens=24, sft_pairs=2, base_steps=5, sft_steps=5)
+TINY = Settings(
+    context=12,
+    channels=16,
+    layers=1,
+    heads=2,
+    base_windows=((8, 2),),
+    sft_windows=((4, 2),),
+    sft_tokens=24,
+    sft_pairs=2,
+    base_steps=5,
+    sft_steps=5,
+)
 CORPUS = np.random.default_rng(0).integers(0, 60, 200).astype(np.int32)
 
 
 def picked(plan, step, count):
     """The first token of each of the step's conversations: which ones were drawn."""
-    batch, = plan.draw(step)
+    (batch,) = plan.draw(step)
     return batch.tokens[batch.cu_seqlens[:-1]][:count].tolist()
 
 
 def test_draws_depend_on_seed_and_step_alone():
-    plans = [finetune(dataclasses.replace(TINY, seed=s), talk(7), talk(4), CORPUS, 68) for s in (1, 1, 2)]
+    plans = [
+        finetune(dataclasses.replace(TINY, seed=s), talk(7), talk(4), CORPUS, 68) for s in (1, 1, 2)
+    ]
     for step in (3, 0, 3, 100):
         one, same, other = (p.draw(step)[0].tokens.tolist() for p in plans)
         assert one == same and one != other
@@ -163,14 +192,21 @@ def test_draws_depend_on_seed_and_step_alone():
 
 def test_the_windows_of_both_stages_are_drawn_anew_each_step():
     for plan in (pretrain(TINY, CORPUS, 68), finetune(TINY, talk(7), [], CORPUS, 68)):
-        starts = {tuple(batch.tokens[-4:].tolist()) for batch, in map(plan.draw, range(8))}
+        starts = {tuple(batch.tokens[-4:].tolist()) for (batch,) in map(plan.draw, range(8))}
         assert len(starts) > 4
 
 
 def test_purposes_stages_and_steps_draw_independently():
-    draws = {tuple(rng(*key).integers(0, 1 << 30, 4)) for key in
-             [(1, "base", "windows", 0), (1, "sft", "windows", 0), (1, "sft", "pairs", 0), (1, "sft", "pairs", 1),
-              (2, "sft", "pairs", 0)]}
+    draws = {
+        tuple(rng(*key).integers(0, 1 << 30, 4))
+        for key in [
+            (1, "base", "windows", 0),
+            (1, "sft", "windows", 0),
+            (1, "sft", "pairs", 0),
+            (1, "sft", "pairs", 1),
+            (2, "sft", "pairs", 0),
+        ]
+    }
     assert len(draws) == 5
     assert (rng(1, "sft", "pairs", 1).random(3) == rng(1, "sft", "pairs", 1).random(3)).all()
 
@@ -180,38 +216,51 @@ def test_each_pair_comes_exactly_once_an_epoch(count, pairs):
     s = dataclasses.replace(TINY, sft_tokens=0, sft_pairs=pairs)
     plan = finetune(s, [], talk(count), CORPUS, 68)
     drawn = sum((picked(plan, step, pairs) for step in range(4 * count)), [])
-    epochs = [drawn[i:i + count] for i in range(0, len(drawn), count)]
+    epochs = [drawn[i : i + count] for i in range(0, len(drawn), count)]
     assert all(sorted(e) == list(range(count)) for e in epochs)
     if count > 3:
         assert len(set(map(tuple, epochs))) > 1  # in a new order
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 300), st.integers(0, 9))
-def test_batches_by_tokens_hold_every_sequence_once_an_epoch_and_never_more_than_the_budget(lengths, more, seed):
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 300), st.integers(0, 9)
+)
+def test_batches_by_tokens_hold_every_sequence_once_an_epoch_and_never_more_than_the_budget(
+    lengths, more, seed
+):
     lengths = np.array(lengths)
     longest, n = int(lengths.max()), len(lengths)
     budget = 2 * longest + more
-    width, = widths(budget, [longest], [1.0])
+    (width,) = widths(budget, [longest], [1.0])
     pick, steps = by_tokens(seed, "conversations", lengths, width)
     taken = [pick(step) for step in range(math.ceil(3 * steps) + 1)]
     assert all(len(p) and lengths[p].sum() <= budget for p in taken)
     drawn = np.concatenate(taken)
     for epoch in range(3):
-        assert sorted(drawn[epoch * n:(epoch + 1) * n].tolist()) == list(range(n))
+        assert sorted(drawn[epoch * n : (epoch + 1) * n].tolist()) == list(range(n))
     again, _ = by_tokens(seed, "conversations", lengths, width)
-    assert np.array_equal(again(len(taken) - 1), taken[-1])  # of the step alone: nothing before it was asked for
+    assert np.array_equal(
+        again(len(taken) - 1), taken[-1]
+    )  # of the step alone: nothing before it was asked for
 
 
 def test_epochs_come_in_new_orders_and_depend_on_the_seed():
     def orders(seed):
         pick, steps = by_tokens(seed, "conversations", np.full(40, 5), 50)
-        return [np.concatenate([pick(e * int(steps) + i) for i in range(int(steps))]).tolist() for e in range(2)]
+        return [
+            np.concatenate([pick(e * int(steps) + i) for i in range(int(steps))]).tolist()
+            for e in range(2)
+        ]
+
     one, two = orders(1)
     assert one != two and orders(2)[0] != one and orders(1) == [one, two]
 
 
-@pytest.mark.parametrize("longest, shares, least", [([6], [1.0], 12), ([100, 167], [3.0, 1.0], 401), ([10, 10], [1.0, 1.0], 40)])
+@pytest.mark.parametrize(
+    "longest, shares, least",
+    [([6], [1.0], 12), ([100, 167], [3.0, 1.0], 401), ([10, 10], [1.0, 1.0], 40)],
+)
 def test_a_budget_of_tokens_that_is_too_small_is_refused_with_the_least_one(longest, shares, least):
     with pytest.raises(UsageError, match=f"at least {least} are needed: --sft-tokens {least}"):
         widths(least - 1, longest, shares)
@@ -220,9 +269,14 @@ def test_a_budget_of_tokens_that_is_too_small_is_refused_with_the_least_one(long
 
 @pytest.mark.parametrize("sizes", [(200, 200), (19, 12), (10, 10), (3, 400)])
 def test_a_mixture_gives_files_of_any_size_their_shares(sizes):
-    s = dataclasses.replace(TINY, sft_tokens=200, sft_pairs=0, sft_windows=(), mix=(3.0, 1.0), sft_steps=50)
+    s = dataclasses.replace(
+        TINY, sft_tokens=200, sft_pairs=0, sft_windows=(), mix=(3.0, 1.0), sft_steps=50
+    )
     plan = finetune(s, talk(sum(sizes)), [], CORPUS, 68, [0] * sizes[0] + [1] * sizes[1])
-    tokens = {"file 1": plan.epochs["file 1"] * 6 * sizes[0], "file 2": plan.epochs["file 2"] * 6 * sizes[1]}
+    tokens = {
+        "file 1": plan.epochs["file 1"] * 6 * sizes[0],
+        "file 2": plan.epochs["file 2"] * 6 * sizes[1],
+    }
     assert tokens["file 1"] / tokens["file 2"] == pytest.approx(3, rel=0.02)
     assert max(len(plan.draw(step)[0].tokens) for step in range(50)) <= 200
 
@@ -236,27 +290,38 @@ def test_a_mixture_gives_each_file_its_share_and_its_own_epochs():
     assert 0.6 < np.mean(shares) < 0.9
     for file, size, name in ((range(30), 30, "file 1"), (range(30, 40), 10, "file 2")):
         drawn = [t for step in first for t in step if t in file]
-        assert all(sorted(drawn[i:i + size]) == list(file) for i in range(0, len(drawn) - size, size))
+        assert all(
+            sorted(drawn[i : i + size]) == list(file) for i in range(0, len(drawn) - size, size)
+        )
         assert plan.epochs[name] == pytest.approx(s.sft_steps * len(drawn) / 60 / size, rel=0.1)
 
 
 def test_a_step_holds_no_conversation_twice_where_files_are_not_mixed():
     s = dataclasses.replace(TINY, sft_tokens=500, sft_pairs=0, sft_windows=())
     plan = finetune(s, talk(7), [], CORPUS, 68)
-    assert all(sorted(picked(plan, step, 99)) == list(range(7)) for step in range(5)) and plan.epochs["conversations"] == 5
+    assert (
+        all(sorted(picked(plan, step, 99)) == list(range(7)) for step in range(5))
+        and plan.epochs["conversations"] == 5
+    )
 
 
 def test_pairs_drawn_with_replacement_repeat_within_an_epoch():
-    plan = finetune(dataclasses.replace(TINY, replacement=True, sft_tokens=0, sft_pairs=3), [], talk(7), CORPUS, 68)
+    plan = finetune(
+        dataclasses.replace(TINY, replacement=True, sft_tokens=0, sft_pairs=3),
+        [],
+        talk(7),
+        CORPUS,
+        68,
+    )
     drawn = sum((picked(plan, step, 3) for step in range(70)), [])
     assert set(drawn) == set(range(7))
-    assert any(len(set(drawn[i:i + 7])) < 7 for i in range(0, len(drawn), 7))
+    assert any(len(set(drawn[i : i + 7])) < 7 for i in range(0, len(drawn), 7))
 
 
 def test_a_fine_tuning_step_holds_conversations_pairs_and_weighted_windows():
     s = dataclasses.replace(TINY, sft_window_weight=0.25)
     plan = finetune(s, talk(7), talk(4, size=5), CORPUS, 68)
-    batch, = plan.draw(0)
+    (batch,) = plan.draw(0)
     talks = len(batch.source) - 4
     assert 1 <= talks <= 4 and batch.source.tolist() == [CONVERSATION] * (talks + 2) + [BASE] * 2
     assert batch.weight.tolist() == [1] * (talks + 2) + [0.25] * 2
@@ -267,7 +332,7 @@ def test_a_fine_tuning_step_holds_conversations_pairs_and_weighted_windows():
 
 def test_a_pretraining_step_grades_every_row_of_its_windows():
     plan = pretrain(dataclasses.replace(TINY, base_windows=((4, 3), (12, 1))), CORPUS, 68)
-    batch, = plan.draw(0)
+    (batch,) = plan.draw(0)
     assert batch.lengths.tolist() == [4, 4, 4, 12] and batch.wanted.all() and plan.rows == 24
     assert set(batch.source.tolist()) == {BASE}
 
@@ -286,6 +351,7 @@ def test_a_corpus_too_short_to_replay_is_refused_in_words():
 
 
 # ----------------------------------------------------------------------------------- the optimiser
+
 
 @pytest.mark.parametrize("decay_all", [False, True])
 def test_decay_pulls_at_matrices_alone_unless_told_otherwise(decay_all):
@@ -316,11 +382,14 @@ def test_clipping_scales_to_the_limit_and_leaves_smaller_gradients_alone():
 def test_the_reported_norm_is_the_one_before_clipping():
     plain, clipped = model_of(), model_of()
     norm = train_step(plain, AdamW(plain), [batch_of()], sft, 1e-3).norm
-    assert train_step(clipped, AdamW(clipped), [batch_of()], sft, 1e-3, limit=norm / 10).norm == norm
+    assert (
+        train_step(clipped, AdamW(clipped), [batch_of()], sft, 1e-3, limit=norm / 10).norm == norm
+    )
     assert np.linalg.norm(clipped.grads.flat) == pytest.approx(norm / 10, rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- the loop
+
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e30])
 def test_what_is_not_finite_stops_before_a_weight_or_moment_moves(poison):
@@ -334,7 +403,10 @@ def test_what_is_not_finite_stops_before_a_weight_or_moment_moves(poison):
     with pytest.raises(Diverged, match="no weight was changed") as error:
         train_step(model, adam, [batch_of()], sft, 1e-3, limit=1.0)
     assert error.value.exit_code == 3 and "\n" not in str(error.value)
-    assert all(np.array_equal(a.flat, b, equal_nan=True) for a, b in zip((model.params, adam.m, adam.v), before))
+    assert all(
+        np.array_equal(a.flat, b, equal_nan=True)
+        for a, b in zip((model.params, adam.m, adam.v), before)
+    )
     assert adam.steps == 1
 
 
@@ -346,6 +418,7 @@ def test_a_gradient_that_is_not_finite_stops_too(poison, monkeypatch):
     def overflow(*arguments):
         backward(*arguments)
         model.grads["h0.ln2.b"][1] = poison
+
     monkeypatch.setattr(model, "backward", overflow)
     before = model.params.flat.copy()
     for limit in (0, 1.0):
@@ -367,7 +440,9 @@ def test_a_model_learns_a_cycle_by_heart():
     model = model_of()
     cycle = np.arange(13, dtype=np.int32) % VOCAB
     batch = Batch.of([Example(cycle[:12], cycle[1:])], VOCAB, 12)
-    reports = list(train(model, AdamW(model), lambda step: [batch], sft, lambda step: 1e-2, 60, limit=1.0))
+    reports = list(
+        train(model, AdamW(model), lambda step: [batch], sft, lambda step: 1e-2, 60, limit=1.0)
+    )
     assert [r.step for r in reports] == list(range(1, 61))
     assert reports[0].loss == pytest.approx(math.log(VOCAB), rel=0.1) and reports[-1].loss < 0.05
     assert all(r.seconds > 0 and r.lr == 1e-2 and r.graded == r.tokens == 12 for r in reports)
@@ -381,7 +456,8 @@ def test_pretraining_moves_every_parameter():
     adam = AdamW(model)
     list(train(model, adam, plan.draw, plan.objective, plan.rate, 3, limit=1.0))
     still = {name: int((w == before[name]).sum()) for name, w in model.params.items()}
-    # Only key biases may stand still: the softmax does not see them, so their gradient is zero but for rounding.
+    # Only key biases may stand still: the softmax does not see them, so their gradient is zero but
+    # for rounding.
     for i in range(2):
         assert still.pop(f"h{i}.qkv.b") <= 16
     assert not any(still.values()), still
@@ -395,14 +471,31 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(first, second, same):
         s = dataclasses.replace(TINY, seed=seed, base_warmup=0)
         model = GPT(GPTConfig(68, 12, 1, 2, 16), rng=rng(s.seed, "base", "init"))
         plan = pretrain(s, CORPUS, 68)
-        list(train(model, AdamW(model, **s.adam("base")), plan.draw, plan.objective, plan.rate, 5, s.clip))
+        list(
+            train(
+                model,
+                AdamW(model, **s.adam("base")),
+                plan.draw,
+                plan.objective,
+                plan.rate,
+                5,
+                s.clip,
+            )
+        )
         weights.append(model.params.flat.copy())
     assert np.array_equal(*weights) == same
 
 
 def test_the_number_of_threads_moves_no_bit_in_either_stage():
-    s = dataclasses.replace(TINY, context=64, base_windows=((64, 12),), sft_windows=((64, 8),), base_warmup=0,
-                            sft_warmup=0, sft_tokens=240)
+    s = dataclasses.replace(
+        TINY,
+        context=64,
+        base_windows=((64, 12),),
+        sft_windows=((64, 8),),
+        base_warmup=0,
+        sft_warmup=0,
+        sft_tokens=240,
+    )
     corpus = np.random.default_rng(0).integers(0, 68, 3000).astype(np.int32)
     found = set()
     for threads in (1, 2, 3):
@@ -429,24 +522,44 @@ def test_an_optimiser_that_has_taken_steps_goes_on_from_there():
 
 # -------------------------------------------------------------------------------------- settings
 
+
 def test_the_seed_preset_is_the_source_text_to_the_letter():
     s = PRESETS["seed"]
     assert (s.context, s.layers, s.channels, s.heads) == (64, 4, 64, 4)
-    assert (s.base_lr, s.sft_lr, s.base_schedule, s.sft_schedule) == (3e-4, 1e-4, "constant", "constant")
+    assert (s.base_lr, s.sft_lr, s.base_schedule, s.sft_schedule) == (
+        3e-4,
+        1e-4,
+        "constant",
+        "constant",
+    )
     assert (s.base_warmup, s.sft_warmup, s.base_steps, s.sft_steps) == (0, 0, 5000, 1000)
     assert (s.base_windows, s.sft_pairs, s.replacement, s.data) == (((64, 32),), 16, True, "pairs")
     assert (s.beta1, s.beta2, s.eps, s.base_decay, s.sft_decay, s.decay_all, s.clip) == (
-        0.9, 0.999, 1e-8, 0.01, 0.01, True, 0.0)
+        0.9,
+        0.999,
+        1e-8,
+        0.01,
+        0.01,
+        True,
+        0.0,
+    )
     assert (s.data, s.new_rows, s.sft_windows) == ("pairs", "random", ())
 
 
 def test_the_other_presets_have_their_shapes():
-    assert (PRESETS["tiny"].context, PRESETS["tiny"].layers, PRESETS["tiny"].channels) == (256, 4, 64)
+    assert (PRESETS["tiny"].context, PRESETS["tiny"].layers, PRESETS["tiny"].channels) == (
+        256,
+        4,
+        64,
+    )
     assert PRESETS["mini"].context == PRESETS["small"].context == 256
     small = PRESETS["small"]
     assert (small.layers, small.heads, small.channels) == (6, 6, 384)
-    assert all(name == s.preset and not s.decay_all and not s.replacement
-               for name, s in PRESETS.items() if name != "seed")
+    assert all(
+        name == s.preset and not s.decay_all and not s.replacement
+        for name, s in PRESETS.items()
+        if name != "seed"
+    )
 
 
 def toml(tmp_path, text):
@@ -456,7 +569,7 @@ def toml(tmp_path, text):
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
-    path = toml(tmp_path, 'seed = 5\nsft_lr = 2\nbase_windows = [[32, 2]]\n')
+    path = toml(tmp_path, "seed = 5\nsft_lr = 2\nbase_windows = [[32, 2]]\n")
     s = resolve("tiny", path, seed=7, base_steps=None)
     assert (s.seed, s.sft_lr, s.base_windows) == (7, 2.0, ((32, 2),))
     assert isinstance(s.sft_lr, float)
@@ -465,7 +578,8 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
 
 def test_a_file_can_name_its_preset(tmp_path):
     assert resolve(None, toml(tmp_path, 'preset = "seed"\nsft_steps = 3')) == dataclasses.replace(
-        PRESETS["seed"], sft_steps=3)
+        PRESETS["seed"], sft_steps=3
+    )
 
 
 def test_saved_settings_can_be_read_back():
@@ -473,15 +587,43 @@ def test_saved_settings_can_be_read_back():
         assert Settings(**json.loads(json.dumps(dataclasses.asdict(s)))) == s
 
 
-@pytest.mark.parametrize("text", [
-    "colour = 1", "channels = 'many'", "channels = 16.5", "channels = true", "channels = -1", "base_lr = 'x'",
-    "base_lr = -0.1", "base_lr = nan", "base_lr = inf", "decay_all = 1", "sft_schedule = 'square'",
-    "sft_schedule = 3", "new_rows = 'zero'", "data = 'all'", "base_windows = [[300, 2]]",
-    "base_windows = []", "base_windows = [[32]]",
-    "base_windows = [[0, 4]]", "base_windows = [['a', 1]]", "base_windows = 5", "base_windows = [32, 4]",
-    "sft_windows = [[32, true]]", "preset = 'huge'", "preset = 3", "preset = ['tiny']",
-    "beta1 = 1.0", "beta2 = 1.5", "channels = 0", "heads = 0",
-    "context = 0\nbase_windows = []", "channels = 6", "not toml"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "colour = 1",
+        "channels = 'many'",
+        "channels = 16.5",
+        "channels = true",
+        "channels = -1",
+        "base_lr = 'x'",
+        "base_lr = -0.1",
+        "base_lr = nan",
+        "base_lr = inf",
+        "decay_all = 1",
+        "sft_schedule = 'square'",
+        "sft_schedule = 3",
+        "new_rows = 'zero'",
+        "data = 'all'",
+        "base_windows = [[300, 2]]",
+        "base_windows = []",
+        "base_windows = [[32]]",
+        "base_windows = [[0, 4]]",
+        "base_windows = [['a', 1]]",
+        "base_windows = 5",
+        "base_windows = [32, 4]",
+        "sft_windows = [[32, true]]",
+        "preset = 'huge'",
+        "preset = 3",
+        "preset = ['tiny']",
+        "beta1 = 1.0",
+        "beta2 = 1.5",
+        "channels = 0",
+        "heads = 0",
+        "context = 0\nbase_windows = []",
+        "channels = 6",
+        "not toml",
+    ],
+)
 def test_a_setting_that_cannot_be_is_one_usage_error(tmp_path, text):
     with pytest.raises(UsageError) as error:
         resolve(None, toml(tmp_path, text))
@@ -514,7 +656,8 @@ def test_micro_batches_as_a_setting_split_the_same_step():
         assert max(len(b.tokens) for b in many) <= make(split).rows
 
 
-# ------------------------------------------------------------------------- what is not finite or odd
+# ------------------------------------------------------------------------- what is not finite or od
+
 
 def poisoned(monkeypatch, model, steps, name="h0.ln2.b"):
     """The gradient of a tensor is not finite in these steps, counted from 0."""
@@ -524,13 +667,16 @@ def poisoned(monkeypatch, model, steps, name="h0.ln2.b"):
         backward(*arguments)
         if next(taken) in steps:
             model.grads[name].flat[1] = np.inf
+
     monkeypatch.setattr(model, "backward", overflow)
 
 
 def test_a_divergence_names_the_tensor_and_holds_the_batch(monkeypatch):
     model, batch = model_of(), batch_of()
     poisoned(monkeypatch, model, {0})
-    with pytest.raises(Diverged, match="step 1: the gradient's norm is inf, first in the gradient of 'h0.ln2.b'") as error:
+    with pytest.raises(
+        Diverged, match="step 1: the gradient's norm is inf, first in the gradient of 'h0.ln2.b'"
+    ) as error:
         train_step(model, AdamW(model), [batch], sft, 1e-3)
     assert error.value.batches == [batch] and not error.value.lasting
     model.params["lnf.w"][0] = np.nan
@@ -543,29 +689,58 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_others_go_on(monkeypatch
     model, told = model_of(), []
     adam = AdamW(model)
     poisoned(monkeypatch, model, {1})
-    reports = train(model, adam, lambda step: [batch_of(seed=step)], sft, lambda step: 1e-3, 4, skip=told.append)
+    reports = train(
+        model, adam, lambda step: [batch_of(seed=step)], sft, lambda step: 1e-3, 4, skip=told.append
+    )
     assert next(reports).step == 1
     before = [a.flat.copy() for a in (model.params, adam.m, adam.v)]
     backward = model.backward
 
     def seen(*arguments):
         if adam.steps == 2:
-            assert all(np.array_equal(a.flat, b) for a, b in zip((model.params, adam.m, adam.v), before))
+            assert all(
+                np.array_equal(a.flat, b) for a, b in zip((model.params, adam.m, adam.v), before)
+            )
         backward(*arguments)
+
     monkeypatch.setattr(model, "backward", seen)
-    assert [(r.step, r.skipped) for r in reports] == [(2, True), (3, False), (4, False)] and len(told) == 1 and "step 2:" in str(told[0])
+    assert (
+        [(r.step, r.skipped) for r in reports] == [(2, True), (3, False), (4, False)]
+        and len(told) == 1
+        and "step 2:" in str(told[0])
+    )
 
 
 def test_a_bad_weight_or_too_many_steps_in_a_row_are_not_skipped(monkeypatch):
     model, told = model_of(), []
     poisoned(monkeypatch, model, set(range(100)))
     with pytest.raises(Diverged, match=f"step {SKIPS + 1}:"):
-        list(train(model, AdamW(model), lambda step: [batch_of()], sft, lambda step: 1e-3, 99, skip=told.append))
+        list(
+            train(
+                model,
+                AdamW(model),
+                lambda step: [batch_of()],
+                sft,
+                lambda step: 1e-3,
+                99,
+                skip=told.append,
+            )
+        )
     assert len(told) == SKIPS
     model = model_of()
     model.params["wte"][:] = np.nan
     with pytest.raises(Diverged, match="step 1:"):
-        list(train(model, AdamW(model), lambda step: [batch_of()], sft, lambda step: 1e-3, 9, skip=told.append))
+        list(
+            train(
+                model,
+                AdamW(model),
+                lambda step: [batch_of()],
+                sft,
+                lambda step: 1e-3,
+                9,
+                skip=told.append,
+            )
+        )
     assert len(told) == SKIPS
 
 
@@ -573,17 +748,28 @@ def test_an_outlier_is_far_above_the_last_hundred_and_a_trend_is_none():
     g = np.random.default_rng(0)
     outliers = Outliers()
     for i in range(400):  # falling, and noisy
-        assert outliers(loss=3 - i / 400 + 0.05 * g.standard_normal(), norm=float(np.exp(0.5 * g.standard_normal()))) == {}
+        assert (
+            outliers(
+                loss=3 - i / 400 + 0.05 * g.standard_normal(),
+                norm=float(np.exp(0.5 * g.standard_normal())),
+            )
+            == {}
+        )
     found = outliers(loss=4.0, norm=1.0)
     assert found.keys() == {"loss"} and 15 < found["loss"] < 60
-    assert outliers(loss=2.0, norm=1e9).keys() == {"norm"} and outliers(loss=0.1, norm=0.0) == {}  # below is none
+    assert (
+        outliers(loss=2.0, norm=1e9).keys() == {"norm"} and outliers(loss=0.1, norm=0.0) == {}
+    )  # below is none
     still = Outliers()
-    assert [still(loss=1.0, norm=1.0) for _ in range(40)] == [{}] * 40 and still(loss=1.1, norm=1.0) == {"loss": pytest.approx(100)}
+    assert [still(loss=1.0, norm=1.0) for _ in range(40)] == [{}] * 40 and still(
+        loss=1.1, norm=1.0
+    ) == {"loss": pytest.approx(100)}
     assert Outliers()(loss=1e30, norm=1e30) == {}  # nothing to compare with yet
 
 
 def test_an_outliers_score_is_its_distance_in_normal_deviations():
-    """By hand: of 0, 1, ..., 98 the median is 49 and the median distance from it 25 (49 - 24, 49 + 25: 49 of 99 lie nearer)."""
+    """By hand: of 0, 1, ..., 98 the median is 49 and the median distance from it 25 (49 - 24, 49 +
+    25: 49 of 99 lie nearer)."""
     outliers = Outliers()
     for x in np.random.default_rng(0).permutation(99):
         outliers(loss=float(x), norm=float(x))
@@ -596,7 +782,9 @@ def test_the_first_moment_is_of_the_gradient_and_the_second_of_its_square():
     g = np.random.default_rng(1).standard_normal(len(model.grads.flat)).astype(np.float32)
     model.grads.flat[:] = g
     adam.step(1e-3)
-    assert np.allclose(adam.m.flat, 0.1 * g, rtol=1e-5) and np.allclose(adam.v.flat, 0.01 * g * g, rtol=1e-4)
+    assert np.allclose(adam.m.flat, 0.1 * g, rtol=1e-5) and np.allclose(
+        adam.v.flat, 0.01 * g * g, rtol=1e-4
+    )
 
 
 def test_each_stage_decays_by_its_own_setting():

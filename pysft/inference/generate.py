@@ -1,9 +1,10 @@
-"""From logits to text: greedy or sampled, one or many prompts, until the stop token; and what happens in between when a
-tool is called.
+"""From logits to text: greedy or sampled, one or many prompts, until the stop token; and what
+happens in between when a tool is called.
 
-Prompts are read and replies written side by side, a token of each at a time, with a cache of keys and values
-(nn/decode.py); where one is done the next begins. A sequence's logits have the same bits in any company and every prompt
-draws from a generator of its own, so no reply depends on the others."""
+Prompts are read and replies written side by side, a token of each at a time, with a cache of keys
+and values (nn/decode.py); where one is done the next begins. A sequence's logits have the same bits
+in any company and every prompt draws from a generator of its own, so no reply depends on the
+others."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ SLOTS = 24  # sequences that are written side by side
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0: always the likeliest token; otherwise logits are divided by it. top_k keeps
-    the k likeliest (0: all), top_p the smallest set whose probabilities reach p (1: all). repetition: above 1, what the
-    reply holds already becomes less likely (Keskar et al. 2019, section 4.1). seed: the same one gives the same text."""
+    the k likeliest (0: all), top_p the smallest set whose probabilities reach p (1: all).
+    repetition: above 1, what the reply holds already becomes less likely (Keskar et al. 2019,
+    section 4.1). seed: the same one gives the same text."""
+
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -41,16 +44,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """ids without the prompt and without the stop token; stop: "end", "length", or "tool" (a call that nothing answers).
-    injected: which of the ids came from a tool and not from the model."""
+    """ids without the prompt and without the stop token; stop: "end", "length", or "tool" (a call
+    that nothing answers). injected: which of the ids came from a tool and not from the model."""
+
     ids: np.ndarray
     stop: str
     injected: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
 
 class Event(NamedTuple):
-    """One token of reply `number`: written by the model from `logits` (V,), valid until the next event, or injected
-    (logits None). With `stop` the reply has ended: the token is the stop token, or None at its length."""
+    """One token of reply `number`: written by the model from `logits` (V,), valid until the next
+    event, or injected (logits None). With `stop` the reply has ended: the token is the stop token,
+    or None at its length."""
+
     number: int
     token: int | None
     logits: np.ndarray | None = None
@@ -62,7 +68,9 @@ def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator, sai
     if sampling.repetition > 1 and len(said):
         logits = logits.copy()
         seen = np.unique(said)
-        logits[seen] = np.where(logits[seen] > 0, logits[seen] / sampling.repetition, logits[seen] * sampling.repetition)
+        logits[seen] = np.where(
+            logits[seen] > 0, logits[seen] / sampling.repetition, logits[seen] * sampling.repetition
+        )
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = logits.astype(np.float64)
@@ -78,7 +86,9 @@ def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator, sai
 
 @dataclass
 class _Live:
-    """A sequence being read or written: ids still to read (last first), written ones, how many the model wrote itself."""
+    """A sequence being read or written: ids still to read (last first), written ones, how many the
+    model wrote itself."""
+
     number: int
     unread: list
     said: list
@@ -86,16 +96,25 @@ class _Live:
     own: int = 0
 
 
-def write(model, prompts: list[np.ndarray], max_new: int, stop: int | None = None, sampling: Sampling = Sampling(),
-          pause: Callable | None = None, decoder=None) -> Iterator[Event]:
-    """The Events of all replies, as they come. A prompt is ids, at least one, at most the context; a reply ends at the stop
-    token, after max_new tokens of the model's own, or where the context is full.
+def write(
+    model,
+    prompts: list[np.ndarray],
+    max_new: int,
+    stop: int | None = None,
+    sampling: Sampling = Sampling(),
+    pause: Callable | None = None,
+    decoder=None,
+) -> Iterator[Event]:
+    """The Events of all replies, as they come. A prompt is ids, at least one, at most the context;
+    a reply ends at the stop token, after max_new tokens of the model's own, or where the context is
+    full.
 
-    pause(said, room): asked after each token with the reply so far (ids) and the tokens that the context still has room
-    for; None lets the model go on, a list of ids is injected before it does, and False stops the reply ("tool").
+    pause(said, room): asked after each token with the reply so far (ids) and the tokens that the
+    context still has room for; None lets the model go on, a list of ids is injected before it does,
+    and False stops the reply ("tool").
 
-    decoder: one of this model's, to be used again; what it has read is forgotten. Without one it is made, which takes as
-    long as twenty tokens of the tiny preset."""
+    decoder: one of this model's, to be used again; what it has read is forgotten. Without one it is
+    made, which takes as long as twenty tokens of the tiny preset."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
@@ -115,7 +134,9 @@ def write(model, prompts: list[np.ndarray], max_new: int, stop: int | None = Non
         while waiting and free:
             i, slot = waiting.pop(), free.pop()
             decoder.reset(slot)
-            live[slot] = _Live(i, list(map(int, prompts[i][::-1])), [], np.random.default_rng([sampling.seed, i]))
+            live[slot] = _Live(
+                i, list(map(int, prompts[i][::-1])), [], np.random.default_rng([sampling.seed, i])
+            )
         slots = sorted(live)
         logits = decoder.steps([live[slot].unread.pop() for slot in slots], slots)
         for row, slot in zip(logits, slots):
@@ -142,13 +163,24 @@ def write(model, prompts: list[np.ndarray], max_new: int, stop: int | None = Non
                 if ended is None and (one.own == max_new or room <= 0):
                     ended = "length"
             if ended is not None:
-                yield Event(one.number, token if ended == "end" else None, row if ended == "end" else None, ended)
+                yield Event(
+                    one.number,
+                    token if ended == "end" else None,
+                    row if ended == "end" else None,
+                    ended,
+                )
                 del live[slot]
                 free.append(slot)
 
 
-def generate(model, prompts: list[np.ndarray], max_new: int, stop: int | None = None, sampling: Sampling = Sampling(),
-             pause: Callable | None = None) -> list[Reply]:
+def generate(
+    model,
+    prompts: list[np.ndarray],
+    max_new: int,
+    stop: int | None = None,
+    sampling: Sampling = Sampling(),
+    pause: Callable | None = None,
+) -> list[Reply]:
     """A Reply for each prompt, as write() makes them."""
     ids, own, ends = [[] for _ in prompts], [[] for _ in prompts], [""] * len(prompts)
     for event in write(model, prompts, max_new, stop, sampling, pause):
@@ -166,9 +198,16 @@ def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) ->
     if not len(ids):
         raise DataError("an empty prompt; give at least one character to continue")
     if len(ids) >= model.config.context:
-        raise DataError(f"the prompt takes {len(ids)} tokens and leaves no room in a context of "
-                        f"{model.config.context}; shorten it")
+        raise DataError(
+            f"the prompt takes {len(ids)} tokens and leaves no room in a context of "
+            f"{model.config.context}; shorten it"
+        )
     began = time.monotonic()
     reply = generate(model, [ids], max_new, sampling=sampling)[0]
-    return {"prompt": prompt, "reply": tokenizer.decode(reply.ids), "stop": reply.stop, "tokens": len(reply.ids),
-            "tokens_per_s": len(reply.ids) / max(time.monotonic() - began, 1e-9)}
+    return {
+        "prompt": prompt,
+        "reply": tokenizer.decode(reply.ids),
+        "stop": reply.stop,
+        "tokens": len(reply.ids),
+        "tokens_per_s": len(reply.ids) / max(time.monotonic() - began, 1e-9),
+    }

@@ -1,4 +1,5 @@
-"""Talking in a terminal: a reply as it comes, tools' calls and results marked, and the commands of the prompt line."""
+"""Talking in a terminal: a reply as it comes, tools' calls and results marked, and the commands of
+the prompt line."""
 
 import json
 import sys
@@ -21,12 +22,28 @@ CANDIDATES = 5
 
 
 class Talk:
-    """A session in a terminal. read(prompt): a line, or EOFError; out: where it is shown; colour: whether it may be."""
+    """A session in a terminal. read(prompt): a line, or EOFError; out: where it is shown; colour:
+    whether it may be."""
 
-    def __init__(self, session: Session, read=input, out=None, colour: bool = False, show_tokens: bool = False):
-        self.session, self.read, self.out, self.colour, self.show = session, read, out or sys.stdout, colour, show_tokens
+    def __init__(
+        self,
+        session: Session,
+        read=input,
+        out=None,
+        colour: bool = False,
+        show_tokens: bool = False,
+    ):
+        self.session, self.read, self.out, self.colour, self.show = (
+            session,
+            read,
+            out or sys.stdout,
+            colour,
+            show_tokens,
+        )
         t, special = session.template, session.tokenizer.special
-        self._opens = {special[s.opens[0]]: kind for kind, s in t.parts.items() if s.opens[0] in special}
+        self._opens = {
+            special[s.opens[0]]: kind for kind, s in t.parts.items() if s.opens[0] in special
+        }
         self._open = False
         self._closes = {special[s.closes[-1]] for s in t.parts.values() if s.closes[-1] in special}
 
@@ -68,7 +85,9 @@ class Talk:
             self.session.messages.clear()
             self.say("(forgotten)")
         elif name == "/undo":
-            self.say("(the last exchange is forgotten)" if self.session.undo() else "(there is none)")
+            self.say(
+                "(the last exchange is forgotten)" if self.session.undo() else "(there is none)"
+            )
         elif name == "/tokens":
             self.show = not self.show
             self.say(f"(tokens are {'shown' if self.show else 'no longer shown'})")
@@ -80,12 +99,17 @@ class Talk:
     def save(self, name: str) -> None:
         """Append the conversation to a file of JSON lines."""
         if not name or not self.session.messages:
-            raise UsageError("/save FILE writes the conversation" + ("; name a file" if not name else ", and there is none yet"))
+            raise UsageError(
+                "/save FILE writes the conversation"
+                + ("; name a file" if not name else ", and there is none yet")
+            )
         try:
             with open(Path(name), "a", encoding="utf-8") as f:
                 f.write(json.dumps({"messages": self.session.messages}, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise UsageError(f"/save {name}: cannot be written ({error.strerror}); choose another place") from None
+            raise UsageError(
+                f"/save {name}: cannot be written ({error.strerror}); choose another place"
+            ) from None
         count = len(self.session.messages) // 2
         self.say(f"(saved: {count} exchange{'s' * (count > 1)}, appended to {name})")
 
@@ -94,7 +118,11 @@ class Talk:
         events = self.session.stream(text)
         ids, dropped = next(events)
         if dropped:
-            self.say(f"(to make room for a reply, the {f'{dropped} oldest exchanges are' if dropped > 1 else 'oldest exchange is'} left out)")
+            self.say(
+                "(to make room for a reply, the"
+                f" {f'{dropped} oldest exchanges are' if dropped > 1 else 'oldest exchange is'}"
+                " left out)"
+            )
         if self.show:
             self.say(self._prompt(ids))
         else:
@@ -103,7 +131,10 @@ class Talk:
             if isinstance(event, Reply):
                 if not self.show:
                     self.say(self._shut(), end="")
-                ends = {"length": "  [cut: no end token within the room]", "tool": "  [a call that no tool answers]"}
+                ends = {
+                    "length": "  [cut: no end token within the room]",
+                    "tool": "  [a call that no tool answers]",
+                }
                 self.say("" if self.show else ends.get(event.stop, ""))
             elif self.show:
                 self.say(self._step(event))
@@ -112,14 +143,20 @@ class Talk:
 
     def said(self, reply: Reply) -> str:
         """A whole reply as it would have been shown."""
-        return "".join(self._piece(int(token), bool(injected)) for token, injected in zip(reply.ids, reply.injected)) + self._shut()
+        return (
+            "".join(
+                self._piece(int(token), bool(injected))
+                for token, injected in zip(reply.ids, reply.injected)
+            )
+            + self._shut()
+        )
 
     def _dim(self, text):
         return DIM + text + PLAIN if self.colour else text
 
     def _piece(self, token: int, injected: bool) -> str:
-        """A token as the reader sees it: a call in brackets, what a tool gave in brackets of its own. A result that the model
-        only made up is no result, and shown by its token's name."""
+        """A token as the reader sees it: a call in brackets, what a tool gave in brackets of its
+        own. A result that the model only made up is no result, and shown by its token's name."""
         if token in self._opens and not self._open and (self._opens[token] != "result" or injected):
             self._open = True
             return (DIM if self.colour else "") + f"[{self._opens[token]}: "
@@ -133,10 +170,14 @@ class Talk:
         return ("]" + (PLAIN if self.colour else "")) if was else ""
 
     def _prompt(self, ids) -> str:
-        """What the model reads, its last token, at which it answers, pointed at: the source text's drawing."""
+        """What the model reads, its last token, at which it answers, pointed at: the source text's
+        drawing."""
         text = self.session.tokenizer.decode(ids)
         last = self.session.tokenizer.decode(ids[-1:])
-        return f"{text}\n{' ' * max(0, len(text.splitlines()[-1]) - len(last))}{'^' * len(last)} the model answers from here"
+        return (
+            f"{text}\n{' ' * max(0, len(text.splitlines()[-1]) - len(last))}{'^' * len(last)} the"
+            " model answers from here"
+        )
 
     def _step(self, event) -> str:
         """One step: the token, its probability, the likeliest others."""
@@ -146,7 +187,9 @@ class Talk:
         p = np.exp(event.logits - event.logits.max(), dtype=np.float64)
         p /= p.sum()
         best = np.argsort(-p, kind="stable")[:CANDIDATES]
-        return f"{name:>16} {p[event.token]:>7.1%}   of " + "  ".join(f"{self._name(i)} {p[i]:.1%}" for i in best)
+        return f"{name:>16} {p[event.token]:>7.1%}   of " + "  ".join(
+            f"{self._name(i)} {p[i]:.1%}" for i in best
+        )
 
     def _name(self, token) -> str:
         text = self.session.tokenizer.decode([int(token)])

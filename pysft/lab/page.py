@@ -1,11 +1,16 @@
-"""A page that explains itself: one HTML document, made of small parts, that opens from a file and loads nothing.
+"""A page that explains itself: one HTML document, made of small parts, that opens from a file and
+loads nothing.
 
 Every builder escapes what it is given; what it returns is Html, which no builder escapes again."""
 
 import re
 from html import escape
 
-SIGNS = {"good": "\u2713", "partly": "\u25d1", "bad": "\u2717"}  # of a verdict, beside its word and its colour
+SIGNS = {
+    "good": "\u2713",
+    "partly": "\u25d1",
+    "bad": "\u2717",
+}  # of a verdict, beside its word and its colour
 
 # The page may load and run nothing, whatever a model or a data set has written into it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -56,8 +61,13 @@ class Html(str):
 
 
 def printable(text) -> str:
-    """The text with what no document may hold made visible: control characters and halves of characters."""
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda m: "\u2421" if m[0] == "\x7f" else chr(0x2400 + ord(m[0])), str(text))
+    """The text with what no document may hold made visible: control characters and halves of
+    characters."""
+    text = re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f]",
+        lambda m: "\u2421" if m[0] == "\x7f" else chr(0x2400 + ord(m[0])),
+        str(text),
+    )
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -66,14 +76,18 @@ def _html(part) -> str:
 
 
 def page(title: str, parts: list[str], note: str = "") -> str:
-    """The whole document. parts: what the builders below return, in order. note: its last words, small."""
+    """The whole document. parts: what the builders below return, in order. note: its last words,
+    small."""
     foot = f"<footer>{_html(note)}</footer>\n" if note else ""
     body = "\n".join(map(_html, parts))
-    return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>{_html(title)}</title>\n'
-            f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_html(title)}</h1>\n{body}\n{foot}</main>\n</body>\n"
-            "</html>\n")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy"'
+        f' content="{POLICY}">\n<title>{_html(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_html(title)}</h1>\n{body}\n{foot}</main>\n</body>\n"
+        "</html>\n"
+    )
 
 
 def heading(text: str, level: int = 2) -> Html:
@@ -96,18 +110,35 @@ def number(value) -> str:
 
 
 def table(headings: list[str], rows: list[list], align: str = "") -> Html:
-    """Cells are texts, badges, or numbers, which number() writes. align: "l" or "r" for each column; left out, the
-    columns that hold nothing but numbers stand right. It scrolls sideways by itself where the screen is narrow."""
+    """Cells are texts, badges, or numbers, which number() writes. align: "l" or "r" for each
+    column; left out, the columns that hold nothing but numbers stand right. It scrolls sideways by
+    itself where the screen is narrow."""
+
     def is_number(cell):
         return cell is None or isinstance(cell, (int, float))
-    align = align or "".join("r" if all(is_number(c) for c in column) else "l" for column in zip(*rows))
+
+    align = align or "".join(
+        "r" if all(is_number(c) for c in column) else "l" for column in zip(*rows)
+    )
     sides = [{"l": "left", "r": "right"}[side] for side in align.ljust(len(headings), "l")]
 
     def line(tag, cells):
-        return "<tr>" + "".join(f'<{tag} class="{side}">{_html(number(c) if is_number(c) else c)}</{tag}>'
-                                for side, c in zip(sides, cells, strict=True)) + "</tr>"
-    return Html('<div class="wide"><table>\n<thead>' + line("th", headings) + "</thead>\n<tbody>\n"
-                + "\n".join(line("td", cells) for cells in rows) + "\n</tbody></table></div>")
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} class="{side}">{_html(number(c) if is_number(c) else c)}</{tag}>'
+                for side, c in zip(sides, cells, strict=True)
+            )
+            + "</tr>"
+        )
+
+    return Html(
+        '<div class="wide"><table>\n<thead>'
+        + line("th", headings)
+        + "</thead>\n<tbody>\n"
+        + "\n".join(line("td", cells) for cells in rows)
+        + "\n</tbody></table></div>"
+    )
 
 
 def stack(text: str, *notes: str) -> Html:
@@ -119,7 +150,11 @@ def figure(svg: str, caption: str = "") -> Html:
     """An SVG document of figures.py, as it is, with a caption."""
     if not svg.startswith("<svg"):
         raise ValueError(f"figure: {svg[:20]!r}... is no SVG document without a prologue")
-    return Html(f"<figure>\n{svg}\n" + (f"<figcaption>{_html(caption)}</figcaption>\n" if caption else "") + "</figure>")
+    return Html(
+        f"<figure>\n{svg}\n"
+        + (f"<figcaption>{_html(caption)}</figcaption>\n" if caption else "")
+        + "</figure>"
+    )
 
 
 def bullets(items: list[str]) -> Html:
@@ -134,11 +169,15 @@ def code(text: str) -> Html:
 
 def details(summary: str, parts: list[str]) -> Html:
     """Parts that are shown when the summary is clicked."""
-    return Html(f"<details><summary>{_html(summary)}</summary>\n" + "\n".join(map(_html, parts)) + "\n</details>")
+    return Html(
+        f"<details><summary>{_html(summary)}</summary>\n"
+        + "\n".join(map(_html, parts))
+        + "\n</details>"
+    )
 
 
 def badge(text: str, kind: str, alone: bool = False) -> Html:
-    """A verdict: good, partly or bad, told by a sign and the word as well as by the colour, then the text; or by the text
-    alone, where it says the same."""
+    """A verdict: good, partly or bad, told by a sign and the word as well as by the colour, then
+    the text; or by the text alone, where it says the same."""
     said = printable(text) if alone or text == kind else f"{kind}: {printable(text)}"
     return Html(f'<span class="badge {kind}">{SIGNS[kind]} {escape(said)}</span>')

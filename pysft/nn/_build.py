@@ -13,8 +13,19 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 # No -ffast-math: merely loading such a library flushes denormals in the whole process and makes
 # isnan lie. gnu11 and not c11, which would switch the fused multiply-add off.
-FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
-         "-fopenmp", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi"]
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+]
 if os.environ.get("PYSFT_DEBUG"):  # make debug
     FLAGS = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer"]
 LINK = ["-fopenmp"]
@@ -28,9 +39,11 @@ if os.environ.get("PYSFT_COVERAGE"):  # make coverage
 PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
 
 if platform.machine().lower() in ("x86_64", "amd64"):
-    ISAS = {"base": [],
-            "avx2": ["-mavx2", "-mfma"],
-            "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]}
+    ISAS = {
+        "base": [],
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    }
 else:  # one module, built for the machine at hand
     ISAS = {"base": ["-mcpu=native"] if platform.machine() == "aarch64" else []}
 
@@ -90,9 +103,13 @@ def builder(isa: str):
     declared = "".join(prototypes(p) for p in PRECISIONS)
     ffi.cdef(declared + ABOUT)
     ffi.set_source(
-        f"pysft.nn._c_{isa}", "#include <stdint.h>\n" + declared + ABOUT_C % source_hash(),
-        extra_compile_args=FLAGS, extra_link_args=LINK, libraries=["m"],
-        depends=[str(p.relative_to(CSRC.parent)) for p in sorted(CSRC.glob("*"))])
+        f"pysft.nn._c_{isa}",
+        "#include <stdint.h>\n" + declared + ABOUT_C % source_hash(),
+        extra_compile_args=FLAGS,
+        extra_link_args=LINK,
+        libraries=["m"],
+        depends=[str(p.relative_to(CSRC.parent)) for p in sorted(CSRC.glob("*"))],
+    )
     return ffi
 
 

@@ -7,7 +7,7 @@ account for."""
 import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line and the widest vector
-GUARD = 16      # elements between two arrays of a guarded arena
+GUARD = 16  # elements between two arrays of a guarded arena
 
 
 def aligned(elements: int, dtype) -> np.ndarray:
@@ -15,7 +15,7 @@ def aligned(elements: int, dtype) -> np.ndarray:
     dtype = np.dtype(dtype)
     raw = np.zeros(elements * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start:start + elements * dtype.itemsize].view(dtype)
+    return raw[start : start + elements * dtype.itemsize].view(dtype)
 
 
 class Arena:
@@ -48,7 +48,7 @@ class Arena:
         for name, shape in self.shapes.items():
             first = self.offsets[name]
             size = int(np.prod(shape, dtype=np.int64))
-            self._views[name] = self.flat[first:first + size].reshape(shape)
+            self._views[name] = self.flat[first : first + size].reshape(shape)
         for first, last in self._guards:
             self.flat[first:last] = np.nan
 
@@ -67,7 +67,9 @@ class Arena:
 
     def clear(self) -> None:
         """Every element to zero (a vector without guards)."""
-        self.flat.view(np.uint8).fill(0)  # as bytes: NumPy then calls memset, 2.5 times as fast as a loop over floats
+        self.flat.view(np.uint8).fill(
+            0
+        )  # as bytes: NumPy then calls memset, 2.5 times as fast as a loop over floats
 
     def check_guards(self) -> bool:
         """True if every guard word is still as it was made."""

@@ -33,6 +33,7 @@ STEP = 1e-3  # of a tensor's scale: truncation and rounding errors are both near
 @dataclass(frozen=True)
 class Row:
     """One tensor of one case: its worst relative error over all its elements."""
+
     name: str
     tensor: str
     worst: float
@@ -67,6 +68,7 @@ def relative_error(analytic: np.ndarray, numeric: np.ndarray) -> float:
 # Each takes the functions, a random generator and the sizes of a case; it returns, for each tensor,
 # (analytic gradient, tensor, loss). Gradients that ADD start from random numbers, which are taken
 # off again; gradients that are WRITTEN start from NaN, so that what is not written shows.
+
 
 def _unwritten(*shape):
     return np.full(shape, np.nan)
@@ -122,7 +124,11 @@ def check_attention(ops, rng, lengths, H, D, scale=1.0):
 def check_attention_of_some_rows(ops, rng, lengths, rows, H, D):
     cu, rows = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), np.array(rows, np.int32)
     N, M, C = int(cu[-1]), len(rows), H * D
-    kv, q, dy = rng.standard_normal((N, 2 * C)), rng.standard_normal((M, C)), rng.standard_normal((M, C))
+    kv, q, dy = (
+        rng.standard_normal((N, 2 * C)),
+        rng.standard_normal((M, C)),
+        rng.standard_normal((M, C)),
+    )
     y, lse = _unwritten(M, C), _unwritten(M, H)
 
     def loss():
@@ -137,7 +143,11 @@ def check_attention_of_some_rows(ops, rng, lengths, rows, H, D):
 
 
 def check_take_rows(ops, rng, N, C, rows):
-    x, dy, rows = rng.standard_normal((N, C)), rng.standard_normal((len(rows), C)), np.array(rows, np.int32)
+    x, dy, rows = (
+        rng.standard_normal((N, C)),
+        rng.standard_normal((len(rows), C)),
+        np.array(rows, np.int32),
+    )
     y = _unwritten(len(rows), C)
 
     def loss():
@@ -188,7 +198,11 @@ def check_embedding(ops, rng, lengths, V, T, C):
     cu = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     N = int(cu[-1])
     tokens = rng.integers(0, V, N).astype(np.int32)
-    wte, wpe, dy = rng.standard_normal((V, C)), rng.standard_normal((T, C)), rng.standard_normal((N, C))
+    wte, wpe, dy = (
+        rng.standard_normal((V, C)),
+        rng.standard_normal((T, C)),
+        rng.standard_normal((N, C)),
+    )
     y = _unwritten(N, C)
 
     def loss():
@@ -216,7 +230,9 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
     dlogits = _unwritten(N, V)
     ops.cross_entropy_backward(dlogits, dnll, logits, lse.copy(), labels)
     yield "logits", dlogits, logits, loss
-    if (labels == IGNORE).any():  # exactly zero, and not just small: told apart by an infinite error
+    if (
+        labels == IGNORE
+    ).any():  # exactly zero, and not just small: told apart by an infinite error
         masked = dlogits[labels == IGNORE]
         yield "masked logits", np.where(masked == 0, 0.0, np.inf), None, None
 
@@ -224,6 +240,7 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
 @dataclass(frozen=True)
 class _Batch:
     """The four fields of text.dataset.Batch that a model reads."""
+
     tokens: np.ndarray
     labels: np.ndarray
     cu_seqlens: np.ndarray
@@ -270,7 +287,10 @@ def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8
         return float((dnll * nll).sum())
 
     loss()
-    for arena in (lora.grads, model.grads):  # what another micro-batch left: the first is added to, the second is not
+    for arena in (
+        lora.grads,
+        model.grads,
+    ):  # what another micro-batch left: the first is added to, the second is not
         arena.flat[:] = rng.standard_normal(len(arena.flat))
     before = {name: g.copy() for name, g in lora.grads.items()}
     lora.backward(dnll)
@@ -292,7 +312,10 @@ CASES = {  # name: (check, sizes)
     "attention, lengths 1 5 2": (check_attention, dict(lengths=[1, 5, 2], H=3, D=2)),
     "attention, beyond a block": (check_attention, dict(lengths=[35], H=1, D=9)),
     "attention, large scores": (check_attention, dict(lengths=[6], H=1, D=4, scale=4.0)),
-    "attention, of some rows": (check_attention_of_some_rows, dict(lengths=[5, 2, 1, 4], rows=[1, 2, 4, 7, 8], H=2, D=3)),
+    "attention, of some rows": (
+        check_attention_of_some_rows,
+        dict(lengths=[5, 2, 1, 4], rows=[1, 2, 4, 7, 8], H=2, D=3),
+    ),
     "attention, of one row": (check_attention_of_some_rows, dict(lengths=[3], rows=[1], H=1, D=2)),
     "layernorm": (check_layernorm, dict(N=5, C=11)),
     "layernorm, one row": (check_layernorm, dict(N=1, C=3)),
@@ -338,8 +361,9 @@ def load_ops(path) -> SimpleNamespace:
     """A reader's own functions from a Python file; the reference stands in for those it lacks."""
     path = Path(path)
     if not path.is_file():
-        raise MissingInput(f"{path}: no such file; expected Python functions named as in "
-                           "pysft/nn/reference.py")
+        raise MissingInput(
+            f"{path}: no such file; expected Python functions named as in pysft/nn/reference.py"
+        )
     if path.suffix != ".py":
         raise DataError(f"{path}: expected a Python file, whose name ends with .py")
     spec = importlib.util.spec_from_file_location("readers_ops", path)
@@ -348,7 +372,9 @@ def load_ops(path) -> SimpleNamespace:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise DataError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
-    names = [n for n in vars(reference) if callable(getattr(reference, n)) and not n.startswith("_")]
+    names = [
+        n for n in vars(reference) if callable(getattr(reference, n)) and not n.startswith("_")
+    ]
     own = [n for n in names if callable(getattr(module, n, None))]
     if not own:
         raise DataError(f"{path}: defines none of {', '.join(names)}")
@@ -360,15 +386,23 @@ def load_ops(path) -> SimpleNamespace:
 
 
 def plain_form(function, name: str):
-    """`function` where the kernel `name` is called without its optional last arguments (attention of some
-    rows, GELU's saved slope), the reference where it is called with them: whoever derives attention need
-    not know what a wanted row is."""
-    plain = {"attention_forward": 4, "attention_backward": 6, "gelu_forward": 2, "gelu_backward": 3}.get(name)
-    return lambda *a: (function if plain is None or len(a) <= plain else getattr(reference, name))(*a)
+    """`function` where the kernel `name` is called without its optional last arguments (attention
+    of some rows, GELU's saved slope), the reference where it is called with them: whoever derives
+    attention need not know what a wanted row is."""
+    plain = {
+        "attention_forward": 4,
+        "attention_backward": 6,
+        "gelu_forward": 2,
+        "gelu_backward": 3,
+    }.get(name)
+    return lambda *a: (function if plain is None or len(a) <= plain else getattr(reference, name))(
+        *a
+    )
 
 
 def _guarded(function, name):
     """The reader's function, whose mistakes are said in one sentence."""
+
     def call(*arguments):
         try:
             return function(*arguments)
@@ -376,4 +410,5 @@ def _guarded(function, name):
             line = error.__traceback__.tb_next
             at = f", line {line.tb_lineno}" if line else ""
             raise DataError(f"{name} raised {type(error).__name__}{at}: {error}") from error
+
     return call

@@ -25,8 +25,17 @@ class AdamW:
         w, g = self.model.params.flat, self.model.grads.flat
         for part, decay in ((slice(0, self.split), self.decay), (slice(self.split, None), 0.0)):
             if len(w[part]):
-                self.model.ops.adamw(w[part], self.m.flat[part], self.v.flat[part], g[part],
-                                     self.steps, lr, *self.betas, self.eps, decay)
+                self.model.ops.adamw(
+                    w[part],
+                    self.m.flat[part],
+                    self.v.flat[part],
+                    g[part],
+                    self.steps,
+                    lr,
+                    *self.betas,
+                    self.eps,
+                    decay,
+                )
 
 
 def clip(model: GPT, limit: float) -> float:

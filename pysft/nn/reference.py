@@ -28,9 +28,9 @@ def matmul_forward(y, x, w, b=None, residual=None):
 def matmul_backward(dx, dw, db, dy, x, w):
     """y[n,k] = sum_c x[n,c] w[k,c] + b[k], so
 
-        dx[n,c] = sum_k dy[n,k] w[k,c]       dx = dy w
-        dw[k,c] = sum_n dy[n,k] x[n,c]       dw = dyT x
-        db[k]   = sum_n dy[n,k]
+    dx[n,c] = sum_k dy[n,k] w[k,c]       dx = dy w
+    dw[k,c] = sum_n dy[n,k] x[n,c]       dw = dyT x
+    db[k]   = sum_n dy[n,k]
     """
     if dx is not None:
         dx[:] = dy @ w
@@ -41,15 +41,22 @@ def matmul_backward(dx, dw, db, dy, x, w):
 
 
 def _heads_of(q, kv, cu_seqlens, rows, H):
-    """Each (sequence, head) in turn: its queries' rows of q and y, their places in the sequence, the
-    sequence's rows of kv, the head's number, and its columns of C, of the keys and of the values."""
+    """Each (sequence, head) in turn: its queries' rows of q and y, their places in the sequence,
+    the sequence's rows of kv, the head's number, and its columns of C, of the keys and of the
+    values."""
     C = kv.shape[1] // 2
     D = C // H
     for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
         mine = np.flatnonzero((rows >= start) & (rows < end))
         for h in range(H):
-            yield (mine, rows[mine] - start, slice(start, end), h, slice(h * D, (h + 1) * D),
-                   slice(C + h * D, C + (h + 1) * D))
+            yield (
+                mine,
+                rows[mine] - start,
+                slice(start, end),
+                h,
+                slice(h * D, (h + 1) * D),
+                slice(C + h * D, C + (h + 1) * D),
+            )
 
 
 def _split(qkv, q, rows):
@@ -63,17 +70,17 @@ def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None):
 
         score = q kT / sqrt(D), only keys j <= t;  P = softmax(score);  y = P v
 
-    y (N,C), lse (N,H) = log sum_j exp(score[j]), qkv (N,3C) = queries, keys, values of all heads. With
-    q (M,C) and rows (M) only those rows ask: qkv (N,2C) = keys, values; y (M,C), lse (M,H).
+    y (N,C), lse (N,H) = log sum_j exp(score[j]), qkv (N,3C) = queries, keys, values of all heads.
+    With q (M,C) and rows (M) only those rows ask: qkv (N,2C) = keys, values; y (M,C), lse (M,H).
     """
     q, kv, rows = _split(qkv, q, rows)
     for mine, place, seq, h, keys, values in _heads_of(q, kv, cu_seqlens, rows, lse.shape[1]):
-        k, v = kv[seq, keys], kv[seq, values]                               # (T,D)
+        k, v = kv[seq, keys], kv[seq, values]  # (T,D)
         T, D = k.shape
-        score = q[mine, keys] @ k.T / np.sqrt(D)                            # (M,T)
-        score = np.where(np.arange(T) <= place[:, None], score, -np.inf)    # nobody sees the future
+        score = q[mine, keys] @ k.T / np.sqrt(D)  # (M,T)
+        score = np.where(np.arange(T) <= place[:, None], score, -np.inf)  # nobody sees the future
         top = score.max(axis=1, initial=-np.inf, keepdims=True)
-        e = np.exp(score - top)                                             # no overflow
+        e = np.exp(score - top)  # no overflow
         total = e.sum(axis=1, keepdims=True)
         y[mine, keys] = e / total @ v
         lse[mine, h] = (top + np.log(total))[:, 0]
@@ -86,16 +93,19 @@ def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=
         dscore[t,j] = P[t,j] (dP[t,j] - sum_i P[t,i] dP[t,i])        (the softmax's Jacobian)
         dq = scale dscore k,  dk = scale dscoreT q
 
-    The sum over i is the same for all j of a row, and it is y[t] . dy[t], since sum_i P[t,i] dP[t,i]
-    = sum_i P[t,i] (v[i] . dy[t]). P itself is exp(score - lse): nothing T x T was kept.
-    """
+    The sum over i is the same for all j of a row, and it is y[t] . dy[t], since sum_i P[t,i]
+    dP[t,i] = sum_i P[t,i] (v[i] . dy[t]). P itself is exp(score - lse): nothing T x T was kept."""
     dq, dkv, _ = _split(dqkv, dq, rows)
     q, kv, rows = _split(qkv, q, rows)
     for mine, place, seq, h, keys, values in _heads_of(q, kv, cu_seqlens, rows, lse.shape[1]):
         k, v, dout = kv[seq, keys], kv[seq, values], dy[mine, keys]
         T, D = k.shape
         scale = 1 / np.sqrt(D)
-        P = np.where(np.arange(T) <= place[:, None], np.exp(q[mine, keys] @ k.T * scale - lse[mine, h, None]), 0)
+        P = np.where(
+            np.arange(T) <= place[:, None],
+            np.exp(q[mine, keys] @ k.T * scale - lse[mine, h, None]),
+            0,
+        )
         dP = dout @ v.T
         delta = (y[mine, keys] * dout).sum(axis=1, keepdims=True)
         dscore = P * (dP - delta)
@@ -127,8 +137,9 @@ def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
     norm = (x - mean[:, None]) * rstd[:, None]
     g = dy * w
     if dx is not None:
-        dx += rstd[:, None] * (g - g.mean(axis=1, keepdims=True)
-                               - norm * (g * norm).mean(axis=1, keepdims=True))
+        dx += rstd[:, None] * (
+            g - g.mean(axis=1, keepdims=True) - norm * (g * norm).mean(axis=1, keepdims=True)
+        )
     if dw is not None:
         dw += (dy * norm).sum(axis=0)
     if db is not None:
@@ -138,7 +149,7 @@ def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
 def gelu_forward(y, x, dydx=None):
     """y = x s, s = (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3): Hendrycks and Gimpel 2016,
     section 2, the tanh form that GPT-2 uses. dydx, if given, takes the derivative; it may be x."""
-    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     result = 0.5 * x * (1 + np.tanh(u))
     if dydx is not None:
         dydx[:] = _gelu_slope(x)
@@ -151,11 +162,12 @@ def gelu_backward(dx, dy, x, dydx=None):
 
 
 def _gelu_slope(x):
-    """dy/dx = s + x ds/dx, where tanh' = 1 - tanh^2 and du/dx = sqrt(2/pi) (1 + 3 * 0.044715 x^2)."""
-    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)
-    du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x ** 2)
+    """dy/dx = s + x ds/dx, where tanh' = 1 - tanh^2 and du/dx = sqrt(2/pi) (1 + 3 * 0.044715
+    x^2)."""
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
     t = np.tanh(u)
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t ** 2) * du
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * du
 
 
 def _positions(cu_seqlens):
@@ -211,8 +223,9 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
 
 
 def decode_sizes(C, K, V, T, L, dtype):
-    """(elements of a packed w (K,C), of all weights, of a sequence's cache and working memory): here a packed w is w itself,
-    the cache is each block's keys (T,C) and values (T,C), and there is no working memory, but a row holds C elements."""
+    """(elements of a packed w (K,C), of all weights, of a sequence's cache and working memory):
+    here a packed w is w itself, the cache is each block's keys (T,C) and values (T,C), and there is
+    no working memory, but a row holds C elements."""
     return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C, C
 
 
@@ -222,29 +235,30 @@ def decode_pack(packed, w):
 
 
 def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5):
-    """The next tokens' logits (S,V) at the price of a row each: of all that attention reads of earlier rows, their keys
-    and values, nothing changes any more, so they wait in the cache (R,c)."""
+    """The next tokens' logits (S,V) at the price of a row each: of all that attention reads of
+    earlier rows, their keys and values, nothing changes any more, so they wait in the cache
+    (R,c)."""
     (S, V), C = logits.shape, work.shape[1]
     used = 0
 
     def next_weights(*shape):
         nonlocal used
         used += int(np.prod(shape))
-        return weights[used - int(np.prod(shape)):used].reshape(shape)
+        return weights[used - int(np.prod(shape)) : used].reshape(shape)
 
     def normed(x):
         y, mean, rstd = np.empty_like(x), np.empty(S, x.dtype), np.empty(S, x.dtype)
         layernorm_forward(y, mean, rstd, x, next_weights(C), next_weights(C), eps)
         return y
 
-    x = next_weights(V, C)[tokens] + next_weights(T, C)[positions]                  # (S,C)
+    x = next_weights(V, C)[tokens] + next_weights(T, C)[positions]  # (S,C)
     for block in range(L):
-        qkv = normed(x) @ next_weights(3 * C, C).T + next_weights(3 * C)            # (S,3C)
+        qkv = normed(x) @ next_weights(3 * C, C).T + next_weights(3 * C)  # (S,3C)
         att = np.empty_like(x)
         for i, (t, slot) in enumerate(zip(positions, slots)):
             keys, values = cache[slot].reshape(L, 2, T, C)[block]
             q, keys[t], values[t] = qkv[i].reshape(3, C)
-            k, v = (a[:t + 1].reshape(-1, H, C // H) for a in (keys, values))       # (t+1,H,D)
+            k, v = (a[: t + 1].reshape(-1, H, C // H) for a in (keys, values))  # (t+1,H,D)
             score = np.einsum("hd,thd->ht", q.reshape(H, -1), k) / np.sqrt(C // H)
             p = np.exp(score - score.max(axis=1, keepdims=True))
             att[i] = np.einsum("ht,thd->hd", p / p.sum(axis=1, keepdims=True), v).reshape(C)
@@ -260,9 +274,9 @@ def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
     square; they start at zero, and dividing by 1 - beta^step undoes that. The decay pulls at the
     weight directly and not through the gradient: it is decoupled."""
     m[:] = beta1 * m + (1 - beta1) * g
-    v[:] = beta2 * v + (1 - beta2) * g ** 2
-    m_hat = m / (1 - beta1 ** step)
-    v_hat = v / (1 - beta2 ** step)
+    v[:] = beta2 * v + (1 - beta2) * g**2
+    m_hat = m / (1 - beta1**step)
+    v_hat = v / (1 - beta2**step)
     w[:] = (1 - lr * decay) * w - lr * m_hat / (np.sqrt(v_hat) + eps)
 
 

@@ -21,18 +21,28 @@ HEADER_LIMIT = 16 << 20  # bytes
 
 
 def save(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to path, with a checksum of each and of the metadata; a crash leaves the old file or the new one
-    (pysft/disk.py)."""
-    arrays, metadata = {name: np.asarray(a, order="C") for name, a in tensors.items()}, metadata or {}
-    sums = {name: _sha256(a.data) for name, a in arrays.items()} | {METADATA: _sha256(_told(metadata))}
+    """Write tensors to path, with a checksum of each and of the metadata; a crash leaves the old
+    file or the new one (pysft/disk.py)."""
+    arrays, metadata = (
+        {name: np.asarray(a, order="C") for name, a in tensors.items()},
+        metadata or {},
+    )
+    sums = {name: _sha256(a.data) for name, a in arrays.items()} | {
+        METADATA: _sha256(_told(metadata))
+    }
     table, offset = {METADATA: {**metadata, "sha256": json.dumps(sums)}}, 0
     for name, a in arrays.items():
-        table[name] = {"dtype": NAMES[a.dtype], "shape": list(a.shape),
-                       "data_offsets": [offset, offset + a.nbytes]}
+        table[name] = {
+            "dtype": NAMES[a.dtype],
+            "shape": list(a.shape),
+            "data_offsets": [offset, offset + a.nbytes],
+        }
         offset += a.nbytes
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    disk.replace(Path(path), [len(header).to_bytes(8, "little") + header, *(a.data for a in arrays.values())])
+    disk.replace(
+        Path(path), [len(header).to_bytes(8, "little") + header, *(a.data for a in arrays.values())]
+    )
 
 
 def _sha256(data) -> str:
@@ -51,8 +61,8 @@ def _no_twins(pairs):
 
 
 def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(tensors, metadata) of a file, or a DataError that says what is wrong with it. Checksums are checked where there are
-    some; summed: there must be."""
+    """(tensors, metadata) of a file, or a DataError that says what is wrong with it. Checksums are
+    checked where there are some; summed: there must be."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -60,23 +70,31 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
             start = f.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
-                raise DataError(f"{path}: not a safetensors file, or cut short ({size} bytes; its "
-                                f"header would take {length + 8})")
+                raise DataError(
+                    f"{path}: not a safetensors file, or cut short ({size} bytes; its "
+                    f"header would take {length + 8})"
+                )
             header = f.read(length)
             table = _table(path, header)
             metadata = table.pop(METADATA, {})
-            if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            if not isinstance(metadata, dict) or not all(
+                isinstance(v, str) for v in metadata.values()
+            ):
                 raise DataError(f"{path}: its metadata is no table of texts")
             spans = sorted((_entry(path, name, entry), name) for name, entry in table.items())
             end = 0
             for (first, last, _, _), name in spans:
                 if first != end:
-                    raise DataError(f"{path}: tensor {name!r} starts at byte {first} of the data, "
-                                    f"expected {end} (a hole or an overlap)")
+                    raise DataError(
+                        f"{path}: tensor {name!r} starts at byte {first} of the data, "
+                        f"expected {end} (a hole or an overlap)"
+                    )
                 end = last
             if 8 + length + end != size:
-                raise DataError(f"{path}: {size} bytes, but its tensors end at {8 + length + end}; the "
-                                "file was cut short or has grown")
+                raise DataError(
+                    f"{path}: {size} bytes, but its tensors end at {8 + length + end}; the "
+                    "file was cut short or has grown"
+                )
             data = f.read(end)
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such file") from None
@@ -85,13 +103,20 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
     if len(data) != end:
         raise DataError(f"{path}: cut short while it was read")
     sums, whole = _sums(path, metadata), memoryview(data)
-    pieces = {METADATA: _told(metadata)} | {name: whole[first:last] for (first, last, _, _), name in spans}
+    pieces = {METADATA: _told(metadata)} | {
+        name: whole[first:last] for (first, last, _, _), name in spans
+    }
     for name, piece in pieces.items():
         if name not in sums and summed:
-            raise DataError(f"{path}: no checksum of {name!r}; the file is damaged, or of another program")
+            raise DataError(
+                f"{path}: no checksum of {name!r}; the file is damaged, or of another program"
+            )
         if name in sums and _sha256(piece) != sums[name]:
             raise DataError(f"{path}: the checksum of {name!r} does not match; the file is damaged")
-    return {name: np.frombuffer(whole[first:last], DTYPES[dtype]).reshape(shape) for (first, last, dtype, shape), name in spans}, metadata
+    return {
+        name: np.frombuffer(whole[first:last], DTYPES[dtype]).reshape(shape)
+        for (first, last, dtype, shape), name in spans
+    }, metadata
 
 
 def _sums(path, metadata) -> dict[str, str]:
@@ -117,18 +142,31 @@ def _table(path, header):
 
 def _entry(path, name, entry):
     """(first, last, dtype name, shape) of one tensor, checked."""
+
     def whole(x):
         return isinstance(x, int) and not isinstance(x, bool) and x >= 0
-    ok = (isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and entry["dtype"] in DTYPES
-          and isinstance(entry.get("shape"), list) and len(entry["shape"]) <= 8
-          and all(map(whole, entry["shape"])) and math.prod(n or 1 for n in entry["shape"]) < 1 << 48  # [0, 2**40, 2**40] too is no array
-          and isinstance(entry.get("data_offsets"), list) and len(entry["data_offsets"]) == 2
-          and all(map(whole, entry["data_offsets"])))
+
+    ok = (
+        isinstance(entry, dict)
+        and isinstance(entry.get("dtype"), str)
+        and entry["dtype"] in DTYPES
+        and isinstance(entry.get("shape"), list)
+        and len(entry["shape"]) <= 8
+        and all(map(whole, entry["shape"]))
+        and math.prod(n or 1 for n in entry["shape"]) < 1 << 48  # [0, 2**40, 2**40] too is no array
+        and isinstance(entry.get("data_offsets"), list)
+        and len(entry["data_offsets"]) == 2
+        and all(map(whole, entry["data_offsets"]))
+    )
     if not ok:
-        raise DataError(f"{path}: tensor {name!r} is not described by dtype ({', '.join(DTYPES)}), "
-                        "shape and data_offsets")
+        raise DataError(
+            f"{path}: tensor {name!r} is not described by dtype ({', '.join(DTYPES)}), "
+            "shape and data_offsets"
+        )
     first, last = entry["data_offsets"]
     if last - first != math.prod(entry["shape"]) * np.dtype(DTYPES[entry["dtype"]]).itemsize:
-        raise DataError(f"{path}: tensor {name!r} has shape {entry['shape']} of {entry['dtype']}, but "
-                        f"{last - first} bytes")
+        raise DataError(
+            f"{path}: tensor {name!r} has shape {entry['shape']} of {entry['dtype']}, but "
+            f"{last - first} bytes"
+        )
     return first, last, entry["dtype"], tuple(entry["shape"])

@@ -29,7 +29,9 @@ class CharTokenizer:
                 raise UsageError(f"special token {name!r} is a single character; give it a name")
         self.special = {name: len(characters) + i for i, name in enumerate(self.specials)}
         codes = np.array([ord(c) for c in characters], np.uint32)
-        self._ids = np.full(int(codes.max()) + 2, -1, np.int32)  # by code point; the last one stands for all above
+        self._ids = np.full(
+            int(codes.max()) + 2, -1, np.int32
+        )  # by code point; the last one stands for all above
         self._ids[codes] = np.arange(len(codes))
 
     @classmethod
@@ -41,18 +43,23 @@ class CharTokenizer:
         return len(self.characters) + len(self.specials)
 
     def __eq__(self, other) -> bool:
-        return (isinstance(other, CharTokenizer) and self.characters == other.characters
-                and self.specials == other.specials)
+        return (
+            isinstance(other, CharTokenizer)
+            and self.characters == other.characters
+            and self.specials == other.specials
+        )
 
     def grow(self, names: Iterable[str]) -> "CharTokenizer":
         """The same with new special tokens behind the old ones, whose ids stay."""
         return CharTokenizer(self.characters, [*self.specials, *names])
 
     def grow_characters(self, text: str) -> "CharTokenizer":
-        """The same with the unknown characters of a text behind the others; only before there are special tokens,
-        whose ids would move."""
+        """The same with the unknown characters of a text behind the others; only before there are
+        special tokens, whose ids would move."""
         if self.specials:
-            raise UsageError("a vocabulary with special tokens cannot take new characters: their ids would move")
+            raise UsageError(
+                "a vocabulary with special tokens cannot take new characters: their ids would move"
+            )
         return CharTokenizer(self.characters + "".join(sorted(set(text) - set(self.characters))))
 
     def unknown(self, text: str) -> list[tuple[int, str]]:
@@ -72,10 +79,14 @@ class CharTokenizer:
         first = {}
         for position, c in self.unknown(text):
             first.setdefault(c, position)
-        named = ", ".join(f"{c!r} (U+{ord(c):04X}) at position {i}" for c, i in list(first.items())[:5])
+        named = ", ".join(
+            f"{c!r} (U+{ord(c):04X}) at position {i}" for c, i in list(first.items())[:5]
+        )
         more = f" and {len(first) - 5} more" if len(first) > 5 else ""
-        return (f"{where}: outside the {len(self.characters)} characters of this vocabulary: {named}{more}; write "
-                "it with other characters, or train on a corpus that has them")
+        return (
+            f"{where}: outside the {len(self.characters)} characters of this vocabulary:"
+            f" {named}{more}; write it with other characters, or train on a corpus that has them"
+        )
 
     def decode(self, ids) -> str:
         """The text of ids; special tokens appear by their names."""
@@ -83,8 +94,11 @@ class CharTokenizer:
         for i in np.asarray(ids).tolist():
             if not 0 <= i < len(self):
                 raise DataError(f"id {i} is not in 0..{len(self) - 1}")
-            out.append(self.characters[i] if i < len(self.characters)
-                       else self.specials[i - len(self.characters)])
+            out.append(
+                self.characters[i]
+                if i < len(self.characters)
+                else self.specials[i - len(self.characters)]
+            )
         return "".join(out)
 
     def to_json(self) -> dict:

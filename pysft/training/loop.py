@@ -16,7 +16,9 @@ from pysft.nn.optim import AdamW, clip
 @dataclass
 class Report:
     """One step: loss in nats per graded token (by source: `losses`), the gradient's norm before
-    clipping, the learning rate, graded and all tokens, seconds. skipped: a step that was not finite and left out."""
+    clipping, the learning rate, graded and all tokens, seconds. skipped: a step that was not finite
+    and left out."""
+
     step: int
     loss: float
     losses: dict[str, float]
@@ -28,11 +30,12 @@ class Report:
     skipped: bool = False
 
 
-def schedule(step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant",
-             floor: float = 0.0) -> float:
+def schedule(
+    step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant", floor: float = 0.0
+) -> float:
     """The learning rate of step 0, 1, ...: a linear warm-up, then `lr` for ever ("constant"), or
-    falling along a half cosine ("cosine") or a line ("linear") to floor * lr, which the step after the
-    last would have."""
+    falling along a half cosine ("cosine") or a line ("linear") to floor * lr, which the step after
+    the last would have."""
     if step < warmup:
         return lr * (step + 1) / warmup
     if kind == "constant":
@@ -42,10 +45,13 @@ def schedule(step: int, steps: int, lr: float, warmup: int = 0, kind: str = "con
     return lr * (floor + (1 - floor) * shape)
 
 
-def train_step(model, adam: AdamW, micro_batches, objective, lr: float, limit: float = 0.0) -> Report:
+def train_step(
+    model, adam: AdamW, micro_batches, objective, lr: float, limit: float = 0.0
+) -> Report:
     """One update from the sum over all micro-batches; the same however they are split.
 
-    A loss or gradient that is not finite raises Diverged, which names the first tensor at fault, and no weight has moved."""
+    A loss or gradient that is not finite raises Diverged, which names the first tensor at fault,
+    and no weight has moved."""
     model.grads.clear()
     total = sum(objective.count(batch) for batch in micro_batches)
     loss, sums = 0.0, {}
@@ -57,14 +63,33 @@ def train_step(model, adam: AdamW, micro_batches, objective, lr: float, limit: f
         model.backward(dnll, dvalue)
     norm = clip(model, limit)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+        what = (
+            f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+        )
         weight, gradient = _not_finite(model.params), _not_finite(model.grads)
-        where = f", weight {weight!r} is not finite" if weight else f", first in the gradient of {gradient!r}" if gradient else ""
-        raise Diverged(f"step {adam.steps + 1}: {what}{where}; no weight was changed. A lower learning rate "
-                       f"(now {lr:g}) or a longer warm-up is the usual cure", micro_batches, lasting=weight is not None)
+        where = (
+            f", weight {weight!r} is not finite"
+            if weight
+            else f", first in the gradient of {gradient!r}"
+            if gradient
+            else ""
+        )
+        raise Diverged(
+            f"step {adam.steps + 1}: {what}{where}; no weight was changed. A lower learning rate "
+            f"(now {lr:g}) or a longer warm-up is the usual cure",
+            micro_batches,
+            lasting=weight is not None,
+        )
     adam.step(lr)
-    return Report(adam.steps, loss, {s: t / n for s, (t, n) in sums.items()}, norm, lr,
-                  sum(n for _, n in sums.values()), sum(len(b.tokens) for b in micro_batches))
+    return Report(
+        adam.steps,
+        loss,
+        {s: t / n for s, (t, n) in sums.items()},
+        norm,
+        lr,
+        sum(n for _, n in sums.values()),
+        sum(len(b.tokens) for b in micro_batches),
+    )
 
 
 def _not_finite(arena) -> str | None:
@@ -84,22 +109,33 @@ def _by_source(sums, batch, nll):
 
 
 class Outliers:
-    """How far each step's loss and gradient norm lie from those of the last `window` steps: (x - median) / spread, where
-    spread is 1.4826 times the median distance from the median (the standard deviation, if they were normal), at least a
-    thousandth of the median. What passes its limit is an outlier. Norms have long tails, hence the second limit."""
+    """How far each step's loss and gradient norm lie from those of the last `window` steps: (x -
+    median) / spread, where spread is 1.4826 times the median distance from the median (the standard
+    deviation, if they were normal), at least a thousandth of the median. What passes its limit is
+    an outlier. Norms have long tails, hence the second limit."""
+
     limits = {"loss": 8.0, "norm": 20.0}
 
     def __init__(self, window: int = 100, least: int = 30):
-        self.seen, self.window, self.least = {name: deque(maxlen=window) for name in self.limits}, window, least
+        self.seen, self.window, self.least = (
+            {name: deque(maxlen=window) for name in self.limits},
+            window,
+            least,
+        )
 
     def __call__(self, **step) -> dict[str, float]:
-        """{"loss" or "norm": its score} of what is an outlier in a step (loss=, norm=), which then joins the others."""
+        """{"loss" or "norm": its score} of what is an outlier in a step (loss=, norm=), which then
+        joins the others."""
         found = {}
         for name, values in self.seen.items():
             x = step[name]
             if len(values) >= self.least:
                 middle = float(np.median(values))
-                spread = max(1.4826 * float(np.median(np.abs(np.array(values) - middle))), 1e-3 * abs(middle), 1e-30)
+                spread = max(
+                    1.4826 * float(np.median(np.abs(np.array(values) - middle))),
+                    1e-3 * abs(middle),
+                    1e-30,
+                )
                 if (x - middle) / spread > self.limits[name]:
                     found[name] = (x - middle) / spread
             values.append(x)
@@ -109,14 +145,24 @@ class Outliers:
 SKIPS = 10  # steps in a row: more of them are no accident
 
 
-def train(model, adam: AdamW, draw: Callable[[int], list], objective, rate: Callable[[int], float],
-          steps: int, limit: float = 0.0, skip: Callable[[Diverged], None] | None = None, skipped: int = 0) -> Iterator[Report]:
+def train(
+    model,
+    adam: AdamW,
+    draw: Callable[[int], list],
+    objective,
+    rate: Callable[[int], float],
+    steps: int,
+    limit: float = 0.0,
+    skip: Callable[[Diverged], None] | None = None,
+    skipped: int = 0,
+) -> Iterator[Report]:
     """Yield a Report after each step until `steps` have been taken (adam.steps counts them, so a
     loaded optimiser goes on from where it stood). draw(step) gives the step's micro-batches,
     rate(step) its learning rate; whoever iterates prints, evaluates, saves or stops.
 
-    skip: told of a step that is not finite, which is then left out, weights and moments as they were; without it, after SKIPS
-    in a row, or if a weight is not finite, Diverged is raised. skipped: how many of those there were just before."""
+    skip: told of a step that is not finite, which is then left out, weights and moments as they
+    were; without it, after SKIPS in a row, or if a weight is not finite, Diverged is raised.
+    skipped: how many of those there were just before."""
     while adam.steps < steps:
         start = time.perf_counter()
         step = adam.steps
@@ -128,7 +174,16 @@ def train(model, adam: AdamW, draw: Callable[[int], list], objective, rate: Call
                 raise
             skip(error)
             adam.steps += 1
-            report = Report(adam.steps, math.nan, {}, math.nan, rate(step), 0, sum(len(b.tokens) for b in error.batches), skipped=True)
+            report = Report(
+                adam.steps,
+                math.nan,
+                {},
+                math.nan,
+                rate(step),
+                0,
+                sum(len(b.tokens) for b in error.batches),
+                skipped=True,
+            )
         else:
             skipped = 0
         report.seconds = time.perf_counter() - start
