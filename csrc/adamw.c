@@ -1,5 +1,5 @@
-/* AdamW, Loshchilov and Hutter, Decoupled Weight Decay Regularization (2019), algorithm 2, with
- * the schedule's multiplier inside lr and eps outside the root's correction, as PyTorch has it:
+/* AdamW: Loshchilov and Hutter, Decoupled Weight Decay Regularization (2019), algorithm 2. The
+ * schedule's multiplier is part of lr, and eps is added to the corrected root, both as in PyTorch:
  *
  *     w -= lr * decay * w
  *     m  = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g^2
@@ -7,6 +7,8 @@
 #include "kernels.h"
 #include "simd.h"
 
+/* w, m and v (n) are updated in place. All that does not depend on the element is computed first,
+ * in float64. */
 void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, double beta1,
                double beta2, double eps, double decay, double correction1, double correction2,
                int threads) {
@@ -27,22 +29,24 @@ void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, d
     }
 }
 
+/* partials (n / SQUARES_BLOCK, rounded up) is written. Each sum has eight chains, whatever the
+ * instruction set: element i of a block goes to chain i mod 8. */
 void FN(sum_squares)(double *partials, const real *x, int64_t n, int threads) {
-    enum { BLOCK = 4096 }; /* as the gate's SQUARES_BLOCK */
+    enum { SQUARES_BLOCK = 4096 }; /* the same as in pysft/nn/kernels.py */
+    typedef double eight_doubles __attribute__((vector_size(64)));
+    typedef real eight_reals
+        __attribute__((vector_size(8 * sizeof(real)), aligned(sizeof(real)), may_alias));
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t b = 0; b < (n + BLOCK - 1) / BLOCK; b++) {
-        int64_t last = (b + 1) * BLOCK < n ? (b + 1) * BLOCK : n;
-        typedef double lanes __attribute__((vector_size(64)));
-        typedef real eight __attribute__((vector_size(8 * sizeof(real)), aligned(sizeof(real)), may_alias));
-        lanes lane = {0};
-        int64_t i = b * BLOCK;
+    for (int64_t b = 0; b < (n + SQUARES_BLOCK - 1) / SQUARES_BLOCK; b++) {
+        int64_t i = b * SQUARES_BLOCK, last = min(i + SQUARES_BLOCK, n);
+        eight_doubles chain = {0};
         for (; i + 8 <= last; i += 8) {
-            lanes here = __builtin_convertvector(*(const eight *)(x + i), lanes);
-            lane += here * here;
+            eight_doubles v = __builtin_convertvector(*(const eight_reals *)(x + i), eight_doubles);
+            chain += v * v;
         }
-        for (; i < last; i++) lane[i % 8] += (double)x[i] * (double)x[i];
-        partials[b] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
-                      ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+        for (; i < last; i++) chain[i % 8] += (double)x[i] * (double)x[i];
+        partials[b] = ((chain[0] + chain[1]) + (chain[2] + chain[3])) +
+                      ((chain[4] + chain[5]) + (chain[6] + chain[7]));
     }
 }

@@ -1,201 +1,281 @@
 /* Causal multi-head self-attention inside each sequence, without ever holding a T x T matrix.
  *
- * For query t of one head:  score[j] = q_t . k_j / sqrt(D) for j <= t,  P = softmax(score),
- * y_t = sum_j P[j] v_j.  Vaswani et al., Attention Is All You Need (2017), section 3.2; with only the
- * log-sum-exp saved for the backward as in Dao et al., FlashAttention (2022), section 3.1.
+ * For query t of one head:
  *
- * One thread owns one (sequence, head). It takes NR queries at a time and keeps them side by side in
- * the lanes of vectors, so that a row of memory holds one key's scores with all of them. Then max and
- * sum over the keys go lane by lane, and all else is the tile of tile.h (T: transposed):
+ *     score[j] = q_t . k_j / sqrt(D) for j <= t,    P = softmax(score),    y_t = sum_j P[j] v_j
  *
- *     scoreT = K QT           MR keys x NR queries        y  = P V        MR queries x D channels
- *     dPT    = V dYT          MR keys x NR queries        dV = PT dY, dK = dST Q    MR keys x D
- *     dST    = PT (dPT - delta)                           dQ = dS K       MR queries x D
+ * Vaswani et al., Attention Is All You Need (2017), section 3.2; with only the log-sum-exp saved
+ * for the backward as in Dao et al., FlashAttention (2022), section 3.1.
  *
- * with 1/sqrt(D) multiplied into Q, and into K for dQ. Queries go in blocks, keys from the
- * sequence's start, and a masked key adds exactly zero (0 times its value, which must be finite), so
- * the bits of row t depend on rows 0..t of its own sequence and on nothing else. */
+ * One thread owns one head of one sequence. It takes NR queries at a time (a query_block) and keeps
+ * them side by side in the lanes of vectors, so a row of memory holds the scores of one key with
+ * all of them. With VL = 4, NV = 2, MR = 4 and queries at positions 0 to 7:
+ *
+ *                 vector 0     vector 1
+ *     query       0 1 2 3      4 5 6 7
+ *     key 0       o o o o      o o o o        o      the query sees the key
+ *         1       . o o o      o o o o        .      computed, then masked: P = 0
+ *         2       . . o o      o o o o        blank  not computed
+ *         3       . . . o      o o o o
+ *         4                    o o o o        number of keys    vector 0   vector 1
+ *         5                    . o o o          unmasked[w]         1          5
+ *         6                    . . o o          keys[w]             4          8
+ *         7                    . . . o
+ *
+ * So the maximum and the sum of the softmax go lane by lane. All else is products on the tile of
+ * tile.h (T: transposed), and dST = PT (dPT - delta) element by element:
+ *
+ *     score_tile()       MR keys x NR queries        scoreT = K QT      dPT = V dYT
+ *     channel_tiles()    MR queries x D channels     y = P V            dQ = dS K
+ *                        MR keys x D channels        dV = PT dY         dK = dST Q
+ *
+ * 1/sqrt(D) is multiplied into Q, and into K for dQ.
+ *
+ * The forward holds the scores of a block of queries with all keys they see. The backward computes
+ * them again, KEYS keys at a time: it adds up dQ over the blocks of keys, and dK and dV over the
+ * blocks of queries.
+ *
+ * Keys are taken in order from the start of the sequence, and a masked key adds exactly zero (0
+ * times its value, which must be finite). So the bits of row t depend on rows 0..t of its own
+ * sequence and on nothing else. */
 #include "kernels.h"
+#include "checks.h"
 #include "tile.h"
 
-enum { KEYS = (64 + MR - 1) / MR * MR }; /* keys at a time in the backward */
+enum { KEYS = (64 + MR - 1) / MR * MR }; /* a block of keys in the backward: 64, in whole tiles */
 
-#define WORK(T) ((T) * ((T) + 64)) /* of one head, in proportion */
-
-/* Elements of one thread's scratch: rows of V or K; then the scores of all keys with NR queries
- * (forward) or P and dS of KEYS keys with them (backward); and Q, dY as they are and transposed. */
+/* Elements of one thread's scratch. With T rows in the sequence and Dp = D up to whole vectors:
+ *
+ *     forward     vp (T,Dp)  qt (D,NR)  score (T,NR)
+ *     backward    kp (T,Dp)  qt (D,NR)  dyt (D,NR)  qp (NR,Dp)  dyp (NR,Dp)  p, ds (KEYS,NR) */
 int64_t FN(attention_scratch)(int64_t longest, int64_t D) {
     int64_t keys = longest > 2 * KEYS ? longest : 2 * KEYS;
     return longest * round_up(D, VL) + keys * NR + 4 * NR * round_up(D, VL);
 }
 
-/* Up to NR queries of one head. Lane l of vector w is query w * VL + l. Lanes beyond the last query hold zeros
- * as query and as dy, and nobody reads what comes of them. */
-typedef struct {
-    int count, nv;    /* queries, and vectors that hold them */
-    ivec sees[NV];    /* the last key that each sees, which is its own place */
-    int64_t free[NV]; /* as many keys are seen by all queries of the vector */
-    int64_t keys[NV]; /* as many are read: a tile of MR queries reads what its last one sees */
-} queries;
+/* --------------------------------------------------------------------------- a block of queries */
 
-/* Queries m, m + 1, ... of `total`; query m is the sequence's row rows[m] - start, or row m. */
-static queries queries_from(int64_t m, int64_t total, const int32_t *rows, int64_t start) {
-    queries b;
-    b.count = total - m < NR ? (int)(total - m) : NR;
+/* Up to NR queries of one head. Query i of the block is in lane i % VL of vector i / VL. Lanes
+ * beyond the last query hold zeros as query and as dy; their results are not used. */
+typedef struct {
+    int count, nv;        /* queries, and vectors that hold them */
+    ivec position[NV];    /* of each query in the sequence: it sees keys 0..position */
+    int64_t unmasked[NV]; /* number of leading keys that every query in this vector can see */
+    int64_t keys[NV];     /* number of leading keys computed for this vector. y = P V takes MR
+                             queries at a time and reads what the last of them sees; such a tile
+                             may begin in this vector and end in the next */
+} query_block;
+
+/* Queries m, m + 1, ... of the M of a sequence that starts at row `start`. Query m is at position
+ * rows[m] - start, or at m where rows is NULL. */
+static query_block block_of_queries(int64_t m, int64_t M, const int32_t *rows, int64_t start) {
+    query_block b;
+    b.count = (int)min(M - m, NR);
     b.nv = (b.count + VL - 1) / VL;
     for (int w = 0; w < b.nv; w++) {
         for (int l = 0; l < VL; l++) {
             int64_t i = w * VL + l < b.count ? m + w * VL + l : m + b.count - 1;
-            b.sees[w][l] = (lane_int)(rows ? rows[i] - start : i);
+            b.position[w][l] = (lane_int)(rows ? rows[i] - start : i);
         }
+        /* The last query of the tile of MR queries that holds the vector's last lane. */
         int last = ((w + 1) * VL - 1) / MR * MR + MR - 1;
         if (last >= b.count) last = b.count - 1;
-        b.free[w] = b.sees[w][0] + 1;
+        b.unmasked[w] = b.position[w][0] + 1;
         b.keys[w] = (rows ? rows[m + last] - start : m + last) + 1;
     }
     return b;
 }
-INLINE int64_t seen_by(const queries *b, int i) { return b->sees[i / VL][i % VL]; }
-/* The first vector that reads key j. */
-INLINE int first_vector(const queries *b, int64_t j) {
+
+/* Number of keys that query i of the block sees. */
+INLINE int64_t keys_seen(const query_block *b, int i) { return b->position[i / VL][i % VL] + 1; }
+
+/* The first vector for which key j is computed; so are all vectors behind it. */
+INLINE int first_vector(const query_block *b, int64_t j) {
     int w = 0;
     while (b->keys[w] <= j) w++;
     return w;
 }
+
 /* x where the queries of vector w see key j, else `hidden`. */
-INLINE vec causal(vec x, const queries *b, int w, int64_t j, real hidden) {
-    return choose(b->sees[w] >= (lane_int)j, x, splat(hidden));
+INLINE vec causal(vec x, const query_block *b, int w, int64_t j, real hidden) {
+    return choose(b->position[w] >= (lane_int)j, x, splat(hidden));
 }
 
-/* out (rows, D rounded up to vectors) = scale x, zeros beyond D. */
-static void pack_rows(real *out, const real *x, int64_t x_row, int64_t rows, int64_t D, real scale) {
+/* ------------------------------------------------------------------------- packing and products */
+
+/* out (rows,Dp) = scale x (rows,D) is written, with zeros beyond D. Rows of x are x_row apart. */
+static void pack_rows(real *out, const real *x, int64_t x_row, int64_t rows, int64_t D,
+                      real scale) {
     for (int64_t t = 0; t < rows; t++)
         for (int64_t d = 0; d < D; d += VL)
             store(out + t * round_up(D, VL) + d, load_part(x + t * x_row + d, D - d) * scale);
 }
+
 INLINE void clear_row(real *x, int64_t D) {
     for (int64_t d = 0; d < D; d += VL) store_part(x + d, (vec){0}, D - d);
 }
-/* out (mr, D) = [out +] A (mr, depth) B (depth, D), over panels of NR channels. */
-static void product(real *out, int64_t out_row, int add, const real *a, int64_t a_row, int64_t a_col,
-                    const real *b, int64_t D, int mr, int64_t depth) {
-    for (int64_t d = 0; d < D; d += NR)
-        tile(mr, D - d < NR ? D - d : NR, out + d, out_row, add ? out + d : 0, out_row, 0, 0, depth, a,
-             a_row, a_col, b + d, round_up(D, VL));
+
+/* out (mr,vectors VL) = A (mr,D) QT (D,vectors VL) is written. A holds mr keys or values in rows
+ * a_row apart, QT as many vectors of queries or of dy; rows of out and QT are NR apart. */
+INLINE void score_tile(real *out, const real *a, int64_t a_row, const real *qt, int64_t D, int mr,
+                       int vectors) {
+    tile(mr, vectors * VL, out, NR, 0, 0, 0, 0, D, a, a_row, 1, qt, NR);
 }
 
-/* y (M rows of C), lse (M rows of H), q (M rows), k and v (T rows). */
-static void forward_one(real *y, real *lse, real *scratch, const real *q, int64_t q_row, const real *k,
-                        const real *v, int64_t kv_row, const int32_t *rows, int64_t start, int64_t M,
-                        int64_t T, int64_t H, int64_t D) {
+/* out (mr,D) = [out +] A (mr,depth) B (depth,D), NR channels at a time: added to if `add`, else
+ * written. A(i,p) = a[i * a_row + p * a_col]; B has been through pack_rows(). */
+static void channel_tiles(real *out, int64_t out_row, int add, const real *a, int64_t a_row,
+                          int64_t a_col, const real *b, int64_t D, int mr, int64_t depth) {
+    for (int64_t d = 0; d < D; d += NR)
+        tile(mr, min(D - d, NR), out + d, out_row, add ? out + d : 0, out_row, 0, 0,
+             depth, a, a_row, a_col, b + d, round_up(D, VL));
+}
+
+/* ---------------------------------------------------------------------------- one head, forward */
+
+/* Vector w of score (keys,NR) becomes e = exp(score - max), zero where masked. max, over the keys,
+ * and total, the sum of e over the keys, are written: one number in each lane. */
+INLINE void softmax_of_vector(real *score, const query_block *b, int w, vec *max, vec *total) {
+    real *s = score + w * VL;
+    vec top = splat(-INFINITY), sum = {0};
+    for (int64_t j = 0; j < b->unmasked[w]; j++) top = vmax(load(s + j * NR), top);
+    for (int64_t j = b->unmasked[w]; j < b->keys[w]; j++) {
+        vec x = causal(load(s + j * NR), b, w, j, -INFINITY);
+        store(s + j * NR, x);
+        top = vmax(x, top);
+    }
+    for (int64_t j = 0; j < b->keys[w]; j++) {
+        vec e = vexp(load(s + j * NR) - top);
+        sum += e;
+        store(s + j * NR, e);
+    }
+    *max = top, *total = sum;
+}
+
+/* One head of one sequence of T rows that asks M queries. y (M rows, C apart) and lse (M numbers, H
+ * apart) are written. y, lse, q (M rows), k and v (T rows) point to the first element of this head;
+ * rows (M) and start as in block_of_queries(). */
+static void head_forward(real *y, real *lse, real *scratch, const real *q, int64_t q_row,
+                         const real *k, const real *v, int64_t kv_row, const int32_t *rows,
+                         int64_t start, int64_t M, int64_t T, int64_t H, int64_t D) {
     int64_t C = H * D, Dp = round_up(D, VL);
     real *vp = scratch, *qt = vp + T * Dp, *score = qt + D * NR;
     pack_rows(vp, v, kv_row, T, D, 1);
     for (int64_t m = 0; m < M; m += NR) {
-        queries b = queries_from(m, M, rows, start);
+        query_block b = block_of_queries(m, M, rows, start);
         vec max[NV], total[NV];
         int64_t keys = b.keys[b.nv - 1];
         pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, (real)(1 / sqrt((double)D)));
         for (int64_t j = 0; j < keys; j += MR) {
-            int mr = keys - j < MR ? (int)(keys - j) : MR, f = first_vector(&b, j);
-            tile(mr, (b.nv - f) * VL, score + j * NR + f * VL, NR, 0, 0, 0, 0, D, k + j * kv_row, kv_row, 1,
-                 qt + f * VL, NR);
+            int mr = (int)min(keys - j, MR), f = first_vector(&b, j);
+            score_tile(score + j * NR + f * VL, k + j * kv_row, kv_row, qt + f * VL, D, mr,
+                       b.nv - f);
         }
-        for (int w = 0; w < b.nv; w++) {
-            real *s = score + w * VL;
-            vec top = splat(-INFINITY), sum = {0};
-            for (int64_t j = 0; j < b.free[w]; j++) top = vmax(load(s + j * NR), top);
-            for (int64_t j = b.free[w]; j < b.keys[w]; j++) {
-                vec x = causal(load(s + j * NR), &b, w, j, -INFINITY);
-                store(s + j * NR, x);
-                top = vmax(x, top);
-            }
-            for (int64_t j = 0; j < b.keys[w]; j++) {
-                vec e = vexp(load(s + j * NR) - top);
-                sum += e;
-                store(s + j * NR, e);
-            }
-            max[w] = top, total[w] = sum;
+        for (int w = 0; w < b.nv; w++) softmax_of_vector(score, &b, w, &max[w], &total[w]);
+        for (int i = 0; i < b.count; i += MR) { /* y = sum_j e[j] v_j */
+            int mr = (int)min(b.count - i, MR);
+            channel_tiles(y + (m + i) * C, C, 0, score + i, 1, NR, vp, D, mr,
+                          keys_seen(&b, i + mr - 1));
         }
-        for (int i = 0; i < b.count; i += MR) {
-            int mr = b.count - i < MR ? b.count - i : MR;
-            product(y + (m + i) * C, C, 0, score + i, 1, NR, vp, D, mr, seen_by(&b, i + mr - 1) + 1);
-        }
-        for (int i = 0; i < b.count; i++) {
+        for (int i = 0; i < b.count; i++) { /* y /= total, lse = max + log(total) */
             real sum = total[i / VL][i % VL];
             real *row = y + (m + i) * C;
-            for (int64_t d = 0; d < D; d += VL) store_part(row + d, load_part(row + d, D - d) * (1 / sum), D - d);
+            for (int64_t d = 0; d < D; d += VL)
+                store_part(row + d, load_part(row + d, D - d) * (1 / sum), D - d);
             lse[(m + i) * H] = max[i / VL][i % VL] + log(sum);
         }
     }
 }
 
-static void backward_one(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv_row, real *scratch,
-                         const real *dy, const real *q, const real *k, const real *v, const real *y,
-                         const real *lse, const int32_t *rows, int64_t start, int64_t M, int64_t T,
-                         int64_t H, int64_t D) {
+/* --------------------------------------------------------------------------- one head, backward */
+
+/* delta = sum_j P[j] dP[j] = y . dy, and lse, of each query in its lane. y (rows C apart), dyp
+ * (rows Dp apart, zeros beyond D) and lse (H apart) start at the block's first query. */
+INLINE void gather_delta_and_lse(vec *delta, vec *log_total, const query_block *b, const real *y,
+                                 int64_t C, const real *dyp, const real *lse, int64_t H,
+                                 int64_t D) {
+    for (int i = 0; i < b->nv * VL; i++) {
+        vec sum = {0};
+        if (i < b->count)
+            for (int64_t d = 0; d < D; d += VL)
+                sum += load_part(y + i * C + d, D - d) * load(dyp + i * round_up(D, VL) + d);
+        delta[i / VL][i % VL] = sum_lanes(sum);
+        log_total[i / VL][i % VL] = i < b->count ? lse[i * H] : 0;
+    }
+}
+
+/* For keys j..j+mr-1 and the queries of vectors f, f + 1, ...:
+ *
+ *     p    held scores, becomes P = exp(score - lse), zero where masked
+ *     ds   held dP, becomes dS = P (dP - delta)
+ *
+ * p and ds point to key j in vector f. */
+INLINE void softmax_backward(real *p, real *ds, const query_block *b, int64_t j, int mr, int f,
+                             const vec *log_total, const vec *delta) {
+    for (int w = f; w < b->nv; w++)
+        for (int r = 0; r < mr; r++) {
+            int64_t at = r * NR + (w - f) * VL;
+            vec e = vexp(load(p + at) - log_total[w]);
+            if (j + r >= b->unmasked[w]) e = causal(e, b, w, j + r, 0);
+            store(p + at, e);
+            store(ds + at, e * (load(ds + at) - delta[w]));
+        }
+}
+
+/* Arguments as in head_forward. dq (M rows), dk and dv (T rows) are written. */
+static void head_backward(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv_row,
+                          real *scratch, const real *dy, const real *q, const real *k,
+                          const real *v, const real *y, const real *lse, const int32_t *rows,
+                          int64_t start, int64_t M, int64_t T, int64_t H, int64_t D) {
     int64_t C = H * D, Dp = round_up(D, VL);
     real scale = (real)(1 / sqrt((double)D));
-    real *kp = scratch, *qt = kp + T * Dp, *dyt = qt + D * NR, *qp = dyt + D * NR, *dyp = qp + NR * Dp;
-    real *p = dyp + NR * Dp, *ds = p + KEYS * NR;
+    real *kp = scratch, *qt = kp + T * Dp, *dyt = qt + D * NR, *qp = dyt + D * NR;
+    real *dyp = qp + NR * Dp, *p = dyp + NR * Dp, *ds = p + KEYS * NR;
     pack_rows(kp, k, kv_row, T, D, scale);
     for (int64_t t = 0; t < T; t++) clear_row(dk + t * kv_row, D), clear_row(dv + t * kv_row, D);
     for (int64_t m = 0; m < M; m += NR) {
-        queries b = queries_from(m, M, rows, start);
-        vec log_total[NV], delta[NV]; /* delta = sum_j P[j] dP[j] = y . dy, the softmax's own share */
+        query_block b = block_of_queries(m, M, rows, start);
+        vec log_total[NV], delta[NV];
         pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, scale);
         pack_transposed(dyt, NR, dy + m * C, C, b.count, D, 1);
         pack_rows(qp, q + m * q_row, q_row, b.count, D, scale);
         pack_rows(dyp, dy + m * C, C, b.count, D, 1);
-        for (int i = 0; i < b.nv * VL; i++) {
-            vec sum = {0};
-            if (i < b.count)
-                for (int64_t d = 0; d < D; d += VL)
-                    sum += load_part(y + (m + i) * C + d, D - d) * load(dyp + i * Dp + d);
-            delta[i / VL][i % VL] = sum_lanes(sum);
-            log_total[i / VL][i % VL] = i < b.count ? lse[(m + i) * H] : 0;
-        }
-        int64_t seen_keys = b.keys[b.nv - 1];
-        for (int64_t k0 = 0; k0 < seen_keys; k0 += KEYS) {
-            int64_t keys = seen_keys - k0 < KEYS ? seen_keys - k0 : KEYS;
+        gather_delta_and_lse(delta, log_total, &b, y + m * C, C, dyp, lse + m * H, H, D);
+        int64_t all_keys = b.keys[b.nv - 1];
+        for (int64_t k0 = 0; k0 < all_keys; k0 += KEYS) {
+            int64_t keys = min(all_keys - k0, KEYS);
             for (int64_t j = k0; j < k0 + keys; j += MR) {
-                int mr = k0 + keys - j < MR ? (int)(k0 + keys - j) : MR, f = first_vector(&b, j);
+                int mr = (int)min(k0 + keys - j, MR), f = first_vector(&b, j), vectors = b.nv - f;
                 real *pj = p + (j - k0) * NR + f * VL, *dsj = ds + (j - k0) * NR + f * VL;
-                tile(mr, (b.nv - f) * VL, pj, NR, 0, 0, 0, 0, D, k + j * kv_row, kv_row, 1, qt + f * VL, NR);
-                tile(mr, (b.nv - f) * VL, dsj, NR, 0, 0, 0, 0, D, v + j * kv_row, kv_row, 1, dyt + f * VL, NR);
-                for (int w = f; w < b.nv; w++)
-                    for (int r = 0; r < mr; r++) {
-                        int64_t at = r * NR + (w - f) * VL;
-                        vec e = vexp(load(pj + at) - log_total[w]);
-                        if (j + r >= b.free[w]) e = causal(e, &b, w, j + r, 0);
-                        store(pj + at, e);
-                        store(dsj + at, e * (load(dsj + at) - delta[w]));
-                    }
-                product(dv + j * kv_row, kv_row, 1, pj, NR, 1, dyp + f * VL * Dp, D, mr, b.count - f * VL);
-                product(dk + j * kv_row, kv_row, 1, dsj, NR, 1, qp + f * VL * Dp, D, mr, b.count - f * VL);
+                score_tile(pj, k + j * kv_row, kv_row, qt + f * VL, D, mr, vectors); /* scores */
+                score_tile(dsj, v + j * kv_row, kv_row, dyt + f * VL, D, mr, vectors); /* dP */
+                softmax_backward(pj, dsj, &b, j, mr, f, log_total, delta);
+                int queries = b.count - f * VL;
+                real *dvj = dv + j * kv_row, *dkj = dk + j * kv_row;
+                channel_tiles(dvj, kv_row, 1, pj, NR, 1, dyp + f * VL * Dp, D, mr, queries);
+                channel_tiles(dkj, kv_row, 1, dsj, NR, 1, qp + f * VL * Dp, D, mr, queries);
             }
-            for (int n = 0; n < b.count; n += MR) {
-                int mr = b.count - n < MR ? b.count - n : MR;
-                int64_t seen = seen_by(&b, n + mr - 1) + 1 - k0;
+            for (int i = 0; i < b.count; i += MR) {
+                int mr = (int)min(b.count - i, MR);
+                int64_t seen = min(keys_seen(&b, i + mr - 1) - k0, keys); /* of these keys */
                 if (seen > 0)
-                    product(dq + (m + n) * q_row, q_row, k0 > 0, ds + n, 1, NR, kp + k0 * Dp, D, mr, seen < keys ? seen : keys);
+                    channel_tiles(dq + (m + i) * q_row, q_row, k0 > 0, ds + i, 1, NR, kp + k0 * Dp,
+                                  D, mr, seen);
             }
         }
     }
 }
 
-/* The first bad offset, or S + 1 + the first row of `rows` that does not rise or does not exist. */
-static int64_t first_bad(const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S, int64_t M,
-                         int64_t longest) {
-    if (cu_seqlens[0] != 0) return 0;
-    for (int64_t s = 0; s < S; s++)
-        if (cu_seqlens[s + 1] < cu_seqlens[s] || cu_seqlens[s + 1] - cu_seqlens[s] > longest) return s + 1;
-    if (cu_seqlens[S] != N) return S;
-    for (int64_t m = 0; rows && m < M; m++)
-        if (rows[m] < (m ? rows[m - 1] + 1 : 0) || rows[m] >= N) return S + 1 + m;
-    return -1;
-}
-/* How many of rows (M, rising) stand before `row`; without rows all do. */
+/* ------------------------------------------------------------------- all heads of all sequences */
+
+/* One head of one sequence: what a thread computes in one go. */
+typedef struct {
+    int64_t start, T; /* the sequence's rows in the batch: start..start+T-1 */
+    int64_t m, M;     /* its queries: m..m+M-1 */
+    int64_t head;
+} head_task;
+
+/* Number of entries of rows (M, rising) that are below `row`. NULL stands for 0, 1, 2, ... */
 static int64_t rows_before(const int32_t *rows, int64_t M, int64_t row) {
     if (!rows) return row;
     int64_t low = 0, high = M;
@@ -207,26 +287,46 @@ static int64_t rows_before(const int32_t *rows, int64_t M, int64_t row) {
     return low;
 }
 
-/* The pairs (sequence, head) first..last-1 that a thread owns, numbered by sequence and then by head: neighbours,
- * so that a thread mostly meets rows which its own cache has from the product before, and about equal work. */
-static void share_work(const int32_t *cu_seqlens, int64_t S, int64_t H, int threads, int thread, int64_t *first,
-                       int64_t *last) {
+/* Tasks are numbered by sequence and then by head: task i is head i % H of sequence i / H. */
+static head_task task_of(int64_t i, const int32_t *cu_seqlens, const int32_t *rows, int64_t M,
+                         int64_t H) {
+    int64_t start = cu_seqlens[i / H], end = cu_seqlens[i / H + 1], m = rows_before(rows, M, start);
+    return (head_task){start, end - start, m, rows_before(rows, M, end) - m, i % H};
+}
+
+/* The work of one head of a sequence of T rows, in proportion. */
+INLINE int64_t work_of(int64_t T) { return T * (T + 64); }
+
+/* The tasks first..last-1 that a thread owns: neighbours, so that it mostly reads rows which its
+ * own cache has from the product before, and about as much work as every other thread has. */
+static void share_work(const int32_t *cu_seqlens, int64_t S, int64_t H, int threads, int thread,
+                       int64_t *first, int64_t *last) {
     int64_t total = 0, before = 0;
-    for (int64_t s = 0; s < S; s++) total += WORK(cu_seqlens[s + 1] - cu_seqlens[s]) * H;
+    for (int64_t s = 0; s < S; s++) total += work_of(cu_seqlens[s + 1] - cu_seqlens[s]) * H;
     *first = *last = 0;
     for (int64_t i = 0; i < S * H; i++) {
-        int64_t T = cu_seqlens[i / H + 1] - cu_seqlens[i / H], owner = before / (total / threads + 1);
-        before += WORK(T);
+        int64_t owner = before / (total / threads + 1);
+        before += work_of(cu_seqlens[i / H + 1] - cu_seqlens[i / H]);
         if (owner < thread) *first = i + 1;
         if (owner <= thread) *last = i + 1;
     }
+}
+
+/* The first bad offset, or S + 1 + the first bad entry of rows, or -1. */
+static int64_t first_bad_index(const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
+                               int64_t M, int64_t longest) {
+    int64_t offset = first_bad_offset(cu_seqlens, N, S, longest);
+    if (offset >= 0 || !rows) return offset;
+    int64_t row = first_bad_row(rows, N, M);
+    return row < 0 ? -1 : S + 1 + row;
 }
 
 int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, const real *kv,
                               const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
                               int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
                               int64_t longest, int threads) {
-    int64_t bad = first_bad(cu_seqlens, rows, N, S, M, longest), C = H * D, piece = FN(attention_scratch)(longest, D);
+    int64_t C = H * D, piece = FN(attention_scratch)(longest, D);
+    int64_t bad = first_bad_index(cu_seqlens, rows, N, S, M, longest);
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -234,11 +334,12 @@ int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, 
         int64_t first, last;
         share_work(cu_seqlens, S, H, threads, thread, &first, &last);
         for (int64_t i = first; i < last; i++) {
-            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start, head = i % H * D;
-            int64_t m = rows_before(rows, M, start), count = rows_before(rows, M, start + T) - m;
-            const real *k = kv + start * kv_row + head;
-            forward_one(y + m * C + head, lse + m * H + i % H, scratch + thread * piece, q + m * q_row + head, q_row,
-                        k, k + C, kv_row, rows ? rows + m : 0, start, count, T, H, D);
+            head_task t = task_of(i, cu_seqlens, rows, M, H);
+            int64_t c = t.head * D; /* the head's first channel */
+            const real *k = kv + t.start * kv_row + c;
+            head_forward(y + t.m * C + c, lse + t.m * H + t.head, scratch + thread * piece,
+                         q + t.m * q_row + c, q_row, k, k + C, kv_row,
+                         rows ? rows + t.m : 0, t.start, t.M, t.T, H, D);
         }
     }
     return -1;
@@ -249,7 +350,8 @@ int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *d
                                const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
                                int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
                                int64_t longest, int threads) {
-    int64_t bad = first_bad(cu_seqlens, rows, N, S, M, longest), C = H * D, piece = FN(attention_scratch)(longest, D);
+    int64_t C = H * D, piece = FN(attention_scratch)(longest, D);
+    int64_t bad = first_bad_index(cu_seqlens, rows, N, S, M, longest);
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -257,13 +359,13 @@ int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *d
         int64_t first, last;
         share_work(cu_seqlens, S, H, threads, thread, &first, &last);
         for (int64_t i = first; i < last; i++) {
-            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start, head = i % H * D;
-            int64_t m = rows_before(rows, M, start), count = rows_before(rows, M, start + T) - m;
-            const real *k = kv + start * kv_row + head;
-            real *dk = dkv + start * kv_row + head;
-            backward_one(dq + m * q_row + head, q_row, dk, dk + C, kv_row, scratch + thread * piece, dy + m * C + head,
-                         q + m * q_row + head, k, k + C, y + m * C + head, lse + m * H + i % H, rows ? rows + m : 0,
-                         start, count, T, H, D);
+            head_task t = task_of(i, cu_seqlens, rows, M, H);
+            int64_t c = t.head * D;
+            const real *k = kv + t.start * kv_row + c;
+            real *dk = dkv + t.start * kv_row + c;
+            head_backward(dq + t.m * q_row + c, q_row, dk, dk + C, kv_row, scratch + thread * piece,
+                          dy + t.m * C + c, q + t.m * q_row + c, k, k + C, y + t.m * C + c,
+                          lse + t.m * H + t.head, rows ? rows + t.m : 0, t.start, t.M, t.T, H, D);
         }
     }
     return -1;

@@ -1,21 +1,27 @@
 /* Masked softmax-cross-entropy: nll = -log softmax(logits)[label] = lse - logits[label].
  *
- * The label -100 means "not graded": the row's nll and its whole dlogits are exactly zero, and
- * its logits are not even looked at. This, and nothing else, is the loss mask of fine-tuning. */
+ * The label -100 means "not graded": the nll, lse and dlogits of the row are exactly zero, and its
+ * logits are not read.
+ *
+ * A training step sends no such row here. The model computes logits only for the rows whose nll
+ * somebody reads (batch.wanted, see GPT.forward in nn/model.py), and these are the graded ones. The
+ * rule serves callers that pass every row, such as nn/gradcases.py and measure/trace.py. */
 #include "kernels.h"
 #include "simd.h"
 
 enum { IGNORE = -100 };
 
-static int64_t first_bad(const int32_t *labels, int64_t N, int64_t V) {
+static int64_t first_bad_label(const int32_t *labels, int64_t N, int64_t V) {
     for (int64_t n = 0; n < N; n++)
         if (labels[n] != IGNORE && (labels[n] < 0 || labels[n] >= V)) return n;
     return -1;
 }
 
+/* nll and lse are written. The largest logit of a row is subtracted before exp, so that no
+ * exponential overflows: lse = max + log sum_v exp(logits[v] - max). */
 int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, const int32_t *labels,
                                   int64_t N, int64_t V, int threads) {
-    int64_t bad = first_bad(labels, N, V), whole = V / VL * VL;
+    int64_t bad = first_bad_label(labels, N, V), whole = V / VL * VL; /* whole vectors of a row */
     if (bad >= 0) return bad;
     if (N * V < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -26,8 +32,8 @@ int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, cons
         vec tail = whole < V ? load_tail(row + whole, V - whole, -INFINITY) : splat(-INFINITY);
         vec top = tail, total;
         for (int64_t v = 0; v < whole; v += VL) top = vmax(load(row + v), top);
-        real max = max_lanes(top); /* subtracted, so that no exponential overflows */
-        total = vexp(tail - max);
+        real max = max_lanes(top);
+        total = vexp(tail - max); /* exp(-inf) = 0 in the lanes that fill up the tail */
         for (int64_t v = 0; v < whole; v += VL) total += vexp(load(row + v) - max);
         lse[n] = max + (real)log(sum_lanes(total));
         nll[n] = lse[n] - row[labels[n]];
@@ -35,11 +41,11 @@ int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, cons
     return -1;
 }
 
-/* d nll / d logits[v] = softmax[v] - (v == label) */
+/* dlogits is written: dnll (softmax[v] - (v == label)), where softmax[v] = exp(logits[v] - lse). */
 int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *logits,
                                    const real *lse, const int32_t *labels, int64_t N, int64_t V,
                                    int threads) {
-    int64_t bad = first_bad(labels, N, V), whole = V / VL * VL;
+    int64_t bad = first_bad_label(labels, N, V), whole = V / VL * VL;
     if (bad >= 0) return bad;
     if (N * V < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -50,7 +56,8 @@ int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *
             continue;
         }
         const real *row = logits + n * V;
-        for (int64_t v = 0; v < whole; v += VL) store(out + v, dnll[n] * vexp(load(row + v) - lse[n]));
+        for (int64_t v = 0; v < whole; v += VL)
+            store(out + v, dnll[n] * vexp(load(row + v) - lse[n]));
         if (whole < V)
             store_tail(out + whole, dnll[n] * vexp(load_tail(row + whole, V - whole, 0) - lse[n]),
                        V - whole);

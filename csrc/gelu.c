@@ -1,30 +1,41 @@
-/* GELU, y = x s(x) (rows.h), and its derivative dy/dx = s + x s (1 - s) 2 du/dx
- * (not a number where x x overflows: from 1.8e19 on in float32). */
+/* GELU, y = x s(x) with the gate s of rows.h, and its derivative
+ *
+ *     dy/dx = s + x ds/dx,    ds/dx = s (1 - s) 2 du/dx,    du/dx = sqrt(2/pi) (1 + 3*0.044715 x^2)
+ *
+ * The derivative is not a number where x^2 overflows: from 1.8e19 on in float32. */
 #include "kernels.h"
 #include "rows.h"
 
-INLINE vec derivative(vec s, vec x) { return s + x * s * (1 - s) * (2 * ROOT + 6 * ROOT * CUBIC * (x * x)); }
+/* dy/dx at x, whose gate is s. */
+INLINE vec gelu_slope(vec s, vec x) {
+    vec twice_du = 2 * SQRT_2_OVER_PI + 6 * SQRT_2_OVER_PI * CUBIC * (x * x);
+    return s + x * s * (1 - s) * twice_du;
+}
 
-/* Threads take whole vectors, so an element is in the tail for any number of them or for none. */
+/* y, and dydx if it is not NULL, are written. Threads take whole vectors, so the same elements are
+ * in the tail for any number of threads. */
 void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads) {
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i += VL) {
-        vec here = load_part(x + i, n - i), s = gelu_gate(here);
-        store_part(y + i, here * s, n - i);
-        if (dydx) store_part(dydx + i, derivative(s, here), n - i);
+        vec v = load_part(x + i, n - i), s = gelu_gate(v);
+        store_part(y + i, v * s, n - i);
+        if (dydx) store_part(dydx + i, gelu_slope(s, v), n - i);
     }
 }
 
-void FN(gelu_backward)(real *dx, const real *dy, const real *x, const real *dydx, int64_t n, int threads) {
+/* dx = dy dy/dx is written. The derivative is dydx of the forward, or is computed from x where dydx
+ * is NULL. */
+void FN(gelu_backward)(real *dx, const real *dy, const real *x, const real *dydx, int64_t n,
+                       int threads) {
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i += VL) {
         vec slope;
         if (dydx) slope = load_part(dydx + i, n - i);
         else {
-            vec here = load_part(x + i, n - i);
-            slope = derivative(gelu_gate(here), here);
+            vec v = load_part(x + i, n - i);
+            slope = gelu_slope(gelu_gate(v), v);
         }
         store_part(dx + i, load_part(dy + i, n - i) * slope, n - i);
     }

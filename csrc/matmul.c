@@ -1,22 +1,38 @@
-/* y = x wT + b, and its gradients dx = dy w, dw += dyT x, db += column sums of dy.
+/* y = x wT + b [+ residual], and its gradients dx = dy w, dw += dyT x, db += column sums of dy.
  *
- * All three products are one tile (tile.h) under two drivers:
- *   product()      y and dx: rows over threads, B packed into panels of NR columns;
- *   product_dw()   dw: output tiles over threads, the sum runs over the rows of the batch.
- * Both follow the same three loops: panels of NR columns, blocks along the sum, tiles of MR rows (product_dw() has
- * blocks outside panels, and groups of tiles outside both). A block's sum is
- * formed in registers and then added to those before it: so the error of a sum of N grows with N / DEPTH + DEPTH and
- * not with N (sums over gpt2's 50,257 symbols need that), and a packed piece of B, DEPTH x NR, stays in the
- * first-level cache. In dw each block reads and writes all of dw, so there the blocks are longer. Only a sum over a large
- * vocabulary is longer than LONG: its part of A is used by every panel while it is still in a cache. */
+ * All three products run on one tile (tile.h), under two drivers. In multiply_rows(), for y and dx,
+ * the threads share the rows. In add_dw() the sum runs over the rows, so the threads share the
+ * tiles of dw. Their loops, from outside to inside, with the sizes named as in BLIS (Van Zee and
+ * van de Geijn, BLIS: A Framework for Rapidly Instantiating BLAS Functionality, 2015):
+ *
+ *     multiply_rows()                             add_dw()
+ *
+ *     KC_OUTER of the sum                         MC rows of dw
+ *       NR columns                                  KC_DW of the sum
+ *         KC of the sum: pack B (KC,NR)               NR columns: pack B (KC_DW,NR)
+ *           MR rows: tile (MR,NR)                       MR rows: tile (MR,NR)
+ *
+ * KC is the length of a block of the sum. The block is formed in registers and then added to the
+ * blocks before it. So the error of a sum of n terms grows with n / KC + KC and not with n (sums
+ * over gpt2's 50,257 symbols need that). The packed panel stays in the first-level cache.
+ *
+ * KC_DW takes the place of KC in dw. Each block reads and writes all of dw, so the blocks are
+ * longer. Logits are kept in chunks of a multiple of KC_DW rows (logits_rows in nn/shapes.py), so
+ * that the chunks change no bit.
+ *
+ * KC_OUTER cuts the longest sums, those over a large vocabulary. A part is done for every panel
+ * before the next part begins, so its piece of A stays in a cache.
+ *
+ * MC: so many columns of a block of dy stay in the second-level cache until every panel has used
+ * them. multiply_rows() has no MC, it takes all rows of the thread. NC, the columns of B that are
+ * packed at a time, is NR in both. */
 #include "kernels.h"
 #include "tile.h"
 
-enum { ROWS = 256, GROUP = 32 }; /* of a block in dw (model.logits_rows knows it); tiles in a group there */
-enum { LONG = 32 * DEPTH };      /* so much of a sum is done for every panel before the next part of it */
+enum { KC_OUTER = 32 * KC, KC_DW = 256, MC = 32 * MR };
 
-/* panel (depth, NR) = B(p, j) = b[p * b_row + j * b_col], columns beyond `columns` zero up to a whole
- * vector. One of b_row and b_col is 1. */
+/* panel (depth,NR) is written: B (depth,columns), with zeros beyond `columns` up to a whole vector.
+ * B(p,j) = b[p * b_row + j * b_col], where b_row or b_col is 1. */
 static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64_t depth,
                  int64_t columns) {
     if (b_col != 1) pack_transposed(panel, NR, b, b_col, columns, depth, 1);
@@ -26,70 +42,93 @@ static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64
                 store(panel + p * NR + j, load_part(b + p * b_row + j, columns - j));
 }
 
-/* Rows first..last-1 of out (N,K) = a (N,C) B (C,K) + bias + residual, B(p,j) = b[p * b_row + j * b_col]. */
-static void product(real *out, const real *a, const real *b, int64_t b_row, int64_t b_col, const real *bias,
-                    const real *residual, int64_t C, int64_t K, int64_t first, int64_t last) {
-    real panel[DEPTH * NR] __attribute__((aligned(64)));
-    for (int64_t s = 0; s < C && first < last; s += LONG)
+/* Rows first..last-1 of out (N,K) = a (N,C) B (C,K) + bias (K) + residual (N,K) are written, with
+ * B(p,j) = b[p * b_row + j * b_col]. bias and residual may be NULL. */
+static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row, int64_t b_col,
+                          const real *bias, const real *residual, int64_t C, int64_t K,
+                          int64_t first, int64_t last) {
+    real panel[KC * NR] __attribute__((aligned(64)));
+    for (int64_t s = 0; s < C && first < last; s += KC_OUTER)
         for (int64_t k = 0; k < K; k += NR) {
-            int64_t columns = K - k < NR ? K - k : NR;
-            for (int64_t c = s; c < C && c < s + LONG; c += DEPTH) {
-                int64_t depth = C - c < DEPTH ? C - c : DEPTH;
+            int64_t columns = min(K - k, NR);
+            for (int64_t c = s; c < C && c < s + KC_OUTER; c += KC) {
+                int64_t depth = min(C - c, KC);
                 pack(panel, b + c * b_row + k * b_col, b_row, b_col, depth, columns);
                 for (int64_t n = first; n < last; n += MR) {
-                    int mr = last - n < MR ? (int)(last - n) : MR;
+                    int mr = (int)min(last - n, MR);
                     real *y = out + n * K + k;
+                    /* The first block adds bias and residual, the others add to y. */
                     const real *from = bias && c == 0 ? bias + k : 0;
                     const real *plus = c > 0 ? y : residual ? residual + n * K + k : 0;
-                    tile(mr, columns, y, K, from, 0, plus, K, depth, a + n * C + c, C, 1, panel, NR);
+                    tile(mr, columns, y, K, from, 0, plus, K,
+                         depth, a + n * C + c, C, 1, panel, NR);
                 }
             }
         }
 }
 
-/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C). GROUP tiles along K form a group: so many columns of a block of
- * dy stay in the second-level cache until every panel (NR columns of C) has used them. In the group that begins with
- * tile g and is `wide` tiles wide, tile g + t of panel q has number g * panels + q * wide + t. Blocks come in the
- * order of the rows. */
-static void product_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K, int64_t first,
-                       int64_t last) {
-    real panel[ROWS * NR] __attribute__((aligned(64)));
-    int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
+/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C), which is added to. The tiles are numbered
+ * group by group (MC rows of dw), in a group panel by panel (NR columns of dw), in a panel
+ * downwards. With MC = 3 MR, K = 5 MR and C = 2 NR:
+ *
+ *                      panel 0   panel 1
+ *     tile row 0          0         3
+ *              1          1         4       group g = 0, high = 3
+ *              2          2         5
+ *                      - - - - - - - - -
+ *              3          6         8       group g = 3, high = 2
+ *              4          7         9
+ *
+ * In the group that begins at tile row g and is `high` tile rows high, the tile in row g + t of
+ * panel q has the number g * panels + q * high + t. The run of numbers that a thread owns may begin
+ * and end inside a panel. */
+static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K,
+                   int64_t first, int64_t last) {
+    enum { GROUP = MC / MR }; /* tile rows of a group */
+    real panel[KC_DW * NR] __attribute__((aligned(64)));
+    int64_t tile_rows = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
     for (int64_t g = first / (GROUP * panels) * GROUP; g * panels < last; g += GROUP) {
-        int64_t wide = tiles - g < GROUP ? tiles - g : GROUP;
+        int64_t high = min(tile_rows - g, GROUP);
+        /* The thread owns tiles from..to-1 of this group, counted from the group's first. */
         int64_t from = first > g * panels ? first - g * panels : 0, to = last - g * panels;
-        if (to > wide * panels) to = wide * panels;
-        for (int64_t n = 0; n < N; n += ROWS) {
-            int64_t depth = N - n < ROWS ? N - n : ROWS;
-            for (int64_t q = from / wide; q * wide < to; q++) {
-                int64_t columns = C - q * NR < NR ? C - q * NR : NR;
-                int64_t t0 = from > q * wide ? from - q * wide : 0, t1 = to < (q + 1) * wide ? to - q * wide : wide;
+        if (to > high * panels) to = high * panels;
+        for (int64_t n = 0; n < N; n += KC_DW) {
+            int64_t depth = min(N - n, KC_DW);
+            for (int64_t q = from / high; q * high < to; q++) {
+                int64_t columns = min(C - q * NR, NR);
+                int64_t t0 = from > q * high ? from - q * high : 0, t1 = min(to - q * high, high);
                 pack(panel, x + n * C + q * NR, C, 1, depth, columns);
                 for (int64_t t = g + t0; t < g + t1; t++) {
-                    int mr = K - t * MR < MR ? (int)(K - t * MR) : MR;
+                    int mr = (int)min(K - t * MR, MR);
                     real *out = dw + t * MR * C + q * NR;
-                    tile(mr, columns, out, C, 0, 0, out, C, depth, dy + n * K + t * MR, 1, K, panel, NR);
+                    tile(mr, columns, out, C, 0, 0, out, C,
+                         depth, dy + n * K + t * MR, 1, K, panel, NR);
                 }
             }
         }
     }
 }
 
-/* `columns` columns of db += column sums of dy (N rows of K), in blocks of ROWS rows as above. */
-INLINE void sums_of(const int nv, real *db, const real *dy, int64_t N, int64_t K, int64_t columns) {
-    for (int64_t n = 0; n < N; n += ROWS) {
+/* `columns` columns of db += the column sums of dy (N rows, K apart), in blocks of KC_DW rows. */
+INLINE void add_column_sums(const int nv, real *db, const real *dy, int64_t N, int64_t K,
+                            int64_t columns) {
+    for (int64_t n = 0; n < N; n += KC_DW) {
         vec block[NV] = {0};
-        for (int64_t i = n; i < N && i < n + ROWS; i++)
-            UNROLL for (int j = 0; j < nv; j++) block[j] += load_part(dy + i * K + j * VL, columns - j * VL);
-        UNROLL for (int j = 0; j < nv; j++)
-            store_part(db + j * VL, load_part(db + j * VL, columns - j * VL) + block[j], columns - j * VL);
+        for (int64_t i = n; i < N && i < n + KC_DW; i++)
+            UNROLL for (int j = 0; j < nv; j++)
+                block[j] += load_part(dy + i * K + j * VL, columns - j * VL);
+        UNROLL for (int j = 0; j < nv; j++) {
+            vec sum = load_part(db + j * VL, columns - j * VL) + block[j];
+            store_part(db + j * VL, sum, columns - j * VL);
+        }
     }
 }
-/* Columns first..last-1 of db (K): NV vectors side by side where there are as many. */
-static void sums_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first, int64_t last) {
+
+/* Columns first..last-1 of db (K) are added to: NV vectors side by side while there are as many. */
+static void add_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first, int64_t last) {
     int64_t k = first;
-    for (; k + NR <= last; k += NR) sums_of(NV, db + k, dy + k, N, K, NR);
-    for (; k < last; k += VL) sums_of(1, db + k, dy + k, N, K, last - k);
+    for (; k + NR <= last; k += NR) add_column_sums(NV, db + k, dy + k, N, K, NR);
+    for (; k < last; k += VL) add_column_sums(1, db + k, dy + k, N, K, last - k);
 }
 
 void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, const real *residual,
@@ -99,22 +138,22 @@ void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, co
     for (int thread = 0; thread < threads; thread++) {
         int64_t first, last;
         share(N, MR, threads, thread, &first, &last);
-        product(y, x, w, 1, C, b, residual, C, K, first, last); /* B = wT */
+        multiply_rows(y, x, w, 1, C, b, residual, C, K, first, last); /* B = wT */
     }
 }
 
 void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
                          int64_t N, int64_t C, int64_t K, int threads) {
-    int64_t tiles = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
+    int64_t tiles = (K + MR - 1) / MR * ((C + NR - 1) / NR); /* of dw */
     if (N * C * K < 64 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         int64_t first, last;
         share(N, MR, threads, thread, &first, &last);
-        if (dx) product(dx, dy, w, C, 1, 0, 0, K, C, first, last); /* B = w, the sum runs over K */
+        if (dx) multiply_rows(dx, dy, w, C, 1, 0, 0, K, C, first, last); /* B = w, a sum over K */
         share(K, VL, threads, thread, &first, &last);
-        if (db) sums_db(db, dy, N, K, first, last);
-        share(tiles * panels, 1, threads, thread, &first, &last);
-        if (dw) product_dw(dw, dy, x, N, C, K, first, last);
+        if (db) add_db(db, dy, N, K, first, last);
+        share(tiles, 1, threads, thread, &first, &last);
+        if (dw) add_dw(dw, dy, x, N, C, K, first, last);
     }
 }

@@ -1,36 +1,41 @@
-/* One row's layer norm and GELU: what a batch (layernorm.c, gelu.c) and a single token (decode.c) must do
- * bit for bit alike. */
+/* Layer norm of one row, and the gate of GELU. They stand here because reading a single token
+ * (decode.c) must give the same bits as a whole batch (layernorm.c, gelu.c). */
 #ifndef PYSFT_ROWS_H
 #define PYSFT_ROWS_H
 
 #include "simd.h"
 
-/* y (C) = (x - mean) rstd w + b. Ba, Kiros and Hinton, Layer Normalization (2016), section 3. */
-INLINE void layernorm_row(real *y, real *mean, real *rstd, const real *x, const real *w, const real *b, int64_t C,
-                          real eps) {
+/* y (C) = (x - mean) rstd w + b, with rstd = 1 / sqrt(variance + eps). y, mean and rstd are
+ * written. Ba, Kiros and Hinton, Layer Normalization (2016), section 3. */
+INLINE void layernorm_row(real *y, real *mean, real *rstd, const real *x, const real *w,
+                          const real *b, int64_t C, real eps) {
     vec total = {0}, squares = {0};
     for (int64_t i = 0; i < C; i += VL) total += load_part(x + i, C - i);
     real mu = sum_lanes(total) / (real)C;
-    for (int64_t i = 0; i < C; i += VL) { /* lanes that do not exist hold the mean: they are no deviation */
+    for (int64_t i = 0; i < C; i += VL) { /* a tail is filled with the mean: its deviation is 0 */
         vec d = (C - i >= VL ? load(x + i) : load_tail(x + i, C - i, mu)) - mu;
         squares += d * d;
     }
     real rs = 1 / sqrt(sum_lanes(squares) / (real)C + eps);
-    for (int64_t i = 0; i < C; i += VL)
-        store_part(y + i, (load_part(x + i, C - i) - mu) * rs * load_part(w + i, C - i) + load_part(b + i, C - i), C - i);
+    for (int64_t i = 0; i < C; i += VL) {
+        vec norm = (load_part(x + i, C - i) - mu) * rs;
+        store_part(y + i, norm * load_part(w + i, C - i) + load_part(b + i, C - i), C - i);
+    }
     *mean = mu;
     *rstd = rs;
 }
 
-/* GELU in its tanh form is x s(x), s = 0.5 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). Hendrycks and
- * Gimpel, Gaussian Error Linear Units (2016), section 2.
+/* GELU in its tanh form is y = x s(x) with the gate
  *
- * s = 1 / (1 + exp(-2u)), with one exponential. In float64 it comes from the C library's tanh, as the
- * formula stands, so that the oracle does not share the form it checks. */
-static const real ROOT = 0.79788456080286535588, CUBIC = 0.044715;
+ *     s = 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u)),    u = sqrt(2/pi) (x + 0.044715 x^3)
+ *
+ * Hendrycks and Gimpel, Gaussian Error Linear Units (2016), section 2. float32 takes the second
+ * form, which needs one exponential. float64 takes the first, with the C library's tanh, so that
+ * the oracle does not share the form that it checks. */
+static const real SQRT_2_OVER_PI = 0.79788456080286535588, CUBIC = 0.044715;
 
 INLINE vec gelu_gate(vec x) {
-    vec u = ROOT * (x + CUBIC * x * x * x);
+    vec u = SQRT_2_OVER_PI * (x + CUBIC * x * x * x);
 #ifdef PYSFT_F64
     UNROLL for (int i = 0; i < VL; i++) u[i] = 0.5 * (1 + tanh(u[i]));
     return u;

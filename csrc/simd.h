@@ -1,21 +1,26 @@
-/* Vectors of `real` in GNU C, one width for each instruction set, and the few functions of them
- * that the kernels share. a + b, a * b, a < b work lane by lane; a scalar operand is broadcast.
+/* Vectors of `real` in GNU C, as wide as the instruction set has them, and the functions on vectors
+ * that the kernels share. a + b, a * b and a < b work lane by lane; a scalar operand is broadcast.
  *
- * A tail that does not fill a vector is loaded into one whose other lanes hold a harmless value and
- * then takes the very same instructions, so an element's bits never depend on whether it stood in a
- * tail. */
+ * The end of a row rarely fills a vector. It is loaded into one whose other lanes hold a harmless
+ * value f that does not change the result:
+ *
+ *     a row of 11 elements, VL = 4:    0 1 2 3     4 5 6 7     8 9 10 f
+ *                                       load        load       load_tail(p, 3, f)
+ *
+ * The tail then takes the same instructions as a full vector, so an element has the same bits in a
+ * tail and outside. */
 #ifndef PYSFT_SIMD_H
 #define PYSFT_SIMD_H
 
 #include <string.h>
-#include <tgmath.h> /* sqrt, log, exp, tanh: of floats for floats, of doubles for doubles */
+#include <tgmath.h> /* sqrt, log, exp, tanh: float for floats, double for doubles */
 #include "real.h"
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
-/* MR x (NV vectors) is the tile of matmul: as many accumulators as the register file holds beside
- * NV vectors of B and one element of A. */
+/* MR rows x NV vectors is the tile of tile.h: as many accumulators as the register file holds
+ * beside NV vectors of B and one element of A. */
 #if defined(__AVX512F__)
 enum { VECTOR_BYTES = 64, MR = 6, NV = 4 };
 #elif defined(__AVX2__)
@@ -33,7 +38,7 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 /* The same at any address, over memory that is declared as plain reals. */
 typedef real vec_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 #ifdef PYSFT_F64
-typedef int64_t lane_int; /* a whole number as wide as a lane */
+typedef int64_t lane_int; /* an integer as wide as a lane */
 #else
 typedef int32_t lane_int;
 #endif
@@ -42,24 +47,31 @@ typedef lane_int ivec __attribute__((vector_size(VECTOR_BYTES)));
 #define INLINE static inline __attribute__((always_inline, unused))
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* ------------------------------------------------------------------------------- load and store */
+
 INLINE vec load(const real *p) { return *(const vec_u *)p; }
 INLINE void store(real *p, vec x) { *(vec_u *)p = x; }
 
 /* x in every lane. (`(vec){} + x` would be a real addition: -0 + 0 is not -0. x - 0 is x.) */
 INLINE vec splat(real x) { return x - (vec){0}; }
 
-/* The first n < VL elements at p, `fill` in the other lanes; and back. */
+/* The first n < VL elements at p, with `fill` in the other lanes; the first n < VL lanes of x to
+ * p. */
 #ifdef __AVX512F__
 #ifdef PYSFT_F64
 INLINE vec load_tail(const real *p, int64_t n, real fill) {
     return _mm512_mask_loadu_pd(splat(fill), (__mmask8)((1 << n) - 1), p);
 }
-INLINE void store_tail(real *p, vec x, int64_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1 << n) - 1), x); }
+INLINE void store_tail(real *p, vec x, int64_t n) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1 << n) - 1), x);
+}
 #else
 INLINE vec load_tail(const real *p, int64_t n, real fill) {
     return _mm512_mask_loadu_ps(splat(fill), (__mmask16)((1 << n) - 1), p);
 }
-INLINE void store_tail(real *p, vec x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1 << n) - 1), x); }
+INLINE void store_tail(real *p, vec x, int64_t n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1 << n) - 1), x);
+}
 #endif
 #else
 static __attribute__((noinline, unused)) vec load_tail(const real *p, int64_t n, real fill) {
@@ -71,19 +83,22 @@ static __attribute__((noinline, unused)) void store_tail(real *p, vec x, int64_t
     memcpy(p, &x, (size_t)n * sizeof(real));
 }
 #endif
-/* The same where n may also be VL or more. */
+/* A full vector where n >= VL elements are left, else the tail, filled with zeros. */
 INLINE vec load_part(const real *p, int64_t n) { return n >= VL ? load(p) : load_tail(p, n, 0); }
 INLINE void store_part(real *p, vec x, int64_t n) {
     if (n >= VL) store(p, x);
     else store_tail(p, x, n);
 }
 
-/* Lane by lane: mask ? a : b, where mask is the result of a comparison. */
+/* --------------------------------------------------------------------------------- lane by lane */
+
+/* mask ? a : b in each lane, where mask is the result of a comparison. */
 INLINE vec choose(ivec mask, vec a, vec b) {
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 }
-/* a > b ? a : b and a < b ? a : b in each lane; b where either is not a number. gcc does not see that this is one
- * instruction. */
+
+/* vmax: a > b ? a : b in each lane; vmin: a < b ? a : b; b where either is not a number.
+ * Intrinsics, because gcc does not find that each is one instruction. */
 #ifdef __x86_64__
 #ifdef PYSFT_F64
 #define NAME_(width, what) _mm##width##_##what##_pd
@@ -104,6 +119,42 @@ INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
 INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
 #endif
 
+#ifdef PYSFT_F64
+/* The C library's exp: float64 is the oracle and must not share the polynomial that it checks. */
+INLINE vec vexp(vec x) {
+    UNROLL for (int i = 0; i < VL; i++) x[i] = exp(x[i]);
+    return x;
+}
+#else
+/* exp in float32, at most 1.01 ulp from the true value on [-87, 88] (tests/test_kernels.py measures
+ * it). exp(0) is exactly 1. The result is 0 below -87.68 (the true value is denormal from -87.34
+ * on) and inf above 88.37.
+ *
+ *     exp(x) = 2^n exp(r)
+ *     x      = n ln 2 + r, |r| <= ln 2 / 2. ln 2 is taken in two parts, so that the subtraction is
+ *              exact to the last bit that matters.
+ *     exp(r) = 1 + r + r^2 q(r), q the polynomial of degree 4 with the least relative error (3e-9)
+ *     2^n      is put together from its exponent bits. Their least and greatest values, n = -127
+ *              and n = 128, mean 0 and inf; x is clamped so that n goes no further. */
+INLINE vec vexp(vec x) {
+    const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to the nearest integer */
+    x = vmin(splat(89.0f), vmax(splat(-88.0f), x));
+    vec t = x * 1.44269504f + magic; /* the low bits of t are n = round(x / ln 2) */
+    vec n = t - magic;
+    vec r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vec q = r * 1.381459878757596e-3f + 8.368716575205326e-3f;
+    q = q * r + 4.166838899254799e-2f;
+    q = q * r + 1.666652113199234e-1f;
+    q = q * r + 4.999999403953552e-1f;
+    vec y = r * r * q + r + 1.0f;
+    ivec power = ((ivec)t << 23) + (127 << 23); /* n + 127 as exponent; the shift drops the rest */
+    return y * (vec)power;
+}
+#endif
+
+/* ---------------------------------------------------------------------------- from lane to lane */
+
 /* 0, 1, 2, ... : a constant to the compiler, and so are the masks made of it. */
 INLINE ivec lane_numbers(void) {
     static const lane_int number[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -111,8 +162,9 @@ INLINE ivec lane_numbers(void) {
     memcpy(&x, number, sizeof x);
     return x;
 }
-/* Lane i of the result is lane from[i] of a and b side by side. */
-#ifdef __clang__ /* which has no such thing for lane numbers in a vector */
+
+/* Lane i of the result is lane from[i] of the 2 VL lanes of a and b side by side. */
+#ifdef __clang__ /* has no shuffle whose lane numbers are a vector */
 INLINE vec shuffle(vec a, vec b, ivec from) {
     vec x;
     UNROLL for (int l = 0; l < VL; l++) x[l] = from[l] < VL ? a[from[l]] : b[from[l] - VL];
@@ -121,10 +173,16 @@ INLINE vec shuffle(vec a, vec b, ivec from) {
 #else
 #define shuffle __builtin_shuffle
 #endif
+
 /* Lane i of the result is lane i ^ half of x. */
 INLINE vec swap_lanes(vec x, const int half) { return shuffle(x, x, lane_numbers() ^ half); }
 
-/* Horizontal sum and maximum, by halves: a fixed tree. */
+/* Horizontal sum and maximum, by halves: always the same tree of additions. For VL = 4:
+ *
+ *     lane          0                      1                      2, 3
+ *     x             x0                     x1                     x2, x3
+ *     half = 2      x0 + x2                x1 + x3                the same two
+ *     half = 1      (x0 + x2) + (x1 + x3)  in every lane */
 INLINE real sum_lanes(vec x) {
     UNROLL for (int half = VL / 2; half > 0; half /= 2) x += swap_lanes(x, half);
     return x[0];
@@ -134,11 +192,16 @@ INLINE real max_lanes(vec x) {
     return x[0];
 }
 
-/* The VL x VL matrix whose rows are x[0..VL-1] turned over its diagonal: blocks of h x h change sides,
- * h = 1, 2, 4, ... */
+/* Transpose the VL x VL matrix whose rows are x[0..VL-1]. Blocks of h x h beside the diagonal
+ * change places, for h = 1, 2, 4, ... For VL = 4:
+ *
+ *     x[0]   a0 a1 a2 a3            a0 b0 a2 b2            a0 b0 c0 d0
+ *     x[1]   b0 b1 b2 b3   h = 1    a1 b1 a3 b3   h = 2    a1 b1 c1 d1
+ *     x[2]   c0 c1 c2 c3   ---->    c0 d0 c2 d2   ---->    a2 b2 c2 d2
+ *     x[3]   d0 d1 d2 d3            c1 d1 c3 d3            a3 b3 c3 d3 */
 INLINE void transpose(vec x[VL]) {
     UNROLL for (int h = 1; h < VL; h *= 2) {
-        ivec lane = lane_numbers(), far = (lane & h) != 0; /* -1 where the lane number has the bit h */
+        ivec lane = lane_numbers(), far = (lane & h) != 0; /* -1 where the lane number has bit h */
         UNROLL for (int i = 0; i < VL; i++) {
             if (i & h) continue;
             vec a = x[i], b = x[i + h];
@@ -147,63 +210,42 @@ INLINE void transpose(vec x[VL]) {
         }
     }
 }
-/* out(j,i) = x(i,j) scale for i < rows and j < columns, and zero for i up to the next multiple of VL. */
-static __attribute__((noinline, unused)) void pack_transposed(real *out, int64_t out_row, const real *x, int64_t x_row,
-                                                              int64_t rows, int64_t columns, real scale) {
+
+/* ---------------------------------------------------------------------------- sizes and packing */
+
+INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* The elements [first, last) of 0..n-1 that thread i of `threads` owns. first is a multiple of
+ * `grain`, and so is last unless it is n. */
+INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, int64_t *last) {
+    int64_t pieces = (n + grain - 1) / grain;
+    *first = pieces * i / threads * grain;
+    *last = pieces * (i + 1) / threads * grain;
+    if (*last > n) *last = n;
+}
+
+/* out(j,i) = scale x(i,j) for i < rows and j < columns, and zero for i from `rows` up to the next
+ * multiple of VL. Rows of out are out_row elements apart, those of x x_row. */
+static __attribute__((noinline, unused)) void pack_transposed(real *out, int64_t out_row,
+                                                              const real *x, int64_t x_row,
+                                                              int64_t rows, int64_t columns,
+                                                              real scale) {
     for (int64_t i = 0; i < rows; i += VL)
         for (int64_t j = 0; j < columns; j += VL) {
             vec block[VL];
             if (i + VL <= rows && j + VL <= columns) {
                 UNROLL for (int r = 0; r < VL; r++) block[r] = load(x + (i + r) * x_row + j);
                 transpose(block);
-                UNROLL for (int c = 0; c < VL; c++) store(out + (j + c) * out_row + i, block[c] * scale);
+                UNROLL for (int c = 0; c < VL; c++)
+                    store(out + (j + c) * out_row + i, block[c] * scale);
             } else {
                 for (int c = 0; c < VL && j + c < columns; c++)
                     for (int r = 0; r < VL; r++)
-                        out[(j + c) * out_row + i + r] = i + r < rows ? x[(i + r) * x_row + j + c] * scale : 0;
+                        out[(j + c) * out_row + i + r] =
+                            i + r < rows ? x[(i + r) * x_row + j + c] * scale : 0;
             }
         }
-}
-
-#ifdef PYSFT_F64
-/* The oracle uses the C library, so that it is not the polynomial that it checks. */
-INLINE vec vexp(vec x) {
-    UNROLL for (int i = 0; i < VL; i++) x[i] = exp(x[i]);
-    return x;
-}
-#else
-/* exp in float32, at most 1.01 ulp from the true value on [-87, 88] (tests/test_kernels.py measures
- * it); 0 below -87.68 (the true value is denormal from -87.34 on), inf above 88.37, exp(0) = 1 exactly.
- *
- * x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 is taken in two parts so that the subtraction is exact
- * to the last bit that matters; exp(r) = 1 + r + r^2 q(r), with q the degree-4 polynomial of least
- * relative error (3e-9); 2^n is put together from its exponent bits, whose least and greatest values,
- * n = -127 and n = 128, mean 0 and inf: x is kept where n is one of these. */
-INLINE vec vexp(vec x) {
-    const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to the nearest integer */
-    x = vmin(splat(89.0f), vmax(splat(-88.0f), x));
-    vec t = x * 1.44269504f + magic;
-    vec n = t - magic;
-    vec r = x - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    vec q = r * 1.381459878757596e-3f + 8.368716575205326e-3f;
-    q = q * r + 4.166838899254799e-2f;
-    q = q * r + 1.666652113199234e-1f;
-    q = q * r + 4.999999403953552e-1f;
-    vec y = r * r * q + r + 1.0f;
-    ivec power = ((ivec)t << 23) + (127 << 23); /* the low bits of t are n; the shift drops the rest */
-    return y * (vec)power;
-}
-#endif
-
-INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-/* Columns [first, last) of 0..n-1 that thread i of `threads` owns: whole multiples of `grain`. */
-INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, int64_t *last) {
-    int64_t pieces = (n + grain - 1) / grain;
-    *first = pieces * i / threads * grain;
-    *last = pieces * (i + 1) / threads * grain;
-    if (*last > n) *last = n;
 }
 
 #endif

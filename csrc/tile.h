@@ -1,31 +1,50 @@
-/* The micro-kernel: the only place where a product's multiplications happen.
+/* The micro-kernel. Every matrix product runs on it, except P V of a single token (attend() in
+ * decode.c):
  *
- *     out(i,j) = from(i,j) + sum over p in 0..depth-1 of A(i,p) B(p,j) + plus(i,j)
+ *     out(i,j) = from(i,j) + sum over p < depth of A(i,p) B(p,j) + plus(i,j)
  *
- * for i < mr <= MR rows and j < nv <= NV vectors of columns, of the last of which only `last` lanes
- * exist in out, from and plus. A(i,p) = a[i * a_row + p * a_col] is read one element at a time and
- * broadcast, straight from row-major memory (packing A never pays); B(p,j) = b[p * b_row + j] is read
- * in whole vectors. from may be out (to go on with a sum); from or plus may be NULL (nothing).
+ * for i < mr <= MR rows and j < nv <= NV vectors of columns. The last vector has only `last` lanes
+ * in out, from and plus. `from` may be out (to go on with a sum); from and plus may be NULL
+ * (nothing).
  *
- * mr and nv are constants wherever this is inlined, so c lives in registers and the innermost line is
- * one fused multiply-add.
+ *                                  vector 0   vector 1   ..      row p of B, loaded whole
+ *     A(0,p) in every lane          c[0][0]    c[0][1]    ..
+ *     A(1,p) in every lane          c[1][0]    c[1][1]    ..      accumulators, in registers
+ *       ..                            ..         ..
  *
- * Each element is its own chain of additions in the order of p, whatever the tile's size and its
- * place in it: that is why a row has the same bits in every batch. */
+ *     for p = 0, 1, ..:             c[i][j] += A(i,p) * vector j
+ *
+ * A(i,p) = a[i * a_row + p * a_col] is read element by element, straight from row-major memory
+ * (packing A never pays). B(p,j) = b[p * b_row + j]. Rows of out, from and plus are out_row,
+ * from_row and plus_row elements apart.
+ *
+ * Each element is its own chain of additions in the order of p, whatever the size of the tile and
+ * its place in it. That is why a row has the same bits in every batch.
+ *
+ * Sizes of blocks have the names of BLIS (matmul.c shows how they nest):
+ *
+ *     MR, NR = NV * VL    rows and columns of a tile (simd.h)
+ *     KC                  in x wT, the longest part of a sum that one tile forms. matmul.c and
+ *                         decode.c must cut the sum at the same places to have the same bits. */
 #ifndef PYSFT_TILE_H
 #define PYSFT_TILE_H
 
 #include "simd.h"
 
-enum { DEPTH = 96 }; /* a longer sum of a product is made of blocks of DEPTH */
+enum { KC = 96 };
 
-INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int last, const real *from,
-                    int64_t from_row, const real *plus, int64_t plus_row, int64_t depth, const real *a,
-                    int64_t a_row, int64_t a_col, const real *b, int64_t b_row) {
+/* One tile. mr and nv are constants wherever this is inlined, so c lives in registers and the
+ * innermost line is one fused multiply-add. */
+INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int last,
+                    const real *from, int64_t from_row, const real *plus, int64_t plus_row,
+                    int64_t depth, const real *a, int64_t a_row, int64_t a_col, const real *b,
+                    int64_t b_row) {
     vec c[MR][NV];
     UNROLL for (int i = 0; i < mr; i++)
-        UNROLL for (int j = 0; j < nv; j++)
-            c[i][j] = from ? load_part(from + i * from_row + j * VL, j < nv - 1 ? VL : last) : (vec){0};
+        UNROLL for (int j = 0; j < nv; j++) {
+            int lanes = j < nv - 1 ? VL : last;
+            c[i][j] = from ? load_part(from + i * from_row + j * VL, lanes) : (vec){0};
+        }
     for (int64_t p = 0; p < depth; p++) {
         vec row[NV];
         UNROLL for (int j = 0; j < nv; j++) row[j] = load(b + p * b_row + j * VL);
@@ -42,15 +61,19 @@ INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int 
         }
 }
 
-/* `columns` <= NR columns; sizes known only at run time choose one of the compiled tiles. */
-static __attribute__((unused, noinline)) void tile(int mr, int64_t columns, real *out, int64_t out_row, const real *from,
-                                         int64_t from_row, const real *plus, int64_t plus_row,
-                                         int64_t depth, const real *a, int64_t a_row, int64_t a_col,
-                                         const real *b, int64_t b_row) {
+/* A tile of mr <= MR rows and `columns` <= NR columns, sizes that are known only at run time: they
+ * choose one of the compiled tiles. */
+static __attribute__((unused, noinline)) void tile(int mr, int64_t columns, real *out,
+                                                   int64_t out_row, const real *from,
+                                                   int64_t from_row, const real *plus,
+                                                   int64_t plus_row, int64_t depth, const real *a,
+                                                   int64_t a_row, int64_t a_col, const real *b,
+                                                   int64_t b_row) {
     int nv = (int)((columns + VL - 1) / VL), last = (int)(columns - (nv - 1) * VL);
 #define TILE(m, n)                                                                                \
     case (m) * 8 + (n):                                                                           \
-        tile_of(m, n, out, out_row, last, from, from_row, plus, plus_row, depth, a, a_row, a_col, b, b_row); \
+        tile_of(m, n, out, out_row, last, from, from_row, plus, plus_row, depth, a, a_row, a_col, \
+                b, b_row);                                                                        \
         break;
 #define TILES(n) TILE(1, n) TILE(2, n) TILE(3, n) TILE(4, n)
     switch (mr * 8 + nv) {

@@ -1,6 +1,11 @@
-"""Every kernel on arrays that end where a page begins which nobody may touch: one element too far,
-read or written, kills the process. tests/test_guard.py runs this file in processes of their own;
-`plant` goes one too far on purpose."""
+"""Call every kernel with arrays that end at a protected page. To read or write one element past the
+end kills the process.
+
+    python tests/guarded.py THREADS      the kernels, a training step and a decoder
+    python tests/guarded.py plant        a control: one element too many, which must be fatal
+    python tests/guarded.py overrun      a control for AddressSanitizer (make asan)
+
+tests/test_guard.py runs this file in processes of their own."""
 
 import ctypes
 import mmap
@@ -9,20 +14,27 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pysft.nn import decode, gradcheck, ops
-from pysft.nn.model import GPT, GPTConfig
+from pysft.batch import Batch, Example
+from pysft.nn import decode, gate, gradcheck, kernels
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
+from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
-from pysft.text.dataset import Batch, Example
 from pysft.training.loop import train_step
 from pysft.training.objectives import sft
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
+CONFIGS = [
+    GPTConfig(13, 9, 2, 3, 15),
+    GPTConfig(68, 70, 1, 4, 64),
+    GPTConfig(5, 3, 1, 1, 1),
+    GPTConfig(130, 20, 2, 5, 85),
+]
 
 
 def fenced(elements, dtype, align=1):
-    """A zeroed vector (elements,) that ends at such a page, or less than `align` bytes before
+    """A zeroed vector (elements,) that ends at a protected page, or less than `align` bytes before
     it."""
     size = -(-elements * np.dtype(dtype).itemsize // align) * align
     pages = max(1, -(-size // PAGE)) * PAGE
@@ -33,17 +45,17 @@ def fenced(elements, dtype, align=1):
     return np.frombuffer(memory, np.dtype(dtype), elements, pages - size)
 
 
-def copied(a):
-    there = fenced(a.size, a.dtype).reshape(a.shape)
-    there[...] = a
-    return there
+def fenced_copy(a):
+    copy = fenced(a.size, a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy
 
 
 def on_fenced(kernel):
-    """The kernel, on copies of its arrays; what it wrote is copied back."""
+    """The kernel, called with fenced copies of its arrays. What it writes is copied back."""
 
     def call(*arguments, **options):
-        copies = [copied(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        copies = [fenced_copy(a) if isinstance(a, np.ndarray) else a for a in arguments]
         result = kernel(*copies, **options)
         for a, b in zip(arguments, copies):
             if isinstance(a, np.ndarray) and a.flags.writeable:
@@ -53,61 +65,60 @@ def on_fenced(kernel):
     return call
 
 
+def train_and_decode(config, functions, dtype, g):
+    """One training step of a small model, then a full context of tokens in seven slots."""
+    model = GPT(config, functions, rng(1, "guarded", "init"), dtype)
+    lengths = config.context, 1, config.context // 2 + 1
+    tokens = [g.integers(0, config.vocab, n + 1).astype(np.int32) for n in lengths]
+    batch = Batch.of([Example(t[:-1], t[1:]) for t in tokens], config.vocab, config.context)
+    assert np.isfinite(train_step(model, AdamW(model), [batch], sft, 1e-3, 1.0).loss)
+    decoder = decode.Decoder(model, 7)
+    for t in g.integers(0, config.vocab, (config.context, 7)):
+        assert np.isfinite(decoder.steps(t, range(7))).all()
+
+
 def main(threads):
-    ops.aligned = decode.aligned = lambda elements, dtype: fenced(
-        elements, dtype, 64
-    )  # scratch, and a decoder's memory
-    plain = ops.on_threads(threads)
-    fence = SimpleNamespace(
-        **{k.__name__: on_fenced(getattr(plain, k.__name__)) for k in ops.KERNELS},
+    # Attention's scratch and the memory of a decoder are fenced too, at aligned addresses.
+    kernels.aligned = decode.aligned = lambda elements, dtype: fenced(elements, dtype, 64)
+    plain = kernels.on_threads(threads)
+    functions = SimpleNamespace(
+        **{k.__name__: on_fenced(getattr(plain, k.__name__)) for k in kernels.KERNELS},
         decode_sizes=plain.decode_sizes,
         decode_pack=plain.decode_pack,
         decode_forward=plain.decode_forward,
     )
     for name, (check, sizes) in gradcheck.CASES.items():
-        for tensor, analytic, _, _ in check(fence, np.random.default_rng(0), **sizes):
+        for tensor, analytic, _, _ in check(functions, np.random.default_rng(0), **sizes):
             assert np.isfinite(analytic).all(), (name, tensor)
     g = np.random.default_rng(0)
-    for config in (
-        GPTConfig(13, 9, 2, 3, 15),
-        GPTConfig(68, 70, 1, 4, 64),
-        GPTConfig(5, 3, 1, 1, 1),
-        GPTConfig(130, 20, 2, 5, 85),
-    ):
+    for config in CONFIGS:
         for dtype in (np.float32, np.float64):
-            model = GPT(config, fence, rng(1, "guarded", "init"), dtype)
-            tokens = [
-                g.integers(0, config.vocab, n + 1).astype(np.int32)
-                for n in (config.context, 1, config.context // 2 + 1)
-            ]
-            batch = Batch.of([Example(t[:-1], t[1:]) for t in tokens], config.vocab, config.context)
-            loss = train_step(model, AdamW(model), [batch], sft, 1e-3, 1.0).loss
-            assert np.isfinite(loss)
-            decoder = decode.Decoder(model, 7)
-            for t in g.integers(0, config.vocab, (config.context, 7)):
-                assert np.isfinite(decoder.steps(t, range(7))).all()
+            train_and_decode(config, functions, dtype, g)
+
+
+def gelu_of_too_many(x, y, n):
+    """Call gelu_forward with a size n above that of x and y, which the gate would refuse."""
+    x, y = (gate.ffi.from_buffer("float[]", a) for a in (x, y))
+    gate._lib.gelu_forward_f32(y, gate.ffi.NULL, x, n, 1)
 
 
 def plant():
-    """gelu_forward is told of one element more than there is."""
-    x, y = fenced(33, np.float32), fenced(33, np.float32)
-    pointer = [ops.ffi.from_buffer("float[]", a) for a in (y, x)]
-    ops._lib.gelu_forward_f32(pointer[0], ops.ffi.NULL, pointer[1], 34, 1)
+    """A control: one element too many."""
+    gelu_of_too_many(fenced(33, np.float32), fenced(33, np.float32), 34)
 
 
 def overrun():
-    """The same on memory as everybody has it, for a sanitizer to see: by whole vectors, since gcc
-    leaves the masked loads of a tail unwatched (on the base instruction set, which has none, it
-    sees one element)."""
-    x, y = np.zeros(33, np.float32), np.zeros(33, np.float32)
-    pointer = [ops.ffi.from_buffer("float[]", a) for a in (y, x)]
-    ops._lib.gelu_forward_f32(pointer[0], ops.ffi.NULL, pointer[1], 33 + 64, 1)
+    """A control for a sanitizer, in ordinary memory: 64 elements too many. gcc does not check the
+    masked loads of a tail, so whole vectors must be outside. (The base instruction set has no
+    masked loads, and there one element would be noticed.)"""
+    gelu_of_too_many(np.zeros(33, np.float32), np.zeros(33, np.float32), 33 + 64)
 
 
 if __name__ == "__main__":
-    (
-        {"plant": plant, "overrun": overrun}[sys.argv[1]]()
-        if sys.argv[1] in ("plant", "overrun")
-        else main(int(sys.argv[1]))
-    )
-    print("nothing was touched that is not ours")
+    controls = {"plant": plant, "overrun": overrun}
+    what = sys.argv[1]
+    if what in controls:
+        controls[what]()
+    else:
+        main(int(what))
+    print("no access outside of an array")
