@@ -1,6 +1,6 @@
-"""Builds the C part: for each instruction set one extension module, and in each of them every file
-of csrc/ twice, as float32 and as float64. Everything that is not compiling stands in pyproject.toml
-and pysft/nn/_build.py."""
+"""Builds the C part: one extension module for each instruction set, with every file of csrc/ in it
+twice, compiled for float32 and for float64. The flags are in pysft/nn/_build.py, everything else in
+pyproject.toml."""
 
 import os
 import subprocess
@@ -14,16 +14,16 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 scope = {"__file__": str(ROOT / "pysft/nn/_build.py")}
-exec((ROOT / "pysft/nn/_build.py").read_text(), scope)  # the package itself may not import yet
+exec((ROOT / "pysft/nn/_build.py").read_text(), scope)  # the package cannot be imported yet
 CSRC, FLAGS, ISAS, PRECISIONS = (scope[k] for k in ("CSRC", "FLAGS", "ISAS", "PRECISIONS"))
 
 
 class BuildKernels(build_ext):
-    """build_ext that first compiles csrc/ into two sets of objects for the module at hand."""
+    """build_ext that first compiles csrc/ into two sets of objects for each module."""
 
     def build_extensions(self):
         self._require_openmp()
-        # Two lists of commands that do not depend on each other: objects first, then modules.
+        # First all objects, which do not depend on each other, then the modules.
         jobs = [
             (ext, precision, source)
             for ext in self.extensions
@@ -37,21 +37,17 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
     def _compile(self, ext, precision, source):
-        """The objects of one source; made before and newer than all that they are made from, they
-        are taken as they are."""
+        """The objects of one source. Those that are newer than all they depend on are kept."""
         isa = ext.name.rpartition("_c_")[2]
         flags = FLAGS + ISAS[isa] + PRECISIONS[precision]
         source = source.relative_to(ROOT)
-        folder = (
-            Path(self.build_temp) / isa / precision / f"{zlib.crc32(' '.join(flags).encode()):08x}"
-        )
+        # Objects of other flags (make debug) have a folder of their own.
+        flags_hash = f"{zlib.crc32(' '.join(flags).encode()):08x}"
+        folder = Path(self.build_temp) / isa / precision / flags_hash
         made = folder / source.with_suffix(".o")
         inputs = [source, *CSRC.glob("*.h"), ROOT / "setup.py", ROOT / "pysft/nn/_build.py"]
-        if (
-            not self.force
-            and made.is_file()
-            and made.stat().st_mtime > max(p.stat().st_mtime for p in inputs)
-        ):
+        newest = max(p.stat().st_mtime for p in inputs)
+        if not self.force and made.is_file() and made.stat().st_mtime > newest:
             return [str(made)]
         return self.compiler.compile(
             [str(source)],
@@ -62,13 +58,12 @@ class BuildKernels(build_ext):
         )
 
     def _require_openmp(self):
-        """One sentence instead of a page of compiler output."""
+        """End with one sentence if there is no C compiler, or it cannot build with OpenMP."""
+        source = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+        compiler = self.compiler.compiler
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "probe.c"
-            probe.write_text(
-                "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
-            )
-            compiler = self.compiler.compiler
+            probe.write_text(source)
             try:
                 done = subprocess.run(
                     [*compiler, "-fopenmp", str(probe), "-o", f"{folder}/probe"],
@@ -79,7 +74,7 @@ class BuildKernels(build_ext):
                     f"pysft: no C compiler ({compiler[0]!r} cannot be run); install one, for"
                     " example with 'apt-get install gcc libc6-dev' or 'dnf install gcc', and try"
                     " again"
-                )
+                ) from None
             if done.returncode:
                 raise SystemExit(
                     f"pysft: {compiler[0]!r} cannot build with OpenMP (-fopenmp); install gcc and"

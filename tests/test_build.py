@@ -1,5 +1,5 @@
 """The build: one list of prototypes for two precisions, one module for each instruction set, and
-one sentence where something is missing, stale or cannot be built."""
+one sentence if something is missing, stale or cannot be built."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT, python
 
-from pysft.nn import _build, ops
+from pysft.nn import _build, gate, kernels
 
 
 def test_both_precisions_declare_the_same_functions():
@@ -24,28 +24,19 @@ def test_both_precisions_declare_the_same_functions():
     assert re.sub(r"\bfloat\b", "double", single.replace("_f32", "_f64")) == double
 
 
-def test_every_prototype_has_a_gate_and_every_gate_a_prototype():
+def test_every_prototype_has_a_wrapper_and_every_wrapper_a_prototype():
     names = set(re.findall(r"(\w+)_f32\(", _build.prototypes("f32")))
-    assert names == {kernel.__name__ for kernel in ops.KERNELS} | {
-        "attention_scratch",
-        "decode_packed",
-        "decode_weights",
-        "decode_cache",
-        "decode_work",
-        "decode_pack",
-        "decode_forward",
-    }
+    decoding = {f"decode_{n}" for n in "packed weights cache work pack forward".split()}
+    wrapped = {kernel.__name__ for kernel in kernels.KERNELS}
+    assert names == wrapped | decoding | {"attention_scratch"}
 
 
 def test_no_flag_gives_up_ieee_arithmetic():
-    assert not {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-ffinite-math-only"} & set(
-        _build.FLAGS
-    )
+    flags = set(_build.FLAGS)
     assert (
-        "-ffp-contract=fast" in _build.FLAGS
-        and "-fopenmp" in _build.FLAGS
-        and "-std=c11" not in _build.FLAGS
+        not {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-ffinite-math-only"} & flags
     )
+    assert {"-ffp-contract=fast", "-fopenmp"} <= flags and "-std=c11" not in flags
 
 
 def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_both_precisions():
@@ -53,19 +44,9 @@ def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_both_precisions
 
     def check(job):
         path, precision = job
-        return subprocess.run(
-            [
-                compiler,
-                *_build.FLAGS,
-                *_build.ISAS[ops.ISA],
-                *_build.PRECISIONS[precision],
-                "-Werror",
-                "-fsyntax-only",
-                str(path),
-            ],
-            capture_output=True,
-            text=True,
-        )
+        flags = [*_build.FLAGS, *_build.ISAS[gate.ISA], *_build.PRECISIONS[precision]]
+        command = [compiler, *flags, "-Werror", "-fsyntax-only", str(path)]
+        return subprocess.run(command, capture_output=True, text=True)
 
     jobs = [(path, p) for path in sorted((ROOT / "csrc").glob("*.c")) for p in _build.PRECISIONS]
     with ThreadPoolExecutor(2) as pool:
@@ -74,56 +55,41 @@ def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_both_precisions
 
 
 def test_every_instruction_set_of_this_processor_passes_the_kernel_gate_and_gradient_tests():
-    """This process runs one of them; each other one gets a process of its own."""
+    """This process runs on one instruction set. Each other one gets a process of its own."""
+    files = [f"tests/test_{name}.py" for name in ("kernels", "gate", "gradcheck", "decode")]
+    # Tests that do not depend on the instruction set are left out.
+    chosen = ["-k", "not numpy and not planted and not sentence"]
 
     def suite(isa):
-        # What does not depend on the instruction set is not done again.
-        return isa, python(
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "tests/test_kernels.py",
-            "tests/test_gate.py",
-            "tests/test_gradcheck.py",
-            "tests/test_decode.py",
-            "-k",
-            "not numpy and not planted and not sentence",
-            timeout=200,
-            PYSFT_ISA=isa,
-        )
+        options = ["-q", "-x", "-p", "no:cacheprovider", *chosen]
+        return isa, python("-m", "pytest", *options, *files, timeout=200, PYSFT_ISA=isa)
 
-    others = [isa for isa in ops.ISAS if isa != ops.ISA]
+    others = [isa for isa in gate.ISAS if isa != gate.ISA]
     with ThreadPoolExecutor(2) as pool:
         for isa, done in pool.map(suite, others):
             assert done.returncode == 0, f"{isa}:\n{done.stdout[-3000:]}{done.stderr[-1000:]}"
 
 
-# ---------------------------------------------------------------------- stale, missing, impossible
+# ------------------------------------------------------------------ stale, missing, impossible
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of this checkout: what it takes to run and to build."""
+    """A copy of this checkout, with all that is needed to run and to build."""
+    left_out = shutil.ignore_patterns("__pycache__", "data")
     for folder in ("csrc", "pysft"):
-        shutil.copytree(
-            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "data")
-        )
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=left_out)
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tmp_path)
     return tmp_path
 
 
 def sentence(done, *words):
-    """The process failed with one line on standard error, without a traceback, that holds
-    `words`."""
+    """The process failed, and printed one line to standard error, which has all `words`."""
     assert done.returncode == 1 and done.stdout == "", done
     lines = done.stderr.splitlines()
-    assert (
-        len(lines) == 1 and lines[0].startswith("pysft: ") and all(w in lines[0] for w in words)
-    ), done.stderr
+    assert len(lines) == 1 and lines[0].startswith("pysft: "), done.stderr
+    assert all(word in lines[0] for word in words), done.stderr
 
 
 def test_a_copied_checkout_runs(checkout):
@@ -146,19 +112,15 @@ def test_a_new_source_is_noticed(checkout):
 def test_a_missing_c_part_is_one_sentence(checkout):
     for path in (checkout / "pysft" / "nn").glob("_c_*"):
         path.unlink()
-    sentence(
-        python("-m", "pysft", "info", cwd=checkout),
-        "C part",
-        "not built",
-        "make build",
-        "--ops reference",
-    )
+    done = python("-m", "pysft", "info", cwd=checkout)
+    sentence(done, "C part", "not built", "make build", "--ops reference")
 
 
 def test_a_missing_module_of_one_instruction_set_is_named(checkout):
-    for path in (checkout / "pysft" / "nn").glob(f"_c_{ops.ISA}.*"):
+    for path in (checkout / "pysft" / "nn").glob(f"_c_{gate.ISA}.*"):
         path.unlink()
-    sentence(python("-m", "pysft", "info", cwd=checkout, PYSFT_ISA=ops.ISA), ops.ISA, "make build")
+    done = python("-m", "pysft", "info", cwd=checkout, PYSFT_ISA=gate.ISA)
+    sentence(done, gate.ISA, "make build")
 
 
 def test_a_c_part_that_cannot_be_loaded_is_one_sentence(checkout):
@@ -175,21 +137,12 @@ def test_a_c_part_that_cannot_be_loaded_is_one_sentence(checkout):
     ],
     ids=["no compiler", "no OpenMP"],
 )
-def test_a_build_that_cannot_be_says_what_to_install(checkout, compiler, words):
+def test_an_impossible_build_says_what_to_install(checkout, compiler, words):
     (checkout / "no-openmp").write_text("#!/bin/sh\necho 'a page of complaints' >&2\nexit 1\n")
     (checkout / "no-openmp").chmod(0o755)
-    done = python(
-        "setup.py",
-        "-q",
-        "build_ext",
-        "--inplace",
-        cwd=checkout,
-        CC=compiler.format(folder=checkout),
-    )
-    assert (
-        done.returncode == 1
-        and "Traceback" not in done.stderr
-        and "a page of complaints" not in done.stderr
-    )
+    named = compiler.format(folder=checkout)
+    done = python("setup.py", "-q", "build_ext", "--inplace", cwd=checkout, CC=named)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "a page of complaints" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("pysft: ")]
     assert len(lines) == 1 and all(word in lines[0] for word in words), done.stderr

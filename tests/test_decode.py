@@ -1,13 +1,14 @@
-"""Decoding with a cache: the bits of the full forward, at the price of one row."""
+"""Decoding with a cache gives the bits of the full forward, at the price of one row."""
 
 import numpy as np
 import pytest
 from conftest import distance
 
 from pysft.errors import GateError, UsageError
-from pysft.nn import ops, reference
+from pysft.nn import kernels, reference
 from pysft.nn.decode import Decoder
-from pysft.nn.model import GPT, GPTConfig
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -21,12 +22,14 @@ SHAPES = [
 ]
 
 
+TOLERANCE = {np.float32: 1e-4, np.float64: 1e-12}  # between the reference and the kernels
+
+
 def lively(config, functions, dtype):
+    """A model far from its initialisation, where most activations nearly vanish."""
     model = GPT(config, functions, rng(3, "test", "init"), dtype)
-    for w in model.params:
-        model.params[w][...] += 0.3 * np.random.default_rng(0).standard_normal(
-            model.params[w].shape
-        )
+    for _, w in model.params.items():
+        w += 0.3 * np.random.default_rng(0).standard_normal(w.shape)
     return model
 
 
@@ -37,10 +40,10 @@ def full(model, tokens):
 @BOTH
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_each_tokens_logits_have_the_bits_of_the_full_forward(config, dtype):
-    model = lively(config, ops.on_threads(2), dtype)
+    model = lively(config, kernels.on_threads(2), dtype)
     tokens = np.random.default_rng(1).integers(0, config.vocab, config.context)
     decoder, expected = Decoder(model), full(model, tokens)
-    for _ in range(2):  # what an earlier sequence left in the cache does not show
+    for _ in range(2):  # the second time, an earlier sequence is still in the cache
         for t, token in enumerate(tokens):
             assert np.array_equal(decoder.step(token), expected[t]), t
         decoder.reset()
@@ -48,34 +51,29 @@ def test_each_tokens_logits_have_the_bits_of_the_full_forward(config, dtype):
 
 
 @BOTH
-def test_the_bits_are_the_same_where_large_matrices_go_over_threads(dtype):
-    config = GPTConfig(300, 8, 1, 8, 520)  # 520 x 2080 weights: beyond the threshold
+def test_the_bits_are_the_same_where_threads_share_large_matrices(dtype):
+    config = GPTConfig(300, 8, 1, 8, 520)  # 520 x 2080 weights: above the threshold
     tokens = [3, 299, 0, 7]
     rows = []
     for threads in (1, 2, 3):
-        decoder = Decoder(lively(config, ops.on_threads(threads), dtype))
+        decoder = Decoder(lively(config, kernels.on_threads(threads), dtype))
         rows.append([decoder.step(t).copy() for t in tokens])
     assert np.array_equal(rows[0], rows[1]) and np.array_equal(rows[0], rows[2])
-    assert np.array_equal(rows[0], full(lively(config, ops.on_threads(2), dtype), tokens))
+    assert np.array_equal(rows[0], full(lively(config, kernels.on_threads(2), dtype), tokens))
 
 
 @BOTH
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_the_reference_decodes_the_same(config, dtype):
     tokens = np.random.default_rng(2).integers(0, config.vocab, config.context)
-    theirs, ours = (
-        Decoder(lively(config, reference, dtype)),
-        Decoder(lively(config, ops.on_threads(1), dtype)),
-    )
+    functions = reference, kernels.on_threads(1)
+    theirs, ours = (Decoder(lively(config, f, dtype)) for f in functions)
     for token in tokens:
-        assert (
-            distance(theirs.step(token), ours.step(token))
-            < {np.float32: 1e-4, np.float64: 1e-12}[dtype]
-        )
+        assert distance(theirs.step(token), ours.step(token)) < TOLERANCE[dtype]
 
 
-def test_a_full_context_and_a_foreign_token_are_refused():
-    model = lively(SHAPES[2], ops.on_threads(1), np.float32)
+def test_a_full_context_and_an_unknown_token_are_refused():
+    model = lively(SHAPES[2], kernels.on_threads(1), np.float32)
     decoder = Decoder(model)
     for token in (-1, 5, 2**40):
         with pytest.raises(GateError, match=r"token = .* is not in 0..4"):
@@ -89,7 +87,7 @@ def test_a_full_context_and_a_foreign_token_are_refused():
 
 def test_the_gate_refuses_arrays_of_a_wrong_size():
     f, i = np.zeros, lambda *values: np.array(values, np.int32)
-    packed, weights, cache, work = ops.decode_sizes(12, 11, 11, 24, 2, np.float32)
+    packed, weights, cache, work = kernels.decode_sizes(12, 11, 11, 24, 2, np.float32)
     good = dict(
         logits=f((2, 11), "f"),
         cache=f((3, cache), "f"),
@@ -102,7 +100,7 @@ def test_the_gate_refuses_arrays_of_a_wrong_size():
         H=2,
         L=2,
     )
-    ops.decode_forward(**good)
+    kernels.decode_forward(**good)
     for change in (
         dict(cache=f((3, cache + 1), "f")),
         dict(weights=f(weights - 1, "f")),
@@ -129,17 +127,17 @@ def test_the_gate_refuses_arrays_of_a_wrong_size():
         dict(slots=i(-1, 1)),
     ):
         with pytest.raises(GateError, match="decode"):
-            ops.decode_forward(**{**good, **change})
-    ops.decode_pack(f(packed, "f"), f((11, 12), "f"))
+            kernels.decode_forward(**{**good, **change})
+    kernels.decode_pack(f(packed, "f"), f((11, 12), "f"))
     with pytest.raises(GateError, match="packed has shape"):
-        ops.decode_pack(f(packed + 1, "f"), f((11, 12), "f"))
-    step = ops.decoder(**good)
+        kernels.decode_pack(f(packed + 1, "f"), f((11, 12), "f"))
+    step = kernels.decoder(**good)
     for n in (0, 3, -1):
         with pytest.raises(GateError, match="sequences, expected 1 to 2"):
             step(n)
 
 
-# ------------------------------------------------------------------------------------- many sequenc
+# ---------------------------------------------------------------------------- many sequences
 
 
 @BOTH
@@ -147,13 +145,11 @@ def test_the_gate_refuses_arrays_of_a_wrong_size():
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_sequences_side_by_side_have_the_bits_that_each_has_alone(config, threads, dtype):
     g = np.random.default_rng(4)
-    texts = [
-        g.integers(0, config.vocab, max(1, int(n))) for n in g.integers(1, config.context + 1, 9)
-    ]
-    model = lively(config, ops.on_threads(threads), dtype)
+    texts = [g.integers(0, config.vocab, int(n)) for n in g.integers(1, config.context + 1, 9)]
+    model = lively(config, kernels.on_threads(threads), dtype)
     expected = [full(model, text) for text in texts]
     decoder, live = Decoder(model, 9), list(range(9))
-    while live:  # each leaves when its text is read
+    while live:  # a slot leaves when its text has been read
         found = decoder.steps([texts[i][decoder.lengths[i]] for i in live], live)
         for row, i in zip(found, live):
             assert np.array_equal(row, expected[i][decoder.lengths[i] - 1]), i
@@ -161,30 +157,28 @@ def test_sequences_side_by_side_have_the_bits_that_each_has_alone(config, thread
 
 
 @BOTH
-def test_a_slot_begins_anew_while_the_others_go_on(dtype):
-    model = lively(SHAPES[0], ops.on_threads(2), dtype)
+def test_a_slot_starts_again_while_the_others_go_on(dtype):
+    model = lively(SHAPES[0], kernels.on_threads(2), dtype)
     decoder = Decoder(model, 3)
     for token in (1, 2, 3):
         decoder.steps([token, token + 1, token + 2], [0, 1, 2])
     decoder.reset(1)
     found = decoder.steps([7, 8], [1, 2])
-    assert np.array_equal(found[0], full(model, [7])[0]) and np.array_equal(
-        found[1], full(model, [3, 4, 5, 8])[3]
-    )
+    assert np.array_equal(found[0], full(model, [7])[0])
+    assert np.array_equal(found[1], full(model, [3, 4, 5, 8])[3])
     assert decoder.lengths == [3, 1, 4]
 
 
 @BOTH
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_tokens_that_are_rejected_leave_no_trace(config, dtype):
-    model = lively(config, ops.on_threads(2), dtype)
+    model = lively(config, kernels.on_threads(2), dtype)
     g = np.random.default_rng(6)
     tokens = g.integers(0, config.vocab, config.context)
     decoder, expected = Decoder(model, 2), full(model, tokens)
     for t, token in enumerate(tokens):
-        for _ in range(
-            int(g.integers(0, min(4, config.context - t) + 1))
-        ):  # guesses, up to a full context
+        guesses = int(g.integers(0, min(4, config.context - t) + 1))  # up to a full context
+        for _ in range(guesses):
             decoder.steps(g.integers(0, config.vocab, 1), [1])
         decoder.reset(1, t)
         assert np.array_equal(decoder.steps([token], [1])[0], expected[t]), t
@@ -196,9 +190,8 @@ def test_tokens_that_are_rejected_leave_no_trace(config, dtype):
 @BOTH
 def test_the_reference_decodes_many_the_same(dtype):
     texts = np.random.default_rng(5).integers(0, SHAPES[0].vocab, (3, 20))
-    theirs, ours = (Decoder(lively(SHAPES[0], f, dtype), 3) for f in (reference, ops.on_threads(2)))
+    functions = reference, kernels.on_threads(2)
+    theirs, ours = (Decoder(lively(SHAPES[0], f, dtype), 3) for f in functions)
     for column in texts.T:
-        assert (
-            distance(theirs.steps(column, (0, 1, 2)), ours.steps(column, (0, 1, 2)))
-            < {np.float32: 1e-4, np.float64: 1e-12}[dtype]
-        )
+        rows = theirs.steps(column, (0, 1, 2)), ours.steps(column, (0, 1, 2))
+        assert distance(*rows) < TOLERANCE[dtype]

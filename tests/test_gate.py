@@ -1,7 +1,6 @@
-"""The gate: each way in which an argument can be wrong is one sentence that names the function, the
-argument, what came and what fits; and nothing that passes can crash C."""
+"""The gate: every wrong argument is refused in one sentence that names the function, the argument,
+what came and what fits; and a call that passes cannot crash C."""
 
-import functools
 import os
 import re
 
@@ -12,23 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysft.errors import GateError, UsageError
-from pysft.nn import _build, ops
+from pysft.nn import _build, gate, kernels
 
 X = np.float32
 
 
 def good():
-    """Arguments that every kernel takes: N = 6 rows in two sequences, C = 4, K = 3, H = 2, V =
-    5."""
+    """Right arguments for every kernel: N = 6 rows in two sequences, C = 4, K = 3, H = 2, V = 5."""
 
     def f(*shape):
         return np.ones(shape, X)
 
-    tokens, labels, cu = (
-        np.arange(6, dtype=np.int32) % 5,
-        np.array([0, -100, 4, 1, 2, 3], np.int32),
-        offsets([4, 2]),
-    )
+    tokens, cu = np.arange(6, dtype=np.int32) % 5, offsets([4, 2])
+    labels = np.array([0, -100, 4, 1, 2, 3], np.int32)
     rows = np.array([0, 3, 5], np.int32)
     return {
         "matmul_forward": dict(y=f(6, 3), x=f(6, 4), w=f(3, 4), b=f(3), residual=f(6, 3)),
@@ -94,71 +89,54 @@ INTEGERS = {"tokens", "labels", "cu_seqlens", "rows"}
 
 
 def refused(function, *words, **changes):
-    """The one sentence with which `function` refuses good arguments with these changes; it must
-    hold the function's name and all `words`, and nothing may have been written."""
+    """The message with which `function` refuses the good arguments with these changes.
+
+    It must be one sentence with the function's name and all `words`, and no array may have been
+    written."""
     arguments = {**good()[function], **changes}
     written = [n for n in WRITTEN[function] if isinstance(arguments[n], np.ndarray)]
     before = [arguments[n].copy() for n in written]
     with pytest.raises(GateError) as caught:
-        getattr(ops, function)(**arguments)
+        getattr(kernels, function)(**arguments)
     message = str(caught.value)
     assert "\n" not in message
     for word in (function, *words):
         assert str(word) in message, f"{word!r} is not in: {message}"
     for n, old in zip(written, before):
-        assert np.array_equal(arguments[n], old, equal_nan=arguments[n].dtype.kind == "f"), (
-            "written nevertheless"
-        )
+        is_float = old.dtype.kind == "f"
+        assert np.array_equal(arguments[n], old, equal_nan=is_float), f"{n} was written"
     return message
 
 
 def test_good_arguments_pass_in_both_precisions():
+    def double(v):
+        return v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype == X else v
+
     for function, arguments in good().items():
-        getattr(ops, function)(**arguments)
-        getattr(ops, function)(
-            **{
-                n: v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype == X else v
-                for n, v in arguments.items()
-            }
-        )
+        getattr(kernels, function)(**arguments)
+        getattr(kernels, function)(**{n: double(v) for n, v in arguments.items()})
 
 
-# ----------------------------------------------------------------------- one test a way to be wrong
+# ------------------------------------------------------------- a test for each way to be wrong
+
+OTHER_TYPES = (np.float16, np.int64, np.uint32, bool, complex, object, "S4", "M8[s]", np.longdouble)
 
 
 @EVERY_ARRAY
 def test_a_wrong_dtype_is_refused(function, name):
-    first = next(
-        n for n, v in good()[function].items() if isinstance(v, np.ndarray) and n not in INTEGERS
-    )
+    a = good()[function]
+    first = next(n for n, v in a.items() if isinstance(v, np.ndarray) and n not in INTEGERS)
     fits = "int32" if name in INTEGERS else "float32 or float64" if name == first else "float32"
-    for dtype in (
-        np.float16,
-        np.int64,
-        np.uint32,
-        bool,
-        complex,
-        object,
-        "S4",
-        "M8[s]",
-        np.longdouble,
-    ):
-        refused(
-            function,
-            f" {name} ",
-            np.dtype(dtype),
-            fits,
-            **{name: np.zeros(good()[function][name].shape, dtype)},
-        )
+    for dtype in OTHER_TYPES:
+        other = np.zeros(a[name].shape, dtype)
+        refused(function, f" {name} ", other.dtype, fits, **{name: other})
 
 
 @EVERY_ARRAY
 def test_two_precisions_in_one_call_are_refused(function, name):
     a = good()[function]
-    if (
-        name not in INTEGERS
-        and sum(isinstance(v, np.ndarray) and n not in INTEGERS for n, v in a.items()) > 1
-    ):
+    floats = [n for n, v in a.items() if isinstance(v, np.ndarray) and n not in INTEGERS]
+    if name in floats and len(floats) > 1:
         message = refused(function, "float32", "float64", **{name: a[name].astype(np.float64)})
         assert "like the arrays before it" in message
 
@@ -178,7 +156,7 @@ def test_a_wrong_number_of_axes_is_refused(function, name):
             refused(function, f"{name} has shape {other.shape}", "expected (", **{name: other})
 
 
-# Axes whose letter no other array shares: any size fits (offsets are judged by what they say).
+# Axes whose letter no other array has, so that any size fits. (Offsets are checked by value.)
 FREE = {(f, "cu_seqlens", 0) for f in good()} | {
     ("attention_forward", "lse", 1),
     ("attention_backward", "lse", 1),
@@ -195,8 +173,8 @@ FREE = {(f, "cu_seqlens", 0) for f in good()} | {
 
 @EVERY_ARRAY
 def test_a_wrong_size_is_refused(function, name):
-    """One more along each axis; the message names this array or the later one that disagrees with
-    it."""
+    """One more element along each axis. The message names this array or a later one that does not
+    fit it."""
     a = good()[function][name]
     for axis in range(a.ndim):
         if (function, name, axis) not in FREE:
@@ -224,15 +202,9 @@ def test_an_array_of_no_elements_is_refused(function, name):
 def test_all_arrays_without_rows_are_refused_together():
     for function, arguments in good().items():
         if function not in ("adamw", "sum_squares"):
-            refused(
-                function,
-                "has shape (0",
-                **{
-                    n: v[:0]
-                    for n, v in arguments.items()
-                    if isinstance(v, np.ndarray) and len(v) == 6
-                },
-            )
+            arrays = {n: v for n, v in arguments.items() if isinstance(v, np.ndarray)}
+            empty = {n: v[:0] for n, v in arrays.items() if len(v) == 6}
+            refused(function, "has shape (0", **empty)
 
 
 @EVERY_ARRAY
@@ -255,72 +227,64 @@ def test_a_read_only_array_is_refused_exactly_where_it_would_be_written(function
     if name in WRITTEN[function]:
         refused(function, f" {name} ", "read-only", "written", **{name: a})
     else:
-        getattr(ops, function)(**{**good()[function], name: a})
+        getattr(kernels, function)(**{**good()[function], name: a})
 
 
 @EVERY_ARRAY
 def test_a_misaligned_array_is_refused(function, name):
     a = good()[function][name]
-    crooked = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    refused(function, f" {name} ", "aligned", "copy", **{name: crooked})
+    misaligned = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    refused(function, f" {name} ", "aligned", "copy", **{name: misaligned})
 
 
 @pytest.mark.parametrize("function", [f for f in WRITTEN if WRITTEN[f]])
 def test_an_array_that_is_written_may_not_overlap_any_other(function):
-    """Each written array laid on each other one, the very same memory and one element further; but
-    for the pairs that a docstring allows, which must be the very same memory."""
+    """Each written array is placed on each other one: on the very same memory, and one element
+    further. The pairs that a docstring allows may be the very same memory, but nothing else."""
     for name in WRITTEN[function]:
         for other, v in good()[function].items():
             if other == name or not isinstance(v, np.ndarray):
                 continue
             a = good()[function]
-            size = max(a[name].nbytes, v.nbytes) + 8
-            memory = np.zeros(size, np.uint8)
+            memory = np.zeros(max(a[name].nbytes, v.nbytes) + 8, np.uint8)
 
             def at(start, like):
-                laid = memory[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
-                laid[...] = like
-                return laid
+                placed = memory[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
+                placed[...] = like
+                return placed
 
             for shift in (0, 4):
                 changed = {**a, name: at(shift, a[name]), other: at(0, v)}
                 if shift == 0 and (function, name, other) in IN_PLACE:
-                    getattr(ops, function)(**changed)
-                else:
-                    with pytest.raises(GateError, match="overlap") as caught:
-                        getattr(ops, function)(**changed)
-                    assert all(
-                        word in str(caught.value) for word in (function, name, other, "written")
-                    )
+                    getattr(kernels, function)(**changed)
+                    continue
+                with pytest.raises(GateError, match="overlap") as caught:
+                    getattr(kernels, function)(**changed)
+                message = str(caught.value)
+                assert all(word in message for word in (function, name, other, "written"))
 
 
 def test_arrays_that_are_only_read_may_be_the_same_memory():
     same = np.ones((6, 4), X)
-    ops.gelu_backward(np.empty_like(same), same, same)
-    ops.matmul_forward(np.empty((6, 6), X), same, same)
+    kernels.gelu_backward(np.empty_like(same), same, same)
+    kernels.matmul_forward(np.empty((6, 6), X), same, same)
 
 
 def test_neighbours_in_memory_do_not_overlap():
     memory = np.ones(48, X)
-    ops.gelu_forward(memory[:24], memory[24:])
+    kernels.gelu_forward(memory[:24], memory[24:])
 
 
 @EVERY_ARRAY
 def test_what_is_not_an_array_is_refused(function, name):
-    for thing, kind in (
-        ([1.0, 2.0], "list"),
-        (3.0, "float"),
-        ("x", "str"),
-        (b"1234", "bytes"),
-        (memoryview(b"12"), "memoryview"),
-    ):
-        refused(function, f" {name} ", kind, "NumPy array", **{name: thing})
+    for thing in ([1.0, 2.0], 3.0, "x", b"1234", memoryview(b"12")):
+        refused(function, f" {name} ", type(thing).__name__, "NumPy array", **{name: thing})
 
 
 @EVERY_ARRAY
 def test_none_is_refused_exactly_where_it_is_not_optional(function, name):
     if name in OPTIONAL.get(function, ()):
-        getattr(ops, function)(**{**good()[function], name: None})
+        getattr(kernels, function)(**{**good()[function], name: None})
     else:
         refused(function, f" {name} ", "None", "array of shape (", **{name: None})
 
@@ -334,38 +298,29 @@ def test_a_token_outside_of_the_vocabulary_is_named_with_its_row(function):
 
 
 def test_wanted_rows_that_do_not_rise_within_the_batch_are_refused():
-    f = functools.partial(np.ones, dtype=X)
+    def f(*shape):
+        return np.ones(shape, X)
+
+    forward = dict(y=f(3, 4), lse=f(3, 2), qkv=f(6, 8), q=f(3, 4))
     few = {
-        "attention_forward": dict(y=f((3, 4)), lse=f((3, 2)), qkv=f((6, 8)), q=f((3, 4))),
-        "attention_backward": dict(
-            dqkv=f((6, 8)),
-            dy=f((3, 4)),
-            y=f((3, 4)),
-            lse=f((3, 2)),
-            qkv=f((6, 8)),
-            dq=f((3, 4)),
-            q=f((3, 4)),
-        ),
+        "attention_forward": forward,
+        "attention_backward": dict(dqkv=f(6, 8), dy=f(3, 4), dq=f(3, 4), **forward),
+        "take_rows_forward": {},
+        "take_rows_backward": {},
     }
-    for function in ("take_rows_forward", "take_rows_backward", *few):
-        others = few.get(function, {})
-        getattr(ops, function)(
-            **{**good()[function], **others, "rows": np.array([0, 3, 5], np.int32)}
-        )
-        for rows, bad in (
-            ([0, 3, 6], 2),
-            ([-1, 3, 5], 0),
-            ([0, 0, 5], 1),
-            ([4, 3, 5], 1),
-            ([2**31 - 1, 0, 1], 0),
-        ):
-            refused(
-                function,
-                f"rows[{bad}] = {rows[bad]}",
-                "N = 6",
-                rows=np.array(rows, np.int32),
-                **others,
-            )
+    bad_rows = (
+        ([0, 3, 6], 2),
+        ([-1, 3, 5], 0),
+        ([0, 0, 5], 1),
+        ([4, 3, 5], 1),
+        ([2**31 - 1, 0, 1], 0),
+    )
+    for function, others in few.items():
+        right = {**good()[function], **others, "rows": np.array([0, 3, 5], np.int32)}
+        getattr(kernels, function)(**right)
+        for rows, bad in bad_rows:
+            words = f"rows[{bad}] = {rows[bad]}", "N = 6"
+            refused(function, *words, rows=np.array(rows, np.int32), **others)
 
 
 @pytest.mark.parametrize("function", ["attention_forward", "attention_backward"])
@@ -376,20 +331,17 @@ def test_rows_without_their_queries_are_refused(function):
 def test_gelu_takes_its_derivative_or_its_input_not_both():
     f = np.ones((6, 4), X)
     refused("gelu_backward", "exactly one", dydx=f)
-    ops.gelu_backward(np.empty_like(f), f, None, f)
+    kernels.gelu_backward(np.empty_like(f), f, None, f)
 
 
-# ---------------------------------------------------------------------------- calls made many times
+# ------------------------------------------------------------------------ calls made many times
 
 
 def test_noted_calls_do_what_the_kernels_do_for_any_number_of_rows_up_to_their_arrays():
     g = np.random.default_rng(0)
-    x, w, y = (
-        g.standard_normal((9, 5)).astype(X),
-        g.standard_normal((3, 5)).astype(X),
-        np.zeros((9, 3), X),
-    )
-    calls = ops.on_threads(1).calls(9)
+    x, w = g.standard_normal((9, 5)).astype(X), g.standard_normal((3, 5)).astype(X)
+    y = np.zeros((9, 3), X)
+    calls = kernels.on_threads(1).calls(9)
     calls.on("N").matmul_forward(y, x, w)
     calls.on("M").gelu_forward(y, y)
     assert not y.any()
@@ -397,13 +349,13 @@ def test_noted_calls_do_what_the_kernels_do_for_any_number_of_rows_up_to_their_a
         y[:] = 7
         calls.run(N, 1, M)
         expected = np.full_like(y, 7)
-        ops.matmul_forward(expected[:N], x[:N], w)
-        ops.gelu_forward(expected[:M], expected[:M].copy())
+        kernels.matmul_forward(expected[:N], x[:N], w)
+        kernels.gelu_forward(expected[:M], expected[:M].copy())
         assert np.array_equal(y, expected)
 
 
 def test_noted_calls_refuse_what_the_gate_refuses_and_more_rows_than_they_were_checked_for():
-    calls = ops.on_threads(1).calls(4)
+    calls = kernels.on_threads(1).calls(4)
     a = good()["embedding_forward"]
     with pytest.raises(GateError, match="contiguous"):
         calls.on("N").embedding_forward(**{**a, "wte": np.ones((4, 5), X).T})
@@ -414,11 +366,11 @@ def test_noted_calls_refuse_what_the_gate_refuses_and_more_rows_than_they_were_c
     a["tokens"][4] = 5
     with pytest.raises(GateError, match=r"tokens\[4\] = 5 is not in 0..4"):
         calls.run(6, 2, 1)
-    calls.run(4, 1, 1)  # the rows that there are now
+    calls.run(4, 1, 1)  # without the row of the bad token
 
 
 def test_noted_attention_refuses_a_sequence_longer_than_it_has_room_for():
-    calls, a = ops.on_threads(1).calls(4), good()["attention_forward"]
+    calls, a = kernels.on_threads(1).calls(4), good()["attention_forward"]
     calls.on("N").attention_forward(*a.values())
     calls.run(6, 2, 6)
     a["cu_seqlens"][:] = 0, 5, 6
@@ -453,11 +405,11 @@ def test_offsets_that_do_not_rise_from_0_to_N_are_refused(function):
 
 @pytest.mark.parametrize("function", OFFSETS)
 def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(function):
-    """Here nobody but C looks at them."""
-    calls, a = ops.on_threads(1).calls(6), good()[function]
+    """When noted calls are made, only C checks the offsets."""
+    calls, a = kernels.on_threads(1).calls(6), good()[function]
     getattr(calls.on("N"), function)(*a.values())
     calls.run(6, 2, 6)
-    for cu, said in (
+    for cu, message in (
         ([1, 4, 6], "starts with 1"),
         ([-1, 4, 6], "starts with -1"),
         ([0, 4, 5], "ends with 5"),
@@ -466,33 +418,27 @@ def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(func
         ([0, -2, 6], "falls from 0 to -2"),
     ):
         a["cu_seqlens"][:] = cu
-        with pytest.raises(GateError, match=said):
+        with pytest.raises(GateError, match=message):
             calls.run(6, 2, 6)
 
 
 @pytest.mark.parametrize("function", OFFSETS)
 def test_offsets_whose_differences_overflow_int32_are_refused_for_what_they_are(function):
     """From 4 to -2^31 is a fall, although the difference in int32 is positive."""
-    refused(
-        function, "cu_seqlens", "falls from 4", cu_seqlens=np.array([0, 4, -(2**31), 6], np.int32)
-    )
+    falling = np.array([0, 4, -(2**31), 6], np.int32)
+    refused(function, "cu_seqlens", "falls from 4", cu_seqlens=falling)
 
 
 @pytest.mark.parametrize("function", OFFSETS)
 def test_empty_sequences_are_allowed(function):
-    getattr(ops, function)(
-        **{**good()[function], "cu_seqlens": np.array([0, 0, 4, 4, 6], np.int32)}
-    )
+    cu_seqlens = np.array([0, 0, 4, 4, 6], np.int32)
+    getattr(kernels, function)(**{**good()[function], "cu_seqlens": cu_seqlens})
 
 
 @pytest.mark.parametrize("function", ["embedding_forward", "embedding_backward"])
 def test_a_sequence_longer_than_the_context_is_named(function):
-    refused(
-        function,
-        "sequence 1 has 5 rows",
-        "the context has 4",
-        cu_seqlens=np.array([0, 1, 6], np.int32),
-    )
+    words = "sequence 1 has 5 rows", "the context has 4"
+    refused(function, *words, cu_seqlens=np.array([0, 1, 6], np.int32))
 
 
 @pytest.mark.parametrize("function", ["attention_forward", "attention_backward"])
@@ -505,27 +451,23 @@ def test_adamw_counts_its_steps_from_one():
     refused("adamw", "step = 0", "expected 1", step=0)
 
 
-# ------------------------------------------------------------------------ scalars and surroundings
+# ----------------------------------------------------------------- scalars and the environment
 
 THREADS = pytest.mark.parametrize("threads", [0, -1, "2", 2.0, 1025, True], ids=repr)
 
 
 @THREADS
-def test_a_number_of_threads_that_cannot_be_is_refused(threads):
-    for call in (
-        lambda: ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=threads),
-        lambda: ops.on_threads(threads),
-    ):
-        with pytest.raises(
-            GateError,
-            match=re.escape(f": threads = {threads!r} is not a whole number from 1 to 1024"),
-        ):
-            call()
+def test_an_impossible_number_of_threads_is_refused(threads):
+    message = re.escape(f": threads = {threads!r} is not a whole number from 1 to 1024")
+    with pytest.raises(GateError, match=message):
+        kernels.gelu_forward(np.ones(3, X), np.ones(3, X), threads=threads)
+    with pytest.raises(GateError, match=message):
+        kernels.on_threads(threads)
 
 
 def test_a_wrong_number_of_threads_names_the_function():
     with pytest.raises(GateError, match="gelu_forward"):
-        ops.gelu_forward(np.ones(3, X), np.ones(3, X), threads=0)
+        kernels.gelu_forward(np.ones(3, X), np.ones(3, X), threads=0)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +475,7 @@ def test_a_wrong_number_of_threads_names_the_function():
     [("adamw", n) for n in ("step", "lr", "beta1", "beta2", "eps", "decay")]
     + [("layernorm_forward", "eps")],
 )
-def test_a_scalar_that_is_no_number_is_refused(function, name):
+def test_a_scalar_that_is_not_a_number_is_refused(function, name):
     for value in ("fast", None, 1j, np.ones(2)):
         refused(function, f"{name} = {value!r}", **{name: value})
 
@@ -545,23 +487,22 @@ def test_a_bad_number_of_threads_in_the_environment_is_named_with_its_variable(
 ):
     monkeypatch.delenv("PYSFT_NUM_THREADS", raising=False)
     monkeypatch.setenv(variable, text)
-    with pytest.raises(
-        UsageError, match=f"{variable}={text} is not a number of threads from 1 to 1024"
-    ):
-        ops.default_threads()
+    message = f"{variable}={text} is not a number of threads from 1 to 1024"
+    with pytest.raises(UsageError, match=message):
+        gate.default_threads()
 
 
-def test_the_environment_is_asked_in_order_pysft_then_openmp_then_the_processor(monkeypatch):
+def test_threads_come_from_pysfts_variable_then_openmps_then_the_processors(monkeypatch):
     monkeypatch.setenv("PYSFT_NUM_THREADS", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
-    assert ops.default_threads() == 3
+    assert gate.default_threads() == 3
     monkeypatch.delenv("PYSFT_NUM_THREADS")
-    assert ops.default_threads() == 5
+    assert gate.default_threads() == 5
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert ops.default_threads() == len(os.sched_getaffinity(0))
+    assert gate.default_threads() == len(os.sched_getaffinity(0))
 
 
-def test_an_unknown_instruction_set_is_one_sentence_that_names_those_there_are():
+def test_an_unknown_instruction_set_is_one_sentence_that_names_the_known_ones():
     done = python("-m", "pysft", "info", PYSFT_ISA="mmx")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"pysft: PYSFT_ISA=mmx is not one of {', '.join(_build.ISAS)}\n"
@@ -569,11 +510,8 @@ def test_an_unknown_instruction_set_is_one_sentence_that_names_those_there_are()
 
 def test_a_bad_number_of_threads_is_one_sentence_on_the_command_line():
     done = python("-m", "pysft", "info", PYSFT_NUM_THREADS="many")
-    assert (
-        done.returncode == 2
-        and len(done.stderr.splitlines()) == 1
-        and "PYSFT_NUM_THREADS=many" in done.stderr
-    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "PYSFT_NUM_THREADS=many" in done.stderr
 
 
 def test_an_instruction_set_that_the_processor_lacks_is_refused_in_a_sentence(monkeypatch):
@@ -584,74 +522,56 @@ def test_an_instruction_set_that_the_processor_lacks_is_refused_in_a_sentence(mo
                 return isa == b"base"
 
     monkeypatch.setattr(_build, "ISAS", {"base": [], "avx2": [], "avx512": []})
-    monkeypatch.setattr(ops, "_import", lambda isa: OldProcessor)
+    monkeypatch.setattr(gate, "_import", lambda isa: OldProcessor)
     monkeypatch.setenv("PYSFT_ISA", "avx512")
-    with pytest.raises(
-        UsageError, match="PYSFT_ISA=avx512: this processor has no avx512; it can run base"
-    ):
-        ops._load()
+    message = "PYSFT_ISA=avx512: this processor has no avx512; it can run base"
+    with pytest.raises(UsageError, match=message):
+        gate._load()
 
 
 def test_the_chosen_instruction_set_is_the_best_or_the_one_asked_for(monkeypatch):
     monkeypatch.delenv("PYSFT_ISA", raising=False)
-    assert ops._load()[2] == ops.ISAS[-1]
-    for isa in ops.ISAS:
+    assert gate._load()[2] == gate.ISAS[-1]
+    for isa in gate.ISAS:
         monkeypatch.setenv("PYSFT_ISA", isa)
-        assert ops._load()[2] == isa
+        assert gate._load()[2] == isa
 
 
-# --------------------------------------------------------------------------------- anything at all
+# ------------------------------------------------------------------------------ any arguments
 
 
 def _arrays():
+    """Small arrays of any dtype, shape and memory layout."""
+
     def array(dtype, shape, layout, seed):
-        base = (
-            np.random.default_rng(seed)
-            .integers(-3, 9, [*shape[:-1], 2 * shape[-1]] if shape else ())
-            .astype(dtype)
-        )
+        doubled = [*shape[:-1], 2 * shape[-1]] if shape else ()
+        base = np.random.default_rng(seed).integers(-3, 9, doubled).astype(dtype)
         if not shape:
             return base
-        a = {
+        return {
             "plain": lambda: np.ascontiguousarray(base[..., : shape[-1]]),
             "gaps": lambda: base[..., ::2],
             "fortran": lambda: np.asfortranarray(base[..., : shape[-1]]),
             "tail": lambda: base[..., shape[-1] :],
             "broadcast": lambda: np.broadcast_to(base[..., :1], shape),
         }[layout]()
-        return a
 
-    dtypes = st.sampled_from(
-        [X, X, X, X, np.float64, np.int32, np.int32, np.int64, bool, ">f4", object]
-    )
+    types = [X, X, X, X, np.float64, np.int32, np.int32, np.int64, bool, ">f4", object]
     shapes = st.lists(st.sampled_from([1, 2, 2, 2, 2, 3, 4, 6, 0]), max_size=3)
-    return st.builds(
-        array,
-        dtypes,
-        shapes,
-        st.sampled_from(["plain"] * 6 + ["gaps", "fortran", "tail", "broadcast"]),
-        st.integers(0, 5),
-    )
+    layouts = st.sampled_from(["plain"] * 6 + ["gaps", "fortran", "tail", "broadcast"])
+    return st.builds(array, st.sampled_from(types), shapes, layouts, st.integers(0, 5))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.data())
-def test_anything_at_all_is_computed_or_refused_and_never_anything_else(data):
+def test_any_arguments_are_computed_or_refused_with_a_gate_error(data):
     for function, arguments in good().items():
         things = st.one_of(_arrays(), st.none(), st.sampled_from([1, "x"]))
-        keep = data.draw(
-            st.sets(
-                st.sampled_from(
-                    sorted(n for n, v in arguments.items() if isinstance(v, np.ndarray))
-                )
-            )
-        )
-        thrown = {
-            n: v if n in keep or not isinstance(v, np.ndarray) else data.draw(things)
-            for n, v in arguments.items()
-        }
+        arrays = sorted(n for n, v in arguments.items() if isinstance(v, np.ndarray))
+        kept = data.draw(st.sets(st.sampled_from(arrays)))
+        changes = {n: data.draw(things) for n in arrays if n not in kept}
         try:
-            getattr(ops, function)(**thrown, threads=2)
+            getattr(kernels, function)(**{**arguments, **changes}, threads=2)
         except GateError as error:
             assert str(error).startswith(function) and "\n" not in str(error)
 
@@ -666,24 +586,19 @@ def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, thre
     cu, numbers = np.array(cu, np.int32), np.array(numbers, np.int32)
     valid = len(cu) > 1 and cu[0] == 0 and cu[-1] == 6 and (np.diff(cu) >= 0).all()
     for function, arguments in good().items():
-        changes = {
-            n: cu if n == "cu_seqlens" else numbers[:3] if n == "rows" else numbers
-            for n in arguments
-            if n in INTEGERS
-        }
+        values = {"cu_seqlens": cu, "tokens": numbers, "labels": numbers, "rows": numbers[:3]}
+        changes = {n: values[n] for n in arguments if n in INTEGERS}
         if not changes:
             continue
         expected = valid or "cu_seqlens" not in changes
         if "tokens" in changes:
-            expected &= bool(((numbers >= 0) & (numbers < 5)).all()) and bool(
-                (np.diff(cu) <= 4).all()
-            )
+            expected &= bool(((numbers >= 0) & (numbers < 5)).all() and (np.diff(cu) <= 4).all())
         if "labels" in changes:
             expected &= bool(((numbers == -100) | (numbers >= 0) & (numbers < 5)).all())
         if "rows" in changes:
             expected &= 0 <= int(numbers[0]) < int(numbers[1]) < int(numbers[2]) < 6
         try:
-            getattr(ops, function)(**{**arguments, **changes}, threads=threads)
+            getattr(kernels, function)(**{**arguments, **changes}, threads=threads)
             assert expected, function
         except GateError:
             assert not expected, function

@@ -1,4 +1,4 @@
-"""The gradient checker: it passes what is right, and it is itself tested with planted mistakes."""
+"""The gradient checker passes right derivatives and catches planted mistakes."""
 
 from types import SimpleNamespace
 
@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 
 from pysft.errors import DataError, MissingInput
-from pysft.nn import gradcheck, model, ops, reference
+from pysft.nn import gradcases, gradcheck, kernels, model, reference
 from pysft.nn.gradcheck import CASES, TOLERANCE, numeric_gradient, relative_error, run
+from pysft.nn.shapes import GPTConfig, parameter_shapes
 
-FUNCTIONS = {k.__name__: getattr(reference, k.__name__) for k in ops.KERNELS}
+FUNCTIONS = {k.__name__: getattr(reference, k.__name__) for k in kernels.KERNELS}
 
 
 def cases(prefix):
     return {name: case for name, case in CASES.items() if name.split(",")[0] == prefix}
 
 
-# --------------------------------------------------------------------------------- what is right
+# -------------------------------------------------------------------------- right derivatives
 
 
-@pytest.mark.parametrize("functions", [ops.on_threads(2), reference], ids=["kernels", "numpy"])
+@pytest.mark.parametrize("functions", [kernels.on_threads(2), reference], ids=["kernels", "numpy"])
 def test_every_derivative_is_the_derivative_of_its_forward(functions):
     rows = run(functions)
     assert TOLERANCE == 1e-7
@@ -28,20 +29,15 @@ def test_every_derivative_is_the_derivative_of_its_forward(functions):
     assert {row.name for row in rows} == set(CASES)
 
 
-def test_the_table_holds_every_kernel_and_the_whole_model_in_every_element():
+def test_the_table_has_every_kernel_and_every_element_of_the_whole_model():
     kernels = {name.removesuffix("_forward") for name in FUNCTIONS if name.endswith("_forward")}
     assert {name.split(",")[0] for name in CASES} == kernels | {"GPT"}
     rows = run(reference, cases={"embedding": CASES["embedding"]})
     assert {(r.tensor, r.elements) for r in rows} == {("wte", 5 * 7), ("wpe", 5 * 7)}
-    shapes = model.parameter_shapes(
-        model.GPTConfig(vocab=7, context=5, layers=2, heads=2, channels=8)
-    )
-    checked = {
-        tensor: analytic.size
-        for tensor, analytic, _, _ in gradcheck.check_model(
-            reference, np.random.default_rng(0), **CASES["GPT"][1]
-        )
-    }
+    check, sizes = CASES["GPT"]
+    found = check(reference, np.random.default_rng(0), **sizes)
+    checked = {tensor: analytic.size for tensor, analytic, _, _ in found}
+    shapes = parameter_shapes(GPTConfig(vocab=7, context=5, layers=2, heads=2, channels=8))
     assert checked == {name: int(np.prod(shape)) for name, shape in shapes.items()}
 
 
@@ -49,9 +45,8 @@ def test_five_point_differences_are_exact_for_a_polynomial_of_degree_four_and_pu
     x = np.array([0.3, -2.0, 1e-3])
     before = x.copy()
     gradient = numeric_gradient(lambda: float((x**4).sum()), x)
-    np.testing.assert_allclose(
-        gradient, 4 * x**3, rtol=0, atol=1e-11
-    )  # rounding of 16 over h = 1e-3
+    # 1e-11: the loss is 16, and its rounding is divided by h = 1e-3.
+    np.testing.assert_allclose(gradient, 4 * x**3, rtol=0, atol=1e-11)
     assert np.array_equal(x, before)
 
 
@@ -62,7 +57,7 @@ def test_the_error_is_relative_to_the_larger_of_the_two_and_infinite_for_nan():
     assert relative_error(np.array([1.0]), np.array([np.inf])) == float("inf")
 
 
-# ------------------------------------------------------------------------------- what is planted
+# -------------------------------------------------------------------------- planted mistakes
 
 
 def negated(dx, dy, x):
@@ -70,7 +65,7 @@ def negated(dx, dy, x):
     dx *= -1
 
 
-def without_its_three(dx, dy, x):
+def without_the_factor_three(dx, dy, x):
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     t = np.tanh(u)
     dx[:] = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 0.044715 * x**2))
@@ -178,7 +173,7 @@ def unwritten(dlogits, dnll, logits, lse, labels):
 
 
 PLANTED = {
-    "gelu": [negated, without_its_three],
+    "gelu": [negated, without_the_factor_three],
     "matmul": [forgetting_db, writing_dw, adding_dx, transposing_dw, off_in_one_element],
     "attention": [without_scale, without_delta, across_sequences],
     "layernorm": [without_mean_of_g, without_mean_of_g_norm, writing_dx],
@@ -194,16 +189,16 @@ PLANTED = {
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_a_planted_wrong_derivative_is_caught(kernel, wrong):
-    wrong = gradcheck.plain_form(wrong, f"{kernel}_backward")
-    rows = run(SimpleNamespace(**{**FUNCTIONS, f"{kernel}_backward": wrong}), cases=cases(kernel))
+    name = f"{kernel}_backward"
+    functions = {**FUNCTIONS, name: gradcheck.plain_form(wrong, name)}
+    rows = run(SimpleNamespace(**functions), cases=cases(kernel))
     failed = [row for row in rows if not row.passed]
     assert failed and all(row.worst > TOLERANCE for row in failed)
 
 
 def test_the_right_tensor_is_named_and_the_others_pass():
-    rows = run(
-        SimpleNamespace(**{**FUNCTIONS, "matmul_backward": forgetting_db}), cases=cases("matmul")
-    )
+    functions = {**FUNCTIONS, "matmul_backward": forgetting_db}
+    rows = run(SimpleNamespace(**functions), cases=cases("matmul"))
     assert {row.tensor for row in rows if not row.passed} == {"b"}
 
 
@@ -215,14 +210,10 @@ def test_a_wrong_line_of_the_models_own_backward_is_caught(monkeypatch):
         dx *= 1 + 1e-5
 
     monkeypatch.setattr(model, "block_backward", slightly_wrong)
-    rows = run(
-        reference,
-        cases={"GPT": (gradcheck.check_model, dict(lengths=[3], graded=1, L=1, V=3, C=2, H=1))},
-    )
-    assert {row.tensor for row in rows if not row.passed} == {
-        "wte",
-        "wpe",
-    }  # what lies before the block
+    small = dict(lengths=[3], graded=1, L=1, V=3, C=2, H=1)
+    rows = run(reference, cases={"GPT": (gradcases.check_model, small)})
+    failed = {row.tensor for row in rows if not row.passed}
+    assert failed == {"wte", "wpe"}  # the parameters before the block
 
 
 # ----------------------------------------------------------------------------- a reader's own file
@@ -246,11 +237,8 @@ def test_a_readers_layernorm_backward_is_checked_with_the_reference_for_the_rest
     file.write_text(RIGHT)
     mine = gradcheck.load_ops(file)
     assert mine.own == ["layernorm_backward"]
-    assert all(
-        getattr(mine, name) is function
-        for name, function in FUNCTIONS.items()
-        if name != "layernorm_backward"
-    )
+    others = {name: f for name, f in FUNCTIONS.items() if name != "layernorm_backward"}
+    assert all(getattr(mine, name) is f for name, f in others.items())
     assert all(row.passed for row in run(mine, cases=cases("layernorm") | cases("gelu")))
 
 
@@ -258,9 +246,8 @@ def test_a_readers_mistake_fails_in_its_own_rows_alone(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(RIGHT.replace("- np.outer(norm[n], norm[n]) / C", ""))
     rows = run(gradcheck.load_ops(file), cases=cases("layernorm") | cases("gelu"))
-    assert {(row.name.split(",")[0], row.tensor) for row in rows if not row.passed} == {
-        ("layernorm", "x")
-    }
+    failed = {(row.name.split(",")[0], row.tensor) for row in rows if not row.passed}
+    assert failed == {("layernorm", "x")}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""LoRA: what is frozen, what is trained, and that files and threads change no bit of it."""
+"""LoRA: what is frozen, what is trained, and that neither files nor threads change a bit of it."""
 
 import dataclasses
 
@@ -7,26 +7,28 @@ import pytest
 from conftest import distance
 
 from pysft import IGNORE
+from pysft.batch import Batch, Example
 from pysft.errors import DataError, Diverged, MissingInput, UsageError
-from pysft.nn import gradcheck, ops, reference, safetensors
+from pysft.nn import gradcheck, kernels, reference, safetensors
 from pysft.nn.lora import MATRICES, METADATA, LoRA, apply_adapter, save_adapter
-from pysft.nn.model import GPT, GPTConfig, expand_vocab
+from pysft.nn.model import GPT, expand_vocab
 from pysft.nn.optim import AdamW
-from pysft.run import load_checkpoint, save_checkpoint, weights_sha256
-from pysft.text.dataset import Batch, Example
+from pysft.nn.shapes import GPTConfig
+from pysft.run.checkpoints import load_checkpoint, save_checkpoint
+from pysft.run.stage import weights_sha256
 from pysft.training.loop import train_step
 from pysft.training.objectives import sft
 
-OLD, NEW = 8, 3  # symbols of the base, and those that it grows by
+OLD, NEW = 8, 3  # symbols of the base, and new symbols
 CONFIG = GPTConfig(OLD, context=12, layers=2, heads=2, channels=16)
-KERNELS = ops.on_threads(2)
+KERNELS = kernels.on_threads(2)
 TIED = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 
 def base_of(config=CONFIG, functions=KERNELS, dtype=np.float32, seed=0):
     """A base far from its initialisation, where biases are zero."""
     base = GPT(config, functions, np.random.default_rng(seed), dtype)
-    for name, w in base.params.items():
+    for _, w in base.params.items():
         w += 0.1 * np.random.default_rng([seed, 1]).standard_normal(w.shape)
     return base
 
@@ -36,15 +38,9 @@ def grown(base):
 
 
 def lora_of(base=None, rank=2, matrices=MATRICES, seed=3, **more):
-    base = base_of() if base is None else base
-    return LoRA(
-        grown(base),
-        rank,
-        matrices,
-        old_vocab=base.config.vocab,
-        rng=np.random.default_rng(seed),
-        **more,
-    )
+    base, generator = base_of() if base is None else base, np.random.default_rng(seed)
+    old_vocab = base.config.vocab
+    return LoRA(grown(base), rank, matrices, old_vocab=old_vocab, rng=generator, **more)
 
 
 def batch_of(lengths=(5, 3, 8, 2), seed=0, vocab=OLD + NEW):
@@ -57,7 +53,7 @@ def batch_of(lengths=(5, 3, 8, 2), seed=0, vocab=OLD + NEW):
 
 
 def steps(lora, count=3, adam=None, lr=1e-2):
-    """`count` steps of AdamW on one batch each: its optimiser."""
+    """Train for `count` steps of one batch each. Returns the optimiser."""
     adam = adam or AdamW(lora, decay=0.1)
     for _ in range(count):
         train_step(lora, adam, [batch_of(seed=adam.steps)], sft, lr)
@@ -81,7 +77,7 @@ def one_line(error) -> str:
     return text
 
 
-# ---------------------------------------------------------------------------- what it stands for
+# ------------------------------------------------------------------------- the merged weights
 
 
 @TIED
@@ -93,9 +89,8 @@ def test_at_the_start_it_is_the_model_that_it_was_given_bit_for_bit(functions, d
     lora = lora_of(base)
     assert lora.forward(batch_of())[0].tobytes() == nll.tobytes()
     assert bits(lora.model) == before and bits(lora.merge()) == before
-    assert all(
-        a.any() for name, a in lora.params.items() if name.endswith(".At")
-    )  # or nothing would ever learn
+    # If A were zero too, no gradient would ever be anything else.
+    assert all(a.any() for name, a in lora.params.items() if name.endswith(".At"))
 
 
 @pytest.mark.parametrize("alpha, scale", [(None, 2.0), (3.0, 1.0), (0.5, 1 / 6)])
@@ -115,10 +110,9 @@ def test_a_starts_with_a_deviation_of_one_over_the_root_of_its_inputs():
     base = base_of(dataclasses.replace(CONFIG, channels=64, layers=1))
     lora = lora_of(base, rank=64)
     for m, inputs in (("qkv", 64), ("fcproj", 256)):
-        assert lora.params[f"h0.{m}.At"].shape == (inputs, 64)
-        assert lora.params[f"h0.{m}.At"].std() == pytest.approx(
-            inputs**-0.5, rel=0.05
-        )  # 4,096 draws or more
+        At = lora.params[f"h0.{m}.At"]
+        assert At.shape == (inputs, 64)
+        assert At.std() == pytest.approx(inputs**-0.5, rel=0.05)  # of 4,096 draws or more
         assert not lora.params[f"h0.{m}.B"].any()
 
 
@@ -131,8 +125,8 @@ def test_weights_that_were_loaded_since_the_last_forward_are_merged_by_the_next(
 
 
 def test_the_share_that_is_trained_is_counted_with_the_new_rows():
-    """Of the source text's model (its "~1 %"); a fused qkv (192,64) has one A for queries, keys and
-    values."""
+    """In the source text's model, which has "~1 %". qkv (192,64) is one matrix, with one A for
+    queries, keys and values."""
 
     def lora(rank, matrices, old_vocab=65):
         model = GPT(GPTConfig(68, context=64, layers=4, heads=4, channels=64))
@@ -165,13 +159,11 @@ def test_chosen_matrices_and_new_rows_learn_and_every_other_weight_keeps_its_bit
             assert (w[OLD:] != before[name][OLD:]).all(), name
         else:
             assert w.tobytes() == before[name].tobytes(), name
-    assert {name for name in lora.params if name.endswith(".new")} == {
-        "wte.new",
-        *([] if tied else ["head.new"]),
-    }
+    new = {name for name in lora.params if name.endswith(".new")}
+    assert new == ({"wte.new"} if tied else {"wte.new", "head.new"})
 
 
-def test_without_new_symbols_the_adapters_alone_are_trained():
+def test_without_new_symbols_only_the_adapters_are_trained():
     lora = LoRA(base_of(), 1, ("fc",), old_vocab=OLD, rng=np.random.default_rng(0))
     assert list(lora.params) == ["h0.fc.At", "h0.fc.B", "h1.fc.At", "h1.fc.B"]
     report = train_step(lora, AdamW(lora), [batch_of(vocab=OLD)], sft, 1e-2)
@@ -187,19 +179,18 @@ def test_training_lowers_the_loss():
 
 
 def test_every_gradient_is_the_finite_difference():
-    """On the kernels; test_gradcheck has the reference, which takes its time."""
+    """On the kernels; test_gradcheck.py has the reference, which is slower."""
     rows = gradcheck.run(KERNELS, cases={n: c for n, c in gradcheck.CASES.items() if "LoRA" in n})
-    assert len(rows) == (2 + 2 * 8) + (1 + 8) and all(row.passed for row in rows), [
-        r for r in rows if not r.passed
-    ]
+    assert len(rows) == (2 + 2 * 8) + (1 + 8)
+    assert not [row for row in rows if not row.passed]
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-6)])
 def test_micro_batches_give_the_same_update_however_they_are_split(dtype, tolerance):
     base, batch = base_of(dtype=dtype), batch_of()
     whole, split = stirred(lora_of(base)), stirred(lora_of(base))
-    # An eps of the gradients' own size: with none, Adam would turn their last bit into a whole
-    # step.
+    # An eps as large as the gradients. Without it, Adam would turn the last bit of a gradient into
+    # a whole step.
     train_step(whole, AdamW(whole, eps=1e-2), [batch], sft, 1e-2)
     train_step(split, AdamW(split, eps=1e-2), batch.split(4), sft, 1e-2)
     assert distance(split.grads.flat, whole.grads.flat) <= tolerance
@@ -216,12 +207,9 @@ def test_all_that_is_trained_decays():
 def test_fifty_steps_on_1_to_8_threads_give_the_same_bits():
     found = set()
     for threads in (1, 2, 3, 4, 7, 8):
-        base = base_of(
-            GPTConfig(65, context=32, layers=1, heads=4, channels=64), ops.on_threads(threads)
-        )
-        lora = lora_of(
-            base, rank=8
-        )  # so that merging qkv is 98,304 products, enough to be shared among threads
+        config = GPTConfig(65, context=32, layers=1, heads=4, channels=64)
+        base = base_of(config, kernels.on_threads(threads))
+        lora = lora_of(base, rank=8)  # merging qkv is 98,304 products: enough for several threads
         adam = AdamW(lora)
         for i in range(50):
             train_step(lora, adam, [batch_of([32, 17, 30, 5], i, 68)], sft, 1e-2, limit=1.0)
@@ -229,7 +217,7 @@ def test_fifty_steps_on_1_to_8_threads_give_the_same_bits():
     assert len(found) == 1
 
 
-def test_a_released_model_learns_on_as_if_it_had_not_been():
+def test_a_released_model_goes_on_learning_as_if_it_had_not_been_released():
     kept, released = lora_of(), lora_of()
     for lora in (kept, released):
         lora.reserve(40)
@@ -240,7 +228,7 @@ def test_a_released_model_learns_on_as_if_it_had_not_been():
     assert kept.params.flat.tobytes() == released.params.flat.tobytes()
 
 
-# ---------------------------------------------------------------------------------------- on disk
+# ----------------------------------------------------------------------------------- on disk
 
 
 def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
@@ -248,7 +236,7 @@ def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
     steps(whole, 5)
     first = lora_of()
     save_checkpoint(tmp_path, first, steps(first, 2))
-    resumed = lora_of(seed=99)  # all it starts with is replaced
+    resumed = lora_of(seed=99)  # everything that it starts with is replaced
     adam = AdamW(resumed, decay=0.1)
     assert load_checkpoint(tmp_path, resumed, adam) and adam.steps == 2
     steps(resumed, 3, adam)
@@ -267,15 +255,13 @@ def test_the_base_and_the_adapters_file_make_the_trained_model_bit_for_bit(
     steps(lora)
     file = tmp_path / "adapter.safetensors"
     save_adapter(file, lora, {"stage": "sft"})
-    given = expand_vocab(base, OLD + NEW, "mean") if already else base  # its new rows are replaced
+    given = expand_vocab(base, OLD + NEW, "mean") if already else base  # new rows are replaced
     before = bits(given)
     made = apply_adapter(file, given)
     assert made is not given and bits(given) == before and made.config == lora.config
     assert bits(made) == bits(lora.merge())
     tensors, metadata = safetensors.load(file)
-    assert set(tensors) == set(lora.params) and all(
-        tensors[n].tobytes() == w.tobytes() for n, w in lora.params.items()
-    )
+    assert {n: a.tobytes() for n, a in tensors.items()} == bits(lora)
     assert metadata == {
         "stage": "sft",
         "rank": "3",
@@ -307,48 +293,35 @@ def one_weight_off():
     return base
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda: base_of(seed=1),
-        one_weight_off,
-        lambda: base_of(dtype=np.float64),
-        lambda: base_of(dataclasses.replace(CONFIG, channels=2)),
-        lambda: base_of(dataclasses.replace(CONFIG, vocab=OLD - 1)),
-        lambda: expand_vocab(base_of(), OLD + 1, "mean"),
-        lambda: expand_vocab(base_of(), OLD + NEW + 1, "mean"),
-        lambda: stirred(lora_of()).merge(),
-    ],
-    ids=[
-        "seed",
-        "one weight",
-        "precision",
-        "channels",
-        "vocab",
-        "grown by less",
-        "grown by more",
-        "tuned already",
-    ],
-)
-def test_another_base_is_refused_in_one_sentence_and_left_as_it_was(tmp_path, other):
+OTHERS = {
+    "seed": lambda: base_of(seed=1),
+    "one weight": one_weight_off,
+    "precision": lambda: base_of(dtype=np.float64),
+    "channels": lambda: base_of(dataclasses.replace(CONFIG, channels=2)),
+    "vocab": lambda: base_of(dataclasses.replace(CONFIG, vocab=OLD - 1)),
+    "grown by less": lambda: expand_vocab(base_of(), OLD + 1, "mean"),
+    "grown by more": lambda: expand_vocab(base_of(), OLD + NEW + 1, "mean"),
+    "tuned already": lambda: stirred(lora_of()).merge(),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_base_is_refused_in_one_sentence_and_not_changed(tmp_path, other):
     file = tmp_path / "adapter.safetensors"
     save_adapter(file, stirred(lora_of(rank=4)))
-    model = other()
+    model = OTHERS[other]()
     before = bits(model)
     with pytest.raises(DataError) as caught:
         apply_adapter(file, model)
     text = one_line(caught)
-    assert (
-        str(file) in text
-        and "name the base that they were trained on" in text
-        and bits(model) == before
-    )
+    assert str(file) in text and "name the base that they were trained on" in text
+    assert bits(model) == before
 
 
 DAMAGE = {
     "a tensor is missing": (lambda t, m: t.pop("h0.qkv.B"), ["'h0.qkv.B'", "missing"]),
     "the new rows are missing": (lambda t, m: t.pop("head.new"), ["'head.new'", "missing"]),
-    "a foreign tensor": (lambda t, m: t.update(wpe=t["wte.new"]), ["'wpe'", "none"]),
+    "a foreign tensor": (lambda t, m: t.update(wpe=t["wte.new"]), ["'wpe'", "not among"]),
     "a shape": (
         lambda t, m: t.update({"h1.fc.At": t["h1.fc.At"].T.copy()}),
         ["'h1.fc.At'", "(2, 16)", "(16, 2)"],
@@ -362,13 +335,16 @@ DAMAGE = {
         ["'wte.new'", "finite"],
     ),
     "another rank": (lambda t, m: m.update(rank="3"), ["'h0.qkv.At'", "expected float32 (16, 3)"]),
-    "fewer matrices": (lambda t, m: m.update(matrices="qkv"), ["'h0.attproj.At'", "none"]),
+    "fewer matrices": (lambda t, m: m.update(matrices="qkv"), ["'h0.attproj.At'", "not among"]),
     "a rank too large": (lambda t, m: m.update(rank="17"), ["rank = 17", "16"]),
     "a rank in words": (lambda t, m: m.update(rank="two"), ["'two'"]),
     "alpha no number": (lambda t, m: m.update(alpha="nan"), ["alpha = nan"]),
     "an unknown matrix": (lambda t, m: m.update(matrices="qkv,key"), ["'key'"]),
     "no new vocabulary": (lambda t, m: m.update(vocab="0"), ["vocab = 0"]),
-    "vast vocabulary": (lambda t, m: m.update(vocab=str(10**15)), ["'wte.new'", str(10**15 - OLD)]),
+    "a huge vocabulary": (
+        lambda t, m: m.update(vocab=str(10**15)),
+        ["'wte.new'", str(10**15 - OLD)],
+    ),
     "more old symbols than all": (lambda t, m: m.update(old_vocab="12"), ["old_vocab = 12", "11"]),
     "another base": (lambda t, m: m.update(base_sha256="\n"), ["other weights"]),
     **{
@@ -391,19 +367,18 @@ def test_a_damaged_file_of_adapters_is_one_sentence_that_names_it(tmp_path, chan
     assert all(word in one_line(caught) for word in [str(file), *words])
 
 
-def test_a_file_that_is_not_there_or_no_adapter_is_one_sentence(tmp_path):
+def test_a_file_that_is_missing_or_not_of_an_adapter_is_one_sentence(tmp_path):
     with pytest.raises(MissingInput) as caught:
         apply_adapter(tmp_path / "none", base_of())
     assert "none" in one_line(caught)
-    safetensors.save(
-        tmp_path / "model.safetensors", dict(base_of().params.items()), {"weights_sha256": "0"}
-    )
+    file = tmp_path / "model.safetensors"
+    safetensors.save(file, dict(base_of().params.items()), {"weights_sha256": "0"})
     with pytest.raises(DataError) as caught:
-        apply_adapter(tmp_path / "model.safetensors", base_of())
+        apply_adapter(file, base_of())
     assert "model.safetensors: holds no adapters" in one_line(caught)
 
 
-# -------------------------------------------------------------------------------- what cannot be
+# ------------------------------------------------------------------------ impossible arguments
 
 
 @pytest.mark.parametrize(
@@ -426,7 +401,7 @@ def test_a_file_that_is_not_there_or_no_adapter_is_one_sentence(tmp_path):
     ],
     ids=str,
 )
-def test_an_argument_that_cannot_be_is_one_sentence(changes, words):
+def test_an_impossible_argument_is_one_sentence(changes, words):
     arguments = dict(rank=2, old_vocab=OLD, rng=None) | changes
     with pytest.raises(UsageError) as caught:
         LoRA(grown(base_of()), **arguments)

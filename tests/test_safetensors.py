@@ -1,4 +1,4 @@
-"""The weights' file: what was saved comes back, and anything else is refused in a sentence."""
+"""The file of weights: what was saved comes back, and any other file is refused in a sentence."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TENSORS = {
 
 
 def raw(header, data=b"", length=None):
-    """A file's bytes, from its header (text, or what JSON makes text of) and its data."""
+    """The bytes of a file with this header (bytes, or anything that becomes JSON) and data."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
@@ -61,9 +61,8 @@ def test_the_data_starts_at_a_multiple_of_eight_as_the_format_asks(tmp_path):
     data = path.read_bytes()
     assert int.from_bytes(data[:8], "little") % 8 == 0
     table = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    assert table["a.w"] == entry("F32", (2, 3), (0, 24)) and list(table["__metadata__"]) == [
-        "sha256"
-    ]
+    assert table["a.w"] == entry("F32", (2, 3), (0, 24))
+    assert list(table["__metadata__"]) == ["sha256"]
 
 
 def test_any_changed_bit_of_the_data_is_named_by_its_tensor(tmp_path):
@@ -71,18 +70,15 @@ def test_any_changed_bit_of_the_data_is_named_by_its_tensor(tmp_path):
     safetensors.save(path, TENSORS)
     whole = path.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")
+    ends = dict(zip(TENSORS, np.cumsum([a.nbytes for a in TENSORS.values()])))
     for at in range(start, len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
-        named = next(
-            n
-            for n, last in zip(TENSORS, np.cumsum([a.nbytes for a in TENSORS.values()]))
-            if at - start < last
-        )
+        named = next(name for name, end in ends.items() if at - start < end)
         with pytest.raises(DataError, match=f"checksum of '{named}'"):
             safetensors.load(path)
 
 
-def test_metadata_has_a_checksum_and_one_may_be_asked_for(tmp_path):
+def test_metadata_has_a_checksum_and_checksums_can_be_required(tmp_path):
     path = tmp_path / "m.safetensors"
     safetensors.save(path, TENSORS, {"steps": "7"})
     assert safetensors.load(path, summed=True)[1] == {"steps": "7"}
@@ -96,7 +92,7 @@ def test_metadata_has_a_checksum_and_one_may_be_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("sums", ["[]", "{", "3", '{"a": 3}'])
-def test_checksums_that_are_none_are_refused(tmp_path, sums):
+def test_checksums_of_a_wrong_form_are_refused(tmp_path, sums):
     path = tmp_path / "m.safetensors"
     path.write_bytes(raw({"__metadata__": {"sha256": sums}, "a": entry()}, bytes(8)))
     with pytest.raises(DataError, match="checksum"):
@@ -128,11 +124,11 @@ FLOATS = np.array([1, 2], np.float32).tobytes()
         (raw(b"{" * 9), "header is not JSON"),
         (raw(b"[" * 100_000), "header is not JSON"),
         (raw(b"\xff\xff"), "header is not JSON"),
-        (raw([1, 2]), "no table of tensors"),
+        (raw([1, 2]), "not a table of tensors"),
         (raw({"__metadata__": 3, "a": entry()}, FLOATS), "metadata"),
         (
             raw(b'{"a": %s, "a": %s}' % ((json.dumps(entry()).encode(),) * 2), FLOATS),
-            "stands twice",
+            "occurs twice",
         ),
         (
             raw({"a": entry(offsets=(0, 8)), "b": entry(offsets=(4, 12))}, FLOATS + b"1234"),
@@ -181,7 +177,7 @@ def test_a_header_that_lies_is_refused_in_one_sentence(tmp_path, content, named)
 
 def test_a_header_larger_than_any_model_needs_is_refused_unread(tmp_path):
     path = tmp_path / "m.safetensors"
-    with open(path, "wb") as f:  # sparse: it takes no room
+    with open(path, "wb") as f:  # a sparse file, which takes no room on the disk
         f.write((1 << 30).to_bytes(8, "little"))
         f.truncate((1 << 30) + 100)
     with pytest.raises(DataError, match="not a safetensors file"):
@@ -193,6 +189,34 @@ def test_a_file_that_is_not_there_is_missing_input_and_a_folder_is_bad_data(tmp_
         safetensors.load(tmp_path / "none.safetensors")
     with pytest.raises(DataError, match="cannot be read"):
         safetensors.load(tmp_path)
+
+
+SHAPES = {"w": (2, 3), "b": (3,)}
+EXPECTED = {"x.w": np.ones((2, 3), np.float32), "x.b": np.ones(3, np.float32)}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"x.b": None}, "tensor 'x.b' is missing"),
+        ({"x.c": np.ones(1)}, "tensor 'x.c' is not among those that settings.json describes"),
+        (
+            {"x.w": np.ones((3, 2), np.float32)},
+            "tensor 'x.w' is float32 (3, 2), expected float32 (2, 3) by settings.json",
+        ),
+        ({"x.b": np.ones(3)}, "tensor 'x.b' is float64 (3,), expected float32 (3,)"),
+        ({"x.b": np.float32([1, np.inf, 1])}, "tensor 'x.b' holds numbers that are not finite"),
+    ],
+    ids=["missing", "foreign", "shape", "precision", "not finite"],
+)
+def test_tensors_that_do_not_fit_the_expected_shapes_are_refused_by_name(changes, message):
+    other = {"y.w": np.ones(1)}  # its name does not begin with the prefix
+    safetensors.check_tensors("file", EXPECTED | other, SHAPES, prefix="x.")
+    changed = {name: a for name, a in (EXPECTED | other | changes).items() if a is not None}
+    with pytest.raises(DataError) as caught:
+        safetensors.check_tensors("file", changed, SHAPES, prefix="x.", remedy=". Mend it")
+    assert str(caught.value).startswith(f"file: {message}")
+    assert str(caught.value).endswith(". Mend it")
 
 
 @steady
@@ -209,19 +233,15 @@ def test_mutated_files_give_arrays_or_one_sentence(tmp_path_factory, data):
             | st.sampled_from([b"[]", b"{}", b"null", b"-1", b"1e9", b"0", b'"'])
         )
         content[at : at + data.draw(st.integers(0, 4))] = piece
-    if data.draw(
-        st.booleans()
-    ):  # keep the length honest, so that more than the first check is reached
-        content[:8] = (header + len(content) - os.path.getsize(path)).to_bytes(
-            8, "little", signed=True
-        )
+    if data.draw(st.booleans()):  # the right length again, to get past the first check
+        length = header + len(content) - os.path.getsize(path)
+        content[:8] = length.to_bytes(8, "little", signed=True)
     path.write_bytes(content)
     try:
         tensors, metadata = safetensors.load(path)
     except PysftError as error:
-        assert (
-            isinstance(error, (DataError, MissingInput)) and str(error) and "\n" not in str(error)
-        )
+        assert isinstance(error, (DataError, MissingInput))
+        assert str(error) and "\n" not in str(error)
     else:
         assert isinstance(metadata, dict)
         assert sum(a.nbytes for a in tensors.values()) < len(content)
@@ -257,7 +277,7 @@ def test_any_json_in_a_header_gives_arrays_or_one_sentence(
         assert tensors["a"].tobytes() == FLOATS
 
 
-def test_metadata_is_text_by_text(tmp_path):
+def test_metadata_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(raw({"__metadata__": {"steps": 5}, "a": entry()}, FLOATS))
     with pytest.raises(DataError, match="metadata"):
@@ -278,12 +298,11 @@ def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
                 safetensors.save(path, {"a": np.zeros(99)})
         assert same(safetensors.load(path)[0], TENSORS)
     safetensors.save(path, {"a": np.zeros(3)})
-    assert same(safetensors.load(path)[0], {"a": np.zeros(3)}) and os.listdir(tmp_path) == [
-        "m.safetensors"
-    ]
+    assert same(safetensors.load(path)[0], {"a": np.zeros(3)})
+    assert os.listdir(tmp_path) == ["m.safetensors"]
 
 
-# ---------------------------------------------------------------- the safetensors package, where it
+# ---------------------------------------------------- the safetensors package, where installed
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +353,7 @@ ENTRIES = st.fixed_dictionaries(
     st.integers(0, 40),
     st.sampled_from([0, 0, 0, -1, 1, 7]),
 )
-def test_we_read_nothing_that_the_package_refuses(peer, tmp_path_factory, table, body, off):
+def test_a_file_that_the_package_refuses_is_refused_here(peer, tmp_path_factory, table, body, off):
     path = tmp_path_factory.getbasetemp() / "odd.safetensors"
     path.write_bytes(raw(table, bytes(body), len(json.dumps(table)) + off))
     try:

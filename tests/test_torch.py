@@ -1,14 +1,15 @@
-"""PyTorch as an independent judge: GPT-2 written once more, from its description, with automatic
-derivatives and padded batches; the same weights must give the same losses, gradients and steps."""
+"""PyTorch as independent evidence: GPT-2 written once more from its description, with automatic
+derivatives and padded batches. The same weights must give the same losses, gradients and steps."""
 
 import numpy as np
 import pytest
 
 from pysft import IGNORE
-from pysft.nn import ops
-from pysft.nn.model import GPT, GPTConfig
+from pysft.batch import Batch, Example
+from pysft.nn import kernels
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
-from pysft.text.dataset import Batch, Example
+from pysft.nn.shapes import GPTConfig
 from pysft.training.loop import train_step
 from pysft.training.objectives import sft
 
@@ -17,7 +18,7 @@ F = torch.nn.functional
 torch.set_num_threads(2)
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
-KERNELS = ops.on_threads(2)
+KERNELS = kernels.on_threads(2)
 LENGTHS = [33, 1, 64, 17, 50]
 
 
@@ -45,8 +46,8 @@ def model_of(dtype, tied=False, scale=0.0):
         dtype,
     )
     g = np.random.default_rng(2)
-    for name in model.params:
-        model.params[name][...] += scale * g.standard_normal(model.params[name].shape)
+    for _, w in model.params.items():
+        w += scale * g.standard_normal(w.shape)
     return model
 
 
@@ -55,7 +56,7 @@ def weights_of(model):
 
 
 def padded(found):
-    """(tokens, labels), both (S,T), the rest of each row filled up."""
+    """(tokens, labels), both (S,T), padded."""
     T = max(LENGTHS)
     tokens, labels = np.zeros((len(found), T), np.int64), np.full((len(found), T), IGNORE, np.int64)
     for s, e in enumerate(found):
@@ -88,8 +89,10 @@ def loss_of(p, config, tokens, labels):
 
 
 def without_key_bias(name, g):
-    """The true gradient of the key's bias is zero: softmax does not feel what is added to all
-    scores of a query. What both compute there is rounding, and has no reason to agree."""
+    """A gradient of qkv.b without the part of the key's bias.
+
+    Its true value is zero, because adding a constant to all scores of a query changes no softmax.
+    What both sides compute there is rounding, which has no reason to agree."""
     C = g.shape[0] // 3
     return np.concatenate([g[:C], g[2 * C :]]) if name.endswith("qkv.b") else g
 
@@ -106,16 +109,13 @@ def test_loss_and_every_gradient_are_pytorchs(dtype, tied, scale):
     p = weights_of(model)
     theirs = loss_of(p, model.config, *padded(found))
     theirs.backward()
-    tolerance = (
-        1e-5 if dtype == np.float32 else 1e-13
-    )  # depth and sums of some hundred terms over eps
+    # Some hundred eps, for the depth and for sums of some hundred terms.
+    tolerance = 1e-5 if dtype == np.float32 else 1e-13
     assert abs(loss - theirs.item()) <= tolerance * theirs.item()
     for name, g in model.grads.items():
-        assert (
-            distance(without_key_bias(name, g), without_key_bias(name, p[name].grad.numpy()))
-            <= tolerance
-        ), name
-    for i in range(3):  # where both are only rounding, both are small
+        both = (without_key_bias(name, a) for a in (g, p[name].grad.numpy()))
+        assert distance(*both) <= tolerance, name
+    for i in range(3):  # the key's bias: rounding on both sides, so small on both
         for g in (model.grads[f"h{i}.qkv.b"], p[f"h{i}.qkv.b"].grad.numpy()):
             assert np.abs(g[32:64]).max() <= 64 * np.finfo(dtype).eps * np.abs(g).max()
 
@@ -147,36 +147,33 @@ def ten_steps(dtype):
 
 
 def test_ten_adamw_steps_end_at_pytorchs_weights_in_float64():
-    """The key's bias too: its gradient of 1e-18 or so is nothing beside eps = 1e-8."""
+    """The key's bias too: its gradient of about 1e-18 is nothing beside eps = 1e-8."""
     ours, theirs, losses = ten_steps(np.float64)
     for name, w in ours.items():
         assert distance(w, theirs[name]) <= 1e-9, name
     assert distance(losses[:, 0], losses[:, 1]) <= 1e-12
 
 
-def test_ten_adamw_steps_cost_pytorchs_losses_in_float32_though_the_key_bias_wanders():
-    """In float32 the rounding in the key's gradient is no longer small beside eps, and Adam divides
-    it by its own size: ours and theirs go their own ways there, without consequence for the loss.
-    """
+def test_ten_adamw_steps_have_pytorchs_losses_in_float32_though_the_key_bias_differs():
+    """In float32 the rounding in the key bias's gradient is not small beside eps, and Adam divides
+    it by its own size. So our bias and theirs differ, without any effect on the loss."""
     ours, theirs, losses = ten_steps(np.float32)
     assert np.abs(losses[:, 0] / losses[:, 1] - 1).max() <= 1e-5
     for name, w in ours.items():
         apart = distance(without_key_bias(name, w), without_key_bias(name, theirs[name]))
         assert apart <= 1e-5, name
     keys = [distance(ours[f"h{i}.qkv.b"][32:64], theirs[f"h{i}.qkv.b"][32:64]) for i in range(3)]
-    assert min(keys) > 1e-2, "agreement where none can be: is the key's bias trained at all?"
+    assert min(keys) > 1e-2, "the key's biases agree, which they cannot: are they trained at all?"
 
 
-# -------------------------------------------------------------------------------- kernel by kernel
+# --------------------------------------------------------------------------- kernel by kernel
 
 
 @BOTH
 def test_cross_entropy_is_pytorchs_with_ignore_index(dtype):
     g = np.random.default_rng(0)
-    logits, dnll = (
-        (3 * g.standard_normal((40, 69))).astype(dtype),
-        g.standard_normal(40).astype(dtype),
-    )
+    logits = (3 * g.standard_normal((40, 69))).astype(dtype)
+    dnll = g.standard_normal(40).astype(dtype)
     labels = np.where(g.random(40) < 0.6, g.integers(0, 69, 40), IGNORE).astype(np.int32)
     nll, lse, dlogits = np.empty(40, dtype), np.empty(40, dtype), np.empty_like(logits)
     KERNELS.cross_entropy_forward(nll, lse, logits, labels)
@@ -194,10 +191,8 @@ def test_cross_entropy_is_pytorchs_with_ignore_index(dtype):
 @BOTH
 def test_layernorm_is_pytorchs(dtype):
     g = np.random.default_rng(0)
-    x, dy = (
-        (3 + 2 * g.standard_normal((40, 65))).astype(dtype),
-        g.standard_normal((40, 65)).astype(dtype),
-    )
+    x = (3 + 2 * g.standard_normal((40, 65))).astype(dtype)
+    dy = g.standard_normal((40, 65)).astype(dtype)
     w, b = g.standard_normal((2, 65)).astype(dtype)
     y, mean, rstd = np.empty_like(x), np.empty(40, dtype), np.empty(40, dtype)
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros_like(b)
@@ -213,43 +208,31 @@ def test_layernorm_is_pytorchs(dtype):
 @BOTH
 def test_gelu_is_pytorchs_tanh_form(dtype):
     x = np.linspace(-8, 8, 4001, dtype=dtype)
-    dy, y, dx = (
-        np.random.default_rng(0).standard_normal(4001).astype(dtype),
-        np.empty_like(x),
-        np.empty_like(x),
-    )
+    dy = np.random.default_rng(0).standard_normal(4001).astype(dtype)
+    y, dx = np.empty_like(x), np.empty_like(x)
     KERNELS.gelu_forward(y, x)
     KERNELS.gelu_backward(dx, dy, x)
     X = torch.tensor(x, requires_grad=True)
     Y = F.gelu(X, approximate="tanh")
     Y.backward(torch.tensor(dy))
-    assert (
-        distance(y, Y.detach()) <= 8 * np.finfo(dtype).eps
-        and distance(dx, X.grad) <= 8 * np.finfo(dtype).eps
-    )
+    tolerance = 8 * np.finfo(dtype).eps
+    assert distance(y, Y.detach()) <= tolerance and distance(dx, X.grad) <= tolerance
 
 
 @BOTH
 def test_attention_is_pytorchs(dtype):
     g = np.random.default_rng(0)
     H, D, T = 3, 9, 70
-    qkv, dy = (
-        g.standard_normal((T, 3 * H * D)).astype(dtype),
-        g.standard_normal((T, H * D)).astype(dtype),
-    )
-    y, lse, dqkv, cu = (
-        np.empty_like(dy),
-        np.empty((T, H), dtype),
-        np.empty_like(qkv),
-        np.array([0, T], np.int32),
-    )
+    qkv = g.standard_normal((T, 3 * H * D)).astype(dtype)
+    dy = g.standard_normal((T, H * D)).astype(dtype)
+    y, lse, dqkv = np.empty_like(dy), np.empty((T, H), dtype), np.empty_like(qkv)
+    cu = np.array([0, T], np.int32)
     KERNELS.attention_forward(y, lse, qkv, cu)
     KERNELS.attention_backward(dqkv, dy, qkv, y, lse, cu)
     z = torch.tensor(qkv, requires_grad=True)
     q, k, v = (a.view(T, H, D).transpose(0, 1) for a in z.split(H * D, dim=1))
-    score = (q @ k.transpose(1, 2) / D**0.5).masked_fill(
-        ~torch.tril(torch.ones(T, T, dtype=torch.bool)), -torch.inf
-    )
+    future = ~torch.tril(torch.ones(T, T, dtype=torch.bool))
+    score = (q @ k.transpose(1, 2) / D**0.5).masked_fill(future, -torch.inf)
     theirs = (score.softmax(dim=2) @ v).transpose(0, 1).reshape(T, H * D)
     theirs.backward(torch.tensor(dy))
     tolerance = 16 * np.finfo(dtype).eps  # chains of three sums of up to 70 terms

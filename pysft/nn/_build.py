@@ -1,7 +1,7 @@
-"""The cffi builders. kernels.h is read as text and stamped once per precision, so that every
-prototype stands in one place; one extension module is made per instruction set.
+"""The cffi builders: one extension module for each instruction set.
 
-setup.py runs this file by itself, so it imports nothing of pysft."""
+kernels.h is read as text and stamped once for each precision, so every prototype stands in one
+place. setup.py executes this file by itself, so it imports nothing from pysft."""
 
 import hashlib
 import os
@@ -11,31 +11,21 @@ from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
-# No -ffast-math: merely loading such a library flushes denormals in the whole process and makes
+# Not -ffast-math: merely loading such a library flushes denormals in the whole process, and makes
 # isnan lie. gnu11 and not c11, which would switch the fused multiply-add off.
-FLAGS = [
-    "-std=gnu11",
-    "-O3",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=fast",
-    "-fopenmp",
-    "-fvisibility=hidden",
-    "-fPIC",
-    "-Wall",
-    "-Wextra",
-    "-Wno-psabi",
-]
-if os.environ.get("PYSFT_DEBUG"):  # make debug
-    FLAGS = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer"]
+FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
+FLAGS += "-fopenmp -fvisibility=hidden -fPIC -Wall -Wextra -Wno-psabi".split()
 LINK = ["-fopenmp"]
+SLOW = ["-O1", "-g", "-fno-omit-frame-pointer"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+if os.environ.get("PYSFT_DEBUG"):  # make debug
+    FLAGS += SLOW
 if os.environ.get("PYSFT_SANITIZE"):  # make asan
-    SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    FLAGS, LINK = [*FLAGS, "-O1", "-g", "-fno-omit-frame-pointer", *SANITIZE], [*LINK, *SANITIZE]
-
+    FLAGS, LINK = [*FLAGS, *SLOW, *SANITIZE], [*LINK, *SANITIZE]
 if os.environ.get("PYSFT_COVERAGE"):  # make coverage
     FLAGS, LINK = [*FLAGS, "-O1", "--coverage"], [*LINK, "--coverage"]
 
+# The compiler's flags for each precision, and for each instruction set, the best last.
 PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
 
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -44,10 +34,10 @@ if platform.machine().lower() in ("x86_64", "amd64"):
         "avx2": ["-mavx2", "-mfma"],
         "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
     }
-else:  # one module, built for the machine at hand
+else:  # one module, for the machine that builds it
     ISAS = {"base": ["-mcpu=native"] if platform.machine() == "aarch64" else []}
 
-# What the loader asks a module about itself and, from _c_base, about the processor.
+# What the gate asks a module about itself and, from _c_base, about the processor.
 ABOUT = """
 const char *pysft_sources(void);
 const char *pysft_compiler(void);
@@ -79,7 +69,7 @@ static int pysft_cpu_has(const char *isa) {
 
 
 def source_hash() -> str:
-    """SHA-256 over the C sources and this file: what a built module was built from."""
+    """SHA-256 of the C sources and this file. A module has that of the files it was built from."""
     digest = hashlib.sha256()
     for path in sorted(CSRC.glob("*.[ch]")) + [Path(__file__)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -87,7 +77,9 @@ def source_hash() -> str:
 
 
 def prototypes(precision: str) -> str:
-    """The text of kernels.h for one precision ("f32" or "f64"), as cffi reads it."""
+    """The prototypes of kernels.h for one precision ("f32" or "f64"), as cffi reads them.
+
+    Comments and preprocessor lines are removed; FN(name) becomes name_f32, and real float."""
     text = (CSRC / "kernels.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     text = re.sub(r"^#.*$", "", text, flags=re.M)
@@ -96,7 +88,7 @@ def prototypes(precision: str) -> str:
 
 
 def builder(isa: str):
-    """The FFI from which setuptools makes the module pysft.nn._c_<isa>."""
+    """The cffi builder from which setuptools makes the module pysft.nn._c_<isa>."""
     from cffi import FFI
 
     ffi = FFI()

@@ -1,17 +1,17 @@
 """Named arrays over one flat vector.
 
-Parameters, gradients, both Adam moments and activations are each one Arena: clearing, clipping,
-stepping, averaging and saving are then single lines over `.flat`, and there is one allocation to
-account for."""
+Parameters, gradients, both of Adam's moments and activations are each one Arena. So clearing,
+clipping, stepping, averaging and saving are single lines over `.flat`, and there is one allocation
+to account for."""
 
 import numpy as np
 
-ALIGNMENT = 64  # bytes: a cache line and the widest vector
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 GUARD = 16  # elements between two arrays of a guarded arena
 
 
 def aligned(elements: int, dtype) -> np.ndarray:
-    """A zeroed vector (elements,) of dtype whose first byte is at a multiple of 64."""
+    """A zeroed vector (elements,) of dtype whose address is a multiple of 64 bytes."""
     dtype = np.dtype(dtype)
     raw = np.zeros(elements * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
@@ -19,12 +19,12 @@ def aligned(elements: int, dtype) -> np.ndarray:
 
 
 class Arena:
-    """`shapes` maps names to shapes, in order; every array starts at a multiple of 64 bytes.
+    """A zeroed array for each name and shape in `shapes`, in order, each at a multiple of 64 bytes.
 
-    arena["wte"] is a view; arena.flat is everything, the few padding elements (always zero)
-    included. With `guard`, words of NaN stand between the arrays, and check_guards() says whether
-    something wrote outside its array: tests run kernels in such an arena.
-    """
+    arena["wte"] is a view of arena.flat, the whole vector. The few padding elements between the
+    arrays are always zero. With `guard` there are NaNs before and after each array, and
+    check_guards() tells whether something was written outside an array: tests run kernels in such
+    an arena."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], dtype=np.float32, guard: bool = False):
         self.shapes = dict(shapes)
@@ -39,7 +39,7 @@ class Arena:
                 end += -(-GUARD // step) * step
             self.offsets[name] = end
             size = int(np.prod(shape, dtype=np.int64))
-            if guard:  # right behind the last element, where an overrun would land
+            if guard:  # directly after the last element, where an overrun would land
                 self._guards.append((end + size, end + size + GUARD))
                 size += GUARD
             end += -(-size // step) * step
@@ -62,20 +62,24 @@ class Arena:
         return self._views.items()
 
     def __or__(self, other: dict) -> dict[str, np.ndarray]:
-        """The views by name, with some of them replaced."""
+        """The views by name, those in `other` replaced."""
         return self._views | other
 
+    def fill(self, tensors: dict[str, np.ndarray], prefix: str = "") -> None:
+        """Copy a tensor into each array: tensors[prefix + name], which has the array's shape."""
+        for name, view in self._views.items():
+            view[:] = tensors[prefix + name]
+
     def clear(self) -> None:
-        """Every element to zero (a vector without guards)."""
-        self.flat.view(np.uint8).fill(
-            0
-        )  # as bytes: NumPy then calls memset, 2.5 times as fast as a loop over floats
+        """Set every element to zero. For an arena without guards."""
+        # As bytes, NumPy calls memset, which is 2.5 times as fast as its loop over floats.
+        self.flat.view(np.uint8).fill(0)
 
     def check_guards(self) -> bool:
-        """True if every guard word is still as it was made."""
+        """True if no guard was written to."""
         return all(np.isnan(self.flat[first:last]).all() for first, last in self._guards)
 
     @property
     def size(self) -> int:
-        """Elements of all the arrays, padding not counted."""
+        """The number of elements of all arrays, without padding."""
         return sum(view.size for view in self._views.values())

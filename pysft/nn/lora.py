@@ -1,20 +1,18 @@
-"""LoRA: fine-tuning that leaves the weights frozen and learns a small difference to each chosen
-matrix.
+"""LoRA: fine-tuning that freezes the weights and learns a small change of each chosen matrix.
 
     W (K,C) = W0 + s B A        B (K,r), A (r,C), s = alpha / r        Hu et al. 2021, section 4.1
 
-The rank r is far below K and C: r (K + C) numbers are trained in place of K C. A starts random and
-B zero, so training starts from the very model that was given. The rows of new symbols, which no
-base has ever trained, cannot stay frozen: they are trained as they are, beside the adapters.
+The rank r is far smaller than K and C, so r (K + C) numbers are trained in place of K C. A starts
+random and B zero, so training starts from the model that was given. The rows of new symbols cannot
+stay frozen, because no base has trained them. They are trained directly, beside the adapters.
 
-The model does not know of this. Before its forward the adapters are merged into its weights; after
-its backward, dW = dL/dW is projected on them by the chain rule: dB = s dW AT and dA = s BT dW. With
-A kept transposed, both are the product that the model itself is made of, y = x wT + residual, and
-its gradients:
+GPT does not know of this. Before its forward the adapters are merged into its weights. After its
+backward, dW = dL/dW is projected on the adapters by the chain rule: dB = s dW AT and dA = s BT dW.
+A is stored transposed. Then both directions are the product that the model itself is made of,
+y = x wT + residual, and its gradients:
 
-    merge       y = W,  from x = s B, w = AT, residual = W0
-    project     dy = dW,  which gives dx = dW AT, the gradient at s B, and dw = dWT (s B), the one
-                at AT
+    merge       y = W, with x = s B, w = AT and residual = W0
+    project     dy = dW gives dx = dW AT, the gradient at s B, and dw = dWT (s B), that at AT
 
 So the project's own matmul does it all, and the bits are the same for any number of threads.
 """
@@ -27,16 +25,21 @@ import numpy as np
 from pysft.errors import DataError, Diverged, UsageError
 from pysft.nn import safetensors
 from pysft.nn.arena import Arena
-from pysft.nn.model import GPT, GPTConfig, parameter_shapes
+from pysft.nn.model import GPT
+from pysft.nn.shapes import MATRICES, PER_SYMBOL, GPTConfig, parameter_shapes
 
-MATRICES = ("qkv", "attproj", "fc", "fcproj")  # of each block
+# What the file of an adapter says of it.
+METADATA = ("rank", "alpha", "matrices", "old_vocab", "vocab", "base_sha256")
 
 
 def adapter_shapes(
     config: GPTConfig, rank: int, matrices, old_vocab: int
 ) -> dict[str, tuple[int, ...]]:
     """What is trained, in the arena's order: the new rows of wte and head, then for each chosen W
-    (K,C) the transpose of A, At (C,rank), and B (K,rank). A UsageError says what cannot be."""
+    (K,C) the transpose of A, At (C,rank), and B (K,rank).
+
+    old_vocab: the number of symbols that the base has. A rank, old_vocab or matrix that cannot be
+    is a UsageError."""
     for m in matrices:
         if m not in MATRICES:
             raise UsageError(f"matrices: {m!r} is unknown; choose from {', '.join(MATRICES)}")
@@ -50,7 +53,7 @@ def adapter_shapes(
             raise UsageError(f"{name} = {value!r} must be a whole number from 1 to {most}, {why}")
     weights, new = parameter_shapes(config), config.vocab - old_vocab
     shapes = {
-        f"{name}.new": (new, config.channels) for name in ("wte", "head") if new and name in weights
+        f"{name}.new": (new, config.channels) for name in PER_SYMBOL if new and name in weights
     }
     for i in range(config.layers):
         for m in MATRICES:
@@ -62,24 +65,23 @@ def adapter_shapes(
 
 def _scale(alpha: float, rank: int) -> float:
     """The s of s B A; a UsageError if alpha cannot be."""
-    if (
-        isinstance(alpha, bool)
-        or not isinstance(alpha, (int, float))
-        or not 0 < alpha < float("inf")
-    ):
+    is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if not is_number or not 0 < alpha < float("inf"):
         raise UsageError(f"alpha = {alpha!r} must be a number above 0; twice the rank is usual")
     return alpha / rank
 
 
 class LoRA:
-    """A GPT of which only adapters and new rows are trained. loop.train_step, AdamW, clip and run's
-    checkpoints take it for a model: params and grads are arenas of what is trained.
+    """A GPT of which only adapters and new rows are trained.
 
-    model: the grown GPT. It is worked in: its weights are the merged ones of the last forward or
-    merge(). alpha: s = alpha / rank; None is twice the rank. old_vocab: the symbols of the base;
-    the rows from there on are trained. rng: draws A, normal with deviation 1/sqrt(C), so that A x
-    is of x's own size (the paper says Gaussian and leaves the deviation open); None leaves A zero,
-    to be loaded. A rank, alpha, old_vocab or matrix that cannot be is a UsageError."""
+    The training loop, AdamW, clip and the checkpoints take it in place of a model: params and grads
+    are arenas of what is trained.
+
+    model: the grown GPT. Its weights are overwritten: they are the merged ones of the last forward
+    or merge(). alpha: s = alpha / rank; None is twice the rank. old_vocab: the number of symbols of
+    the base; the rows after those are trained. rng: draws A, normal with deviation 1/sqrt(C), so
+    that A x is about as large as x (the paper says Gaussian and names no deviation); None leaves A
+    zero, to be loaded. A rank, alpha, old_vocab or matrix that cannot be is a UsageError."""
 
     def __init__(
         self,
@@ -101,76 +103,72 @@ class LoRA:
         self.params, self.grads = Arena(shapes, self.dtype), Arena(shapes, self.dtype)
         self._rows = [name.removesuffix(".new") for name in shapes if name.endswith(".new")]
         adapted = [name.removesuffix(".B") for name in shapes if name.endswith(".B")]
-        self._frozen = Arena(
-            {name: model.params[name + ".w"].shape for name in adapted}, self.dtype
-        )
-        for name, w in self._frozen.items():
-            w[:] = model.params[name + ".w"]
+        weights = {name: model.params[f"{name}.w"] for name in adapted}
+        self._frozen = Arena({name: w.shape for name, w in weights.items()}, self.dtype)
+        self._frozen.fill(weights)
         for name in self._rows:
-            self.params[name + ".new"][:] = model.params[name][old_vocab:]
-        for name in adapted if rng is not None else ():
-            At = self.params[name + ".At"]
-            At[:] = rng.normal(0, len(At) ** -0.5, At.shape)
+            self.params[f"{name}.new"][:] = model.params[name][old_vocab:]
+        if rng is not None:
+            for name in adapted:
+                At = self.params[f"{name}.At"]
+                At[:] = rng.normal(0, len(At) ** -0.5, At.shape)
 
     @property
     def trained(self) -> int:
-        """How many weights are trained."""
+        """The number of weights that are trained."""
         return self.params.size
 
     @property
     def share(self) -> float:
-        """The trained weights' number over that of the model's own (0 to 1)."""
+        """The number of trained weights divided by the number of the model's weights (0 to 1)."""
         return self.trained / self.model.params.size
 
     def decaying(self) -> int:
-        """All of the arena is matrices: decay pulls the adapters to zero, and so the model to its
-        base."""
+        """The number of elements that decay: all. Decay pulls the adapters to zero, and so the
+        model to its base."""
         return len(self.params.flat)
 
     def reserve(self, rows: int) -> None:
-        """Room for batches of up to `rows` rows."""
+        """Make room for batches of up to `rows` rows."""
         self.model.reserve(rows)
 
     def release(self) -> None:
-        """Let go of the model's gradients and activations."""
+        """Free the model's gradients and activations."""
         self.model.release()
 
     def merge(self) -> GPT:
-        """The model, its weights those that the adapters and new rows now stand for: to save, or to
-        talk to."""
+        """The model, with the weights that the adapters and new rows now stand for."""
         p, w = self.params, self.model.params
         for name, frozen in self._frozen.items():
-            self.ops.matmul_forward(
-                w[name + ".w"], self.scale * p[name + ".B"], p[name + ".At"], None, frozen
-            )
+            sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
+            self.ops.matmul_forward(w[f"{name}.w"], sB, At, None, frozen)
         for name in self._rows:
-            w[name][self.old_vocab :] = p[name + ".new"]
+            w[name][self.old_vocab :] = p[f"{name}.new"]
         return self.model
 
     def forward(self, batch):
-        """The merged model's (nll, value). It is merged anew each time: params may have been loaded
-        meanwhile."""
+        """(nll, value) of the merged model. It merges each time, as params may have changed."""
         return self.merge().forward(batch)
 
     def backward(self, dnll, dvalue=None) -> None:
-        """Add to self.grads what dnll (N,) = dL/dnll makes of the batch of the last forward."""
+        """Add to self.grads the gradients of a loss, from dnll (N,) = dloss/dnll of the last
+        forward's batch."""
         p, d, dw = self.params, self.grads, self.model.grads
-        dw.clear()  # these serve one batch: what an earlier one left has been projected already
+        dw.clear()  # GPT adds to these; what an earlier batch left has been projected already
         self.model.backward(dnll, dvalue)
         for name in self._frozen:
-            sB = self.scale * p[name + ".B"]
+            sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
             dsB = np.empty_like(sB)
-            self.ops.matmul_backward(
-                dsB, d[name + ".At"], None, dw[name + ".w"], sB, p[name + ".At"]
-            )
-            d[name + ".B"][:] += self.scale * dsB
+            self.ops.matmul_backward(dsB, d[f"{name}.At"], None, dw[f"{name}.w"], sB, At)
+            d[f"{name}.B"][:] += self.scale * dsB
         for name in self._rows:
-            d[name + ".new"][:] += dw[name][self.old_vocab :]
+            d[f"{name}.new"][:] += dw[name][self.old_vocab :]
 
 
 def _base_sha256(model: GPT, old_vocab: int) -> str:
-    """The SHA-256 of the model's weights without the new rows, laid out as the base has them: that
-    of the base itself (run.weights_sha256)."""
+    """The SHA-256 of the model's weights without new rows, laid out as in the base.
+
+    It is that of the base itself (run.stage.weights_sha256)."""
     base = Arena(parameter_shapes(replace(model.config, vocab=old_vocab)), model.dtype)
     for name, w in base.items():
         w[:] = model.params[name][: len(w)]
@@ -178,39 +176,24 @@ def _base_sha256(model: GPT, old_vocab: int) -> str:
 
 
 def save_adapter(path, lora: LoRA, metadata: dict[str, str] | None = None) -> None:
-    """Write what was trained, and which base it belongs to, as safetensors; with more `metadata`,
-    if given. Diverged if it is not finite."""
+    """Write what was trained as safetensors, with the base that it belongs to in the metadata.
+
+    metadata: more of it. Diverged if what was trained is not finite; nothing is then written."""
     if not np.isfinite(lora.params.flat).all():
         raise Diverged(
             f"{path}: the adapters are not finite after the last step; they were not written"
         )
-    own = (
-        lora.rank,
-        float(lora.alpha),
-        ",".join(lora.matrices),
-        lora.old_vocab,
-        lora.config.vocab,
-        lora.base_sha256,
-    )
-    safetensors.save(
-        path, dict(lora.params.items()), (metadata or {}) | dict(zip(METADATA, map(str, own)))
-    )
-
-
-METADATA = (
-    "rank",
-    "alpha",
-    "matrices",
-    "old_vocab",
-    "vocab",
-    "base_sha256",
-)  # of an adapter's file
+    matrices, alpha = ",".join(lora.matrices), float(lora.alpha)
+    own = lora.rank, alpha, matrices, lora.old_vocab, lora.config.vocab, lora.base_sha256
+    described = (metadata or {}) | dict(zip(METADATA, map(str, own)))
+    safetensors.save(path, dict(lora.params.items()), described)
 
 
 def apply_adapter(path, model: GPT) -> GPT:
-    """A new model: `model`, the base as it was or already grown, with the adapters of the file
-    merged, in the very bits that training gave. `model` stays as it is. A DataError says what does
-    not fit."""
+    """A new model: `model` with the adapters of the file merged, in the very bits of the training.
+
+    model: the base, as it was or grown already; it is not changed. A DataError says what is wrong
+    with the file, or that it belongs to other weights."""
     tensors, metadata = safetensors.load(path)
     missing = [name for name in METADATA if name not in metadata]
     if missing:
@@ -220,12 +203,8 @@ def apply_adapter(path, model: GPT) -> GPT:
         )
     rank, alpha, matrices, old_vocab, vocab, base = (metadata[name] for name in METADATA)
     try:
-        rank, alpha, matrices, old_vocab = (
-            int(rank),
-            float(alpha),
-            matrices.split(","),
-            int(old_vocab),
-        )
+        rank, alpha, old_vocab = int(rank), float(alpha), int(old_vocab)
+        matrices = matrices.split(",")
         config = replace(model.config, vocab=int(vocab))
         shapes, _ = adapter_shapes(config, rank, matrices, old_vocab), _scale(alpha, rank)
     except (ValueError, UsageError) as error:
@@ -233,38 +212,23 @@ def apply_adapter(path, model: GPT) -> GPT:
             f"{path}: its adapters cannot be those of this model ({error}); name the base that they"
             " were trained on"
         ) from None
-    if (
-        model.config.vocab not in (old_vocab, config.vocab)
-        or _base_sha256(model, old_vocab) != base
-    ):
+    fits = model.config.vocab in (old_vocab, config.vocab)
+    if not fits or _base_sha256(model, old_vocab) != base:
         raise DataError(
             f"{path}: its adapters belong to other weights, whose SHA-256 begins with"
             f" {base[:12]!r}; name the base that they were trained on"
         )
-    _match(path, tensors, shapes, model.dtype)
+    safetensors.check_tensors(
+        path,
+        tensors,
+        shapes,
+        model.dtype,
+        source="its metadata",
+        remedy="; the file is damaged, make it anew from its training",
+    )
     grown = GPT(config, model.ops, dtype=model.dtype)
     for name, w in model.params.items():
         grown.params[name][: len(w)] = w
     lora = LoRA(grown, rank, matrices, alpha, old_vocab=old_vocab, rng=None)
-    for name, w in lora.params.items():
-        w[:] = tensors[name]
+    lora.params.fill(tensors)
     return lora.merge()
-
-
-def _match(path, tensors: dict, shapes: dict, dtype) -> None:
-    """A DataError unless the tensors are those of shapes."""
-    for name in shapes | tensors:
-        a, expected = tensors.get(name), shapes.get(name)
-        if a is None:
-            wrong = "is missing"
-        elif expected is None:
-            wrong = "is none of an adapter of its metadata"
-        elif a.shape != expected or a.dtype != dtype:
-            wrong = f"is {a.dtype} {a.shape}, expected {dtype} {expected}"
-        elif not np.isfinite(a).all():
-            wrong = "holds numbers that are not finite"
-        else:
-            continue
-        raise DataError(
-            f"{path}: tensor {name!r} {wrong}; the file is damaged, make it anew from its training"
-        )

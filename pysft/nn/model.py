@@ -1,175 +1,49 @@
-"""GPT-2's architecture, forward and backward written out by hand.
+"""GPT-2's architecture, its forward and backward written out by hand.
 
     x = wte[token] + wpe[position]
     each block:  x = x + attproj(attention(qkv(ln1(x))))
                  x = x + fcproj(gelu(fc(ln2(x))))
     logits = head(lnf(x))
 
-Radford et al. 2019: layer norm before each part, learned positions, tanh GELU, biases in the linear
-layers and none in the head. The head has its own weights unless `tied`.
+Radford et al. 2019: a layer norm before each part, learned positions, GELU in its tanh form, biases
+in the linear layers and none in the head. Their head is `tied`: it has the weights of wte. Here it
+has its own unless the config says so.
 
-The model knows nothing of losses: forward(batch) gives each row's negative log-likelihood, and
-backward(dnll) takes what weight the loss put on each of them.
+The model knows nothing of losses. forward(batch) gives the negative log-likelihood of each row's
+label; backward(dnll) takes the derivative of the loss with respect to each of them.
 
-Compute only what the loss can see: a row that nobody wants (batch.wanted) still gives keys and
-values to the rows behind it, in every block. But in the last block nothing else of it is used, so
-from there on (its query, its part of the MLP, its logits) only the wanted rows are computed:
-last_block_forward."""
+Only what the loss can see is computed. In every block, a row that is not wanted (batch.wanted)
+gives keys and values to the rows after it. In the last block nothing else of it is used, so its
+query, its part of the MLP and its logits are left out there (last_block_forward)."""
 
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from pysft.errors import UsageError
 from pysft.nn.arena import Arena
+from pysft.nn.computing import computing_ops
 from pysft.nn.decode import Decoder
+from pysft.nn.shapes import (
+    FROM_ATTENTION_ON,
+    INIT_STD,
+    LOGITS_BYTES,
+    GPTConfig,
+    activation_shapes,
+    head_name,
+    initialise,
+    parameter_shapes,
+)
 
-INIT_STD = 0.02  # GPT-2's
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """vocab symbols, context positions, layers blocks, heads heads, channels features a row."""
-
-    vocab: int
-    context: int = 256
-    layers: int = 4
-    heads: int = 4
-    channels: int = 64
-    tied: bool = False
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if name != "tied" and (not isinstance(value, int) or value < 1):
-                raise UsageError(f"{name} = {value!r} must be a whole number, at least 1")
-        if self.channels % self.heads:
-            raise UsageError(
-                f"channels = {self.channels} cannot be split over heads = {self.heads}; "
-                "choose a multiple"
-            )
-
-
-def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter's shape, in the arena's order: the matrices, which decay, before the vectors,
-    which do not, so that decay is one slice. Linear weights have a row for each output."""
-    V, T, C = config.vocab, config.context, config.channels
-    shapes = {"wte": (V, C), "wpe": (T, C)}
-    for i in range(config.layers):
-        shapes |= {
-            f"h{i}.qkv.w": (3 * C, C),
-            f"h{i}.attproj.w": (C, C),
-            f"h{i}.fc.w": (4 * C, C),
-            f"h{i}.fcproj.w": (C, 4 * C),
-        }
-    if not config.tied:
-        shapes["head"] = (V, C)
-    for i in range(config.layers):
-        shapes |= {
-            f"h{i}.ln1.w": (C,),
-            f"h{i}.ln1.b": (C,),
-            f"h{i}.qkv.b": (3 * C,),
-            f"h{i}.attproj.b": (C,),
-            f"h{i}.ln2.w": (C,),
-            f"h{i}.ln2.b": (C,),
-            f"h{i}.fc.b": (4 * C,),
-            f"h{i}.fcproj.b": (C,),
-        }
-    return shapes | {"lnf.w": (C,), "lnf.b": (C,)}
-
-
-def block_activation_shapes(config: GPTConfig, N: int) -> dict[str, tuple[int, ...]]:
-    """What a block's forward leaves for its backward, for N rows. fc ends as GELU's derivative."""
-    C, H = config.channels, config.heads
-    return {
-        "x": (N, C),
-        "mean1": (N,),
-        "rstd1": (N,),
-        "ln1": (N, C),
-        "qkv": (N, 3 * C),
-        "att": (N, C),
-        "lse": (N, H),
-        "mid": (N, C),
-        "mean2": (N,),
-        "rstd2": (N,),
-        "ln2": (N, C),
-        "fc": (N, 4 * C),
-        "gelu": (N, 4 * C),
-    }
-
-
-LOGITS_BYTES = (
-    256 << 20
-)  # of logits that are kept; more are made in chunks, and made again for the backward
-
-
-def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOGITS_BYTES) -> int:
-    """How many rows' logits are held at a time: all, or a multiple of the 256 rows in which
-    matmul_backward sums, so that the chunks change no bit."""
-    most = limit // (config.vocab * np.dtype(dtype).itemsize)
-    return rows if rows <= most else min(rows, max(1, most // 256) * 256)
-
-
-def activation_shapes(
-    config: GPTConfig, N: int, dtype=np.float32, limit: int = LOGITS_BYTES
-) -> dict[str, tuple[int, ...]]:
-    """All activations of N rows, and the gradients that walk back through the blocks."""
-    C, V = config.channels, config.vocab
-    shapes = {
-        f"h{i}.{name}": shape
-        for i in range(config.layers)
-        for name, shape in block_activation_shapes(config, N).items()
-    }
-    return shapes | {
-        "x": (N, C),
-        "meanf": (N,),
-        "rstdf": (N,),
-        "lnf": (N, C),
-        "logits": (logits_rows(config, N, dtype, limit), V),
-        "nll": (N,),
-        "logits_lse": (N,),
-        "dx": (N, C),
-        "dx_wanted": (N, C),
-        "dbranch": (N, C),
-        "dwide": (N, 4 * C),
-    }
-
-
-def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
-    """Bytes that training holds for batches of up to `rows` rows, and the number of weights."""
-
-    def count(shapes):
-        return sum(math.prod(s) for s in shapes.values())
-
-    weights, item = count(parameter_shapes(config)), np.dtype(dtype).itemsize
-    return {
-        "params": weights,
-        "weights": weights * item,
-        "gradients": weights * item,
-        "moments": 2 * weights * item,
-        "activations": count(activation_shapes(config, rows, dtype)) * item,
-    }
-
-
-def initialise(params: Arena, config: GPTConfig, rng: np.random.Generator) -> None:
-    """GPT-2's: weights normal with deviation 0.02, the two projections that end on the residual
-    stream smaller by sqrt(2 layers), biases 0, layer norms 1."""
-    for name, w in params.items():
-        if name.endswith((".ln1.w", ".ln2.w", "lnf.w")):
-            w[:] = 1
-        elif w.ndim == 2:
-            std = INIT_STD / np.sqrt(2 * config.layers) if "proj" in name else INIT_STD
-            w[:] = rng.normal(0, std, w.shape)
-        else:
-            w[:] = 0
-
-
-# Read each second function bottom-up: each line undoes the line of the first at the same height.
+# ------------------------------------------------------------------------------------ one block
+# Read each backward from the bottom up: its last line undoes the first line of the forward above
+# it, the line before the second, and so on. `ops` are the functions to compute with, p a block's
+# parameters, d their gradients and a its activations, each by the names in shapes.py.
 
 
 def block_forward(ops, p, a, out, cu_seqlens):
-    """One block: a["x"] (N,C) to out (N,C); p holds its parameters, a its activations."""
+    """From a["x"] (N,C), the block's input, to out (N,C)."""
     ops.layernorm_forward(a["ln1"], a["mean1"], a["rstd1"], a["x"], p["ln1.w"], p["ln1.b"])
     ops.matmul_forward(a["qkv"], a["ln1"], p["qkv.w"], p["qkv.b"])
     ops.attention_forward(a["att"], a["lse"], a["qkv"], cu_seqlens)
@@ -177,10 +51,12 @@ def block_forward(ops, p, a, out, cu_seqlens):
 
 
 def block_backward(ops, p, d, a, dx, dbranch, dwide, cu_seqlens):
-    """dx (N,C) holds the gradient at the block's output and ends as the gradient at its input. It
-    is the residual stream's: what bypasses a branch just stays in it, and the layer norm at the
-    branch's start adds the branch's own share. d takes the parameters' gradients."""
-    dqkv = _piece(dwide, 0, 3, dx.shape[1])
+    """dx (N,C) holds the gradient at the block's output, and in the end the one at its input.
+
+    It is the gradient of the residual stream. What bypasses a branch stays in dx, and the layer
+    norm at the start of the branch adds the branch's share. dbranch (N,C) and dwide (N,4C) hold the
+    gradients inside a branch."""
+    dqkv = _part(dwide, 0, 3, dx.shape[1])
     block_rest_backward(ops, p, d, a, dx, dbranch, dwide)
     ops.attention_backward(dqkv, dbranch, a["qkv"], a["att"], a["lse"], cu_seqlens)
     ops.matmul_backward(dbranch, d["qkv.w"], d["qkv.b"], dqkv, a["ln1"], p["qkv.w"])
@@ -190,7 +66,7 @@ def block_backward(ops, p, d, a, dx, dbranch, dwide, cu_seqlens):
 
 
 def block_rest_forward(ops, p, a, x, out):
-    """What follows the attention of a block whose input was x: every row by itself."""
+    """The rest of a block, each row by itself: from a["att"] and the block's input x to out."""
     ops.matmul_forward(a["mid"], a["att"], p["attproj.w"], p["attproj.b"], x)
     ops.layernorm_forward(a["ln2"], a["mean2"], a["rstd2"], a["mid"], p["ln2.w"], p["ln2.b"])
     ops.matmul_forward(a["fc"], a["ln2"], p["fc.w"], p["fc.b"])
@@ -199,8 +75,8 @@ def block_rest_forward(ops, p, a, x, out):
 
 
 def block_rest_backward(ops, p, d, a, dx, dbranch, dwide):
-    """dx is at the block's output and ends at its middle; dbranch ends as the gradient at
-    a["att"]."""
+    """dx goes from the gradient at out to the one at x past the attention's branch; dbranch ends as
+    the gradient at a["att"]."""
     ops.matmul_backward(dwide, d["fcproj.w"], d["fcproj.b"], dx, a["gelu"], p["fcproj.w"])
     ops.gelu_backward(dwide, dwide, None, a["fc"])
     ops.matmul_backward(dbranch, d["fc.w"], d["fc.b"], dwide, a["ln2"], p["fc.w"])
@@ -210,14 +86,19 @@ def block_rest_backward(ops, p, d, a, dx, dbranch, dwide):
     ops.matmul_backward(dbranch, d["attproj.w"], d["attproj.b"], dx, a["att"], p["attproj.w"])
 
 
+# ------------------------------------------------------------------------------- the last block
+
+
 def last_block_forward(every, wanted, p, a, out, cu_seqlens, rows, spare):
-    """The last block where only the rows `rows` (M) are wanted of the N: keys and values of every
-    row, all else of the wanted ones. out (M,C), and a's arrays behind the attention have M rows.
-    every and wanted are the ops for N and for M rows; spare (N,4C) is working memory."""
+    """block_forward where only `rows` (M) of the N rows are wanted: out is (M,C).
+
+    Keys and values are computed for every row, the rest for the wanted rows alone: those arrays of
+    `a` have M rows from the attention on. every and wanted are the functions to compute with on N
+    and on M rows. spare (N,4C) is working memory."""
     C = a["x"].shape[1]
-    a = a | {name: _few(a[name], rows) for name in BEHIND_ATTENTION}
-    kv, q = _piece(a["qkv"], 0, 2, C), _few(_piece(a["qkv"], 2, 1, C), rows)
-    x, ln1 = _few(_piece(spare, 0, 1, C), rows), _few(_piece(spare, 1, 1, C), rows)
+    a = a | {name: _first(a[name], rows) for name in FROM_ATTENTION_ON}
+    kv, q = _part(a["qkv"], 0, 2, C), _first(_part(a["qkv"], 2, 1, C), rows)
+    x, ln1 = _first(_part(spare, 0, 1, C), rows), _first(_part(spare, 1, 1, C), rows)
     every.layernorm_forward(a["ln1"], a["mean1"], a["rstd1"], a["x"], p["ln1.w"], p["ln1.b"])
     every.matmul_forward(kv, a["ln1"], p["qkv.w"][C:], p["qkv.b"][C:])
     every.take_rows_forward(x, a["x"], rows)
@@ -228,22 +109,19 @@ def last_block_forward(every, wanted, p, a, out, cu_seqlens, rows, spare):
 
 
 def last_block_backward(every, wanted, p, d, a, dx, dx_wanted, dbranch, dwide, cu_seqlens, rows):
-    """dx_wanted (M,C) holds the gradient at the block's output; dx (N,C), which holds zeros, ends
-    as the gradient at its input."""
+    """dx_wanted (M,C) holds the gradient at the block's output.
+
+    dx (N,C) holds zeros, and in the end the gradient at the block's input."""
     C = dx.shape[1]
-    a = a | {name: _few(a[name], rows) for name in BEHIND_ATTENTION}
-    kv, q = _piece(a["qkv"], 0, 2, C), _few(_piece(a["qkv"], 2, 1, C), rows)
-    dkv, dq, ln1 = (
-        _piece(dwide, 0, 2, C),
-        _few(_piece(dwide, 2, 1, C), rows),
-        _few(_piece(dwide, 3, 1, C), rows),
-    )
-    dln1 = _few(dwide.reshape(-1, C), rows)  # where dkv was
-    block_rest_backward(wanted, p, d, a, dx_wanted, _few(dbranch, rows), _few(dwide, rows))
-    every.attention_backward(
-        dkv, _few(dbranch, rows), kv, a["att"], a["lse"], cu_seqlens, dq, q, rows
-    )
+    a = a | {name: _first(a[name], rows) for name in FROM_ATTENTION_ON}
+    kv, q = _part(a["qkv"], 0, 2, C), _first(_part(a["qkv"], 2, 1, C), rows)
+    dkv, dq = _part(dwide, 0, 2, C), _first(_part(dwide, 2, 1, C), rows)
+    ln1 = _first(_part(dwide, 3, 1, C), rows)
+    datt = _first(dbranch, rows)
+    block_rest_backward(wanted, p, d, a, dx_wanted, datt, _first(dwide, rows))
+    every.attention_backward(dkv, datt, kv, a["att"], a["lse"], cu_seqlens, dq, q, rows)
     every.matmul_backward(dbranch, d["qkv.w"][C:], d["qkv.b"][C:], dkv, a["ln1"], p["qkv.w"][C:])
+    dln1 = _first(dwide.reshape(-1, C), rows)  # in the memory of dkv, which has been used by now
     every.take_rows_forward(ln1, a["ln1"], rows)
     wanted.matmul_backward(dln1, d["qkv.w"][:C], d["qkv.b"][:C], dq, ln1, p["qkv.w"][:C])
     every.take_rows_backward(dbranch, dln1, rows)
@@ -253,28 +131,32 @@ def last_block_backward(every, wanted, p, d, a, dx, dx_wanted, dbranch, dwide, c
     )
 
 
-BEHIND_ATTENTION = ("att", "lse", "mid", "mean2", "rstd2", "ln2", "fc", "gelu")
-
-
-def _few(x, rows):
-    """Room for the wanted rows, at the start of x."""
+def _first(x, rows):
+    """The start of x, with room for the wanted rows."""
     return x[: len(rows)]
 
 
-def _piece(wide, first: int, count: int, C: int):
-    """Of the memory of `wide` (N,kC), seen as k stretches of N C elements, `count` from number
-    `first`, as an array (N, count C)."""
+def _part(wide, first: int, count: int, C: int):
+    """An array (N, count C) in the memory of `wide` (N,kC).
+
+    The memory is divided into k stretches of N C elements; the array has `count` of them, from
+    number `first` on."""
     N = len(wide)
     return wide.reshape(-1)[first * N * C : (first + count) * N * C].reshape(N, count * C)
+
+
+# ------------------------------------------------------------------------------- the whole model
 
 
 class GPT:
     """Parameters, gradients and activations of one model, and the two walks through it.
 
-    ops: the functions to compute with: `kernels` (ops.on_threads(n), the default) or the module
-    `reference`. rng: initialises the weights; without one they are zero, to be loaded.
-    logits_bytes: how much of logits is kept (see logits_rows). clock: None, or a dict to which each
-    kernel's seconds are added by name (benchmarks)."""
+    ops: the functions to compute with (computing.py); None is the C kernels on as many threads as
+    gate.default_threads() says. rng: draws the initial weights; without it they are zero, to be
+    loaded. logits_bytes: how much memory the logits may take (shapes.logits_rows).
+
+    params and grads are arenas. clock is None, or a dict to which each kernel's seconds are added
+    by name (for benchmarks)."""
 
     def __init__(
         self,
@@ -284,11 +166,8 @@ class GPT:
         dtype=np.float32,
         logits_bytes: int = LOGITS_BYTES,
     ):
-        if ops is None:
-            from pysft.nn import ops as kernels  # not at the top: the reference needs no compiler
-
-            ops = kernels.on_threads()
-        self.config, self.ops, self.dtype = config, ops, np.dtype(dtype)
+        self.ops = computing_ops("kernels", None) if ops is None else ops
+        self.config, self.dtype = config, np.dtype(dtype)
         self.params = Arena(parameter_shapes(config), dtype)
         self.logits_bytes, self.clock = logits_bytes, None
         self._grads = None
@@ -298,22 +177,19 @@ class GPT:
 
     @property
     def grads(self) -> Arena:
-        """The gradients, made when first asked for (a model that only talks has none)."""
+        """The gradients of the parameters. Made at the first use: generating text needs none."""
         if self._grads is None:
-            self._grads = Arena(parameter_shapes(self.config), self.dtype)
+            self._grads = Arena(self.params.shapes, self.dtype)
         return self._grads
 
     def decaying(self) -> int:
-        """How many elements at the start of the arena are matrices."""
-        return self.params.offsets["h0.ln1.w"]
+        """The number of elements at the start of the arena that decay: all before the vectors."""
+        return min(self.params.offsets[name] for name, w in self.params.items() if w.ndim == 1)
 
     def reserve(self, rows: int) -> None:
-        """Room for batches of up to `rows` rows; made as needed otherwise."""
+        """Make room for batches of up to `rows` rows. Without it, room is made when needed."""
         if rows > self._rows:
-            self._activations, self._calls = (
-                None,
-                {},
-            )  # let go of the old arena before asking for a larger one
+            self._activations, self._calls = None, {}  # frees the old arena before the new is made
             shapes = activation_shapes(self.config, rows, self.dtype, self.logits_bytes)
             self._activations, self._rows = Arena(shapes, self.dtype), rows
             self._index = {
@@ -323,116 +199,91 @@ class GPT:
             }
 
     def release(self) -> None:
-        """Let go of gradients and activations; they are made again when they are needed."""
+        """Free gradients and activations. They are made again when needed."""
         self._grads = self._activations = self._index = self._last = None
-        self._rows, self._calls = 0, {}  # the walks' kernel calls, each checked once
+        self._rows, self._calls = 0, {}  # _calls: the noted kernel calls of each walk
 
-    def _head(self) -> str:
-        return "wte" if self.config.tied else "head"
+    # -------------------------------------------------- from a batch to its losses, and back
 
-    def _walk(self, direction, N: int, S: int, M: int) -> None:
-        """Walk `direction` (_hidden_forward or _hidden_backward) over the arena's arrays for the
-        tokens, offsets and rows that stand in self._index. The kernels' calls are noted the first
-        time, with all the arrays' room, and made again from then on; the reference is simply
-        called."""
-        few = M < N
-        if not hasattr(self.ops, "calls"):
-            a = {name: x[:N] for name, x in self._activations.items()}
-            return direction(
-                self.ops,
-                self.ops,
-                a,
-                self._index["tokens"][:N],
-                self._index["cu_seqlens"][: S + 1],
-                self._index["rows"][:M] if few else None,
-            )
-        key = direction.__name__, few
-        if key not in self._calls:
-            calls = self.ops.calls(min(self.config.context, self._rows))
-            direction(
-                calls.on("N"),
-                calls.on("M"),
-                self._activations,
-                self._index["tokens"],
-                self._index["cu_seqlens"],
-                self._index["rows"] if few else None,
-            )
-            self._calls[key] = calls
-        self._calls[key].run(N, S, M, self.clock)
+    def forward(self, batch):
+        """(nll, value) of a batch: nll (N,) in nats, 0 where the label is -100 or the row is not
+        wanted; value is None, as this model has no value head."""
+        rows = np.flatnonzero(batch.wanted)
+        N, M = len(batch.tokens), len(rows)
+        if not M:
+            raise UsageError("GPT.forward: no row of this batch is wanted")
+        a = self._run_blocks(batch.tokens, batch.cu_seqlens, rows)
+        head = self.params[head_name(self.config)]
+        labels = np.ascontiguousarray(batch.labels[rows])
+        for part, logits in self._logits_parts(M):
+            nll, lse = a["nll"][part], a["logits_lse"][part]
+            self._run("matmul_forward", logits, a["lnf"][part], head)
+            self._run("cross_entropy_forward", nll, lse, logits, labels[part])
+        self._last = batch, rows, labels
+        nll = np.zeros(N, self.dtype)
+        nll[rows] = a["nll"][:M]
+        return nll, None
 
-    def _hidden_forward(self, every, wanted, a, tokens, cu_seqlens, rows):
-        """From tokens (N,) to a["lnf"]: (N,C), or (M,C) of the rows wanted, if `rows` names
-        them."""
-        p, last = self.params, self.config.layers - 1
-        blocks = [_block(a, i) for i in range(last + 1)]
-        every.embedding_forward(blocks[0]["x"], tokens, cu_seqlens, p["wte"], p["wpe"])
-        for i in range(last):
-            block_forward(every, _block(p, i), blocks[i], blocks[i + 1]["x"], cu_seqlens)
-        if rows is None:
-            block_forward(every, _block(p, last), blocks[last], a["x"], cu_seqlens)
-        else:
-            a = a | {name: _few(a[name], rows) for name in ("x", "lnf", "meanf", "rstdf")}
-            last_block_forward(
-                every, wanted, _block(p, last), blocks[last], a["x"], cu_seqlens, rows, a["dwide"]
+    def backward(self, dnll, dvalue=None):
+        """Add to self.grads the gradients of a loss, from dnll (N,) = dloss/dnll of the last
+        forward's batch. It overwrites the logits, so each forward serves one backward."""
+        if self._last is None:
+            raise UsageError(
+                "GPT.backward: no forward(batch) came before it (each forward serves one backward, "
+                "which overwrites the logits)"
             )
-        wanted.layernorm_forward(a["lnf"], a["meanf"], a["rstdf"], a["x"], p["lnf.w"], p["lnf.b"])
+        (batch, rows, labels), self._last = self._last, None
+        name = head_name(self.config)
+        a, head, dhead = self._activations, self.params[name], self.grads[name]
+        N, M = len(batch.tokens), len(rows)
+        dnll = np.ascontiguousarray(dnll[rows])
+        parts = self._logits_parts(M)
+        for part, logits in parts:
+            lnf, dlnf, lse = a["lnf"][part], a["dbranch"][part], a["logits_lse"][part]
+            if len(parts) > 1:  # the forward left only the logits of the last part
+                self._run("matmul_forward", logits, lnf, head)
+            self._run("cross_entropy_backward", logits, dnll[part], logits, lse, labels[part])
+            self._run("matmul_backward", dlnf, dhead, None, logits, lnf, head)
+        # Layer norms add to these. They start with 0: nothing bypasses the last layer norm and, if
+        # some rows are not wanted, nothing bypasses the last block.
+        a["dx"][:N] = 0
+        if M < N:
+            a["dx_wanted"][:M] = 0
+        self._walk(self._hidden_backward, N, len(batch.cu_seqlens) - 1, M)
 
-    def _hidden_backward(self, every, wanted, a, tokens, cu_seqlens, rows):
-        """From dbranch, the gradient at a["lnf"], to the embeddings. dx and dx_wanted hold
-        zeros."""
-        p, d, last = self.params, self.grads, self.config.layers - 1
-        dx, dbranch, dwide = a["dx"], a["dbranch"], a["dwide"]
-        blocks = [_block(a, i) for i in range(last + 1)]
-        if rows is not None:
-            a = a | {
-                name: _few(a[name], rows)
-                for name in ("x", "meanf", "rstdf", "dbranch", "dx_wanted")
-            }
-        dtop = dx if rows is None else a["dx_wanted"]
-        wanted.layernorm_backward(
-            dtop, d["lnf.w"], d["lnf.b"], a["dbranch"], a["x"], p["lnf.w"], a["meanf"], a["rstdf"]
-        )
-        if rows is None:
-            block_backward(
-                every,
-                _block(p, last),
-                _block(d, last),
-                blocks[last],
-                dx,
-                dbranch,
-                dwide,
-                cu_seqlens,
-            )
-        else:
-            last_block_backward(
-                every,
-                wanted,
-                _block(p, last),
-                _block(d, last),
-                blocks[last],
-                dx,
-                dtop,
-                dbranch,
-                dwide,
-                cu_seqlens,
-                rows,
-            )
-        for i in reversed(range(last)):
-            block_backward(
-                every, _block(p, i), _block(d, i), blocks[i], dx, dbranch, dwide, cu_seqlens
-            )
-        every.embedding_backward(d["wte"], d["wpe"], dx, tokens, cu_seqlens)
+    def logits(self, tokens, cu_seqlens, rows=None):
+        """The logits (R,V) of the given rows, or of all rows: a new array, without gradients."""
+        asked = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+        wanted = np.unique(asked)
+        lnf = self._run_blocks(tokens, cu_seqlens, wanted)["lnf"]
+        hidden = lnf[np.searchsorted(wanted, asked)]
+        result = np.empty((len(hidden), self.config.vocab), self.dtype)
+        self.ops.matmul_forward(result, hidden, self.params[head_name(self.config)])
+        return result
+
+    def decoder(self, sequences: int = 1):
+        """A Decoder of the weights as they are now, for `sequences` sequences (decode.py)."""
+        return Decoder(self, sequences)
+
+    def _logits_parts(self, M: int):
+        """[(slice of the M wanted rows, their logits)]: what is in memory at a time."""
+        logits = self._activations["logits"]
+        most = len(logits)
+        return [(slice(i, min(i + most, M)), logits[: min(most, M - i)]) for i in range(0, M, most)]
 
     def _run(self, kernel: str, *arrays) -> None:
-        """One kernel by itself, on the clock if there is one."""
+        """Call one kernel through the gate, and add its time to the clock if there is one."""
         began = time.perf_counter()
         getattr(self.ops, kernel)(*arrays)
         if self.clock is not None:
             self.clock[kernel] = self.clock.get(kernel, 0.0) + time.perf_counter() - began
 
-    def _enter(self, tokens, cu_seqlens, rows) -> dict[str, np.ndarray]:
-        """Take in a batch, run the blocks on it, and return the arrays; "lnf" has a row for each of
-        `rows`, which rise."""
+    # ------------------------------------------------------------- the walks through the blocks
+
+    def _run_blocks(self, tokens, cu_seqlens, rows) -> Arena:
+        """Copy a batch into the model's index arrays and walk forward to lnf.
+
+        Returns the activations, where "lnf" has a row for each of `rows`, which rise."""
         N = len(tokens)
         self._last = None
         self.reserve(N)
@@ -448,83 +299,69 @@ class GPT:
         self._walk(self._hidden_forward, N, len(cu_seqlens) - 1, len(rows))
         return self._activations
 
-    def forward(self, batch):
-        """(nll, value): nll (N,) nats a row, 0 where the label is -100 or nobody wants it; value is
-        None (no head)."""
-        rows = np.flatnonzero(batch.wanted)
-        N, M = len(batch.tokens), len(rows)
-        if not M:
-            raise UsageError("GPT.forward: no row of this batch is wanted")
-        a = self._enter(batch.tokens, batch.cu_seqlens, rows)
-        labels = np.ascontiguousarray(batch.labels[rows])
-        for some, logits in self._chunks(M):
-            self._run("matmul_forward", logits, a["lnf"][some], self.params[self._head()])
-            self._run(
-                "cross_entropy_forward", a["nll"][some], a["logits_lse"][some], logits, labels[some]
-            )
-        self._last = batch, rows, labels
-        nll = np.zeros(N, self.dtype)
-        nll[rows] = a["nll"][:M]
-        return nll, None
+    def _walk(self, direction, N: int, S: int, M: int) -> None:
+        """Do `direction` (_hidden_forward or _hidden_backward) for the batch in self._index.
 
-    def _chunks(self, M: int):
-        """(rows, their logits) of each part of M rows whose logits are held at a time."""
-        logits = self._activations["logits"]
-        return [
-            (slice(i, min(i + len(logits), M)), logits[: min(len(logits), M - i)])
-            for i in range(0, M, len(logits))
-        ]
+        With the kernels, the calls of a walk are noted once, with all the room that the arrays
+        have, and then made (calls.py). The functions of the reference are called directly."""
+        few, index = M < N, self._index
+        if not hasattr(self.ops, "calls"):
+            a = {name: x[:N] for name, x in self._activations.items()}
+            tokens, cu_seqlens = index["tokens"][:N], index["cu_seqlens"][: S + 1]
+            rows = index["rows"][:M] if few else None
+            direction(self.ops, self.ops, a, tokens, cu_seqlens, rows)
+            return
+        key = direction.__name__, few
+        if key not in self._calls:
+            calls = self.ops.calls(min(self.config.context, self._rows))
+            rows = index["rows"] if few else None
+            every, wanted = calls.on("N"), calls.on("M")
+            direction(every, wanted, self._activations, index["tokens"], index["cu_seqlens"], rows)
+            self._calls[key] = calls
+        self._calls[key].run(N, S, M, self.clock)
 
-    def backward(self, dnll, dvalue=None):
-        """Add to self.grads what dnll (N,) = dL/dnll makes of the batch of the last forward."""
-        if self._last is None:
-            raise UsageError(
-                "GPT.backward: no forward(batch) came before it (each forward serves one backward, "
-                "which overwrites the logits)"
-            )
-        (batch, rows, labels), self._last = self._last, None
-        a, head, dhead = self._activations, self.params[self._head()], self.grads[self._head()]
-        N, M = len(batch.tokens), len(rows)
-        dnll = np.ascontiguousarray(dnll[rows])
-        chunks = self._chunks(M)
-        for some, logits in chunks:
-            if len(chunks) > 1:  # the forward left only the last chunk's
-                self._run("matmul_forward", logits, a["lnf"][some], head)
-            self._run(
-                "cross_entropy_backward",
-                logits,
-                dnll[some],
-                logits,
-                a["logits_lse"][some],
-                labels[some],
-            )
-            self._run(
-                "matmul_backward", a["dbranch"][some], dhead, None, logits, a["lnf"][some], head
-            )
-        a["dx"][:N] = (
-            0  # nothing bypasses the last layer norm, nor the last block where rows are missing
-        )
-        if M < N:
-            a["dx_wanted"][:M] = 0
-        self._walk(self._hidden_backward, N, len(batch.cu_seqlens) - 1, M)
+    def _hidden_forward(self, every, wanted, a, tokens, cu_seqlens, rows):
+        """From tokens (N,) to a["lnf"]: (N,C), or, where `rows` (M) names the wanted rows, (M,C).
 
-    def decoder(self, sequences: int = 1):
-        """A Decoder of the weights as they are now: one token at a time, with a cache
-        (nn/decode.py)."""
-        return Decoder(self, sequences)
+        every and wanted: the functions to compute with on all rows, and on the wanted ones."""
+        p = self.params
+        blocks = [(_block(p, i), _block(a, i)) for i in range(self.config.layers)]
+        inputs = [activations["x"] for _, activations in blocks]
+        every.embedding_forward(inputs[0], tokens, cu_seqlens, p["wte"], p["wpe"])
+        for block, out in zip(blocks[:-1], inputs[1:]):
+            block_forward(every, *block, out, cu_seqlens)
+        if rows is None:
+            block_forward(every, *blocks[-1], a["x"], cu_seqlens)
+        else:
+            a = a | {name: _first(a[name], rows) for name in ("x", "lnf", "meanf", "rstdf")}
+            last_block_forward(every, wanted, *blocks[-1], a["x"], cu_seqlens, rows, a["dwide"])
+        wanted.layernorm_forward(a["lnf"], a["meanf"], a["rstdf"], a["x"], p["lnf.w"], p["lnf.b"])
 
-    def logits(self, tokens, cu_seqlens, rows=None):
-        """The logits (R,V) of the given rows (all if None): a new array, for talking and tests."""
-        every = np.arange(len(tokens)) if rows is None else np.asarray(rows)
-        wanted = np.unique(every)
-        hidden = self._enter(tokens, cu_seqlens, wanted)["lnf"][np.searchsorted(wanted, every)]
-        result = np.empty((len(hidden), self.config.vocab), self.dtype)
-        self.ops.matmul_forward(result, hidden, self.params[self._head()])
-        return result
+    def _hidden_backward(self, every, wanted, a, tokens, cu_seqlens, rows):
+        """From a["dbranch"], the gradient at a["lnf"], to the embeddings; arguments as above.
+
+        a["dx"] and a["dx_wanted"] hold zeros."""
+        p, d = self.params, self.grads
+        dx, dbranch, dwide = a["dx"], a["dbranch"], a["dwide"]
+        blocks = [(_block(p, i), _block(d, i), _block(a, i)) for i in range(self.config.layers)]
+        dtop, dlnf, x, mean, rstd = dx, dbranch, a["x"], a["meanf"], a["rstdf"]
+        if rows is not None:
+            few = a["dx_wanted"], dbranch, x, mean, rstd
+            dtop, dlnf, x, mean, rstd = (_first(array, rows) for array in few)
+        wanted.layernorm_backward(dtop, d["lnf.w"], d["lnf.b"], dlnf, x, p["lnf.w"], mean, rstd)
+        if rows is None:
+            block_backward(every, *blocks[-1], dx, dbranch, dwide, cu_seqlens)
+        else:
+            last_block_backward(
+                every, wanted, *blocks[-1], dx, dtop, dbranch, dwide, cu_seqlens, rows
+            )
+        for block in reversed(blocks[:-1]):
+            block_backward(every, *block, dx, dbranch, dwide, cu_seqlens)
+        every.embedding_backward(d["wte"], d["wpe"], dx, tokens, cu_seqlens)
 
 
 def _block(arrays, i: int) -> dict[str, np.ndarray]:
-    """Block i's arrays, by their names inside it."""
+    """The arrays of block i, by their names inside it."""
     prefix = f"h{i}."
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
 
@@ -532,11 +369,11 @@ def _block(arrays, i: int) -> dict[str, np.ndarray]:
 def expand_vocab(
     model: GPT, vocab: int, rows: str = "random", rng: np.random.Generator | None = None
 ) -> GPT:
-    """A new model with `vocab` symbols: every old weight copied exactly, the rows of the new
-    symbols (in the embedding and, if it has its own, the head) random as at initialisation, or the
-    mean of the old rows. The logits of the old symbols keep their bits.
+    """A new model with `vocab` symbols. Every old weight is copied exactly, so the logits of the
+    old symbols keep their bits.
 
-    rows: "random" (needs rng) or "mean"."""
+    rows: the new symbols' rows in the embedding and, unless it is tied, the head. "random" (needs
+    rng) draws them as at initialisation; "mean" takes the mean of the old rows."""
     old = model.config
     if vocab <= old.vocab:
         raise UsageError(
@@ -547,13 +384,12 @@ def expand_vocab(
         raise UsageError(f"rows = {rows!r}: new rows are 'random' or 'mean'")
     if rows == "random" and rng is None:
         raise UsageError("random rows need a random generator")
-    grown = GPT(GPTConfig(**{**asdict(old), "vocab": vocab}), model.ops, dtype=model.dtype)
+    grown = GPT(replace(old, vocab=vocab), model.ops, dtype=model.dtype)
     for name, w in grown.params.items():
         source = model.params[name]
         w[: len(source)] = source
         if len(source) < len(w):
             new = (len(w) - len(source), w.shape[1])
-            w[len(source) :] = (
-                rng.normal(0, INIT_STD, new) if rows == "random" else source.mean(axis=0)
-            )
+            drawn = rng.normal(0, INIT_STD, new) if rows == "random" else source.mean(axis=0)
+            w[len(source) :] = drawn
     return grown

@@ -1,22 +1,28 @@
-"""The lecture: every kernel again, in NumPy, written to be read. The same names and arguments as
-ops.py; `GPT(config, ops=reference)` runs the whole model on these and needs no compiler.
+"""The lecture: every kernel once more, in NumPy, written to be read, with every derivation.
 
-How to read a backward. Let L be the loss, and write dy for dL/dy, which has y's shape. The chain
-rule gives dL/dx = sum over the elements of y of dy * (d y / d x). Each backward below is that sum,
-worked out by hand from the forward that stands right above it.
+The names and arguments are those of kernels.py, without `threads` and `calls`.
+`GPT(config, ops=reference)` runs the whole model on these functions and needs no compiler.
 
-As in the kernels, parameter gradients ADD to what stands there (several rows, several micro-batches
-and tied weights all contribute), activation gradients are WRITTEN, and layernorm_backward and
-take_rows_backward, whose input has other readers too (the residual stream), ADD their dx.
+How to read a backward. Let L be the loss, and write dy for dL/dy, which has the shape of y. The
+chain rule gives dL/dx = the sum of dy * (d y / d x) over all elements of y. Each backward below is
+that sum, worked out by hand from the forward directly above it.
+
+As in the kernels, the gradients of parameters are ADDED to what the array holds, because several
+rows, several micro-batches and tied weights all contribute. The gradients of activations are
+WRITTEN. The exceptions are layernorm_backward and take_rows_backward: their input x is the residual
+stream, which has other readers too, so they ADD their dx.
 """
 
 import numpy as np
 
-IGNORE = -100
+IGNORE = -100  # the label of a row that is not graded
+
+
+# ----------------------------------------------------------------------------- linear layers
 
 
 def matmul_forward(y, x, w, b=None, residual=None):
-    """y (N,K) = x (N,C) wT + b (K) [+ residual (N,K)]; w (K,C) has a row for each output."""
+    """y (N,K) = x (N,C) wT + b (K) [+ residual (N,K)]. w (K,C) has a row for each output."""
     result = x @ w.T
     if b is not None:
         result += b
@@ -31,6 +37,8 @@ def matmul_backward(dx, dw, db, dy, x, w):
     dx[n,c] = sum_k dy[n,k] w[k,c]       dx = dy w
     dw[k,c] = sum_n dy[n,k] x[n,c]       dw = dyT x
     db[k]   = sum_n dy[n,k]
+
+    The residual is added unchanged, so its gradient is dy. A gradient that is None is not wanted.
     """
     if dx is not None:
         dx[:] = dy @ w
@@ -40,84 +48,89 @@ def matmul_backward(dx, dw, db, dy, x, w):
         db += dy.sum(axis=0)
 
 
-def _heads_of(q, kv, cu_seqlens, rows, H):
-    """Each (sequence, head) in turn: its queries' rows of q and y, their places in the sequence,
-    the sequence's rows of kv, the head's number, and its columns of C, of the keys and of the
-    values."""
-    C = kv.shape[1] // 2
-    D = C // H
-    for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
-        mine = np.flatnonzero((rows >= start) & (rows < end))
-        for h in range(H):
-            yield (
-                mine,
-                rows[mine] - start,
-                slice(start, end),
-                h,
-                slice(h * D, (h + 1) * D),
-                slice(C + h * D, C + (h + 1) * D),
-            )
+# --------------------------------------------------------------------------------- attention
 
 
 def _split(qkv, q, rows):
-    """(queries, keys and values, rows that ask) of either form of the arguments."""
+    """(q, kv, rows): queries, keys and values, and the rows of the queries, from either form of the
+    arguments. In the first form qkv holds all three, and every row is a query."""
+    if rows is not None:
+        return q, qkv, rows
     C = qkv.shape[1] // 3
-    return (qkv[:, :C], qkv[:, C:], np.arange(len(qkv))) if rows is None else (q, qkv, rows)
+    return qkv[:, :C], qkv[:, C:], np.arange(len(qkv))
+
+
+def _heads_of(kv, cu_seqlens, rows, H):
+    """For each sequence and each head: (m, t, seq, h, keys, values).
+
+    m: which of the M queries belong to the sequence, and t: their positions in it. seq: the slice
+    of the sequence's rows. h: the head's number. keys and values: the slices of its D columns in
+    kv; `keys` are also its columns in q and y."""
+    C = kv.shape[1] // 2
+    D = C // H
+    for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
+        m = np.flatnonzero((rows >= start) & (rows < end))
+        for h in range(H):
+            keys, values = slice(h * D, (h + 1) * D), slice(C + h * D, C + (h + 1) * D)
+            yield m, rows[m] - start, slice(start, end), h, keys, values
 
 
 def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None):
-    """Causal attention (Vaswani et al. 2017, section 3.2), each sequence and head for itself:
+    """Causal attention (Vaswani et al. 2017, section 3.2), each sequence and head by itself:
 
-        score = q kT / sqrt(D), only keys j <= t;  P = softmax(score);  y = P v
+        score[t,j] = q[t] . k[j] / sqrt(D)  for j <= t;   P = softmax(score);   y = P v
 
-    y (N,C), lse (N,H) = log sum_j exp(score[j]), qkv (N,3C) = queries, keys, values of all heads.
-    With q (M,C) and rows (M) only those rows ask: qkv (N,2C) = keys, values; y (M,C), lse (M,H).
-    """
+    y (N,C); lse (N,H) = log sum_j exp(score[t,j]); qkv (N,3C) = queries, keys, values of all heads.
+    With q (M,C) and rows (M) only those rows are queries: qkv (N,2C) = keys, values; y (M,C), lse
+    (M,H)."""
     q, kv, rows = _split(qkv, q, rows)
-    for mine, place, seq, h, keys, values in _heads_of(q, kv, cu_seqlens, rows, lse.shape[1]):
+    for m, t, seq, h, keys, values in _heads_of(kv, cu_seqlens, rows, lse.shape[1]):
         k, v = kv[seq, keys], kv[seq, values]  # (T,D)
         T, D = k.shape
-        score = q[mine, keys] @ k.T / np.sqrt(D)  # (M,T)
-        score = np.where(np.arange(T) <= place[:, None], score, -np.inf)  # nobody sees the future
+        score = q[m, keys] @ k.T / np.sqrt(D)  # (M,T)
+        score = np.where(np.arange(T) <= t[:, None], score, -np.inf)  # exp(-inf) = 0: P is 0 there
         top = score.max(axis=1, initial=-np.inf, keepdims=True)
-        e = np.exp(score - top)  # no overflow
+        e = np.exp(score - top)  # at most 1, so nothing overflows
         total = e.sum(axis=1, keepdims=True)
-        y[mine, keys] = e / total @ v
-        lse[mine, h] = (top + np.log(total))[:, 0]
+        y[m, keys] = e / total @ v
+        lse[m, h] = (top + np.log(total))[:, 0]
 
 
 def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=None):
-    """Back from y = P v, P = softmax(score), score = scale q kT, with scale = 1/sqrt(D):
+    """Back through y = P v, P = softmax(score), score = scale q kT, with scale = 1/sqrt(D):
 
-        dv = PT dy,  dP = dy vT                          (matmul_backward, twice)
-        dscore[t,j] = P[t,j] (dP[t,j] - sum_i P[t,i] dP[t,i])        (the softmax's Jacobian)
-        dq = scale dscore k,  dk = scale dscoreT q
+        dv = PT dy,   dP = dy vT                               (y = P v is a product)
+        d P[t,i] / d score[t,j] = P[t,i] ([i = j] - P[t,j])    (of the softmax), so that
+        dscore[t,j] = P[t,j] (dP[t,j] - sum_i P[t,i] dP[t,i])
+        dq = scale dscore k,   dk = scale dscoreT q            (q kT is a product)
 
-    The sum over i is the same for all j of a row, and it is y[t] . dy[t], since sum_i P[t,i]
-    dP[t,i] = sum_i P[t,i] (v[i] . dy[t]). P itself is exp(score - lse): nothing T x T was kept."""
+    The sum over i is the same for every j of a row. It equals y[t] . dy[t], because dP[t,i] =
+    dy[t] . v[i] and sum_i P[t,i] v[i] = y[t]. P itself is exp(score - lse), so the forward does not
+    keep anything of size T x T."""
     dq, dkv, _ = _split(dqkv, dq, rows)
     q, kv, rows = _split(qkv, q, rows)
-    for mine, place, seq, h, keys, values in _heads_of(q, kv, cu_seqlens, rows, lse.shape[1]):
-        k, v, dout = kv[seq, keys], kv[seq, values], dy[mine, keys]
+    for m, t, seq, h, keys, values in _heads_of(kv, cu_seqlens, rows, lse.shape[1]):
+        k, v, dout = kv[seq, keys], kv[seq, values], dy[m, keys]
         T, D = k.shape
         scale = 1 / np.sqrt(D)
-        P = np.where(
-            np.arange(T) <= place[:, None],
-            np.exp(q[mine, keys] @ k.T * scale - lse[mine, h, None]),
-            0,
-        )
+        P = np.exp(q[m, keys] @ k.T * scale - lse[m, h, None])
+        P = np.where(np.arange(T) <= t[:, None], P, 0)
         dP = dout @ v.T
-        delta = (y[mine, keys] * dout).sum(axis=1, keepdims=True)
+        delta = (y[m, keys] * dout).sum(axis=1, keepdims=True)
         dscore = P * (dP - delta)
-        dq[mine, keys] = dscore @ k * scale
-        dkv[seq, keys] = dscore.T @ q[mine, keys] * scale
+        dq[m, keys] = dscore @ k * scale
+        dkv[seq, keys] = dscore.T @ q[m, keys] * scale
         dkv[seq, values] = P.T @ dout
 
 
+# -------------------------------------------------------------------------------- layer norm
+
+
 def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
-    """Each row of x (N,C) brought to mean 0 and variance 1, then scaled and shifted channel by
-    channel (Ba, Kiros and Hinton 2016, section 3): y = norm * w + b, norm = (x - mean) * rstd,
-    rstd = 1 / sqrt(variance + eps). mean (N) and rstd (N) are kept for the backward."""
+    """y = norm * w + b, where norm = (x - mean) * rstd is each row with mean 0 and variance 1.
+
+    x (N,C); mean (N) and rstd (N) = 1 / sqrt(variance + eps) are over a row's channels, and kept
+    for the backward; w (C) and b (C). Ba, Kiros and Hinton 2016, section 3."""
     mean[:] = x.mean(axis=1)
     rstd[:] = 1 / np.sqrt(x.var(axis=1) + eps)
     y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
@@ -126,29 +139,41 @@ def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
 def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
     """y = norm * w + b gives dw = sum_n dy norm, db = sum_n dy, and g = dy * w at norm.
 
-    norm[i] = (x[i] - mean) rstd depends on x[j] in three ways, for a row of C channels:
-        directly:            d norm[i] / d x[j] has the term   rstd [i = j]
-        through the mean:    d mean / d x[j] = 1/C             - rstd / C
-        through rstd:        d rstd / d x[j] = -rstd^2 norm[j] / C, since the variance's derivative
-                             is 2 (x[j] - mean) / C            - rstd norm[i] norm[j] / C
-    Summed over i with g[i]:
+    In a row of C channels, norm[i] = (x[i] - mean) rstd depends on x[j] in three ways. Each adds a
+    term to d norm[i] / d x[j]:
+
+        directly:          rstd [i = j]
+        through the mean:  - rstd / C,                 as d mean / d x[j] = 1/C
+        through rstd:      - rstd norm[i] norm[j] / C, as d variance / d x[j] = 2 (x[j] - mean) / C
+                           and so d rstd / d x[j] = - rstd^3 (x[j] - mean) / C
+                                                  = - rstd^2 norm[j] / C
+
+    (The variance depends on the mean too, but that share is 0: sum_i (x[i] - mean) = 0.) The sum
+    over i of g[i] times these is
+
         dx[j] = rstd (g[j] - mean_i(g[i]) - norm[j] mean_i(g[i] norm[i]))
-    """
+
+    It is added to dx, which holds the gradient that bypassed the layer."""
     norm = (x - mean[:, None]) * rstd[:, None]
     g = dy * w
     if dx is not None:
-        dx += rstd[:, None] * (
-            g - g.mean(axis=1, keepdims=True) - norm * (g * norm).mean(axis=1, keepdims=True)
-        )
+        mean_g = g.mean(axis=1, keepdims=True)
+        mean_g_norm = (g * norm).mean(axis=1, keepdims=True)
+        dx += rstd[:, None] * (g - mean_g - norm * mean_g_norm)
     if dw is not None:
         dw += (dy * norm).sum(axis=0)
     if db is not None:
         db += dy.sum(axis=0)
 
 
+# -------------------------------------------------------------------------------------- GELU
+
+
 def gelu_forward(y, x, dydx=None):
-    """y = x s, s = (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3): Hendrycks and Gimpel 2016,
-    section 2, the tanh form that GPT-2 uses. dydx, if given, takes the derivative; it may be x."""
+    """y = x s, with s = (1 + tanh u) / 2 and u = sqrt(2/pi) (x + 0.044715 x^3), for each element.
+
+    Hendrycks and Gimpel 2016, section 2; GPT-2 uses this tanh form. y may be x. dydx, if given, is
+    set to the derivative; it may be x."""
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     result = 0.5 * x * (1 + np.tanh(u))
     if dydx is not None:
@@ -157,33 +182,39 @@ def gelu_forward(y, x, dydx=None):
 
 
 def gelu_backward(dx, dy, x, dydx=None):
-    """dx = dy * dy/dx, worked out here from x or, with x None, as the forward left it in dydx."""
+    """dx = dy * dy/dx, each element by itself. The derivative is computed from x; if x is None, it
+    is dydx, which the forward left."""
     dx[:] = dy * (_gelu_slope(x) if dydx is None else dydx)
 
 
 def _gelu_slope(x):
-    """dy/dx = s + x ds/dx, where tanh' = 1 - tanh^2 and du/dx = sqrt(2/pi) (1 + 3 * 0.044715
-    x^2)."""
+    """dy/dx = s + x ds/dx, with ds/dx = (1 - tanh^2 u) / 2 * du/dx (as tanh' = 1 - tanh^2) and
+    du/dx = sqrt(2/pi) (1 + 3 * 0.044715 x^2)."""
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
     t = np.tanh(u)
     return 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * du
 
 
+# ---------------------------------------------------------------------------- rows of tables
+
+
 def _positions(cu_seqlens):
-    """0, 1, 2, ... in each sequence."""
+    """The position of each row in its sequence: 0, 1, 2, ..., and again 0 where one begins."""
     lengths = np.diff(cu_seqlens)
     return np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
 
 
 def embedding_forward(y, tokens, cu_seqlens, wte, wpe):
-    """y (N,C) = the token's row of wte (V,C) + its position's row of wpe (T,C)."""
+    """y (N,C) = the token's row of wte (V,C) + the position's row of wpe (T,C)."""
     y[:] = wte[tokens] + wpe[_positions(cu_seqlens)]
 
 
 def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens):
-    """A row of y is the sum of two rows, so its gradient goes to both; a token that occurs often
-    gathers often (np.add.at, unlike dwte[tokens] += dy, counts every occurrence)."""
+    """A row of y is the sum of two rows, so its gradient is added to both.
+
+    A token that occurs several times gets the sum: np.add.at counts every occurrence, where
+    dwte[tokens] += dy would count one."""
     np.add.at(dwte, tokens, dy)
     np.add.at(dwpe, _positions(cu_seqlens), dy)
 
@@ -194,14 +225,17 @@ def take_rows_forward(y, x, rows):
 
 
 def take_rows_backward(dx, dy, rows):
-    """Row m of y is row rows[m] of x, so dy[m] goes there; it ADDS, for x has other readers."""
+    """Row m of y is row rows[m] of x, so dy[m] is added there: x has other readers too."""
     dx[rows] += dy
+
+
+# ------------------------------------------------------------------------------------ the loss
 
 
 def cross_entropy_forward(nll, lse, logits, labels):
     """nll[n] = -log softmax(logits[n])[label] = lse - logits[n,label], lse = log sum exp logits[n].
 
-    Where the label is -100 the row is not graded: nll is 0, and its lse is not needed (0)."""
+    A row whose label is -100 is not graded. Its nll is 0, and so is its lse, which nobody needs."""
     graded = np.flatnonzero(labels != IGNORE)
     rows = logits[graded]
     top = rows.max(axis=1, initial=-np.inf)
@@ -212,8 +246,8 @@ def cross_entropy_forward(nll, lse, logits, labels):
 
 
 def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
-    """d lse / d logits[v] = exp(logits[v] - lse) = softmax[v], and -logits[label] gives -1 at the
-    label: dlogits = dnll (softmax - onehot). A row that is not graded has no gradient at all."""
+    """d lse / d logits[v] = exp(logits[v] - lse) = softmax[v], and -logits[label] adds -1 at the
+    label, so dlogits = dnll (softmax - onehot). A row that is not graded has the gradient 0."""
     graded = np.flatnonzero(labels != IGNORE)
     d = np.exp(logits[graded] - lse[graded, None])
     d[np.arange(len(graded)), labels[graded]] -= 1
@@ -222,10 +256,14 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
     dlogits[graded] = d
 
 
+# ------------------------------------------------------------------------ one token at a time
+
+
 def decode_sizes(C, K, V, T, L, dtype):
-    """(elements of a packed w (K,C), of all weights, of a sequence's cache and working memory):
-    here a packed w is w itself, the cache is each block's keys (T,C) and values (T,C), and there is
-    no working memory, but a row holds C elements."""
+    """Numbers of elements: (a packed w (K,C), all weights, a sequence's cache, its working memory).
+
+    Here a packed w is w itself, and the cache is each block's keys (T,C) and values (T,C). Nothing
+    needs working memory, but its rows have C elements to tell decode_forward C."""
     return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C, C
 
 
@@ -235,9 +273,10 @@ def decode_pack(packed, w):
 
 
 def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5):
-    """The next tokens' logits (S,V) at the price of a row each: of all that attention reads of
-    earlier rows, their keys and values, nothing changes any more, so they wait in the cache
-    (R,c)."""
+    """logits (S,V) of the token after one more token of each of S sequences, at the price of a row.
+
+    Of earlier rows, attention reads only keys and values, and these never change. So they are kept
+    in the cache (R,c), where a sequence has the row that slots (S) names. Arguments: kernels.py."""
     (S, V), C = logits.shape, work.shape[1]
     used = 0
 
@@ -269,10 +308,16 @@ def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H,
     logits[:] = normed(x) @ next_weights(V, C).T
 
 
+# ------------------------------------------------------------------------- all weights at once
+
+
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
-    """Loshchilov and Hutter 2019, algorithm 2. m and v are running means of the gradient and of its
-    square; they start at zero, and dividing by 1 - beta^step undoes that. The decay pulls at the
-    weight directly and not through the gradient: it is decoupled."""
+    """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2), number `step` from 1.
+
+    m and v are running means of the gradient and of its square. They start at zero, so after `step`
+    steps their weights add up to 1 - beta^step only; dividing by that makes them means. The decay
+    acts on the weight directly and not through the gradient: it is decoupled. It is multiplied by
+    lr, as in PyTorch (in the paper, by the schedule's multiplier alone)."""
     m[:] = beta1 * m + (1 - beta1) * g
     v[:] = beta2 * v + (1 - beta2) * g**2
     m_hat = m / (1 - beta1**step)

@@ -1,8 +1,8 @@
 """The safetensors format: a JSON table of names, types, shapes and offsets, then the bytes.
 
-https://huggingface.co/docs/safetensors describes it. This reader is stricter than the format's own:
-every byte of the file must belong to exactly one tensor, and every size is checked against the
-file's before anything is allocated. Nothing in such a file can run code."""
+https://huggingface.co/docs/safetensors describes it. This reader is stricter than the format asks
+for: every byte of the file must belong to exactly one tensor, and every size is compared with that
+of the file before anything is allocated. Nothing in such a file can run code."""
 
 import hashlib
 import json
@@ -20,16 +20,17 @@ METADATA = "__metadata__"
 HEADER_LIMIT = 16 << 20  # bytes
 
 
+# ----------------------------------------------------------------------------------- writing
+
+
 def save(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to path, with a checksum of each and of the metadata; a crash leaves the old
-    file or the new one (pysft/disk.py)."""
-    arrays, metadata = (
-        {name: np.asarray(a, order="C") for name, a in tensors.items()},
-        metadata or {},
-    )
-    sums = {name: _sha256(a.data) for name, a in arrays.items()} | {
-        METADATA: _sha256(_told(metadata))
-    }
+    """Write tensors to path, with a checksum of each and of the metadata.
+
+    A crash leaves the old file or the new one (pysft/disk.py)."""
+    arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
+    metadata = metadata or {}
+    sums = {name: _sha256(a.data) for name, a in arrays.items()}
+    sums[METADATA] = _sha256(_metadata_bytes(metadata))
     table, offset = {METADATA: {**metadata, "sha256": json.dumps(sums)}}, 0
     for name, a in arrays.items():
         table[name] = {
@@ -40,72 +41,39 @@ def save(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None =
         offset += a.nbytes
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    disk.replace(
-        Path(path), [len(header).to_bytes(8, "little") + header, *(a.data for a in arrays.values())]
-    )
+    start = len(header).to_bytes(8, "little") + header
+    disk.replace(Path(path), [start, *(a.data for a in arrays.values())])
 
 
 def _sha256(data) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _told(metadata: dict[str, str]) -> bytes:
+def _metadata_bytes(metadata: dict[str, str]) -> bytes:
+    """The bytes of which the metadata's checksum is taken."""
     return json.dumps(metadata, sort_keys=True).encode()
 
 
-def _no_twins(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
+# ----------------------------------------------------------------------------------- reading
 
 
 def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(tensors, metadata) of a file, or a DataError that says what is wrong with it. Checksums are
-    checked where there are some; summed: there must be."""
+    """(tensors, metadata) of a file. The arrays are read-only.
+
+    Checksums are compared where the file has them; with `summed` it must have one for every tensor
+    and for the metadata. A DataError says what is wrong with the file."""
     path = Path(path)
     try:
         size = path.stat().st_size
         with open(path, "rb") as f:
-            start = f.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
-                raise DataError(
-                    f"{path}: not a safetensors file, or cut short ({size} bytes; its "
-                    f"header would take {length + 8})"
-                )
-            header = f.read(length)
-            table = _table(path, header)
-            metadata = table.pop(METADATA, {})
-            if not isinstance(metadata, dict) or not all(
-                isinstance(v, str) for v in metadata.values()
-            ):
-                raise DataError(f"{path}: its metadata is no table of texts")
-            spans = sorted((_entry(path, name, entry), name) for name, entry in table.items())
-            end = 0
-            for (first, last, _, _), name in spans:
-                if first != end:
-                    raise DataError(
-                        f"{path}: tensor {name!r} starts at byte {first} of the data, "
-                        f"expected {end} (a hole or an overlap)"
-                    )
-                end = last
-            if 8 + length + end != size:
-                raise DataError(
-                    f"{path}: {size} bytes, but its tensors end at {8 + length + end}; the "
-                    "file was cut short or has grown"
-                )
-            data = f.read(end)
+            metadata, spans, data = _read(path, f, size)
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(data) != end:
-        raise DataError(f"{path}: cut short while it was read")
-    sums, whole = _sums(path, metadata), memoryview(data)
-    pieces = {METADATA: _told(metadata)} | {
-        name: whole[first:last] for (first, last, _, _), name in spans
-    }
+    sums = _pop_sums(path, metadata)
+    pieces = {METADATA: _metadata_bytes(metadata)}
+    pieces |= {name: data[first:last] for (first, last, _, _), name in spans}
     for name, piece in pieces.items():
         if name not in sums and summed:
             raise DataError(
@@ -113,35 +81,68 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
             )
         if name in sums and _sha256(piece) != sums[name]:
             raise DataError(f"{path}: the checksum of {name!r} does not match; the file is damaged")
-    return {
-        name: np.frombuffer(whole[first:last], DTYPES[dtype]).reshape(shape)
-        for (first, last, dtype, shape), name in spans
-    }, metadata
+    tensors = {
+        name: np.frombuffer(pieces[name], DTYPES[dtype]).reshape(shape)
+        for (_, _, dtype, shape), name in spans
+    }
+    return tensors, metadata
 
 
-def _sums(path, metadata) -> dict[str, str]:
-    """The checksums that the metadata holds; taken out of it. Files of other programs have none."""
+def _read(path, f, size: int):
+    """(metadata, [((first, last, dtype name, shape), tensor name)] by offset, data) of an open file
+    of `size` bytes."""
+    start = f.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
+        raise DataError(
+            f"{path}: not a safetensors file, or cut short ({size} bytes; its "
+            f"header would take {length + 8})"
+        )
+    table = _table(path, f.read(length))
+    metadata = table.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise DataError(f"{path}: its metadata is not a table of texts")
+    spans = sorted((_entry(path, name, entry), name) for name, entry in table.items())
+    end = 0
+    for (first, last, _, _), name in spans:
+        if first != end:
+            raise DataError(
+                f"{path}: tensor {name!r} starts at byte {first} of the data, "
+                f"expected {end} (a hole or an overlap)"
+            )
+        end = last
+    if 8 + length + end != size:
+        raise DataError(
+            f"{path}: {size} bytes, but its tensors end at {8 + length + end}; the "
+            "file was cut short or has grown"
+        )
+    data = f.read(end)
+    if len(data) != end:
+        raise DataError(f"{path}: cut short while it was read")
+    return metadata, spans, memoryview(data)
+
+
+def _table(path, header: bytes) -> dict:
+    """The header's table: an entry for each tensor, and the metadata."""
     try:
-        sums = json.loads(metadata.pop("sha256", "{}"))
-    except (ValueError, RecursionError):
-        sums = None
-    if not isinstance(sums, dict):
-        raise DataError(f"{path}: its checksums are no table; the file is damaged")
-    return sums
-
-
-def _table(path, header):
-    try:
-        table = json.loads(header.decode("utf-8"), object_pairs_hook=_no_twins)
+        table = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its header is not JSON ({error})") from None
     if not isinstance(table, dict):
-        raise DataError(f"{path}: its header is no table of tensors")
+        raise DataError(f"{path}: its header is not a table of tensors")
     return table
 
 
+def _unique(pairs):
+    """A dict of the pairs; a ValueError if a name occurs twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
 def _entry(path, name, entry):
-    """(first, last, dtype name, shape) of one tensor, checked."""
+    """(first, last, dtype name, shape) of one tensor, checked; first and last are data_offsets."""
 
     def whole(x):
         return isinstance(x, int) and not isinstance(x, bool) and x >= 0
@@ -153,7 +154,8 @@ def _entry(path, name, entry):
         and isinstance(entry.get("shape"), list)
         and len(entry["shape"]) <= 8
         and all(map(whole, entry["shape"]))
-        and math.prod(n or 1 for n in entry["shape"]) < 1 << 48  # [0, 2**40, 2**40] too is no array
+        # An array of [0, 2**40, 2**40] has no elements, but NumPy cannot make it either.
+        and math.prod(n or 1 for n in entry["shape"]) < 1 << 48
         and isinstance(entry.get("data_offsets"), list)
         and len(entry["data_offsets"]) == 2
         and all(map(whole, entry["data_offsets"]))
@@ -170,3 +172,49 @@ def _entry(path, name, entry):
             f"{last - first} bytes"
         )
     return first, last, entry["dtype"], tuple(entry["shape"])
+
+
+def _pop_sums(path, metadata) -> dict[str, str]:
+    """Take the checksums out of the metadata. A file of another program has none."""
+    try:
+        sums = json.loads(metadata.pop("sha256", "{}"))
+    except (ValueError, RecursionError):
+        sums = None
+    if not isinstance(sums, dict):
+        raise DataError(f"{path}: its checksums are not a table; the file is damaged")
+    return sums
+
+
+# ------------------------------------------------------------------------------ what was read
+
+
+def check_tensors(
+    path,
+    tensors: dict[str, np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+    dtype=np.float32,
+    *,
+    prefix: str = "",
+    source: str = "settings.json",
+    remedy: str = "",
+) -> None:
+    """Raise a DataError unless the tensors of a file are exactly those of `shapes`: all of them,
+    no other, of the right shape and dtype, and finite.
+
+    prefix: stands before each name of `shapes` in the file; tensors whose names begin otherwise
+    are not looked at. source: what the shapes were taken from, and remedy: what the error ends
+    with."""
+    own = {name: a for name, a in tensors.items() if name.startswith(prefix)}
+    for name in {prefix + name: None for name in shapes} | own:
+        a, shape = own.get(name), shapes.get(name.removeprefix(prefix))
+        if a is None:
+            wrong = "is missing"
+        elif shape is None:
+            wrong = f"is not among those that {source} describes"
+        elif a.shape != tuple(shape) or a.dtype != dtype:
+            wrong = f"is {a.dtype} {a.shape}, expected {np.dtype(dtype)} {shape} by {source}"
+        elif not np.isfinite(a).all():
+            wrong = "holds numbers that are not finite"
+        else:
+            continue
+        raise DataError(f"{path}: tensor {name!r} {wrong}{remedy}")

@@ -1,0 +1,99 @@
+"""Kernel calls that are checked once and made often.
+
+A model makes the same calls with the same arrays in every step. Only three numbers change: the
+rows N, the sequences S and the wanted rows M of the batch. `Calls` sends each call through the gate
+once, with arrays that have room for the largest batch, and notes it. From then on it makes the
+noted calls for any smaller N, S and M. This takes about 1 microsecond of Python for a call, and the
+gate about 10."""
+
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+
+from pysft.errors import GateError
+from pysft.nn.arena import aligned
+from pysft.nn.gate import count_threads, is_forked, size
+
+LETTERS = "NSM"  # the sizes that a later run may change, in the order of run's arguments
+
+
+class Calls:
+    """A list of kernel calls, checked with all the rows that the arrays have.
+
+    Arrays are contiguous and begin where they begin whatever the number of rows, so a call for
+    fewer rows differs only in its sizes.
+
+    kernels: the wrappers that can be noted. threads: for all calls. longest: the most rows that a
+    sequence can have, which attention's scratch memory depends on."""
+
+    def __init__(self, kernels, threads: int, longest: int):
+        self.kernels, self.threads, self.longest = kernels, threads, longest
+        self._calls = []
+        self._arrays = []  # C has only their addresses: this keeps them alive
+        self._room = {}  # index in LETTERS: the largest number that all noted calls have room for
+        self._scratch = {}
+
+    def on(self, rows: str = "N") -> SimpleNamespace:
+        """The kernels by name; calling one notes the call.
+
+        rows: "N" for kernels that work on all rows of the batch, "M" for those that work on the
+        wanted rows alone. It tells whether later runs put N or M where the kernel takes its N."""
+        return SimpleNamespace(**{k.__name__: partial(self._send, k, rows) for k in self.kernels})
+
+    def _send(self, kernel, rows, *arrays, **options):
+        """Send one call through the gate, which passes it on to `note`."""
+        self._rows = rows
+        self._arrays.append((arrays, options))
+        kernel(*arrays, **options, threads=self.threads, calls=self)
+
+    def scratch(self, elements: int, dtype) -> np.ndarray:
+        """A vector of working memory. Calls of the same size share it, as they run one by one."""
+        key = elements, np.dtype(dtype)
+        if key not in self._scratch:
+            self._scratch[key] = aligned(elements, dtype)
+        return self._scratch[key]
+
+    def note(self, admitted, c_function, arguments: list, explain) -> None:
+        """Note one call that the gate has checked; arguments and explain as in Admitted.call."""
+        letters, names = admitted.letters, {"N": self._rows, "S": "S", "M": "M"}
+        fixed, sizes = [], []
+        for i, a in enumerate(arguments):
+            if isinstance(a, str):
+                letter, _, factor = a.partition("*")
+                if letter in names:
+                    which, room = LETTERS.index(names[letter]), letters[letter]
+                    sizes.append((i, which, int(factor or 1)))
+                    self._room[which] = min(room, self._room.get(which, room))
+                a = size(a, letters)
+            fixed.append(a)
+        self._calls.append((admitted.function, c_function, fixed, sizes, explain, letters))
+
+    def run(self, N: int, S: int, M: int, clock: dict | None = None) -> None:
+        """Make all noted calls, in order, for N rows, S sequences and M wanted rows.
+
+        clock: if given, each kernel's seconds are added to it under the kernel's name. A number
+        without room, or an index that C finds bad, is a GateError."""
+        here = N, S, M
+        for which, room in self._room.items():
+            if not 1 <= here[which] <= room:
+                raise GateError(
+                    f"{LETTERS[which]} = {here[which]}, but these calls were checked for 1 to"
+                    f" {room}"
+                )
+        if is_forked():
+            self._use_one_thread()
+        for function, c_function, arguments, sizes, explain, letters in self._calls:
+            for i, which, factor in sizes:
+                arguments[i] = here[which] * factor
+            began = time.perf_counter() if clock is not None else 0.0
+            code = c_function(*arguments)
+            if clock is not None:
+                clock[function] = clock.get(function, 0.0) + time.perf_counter() - began
+            if explain is not None and code >= 0:
+                explain(function, code, {**letters, "N": N, "S": S, "M": M})
+
+    def _use_one_thread(self):
+        for _, _, arguments, *_ in self._calls:  # threads is the last argument of every kernel
+            arguments[-1] = count_threads("Calls.run", arguments[-1])

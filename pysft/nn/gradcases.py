@@ -1,0 +1,279 @@
+"""The cases of the gradient check: every kernel, the whole model and LoRA, at small sizes.
+
+A check is a generator: check(ops, rng, **sizes) yields, for each tensor that the backward gives a
+gradient for, (name, analytic gradient, the tensor, loss). loss() computes the loss again from the
+tensor's present values. L = sum(dy * y) with a random dy: a plain sum would hide mistakes in
+layernorm and softmax, because the sums of their outputs do not depend on their inputs.
+
+An array that a backward adds to starts with random numbers, which are subtracted from the result.
+An array that it writes starts with NaN, so an element that is not written shows.
+"""
+
+import numpy as np
+
+from pysft import IGNORE
+from pysft.batch import BASE, Batch
+from pysft.nn.lora import LoRA
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+
+
+def _unwritten(*shape):
+    return np.full(shape, np.nan)
+
+
+class _Added:
+    """A gradient array that a backward must add to."""
+
+    def __init__(self, rng, *shape):
+        self.before = rng.standard_normal(shape)
+        self.array = self.before.copy()
+
+    def gained(self):
+        return self.array - self.before
+
+
+def _offsets(lengths):
+    """cu_seqlens of sequences of these lengths."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+# -------------------------------------------------------------------------------- the kernels
+
+
+def check_matmul(ops, rng, N, C, K, bias=True, residual=False):
+    x, w = rng.standard_normal((N, C)), rng.standard_normal((K, C))
+    b = rng.standard_normal(K) if bias else None
+    skip = rng.standard_normal((N, K)) if residual else None
+    y, dy = _unwritten(N, K), rng.standard_normal((N, K))
+
+    def loss():
+        ops.matmul_forward(y, x, w, b, skip)
+        return float((dy * y).sum())
+
+    dx, dw, db = _unwritten(N, C), _Added(rng, K, C), _Added(rng, K)
+    ops.matmul_backward(dx, dw.array, db.array if bias else None, dy, x, w)
+    yield "x", dx, x, loss
+    yield "w", dw.gained(), w, loss
+    if bias:
+        yield "b", db.gained(), b, loss
+    if residual:
+        yield "residual", dy, skip, loss
+
+
+def check_attention(ops, rng, lengths, H, D, scale=1.0):
+    cu = _offsets(lengths)
+    N, C = int(cu[-1]), H * D
+    qkv, dy = scale * rng.standard_normal((N, 3 * C)), rng.standard_normal((N, C))
+    y, lse = _unwritten(N, C), _unwritten(N, H)
+
+    def loss():
+        ops.attention_forward(y, lse, qkv, cu)
+        return float((dy * y).sum())
+
+    loss()
+    dqkv = _unwritten(N, 3 * C)
+    ops.attention_backward(dqkv, dy, qkv, y.copy(), lse.copy(), cu)
+    yield "qkv", dqkv, qkv, loss
+
+
+def check_attention_of_some_rows(ops, rng, lengths, rows, H, D):
+    cu, rows = _offsets(lengths), np.array(rows, np.int32)
+    N, M, C = int(cu[-1]), len(rows), H * D
+    kv, q = rng.standard_normal((N, 2 * C)), rng.standard_normal((M, C))
+    dy = rng.standard_normal((M, C))
+    y, lse = _unwritten(M, C), _unwritten(M, H)
+
+    def loss():
+        ops.attention_forward(y, lse, kv, cu, q, rows)
+        return float((dy * y).sum())
+
+    loss()
+    dkv, dq = _unwritten(N, 2 * C), _unwritten(M, C)
+    ops.attention_backward(dkv, dy, kv, y.copy(), lse.copy(), cu, dq, q, rows)
+    yield "kv", dkv, kv, loss
+    yield "q", dq, q, loss
+
+
+def check_layernorm(ops, rng, N, C, scale=1.0):
+    x = scale * rng.standard_normal((N, C)) + 3
+    w, b, dy = rng.standard_normal(C), rng.standard_normal(C), rng.standard_normal((N, C))
+    y, mean, rstd = _unwritten(N, C), _unwritten(N), _unwritten(N)
+
+    def loss():
+        ops.layernorm_forward(y, mean, rstd, x, w, b)
+        return float((dy * y).sum())
+
+    loss()
+    dx, dw, db = _Added(rng, N, C), _Added(rng, C), _Added(rng, C)
+    ops.layernorm_backward(dx.array, dw.array, db.array, dy, x, w, mean.copy(), rstd.copy())
+    yield "x", dx.gained(), x, loss
+    yield "w", dw.gained(), w, loss
+    yield "b", db.gained(), b, loss
+
+
+def check_gelu(ops, rng, shape, scale=1.0, saved=False):
+    """saved: the backward gets the derivative that the forward left."""
+    x, dy = scale * rng.standard_normal(shape), rng.standard_normal(shape)
+    y = _unwritten(*shape)
+
+    def loss():
+        ops.gelu_forward(y, x)
+        return float((dy * y).sum())
+
+    dx = _unwritten(*shape)
+    if saved:
+        slope = _unwritten(*shape)
+        ops.gelu_forward(y, x, slope)
+        ops.gelu_backward(dx, dy, None, slope)
+    else:
+        ops.gelu_backward(dx, dy, x)
+    yield "x", dx, x, loss
+
+
+def check_embedding(ops, rng, lengths, V, T, C):
+    cu = _offsets(lengths)
+    N = int(cu[-1])
+    tokens = rng.integers(0, V, N).astype(np.int32)
+    wte, wpe = rng.standard_normal((V, C)), rng.standard_normal((T, C))
+    dy = rng.standard_normal((N, C))
+    y = _unwritten(N, C)
+
+    def loss():
+        ops.embedding_forward(y, tokens, cu, wte, wpe)
+        return float((dy * y).sum())
+
+    dwte, dwpe = _Added(rng, V, C), _Added(rng, T, C)
+    ops.embedding_backward(dwte.array, dwpe.array, dy, tokens, cu)
+    yield "wte", dwte.gained(), wte, loss
+    yield "wpe", dwpe.gained(), wpe, loss
+
+
+def check_take_rows(ops, rng, N, C, rows):
+    x, dy = rng.standard_normal((N, C)), rng.standard_normal((len(rows), C))
+    rows, y = np.array(rows, np.int32), _unwritten(len(rows), C)
+
+    def loss():
+        ops.take_rows_forward(y, x, rows)
+        return float((dy * y).sum())
+
+    dx = _Added(rng, N, C)
+    ops.take_rows_backward(dx.array, dy, rows)
+    yield "x", dx.gained(), x, loss
+
+
+def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
+    """graded: the share of rows with a label; both kinds of row occur unless it is 0 or 1."""
+    logits, dnll = scale * rng.standard_normal((N, V)), rng.standard_normal(N)
+    labels = np.where(rng.random(N) < graded, rng.integers(0, V, N), IGNORE).astype(np.int32)
+    if 0 < graded < 1 and N > 1:
+        labels[:2] = IGNORE, V - 1
+    nll, lse = _unwritten(N), _unwritten(N)
+
+    def loss():
+        ops.cross_entropy_forward(nll, lse, logits, labels)
+        return float((dnll * nll).sum())
+
+    loss()
+    dlogits = _unwritten(N, V)
+    ops.cross_entropy_backward(dlogits, dnll, logits, lse.copy(), labels)
+    yield "logits", dlogits, logits, loss
+    masked = dlogits[labels == IGNORE]
+    if len(masked):  # these must be exactly zero: an element that is not has an infinite error
+        yield "masked logits", np.where(masked == 0, 0.0, np.inf), None, None
+
+
+# ------------------------------------------------------------------------------- whole models
+
+
+def _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L):
+    """A whole GPT, a batch for it, and the upstream gradient."""
+    cu = _offsets(lengths)
+    N, S = int(cu[-1]), len(lengths)
+    tokens = rng.integers(0, V, N).astype(np.int32)
+    labels = np.where(rng.random(N) < graded, rng.integers(0, V, N), IGNORE).astype(np.int32)
+    labels[-1] = 1
+    batch = Batch(tokens, labels, cu, labels != IGNORE, np.ones(S), np.full(S, BASE))
+    model = GPT(GPTConfig(V, max(lengths), L, H, C, tied), ops, rng, np.float64)
+    for _, w in model.params.items():  # at initialisation most gradients nearly vanish
+        w += 0.3 * rng.standard_normal(w.shape)
+    return model, batch, rng.standard_normal(N)
+
+
+def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
+    """Every parameter of a whole GPT, through one forward and one backward."""
+    model, batch, dnll = _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L)
+
+    def loss():
+        nll, _ = model.forward(batch)
+        return float((dnll * nll).sum())
+
+    loss()
+    model.backward(dnll)
+    for name, w in model.params.items():
+        yield name, model.grads[name].copy(), w, loss
+
+
+def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8, H=2, L=2):
+    """Every adapter and new row, merged into a whole GPT."""
+    model, batch, dnll = _model_batch_dnll(ops, rng, lengths, 0.7, tied, V, C, H, L)
+    lora = LoRA(model, rank, alpha=alpha, old_vocab=V - new, rng=rng)
+    for _, w in lora.params.items():  # at the start B is zero, and so is the gradient of A
+        w += 0.3 * rng.standard_normal(w.shape)
+
+    def loss():
+        nll, _ = lora.forward(batch)
+        return float((dnll * nll).sum())
+
+    loss()
+    # As an earlier micro-batch leaves them: the adapters' gradients are added to, the model's are
+    # cleared first.
+    for arena in (lora.grads, model.grads):
+        arena.flat[:] = rng.standard_normal(len(arena.flat))
+    before = {name: g.copy() for name, g in lora.grads.items()}
+    lora.backward(dnll)
+    for name, w in lora.params.items():
+        yield name, lora.grads[name] - before[name], w, loss
+
+
+# ---------------------------------------------------------------------------------- the table
+
+CASES = {  # name: (check, sizes)
+    "matmul": (check_matmul, dict(N=7, C=9, K=5)),
+    "matmul, one row": (check_matmul, dict(N=1, C=5, K=3)),
+    "matmul, beyond a tile": (check_matmul, dict(N=15, C=37, K=35)),
+    "matmul, on threads": (check_matmul, dict(N=14, C=70, K=67)),
+    "matmul, residual": (check_matmul, dict(N=5, C=4, K=6, residual=True)),
+    "matmul, no bias": (check_matmul, dict(N=6, C=7, K=9, bias=False)),
+    "attention": (check_attention, dict(lengths=[7], H=2, D=5)),
+    "attention, one token": (check_attention, dict(lengths=[1], H=1, D=3)),
+    "attention, lengths 1 5 2": (check_attention, dict(lengths=[1, 5, 2], H=3, D=2)),
+    "attention, beyond a block": (check_attention, dict(lengths=[35], H=1, D=9)),
+    "attention, large scores": (check_attention, dict(lengths=[6], H=1, D=4, scale=4.0)),
+    "attention, of some rows": (
+        check_attention_of_some_rows,
+        dict(lengths=[5, 2, 1, 4], rows=[1, 2, 4, 7, 8], H=2, D=3),
+    ),
+    "attention, of one row": (check_attention_of_some_rows, dict(lengths=[3], rows=[1], H=1, D=2)),
+    "layernorm": (check_layernorm, dict(N=5, C=11)),
+    "layernorm, one row": (check_layernorm, dict(N=1, C=3)),
+    "layernorm, wide": (check_layernorm, dict(N=3, C=40)),
+    "layernorm, large rows": (check_layernorm, dict(N=4, C=6, scale=50.0)),
+    "gelu": (check_gelu, dict(shape=(5, 7))),
+    "gelu, one element": (check_gelu, dict(shape=(1,))),
+    "gelu, large inputs": (check_gelu, dict(shape=(3, 19), scale=4.0)),
+    "gelu, saved slope": (check_gelu, dict(shape=(4, 9), saved=True)),
+    "embedding": (check_embedding, dict(lengths=[3, 4, 1], V=5, T=5, C=7)),
+    "embedding, one token": (check_embedding, dict(lengths=[1], V=3, T=2, C=3)),
+    "take_rows": (check_take_rows, dict(N=5, C=3, rows=[0, 3, 4])),
+    "cross_entropy": (check_cross_entropy, dict(N=6, V=9)),
+    "cross_entropy, one row": (check_cross_entropy, dict(N=1, V=3, graded=1)),
+    "cross_entropy, wide": (check_cross_entropy, dict(N=3, V=68)),
+    "cross_entropy, all -100": (check_cross_entropy, dict(N=4, V=5, graded=0)),
+    "cross_entropy, large logits": (check_cross_entropy, dict(N=4, V=6, scale=30.0)),
+    "GPT": (check_model, dict(lengths=[5, 1, 3])),
+    "GPT, every row graded": (check_model, dict(lengths=[4, 3], graded=1)),
+    "GPT, tied head": (check_model, dict(lengths=[4], tied=True, L=1)),
+    "GPT, LoRA": (check_lora, dict(lengths=[4, 1, 2], C=6)),
+    "GPT, LoRA, tied head": (check_lora, dict(lengths=[4], tied=True, L=1)),
+}

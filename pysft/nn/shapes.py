@@ -1,0 +1,197 @@
+"""The facts of the architecture: the name, shape and initial value of every tensor of a model.
+
+Letters: V symbols of the vocabulary, T positions of the context, C channels, H heads, N token rows.
+The weight of a linear layer has a row for each of its outputs.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pysft.errors import UsageError
+from pysft.nn.arena import Arena
+
+INIT_STD = 0.02  # GPT-2's
+LOGITS_BYTES = 256 << 20  # the most logits that are kept: see logits_rows
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The size of a model: V = vocab, T = context, C = channels, H = heads, and `layers` blocks.
+
+    tied: the head has the weights of the embedding. A size that cannot be is a UsageError."""
+
+    vocab: int
+    context: int = 256
+    layers: int = 4
+    heads: int = 4
+    channels: int = 64
+    tied: bool = False
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if name != "tied" and (not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} = {value!r} must be a whole number, at least 1")
+        if self.channels % self.heads:
+            raise UsageError(
+                f"channels = {self.channels} cannot be split over heads = {self.heads}; "
+                "choose a multiple"
+            )
+
+
+# ------------------------------------------------------------------------------- parameters
+
+
+def block_parameter_shapes(C: int) -> dict[str, tuple[int, ...]]:
+    """The parameters of a block, in the order in which its forward uses them."""
+    return {
+        "ln1.w": (C,),
+        "ln1.b": (C,),
+        "qkv.w": (3 * C, C),
+        "qkv.b": (3 * C,),
+        "attproj.w": (C, C),
+        "attproj.b": (C,),
+        "ln2.w": (C,),
+        "ln2.b": (C,),
+        "fc.w": (4 * C, C),
+        "fc.b": (4 * C,),
+        "fcproj.w": (C, 4 * C),
+        "fcproj.b": (C,),
+    }
+
+
+# The linear layers of a block, whose weights are matrices.
+MATRICES = tuple(
+    name.removesuffix(".w") for name, shape in block_parameter_shapes(1).items() if len(shape) == 2
+)
+PER_SYMBOL = ("wte", "head")  # the parameters with a row for each symbol; a tied model has no head
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, in the arena's order. Those of block i are named "h{i}.NAME".
+
+    All matrices, which decay, stand before all vectors, which do not: so decay is one slice."""
+    V, T, C = config.vocab, config.context, config.channels
+    blocks = {
+        f"h{i}.{name}": shape
+        for i in range(config.layers)
+        for name, shape in block_parameter_shapes(C).items()
+    }
+    shapes = {"wte": (V, C), "wpe": (T, C)}
+    shapes |= {name: shape for name, shape in blocks.items() if len(shape) == 2}
+    if not config.tied:
+        shapes["head"] = (V, C)
+    shapes |= {name: shape for name, shape in blocks.items() if len(shape) == 1}
+    return shapes | {"lnf.w": (C,), "lnf.b": (C,)}
+
+
+def reading_order(config: GPTConfig) -> list[str]:
+    """The names of all parameters in the order in which a forward uses them, the head last.
+
+    C's decode_forward reads its weights in this order (kernels.h). In a tied model "head" is not
+    the name of a parameter: head_name has it."""
+    blocks = [f"h{i}.{n}" for i in range(config.layers) for n in block_parameter_shapes(1)]
+    return ["wte", "wpe", *blocks, "lnf.w", "lnf.b", "head"]
+
+
+def head_name(config: GPTConfig) -> str:
+    """The name of the parameter that the head multiplies by."""
+    return "wte" if config.tied else "head"
+
+
+def initialise(params: Arena, config: GPTConfig, rng: np.random.Generator) -> None:
+    """Set all parameters as GPT-2 does.
+
+    Matrices are normal with deviation 0.02, and smaller by sqrt(2 layers) in the two projections of
+    a block that add to the residual stream. Biases are 0, the weights of layer norms 1."""
+    for name, w in params.items():
+        if name.endswith((".ln1.w", ".ln2.w", "lnf.w")):
+            w[:] = 1
+        elif w.ndim == 2:
+            std = INIT_STD / np.sqrt(2 * config.layers) if "proj" in name else INIT_STD
+            w[:] = rng.normal(0, std, w.shape)
+        else:
+            w[:] = 0
+
+
+# ------------------------------------------------------------------------------ activations
+
+
+def block_activation_shapes(N: int, C: int, H: int) -> dict[str, tuple[int, ...]]:
+    """What a block's forward leaves for its backward, in the order of computation.
+
+    In the end fc holds the derivative of GELU."""
+    return {
+        "x": (N, C),
+        "mean1": (N,),
+        "rstd1": (N,),
+        "ln1": (N, C),
+        "qkv": (N, 3 * C),
+        "att": (N, C),
+        "lse": (N, H),
+        "mid": (N, C),
+        "mean2": (N,),
+        "rstd2": (N,),
+        "ln2": (N, C),
+        "fc": (N, 4 * C),
+        "gelu": (N, 4 * C),
+    }
+
+
+# From the attention's output on, the last block computes only the wanted rows of these.
+_ACTIVATIONS = list(block_activation_shapes(1, 1, 1))
+FROM_ATTENTION_ON = _ACTIVATIONS[_ACTIVATIONS.index("att") :]
+
+
+def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOGITS_BYTES) -> int:
+    """How many of `rows` rows have their logits in memory at a time: as many as `limit` bytes hold.
+
+    That is all of them, or a multiple of 256 and at least 256. matmul_backward sums in blocks of
+    256 rows (KC_DW in matmul.c), so parts of that size change no bit."""
+    most = limit // (config.vocab * np.dtype(dtype).itemsize)
+    return rows if rows <= most else min(rows, max(1, most // 256) * 256)
+
+
+def activation_shapes(
+    config: GPTConfig, N: int, dtype=np.float32, limit: int = LOGITS_BYTES
+) -> dict[str, tuple[int, ...]]:
+    """All activations of N rows, and the gradients that walk back through the blocks.
+
+    The activations of block i are named "h{i}.NAME". limit: bytes of logits (logits_rows)."""
+    C, V = config.channels, config.vocab
+    blocks = {
+        f"h{i}.{name}": shape
+        for i in range(config.layers)
+        for name, shape in block_activation_shapes(N, C, config.heads).items()
+    }
+    return blocks | {
+        "x": (N, C),
+        "meanf": (N,),
+        "rstdf": (N,),
+        "lnf": (N, C),
+        "logits": (logits_rows(config, N, dtype, limit), V),
+        "nll": (N,),
+        "logits_lse": (N,),
+        "dx": (N, C),
+        "dx_wanted": (N, C),
+        "dbranch": (N, C),
+        "dwide": (N, 4 * C),
+    }
+
+
+def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
+    """What training on batches of up to `rows` rows holds in memory, in bytes: "weights",
+    "gradients", "moments", "activations". "params" is the number of weights."""
+
+    def count(shapes):
+        return sum(math.prod(shape) for shape in shapes.values())
+
+    params, item = count(parameter_shapes(config)), np.dtype(dtype).itemsize
+    return {
+        "params": params,
+        "weights": params * item,
+        "gradients": params * item,
+        "moments": 2 * params * item,
+        "activations": count(activation_shapes(config, rows, dtype)) * item,
+    }
