@@ -1,25 +1,27 @@
-"""Every error a user can cause: one sentence that says what, where and what to do, and the exit
-status that the command line gives it. Anything else that reaches the user is a bug of ours."""
+"""Every error that a user can cause. Its text says what happened, where, and what to do; its
+exit_code is the exit status of the command. Any other exception that reaches a user is a bug of
+ours."""
 
 import re
 
 
 class PysftError(Exception):
-    """The base of them all."""
+    """The base class of all errors."""
 
     exit_code = 1
 
 
 class UsageError(PysftError):
-    """A flag, a setting or an environment variable that cannot be."""
+    """A flag, setting or environment variable whose value is not valid or not possible here."""
 
     exit_code = 2
 
 
 class Diverged(PysftError):
-    """A loss, gradient or weight that is not finite, found before any weight moved. batches: what
-    the step was made of, where that is known; lasting: a weight is one, so that no later step can
-    go well."""
+    """A loss, gradient or weight that is not finite, found before any weight moved.
+
+    batches: the batches of the step, if they are known.
+    lasting: True if it is a weight, so that every later step would fail too."""
 
     exit_code = 3
 
@@ -35,8 +37,10 @@ class DataError(PysftError, ValueError):
 
 
 class RowError(DataError):
-    """A row of a data set that cannot be used. where: "file, line 3, turn 2"; kind: what sort of
-    fault it is."""
+    """A row of a data set that cannot be used. Its text is "where: what; remedy".
+
+    where: for example "mine.jsonl, line 3, turn 2". kind: the kind of fault, by which an audit
+    groups its findings."""
 
     def __init__(self, where: str, what: str, remedy: str, kind: str):
         super().__init__(f"{where}: {what}; {remedy}")
@@ -44,7 +48,7 @@ class RowError(DataError):
 
     @property
     def line(self) -> int:
-        """The line of the file that `where` names; 0 if it names none."""
+        """The line number in `where`, or 0 if there is none."""
         found = re.search(r", line (\d+)", self.where)
         return int(found[1]) if found else 0
 
@@ -56,8 +60,17 @@ class MissingInput(PysftError):
 
 
 class GateError(PysftError, ValueError, TypeError):
-    """An array that a kernel cannot take; raised before C sees it."""
+    """An array that a kernel cannot take, refused before C sees it."""
 
 
 class BuildError(PysftError, ImportError):
     """The C part is missing, stale, or cannot run on this processor."""
+
+
+class Interrupted(PysftError):
+    """Training that was stopped before its end; the text says how to go on. signum: the signal that
+    stopped it, for exit status 128 + signum; None for exit status 1."""
+
+    def __init__(self, message, signum: int | None = None):
+        super().__init__(message)
+        self.exit_code = 128 + signum if signum else 1

@@ -1,5 +1,5 @@
-"""Files that a crash leaves whole: the order of what reaches the disk, a full disk, and a folder
-for one process alone."""
+"""Crash-safe files: the order in which they reach the disk, a full disk, a power cut at any moment;
+and the lock of a folder."""
 
 import errno
 import itertools
@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 from conftest import python
 
-from pysft import disk, run
+from pysft import disk
 from pysft.errors import DataError, UsageError
-from pysft.nn.model import GPT, GPTConfig
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
+from pysft.nn.shapes import GPTConfig
+from pysft.run import checkpoints
+from pysft.run import stage as on_disk
 
 
 def recorded(monkeypatch, fail=None):
-    """The calls that reach the disk, in their order, by the names of what they are about; `fail`:
-    the one that finds no room."""
+    """The calls that reach the disk, in their order, with the names of the files. Call number
+    `fail` raises an OSError: a full disk for an fsync, a read-only one for a rename."""
     calls, real = [], {"fsync": os.fsync, "replace": os.replace}
 
     def named(number):
@@ -46,24 +49,17 @@ def recorded(monkeypatch, fail=None):
     return calls
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_anything_later(
-    tmp_path, monkeypatch
-):
+def test_a_file_is_synced_before_it_is_renamed_and_its_name_is_synced_last(tmp_path, monkeypatch):
     calls = recorded(monkeypatch)
     disk.replace(tmp_path / "a", [b"new ", memoryview(b"content")])
     temporary = calls[0][1]
-    assert calls == [
-        ("fsync", temporary),
-        ("replace", temporary, "a"),
-        ("fsync", tmp_path.name),
-    ] and temporary.endswith(".tmp")
+    assert temporary.endswith(".tmp")
+    assert calls == [("fsync", temporary), ("replace", temporary, "a"), ("fsync", tmp_path.name)]
     assert (tmp_path / "a").read_bytes() == b"new content" and os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("fail", [0, 1])
-def test_a_disk_that_is_full_or_read_only_leaves_the_old_file_and_no_other(
-    tmp_path, monkeypatch, fail
-):
+def test_a_full_or_read_only_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, fail):
     (tmp_path / "a").write_bytes(b"old")
     recorded(monkeypatch, fail)
     with pytest.raises(OSError):
@@ -71,37 +67,32 @@ def test_a_disk_that_is_full_or_read_only_leaves_the_old_file_and_no_other(
     assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
 
 
-def test_lines_that_are_added_are_on_the_disk_and_so_is_a_new_files_name(tmp_path, monkeypatch):
+def test_appended_lines_are_synced_and_so_is_the_name_of_a_new_file(tmp_path, monkeypatch):
     calls = recorded(monkeypatch)
     disk.append(tmp_path / "log", "a\n")
     disk.append(tmp_path / "log", "b\n")
-    assert (
-        calls == [("fsync", "log"), ("fsync", tmp_path.name), ("fsync", "log")]
-        and (tmp_path / "log").read_text() == "a\nb\n"
-    )
+    assert calls == [("fsync", "log"), ("fsync", tmp_path.name), ("fsync", "log")]
+    assert (tmp_path / "log").read_text() == "a\nb\n"
 
 
-def test_every_folder_that_is_made_is_brought_to_the_disk(tmp_path, monkeypatch):
+def test_the_name_of_every_new_folder_is_synced(tmp_path, monkeypatch):
     calls = recorded(monkeypatch)
     disk.make_folder(tmp_path / "a" / "b")
     disk.make_folder(tmp_path / "a" / "b")
     assert calls == [("fsync", tmp_path.name), ("fsync", "a")] and (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_folder_is_for_one_process(tmp_path):
+def test_a_locked_folder_refuses_a_second_process(tmp_path):
     enter = (
-        "from pathlib import Path; from pysft.disk import alone\nwith"
-        f" alone(Path({str(tmp_path)!r})): print('in')"
+        "from pathlib import Path; from pysft.disk import lock_folder\n"
+        f"with lock_folder(Path({str(tmp_path)!r})): print('in')"
     )
-    with disk.alone(tmp_path):
+    with disk.lock_folder(tmp_path):
         other = python("-c", enter)
-        assert (
-            other.returncode != 0
-            and "another process is training in it" in other.stderr
-            and "in" not in other.stdout
-        )
+        assert other.returncode != 0 and "in" not in other.stdout
+        assert "another process is training in it" in other.stderr
         with pytest.raises(UsageError, match="another process"):
-            with disk.alone(tmp_path):
+            with disk.lock_folder(tmp_path):
                 pass
     assert python("-c", enter).stdout == "in\n" and os.listdir(tmp_path) == [disk.LOCK]
 
@@ -109,7 +100,7 @@ def test_a_folder_is_for_one_process(tmp_path):
 @pytest.mark.parametrize(
     "lacking", ["locks of this file system", "locks of this system", "a file to lock"]
 )
-def test_where_there_are_no_locks_a_training_goes_on_without_and_knows_it(
+def test_where_there_are_no_locks_the_folder_is_reported_as_not_locked(
     tmp_path, monkeypatch, lacking
 ):
     if lacking == "locks of this system":
@@ -117,20 +108,21 @@ def test_where_there_are_no_locks_a_training_goes_on_without_and_knows_it(
     elif lacking == "a file to lock":
         (tmp_path / disk.LOCK).mkdir()
     else:
-        monkeypatch.setattr(
-            "fcntl.flock",
-            lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))),
-        )
+
+        def flock(*_):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr("fcntl.flock", flock)
     before, entered = len(os.listdir("/proc/self/fd")), []
     for _ in range(2):
-        with disk.alone(tmp_path) as locked:
+        with disk.lock_folder(tmp_path) as locked:
             entered.append(locked)
     assert entered == [False, False] and len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_process_that_was_killed_lets_go(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     def hold(ready):
-        with disk.alone(tmp_path):
+        with disk.lock_folder(tmp_path):
             ready.set()
             multiprocessing.Event().wait()
 
@@ -141,11 +133,11 @@ def test_a_process_that_was_killed_lets_go(tmp_path):
     assert ready.wait(30)
     process.kill()
     process.join()
-    with disk.alone(tmp_path):
+    with disk.lock_folder(tmp_path):
         pass
 
 
-def test_what_killed_processes_left_half_written_is_swept_and_nothing_else(tmp_path):
+def test_the_temporary_files_of_killed_processes_are_removed_and_nothing_else(tmp_path):
     gone = multiprocessing.get_context("fork").Process(target=lambda: None)
     gone.start()
     gone.join()
@@ -159,34 +151,33 @@ def test_what_killed_processes_left_half_written_is_swept_and_nothing_else(tmp_p
         f"sft/{gone.pid}.0.tmp.json",
         f"{gone.pid}.tmp",
     ]
-    for name in [*stays, f"state.safetensors.{gone.pid}.ab.tmp", f"sft/run.json.{gone.pid}.0f.tmp"]:
+    goes = [f"state.safetensors.{gone.pid}.ab.tmp", f"sft/run.json.{gone.pid}.0f.tmp"]
+    for name in stays + goes:
         (tmp_path / name).write_text("x")
-    disk.sweep(list(tmp_path.rglob("*")))
-    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(
-        stays
-    )
+    disk.remove_leftovers(list(tmp_path.rglob("*")))
+    files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()]
+    assert sorted(files) == sorted(stays)
 
 
-def test_a_folder_is_made_by_one_process_only(tmp_path, monkeypatch):
+def test_a_new_folder_is_made_only_once(tmp_path, monkeypatch):
     calls = recorded(monkeypatch)
-    assert disk.make_new(tmp_path / "a") and not disk.make_new(tmp_path / "a")
+    assert disk.make_new_folder(tmp_path / "a") and not disk.make_new_folder(tmp_path / "a")
     assert calls == [("fsync", tmp_path.name)]
     monkeypatch.chdir(tmp_path)
-    assert [run.new_run(None, "tiny") for _ in range(3)] == [
-        Path("runs/tiny"),
-        Path("runs/tiny-2"),
-        Path("runs/tiny-3"),
-    ]
+    runs = [on_disk.new_run(None, "tiny") for _ in range(3)]
+    assert runs == [Path("runs/tiny"), Path("runs/tiny-2"), Path("runs/tiny-3")]
 
 
-# -------------------------------------------------------------------------------- a power cut, repl
+# ------------------------------------------------------------------------- a power cut, replayed
 
 
 class Recorder:
-    """The order in which a program's files reach the disk, and every state that a power cut could
-    leave of them: what was brought to the disk is there; of the other changes to a folder's names
-    any may be or not, and of a folder that is removed only the files may be gone; of what was
-    written and not brought to the disk there is nothing, half, or all."""
+    """Records how a program's files reach the disk, and gives every state of them that a power cut
+    could leave.
+
+    What was synced is there. Of the changes to the names in a folder that were not synced, each may
+    be there or not, in any combination; of a removed folder perhaps only the files are gone. Of
+    bytes that were written and not synced there is nothing, half, or all."""
 
     def __init__(self, monkeypatch, root):
         self.root, self.events = root, []
@@ -207,12 +198,9 @@ class Recorder:
             return real["fsync"](number)
 
         def replace(a, b):
-            if (
-                "data",
-                Path(a),
-                Path(a).read_bytes(),
-            ) not in self.events:  # a name for what is not on the disk yet
-                self.events.append(("loose", Path(a), Path(a).read_bytes()))
+            content = Path(a).read_bytes()
+            if ("data", Path(a), content) not in self.events:  # renamed without a sync
+                self.events.append(("loose", Path(a), content))
             self.events.append(("rename", Path(a), Path(b)))
             return real["replace"](a, b)
 
@@ -233,36 +221,34 @@ class Recorder:
             self.events.append(("rename", Path(a), Path(b)))
             return real["rename"](a, b)
 
-        for module, name, patch in (
-            (os, "fsync", fsync),
-            (os, "replace", replace),
-            (os, "mkdir", mkdir),
-            (shutil, "rmtree", rmtree),
-            (os, "unlink", unlink),
-            (os, "rename", rename),
+        for name, patch in (
+            ("fsync", fsync),
+            ("replace", replace),
+            ("mkdir", mkdir),
+            ("rmtree", rmtree),
+            ("unlink", unlink),
+            ("rename", rename),
         ):
-            monkeypatch.setattr(module, name, patch)
+            monkeypatch.setattr(shutil if name == "rmtree" else os, name, patch)
 
     def states(self, count):
-        """The states {path: bytes, of a folder None} after the first `count` events and a power
-        cut."""
+        """Every state that a power cut after the first `count` events could leave, as {path: bytes,
+        or None for a folder}."""
         durable, pending = {self.root: None}, []
         for kind, path, *rest in self.events[:count]:
             if kind == "sync":
+                # Names are there now. Bytes that were not synced need not be.
                 for change in [c for c in pending if c[1].parent == path]:
-                    self._change(
-                        durable, *change, torn=0.0
-                    )  # a name is there now; of what was never brought there, nothing is
+                    self._change(durable, *change, torn=0.0)
                     pending.remove(change)
             elif kind == "data" and path in durable:
-                durable[path] = rest[0]  # its name was there before
+                durable[path] = rest[0]  # the name was there before
             elif kind in ("data", "loose"):
                 pending.append(("create", path, rest[0], kind == "data"))
             else:
                 pending.append((kind, path, *rest))
-        if (
-            count < len(self.events) and self.events[count][0] == "data"
-        ):  # it is being written: any beginning of it may be there
+        # The next file may have been written in part when the power went.
+        if count < len(self.events) and self.events[count][0] == "data":
             _, path, content = self.events[count]
             pending.append(("create", path, content, False))
         for chosen in itertools.product([False, True], repeat=len(pending)):
@@ -275,14 +261,16 @@ class Recorder:
 
     @staticmethod
     def _change(state, kind, path, *rest, torn=1.0):
+        """Apply one event to a state. torn: the share of the bytes that are there, if they were not
+        synced."""
         if path.parent not in state:
             return
         if kind == "create":
-            content, there = rest
-            old = (
-                len(state.get(path) or b"") if content.startswith(state.get(path) or b"") else 0
-            )  # lines that were added
-            state[path] = content if there else content[: old + int((len(content) - old) * torn)]
+            content, is_synced = rest
+            before = state.get(path) or b""
+            kept = len(before) if content.startswith(before) else 0  # lines were only appended
+            end = kept + int((len(content) - kept) * torn)
+            state[path] = content if is_synced else content[:end]
         elif kind == "mkdir":
             state[path] = None
         elif kind == "rename" and path in state:
@@ -294,10 +282,10 @@ class Recorder:
                     del state[gone]
 
 
-def lay(state, root, there):
-    """Make a state's files under another folder."""
+def restore(state, root, folder):
+    """Make the files of a state, which are below root, below another folder."""
     for path in sorted(state, key=lambda p: len(p.parts)):
-        target = there / path.relative_to(root)
+        target = folder / path.relative_to(root)
         if state[path] is None:
             target.mkdir(exist_ok=True)
         else:
@@ -305,23 +293,23 @@ def lay(state, root, there):
 
 
 def saves(folder, steps):
-    """Checkpoints after these steps; yields each step once its checkpoint is promised to be
-    there."""
+    """Save a checkpoint after each of these steps. Yields the step as soon as its checkpoint is
+    promised to be on the disk."""
     model = GPT(GPTConfig(5, 3, 1, 1, 2), rng=np.random.default_rng(0))
     adam = AdamW(model)
     for adam.steps in steps:
         model.params.flat[:] = adam.steps
-        run.save_checkpoint(folder, model, adam)
+        checkpoints.save_checkpoint(folder, model, adam)
         yield adam.steps
 
 
-def found(folder):
-    """The step of the checkpoint that is loaded, all of whose weights are its own; 0 if there is
-    none, -1 if none is whole."""
+def loaded_step(folder):
+    """The step of the checkpoint that is loaded, whose weights are all from this step; 0 if there
+    is no checkpoint, -1 if none is whole."""
     model = GPT(GPTConfig(5, 3, 1, 1, 2), rng=np.random.default_rng(0))
     adam = AdamW(model)
     try:
-        if not run.load_checkpoint(folder, model, adam):
+        if not checkpoints.load_checkpoint(folder, model, adam):
             return 0
     except DataError:
         return -1
@@ -330,8 +318,8 @@ def found(folder):
 
 
 def replayed(tmp_path, monkeypatch, steps):
-    """(event, step promised before it, steps that the states after it load) for each moment of
-    these saves."""
+    """(event, step, steps) for each moment of saving these steps: the last step promised before it,
+    and the steps that are loaded from the states that a power cut then could leave."""
     root = tmp_path / "stage"
     root.mkdir()
     with monkeypatch.context() as patch:
@@ -340,35 +328,34 @@ def replayed(tmp_path, monkeypatch, steps):
             promised.append((len(recorder.events), step))
     rows = []
     for count in range(len(recorder.events) + 1):
-        least, loaded = max(step for at, step in promised if at <= count), set()
+        last_promised, loaded = max(step for at, step in promised if at <= count), set()
         for state in {frozenset(state.items()): state for state in recorder.states(count)}.values():
-            with tempfile.TemporaryDirectory(dir=tmp_path) as there:
-                lay(state, root, Path(there))
-                loaded.add(found(Path(there)))
-        rows.append((count, least, loaded))
+            with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+                restore(state, root, Path(folder))
+                loaded.add(loaded_step(Path(folder)))
+        rows.append((count, last_promised, loaded))
     return rows
 
 
-def test_whenever_the_power_goes_the_last_promised_checkpoint_or_a_later_one_is_loaded(
+def test_after_a_power_cut_the_last_promised_checkpoint_or_a_later_one_is_loaded(
     tmp_path, monkeypatch
 ):
     rows = replayed(tmp_path, monkeypatch, (3, 7, 12, 20))
     assert len(rows) > 15 and rows[-1][1] == 20
-    for count, least, loaded in rows:
-        assert min(loaded) >= least, (count, least, loaded)
+    for count, promised, loaded in rows:
+        assert min(loaded) >= promised, (count, promised, loaded)
 
 
 @pytest.mark.parametrize("left_out", ["file", "folder"])
-def test_the_replay_sees_an_fsync_that_was_left_out(tmp_path, monkeypatch, left_out):
-    monkeypatch.setattr(disk, "os", SimpleNamespace(**{n: getattr(os, n) for n in dir(os)}))
-    monkeypatch.setattr(
-        disk.os,
-        "fsync",
-        lambda number: (
-            None
-            if os.path.isdir(f"/proc/self/fd/{number}") == (left_out == "folder")
-            else os.fsync(number)
-        ),
-    )
-    monkeypatch.setattr(disk.os, "replace", lambda a, b: os.replace(a, b))
-    assert any(min(loaded) < least for _, least, loaded in replayed(tmp_path, monkeypatch, (3, 7)))
+def test_the_replay_notices_an_fsync_that_is_left_out(tmp_path, monkeypatch, left_out):
+    def fsync(number):
+        is_folder = os.path.isdir(f"/proc/self/fd/{number}")
+        if is_folder != (left_out == "folder"):
+            os.fsync(number)
+
+    # A module of its own for disk.py; its functions call os, which the recorder watches.
+    own = SimpleNamespace(**{name: getattr(os, name) for name in dir(os)})
+    own.fsync, own.replace = fsync, lambda a, b: os.replace(a, b)
+    monkeypatch.setattr(disk, "os", own)
+    rows = replayed(tmp_path, monkeypatch, (3, 7))
+    assert any(min(loaded) < promised for _, promised, loaded in rows)

@@ -1,4 +1,4 @@
-"""Talking: greedy and sampled text, when it stops, and a chat's history."""
+"""Greedy and sampled text, where a reply stops, and the history of a chat."""
 
 from types import SimpleNamespace
 
@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from pysft.errors import DataError, UsageError
 from pysft.inference import generate as generating
-from pysft.inference.generate import Sampling, choose, complete, generate, write
-from pysft.inference.session import ROOM, Session, once
-from pysft.nn.model import GPT, GPTConfig
-from pysft.text.template import CHAT, render, render_prompt
+from pysft.inference.generate import Sampling, choose, complete, generate, stream
+from pysft.inference.session import ROOM, Session, answer_once
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+from pysft.text.render import render, render_prompt
+from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
@@ -23,7 +25,7 @@ steady = settings(max_examples=60, deadline=None, derandomize=True, database=Non
 
 
 def random_model(context=CONTEXT, vocab=68, spread=0.5):
-    """Weights large enough that the argmax is far from uniform."""
+    """A model with weights so large that its probabilities are far from uniform."""
     g = np.random.default_rng(3)
     model = GPT(GPTConfig(vocab, context, 2, 2, 16), rng=g)
     for _, w in model.params.items():
@@ -40,8 +42,8 @@ PROMPTS = [
 
 class Scripted:
     """A model that writes `script` whatever it is asked, one id for each token that it reads beyond
-    the prompt's `start` ids; it keeps every sequence that it saw as far as it was asked to go on
-    from it."""
+    the first `start` ids. It keeps, in `seen`, every sequence that it was asked to continue, at its
+    full length."""
 
     def __init__(self, script, context=256, start=None, vocab=68):
         self.config = SimpleNamespace(context=context, vocab=vocab)
@@ -62,7 +64,7 @@ class Scripted:
             ids.append(int(token))
             assert len(ids) <= self.config.context
             if ids[:-1] in self.seen:
-                self.seen.remove(ids[:-1])  # the same sequence, one longer
+                self.seen.remove(ids[:-1])  # it is the same sequence, one token longer
             self.seen.append(list(ids))
             start = self.start or max(j + 1 for j, t in enumerate(ids) if t == ASSISTANT or j == 0)
             row[self.script[min(max(0, len(ids) - start), len(self.script) - 1)]] = 9
@@ -77,16 +79,11 @@ def scripted(reply, **more):
 
 
 def recomputed(model, prompt, count):
-    """Greedy text, one whole forward a token, alone."""
+    """Greedy text of one prompt, with a whole forward pass for each token."""
     ids = list(prompt)
     while len(ids) < min(len(prompt) + count, model.config.context):
-        ids.append(
-            int(
-                model.logits(np.array(ids, np.int32), np.array([0, len(ids)], np.int32))[
-                    -1
-                ].argmax()
-            )
-        )
+        logits = model.logits(np.array(ids, np.int32), np.array([0, len(ids)], np.int32))
+        ids.append(int(logits[-1].argmax()))
     return ids[len(prompt) :]
 
 
@@ -97,11 +94,11 @@ def test_greedy_is_the_argmax_of_recomputed_logits():
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 5, 0.9, seed=4)])
-def test_a_prompt_is_answered_the_same_alone_and_among_others(sampling, slots, monkeypatch):
+def test_a_prompt_gets_the_same_reply_alone_and_among_others(sampling, slots, monkeypatch):
     together = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling)
     monkeypatch.setattr(generating, "SLOTS", slots)
-    some = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling)
-    for a, b in zip(together, some):
+    few_at_once = generate(MODEL, PROMPTS, 10, stop=20, sampling=sampling)
+    for a, b in zip(together, few_at_once):
         assert a.ids.tolist() == b.ids.tolist() and a.stop == b.stop
     alone = generate(MODEL, PROMPTS[:1], 10, stop=20, sampling=sampling)[0]
     assert alone.ids.tolist() == together[0].ids.tolist()
@@ -110,21 +107,20 @@ def test_a_prompt_is_answered_the_same_alone_and_among_others(sampling, slots, m
             assert generate(MODEL, [prompt], 10, stop=20)[0].ids.tolist() == reply.ids.tolist()
 
 
-def test_the_stop_token_stops_and_is_not_in_the_ids():
-    reply = generate(Scripted([5, 6, END, 7], start=2), [np.array([1, 2], np.int32)], 10, stop=END)[
-        0
-    ]
+def test_the_stop_token_ends_the_reply_and_is_not_in_its_ids():
+    model, prompt = Scripted([5, 6, END, 7], start=2), np.array([1, 2], np.int32)
+    reply = generate(model, [prompt], 10, stop=END)[0]
     assert reply.ids.tolist() == [5, 6] and reply.stop == "end"
 
 
-def test_a_prompt_that_stops_does_not_hold_up_the_others():
+def test_a_reply_that_ends_does_not_hold_up_the_others():
     model = Scripted([5, 6, END], start=1)
     short, long = generate(model, [np.array([1], np.int32), np.array([1] * 3, np.int32)], 4, stop=5)
     assert (short.ids.tolist(), short.stop) == ([], "end")
     assert (long.ids.tolist(), long.stop) == ([END] * 4, "length")
 
 
-def test_without_a_stop_token_the_length_stops():
+def test_without_a_stop_token_a_reply_ends_at_its_length():
     reply = generate(Scripted([5, END], start=1), [np.array([1], np.int32)], 3)[0]
     assert reply.ids.tolist() == [5, END, END] and reply.stop == "length"
     assert len(generate(MODEL, PROMPTS[:1], 0)[0].ids) == 0
@@ -145,17 +141,35 @@ def test_a_prompt_that_does_not_fit_the_context_is_refused(length):
         generate(MODEL, [PROMPTS[0], np.zeros(length, np.int32)], 5)
 
 
+def test_a_decoder_that_is_used_again_writes_what_a_new_one_writes():
+    model = GPT(GPTConfig(12, 32, 2, 2, 16), rng=np.random.default_rng(3))
+    prompts = [np.array(ids) for ids in ([1], [5, 2, 7], [9, 9])]
+    decoder = model.decoder()
+    for _ in range(2):
+        for prompt in prompts:
+            events = stream(model, [prompt], 9, decoder=decoder)
+            if len(prompt) == 3:
+                next(events)  # a caller who stops here leaves a half-read slot
+                events.close()
+                events = stream(model, [prompt], 9, decoder=decoder)
+            assert [e.token for e in events] == [e.token for e in stream(model, [prompt], 9)]
+
+    def tokens(**more):
+        return sorted((e.number, e.token or -1) for e in stream(model, prompts, 9, **more))
+
+    assert tokens(decoder=decoder) == tokens()  # with more prompts than the decoder has slots
+
+
 # -------------------------------------------------------------------------------------- sampling
 
 LOGITS = np.log(np.array([0.4, 0.05, 0.3, 0.15, 0.1], np.float32))
 
 
-def drawn(sampling, count=4000, logits=LOGITS):
+def shares(sampling, count=4000, logits=LOGITS):
+    """How often each token is chosen in `count` draws, as a share."""
     g = np.random.default_rng(0)
-    return (
-        np.bincount([choose(logits, sampling, g) for _ in range(count)], minlength=len(logits))
-        / count
-    )
+    drawn = [choose(logits, sampling, g) for _ in range(count)]
+    return np.bincount(drawn, minlength=len(logits)) / count
 
 
 @pytest.mark.parametrize(
@@ -169,8 +183,8 @@ def drawn(sampling, count=4000, logits=LOGITS):
         Sampling(temperature=1, top_p=0.4),
     ],
 )
-def test_no_temperature_one_choice_and_a_tiny_share_are_all_greedy(sampling):
-    assert drawn(sampling, 50)[0] == 1
+def test_temperature_zero_or_tiny_top_k_1_and_a_small_top_p_are_all_greedy(sampling):
+    assert shares(sampling, 50)[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -187,23 +201,23 @@ def test_no_temperature_one_choice_and_a_tiny_share_are_all_greedy(sampling):
     ],
 )
 def test_samples_follow_the_distribution(sampling, expected):
-    expected, found = np.array(expected), drawn(sampling)
+    expected, found = np.array(expected), shares(sampling)
     assert (found[expected == 0] == 0).all()
     kept = expected > 0
     chi = (4000 * (found - expected)[kept] ** 2 / expected[kept]).sum()
-    assert chi < 25  # four degrees of freedom: beyond it once in 20,000
+    assert chi < 25  # with four degrees of freedom it is larger once in 20,000 times
 
 
 def test_large_logits_do_not_overflow():
     logits = np.array([3e38, -3e38, 0], np.float32)
-    assert drawn(Sampling(0.5), 20, logits).tolist() == [1, 0, 0]
+    assert shares(Sampling(0.5), 20, logits).tolist() == [1, 0, 0]
 
 
 def test_sampling_is_reproducible_by_its_seed():
     a, b, c = (generate(MODEL, PROMPTS[:2], 15, sampling=Sampling(1.5, seed=s)) for s in (1, 1, 2))
     assert [r.ids.tolist() for r in a] == [r.ids.tolist() for r in b] != [r.ids.tolist() for r in c]
     twins = generate(MODEL, [PROMPTS[0]] * 2, 15, sampling=Sampling(1.5, seed=1))
-    assert twins[0].ids.tolist() != twins[1].ids.tolist()  # each prompt has a generator of its own
+    assert twins[0].ids.tolist() != twins[1].ids.tolist()  # each prompt has its own generator
 
 
 @pytest.mark.parametrize(
@@ -217,12 +231,15 @@ def test_sampling_is_reproducible_by_its_seed():
         (dict(top_p=float("nan")), "top-p"),
     ],
 )
-def test_sampling_that_cannot_be_is_refused_by_name(bad, named):
+def test_a_sampling_value_out_of_range_is_refused_by_its_name(bad, named):
     with pytest.raises(UsageError, match=named):
         Sampling(**bad)
 
 
-def test_a_base_model_completes_text():
+# -------------------------------------------------------------------------------- continuing text
+
+
+def test_a_base_model_continues_a_text():
     document = complete(MODEL, TOKENIZER, "To be", 7, Sampling())
     ids = recomputed(MODEL, TOKENIZER.encode("To be"), 7)
     assert document["prompt"] == "To be" and document["reply"] == TOKENIZER.decode(ids)
@@ -230,10 +247,10 @@ def test_a_base_model_completes_text():
 
 
 @pytest.mark.parametrize(
-    "prompt, named", [("", "prompt"), ("a" * CONTEXT, "no room"), ("a8", "'8' .* position 1")]
+    "prompt, named", [("", "empty"), ("a" * CONTEXT, "no room"), ("a8", "'8' .* position 1")]
 )
 def test_a_text_that_cannot_be_continued_is_refused(prompt, named):
-    with pytest.raises(DataError, match=named):
+    with pytest.raises(DataError, match=f"the prompt.*{named}"):
         complete(MODEL, TOKENIZER, prompt, 7, Sampling())
 
 
@@ -251,16 +268,11 @@ def test_a_prompt_is_id_for_id_what_training_rendered():
     tokens = render(chat.messages, TOKENIZER, CHAT)[0].tolist()
     longest = chat.model.seen[-1]
     assert longest == tokens[: len(longest)] and len(longest) == len(tokens) - 1
-    assert chat.model.seen[0] == [
-        USER,
-        *TOKENIZER.encode("Hi"),
-        END,
-        ASSISTANT,
-        *TOKENIZER.encode("Well met!"),
-    ]
+    first, reply = TOKENIZER.encode("Hi"), TOKENIZER.encode("Well met!")
+    assert chat.model.seen[0] == [USER, *first, END, ASSISTANT, *reply]
 
 
-def test_history_accumulates():
+def test_the_history_grows_by_each_exchange():
     chat = session(scripted("Aye."))
     assert chat.say("Hi")[0] == "Aye." and chat.say("Go")[2] == 0
     assert chat.messages == [
@@ -275,18 +287,11 @@ def test_history_accumulates():
 
 
 def test_the_oldest_whole_exchanges_are_dropped_when_the_context_is_full():
-    chat = session(
-        scripted("Aye.", context=64)
-    )  # an exchange of two letters and this reply takes 10 tokens
+    chat = session(scripted("Aye.", context=64))
+    # Two letters and this reply take 10 tokens. A prompt takes 5 and ROOM is 32, so the 27 that
+    # remain of 64 hold two exchanges.
     dropped = [chat.say(text)[2] for text in ("aa", "bb", "cc", "dd", "ee", "ff")]
-    assert dropped == [
-        0,
-        0,
-        0,
-        1,
-        1,
-        1,
-    ]  # 5 tokens of a prompt and 32 of room leave 27 of 64: two exchanges
+    assert dropped == [0, 0, 0, 1, 1, 1]
     assert [m["content"] for m in chat.messages[::2]] == ["dd", "ee", "ff"]
     assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 3
     ids, dropped = chat.prompt("g" * 25)
@@ -297,39 +302,37 @@ def test_the_oldest_whole_exchanges_are_dropped_when_the_context_is_full():
 @given(st.lists(st.integers(1, 29), min_size=1, max_size=6), st.integers(0, 30))
 def test_a_reply_always_has_room_and_no_exchange_is_dropped_without_need(sizes, answer):
     chat = session(scripted("y" * answer, context=64))
-    for i, size in enumerate(sizes):
-        before = list(chat.messages)
+    for size in sizes:
+        before, turn = list(chat.messages), {"role": "user", "content": "x" * size}
         ids, dropped = chat.prompt("x" * size)
         assert len(ids) + ROOM <= 64
         if dropped:
-            kept = render_prompt(
-                [*before[2 * dropped - 2 :], {"role": "user", "content": "x" * size}],
-                TOKENIZER,
-                CHAT,
-            )
-            assert len(kept) + ROOM > 64
-        _, reply, said = chat.say("x" * size)
-        assert said == dropped and reply.stop == "end" and len(reply.ids) == answer
+            one_more = render_prompt([*before[2 * dropped - 2 :], turn], TOKENIZER, CHAT)
+            assert len(one_more) + ROOM > 64
+        _, reply, reported = chat.say("x" * size)
+        assert reported == dropped and reply.stop == "end" and len(reply.ids) == answer
         assert chat.messages[:-2] == before[2 * dropped :]
 
 
-def test_a_prompt_that_cannot_fit_is_refused_in_words_and_changes_nothing():
+def test_a_prompt_that_cannot_fit_is_refused_and_changes_nothing():
     chat = session(scripted("Aye.", context=64))
     chat.say("Hi")
     before = list(chat.messages)
-    assert chat.prompt("x" * 29)[1] == 1  # 29 + 3 control tokens + 32 of room: just fits, alone
-    with pytest.raises(
-        DataError, match="33 tokens.*needs 32.*holds 64; shorten the prompt by 1 characters"
-    ):
-        chat.say("x" * 30)
+    assert chat.prompt("x" * 29)[1] == 1  # 29 + 3 control tokens + ROOM: just fits, alone
+    for size, excess in ((30, "1 character"), (31, "2 characters")):
+        with pytest.raises(
+            DataError,
+            match=f"{size + 3} tokens.*needs 32.*holds 64; shorten the prompt by {excess}$",
+        ):
+            chat.say("x" * size)
     assert chat.messages == before
 
 
 @pytest.mark.parametrize(
     "text, named",
     [
-        ("", "empty message"),
-        (" \n", "empty message"),
+        ("", "message is empty"),
+        (" \n", "message is empty"),
         ("a@b", "'@' .* position 1"),
         ("<|end|>", "'<'"),
     ],
@@ -341,10 +344,9 @@ def test_a_message_that_cannot_be_sent_is_refused_and_changes_nothing(text, name
     assert chat.messages == []
 
 
-def test_a_control_token_that_slipped_out_never_becomes_a_turn():
-    chat = session(
-        Scripted([*TOKENIZER.encode("Aye"), USER, *TOKENIZER.encode("Hi"), END], start=5)
-    )
+def test_a_control_token_that_the_model_wrote_never_becomes_a_turn():
+    script = [*TOKENIZER.encode("Aye"), USER, *TOKENIZER.encode("Hi"), END]
+    chat = session(Scripted(script, start=5))
     answer, reply, _ = chat.say("aa")
     assert answer == "Aye<|user|>Hi" and USER in reply.ids
     assert chat.messages[1]["content"] == "AyeHi"
@@ -352,30 +354,11 @@ def test_a_control_token_that_slipped_out_never_becomes_a_turn():
 
 
 def test_a_reply_without_an_end_is_cut_at_its_length():
-    document = once(session(Scripted([39]), max_new=6), "Hi")
+    document = answer_once(session(Scripted([39]), max_new=6), "Hi")
     assert (document["reply"], document["stop"], document["tokens"]) == ("aaaaaa", "length", 6)
     assert document["prompt"] == "Hi" and document["tokens_per_s"] > 0
 
 
-def test_one_answer_names_its_stop():
-    document = once(session(scripted("Aye.")), "Hi")
+def test_the_document_of_one_answer_has_the_reply_its_stop_and_its_tokens():
+    document = answer_once(session(scripted("Aye.")), "Hi")
     assert (document["reply"], document["stop"], document["tokens"]) == ("Aye.", "end", 4)
-
-
-def test_a_decoder_that_is_used_again_writes_what_a_new_one_writes():
-    model = GPT(GPTConfig(12, 32, 2, 2, 16), rng=np.random.default_rng(3))
-    prompts = [np.array(ids) for ids in ([1], [5, 2, 7], [9, 9])]
-    decoder = model.decoder()
-    for _ in range(2):
-        for prompt in prompts:
-            stream = write(model, [prompt], 9, decoder=decoder)
-            if len(prompt) == 3:
-                next(stream)  # whoever stopped listening has left its slot half read
-                stream.close()
-                stream = write(model, [prompt], 9, decoder=decoder)
-            assert [e.token for e in stream] == [e.token for e in write(model, [prompt], 9)]
-    assert sorted(
-        (e.number, e.token or -1) for e in write(model, prompts, 9, decoder=decoder)
-    ) == sorted(
-        (e.number, e.token or -1) for e in write(model, prompts, 9)
-    )  # more prompts than it has slots

@@ -1,12 +1,15 @@
-"""From logits to text: greedy or sampled, one or many prompts, until the stop token; and what
-happens in between when a tool is called.
+"""Write text from a model's logits: greedy or sampled, for one prompt or many, until a stop token.
 
-Prompts are read and replies written side by side, a token of each at a time, with a cache of keys
-and values (nn/decode.py); where one is done the next begins. A sequence's logits have the same bits
-in any company and every prompt draws from a generator of its own, so no reply depends on the
-others."""
+stream() reads prompts and writes replies side by side, one token of each at a time, with a cache
+of keys and values (nn/decode.py). When a reply ends, the next prompt takes its slot. The caller may
+inject ids into a reply while it is written; the result of a tool gets into it this way
+(tool_calls.py).
+
+No reply depends on the others: a sequence's logits have the same bits whatever runs beside it, and
+every prompt draws from a random generator of its own."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,15 +18,21 @@ import numpy as np
 
 from pysft.errors import DataError, UsageError
 
-SLOTS = 24  # sequences that are written side by side
+SLOTS = 24  # replies that are written side by side
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0: always the likeliest token; otherwise logits are divided by it. top_k keeps
-    the k likeliest (0: all), top_p the smallest set whose probabilities reach p (1: all).
-    repetition: above 1, what the reply holds already becomes less likely (Keskar et al. 2019,
-    section 4.1). seed: the same one gives the same text."""
+    """How the next token is chosen.
+
+    temperature: 0 takes the most likely token; otherwise the logits are divided by it.
+    top_k: keep the k most likely tokens; 0 keeps all.
+    top_p: keep the smallest set of tokens whose probabilities add up to p; 1 keeps all.
+    seed: the same seed gives the same text.
+    repetition: above 1, tokens that the reply already holds become less likely (Keskar et al.
+        2019, section 4.1).
+
+    A value out of range raises a UsageError that names it."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -44,8 +53,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """ids without the prompt and without the stop token; stop: "end", "length", or "tool" (a call
-    that nothing answers). injected: which of the ids came from a tool and not from the model."""
+    """A finished reply of n tokens.
+
+    ids (n,) int32: without the prompt and without the stop token.
+    stop: why it ended: "end" (the stop token), "length" (max_new tokens, or a full context) or
+        "tool" (a call of a tool that gets no result).
+    injected (n,) bool: True for the ids that a tool gave, False for those the model wrote."""
 
     ids: np.ndarray
     stop: str
@@ -53,9 +66,13 @@ class Reply:
 
 
 class Event(NamedTuple):
-    """One token of reply `number`: written by the model from `logits` (V,), valid until the next
-    event, or injected (logits None). With `stop` the reply has ended: the token is the stop token,
-    or None at its length."""
+    """One token of a reply, or the end of the reply.
+
+    number: the index of the prompt.
+    token: the new token; with a stop it is the stop token, or None if the reply ended without one.
+    logits (V,): what the model chose the token from, valid until the next event. None if the token
+        was injected, or if there is no token.
+    stop: None, or why the reply ended here (see Reply)."""
 
     number: int
     token: int | None
@@ -63,58 +80,65 @@ class Event(NamedTuple):
     stop: str | None = None
 
 
-def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator, said=()) -> int:
-    """The next token from logits (V,); said: the ids of the reply so far."""
-    if sampling.repetition > 1 and len(said):
+def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator, written=()) -> int:
+    """Choose the next token from logits (V,). written: the ids of the reply so far."""
+    if sampling.repetition > 1 and len(written):
         logits = logits.copy()
-        seen = np.unique(said)
+        seen = np.unique(written)
         logits[seen] = np.where(
             logits[seen] > 0, logits[seen] / sampling.repetition, logits[seen] * sampling.repetition
         )
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = logits.astype(np.float64)
-    order = np.argsort(-logits, kind="stable")  # likeliest first
-    with np.errstate(over="ignore"):  # a tiny temperature leaves only the likeliest
+    order = np.argsort(-logits, kind="stable")  # most likely first
+    with np.errstate(over="ignore"):  # with a tiny temperature only the most likely remains
         p = np.exp((logits[order] - logits[order[0]]) / sampling.temperature)
     p /= p.sum()
     keep = len(p) if sampling.top_k == 0 else min(sampling.top_k, len(p))
+    # The factor lets a sum that rounding left just below top_p count as top_p.
     keep = min(keep, int(np.searchsorted(np.cumsum(p), sampling.top_p * (1 - 1e-12))) + 1)
     p = p[:keep] / p[:keep].sum()
     return int(order[rng.choice(keep, p=p)])
 
 
 @dataclass
-class _Live:
-    """A sequence being read or written: ids still to read (last first), written ones, how many the
-    model wrote itself."""
+class _Sequence:
+    """A prompt that is being read, or a reply that is being written, in one slot of the decoder."""
 
-    number: int
-    unread: list
-    said: list
+    number: int  # of its prompt
+    unread: deque[int]  # ids that the model has still to read
+    room: int  # tokens that still fit into the context
+    remaining: int  # tokens that the model may still choose; injected ones do not count
     rng: np.random.Generator
-    own: int = 0
+    written: list[int] = field(default_factory=list)  # the reply so far
+
+    def append(self, ids: list[int]) -> None:
+        """Add ids to the reply, for the model to read next."""
+        self.written += ids
+        self.unread.extend(ids)
+        self.room -= len(ids)
 
 
-def write(
+def stream(
     model,
     prompts: list[np.ndarray],
     max_new: int,
     stop: int | None = None,
     sampling: Sampling = Sampling(),
-    pause: Callable | None = None,
+    inject: Callable | None = None,
     decoder=None,
 ) -> Iterator[Event]:
-    """The Events of all replies, as they come. A prompt is ids, at least one, at most the context;
-    a reply ends at the stop token, after max_new tokens of the model's own, or where the context is
-    full.
+    """Yield the Events of all replies, as they are written.
 
-    pause(said, room): asked after each token with the reply so far (ids) and the tokens that the
-    context still has room for; None lets the model go on, a list of ids is injected before it does,
-    and False stops the reply ("tool").
-
-    decoder: one of this model's, to be used again; what it has read is forgotten. Without one it is
-    made, which takes as long as twenty tokens of the tiny preset."""
+    prompts: ids; each prompt has at least one, and at most as many as the context. Any other length
+        raises a DataError. A reply ends at the stop token, after max_new tokens that the model
+        chose, or when the context is full.
+    inject(written, room): called after each token that the model chose, with the ids of the reply
+        so far and the number of tokens that still fit into the context. It returns None to let the
+        model go on, a list of ids to put into the reply first, or False to end the reply ("tool").
+    decoder: a decoder of this model to use again; what it has read is forgotten. Making a new one
+        takes as long as writing twenty tokens with the tiny preset."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
@@ -128,48 +152,40 @@ def write(
     if not waiting:
         return
     decoder = decoder or model.decoder(min(SLOTS, len(waiting)))
-    live: dict[int, _Live] = {}
+    active: dict[int, _Sequence] = {}  # by slot
     free = list(reversed(range(len(decoder.lengths))))
-    while waiting or live:
+    while waiting or active:
         while waiting and free:
             i, slot = waiting.pop(), free.pop()
             decoder.reset(slot)
-            live[slot] = _Live(
-                i, list(map(int, prompts[i][::-1])), [], np.random.default_rng([sampling.seed, i])
-            )
-        slots = sorted(live)
-        logits = decoder.steps([live[slot].unread.pop() for slot in slots], slots)
+            unread, rng = deque(map(int, prompts[i])), np.random.default_rng([sampling.seed, i])
+            active[slot] = _Sequence(i, unread, context - len(unread), max_new, rng)
+        slots = sorted(active)
+        logits = decoder.steps([active[slot].unread.popleft() for slot in slots], slots)
         for row, slot in zip(logits, slots):
-            one = live[slot]
-            if one.unread:
+            sequence = active[slot]
+            if sequence.unread:
                 continue
-            token = choose(row, sampling, one.rng, one.said)
-            ended = "end" if token == stop else None
-            if ended is None:
-                one.said.append(token)
-                one.unread.append(token)
-                one.own += 1
-                room = context - len(prompts[one.number]) - len(one.said)
-                yield Event(one.number, token, row)
-                more = pause(one.said, room) if pause is not None else None
-                if more is False:
-                    ended = "tool"
-                elif more:
-                    one.said += more
-                    one.unread = [*reversed(more), *one.unread]
-                    room -= len(more)
+            token = choose(row, sampling, sequence.rng, sequence.written)
+            if token == stop:
+                ended = "end"
+                yield Event(sequence.number, token, row, ended)
+            else:
+                sequence.append([token])
+                sequence.remaining -= 1
+                yield Event(sequence.number, token, row)
+                more = inject(sequence.written, sequence.room) if inject is not None else None
+                if more:
+                    sequence.append(more)
                     for injected in more:
-                        yield Event(one.number, injected)
-                if ended is None and (one.own == max_new or room <= 0):
+                        yield Event(sequence.number, injected)
+                ended = "tool" if more is False else None
+                if ended is None and (sequence.remaining == 0 or sequence.room <= 0):
                     ended = "length"
+                if ended is not None:
+                    yield Event(sequence.number, None, None, ended)
             if ended is not None:
-                yield Event(
-                    one.number,
-                    token if ended == "end" else None,
-                    row if ended == "end" else None,
-                    ended,
-                )
-                del live[slot]
+                del active[slot]
                 free.append(slot)
 
 
@@ -179,24 +195,28 @@ def generate(
     max_new: int,
     stop: int | None = None,
     sampling: Sampling = Sampling(),
-    pause: Callable | None = None,
+    inject: Callable | None = None,
 ) -> list[Reply]:
-    """A Reply for each prompt, as write() makes them."""
-    ids, own, ends = [[] for _ in prompts], [[] for _ in prompts], [""] * len(prompts)
-    for event in write(model, prompts, max_new, stop, sampling, pause):
+    """Return the Reply to each prompt. The arguments are those of stream()."""
+    ids, chosen, ends = [[] for _ in prompts], [[] for _ in prompts], [""] * len(prompts)
+    for event in stream(model, prompts, max_new, stop, sampling, inject):
         if event.stop is not None:
             ends[event.number] = event.stop
         else:
             ids[event.number].append(event.token)
-            own[event.number].append(event.logits is not None)
-    return [Reply(np.array(i, np.int32), e, ~np.array(o, bool)) for i, o, e in zip(ids, own, ends)]
+            chosen[event.number].append(event.logits is not None)
+    return [
+        Reply(np.array(i, np.int32), end, ~np.array(c, bool))
+        for i, c, end in zip(ids, chosen, ends)
+    ]
 
 
 def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) -> dict:
-    """Continue a text, as `generate` prints it: the only thing a base model does."""
+    """Continue a text, the only thing a base model can do; return the document of `generate
+    --json`. A prompt that is empty, or leaves no room in the context, raises a DataError."""
     ids = tokenizer.encode(prompt, "the prompt")
     if not len(ids):
-        raise DataError("an empty prompt; give at least one character to continue")
+        raise DataError("the prompt is empty; give at least one character to continue")
     if len(ids) >= model.config.context:
         raise DataError(
             f"the prompt takes {len(ids)} tokens and leaves no room in a context of "

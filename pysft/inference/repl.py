@@ -1,5 +1,5 @@
-"""Talking in a terminal: a reply as it comes, tools' calls and results marked, and the commands of
-the prompt line."""
+"""A chat in a terminal: replies shown while they are written, calls of tools and their results in
+brackets, and the commands of the prompt line."""
 
 import json
 import sys
@@ -8,22 +8,32 @@ from pathlib import Path
 import numpy as np
 
 from pysft.errors import PysftError, UsageError
-from pysft.inference.generate import Reply
+from pysft.inference.generate import Event, Reply
 from pysft.inference.session import Session
 
-HELP = """/help            this
-/clear           forget the conversation
-/undo            forget the last exchange
-/save FILE       write what is still remembered of the conversation as JSON lines, which train and audit can read
-/tokens          show of each token of the next replies how likely it was, and what else was; again: no more
-/quit, Ctrl-D    leave; Ctrl-C stops a reply, which is then not kept"""
-DIM, PLAIN, BOLD = "\x1b[2m", "\x1b[0m", "\x1b[1m"
-CANDIDATES = 5
+HELP = """/help            show this list
+/clear           forget the whole conversation
+/undo            forget your last message and the reply to it
+/save FILE       append the conversation to FILE as JSON lines, which train and audit can read;
+                 exchanges that were dropped to make room are not in it
+/tokens          show each token of the next replies, how likely it was, and the alternatives;
+                 the same command again switches this off
+/quit, Ctrl-D    leave; Ctrl-C stops a reply, and that exchange is not kept"""
+CUT_SHORT = {  # what stands behind a reply that did not end with the end token, by its stop
+    "length": "  [cut off: no end token within the length limit]",
+    "tool": "  [stopped: this call of a tool gets no result]",
+}
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+CANDIDATES = 5  # most likely tokens shown for each step
 
 
-class Talk:
-    """A session in a terminal. read(prompt): a line, or EOFError; out: where it is shown; colour:
-    whether it may be."""
+class Repl:
+    """A session in a terminal.
+
+    read(prompt): returns the next line, or raises EOFError at the end of the input.
+    out: where the conversation is shown; standard output by default. Errors go to standard error.
+    colour: dim the calls and results, by ANSI codes.
+    show_tokens: show the prompt and each step of a reply instead of its text."""
 
     def __init__(
         self,
@@ -33,41 +43,36 @@ class Talk:
         colour: bool = False,
         show_tokens: bool = False,
     ):
-        self.session, self.read, self.out, self.colour, self.show = (
-            session,
-            read,
-            out or sys.stdout,
-            colour,
-            show_tokens,
-        )
-        t, special = session.template, session.tokenizer.special
-        self._opens = {
-            special[s.opens[0]]: kind for kind, s in t.parts.items() if s.opens[0] in special
+        self.session, self.read, self.out = session, read, out or sys.stdout
+        self.colour, self.show_tokens = colour, show_tokens
+        special, parts = session.tokenizer.special, session.template.parts
+        self._openers = {
+            special[s.opens[0]]: kind for kind, s in parts.items() if s.opens[0] in special
         }
-        self._open = False
-        self._closes = {special[s.closes[-1]] for s in t.parts.values() if s.closes[-1] in special}
+        self._closers = {special[s.closes[-1]] for s in parts.values() if s.closes[-1] in special}
+        self._in_bracket = False
 
-    def say(self, text: str = "", end: str = "\n") -> None:
+    def show(self, text: str = "", end: str = "\n") -> None:
         print(text, end=end, file=self.out, flush=True)
 
     def run(self) -> None:
-        """Until the end of the input or /quit."""
+        """Read and handle lines until /quit or the end of the input."""
         while True:
             try:
                 line = self.read("you> ")
             except (EOFError, RuntimeError):  # RuntimeError: there is no standard input at all
-                self.say()
+                self.show()
                 return
             except KeyboardInterrupt:
-                self.say("\n(Ctrl-D leaves)")
+                self.show("\n(Ctrl-D leaves)")
                 continue
             if line.strip() in ("/quit", "/exit"):
                 return
             if line.strip():
-                self.turn(line)
+                self.handle(line)
 
-    def turn(self, line: str) -> None:
-        """A message or a command; an error is said and the chat goes on."""
+    def handle(self, line: str) -> None:
+        """Handle a message or a command. A PysftError is shown, and the chat goes on."""
         try:
             if line.startswith("/"):
                 self.command(*line.strip().split(None, 1))
@@ -76,33 +81,33 @@ class Talk:
         except PysftError as error:
             print(f"pysft: {error}", file=sys.stderr)
         except KeyboardInterrupt:
-            self.say(self._shut() + self._dim("\n(stopped; this exchange is not kept)"))
+            self.show(self._close_bracket() + self._dim("\n(stopped; this exchange is not kept)"))
 
-    def command(self, name: str, rest: str = "") -> None:
+    def command(self, name: str, argument: str = "") -> None:
         if name == "/help":
-            self.say(HELP)
+            self.show(HELP)
         elif name == "/clear":
             self.session.messages.clear()
-            self.say("(forgotten)")
+            self.show("(the conversation is forgotten)")
         elif name == "/undo":
-            self.say(
-                "(the last exchange is forgotten)" if self.session.undo() else "(there is none)"
-            )
+            if self.session.undo():
+                self.show("(the last exchange is forgotten)")
+            else:
+                self.show("(there is no exchange to forget)")
         elif name == "/tokens":
-            self.show = not self.show
-            self.say(f"(tokens are {'shown' if self.show else 'no longer shown'})")
+            self.show_tokens = not self.show_tokens
+            self.show(f"(the next replies show their {'tokens' if self.show_tokens else 'text'})")
         elif name == "/save":
-            self.save(rest.strip())
+            self.save(argument.strip())
         else:
-            raise UsageError(f"{name} is no command; /help lists them")
+            raise UsageError(f"{name} is not a command; /help lists them")
 
     def save(self, name: str) -> None:
-        """Append the conversation to a file of JSON lines."""
-        if not name or not self.session.messages:
-            raise UsageError(
-                "/save FILE writes the conversation"
-                + ("; name a file" if not name else ", and there is none yet")
-            )
+        """Append the conversation to the file `name`, as one JSON line."""
+        if not name:
+            raise UsageError("/save needs the name of a file: /save FILE")
+        if not self.session.messages:
+            raise UsageError(f"/save {name}: there is no conversation yet; say something first")
         try:
             with open(Path(name), "a", encoding="utf-8") as f:
                 f.write(json.dumps({"messages": self.session.messages}, ensure_ascii=False) + "\n")
@@ -111,86 +116,73 @@ class Talk:
                 f"/save {name}: cannot be written ({error.strerror}); choose another place"
             ) from None
         count = len(self.session.messages) // 2
-        self.say(f"(saved: {count} exchange{'s' * (count > 1)}, appended to {name})")
+        self.show(f"(saved: {count} exchange{'s' * (count > 1)}, appended to {name})")
 
     def answer(self, text: str) -> None:
-        """One exchange, shown as it comes."""
+        """Answer a message, and show the reply while it is written."""
         events = self.session.stream(text)
         ids, dropped = next(events)
         if dropped:
-            self.say(
-                "(to make room for a reply, the"
-                f" {f'{dropped} oldest exchanges are' if dropped > 1 else 'oldest exchange is'}"
-                " left out)"
-            )
-        if self.show:
-            self.say(self._prompt(ids))
-        else:
-            self.say("bot> ", end="")
+            oldest = f"{dropped} oldest exchanges were" if dropped > 1 else "oldest exchange was"
+            self.show(f"(the {oldest} dropped to make room for a reply)")
+        if self.show_tokens:
+            self.show(self._prompt_drawing(ids))
+            for event in events:
+                self.show("" if isinstance(event, Reply) else self._step(event))
+            return
+        self.show("bot> ", end="")
         for event in events:
             if isinstance(event, Reply):
-                if not self.show:
-                    self.say(self._shut(), end="")
-                ends = {
-                    "length": "  [cut: no end token within the room]",
-                    "tool": "  [a call that no tool answers]",
-                }
-                self.say("" if self.show else ends.get(event.stop, ""))
-            elif self.show:
-                self.say(self._step(event))
+                self.show(self._close_bracket() + CUT_SHORT.get(event.stop, ""))
             elif event.token is not None and event.stop is None:
-                self.say(self._piece(event.token, event.logits is None), end="")
+                self.show(self._text(event.token, event.logits is None), end="")
 
-    def said(self, reply: Reply) -> str:
-        """A whole reply as it would have been shown."""
-        return (
-            "".join(
-                self._piece(int(token), bool(injected))
-                for token, injected in zip(reply.ids, reply.injected)
-            )
-            + self._shut()
-        )
+    def text_of(self, reply: Reply) -> str:
+        """Return a whole reply as answer() shows it."""
+        pieces = [self._text(int(i), bool(inj)) for i, inj in zip(reply.ids, reply.injected)]
+        return "".join(pieces) + self._close_bracket()
 
-    def _dim(self, text):
-        return DIM + text + PLAIN if self.colour else text
-
-    def _piece(self, token: int, injected: bool) -> str:
-        """A token as the reader sees it: a call in brackets, what a tool gave in brackets of its
-        own. A result that the model only made up is no result, and shown by its token's name."""
-        if token in self._opens and not self._open and (self._opens[token] != "result" or injected):
-            self._open = True
-            return (DIM if self.colour else "") + f"[{self._opens[token]}: "
-        if token in self._closes and self._open:
-            return self._shut() + " "
+    def _text(self, token: int, injected: bool) -> str:
+        """A token as it is shown. A call and an injected result stand in brackets: "[search: ...]".
+        A result that the model made up is not a result, so its tokens are shown by their names."""
+        kind = self._openers.get(token)
+        if kind and not self._in_bracket and (kind != "result" or injected):
+            self._in_bracket = True
+            return (DIM if self.colour else "") + f"[{kind}: "
+        if token in self._closers and self._in_bracket:
+            return self._close_bracket() + " "
         return self.session.tokenizer.decode([token])
 
-    def _shut(self) -> str:
-        """What closes a bracket that is open."""
-        was, self._open = self._open, False
-        return ("]" + (PLAIN if self.colour else "")) if was else ""
+    def _close_bracket(self) -> str:
+        """The closing bracket if one is open, else ""."""
+        was_open, self._in_bracket = self._in_bracket, False
+        return ("]" + (PLAIN if self.colour else "")) if was_open else ""
 
-    def _prompt(self, ids) -> str:
-        """What the model reads, its last token, at which it answers, pointed at: the source text's
-        drawing."""
+    def _dim(self, text: str) -> str:
+        return DIM + text + PLAIN if self.colour else text
+
+    def _prompt_drawing(self, ids) -> str:
+        """The prompt as the model reads it, with an arrow at its last token, where the reply
+        begins (the source text draws it so)."""
         text = self.session.tokenizer.decode(ids)
         last = self.session.tokenizer.decode(ids[-1:])
-        return (
-            f"{text}\n{' ' * max(0, len(text.splitlines()[-1]) - len(last))}{'^' * len(last)} the"
-            " model answers from here"
-        )
+        indent = " " * max(0, len(text.splitlines()[-1]) - len(last))
+        return f"{text}\n{indent}{'^' * len(last)} the model answers from here"
 
-    def _step(self, event) -> str:
-        """One step: the token, its probability, the likeliest others."""
-        name = "(full)" if event.token is None else self._name(event.token)
+    def _step(self, event: Event) -> str:
+        """One step as a line: the token, its probability, and the most likely ones with theirs."""
+        if event.token is None:
+            return f"{'(no end token)':>16} {CUT_SHORT[event.stop]}"
+        name = self._name(event.token)
         if event.logits is None:
-            return f"{name:>16}   " + ("no room is left" if event.token is None else "injected")
+            return f"{name:>16}   injected"
         p = np.exp(event.logits - event.logits.max(), dtype=np.float64)
         p /= p.sum()
         best = np.argsort(-p, kind="stable")[:CANDIDATES]
-        return f"{name:>16} {p[event.token]:>7.1%}   of " + "  ".join(
-            f"{self._name(i)} {p[i]:.1%}" for i in best
-        )
+        candidates = "  ".join(f"{self._name(i)} {p[i]:.1%}" for i in best)
+        return f"{name:>16} {p[event.token]:>7.1%}   of {candidates}"
 
     def _name(self, token) -> str:
+        """A character in quotes, or the name of a special token."""
         text = self.session.tokenizer.decode([int(token)])
         return repr(text) if len(text) == 1 else text

@@ -1,5 +1,5 @@
-"""A chat: the turns so far, the rule for when they no longer fit, the answer as it comes, and the
-tools it calls."""
+"""A chat with a model: the history, what is dropped from it when the context is full, and the
+reply as it is written."""
 
 import time
 from collections.abc import Iterator
@@ -8,214 +8,166 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pysft.errors import DataError, UsageError
-from pysft.inference.generate import Reply, Sampling, write
-from pysft.inference.tools import Tool, use
-from pysft.text.formats import replaced
-from pysft.text.template import Template, render_prompt
+from pysft.inference.generate import Reply, Sampling, stream
+from pysft.inference.tool_calls import answer_calls, content_parts
+from pysft.inference.tools import Tool
+from pysft.text.characters import replaced
+from pysft.text.render import render_prompt
+from pysft.text.template import Template
 from pysft.text.tokenizer import CharTokenizer
 
-ROOM = 32  # tokens that a reply gets at the least: history makes way for it
-ROOM_WITH_TOOLS = (
-    5 / 8
-)  # of the context, where there are tools: a call, its result and what is said of it are long
-REST = 8  # tokens that a reply has beyond a result and its repetition
-CALLS = 3  # of tools in one reply: a further one stops it
-
-
-class _Walk:
-    """Through a reply's ids, part by part: found [(kind, ids of characters)], then the kind that is
-    open ("text" outside of calls and results) and what it holds so far. Only characters are kept: a
-    control token that slipped out is none of them."""
-
-    def __init__(self, ids, tokenizer: CharTokenizer, template: Template):
-        special = tokenizer.special
-        marked = {
-            kind: s for kind, s in template.parts.items() if {*s.opens, *s.closes} <= special.keys()
-        }
-        opens, closes = (
-            {special[tokens(s)]: kind for kind, s in marked.items()}
-            for tokens in (lambda s: s.opens[0], lambda s: s.closes[-1])
-        )
-        self.found, self.kind, self.held, characters = [], "text", [], len(tokenizer.characters)
-        for i in map(int, ids):
-            if i < characters:
-                self.held.append(i)
-            elif self.kind == "text" and i in opens:
-                self._close(opens[i])
-            elif self.kind != "text" and closes.get(i) == self.kind:
-                self._close("text")
-        self.closes = closes
-
-    def _close(self, then):
-        if self.held or self.kind != "text":
-            self.found.append((self.kind, self.held))
-        self.kind, self.held = then, []
-
-
-def pause(tokenizer: CharTokenizer, template: Template, tools: dict[str, Tool], calls: int = CALLS):
-    """What generation asks after each token (generate.write): when the model has closed a call, its
-    tool runs and the result is injected between the result's tokens, as training rendered it. It
-    takes at most half of the room that is left, so that the reply can repeat it. A call that no
-    tool answers, one beyond `calls`, or one whose result has no room stops the reply."""
-    special, known = tokenizer.special, frozenset(tokenizer.characters)
-    closers = {
-        special[s.closes[-1]]
-        for kind, s in template.parts.items()
-        if kind != "result" and {*s.opens, *s.closes} <= special.keys()
-    }
-    result = template.parts.get("result")
-
-    def after(said: list[int], room: int):
-        if said[-1] not in closers:
-            return None
-        before = _Walk(said[:-1], tokenizer, template)
-        if before.kind == "text" or before.closes[said[-1]] != before.kind:
-            return None  # a closer of nothing, or of something else: only text
-        made = sum(kind not in ("text", "result") for kind, _ in before.found)
-        space = (room - len(result.opens) - len(result.closes) - REST) // 2
-        if before.kind not in tools or made >= calls or space < 1:
-            return False
-        text = tokenizer.encode(
-            use(tools[before.kind], tokenizer.decode(before.held), space, known)
-        ).tolist()
-        return [*(special[t] for t in result.opens), *text, *(special[t] for t in result.closes)]
-
-    return after
-
-
-def parts(ids, tokenizer: CharTokenizer, template: Template) -> list[dict]:
-    """A reply's ids as the parts of a message's content: text, calls and results. A control token,
-    or an opener in words, that slipped out must not become a turn, and a call that was never closed
-    is only text."""
-    walk = _Walk(ids, tokenizer, template)
-    found = []
-    for kind, held in [*walk.found, *([("text", walk.held)] if walk.held else [])]:
-        text = tokenizer.decode(held)
-        for marker in template.forgeable:
-            text = text.partition(marker)[0]
-        if text or kind != "text":
-            found.append({"type": kind, "text": text})
-    return found
+MAX_NEW = 120  # tokens that the model may write for a reply, unless another number is asked for
+ROOM = 32  # minimum tokens reserved for a reply; old turns are dropped to make room
+# Share of the context reserved for a reply where there are tools, because a call, its result and
+# the answer are long. A prompt without history needs ROOM only.
+ROOM_WITH_TOOLS = 5 / 8
 
 
 @dataclass
 class Session:
-    """model, tokenizer, template: a tuned run's. messages: the history, oldest first; system: what
-    the system says before it, which is never left out. replace: characters that the vocabulary
-    lacks are replaced, as the run's training replaced them. tools: what calls are answered by."""
+    """A conversation with a tuned model.
+
+    model, tokenizer, template: those of the run.
+    max_new: the most tokens that the model may choose for one reply.
+    messages: the history, oldest first, as [{"role": ..., "content": ...}]; user and assistant
+        alternate.
+    system: the system message in front of the history, which is never dropped.
+    replace_unknown: replace characters that the vocabulary lacks, as the run's training did;
+        otherwise they raise a DataError.
+    tools: the tools that answer calls.
+
+    A system message that is empty, or that the template has no role for, raises a UsageError."""
 
     model: object
     tokenizer: CharTokenizer
     template: Template
     sampling: Sampling = Sampling()
-    max_new: int = 120
+    max_new: int = MAX_NEW
     messages: list[dict] = field(default_factory=list)
     system: str | None = None
-    replace: bool = False
+    replace_unknown: bool = False
     tools: dict[str, Tool] = field(default_factory=dict)
-    _decoder: object = field(
-        default=None, init=False, repr=False
-    )  # made for the first reply; the weights stay as they are
+    # Made for the first reply and used for all: the weights do not change.
+    _decoder: object = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         if self.system is not None and not self.system.strip():
-            raise UsageError("an empty --system; write some words, or leave it out")
+            raise UsageError("--system is empty; write some words, or leave it out")
         if self.system is not None and "system" not in self.template.turns:
             raise UsageError(
                 f"this run's template {self.template.name!r} has no system role; leave --system out"
             )
 
     def prompt(self, text: str) -> tuple[np.ndarray, int]:
-        """(ids, dropped): the prompt for `text` after the history, and how many of the oldest
-        exchanges had to be left out so that a reply has room: ROOM, and with tools ROOM_WITH_TOOLS
-        as long as there is history. A text that cannot fit even alone is refused."""
-        turn = {"role": "user", "content": text}
+        """Return (ids, dropped): the prompt for a message behind the history, and how many of the
+        oldest exchanges are not in it.
+
+        Exchanges are dropped until the reply has ROOM tokens (or max_new, if that is less); with
+        tools, until it has ROOM_WITH_TOOLS of the context or no exchange is left. A message with an
+        unknown character, or one that does not fit even alone, raises a DataError."""
+        self.tokenizer.encode(text, "the message")  # a fault in it is reported as one of a message
         context = self.model.config.context
-        room = min(ROOM, self.max_new)
-        said = (
-            replaced(self.system, frozenset(self.tokenizer.characters))
-            if self.replace and self.system
-            else self.system
-        )
-        before = [] if said is None else [{"role": "system", "content": said}]
+        least = min(ROOM, self.max_new)
+        system = self._system_turn()
+        turn = {"role": "user", "content": text}
         for first in range(0, len(self.messages) + 1, 2):
             ids = render_prompt(
-                [*before, *self.messages[first:], turn], self.tokenizer, self.template
+                [*system, *self.messages[first:], turn], self.tokenizer, self.template
             )
-            alone = first == len(self.messages)
-            if (
-                len(ids)
-                + (room if alone or not self.tools else max(room, int(context * ROOM_WITH_TOOLS)))
-                <= context
-            ):
+            room = least
+            if self.tools and first < len(self.messages):
+                room = max(least, int(context * ROOM_WITH_TOOLS))
+            if len(ids) + room <= context:
                 return ids, first // 2
+        excess = len(ids) + least - context
         raise DataError(
-            f"the prompt takes {len(ids)} tokens and a reply needs {room}, but the context "
-            f"holds {context}; shorten the prompt by {len(ids) + room - context} characters"
+            f"the prompt takes {len(ids)} tokens and a reply needs {least}, but the context holds"
+            f" {context}; shorten the prompt by {excess} character{'s' * (excess > 1)}"
         )
 
+    def _system_turn(self) -> list[dict]:
+        """The system message as a list of one turn, or of none."""
+        if self.system is None:
+            return []
+        text = self._known(self.system) if self.replace_unknown else self.system
+        self.tokenizer.encode(text, "--system")
+        return [{"role": "system", "content": text}]
+
+    def _known(self, text: str) -> str:
+        return replaced(text, frozenset(self.tokenizer.characters))
+
     def stream(self, text: str) -> Iterator:
-        """Answer `text` as it comes: first the prompt (ids, dropped), then generate.Events, at last
-        the Reply, with which the exchange joins the history. Whoever stops listening before leaves
-        the history as it was."""
-        if self.replace:
-            text = replaced(text, frozenset(self.tokenizer.characters))
+        """Answer a message while the reply is written. Yields (ids, dropped) as prompt() gives
+        them, then the Events of the reply (generate.Event), and the Reply at last.
+
+        The exchange joins the history, and dropped ones leave it, just before the Reply is yielded.
+        A caller who stops earlier leaves the history as it was."""
+        if self.replace_unknown:
+            text = self._known(text)
         if not text.strip():
-            raise DataError("an empty message; type some words")
+            raise DataError("the message is empty; type some words")
         ids, dropped = self.prompt(text)
         yield ids, dropped
-        said, own, stop = [], [], "length"
-        after = pause(self.tokenizer, self.template, self.tools)
+        written, chosen, stop = [], [], "length"
         self._decoder = self._decoder or self.model.decoder()
-        for event in write(
+        for event in stream(
             self.model,
             [ids],
             self.max_new,
             self.tokenizer.special[self.template.end],
             self.sampling,
-            after,
+            answer_calls(self.tokenizer, self.template, self.tools),
             self._decoder,
         ):
             if event.stop is not None:
                 stop = event.stop
             else:
-                said.append(event.token)
-                own.append(event.logits is not None)
+                written.append(event.token)
+                chosen.append(event.logits is not None)
             yield event
-        reply = Reply(np.array(said, np.int32), stop, ~np.array(own, bool))
+        reply = Reply(np.array(written, np.int32), stop, ~np.array(chosen, bool))
+        self._remember(text, reply, dropped)
+        yield reply
+
+    def _remember(self, text: str, reply: Reply, dropped: int) -> None:
+        """Add an exchange to the history, and remove the oldest ones that its prompt left out."""
         del self.messages[: 2 * dropped]
-        content = parts(reply.ids, self.tokenizer, self.template)
+        content = content_parts(reply.ids, self.tokenizer, self.template)
         if all(part["type"] == "text" for part in content):
             content = "".join(part["text"] for part in content)
         self.messages += [
             {"role": "user", "content": text},
             {"role": "assistant", "content": content},
         ]
-        yield reply
 
     def say(self, text: str) -> tuple[str, Reply, int]:
-        """(answer, Reply, dropped): the model's whole answer to `text`; both join the history."""
+        """Answer a message; return (text of the reply, Reply, dropped exchanges). The exchange
+        joins the history."""
         (_, dropped), *_, reply = self.stream(text)
         return self.tokenizer.decode(reply.ids), reply, dropped
 
     def undo(self) -> bool:
-        """Forget the last exchange; False if there is none."""
-        there = bool(self.messages)
+        """Forget the last exchange. Returns False if there is none."""
+        had_any = bool(self.messages)
         del self.messages[-2:]
-        return there
+        return had_any
 
 
-def once(session: Session, text: str) -> dict:
-    """One answer, as `chat -p --json` prints it: calls of tools and their results are listed apart
-    from the reply. tokens: those that the model wrote."""
+def answer_once(session: Session, text: str) -> dict:
+    """Answer a message; return the document of `chat -p --json`.
+
+    "reply" is the text alone; calls of tools and their results stand in "calls", which is there
+    only if there were any. "tokens" counts the tokens that the model chose."""
     began = time.monotonic()
     _, reply, _ = session.say(text)
-    found, own = parts(reply.ids, session.tokenizer, session.template), int((~reply.injected).sum())
-    calls = [p for p in found if p["type"] != "text"]
-    return {
+    parts = content_parts(reply.ids, session.tokenizer, session.template)
+    tokens = int((~reply.injected).sum())
+    calls = [part for part in parts if part["type"] != "text"]
+    document = {
         "prompt": text,
-        "reply": "".join(p["text"] for p in found if p["type"] == "text"),
+        "reply": "".join(part["text"] for part in parts if part["type"] == "text"),
         "stop": reply.stop,
-        "tokens": own,
-        "tokens_per_s": own / max(time.monotonic() - began, 1e-9),
-    } | ({"calls": calls} if calls else {})
+        "tokens": tokens,
+        "tokens_per_s": tokens / max(time.monotonic() - began, 1e-9),
+    }
+    return document | ({"calls": calls} if calls else {})

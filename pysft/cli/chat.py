@@ -1,0 +1,147 @@
+"""`pysft chat`: talk to a tuned model."""
+
+import sys
+
+from pysft.cli.arguments import add_talking, print_json, talker, use_colour
+from pysft.errors import UsageError
+
+HELP = "talk to a tuned model"
+EXAMPLES = (
+    "chat runs/tiny",
+    "chat runs/tiny -p 'Speak of love'",
+    "chat runs/tiny --temperature 0.7 --seed 3",
+)
+CUT_SHORT = {  # why a reply has no end token, by its stop
+    "length": "was cut off at its length limit, before an end token",
+    "tool": "ended at a call of a tool, which gets no result",
+}
+
+
+def add_arguments(p):
+    add_talking(p, 0.0)
+    p.add_argument("-p", "--prompt", metavar="TEXT", help="answer this one message and exit")
+    p.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="the system message in front of the chat (for templates chatml and llama2)",
+    )
+    p.add_argument(
+        "--show-tokens",
+        action="store_true",
+        help=(
+            "show the prompt as the model reads it, then each token of the reply, how likely it"
+            " was, and the alternatives"
+        ),
+    )
+    p.add_argument(
+        "--docs",
+        nargs="+",
+        metavar="FOLDER|FILE",
+        help=(
+            "the documents that a model trained to search can find (default: the shipped facts of"
+            " a town)"
+        ),
+    )
+    p.add_argument(
+        "--no-tools",
+        action="store_true",
+        help="run no tools; a reply then ends where the model calls one",
+    )
+
+
+def run(args):
+    from pysft.inference.session import MAX_NEW, Session
+
+    stage, sampling = talker(args)
+    _require_tuned(stage, args.run_folder)
+    session = Session(
+        stage.model,
+        stage.tokenizer,
+        stage.template,
+        sampling,
+        args.tokens or MAX_NEW,
+        system=args.system,
+        replace_unknown=stage.setting("unknown", "refuse") == "replace",
+        tools=_tools(args, stage),
+    )
+    if args.prompt is not None:
+        _answer_once(session, args)
+    elif args.json:
+        raise UsageError("--json prints one answer; give the message to answer: -p TEXT")
+    else:
+        _converse(session, stage.folder, args.show_tokens)
+
+
+def _require_tuned(stage, run):
+    """Raise a UsageError if the stage is a base model. It says what to do instead."""
+    from pysft.run.stage import unfinished
+
+    if stage.template.end in stage.tokenizer.special:
+        return
+    if unfinished(stage.folder.parent):
+        remedy = (
+            "its fine-tuning never finished; go on with: python -m pysft train --resume --out"
+            f" {stage.folder.parent}"
+        )
+    else:
+        remedy = f"it can only complete text: python -m pysft generate {run}"
+    raise UsageError(
+        f"{stage.folder}: this is a base model, which has no {stage.template.end} and cannot"
+        f" answer; {remedy}"
+    )
+
+
+def _tools(args, stage) -> dict:
+    """The tools of a model that was trained to call some: search, in --docs or in the shipped
+    facts, and arithmetic. A model that was not trained to has none."""
+    from pysft.inference.search import Search
+    from pysft.inference.tools import tools
+    from pysft.text.corpora import shipped
+
+    knows_tools = any(t in stage.tokenizer.special for t in stage.template.tool_tokens)
+    if args.docs and not knows_tools:
+        raise UsageError(
+            f"{stage.folder}: this model was not trained to search; leave --docs out, or train one"
+            " that is: python -m pysft train --data tools"
+        )
+    if not knows_tools or args.no_tools:
+        return {}
+    return tools(Search.of(args.docs or [str(shipped("town.jsonl"))]))
+
+
+def _answer_once(session, args):
+    """Answer -p: the steps, a document, or the reply alone."""
+    from pysft.inference.repl import Repl
+    from pysft.inference.session import answer_once
+
+    repl = Repl(session, colour=use_colour(), show_tokens=args.show_tokens)
+    if args.show_tokens and not args.json:
+        return repl.answer(args.prompt)
+    if args.json:
+        document = answer_once(session, args.prompt)
+        stop = document["stop"]
+        print_json(document)
+    else:
+        _, reply, _ = session.say(args.prompt)
+        stop = reply.stop
+        print(repl.text_of(reply))
+    if stop in CUT_SHORT:
+        print(f"pysft: the reply {CUT_SHORT[stop]}", file=sys.stderr)
+
+
+def _converse(session, folder, show_tokens):
+    """Talk until the end of the input: at a prompt in a terminal, else a message a line."""
+    from pysft.inference.repl import Repl
+
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are not text must not end the chat
+    repl = Repl(session, colour=use_colour(), show_tokens=show_tokens)
+    if sys.stdin is not None and sys.stdin.isatty():
+        try:
+            import readline  # noqa: F401  (line editing and history, where the system has it)
+        except ImportError:
+            pass
+        print(f"{folder}. Type a message. /help lists the commands, Ctrl-D leaves.")
+    else:
+        repl.read = lambda prompt: input("")  # the output of a pipe has no prompts in it
+    repl.run()

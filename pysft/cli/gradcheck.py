@@ -1,0 +1,79 @@
+"""`pysft gradcheck`: check every derivative of the kernels and of a whole model, in float64."""
+
+import time
+
+from pysft.cli.arguments import print_json, threads, whole
+
+HELP = "check the derivatives of every kernel and of the whole model by finite differences"
+EXAMPLES = ("gradcheck", "gradcheck --ops reference", "gradcheck --ops my_layernorm.py")
+
+
+def add_arguments(p):
+    p.add_argument("--threads", type=threads, metavar="N", help="threads of the kernels")
+    p.add_argument(
+        "--ops",
+        default="kernels",
+        metavar="kernels|reference|FILE.py",
+        help=(
+            "the functions to check: the C kernels (default), the NumPy reference, or those that"
+            " your file defines, with the reference for all others"
+        ),
+    )
+    p.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the random inputs")
+
+
+def run(args):
+    from pysft.nn import gradcheck
+    from pysft.nn.computing import computing_ops
+
+    began = time.monotonic()
+    if args.ops in ("kernels", "reference"):
+        ops, name = computing_ops(args.ops, args.threads), args.ops
+    else:
+        ops = gradcheck.load_ops(args.ops)
+        name = f"{', '.join(ops.own)} of {args.ops}, the reference for the rest"
+    rows = gradcheck.run(ops, args.seed)
+    if args.json:
+        print_json(_document(rows))
+    else:
+        _print_table(name, rows, gradcheck.TOLERANCE, time.monotonic() - began)
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def _document(rows) -> dict:
+    """The results as --json prints them. An error that is not finite is null."""
+
+    def finite(error):
+        return error if error < float("inf") else None
+
+    return {
+        "worst_relative_error": finite(max(row.worst for row in rows)),
+        "cases": len({row.name for row in rows}),
+        "failed": sum(not row.passed for row in rows),
+        "rows": [
+            {
+                "name": row.name,
+                "tensor": row.tensor,
+                "elements": row.elements,
+                "worst": finite(row.worst),
+                "passed": row.passed,
+            }
+            for row in rows
+        ],
+    }
+
+
+def _print_table(name: str, rows, tolerance: float, seconds: float) -> None:
+    print(f"{name}: float64, five-point differences, every element\n")
+    print(f"{'case':<30}{'tensor':<16}{'elements':>9}  {'worst relative error':>20}")
+    for row in rows:
+        print(
+            f"{row.name:<30}{row.tensor:<16}{row.elements:>9}  {row.worst:>20.1e}"
+            + ("" if row.passed else "   FAILED")
+        )
+    cases, failed = len({row.name for row in rows}), sum(not row.passed for row in rows)
+    print(
+        f"\n{len(rows)} tensors of {cases} cases, worst {max(row.worst for row in rows):.1e},"
+        f" allowed {tolerance:.0e}, {seconds:.1f} s: "
+        + (f"{failed} FAILED" if failed else "all passed")
+    )

@@ -1,0 +1,103 @@
+"""Calls of tools in a reply: recognised while it is written, answered, and stored as the parts of a
+message.
+
+A call stands between its start and its end token, and a result between its own two. The template
+names them in its table of parts (text/templates.py):
+
+    <|search_start|>Elka<|search_end|><|result_start|>Elka swims.<|result_end|>She swims.<|end|>
+    |---------- the model -----------||--------------- injected --------------||-- the model --|"""
+
+from pysft.inference.tools import Tool, run_tool
+from pysft.text.template import Template
+from pysft.text.tokenizer import CharTokenizer
+
+MAX_CALLS = 3  # calls of tools in one reply; a further one ends it
+SPARE = 8  # tokens left for a reply beyond a result and its repetition
+
+
+class ReplyReader:
+    """Reads the ids of a reply, finished or not, part by part.
+
+    finished: [(kind, ids)], the parts that are complete.
+    kind, held: the part that is still open, and its ids so far. Outside of calls and results its
+        kind is "text".
+    closers: {closing token: the kind that it closes}.
+
+    Only ids of characters are kept, so a control token in the wrong place disappears."""
+
+    def __init__(self, ids, tokenizer: CharTokenizer, template: Template):
+        special, characters = tokenizer.special, len(tokenizer.characters)
+        segments = {
+            kind: s for kind, s in template.parts.items() if {*s.opens, *s.closes} <= special.keys()
+        }
+        openers = {special[s.opens[0]]: kind for kind, s in segments.items()}
+        self.closers = {special[s.closes[-1]]: kind for kind, s in segments.items()}
+        self.finished, self.kind, self.held = [], "text", []
+        for i in map(int, ids):
+            if i < characters:
+                self.held.append(i)
+            elif self.kind == "text" and i in openers:
+                self._begin(openers[i])
+            elif self.kind != "text" and self.closers.get(i) == self.kind:
+                self._begin("text")
+
+    def _begin(self, kind: str) -> None:
+        """Finish the open part and begin another. A text of no characters is no part."""
+        if self.held or self.kind != "text":
+            self.finished.append((self.kind, self.held))
+        self.kind, self.held = kind, []
+
+
+def answer_calls(
+    tokenizer: CharTokenizer,
+    template: Template,
+    tools: dict[str, Tool],
+    max_calls: int = MAX_CALLS,
+):
+    """Return the function that answers calls while a reply is written (`inject` of stream()).
+
+    When the model closes a call, its tool runs, and the result is injected between the result's
+    tokens, exactly as training rendered it. The result takes at most half of the room that is left,
+    so that the reply can repeat it. A call ends the reply if there is no tool for it, if it is one
+    more than max_calls, or if there is no room for a result."""
+    special, known = tokenizer.special, frozenset(tokenizer.characters)
+    call_closers = {
+        special[s.closes[-1]]
+        for kind, s in template.parts.items()
+        if kind != "result" and {*s.opens, *s.closes} <= special.keys()
+    }
+    result = template.parts.get("result")
+
+    def inject(written: list[int], room: int):
+        if written[-1] not in call_closers:
+            return None
+        reader = ReplyReader(written[:-1], tokenizer, template)
+        if reader.kind == "text" or reader.closers[written[-1]] != reader.kind:
+            return None  # it closes nothing, or something else: the model goes on
+        calls = sum(kind not in ("text", "result") for kind, _ in reader.finished)
+        space = (room - len(result.opens) - len(result.closes) - SPARE) // 2
+        if reader.kind not in tools or calls >= max_calls or space < 1:
+            return False
+        text = run_tool(tools[reader.kind], tokenizer.decode(reader.held), space, known)
+        opener, closer = ([special[token] for token in s] for s in (result.opens, result.closes))
+        return [*opener, *tokenizer.encode(text).tolist(), *closer]
+
+    return inject
+
+
+def content_parts(ids, tokenizer: CharTokenizer, template: Template) -> list[dict]:
+    """Return a reply's ids as the parts of a message's content: {"type": kind, "text": text} for
+    each text, call and result.
+
+    A call that was never closed is only text. Words that would begin a turn (template.forgeable)
+    are cut off with what follows them, so that a reply cannot forge a turn in the history."""
+    reader = ReplyReader(ids, tokenizer, template)
+    rest = [("text", reader.held)] if reader.held else []
+    parts = []
+    for kind, held in [*reader.finished, *rest]:
+        text = tokenizer.decode(held)
+        for marker in template.forgeable:
+            text = text.partition(marker)[0]
+        if text or kind != "text":
+            parts.append({"type": kind, "text": text})
+    return parts
