@@ -1,0 +1,202 @@
+"""Conversations: what a row of a data set becomes, and the check that it can be trained on.
+
+Messages are [{"role": ..., "content": ...}]. A content is a text, or in an assistant turn a list of
+parts, [{"type": ..., "text": ...}]: "text", a call of a tool by its name, or the "result" of one.
+An assistant turn may have a flag "train": false. A row of plain text is the single message
+{"role": "text", "content": text}.
+
+The template that a function takes is a Template (template.py), which has the roles and the types of
+parts that there are."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pysft.errors import DataError, RowError
+
+TEXT = "text"  # the role of a row of plain text, of which every character is graded
+SPEAKERS = ("user", "assistant")  # they alternate; turns of other roles stand before the first
+# Names of the roles in people's files.
+ROLES = {
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "system": "system",
+}
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no file can hold
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of a row, with its file, its line, and its category if the row names one."""
+
+    messages: list[dict]
+    path: str
+    line: int
+    category: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}, line {self.line}"
+
+    @property
+    def is_text(self) -> bool:
+        """True for a row of plain text."""
+        return self.messages[0]["role"] == TEXT
+
+    @property
+    def prompt(self) -> str:
+        """The user's first text; "" for a row of plain text."""
+        return next((m["content"] for m in self.messages if m["role"] == "user"), "")
+
+    @property
+    def has_calls(self) -> bool:
+        """True if an assistant turn holds another part than text."""
+        contents = [m["content"] for m in self.messages]
+        return any(p["type"] != "text" for c in contents if isinstance(c, list) for p in c)
+
+    def graded_turn(self, grade: str) -> int:
+        """The index in messages of the first reply that is graded; -1 if there is none."""
+        graded = [
+            i
+            for i, m in enumerate(self.messages)
+            if m["role"] == "assistant" and m.get("train", True)
+        ]
+        if not graded:
+            return -1
+        return graded[-1] if grade == "last" else graded[0]
+
+    def replies(self) -> list[str]:
+        """The text of each assistant turn."""
+        return [plain(m["content"]) for m in self.messages if m["role"] == "assistant"]
+
+    def mapped(self, change: Callable[[str], str]) -> "Conversation":
+        """The same conversation with every text changed."""
+
+        def changed(content):
+            if isinstance(content, str):
+                return change(content)
+            return [{**part, "text": change(part["text"])} for part in content]
+
+        messages = [{**m, "content": changed(m["content"])} for m in self.messages]
+        return replace(self, messages=messages)
+
+
+def plain(content) -> str:
+    """A content as one text, its parts joined."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def refuse_faults(faults: list[RowError]) -> None:
+    """Raise the first fault with the number of the others, if there are any."""
+    if faults:
+        others = f" (and {len(faults) - 1:,} more; python -m pysft audit names them all)"
+        raise DataError(f"{faults[0]}{others if len(faults) > 1 else ''}")
+
+
+# ------------------------------------------------------------------------------------- the check
+
+
+def check_messages(messages, where: str, template) -> None:
+    """Raise a RowError that names the turn unless `messages` can be trained on."""
+    if not isinstance(messages, list) or not messages:
+        what, remedy = (
+            '"messages" must be a list of turns',
+            'make each {"role": ..., "content": ...}',
+        )
+        raise RowError(where, what, remedy, "format")
+    if len(messages) == 1 and isinstance(messages[0], dict) and messages[0].get("role") == TEXT:
+        return _check_plain_text(messages[0].get("content"), where)
+    expected, before = "user", []  # before: the roles of the turns before the user's first
+    for turn, message in enumerate(messages, 1):
+        here = f"{where}, turn {turn}"
+        role = _known_role(message, here, template)
+        is_before = role not in SPEAKERS and len(before) == turn - 1 and role not in before
+        if is_before and not (before and template.turns[before[-1]].joins):
+            before.append(role)
+        elif role == expected:
+            expected = "assistant" if role == "user" else "user"
+        else:
+            raise _out_of_order(role, expected, here, template)
+        _check_turn(message, here, template)
+    if messages[-1]["role"] != "assistant":
+        here = f"{where}, turn {len(messages)}"
+        raise RowError(here, "no reply follows", "end with an assistant turn", "missing end")
+
+
+def _check_plain_text(text, where: str) -> None:
+    if not isinstance(text, str) or len(text) < 2:
+        what = '"text" is no text of two characters or more'
+        raise RowError(where, what, "write more, or remove the line", "empty")
+    _refuse_surrogates(text, where)
+
+
+def _refuse_surrogates(text: str, where: str) -> None:
+    if SURROGATE.search(text):
+        what = "half of a character (a lone surrogate)"
+        raise RowError(where, what, "write the whole character", "characters")
+
+
+def _known_role(message, here: str, template) -> str:
+    """The role of a message. A RowError if the message is none, or the template lacks the role."""
+    if not isinstance(message, dict) or "role" not in message or "content" not in message:
+        what = 'expected an object with "role" and "content"'
+        raise RowError(here, what, "add what is missing", "format")
+    role = message["role"]
+    if isinstance(role, str) and role in template.turns:
+        return role
+    if role == "system":
+        what = f"template {template.name!r} has no system role"
+        remedy = "take the turn out, or choose --template chatml or llama2"
+        raise RowError(here, what, remedy, "roles")
+    known = " or ".join(f'"{r}"' for r in template.turns)
+    others = [r for r in ROLES if r not in template.turns and ROLES[r] in template.turns]
+    remedy = f"this template has {known} (also accepted: {', '.join(others)})"
+    raise RowError(here, f"unknown role {role!r}", remedy, "roles")
+
+
+def _out_of_order(role: str, expected: str, here: str, template) -> RowError:
+    others = " or the ".join(r for r in template.turns if r not in SPEAKERS)
+    after = f" (after the {others}, if there is one)" if others else ""
+    remedy = f"turns alternate, and the user begins{after}"
+    return RowError(here, f"role {role!r}, expected {expected!r}", remedy, "roles")
+
+
+def _check_turn(message: dict, here: str, template) -> None:
+    """Raise a RowError unless the flag and the content of a turn are as they should be."""
+    role, content, flag = message["role"], message["content"], message.get("train")
+    if flag is not None and (not isinstance(flag, bool) or role != "assistant"):
+        what = f'the flag "train" is {flag!r} in a turn of the {role}'
+        remedy = "it is true or false, and stands in assistant turns only"
+        raise RowError(here, what, remedy, "flags")
+    if isinstance(content, str):
+        text = whole = content
+    elif isinstance(content, list) and role == "assistant":
+        _check_parts(content, here, template)
+        text, whole = "".join(p["text"] for p in content if p["type"] != "result"), plain(content)
+    else:
+        remedy = "it must be text" + (" or a list of parts" if role == "assistant" else "")
+        raise RowError(here, f'"content" is {type(content).__name__}', remedy, "format")
+    _refuse_surrogates(whole, here)
+    if not text.strip():
+        what = f"empty {'reply' if role == 'assistant' else 'text'}"
+        raise RowError(here, what, "write one, or remove the line", "empty")
+
+
+def _check_parts(parts: list, here: str, template) -> None:
+    types = ("text", *template.parts)
+    for part in parts:
+        if (
+            not isinstance(part, dict)
+            or not isinstance(part.get("type"), str)
+            or part["type"] not in types
+            or not isinstance(part.get("text"), str)
+        ):
+            named = " or ".join(f'"{t}"' for t in types)
+            what = f'a part must be {{"type": {named}, "text": ...}}'
+            raise RowError(here, what, "write it so", "format")

@@ -1,0 +1,85 @@
+"""From conversations to training examples: the shift, and what is refused."""
+
+import numpy as np
+
+from pysft import IGNORE
+from pysft.batch import BASE, CONVERSATION, Example
+from pysft.errors import RowError
+from pysft.text.conversation import Conversation, check_messages
+from pysft.text.render import render
+from pysft.text.template import Template
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+
+
+def shift(tokens: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(input_ids, labels), both (L-1,), of tokens and trained (L,). Row i has read tokens[..i] and
+    should predict tokens[i+1]. It is graded if that token is one that the model should write;
+    otherwise its label is -100."""
+    return tokens[:-1], np.where(trained[1:], tokens[1:], IGNORE).astype(np.int32)
+
+
+def encode_conversation(
+    conversation: Conversation,
+    tokenizer: CharTokenizer,
+    context: int,
+    template: Template = CHAT,
+    grade: str = "all",
+) -> Example:
+    """The training example of a conversation. A RowError if the context cannot hold it or nothing
+    of it is graded. Nothing is ever cut: a reply without its end would teach the model not to
+    stop."""
+    where = conversation.where
+    input_ids, labels = shift(*render(conversation.messages, tokenizer, template, where, grade))
+    if len(input_ids) > context:
+        raise length_fault(where, len(input_ids), context)
+    if not (labels != IGNORE).any():
+        what = "no token of it would be graded"
+        raise RowError(where, what, "flag a reply, or remove the line", "nothing graded")
+    return Example(input_ids, labels, where, BASE if conversation.is_text else CONVERSATION)
+
+
+def length_fault(where: str, tokens: int, context: int) -> RowError:
+    """The fault of a conversation that the context cannot hold."""
+    what = f"{tokens} tokens, the context holds {context}"
+    remedy = f"make it {tokens - context} shorter, or train with a longer context"
+    return RowError(where, what, remedy, "length")
+
+
+def encode_all(
+    conversations: list[Conversation],
+    tokenizer: CharTokenizer,
+    context: int,
+    template: Template = CHAT,
+    grade: str = "all",
+    too_long: str = "refuse",
+) -> tuple[list[Conversation], list[Example], list[RowError]]:
+    """(kept, their examples, faults). too_long: "refuse" makes a fault of each conversation that
+    the context cannot hold; "drop" leaves it out without a word, and the caller counts."""
+    kept, examples, faults = [], [], []
+    for c in conversations:
+        try:
+            examples.append(encode_conversation(c, tokenizer, context, template, grade))
+        except RowError as error:
+            if error.kind != "length" or too_long == "refuse":
+                faults.append(error)
+        else:
+            kept.append(c)
+    return kept, examples, faults
+
+
+def prepare_sft_example(
+    user: str, assistant: str, tokenizer: CharTokenizer | None = None, off_by_one: bool = False
+) -> tuple[list[int], list[int]]:
+    """(input_ids, labels) of one question and its answer; the name is the source text's.
+
+    The default vocabulary is the 65 characters of Shakespeare, then <|user|> 65, <|assistant|> 66
+    and <|end|> 67. off_by_one: mask the label at the <|assistant|> position too, as the source's
+    own code does, so that the first token of the reply is never learnt; for comparison."""
+    tokenizer = tokenizer or CharTokenizer(SHAKESPEARE, CHAT.tokens)
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    check_messages(messages, "example", CHAT)
+    input_ids, labels = shift(*render(messages, tokenizer, CHAT))
+    if off_by_one:
+        labels[np.flatnonzero(labels != IGNORE)[0]] = IGNORE
+    return input_ids.tolist(), labels.tolist()

@@ -1,0 +1,29 @@
+"""Which conversations are held out, so that what is measured on them was never trained on."""
+
+import hashlib
+
+from pysft.text.conversation import Conversation
+
+
+def prompt_key(text: str) -> str:
+    """The same key for prompts that differ only in case, blanks, and the marks at their end."""
+    return " ".join(text.casefold().split()).rstrip(" .!?,;:-")
+
+
+def split_heldout(
+    conversations: list[Conversation], every: int = 10, shuffled: bool = False
+) -> tuple[list, list]:
+    """(kept, held out). Of the different prompts that conversations begin with, every tenth is held
+    out, with all conversations that begin so. Rows of plain text are kept.
+
+    The tenth is counted in the order of the file (every tenth line, if no prompt comes twice), or
+    if `shuffled` in an order by hash, for files whose order has a pattern."""
+    keys = list(dict.fromkeys(prompt_key(c.prompt) for c in conversations if not c.is_text))
+    if shuffled:
+        keys.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
+    chosen = set(keys[every - 1 :: every])
+    kept, heldout = [], []
+    for c in conversations:
+        is_chosen = not c.is_text and prompt_key(c.prompt) in chosen
+        (heldout if is_chosen else kept).append(c)
+    return kept, heldout

@@ -1,0 +1,138 @@
+"""Spreadsheets: .csv and .tsv files of two columns, what is asked and what is answered."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pysft.errors import DataError, RowError
+from pysft.text.files import open_data
+
+# Names of the two columns, and of the two keys of a row of JSON: what is asked, what is answered.
+ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request", "q", "frage")
+ANSWERED = (
+    *("completion", "answer", "assistant", "response", "output", "reply", "bot", "a", "antwort"),
+)
+SUFFIXES = (".csv", ".tsv")
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the delimiters
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a .csv or .tsv file was taken for. header: the names of the columns, if the first row
+    has them. rows: (line, cells or their fault) of each row that is not empty."""
+
+    delimiter: str
+    header: tuple[str, ...] | None
+    rows: list
+
+    def __str__(self):
+        header = "no header: the first row is data too"
+        if self.header:
+            header = f"the first row, {' and '.join(map(repr, self.header))}, is a header"
+        return f"columns separated by {NAMES[self.delimiter]}; {header}"
+
+
+def read_sheet(path, file=None) -> Sheet:
+    """Read a table of two columns. The first is what is asked, the second what is answered, unless
+    a header names them the other way round. Blanks around cells, empty cells at the end of a row
+    and empty rows are left out.
+
+    The delimiter is a comma, semicolon or tab, or in a .tsv file a tab. It is the one in a first
+    line "sep=;"; else the one under which there is a header; else the only one that stands in every
+    row; else the one that splits most rows in two. A DataError if that leaves a doubt."""
+    path = Path(path)
+    with file or open_data(path) as opened:
+        text = opened.read().decode("utf-8", "surrogateescape")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    delimiters, start = "\t" if path.suffix.lower() == ".tsv" else "".join(NAMES), 1
+    if declared := re.match(r"sep=([,;\t])\n", text, re.IGNORECASE):
+        delimiters, text, start = declared[1], text[declared.end() :], 2
+    found = {d: list(_cells(text, d, path, start)) for d in delimiters}
+    delimiter = _best(found, path)
+    rows, header = found[delimiter], _header(found[delimiter])
+    if header:
+        rows = rows[1:]
+        if header[0].lower() in ANSWERED:
+            rows = [(line, _swapped(cells)) for line, cells in rows]
+    return Sheet(delimiter, header, rows)
+
+
+def _swapped(cells):
+    return cells[::-1] if isinstance(cells, list) and len(cells) == 2 else cells
+
+
+def _best(found: dict[str, list], path) -> str:
+    """The delimiter to take, of {delimiter: the rows it gives}."""
+
+    def count(d, least, most):
+        return sum(least <= len(cells) <= most for _, cells in found[d] if isinstance(cells, list))
+
+    named = [d for d in found if _header(found[d])]
+    everywhere = [d for d in found if found[d] and count(d, 2, 1 << 30) == len(found[d])]
+    likely = named or everywhere or sorted(found, key=lambda d: -count(d, 2, 2))
+    if len(likely) > 1:
+        best, second = likely[:2]
+        close = count(second, 2, 2) > 0.8 * count(best, 2, 2) > 0
+        if named or everywhere or close:
+            raise DataError(
+                f"{path}: {best!r} and {second!r} both split its rows into columns; put cells that"
+                ' hold one of them into "...", give it a header like question,answer, or save the'
+                " sheet as .tsv"
+            )
+    return likely[0]
+
+
+def _header(rows: list) -> tuple[str, ...] | None:
+    """The names of the columns, if the first row has them."""
+    cells = rows[0][1] if rows else None
+    if not isinstance(cells, list) or len(cells) != 2:
+        return None
+    one, other = (cell.lower() for cell in cells)
+    is_header = (one in ASKED and other in ANSWERED) or (other in ASKED and one in ANSWERED)
+    return tuple(cells) if is_header else None
+
+
+def _cells(text: str, delimiter: str, path, start: int) -> Iterator[tuple[int, list | RowError]]:
+    """(line number, cells or their fault) of each row that is not empty. start: the number of the
+    text's first line."""
+    file = io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
+    line = start
+    while True:
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            remedy = 'put a cell that holds quotes or line breaks into "...", and write a quote in'
+            remedy += ' it as ""'
+            if "field limit" in str(error):
+                remedy = "shorten it: no context holds so much"
+            yield line, RowError(f"{path}, line {line}", f"not CSV ({error})", remedy, "format")
+            if reader.line_num + start - 1 < line:  # nothing was read, so this would not end
+                return
+        else:
+            if any(cells):
+                while len(cells) > 2 and not cells[-1]:
+                    cells.pop()
+                yield line, cells
+        line = reader.line_num + start
+
+
+def sheet_rows(file, path) -> Iterator[tuple[int, dict | RowError]]:
+    """(line number, {"prompt", "completion"} or its fault) of each row of a table."""
+    for line, cells in read_sheet(path, file).rows:
+        where = f"{path}, line {line}"
+        if isinstance(cells, RowError):
+            yield line, cells
+        elif len(cells) != 2:
+            remedy = "there must be two: what is asked, what is answered"
+            yield line, RowError(where, f"{len(cells)} columns", remedy, "format")
+        elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+            remedy = "save the file as UTF-8 (in a spreadsheet: CSV UTF-8)"
+            yield line, RowError(where, "cannot be read as UTF-8 text", remedy, "format")
+        else:
+            yield line, {"prompt": cells[0], "completion": cells[1]}

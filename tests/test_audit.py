@@ -1,0 +1,403 @@
+"""The audit: every fault of a data set is named with its place and remedy, and its parts find what
+they should."""
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from texts import grown, say, steady, write
+
+from pysft.errors import DataError, MissingInput, UsageError
+from pysft.text.audit import audit
+from pysft.text.conversation import Conversation
+from pysft.text.corpora import read_corpus, shipped
+from pysft.text.formats import read_conversations
+from pysft.text.near_duplicates import Texts, jaccard, near_duplicates
+from pysft.text.overlap import Overlap
+from pysft.text.personal import personal
+from pysft.text.repeats import quick_check
+from pysft.text.spread import diversity
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+
+
+def pair(prompt, completion):
+    return {"prompt": prompt, "completion": completion}
+
+
+# What is wrong, in this order in the lines of a file: the line, and what its finding says.
+BROKEN = {
+    "not JSON": ('{"messages": [', "line 1: not JSON"),
+    "an array": (
+        '[{"prompt": "Hi", "completion": "Ho"}]',
+        "line 2: a JSON list, expected an object; write each object of the array",
+    ),
+    "unknown keys": (
+        '{"frage": "Hi"}',
+        "line 3: no \"messages\" in it, only 'frage'; a row has one of these sets of keys",
+    ),
+    "a role": (
+        '{"messages": [{"role": "robot", "content": "Hi"}]}',
+        'line 4, turn 1: unknown role \'robot\'; this template has "user" or "assistant" (also'
+        " accepted: human, prompter, gpt, bot, model, chatgpt)",
+    ),
+    "order": (
+        {"messages": say("Hi", "Ho")[::-1]},
+        "line 5, turn 1: role 'assistant', expected 'user'; turns alternate",
+    ),
+    "missing end": (
+        {"messages": say("Hi", "Ho", "Go")},
+        "line 6, turn 3: no reply follows; end with an assistant turn",
+    ),
+    "empty": (pair("Hi", " "), "line 7, turn 2: empty reply; write one, or remove the line"),
+    "system": (
+        {"messages": say("Hi", "Ho", system="Be")},
+        "line 8, turn 1: template 'chat' has no system role; take the turn out, or",
+    ),
+    "flag": (
+        {"messages": [say("Hi")[0], {"role": "assistant", "content": "Ho", "weight": 2}]},
+        'line 9, turn 2: the flag "weight" is 2; it is 0 or 1',
+    ),
+    "flag elsewhere": (
+        {"messages": [{"role": "user", "content": "Hi", "train": True}, say("Hi", "Ho")[1]]},
+        'line 10, turn 1: the flag "train" is True in a turn of the user',
+    ),
+    "flag unasked": (
+        {"messages": [say("Hi")[0], {"role": "assistant", "content": "Ho", "weight": 0}]},
+        'line 11, turn 2 (assistant): it has a flag "train"',
+    ),
+    "from": (
+        '{"conversations": [{"from": "human"}]}',
+        'line 12, turn 1: expected an object with "from" and "value"',
+    ),
+    "characters": (
+        pair("At 8", "Ho"),
+        "line 13, turn 1 (user): outside the 65 characters of this vocabulary: '8' (U+0038) at"
+        " position 3; write it with",
+    ),
+    "length": (
+        pair("Hi", "x" * 300),
+        "line 14: 305 tokens, the context holds 256; make it 49 shorter, or train with a longer"
+        " context",
+    ),
+    "exact duplicate": (pair("Fine", "Day."), "line 15: the same as "),
+    "contradiction": (pair("FINE!", "Rain."), "line 16: its prompt has another answer at "),
+    "near duplicate": (
+        pair(
+            "Sing me of the king in the tower",
+            "He sits and sings, and all the town sings with him?",
+        ),
+        "line 17: ",
+    ),
+    "long reply": (
+        pair("Go on", "so " * 50 + "."),
+        "line 18, turn 2: a reply of 151 tokens and its end; at inference at most 120; shorten it",
+    ),
+    "copied": (
+        pair("Quote", "They say: but soft, what light through yonder window breaks."),
+        "in a row stand in the corpus too",
+    ),
+    "held out": (pair("what kind of actor are you", "None."), "is held out at"),
+}
+GOOD = [
+    pair("Fine", "Day."),
+    pair("Sing me of the king in the tower", "He sits and sings, and all the town sings with him."),
+]
+
+
+def test_each_fault_of_a_broken_file_is_named_with_its_place_and_remedy_in_one_run(tmp_path):
+    good = write(tmp_path, "good.jsonl", *GOOD)
+    bad = write(tmp_path, "bad.jsonl", *(line for line, _ in BROKEN.values()))
+    corpus = "x" * 40 + "\nROMEO: but soft, what light through yonder window breaks" + "y" * 40
+    report = audit(
+        [str(good), str(bad)],
+        grown(CHAT),
+        CHAT,
+        corpus=corpus,
+        heldout=str(shipped("heldout_prompts.jsonl")),
+    )
+    findings = report["findings"]
+    text = "\n".join(map(str, findings))
+    for number, (kind, (_, named)) in enumerate(BROKEN.items(), 1):
+        assert named in text, kind
+        here = f"bad.jsonl, line {number}"
+        assert any(here in f.where and f.remedy for f in findings), kind
+    assert report["errors"] == 14 and report["rows"] == len(BROKEN) + 2
+    assert report["trainable"] == len(BROKEN) - 12
+    assert len({f.where for f in findings}) == len(BROKEN)
+    first = r"line 1: not JSON .*and 10 more; python -m pysft audit names them all"
+    with pytest.raises(DataError, match=first):
+        read_conversations(bad)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0171 2345",
+        "(0)30 1234567",
+        "+1 (555) 010-9999",
+        "555-010-9999",
+        "+123456789012345",
+        "0049-30-123456",
+    ],
+)
+def test_telephone_numbers_of_many_shapes_are_found(text):
+    assert personal(f"Call {text}, friend.") == [("telephone number", text)]
+
+
+# 16, 15 and 19 digits.
+@pytest.mark.parametrize("text", ["4111111111111111", "378282246310005", "6304000000000000000"])
+def test_card_numbers_are_known_by_their_check_digit(text):
+    assert personal(f"Pay by {text}.") == [("card number", text)]
+    wrong = text[:-1] + str((int(text[-1]) + 1) % 10)
+    assert personal(f"Pay by {wrong}.") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3.14159265358979",
+        "0.12345678",
+        "192.168.100.200",
+        "1914 1915 1916",
+        "10 000 000",
+        "2024-01-02 10:30",
+        "1/2/2024 - 3/4/2024",
+        "978-3-16-148410-0",
+        "12345678",
+        "01.02.2024",
+    ],
+)
+def test_ordinary_numbers_are_no_personal_data(text):
+    assert personal(f"It says {text} there.") == []
+
+
+def test_personal_data_is_named_with_its_turn_even_in_a_row_that_cannot_be_trained_on(tmp_path):
+    path = write(tmp_path, "x.jsonl", pair("Mail", "To ann.lee@post.example."))
+    found = audit([str(path)], grown(CHAT))["findings"]
+    assert sorted(f.kind for f in found) == ["characters", "personal data"]
+    assert all("line 1, turn 2" in f.where for f in found) and "an e-mail address" in str(found)
+
+
+def test_personal_data_is_found_and_ordinary_numbers_are_not():
+    def kinds(text):
+        return [kind for kind, _ in personal(text)]
+
+    assert kinds("Write to ann.lee@post.example or call +44 20 7946 0958.") == [
+        "e-mail address",
+        "telephone number",
+    ]
+    assert kinds("My card is 4111 1111 1111 1111, I live at 12 Mill Lane.") == [
+        "street address",
+        "card number",
+    ]
+    # The check digit is wrong, and there are too many digits for a telephone number.
+    assert kinds("Card 4111 1111 1111 1112") == []
+    ordinary = "In 1599 they took 300 men on 1599-05-12; 3 went home. Call me at noon @ the inn."
+    assert kinds(ordinary) == []
+
+
+alphabet = st.text("ab c", min_size=0, max_size=60)
+
+
+@steady
+@given(st.lists(alphabet, min_size=1, max_size=25))
+def test_near_duplicates_found_are_near_and_equal_texts_are_found(some):
+    texts = Texts()
+    for t in some:
+        texts.add(t)
+    assert [texts[i] for i in range(len(some))] == some
+    found = near_duplicates(texts)
+    for first, second, alike in found:
+        a, b = ({t[i : i + 5] for i in range(len(t) - 4)} for t in (some[first], some[second]))
+        assert first < second and alike == len(a & b) / len(a | b) >= 0.8
+    for second, text in enumerate(some):  # MinHash cannot miss what is equal
+        if len(text) >= 5 and text in some[:second]:
+            assert any(s == second for _, s, _ in found)
+
+
+# Letters changed of 200: the similarity is 0.95, 0.9, 0.86, 0.82.
+@pytest.mark.parametrize("change, missed", [(1, 0.0), (2, 0.0), (3, 0.004), (4, 0.01)])
+def test_near_duplicates_are_missed_as_rarely_as_the_docstring_says(change, missed):
+    g = np.random.default_rng(0)
+    texts, n = Texts(), 1000
+    for _ in range(n):
+        letters = g.choice(list("abcdefghij"), 200)
+        texts.add("".join(letters))
+        letters[g.choice(200, change, replace=False)] = "k"
+        texts.add("".join(letters))
+    alike = [jaccard(texts[2 * i], texts[2 * i + 1]) for i in range(n)]
+    due = {(2 * i, 2 * i + 1) for i in range(n) if alike[i] >= 0.8}
+    found = {(a, b) for a, b, _ in near_duplicates(texts)}
+    assert due and found <= due and len(due - found) <= missed * len(due), (len(due), len(found))
+
+
+def test_near_duplicates_are_found_in_a_crowd_that_begins_alike():
+    g = np.random.default_rng(3)
+    opening, texts = "".join(g.choice(list("abcdefghij"), 100)), Texts()
+    for _ in range(600):
+        text = opening + "".join(g.choice(list("klmnopqrst"), 60))
+        texts.add(text)
+        texts.add(text + ".")
+    found = {(a, b) for a, b, _ in near_duplicates(texts)}
+    assert sum((2 * i, 2 * i + 1) in found for i in range(600)) >= 599
+
+
+@steady
+@given(
+    st.text("abc", min_size=1, max_size=400),
+    st.text("abc", max_size=60),
+    st.integers(0, 300),
+    st.integers(0, 60),
+)
+def test_the_longest_overlap_with_a_corpus_is_that_of_a_plain_search(corpus, text, at, size):
+    text += corpus[at : at + size]
+    best = max(
+        (
+            j - i
+            for i in range(len(text))
+            for j in range(i + 16, len(text) + 1)
+            if text[i:j] in corpus
+        ),
+        default=0,
+    )
+    length, where = Overlap(corpus).longest(text)
+    assert length == best and (not best or corpus[where : where + best] in text)
+
+
+def test_a_corpus_that_repeats_one_stretch_is_searched_in_time():
+    corpus = "\n".join(["-" * 79] * 400)
+    began = time.process_time()
+    overlap = Overlap(corpus)
+    assert all(overlap.longest("-" * 79 + "x")[0] == 79 for _ in range(20))
+    assert time.process_time() - began < 10
+
+
+def test_an_empty_file_is_an_error_and_unreadable_heldout_prompts_are_refused(tmp_path):
+    assert audit([str(write(tmp_path, "x.jsonl", ""))], grown(CHAT))["errors"] == 1
+    good = str(write(tmp_path, "good.jsonl", *GOOD))
+    for content in ("prose", "", {"prompt": ""}):
+        with pytest.raises(DataError):
+            audit([good], grown(CHAT), heldout=str(write(tmp_path, "h.jsonl", content)))
+    # Held-out conversations may have a role that the template has not.
+    rows = {"messages": say("fine.", "Ho", system="Be brief")}
+    talk = str(write(tmp_path, "h.jsonl", rows))
+    (finding,) = audit([good], grown(CHAT), heldout=talk)["findings"]
+    assert finding.kind == "overlap with held-out"
+
+
+def test_two_spellings_of_a_path_are_one_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "a.jsonl", *GOOD), write(tmp_path, "b.jsonl", GOOD[0])
+    (finding,) = audit(["./a.jsonl", "./b.jsonl"], grown(CHAT))["findings"]
+    assert str(finding).startswith("b.jsonl, line 1: the same as a.jsonl, line 1")
+
+
+def test_the_effective_number_of_kinds_is_that_of_equal_ones():
+    assert diversity(Counter({"a": 5, "b": 5, "c": 5}))["effective"] == pytest.approx(3)
+    one = diversity(Counter({"a": 97, "b": 1, "c": 1, "d": 1}))
+    assert one["effective"] < 1.3 and one["top"][0] == ["a", 0.97]
+
+
+def test_typed_control_tokens_blanks_and_cut_replies_are_warned_of(tmp_path):
+    whole = [pair(f"Ask {a}{b}", f"The {a}{b} is fair.") for a in "abc" for b in "xyz"]
+    odd = [pair("What is <|end|>", "It is a mark."), pair("Blank", " Yes. ")]
+    cut = pair("Cut", "And then the")
+    path = write(tmp_path, "x.jsonl", *whole, *odd, cut)
+    tokenizer = CharTokenizer(SHAKESPEARE + "<|>", CHAT.tokens)
+    found = {f.kind: f for f in audit([str(path)], tokenizer)["findings"]}
+    assert {kind: f.where.rpartition("jsonl, ")[2] for kind, f in found.items()} == {
+        "control token": "line 10, turn 1",
+        "blanks": "line 11, turn 2",
+        "cut reply": "line 12, turn 2",
+    }
+    assert "spells '<|end|>'" in str(found["control token"])
+    assert "ends with 'And then the', where 11 others end with a mark" in str(found["cut reply"])
+    # Cut replies are found where nine of ten end with a mark.
+    few = write(tmp_path, "few.jsonl", *whole[:8], cut)
+    assert audit([str(few)], tokenizer)["findings"] == []
+
+
+def test_the_shipped_data_pass_the_audit_clean():
+    report = audit(
+        [str(shipped("conversations.jsonl")), str(shipped("pairs40.jsonl"))],
+        CharTokenizer(SHAKESPEARE, CHAT.tokens),
+        CHAT,
+        corpus=read_corpus("plays"),
+        heldout=str(shipped("heldout_prompts.jsonl")),
+    )
+    assert report["findings"] == [] and report["trainable"] == report["rows"] == 2849
+
+
+def test_fixing_writes_each_trainable_row_once_and_counts_the_others(tmp_path):
+    source = write(tmp_path, "x.csv", "Hi,Ho", "Hi,Ho", "At 8,Ho", "Go,No", "only")
+    out = tmp_path / "out.jsonl"
+    report = audit([str(source)], grown(CHAT), fix=str(out))
+    assert report["fixed"] == {
+        "path": str(out),
+        "kept": 2,
+        "removed_duplicates": 1,
+        "removed_untrainable": 2,
+    }
+    assert [c.messages for c in read_conversations(out)] == [say("Hi", "Ho"), say("Go", "No")]
+    assert audit([str(out)], grown(CHAT))["findings"] == [] and len(list(tmp_path.iterdir())) == 2
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match="this exists already"):
+        audit([str(source)], grown(CHAT), fix=str(out))
+    assert out.read_bytes() == before
+    with pytest.raises(MissingInput):  # no half-written file is left behind
+        audit([str(source), "none.jsonl"], grown(CHAT), fix=str(tmp_path / "more.jsonl"))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_differs_in_flags_parts_or_replaced_characters_is_no_duplicate(tmp_path):
+    def talk(*answers):
+        exchanges = [(say("Hi")[0], {"role": "assistant", **answer}) for answer in answers]
+        return {"messages": [m for exchange in exchanges for m in exchange]}
+
+    path = write(
+        tmp_path,
+        "x.jsonl",
+        talk({"content": "Ho", "train": False}, {"content": "No"}),
+        talk({"content": "Ho"}, {"content": "No", "train": False}),
+        talk({"content": [{"type": "search", "text": "gate"}]}),
+        talk({"content": [{"type": "text", "text": "gate"}]}),
+        pair("Room 5", "Yes."),
+        pair("Room 6", "Yes."),
+    )
+    out = tmp_path / "out.jsonl"
+    report = audit([str(path)], grown(CHAT), grade="flags", unknown="replace", fix=str(out))
+    assert report["fixed"]["removed_duplicates"] == 0 and len(read_conversations(out)) == 6
+
+
+def test_half_a_character_in_an_unread_field_does_no_harm(tmp_path):
+    part = {"type": "text", "text": "No", "x": "\ud800"}
+    path = write(
+        tmp_path,
+        "x.jsonl",
+        pair("Hi", "Ho") | {"category": "\ud800"},
+        {"messages": [*say("Go"), {"role": "assistant", "content": [part]}]},
+    )
+    assert audit([str(path)], grown(CHAT), fix=str(tmp_path / "out.jsonl"))["fixed"]["kept"] == 2
+
+
+def test_the_quick_check_counts_duplicates_and_contradictions():
+    talk = [
+        Conversation(say(*t), "x.jsonl", i)
+        for i, t in enumerate([("Hi", "Ho"), ("Hi", "Ho"), ("hi!", "Hm"), ("Go", "No")], 1)
+    ]
+    assert quick_check(talk) == [
+        "1 exact duplicate and 1 answer to a prompt that has another answer among the conversations"
+        " (python -m pysft audit names them)"
+    ]
+    assert quick_check(talk[2:]) == []
+
+
+def test_texts_without_a_shingle_have_no_near_duplicate():
+    texts = Texts()
+    for _ in range(100):
+        texts.add("")
+    assert near_duplicates(texts) == [] and near_duplicates(Texts()) == []

@@ -1,0 +1,277 @@
+"""Readers: every format becomes conversations, and every fault is named with its file and line."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from texts import grown, node, one_line, say, steady, write
+
+from pysft import IGNORE
+from pysft.errors import DataError, MissingInput, PysftError, RowError
+from pysft.text.audit import audit
+from pysft.text.examples import encode_conversation
+from pysft.text.formats import read_conversations, read_prompts, scan
+from pysft.text.templates import CHAT, TEMPLATES
+
+# ------------------------------------------------------------------------------- lines and turns
+
+# A line that is right, with its end.
+GOOD = (
+    '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}],'
+    ' "category": "x"}\n'
+)
+
+
+def line(*conversation):
+    return json.dumps({"messages": list(conversation)})
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+HI, YES = user("Hi"), assistant("Yes")
+
+
+@pytest.mark.parametrize(
+    "bad, named",
+    [
+        ('{"messages": [', "not JSON"),
+        ("[1, 2]", "JSON list"),
+        ("3", "JSON int"),
+        ('{"words": "x"}', '"messages"'),
+        ('{"messages": []}', "must be a list of turns"),
+        ('{"messages": "x"}', "must be a list of turns"),
+        (line("x"), "turn 1"),
+        (line({"role": "user"}), 'turn 1: expected an object with "role" and "content"'),
+        (line(HI, {**YES, "role": "robot"}), "turn 2: unknown role 'robot'"),
+        (line(HI, {**YES, "role": ["user"]}), "turn 2: unknown role"),
+        (line(YES, HI), "turn 1: role 'assistant', expected 'user'"),
+        (line(HI, user("Hm")), "turn 2: role 'user', expected 'assistant'"),
+        (line(HI), "turn 1: no reply"),
+        (line(HI, YES, user("Go")), "turn 3: no reply"),
+        (line(HI, assistant(" \n")), "turn 2: empty reply"),
+        (line(user(""), YES), "turn 1: empty text"),
+        (line(HI, assistant(5)), 'turn 2: "content" is int'),
+        (line(HI, assistant(None)), 'turn 2: "content" is NoneType'),
+        (line(user([{"type": "text", "text": "Hi"}]), YES), 'turn 1: "content" is list'),
+        (line(HI, assistant([{"type": "image", "text": "x"}])), "turn 2: a part must be"),
+        (line(HI, assistant([{"type": [], "text": "x"}])), "turn 2: a part must be"),
+        (line(HI, assistant([{"type": "text"}])), "turn 2: a part must be"),
+        (line(HI, assistant([])), "turn 2: empty reply"),
+        (line(HI, assistant([{"type": "result", "text": "x"}])), "turn 2: empty reply"),
+        ("[" * 100_000, "not JSON"),
+    ],
+    ids=range(25),
+)
+def test_a_broken_line_is_one_sentence_with_file_and_line(tmp_path, bad, named):
+    path = write(tmp_path, "talk.jsonl", GOOD, bad)
+    with pytest.raises(DataError) as error:
+        read_conversations(path)
+    text = one_line(error)
+    assert "talk.jsonl, line 3" in text and named in text
+
+
+def test_a_missing_a_foreign_and_an_empty_file_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(MissingInput, match="none.jsonl: no such file"):
+        read_conversations(tmp_path / "none.jsonl")
+    path = tmp_path / "talk.jsonl"
+    for content, named in ((b"\xff\xfe", "UTF-8"), (b"\n \n", "no conversation")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=named) as error:
+            read_conversations(path)
+        assert "talk.jsonl" in one_line(error)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_conversations(tmp_path)
+
+
+def test_line_ends_and_blank_lines_do_not_matter(tmp_path):
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(b"\r\n" + GOOD.replace("\n", "\r\n").encode() + GOOD.strip().encode())
+    assert [(c.line, c.category) for c in read_conversations(path)] == [(2, "x"), (3, "x")]
+
+
+@settings(steady, max_examples=300)
+@given(st.data())
+def test_mutated_lines_give_data_or_one_sentence(tmp_path_factory, data):
+    raw = bytearray((GOOD * 2).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 6))] = data.draw(
+            st.binary(max_size=4)
+            | st.sampled_from([b"null", b"[]", b"{}", b"1e999", b'"', b"\\ud800", b"NaN", b"user"])
+        )
+    path = tmp_path_factory.getbasetemp() / "mutated.jsonl"
+    path.write_bytes(raw)
+    try:
+        for conversation in read_conversations(path):
+            assert (encode_conversation(conversation, grown(CHAT), 64).labels != IGNORE).any()
+    except PysftError as error:
+        assert str(error) and "\n" not in str(error)
+
+
+def test_prompts_need_a_text(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "Hi", "domain": "in"}\n{"prompt": ""}\n')
+    with pytest.raises(DataError, match="prompts.jsonl, line 2"):
+        read_prompts(path)
+
+
+# --------------------------------------------------------------------- formats, known by their keys
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": say("Hi", "Ho")},
+        {"messages": [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Ho"}]},
+        {"prompt": "Hi", "completion": "Ho"},
+        {"prompt": say("Hi"), "completion": [{"role": "assistant", "content": "Ho"}]},
+        {"instruction": "Hi", "input": "", "output": "Ho"},
+        {"instruction": "Hi", "output": "Ho"},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+    ],
+    ids=range(7),
+)
+def test_each_format_is_known_by_its_keys_and_becomes_messages(tmp_path, row):
+    path = write(tmp_path, "x.jsonl", "", row)
+    (found,) = read_conversations(path)
+    assert found.messages == say("Hi", "Ho") and found.line == 2 and found.path == str(path)
+
+
+@pytest.mark.parametrize("answered", ["output", "response"])
+def test_alpacas_input_follows_its_instruction(tmp_path, answered):
+    (found,) = read_conversations(
+        write(tmp_path, "x.jsonl", {"instruction": "Sum up", "input": "A tale", answered: "Ho"})
+    )
+    assert found.messages == say("Sum up\n\nA tale", "Ho")
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (b"PK\x03\x04rest", "a workbook"),
+        (b"[\n {\n", "one JSON array over many lines"),
+        (b"\xff\xfeH\x00", "UTF-16"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_one_sentence(tmp_path, content, named):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        list(scan(path))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "completion": "Ho", "system": "Be rude"},
+        {"instruction": "Hi", "output": "Ho", "history": [["a", "b"]]},
+        {"question": "Hi", "answer": "Ho", "context": "A tale"},
+        {"prompt": "Hi", "completion": "Ho", "input": "x"},
+        {"question": "Hi", "answer": "Ho", "text": "A tale"},
+    ],
+)
+def test_a_key_that_would_change_what_a_row_means_is_never_ignored(tmp_path, row):
+    (fault,) = scan(write(tmp_path, "x.jsonl", row))
+    assert "is not read" in str(fault) and "messages" in fault.remedy
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Hi", "answer": "Ho"},
+        {"prompt": "Hi", "response": "Ho", "system": "", "id": 7, "category": None},
+    ],
+)
+def test_the_usual_names_of_two_keys_are_known(tmp_path, row):
+    (found,) = read_conversations(write(tmp_path, "x.jsonl", row))
+    assert found.messages == say("Hi", "Ho") and found.category == ""
+
+
+def test_half_a_character_is_refused(tmp_path):
+    for row in ('{"prompt": "\\ud800 hi", "completion": "Ho"}', '{"text": "a\\udc00"}'):
+        (fault,) = scan(write(tmp_path, "x.jsonl", row))
+        assert "half of a character" in str(fault)
+
+
+@pytest.mark.parametrize(
+    "row, named",
+    [
+        ({"text": "A"}, "no text of two characters or more"),
+        ({"text": 5}, "no text of two characters or more"),
+        ({"instruction": ["Hi"], "output": "Ho"}, '"instruction" and "input" must be text'),
+        ({"instruction": "Hi", "input": 5, "output": "Ho"}, "must be text"),
+    ],
+)
+def test_a_row_without_a_usable_text_is_a_fault(tmp_path, row, named):
+    (fault,) = scan(write(tmp_path, "x.jsonl", row))
+    assert isinstance(fault, RowError) and named in str(fault)
+
+
+# ------------------------------------------------------------------------------ files with damage
+
+CALL = {"role": "assistant", "content": [{"type": "search", "text": "x"}]}
+# Rows that a mutated file is made of, and pieces that are put into it.
+GRAINS = [
+    json.dumps({"messages": say("Hi", "Ho", "Go", "No")}),
+    json.dumps({"prompt": "Hi", "completion": "Ho"}),
+    json.dumps({"instruction": "Hi", "input": "x", "output": "Ho"}),
+    json.dumps({"text": "A tale"}),
+    json.dumps(
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}
+    ),
+    json.dumps(node("a", None, "prompter", "Hi", 0)),
+    json.dumps(node("b", "a", "assistant", "Ho", 0)),
+    json.dumps({"messages": [say("Hi")[0], {**CALL, "train": True}]}),
+]
+SPLINTERS = [
+    *(b"null", b"[]", b"{}", b"1e999", b'"', b"\\ud800", b"NaN", b"user", b",", b"\n", b"\r"),
+    *(b"\x00", b"\xff", b"\xef\xbb\xbf", b";", b"\t", b'"parent_id": "b"', b"true", b"-1"),
+    *(b"[[[[", b"\\u0000", b'""'),
+]
+
+
+@settings(steady, max_examples=max(1000, int(os.environ.get("PYSFT_FUZZ", "0"))))  # make fuzz
+@given(
+    st.data(),
+    st.sampled_from(["m.jsonl", "m.csv", "m.tsv"]),
+    st.sampled_from(list(TEMPLATES.values())),
+)
+def test_a_mutated_file_gives_data_or_one_line_errors_and_nothing_else(
+    tmp_path_factory, data, name, template
+):
+    if name == "m.jsonl":
+        lines = data.draw(st.lists(st.sampled_from(GRAINS), min_size=1, max_size=4))
+        raw = bytearray("\n".join(lines).encode())
+    elif name == "m.csv":
+        raw = bytearray(b'prompt,completion\nHi,"Ho, ""ho"""\nGo,"No\nno"\n')
+    else:
+        raw = bytearray(b"Hi\tHo\nGo\tNo\n")
+    for _ in range(data.draw(st.integers(1, 5))):
+        at = data.draw(st.integers(0, max(0, len(raw) - 1)))
+        raw[at : at + data.draw(st.integers(0, 6))] = data.draw(
+            st.binary(max_size=4) | st.sampled_from(SPLINTERS)
+        )
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(raw)
+    tokenizer = grown(template)
+    try:
+        report = audit([str(path)], tokenizer, template, grade="flags")
+        for row in scan(path, template):
+            if isinstance(row, RowError):
+                assert row.where.startswith(str(path) + ", line ") and row.remedy
+            else:
+                for m in row.messages:
+                    assert isinstance(m["content"], (str, list))
+        assert all("\n" not in str(f) and f.where.startswith(str(path)) for f in report["findings"])
+        # A file without a row is an error too.
+        assert report["trainable"] + report["errors"] == max(1, report["rows"])
+    except PysftError as error:
+        assert str(error) and "\n" not in str(error)
