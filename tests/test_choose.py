@@ -1,21 +1,15 @@
-"""Choosing a checkpoint: what each measurement picks, and marks that a blind reader gives, none of
-which is ever lost."""
+"""Choosing a checkpoint: what each criterion picks, and the marks of a blind reader, none of which
+is ever lost."""
 
 import json
 
 import pytest
 
+from pysft.cli.select import table
 from pysft.errors import DataError, MissingInput, UsageError
-from pysft.lab.choose import (
-    CRITERIA,
-    default_steps,
-    plan_ratings,
-    rate,
-    read_marks,
-    read_measurements,
-    select,
-    table,
-)
+from pysft.measure.choose import CRITERIA, select
+from pysft.measure.rate import default_steps, plan_ratings, rate, read_marks
+from pysft.run.log import read_measurements
 
 STEPS = [7001, 7002, 7003, 7004, 7005]
 PROMPTS = [f"Speak of {word}" for word in ("love", "war", "kings", "ships", "night", "swords")]
@@ -36,14 +30,13 @@ def write(folder, rows, tail=""):
 
 @pytest.fixture
 def folder(tmp_path):
-    return write(
-        tmp_path, [row(0, heldout_loss=4.0), *(row(s, heldout_loss=float(s)) for s in STEPS)]
-    )
+    rows = [row(0, heldout_loss=4.0), *(row(s, heldout_loss=float(s)) for s in STEPS)]
+    return write(tmp_path, rows)
 
 
 class Reader:
-    """A person: gives these answers, then ends the input (or is interrupted), and remembers all
-    that was shown."""
+    """A person who types these answers, then ends the input (or interrupts), and remembers all that
+    was shown."""
 
     def __init__(self, *answers, end=EOFError):
         self.answers, self.end, self.shown = list(answers), end, []
@@ -87,7 +80,7 @@ def test_a_step_measured_again_counts_once_with_its_later_figures(tmp_path):
     assert [(r["step"], r.get("recall")) for r in rows] == [(4, 0.2), (8, None)]
 
 
-def test_nothing_to_choose_from_is_one_sentence(tmp_path):
+def test_a_run_without_checkpoints_to_choose_from_is_refused_in_one_line(tmp_path):
     with pytest.raises(MissingInput) as error:
         read_measurements(tmp_path)
     assert "measurements.jsonl" in one_line(error)
@@ -108,7 +101,7 @@ def test_nothing_to_choose_from_is_one_sentence(tmp_path):
         ("samples", [["a", "b", None]]),
     ],
 )
-def test_a_value_of_another_kind_is_named_with_its_line(tmp_path, field, value):
+def test_a_value_of_another_type_is_named_with_its_line(tmp_path, field, value):
     with pytest.raises(DataError) as error:
         read_measurements(write(tmp_path, [row(1), row(2) | {field: value}]))
     assert "measurements.jsonl, line 2: " + field in one_line(error)
@@ -137,7 +130,7 @@ def test_each_criterion_picks_its_best_and_never_the_model_before_training(name,
     assert select(rows)["criteria"][name] == {"step": 2, "value": 0.5 - 0.25 * sign, "ties": []}
 
 
-def test_on_topic_counts_above_chance_and_only_where_both_were_measured():
+def test_on_topic_is_judged_above_chance_and_only_where_both_were_measured():
     rows = [
         row(1, on_topic=0.9, on_topic_chance=0.8),
         row(2, on_topic=0.5, on_topic_chance=0.1),
@@ -151,7 +144,7 @@ def test_on_topic_counts_above_chance_and_only_where_both_were_measured():
     }
 
 
-def test_the_mean_of_a_persons_marks_picks_too():
+def test_the_mean_of_a_persons_marks_is_a_criterion_too():
     found = select([row(1), row(2), row(3)], {1: [3, 3], 2: [1, 5, 4]})
     assert found["criteria"]["person's marks"] == {
         "step": 2,
@@ -186,11 +179,8 @@ def test_a_choice_is_json_without_nan_and_shows_the_same_after_a_round_trip(fold
     assert read_measurements(folder)[-1]["recall"] is None
     found = select(read_measurements(folder), {1: [2]})
     again = json.loads(json.dumps(found, allow_nan=False))
-    assert (
-        again == found
-        and [r["step"] for r in found["rows"]] == [1, 2, 3]
-        and table(again, "r") == table(found, "r")
-    )
+    assert again == found and [r["step"] for r in found["rows"]] == [1, 2, 3]
+    assert table(again, "r") == table(found, "r")
 
 
 DISAGREE = [
@@ -216,13 +206,11 @@ def test_a_tie_is_no_disagreement():
         [row(1, format_compliance=1.0, recall=0.1), row(2, format_compliance=1.0, recall=0.2)]
     )
     assert found["criteria"]["format compliance"]["step"] == 1
-    assert (
-        found["agree"] == [{"step": 2, "criteria": ["format compliance", "recall"]}]
-        and found["disagree"] is False
-    )
+    assert found["agree"] == [{"step": 2, "criteria": ["format compliance", "recall"]}]
+    assert found["disagree"] is False
 
 
-def test_the_training_loss_has_no_say_in_which_step_the_most_agree_on():
+def test_the_training_loss_does_not_count_for_the_step_that_most_criteria_agree_on():
     rows = [
         row(1, heldout_loss=1.0, sft_loss=3.0, recall=0.1),
         row(2, heldout_loss=2.0, sft_loss=2.0, recall=0.2),
@@ -230,41 +218,36 @@ def test_the_training_loss_has_no_say_in_which_step_the_most_agree_on():
     assert [g["step"] for g in select(rows)["agree"]] == [1, 2]
 
 
-def test_the_table_stars_what_is_picked_and_says_where_the_criteria_disagree():
+def test_the_table_marks_what_is_picked_and_says_where_the_criteria_disagree():
     text = table(select(DISAGREE), "runs/my run/sft")
     shown = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert [shown[s].count("*") for s in ("0", "3", "10", "20")] == [0, 1, 2, 1]
-    assert (
-        "1.000*" in shown["3"]
-        and "100.0%*" in shown["10"]
-        and "0.100*" in shown["20"]
-        and "100.0% " in shown["20"]
-    )
+    assert "1.000*" in shown["3"] and "100.0%*" in shown["10"]
+    assert "0.100*" in shown["20"] and "100.0% " in shown["20"]
     assert (
         "They disagree: held-out loss picks step 3, training loss picks step 20, everything else"
         " step 10." in text
     )
     assert text.endswith("python -m pysft chat 'runs/my run/sft/steps/10'")
-    for name, c in CRITERIA.items():
+    for name in CRITERIA:
         assert sum(line.startswith(name + " ") for line in text.splitlines()) == 1
-    assert "(as at 20)" in text and "warns against" in text and "not measured" in text
+    assert "(the same at 20)" in text and "warns against" in text and "not measured" in text
 
 
-def test_the_table_sends_to_the_checkpoint_that_a_reader_preferred():
+def test_the_table_recommends_the_checkpoint_that_a_reader_preferred():
     text = table(select(DISAGREE, {3: [5], 10: [4, 4]}), "r/sft")
     assert text.endswith("chat r/sft/steps/3") and "marks: 1 at 3, 2 at 10" in text
 
 
 def test_the_table_says_when_all_agree():
-    assert "Step 2 is the best, or as good" in table(
-        select([row(1, recall=0.1), row(2, recall=0.2)]), "r/sft"
-    )
+    found = select([row(1, recall=0.1), row(2, recall=0.2)])
+    assert "Step 2 is best, or tied for best" in table(found, "r/sft")
 
 
 # ------------------------------------------------------------------------------------------- rate
 
 
-def test_the_steps_to_rate_are_those_picked_then_those_that_lie_farthest_apart():
+def test_the_steps_to_rate_are_those_picked_then_those_farthest_from_the_others():
     assert default_steps([row(s) for s in (0, 10, 20, 30, 40, 50, 60, 70)]) == [10, 20, 40, 70]
     picked = [row(s, heldout_loss=float(s == 0) + abs(s - 20)) for s in (0, 10, 20, 30, 60, 100)]
     assert default_steps(picked) == [10, 20, 60, 100]
@@ -272,15 +255,8 @@ def test_the_steps_to_rate_are_those_picked_then_those_that_lie_farthest_apart()
 
 
 def test_a_reply_that_several_checkpoints_gave_is_shown_once_and_its_mark_counts_for_all(tmp_path):
-    rows = [
-        {"step": s, "samples": [["Hi", reply, stop]]}
-        for s, reply, stop in [
-            (1, "Ho.", "end"),
-            (2, "Ho.", "end"),
-            (3, "Ho.", "length"),
-            (4, "Ho", "end"),
-        ]
-    ]
+    replies = [(1, "Ho.", "end"), (2, "Ho.", "end"), (3, "Ho.", "length"), (4, "Ho", "end")]
+    rows = [{"step": s, "samples": [["Hi", reply, stop]]} for s, reply, stop in replies]
     items = sorted(tuple(item)[1:] for item in plan_ratings(rows, [1, 2, 3, 4], ["Hi"], 5))
     assert items == [("Ho", [4], "end"), ("Ho.", [1, 2], "end"), ("Ho.", [3], "length")]
     _, reader = session(write(tmp_path, rows), "3", "4", "5")
@@ -300,7 +276,7 @@ def test_the_seed_alone_decides_the_order(folder):
     assert len({rate(folder, ask=Reader().ask, say=str)["seed"] for _ in range(3)}) > 1
 
 
-def test_nothing_names_a_checkpoint_before_the_last_mark(folder):
+def test_no_checkpoint_is_named_before_the_last_mark(folder):
     found, reader = session(folder, "x", "u", *"12345s" * 9)
     last = max(i for i, text in enumerate(reader.shown) if text == "mark> ")
     before, after = "\n".join(reader.shown[: last + 1]), "\n".join(reader.shown[last + 1 :])
@@ -310,10 +286,10 @@ def test_nothing_names_a_checkpoint_before_the_last_mark(folder):
     assert "1 of 24" in before and "24 of 24" in before
 
 
-def test_the_end_gives_mean_number_and_spread_of_each_checkpoint(tmp_path):
+def test_the_end_shows_mean_number_and_spread_of_the_marks_of_each_checkpoint(tmp_path):
     rows = [{"step": s, "samples": [[p, f"{s} {p}", "end"] for p in ("a", "b")]} for s in (1, 2, 3)]
     write(tmp_path, rows)
-    order = session(tmp_path)[1]  # shows the first reply only
+    order = session(tmp_path)[1]  # it shows the first reply only
     marks = {"1 a": "2", "1 b": "5", "2 a": "4", "2 b": "s", "3 a": "s", "3 b": "s"}
     planned = [i.reply for i in plan_ratings(rows, [1, 2, 3], ["a", "b"], 1)]
     assert order.replies() == planned[:1]
@@ -333,18 +309,13 @@ def test_the_end_gives_mean_number_and_spread_of_each_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
-def test_marks_given_before_an_interrupt_are_kept_and_the_next_session_goes_on_with_the_rest(
+def test_marks_before_an_interrupt_are_kept_and_the_next_session_continues_with_the_rest(
     folder, end
 ):
     steps = STEPS[:4]
     first, reader = session(folder, *"12345", end=end, count=6, steps=steps)
-    assert (first["marked"], first["left"]) == (5, 19) and [r["mark"] for r in lines(folder)] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-    ]
+    assert (first["marked"], first["left"]) == (5, 19)
+    assert [r["mark"] for r in lines(folder)] == [1, 2, 3, 4, 5]
     second, again = session(folder, *"1" * 19, *"22", "q", count=6, steps=steps, seed=2)
     read, shown = reader.replies()[:5], again.replies()
     assert not set(shown[:19]) & set(read) and set(shown[19:]) <= set(read)
@@ -360,13 +331,11 @@ def test_a_session_after_a_finished_one_takes_prompts_not_yet_read(folder):
 
 
 def test_only_prompts_that_every_checkpoint_answered_are_compared(tmp_path):
-    write(
-        tmp_path,
-        [
-            {"step": 1, "samples": [["a", "x", "end"], ["b", "y", "end"]]},
-            {"step": 2, "samples": [["b", "z", "end"]]},
-        ],
-    )
+    rows = [
+        {"step": 1, "samples": [["a", "x", "end"], ["b", "y", "end"]]},
+        {"step": 2, "samples": [["b", "z", "end"]]},
+    ]
+    write(tmp_path, rows)
     assert sorted(session(tmp_path, *"ss")[1].replies()) == ["y", "z"]
 
 
@@ -376,20 +345,19 @@ def test_a_few_prompts_are_taken_from_the_whole_list(folder):
     assert min(places) < len(PROMPTS) / 2 <= max(places)
 
 
-def test_a_mark_can_be_taken_back_and_the_reply_is_asked_again(folder):
+def test_a_mark_can_be_taken_back_and_the_reply_is_shown_again(folder):
     found, reader = session(folder, "u", "1", "s", "u", "5", "q")
     assert [r["mark"] for r in lines(folder)] == [1, None, 5] and found["marked"] == 1
     shown = reader.replies()
-    assert (
-        shown[0] == shown[3] != shown[2]
-        and shown[1] == shown[4]
-        and "no mark" in "".join(reader.shown[:5])
-    )
-    assert [m for marks in read_marks(folder).values() for m in marks] == [5]
+    assert shown[0] == shown[3] != shown[2] and shown[1] == shown[4]
+    assert "no mark" in "".join(reader.shown[:5])
+
+    def marks():
+        return [m for marks in read_marks(folder).values() for m in marks]
+
+    assert marks() == [5]
     assert session(folder, "2", "u", seed=9)[0]["left"] == 23
-    assert [m for marks in read_marks(folder).values() for m in marks] == [
-        5
-    ]  # a mark taken back is none
+    assert marks() == [5]  # a mark that was taken back does not count
 
 
 def test_a_new_mark_replaces_the_one_before(tmp_path):
@@ -399,7 +367,7 @@ def test_a_new_mark_replaces_the_one_before(tmp_path):
     assert read_marks(tmp_path) == {1: [5]} and len(lines(tmp_path)) == 2
 
 
-def test_a_mark_for_one_checkpoint_is_asked_again_for_another_and_then_counts_for_both(tmp_path):
+def test_a_reply_marked_for_one_checkpoint_is_asked_again_for_another_and_counts_for_both(tmp_path):
     write(tmp_path, [{"step": s, "samples": [["Hi", "Ho.", "end"]]} for s in (1, 2)])
     session(tmp_path, "2", steps=[1])
     found, reader = session(tmp_path, "4", steps=[2])
@@ -407,26 +375,22 @@ def test_a_mark_for_one_checkpoint_is_asked_again_for_another_and_then_counts_fo
     assert found["marked"] == 1 and read_marks(tmp_path) == {1: [4], 2: [4]}
 
 
-def test_anything_else_is_asked_again_in_one_sentence_and_not_kept(folder):
+def test_any_other_input_is_asked_again_in_one_sentence_and_not_kept(folder):
     for answer in ("", "0", "6", "1.5", "²", "four", "12"):
         _, reader = session(folder, answer)
-        assert len(reader.replies()) == 1 and any(
-            text.startswith("A mark is 1, 2, 3, 4 or 5;") for text in reader.shown
-        )
+        assert len(reader.replies()) == 1
+        assert any(text.startswith("A mark is 1, 2, 3, 4 or 5;") for text in reader.shown)
     assert not (folder / "ratings.jsonl").exists()
     assert session(folder, " 3 ", "Q")[0]["marked"] == 1
 
 
-def test_no_input_at_all_ends_politely_and_writes_nothing(folder):
+def test_without_input_the_session_ends_and_writes_nothing(folder):
     found, reader = session(folder)
-    assert (
-        found["marked"] == 0
-        and "Marks given: 0" in "".join(reader.shown)
-        and not (folder / "ratings.jsonl").exists()
-    )
+    assert found["marked"] == 0 and "Marks given: 0" in "".join(reader.shown)
+    assert not (folder / "ratings.jsonl").exists()
 
 
-def test_a_line_of_marks_cut_off_by_a_crash_costs_itself_only(folder):
+def test_of_the_marks_only_a_damaged_line_is_lost(folder):
     session(folder, "4", "q", count=1, steps=STEPS[:1])
     with open(folder / "ratings.jsonl", "a") as f:
         f.write('{"prompt": "Speak of love", "mark": 1')
@@ -434,33 +398,27 @@ def test_a_line_of_marks_cut_off_by_a_crash_costs_itself_only(folder):
     assert read_marks(folder) == {STEPS[0]: [4], STEPS[1]: [5]}
     with open(folder / "ratings.jsonl", "a") as f:
         for damage in ({"prompt": []}, {"steps": "1"}, {"steps": [[1]]}, {"mark": 9}):
-            f.write(
-                "[]\n\n"
-                + json.dumps({"prompt": "", "reply": "", "steps": [1], "mark": 1} | damage)
-                + "\n"
-            )
+            line = {"prompt": "", "reply": "", "steps": [1], "mark": 1} | damage
+            f.write("[]\n\n" + json.dumps(line) + "\n")
     assert read_marks(folder) == {STEPS[0]: [4], STEPS[1]: [5]}
 
 
 def test_marks_feed_the_choice(folder):
     assert read_marks(folder) == {}
     session(folder, "5", "q", count=1, steps=STEPS[2:3])
-    assert (
-        select(read_measurements(folder), read_marks(folder))["criteria"]["person's marks"]["step"]
-        == STEPS[2]
-    )
+    found = select(read_measurements(folder), read_marks(folder))
+    assert found["criteria"]["person's marks"]["step"] == STEPS[2]
 
 
-def test_a_kept_mark_says_for_what_by_which_order_and_when(folder):
+def test_a_kept_mark_has_the_reply_the_seed_of_the_order_and_the_time(folder):
     session(folder, "3", count=1, steps=STEPS[:1])
     (line,) = lines(folder)
-    assert set(line) == {"prompt", "reply", "steps", "stop", "mark", "seed", "when"} and line[
-        "when"
-    ].endswith("+00:00")
+    assert set(line) == {"prompt", "reply", "steps", "stop", "mark", "seed", "when"}
+    assert line["when"].endswith("+00:00")
     assert (line["steps"], line["mark"], line["seed"]) == ([STEPS[0]], 3, 1)
 
 
-def test_checkpoints_without_replies_or_without_measurements_are_one_sentence(folder):
+def test_checkpoints_without_replies_or_measurements_are_refused_in_one_line(folder):
     with pytest.raises(UsageError) as error:
         session(folder, steps=[7001, 9])
     assert "step 9" in one_line(error) and "7003" in one_line(error)

@@ -1,5 +1,5 @@
-"""Each of the source text's failure modes, provoked by training, is named; a healthy run is not
-accused of anything."""
+"""Each failure mode of the source text, brought about by training, is named; nothing is found in a
+healthy run."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pysft.cli.diagnose import text
 from pysft.errors import DataError, MissingInput
-from pysft.lab.diagnose import RULES, Finding, diagnose, findings, text
-from pysft.lab.trial import Arm, Lab, standard
-from pysft.lab.variants import talk
-from pysft.nn import ops
+from pysft.lab.arm import Arm, standard
+from pysft.lab.lab import Lab
+from pysft.lab.variants import exchange
+from pysft.measure.diagnose import RULES, Finding, diagnose, findings
+from pysft.nn import kernels
 
 PLAIN = {"sft_windows": (), "sft_pairs": 0, "sft_lr": 3e-3}
 SOURCE = {
@@ -38,12 +40,12 @@ MODES = [
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A lab whose base was trained for a fifth of its steps: enough for words."""
-    return Lab(tmp_path_factory.mktemp("lab"), "plays", ops.on_threads(), SCALE)
+    """A lab whose base is trained for a fifth of its steps, which is enough for real words."""
+    return Lab(tmp_path_factory.mktemp("lab"), "plays", kernels.on_threads(), SCALE)
 
 
 def figures(record):
-    """What a finished run's report would say of it."""
+    """The figures that the report of a finished run would have."""
     return record["track"][-1] | {
         "sft_loss_start": record["losses"][0],
         "sft_loss": float(np.mean(record["losses"][-20:])),
@@ -70,23 +72,21 @@ def modes(lab, steps, settings, talks, pairs=(), recalled=None, **more):
 
 
 def single(lab):
-    return [c for c in lab.talks if len(c.messages) == 2]
+    return [c for c in lab.conversations if len(c.messages) == 2]
 
 
-def test_a_healthy_run_shows_none(lab):
-    found = modes(lab, 350, {}, lab.talks, lab.pairs, lab.pairs)
+def test_nothing_is_found_in_a_healthy_run(lab):
+    found = modes(lab, 350, {}, lab.conversations, lab.pairs, lab.pairs)
     assert not found, found
 
 
-def test_too_few_steps_at_too_low_a_rate_ignore_the_format(lab):
-    found = modes(lab, 12, PLAIN | {"sft_lr": 1e-5}, lab.talks)
-    assert (
-        list(found) == ["ignores the format"]
-        and "hardly fallen" in found["ignores the format"].cause
-    )
+def test_after_too_few_steps_at_too_low_a_rate_the_model_ignores_the_format(lab):
+    found = modes(lab, 12, PLAIN | {"sft_lr": 1e-5}, lab.conversations)
+    assert list(found) == ["ignores the format"]
+    assert "hardly fallen" in found["ignores the format"].cause
 
 
-def test_missing_ends_are_told_apart_from_too_few_steps(lab):
+def test_missing_end_tokens_are_another_cause_than_too_few_steps(lab):
     def without_end(conversation, tokenizer, settings):
         e = standard(conversation, tokenizer, settings)
         return replace(e, input_ids=e.input_ids[:-1], labels=e.labels[:-1])
@@ -101,23 +101,24 @@ def test_too_high_a_rate_gives_gibberish_in_the_right_format(lab):
     assert "0.01" in found["gibberish"].cause
 
 
-def test_many_epochs_on_a_few_replies_memorise_them(lab):
+def test_a_few_replies_are_memorised_in_many_epochs(lab):
     few = [
-        talk(c.prompt, lab.talks[i % 6].replies()[0], i + 1) for i, c in enumerate(single(lab)[:80])
+        exchange(c.prompt, lab.conversations[i % 6].replies()[0], i + 1)
+        for i, c in enumerate(single(lab)[:80])
     ]
     found = modes(lab, 150, PLAIN, few)
     assert {"memorises", "forgets"} <= set(found)
 
 
-def test_many_epochs_on_a_few_prompts_overfit_and_forget(lab):
+def test_many_epochs_on_a_few_prompts_lead_to_overfitting_and_forgetting(lab):
     found = modes(lab, 250, PLAIN, single(lab)[:40])
     assert {"good on training prompts only", "forgets"} <= set(found)
     assert "no base text was mixed in" in found["forgets"].cause
 
 
-def test_turns_that_never_end_and_no_mask_write_the_users_part(lab):
+def test_without_ends_and_without_a_mask_the_model_writes_the_users_part(lab):
     def unmasked_and_endless(conversation, tokenizer, settings):
-        """Several turns, everything graded, the end token of each reply left out."""
+        """Everything is graded, and no reply has its end token."""
         e = standard(conversation, tokenizer, settings)
         tokens = np.append(e.input_ids, tokenizer.special["<|end|>"]).astype(np.int32)
         replies = np.cumsum(tokens == tokenizer.special["<|assistant|>"]) - np.cumsum(
@@ -126,7 +127,7 @@ def test_turns_that_never_end_and_no_mask_write_the_users_part(lab):
         kept = tokens[~((tokens == tokenizer.special["<|end|>"]) & (replies == 0))]
         return replace(e, input_ids=kept[:-1], labels=kept[1:])
 
-    several = [c for c in lab.talks if len(c.messages) > 2]
+    several = [c for c in lab.conversations if len(c.messages) > 2]
     found = modes(
         lab,
         120,
@@ -139,7 +140,7 @@ def test_turns_that_never_end_and_no_mask_write_the_users_part(lab):
     assert "nothing was masked" in found["writes the user's part"].cause
 
 
-# -------------------------------------------------------------------------------------------- the r
+# -------------------------------------------------------------------------------------- the rules
 
 HEALTHY = {
     "prompts": 61,
@@ -198,11 +199,11 @@ def only(**changes):
         ),
     ],
 )
-def test_each_rule_speaks_from_its_own_threshold_on(change, mode):
+def test_each_rule_has_its_own_limit(change, mode):
     assert only(**change) == mode
 
 
-def test_there_is_a_rule_for_each_of_the_six():
+def test_there_is_a_rule_for_each_of_the_six_failure_modes():
     bad = HEALTHY | {
         "stopped_unseen": 0.6,
         "real_words": 0.1,
@@ -215,21 +216,19 @@ def test_there_is_a_rule_for_each_of_the_six():
     assert [f.mode for f in findings(bad | {"stopped_unseen": 0.0}, TRACK, SETTINGS)][0] == MODES[0]
 
 
-def test_missing_ends_are_named_where_the_data_shows_them():
+def test_missing_end_tokens_are_counted_where_the_census_of_the_data_has_them():
     data = {"end_tokens_graded": 3, "turns": 40, "epochs": {"pairs": 400.0}}
     found = findings(HEALTHY | {"stopped_unseen": 0.1}, TRACK, SETTINGS, data)
     assert "3 of 40 turns" in found[0].cause
 
 
-def test_not_stopping_is_looked_at_before_the_mask():
-    found = {
-        f.mode: f
-        for f in findings(HEALTHY | {"no_user_turn": 0.2, "stopped_unseen": 0.6}, TRACK, SETTINGS)
-    }
+def test_a_reply_that_does_not_stop_is_looked_at_before_the_mask():
+    sick = HEALTHY | {"no_user_turn": 0.2, "stopped_unseen": 0.6}
+    found = {f.mode: f for f in findings(sick, TRACK, SETTINGS)}
     assert "first find out why it does not stop" in found["writes the user's part"].cause
 
 
-# -------------------------------------------------------------------------------------------- a fol
+# --------------------------------------------------------------------------------------- a folder
 
 
 def write(folder, name, data):
@@ -248,16 +247,16 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     document = diagnose(folder)
     assert not document["finished"] and [f["mode"] for f in document["findings"]] == ["forgets"]
     assert "not finished" in text(document) and "+30.0%" in text(document)
+    assert "1 of the six failure modes shows" in text(document)
     write(folder, "report.json", HEALTHY)
     write(folder, "settings.json", {"settings": SETTINGS})
-    then = diagnose(folder, TRACK[-1]["step"])  # as it was when its last checkpoint was measured
+    then = diagnose(folder, TRACK[-1]["step"])  # as it was at its last checkpoint
     assert not then["finished"] and [f["mode"] for f in then["findings"]] == ["forgets"]
     with pytest.raises(MissingInput, match="nothing was measured at step 1"):
         diagnose(folder, 1)
     document = diagnose(folder)
-    assert (
-        document["finished"] and document["findings"] == [] and "none of the six" in text(document)
-    )
+    assert document["finished"] and document["findings"] == []
+    assert "none of the six" in text(document)
     json.dumps(document, allow_nan=False)
 
 

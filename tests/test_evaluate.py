@@ -1,4 +1,4 @@
-"""The measurements, on models whose figures are known beforehand."""
+"""The measurements, on models whose figures are known in advance."""
 
 import math
 
@@ -6,23 +6,15 @@ import numpy as np
 import pytest
 
 from pysft.inference.generate import Reply
-from pysft.lab import evaluate
-from pysft.lab.evaluate import (
-    COMMON,
-    Probe,
-    answer,
-    complies,
-    conversation_loss,
-    corpus_loss,
-    measure,
-    on_topic,
-    real_words,
-    subjects,
-    words,
-)
-from pysft.nn.model import GPT, GPTConfig
-from pysft.text.dataset import shift
-from pysft.text.template import CHAT, render, render_prompt
+from pysft.measure import evaluate
+from pysft.measure.evaluate import answer, checks, conversation_loss, corpus_loss, measure
+from pysft.measure.probe import Probe
+from pysft.measure.words import COMMON, on_topic, real_words, subjects, words
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+from pysft.text.examples import shift
+from pysft.text.render import render, render_prompt
+from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
@@ -54,10 +46,9 @@ PROBE = Probe(
 
 
 def ids(*pieces):
-    """Text and single ids, as one array."""
-    return np.concatenate(
-        [[p] if isinstance(p, int) else TOKENIZER.encode(p) for p in (*pieces, "")]
-    ).astype(np.int32)
+    """Texts and single ids as one array."""
+    every = [[p] if isinstance(p, int) else TOKENIZER.encode(p) for p in (*pieces, "")]
+    return np.concatenate(every).astype(np.int32)
 
 
 def zero_model(context=32, vocab=68, dtype=np.float32):
@@ -65,21 +56,24 @@ def zero_model(context=32, vocab=68, dtype=np.float32):
 
 
 def figures_of(monkeypatch, reply_to):
-    """The figures of a model that answers prompt text p with reply_to(p), a Reply."""
+    """measure() of a model that answers the prompt text p with reply_to(p), a Reply."""
+    texts = [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS]
+    texts += [c[0]["content"] for c in HELDOUT]
     rendered = {}
+    for text in texts:
+        prompt = render_prompt([{"role": "user", "content": text}], TOKENIZER, CHAT)
+        rendered[tuple(prompt.tolist())] = text
 
     def pretend(model, prompts, max_new, stop, *_):
         assert max_new == 120 and stop == END
         return [reply_to(rendered[tuple(p.tolist())]) for p in prompts]
 
-    for text in (
-        [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS] + [c[0]["content"] for c in HELDOUT]
-    ):
-        rendered[
-            tuple(render_prompt([{"role": "user", "content": text}], TOKENIZER, CHAT).tolist())
-        ] = text
     monkeypatch.setattr(evaluate, "generate", pretend)
     return measure(zero_model(), TOKENIZER, CHAT, PROBE)
+
+
+def pick(figures, *names):
+    return tuple(figures[name] for name in names)
 
 
 def domains(figures, name):
@@ -94,51 +88,32 @@ def test_a_parrot_of_training_replies_recalls_complies_and_repeats_word_for_word
     figures, shown = figures_of(
         monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "end")
     )
-    assert (figures["recall"], figures["recall_of"], figures["stopped"]) == (1, 3, 1)
-    assert (
-        figures["format_compliance"],
-        figures["distinct_replies"],
-        figures["verbatim_replies"],
-    ) == (1, 1, 4)
+    assert pick(figures, "recall", "recall_of", "stopped") == (1, 3, 1)
+    assert pick(figures, "format_compliance", "distinct_replies", "verbatim_replies") == (1, 1, 4)
     assert domains(figures, "format_compliance") == {"in": 1, "near": 1, "out": 1}
     assert domains(figures, "verbatim_replies") == {"in": 2, "near": 1, "out": 1}
-    assert (figures["on_topic"], figures["on_topic_chance"], figures["in_domain_prompts"]) == (
-        0,
-        0,
-        3,
-    )
+    assert pick(figures, "on_topic", "on_topic_chance", "in_domain_prompts") == (0, 0, 3)
     assert figures["real_words"] == 1 and figures["prompts"] == 4
     assert shown["pairs"][2] == ("Say rose", "A rose is a rose.", "end")
-    assert [row[0] for row in shown["prompts"]] == [p["prompt"] for p in PROMPTS] and len(
-        shown["heldout"]
-    ) == 1
+    assert [row[0] for row in shown["prompts"]] == [p["prompt"] for p in PROMPTS]
+    assert len(shown["heldout"]) == 1
 
 
 def test_an_echo_is_on_topic_beyond_chance(monkeypatch):
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(p), "end"))
-    assert (
-        figures["on_topic"] == 1 and figures["on_topic_chance"] == 0
-    )  # crown, roses, sing: nothing in common
-    assert (figures["recall"], figures["verbatim_replies"], figures["distinct_replies"]) == (
-        0,
-        0,
-        4,
-    )
+    # The subjects crown, roses and sing have nothing in common.
+    assert figures["on_topic"] == 1 and figures["on_topic_chance"] == 0
+    assert pick(figures, "recall", "verbatim_replies", "distinct_replies") == (0, 0, 4)
     assert figures["format_compliance"] == 1
-    assert figures["real_words"] == pytest.approx(
-        8 / 10
-    )  # of the in-domain echoes "what" and "roses" are not known
+    # "what" and "roses" are the unknown words in the ten of the in-domain prompts.
+    assert figures["real_words"] == pytest.approx(8 / 10)
 
 
-def test_a_babbler_in_its_own_words_says_nothing_real(monkeypatch):
+def test_a_model_that_babbles_has_no_real_words(monkeypatch):
     babble = {p["prompt"]: "xq vroo " * (i + 1) for i, p in enumerate(PROMPTS)}
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(babble.get(p, "zzq")), "end"))
-    assert (figures["real_words"], figures["on_topic"], figures["recall"]) == (0, 0, 0)
-    assert (
-        figures["format_compliance"],
-        figures["distinct_replies"],
-        figures["verbatim_replies"],
-    ) == (1, 4, 0)
+    assert pick(figures, "real_words", "on_topic", "recall") == (0, 0, 0)
+    assert pick(figures, "format_compliance", "distinct_replies", "verbatim_replies") == (1, 4, 0)
 
 
 def test_a_model_that_never_stops_never_complies_nor_recalls(monkeypatch):
@@ -146,22 +121,22 @@ def test_a_model_that_never_stops_never_complies_nor_recalls(monkeypatch):
     figures, _ = figures_of(
         monkeypatch, lambda p: Reply(ids(replies.get(p, "Yes, my lord.")), "length")
     )
-    assert (figures["recall"], figures["stopped"], figures["format_compliance"]) == (0, 0, 0)
+    assert pick(figures, "recall", "stopped", "format_compliance") == (0, 0, 0)
     assert set(domains(figures, "format_compliance").values()) == {0}
-    assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 0, 1)
+    assert pick(figures, "content", "stopped_unseen", "no_user_turn") == (1, 0, 1)
 
 
 def test_a_model_that_writes_the_users_turn_does_not_comply(monkeypatch):
     figures, shown = figures_of(monkeypatch, lambda p: Reply(ids("Aye ", USER, "And thou"), "end"))
     assert figures["format_compliance"] == 0 and figures["stopped"] == 1
-    assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 1, 0)
+    assert pick(figures, "content", "stopped_unseen", "no_user_turn") == (1, 1, 0)
     assert shown["prompts"][0][1] == "Aye <|user|>And thou"
 
 
 def test_a_silent_model_has_no_words_to_measure(monkeypatch):
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(), "end"))
     assert math.isnan(figures["real_words"]) and figures["format_compliance"] == 0
-    assert (figures["on_topic"], figures["distinct_replies"]) == (0, 1)
+    assert pick(figures, "on_topic", "distinct_replies") == (0, 1)
 
 
 def test_compliance_counts_by_domain_add_up(monkeypatch):
@@ -170,7 +145,7 @@ def test_compliance_counts_by_domain_add_up(monkeypatch):
     )
     assert figures["format_compliance"] == 3 / 4
     assert domains(figures, "format_compliance") == {"in": 0.5, "near": 1, "out": 1}
-    assert (figures["content"], figures["stopped_unseen"], figures["no_user_turn"]) == (1, 3 / 4, 1)
+    assert pick(figures, "content", "stopped_unseen", "no_user_turn") == (1, 3 / 4, 1)
 
 
 def test_recall_is_word_for_word(monkeypatch):
@@ -179,7 +154,7 @@ def test_recall_is_word_for_word(monkeypatch):
     assert figures["recall"] == 1 / 3 and figures["stopped"] == 1
 
 
-def test_the_real_words_of_a_reply_are_those_of_the_corpus_or_a_conversation(monkeypatch):
+def test_real_words_are_those_of_the_corpus_or_of_a_conversation(monkeypatch):
     figures, _ = figures_of(monkeypatch, lambda p: Reply(ids("The crown's blorp"), "end"))
     assert figures["real_words"] == 1 / 3  # "crown's" is not "crown"
 
@@ -200,38 +175,33 @@ def test_the_real_words_of_a_reply_are_those_of_the_corpus_or_a_conversation(mon
     ],
 )
 def test_compliance_is_content_an_end_and_no_foreign_control_token(pieces, stop, good):
-    assert complies(Reply(ids(*pieces), stop), TOKENIZER, CHAT) is good
+    assert all(checks(Reply(ids(*pieces), stop), TOKENIZER, CHAT)) is good
 
 
-def test_a_tools_token_may_stand_inside_a_reply():
+def test_the_tokens_of_a_tool_may_stand_inside_a_reply_but_are_no_content():
     grown = TOKENIZER.grow(CHAT.tool_tokens)
     call = [grown.special["<|search_start|>"], 40, grown.special["<|search_end|>"]]
-    assert complies(Reply(np.array([39, *call], np.int32), "end"), grown, CHAT)
-    assert not complies(Reply(np.array([39, USER, *call], np.int32), "end"), grown, CHAT)
-    assert not complies(Reply(np.array([call[0], call[2]], np.int32), "end"), grown, CHAT)
+
+    def checked(*reply):
+        return checks(Reply(np.array(reply, np.int32), "end"), grown, CHAT)
+
+    assert checked(39, *call) == (True, True, True)
+    assert checked(39, USER, *call) == (True, True, False)
+    assert checked(call[0], call[2]) == (False, True, True)
 
 
 def test_on_topic_and_its_chance_by_hand():
     prompts = ["Speak of the rose", "Roses and a crown", "My ships"]
     replies = ["A rose is red", "The king's crown", "No, my lord"]
-    # rose-rose yes, rose/crown-crown yes, ship-lord no; of the six exchanged pairs only the second
-    # prompt with the first reply names its subject
+    # rose-rose yes, rose/crown-crown yes, ship-lord no. Of the six exchanged pairs, only the second
+    # prompt with the first reply has a subject in common.
     assert on_topic(prompts, replies) == (2 / 3, 1 / 6)
 
 
 def test_the_chance_level_is_the_mean_over_all_other_prompts():
     prompts = ["rose", "rose", "crown", "ship"]
     replies = ["rose", "crown", "crown", "rose"]
-    asked, said = (
-        [{"rose"}, {"rose"}, {"crown"}, {"ship"}],
-        [
-            {"rose"},
-            {"crown"},
-            {"crown"},
-            {"rose"},
-        ],
-    )
-    pairs = [bool(asked[i] & said[j]) for i in range(4) for j in range(4) if i != j]
+    pairs = [prompts[i] == replies[j] for i in range(4) for j in range(4) if i != j]
     rate, chance = on_topic(prompts, replies)
     assert rate == 2 / 4 and chance == sum(pairs) / 12
 
@@ -244,14 +214,8 @@ def test_one_prompt_has_no_chance_level():
 def test_a_subject_is_a_content_word_without_its_s():
     assert subjects("The King's roses are in the GLASS") == {"king", "rose", "glass"}
     assert subjects("What is it to you and me?") == set()
-    assert words("Don't! 'Tis the king's, O'er-done.") == [
-        "don't",
-        "tis",
-        "the",
-        "king's",
-        "o'er",
-        "done",
-    ]
+    found = ["don't", "tis", "the", "king's", "o'er", "done"]
+    assert words("Don't! 'Tis the king's, O'er-done.") == found
     assert all(w == w.lower() for w in COMMON)
 
 
@@ -265,32 +229,28 @@ def test_real_words_by_hand():
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-14), (np.float32, 1e-6)])
 @pytest.mark.parametrize("length", [2, 33, 34, 1000])
-def test_a_model_of_zeros_loses_ln_v_on_any_text(dtype, tolerance, length):
+def test_a_model_of_zeros_has_loss_ln_v_on_any_text(dtype, tolerance, length):
     text = np.random.default_rng(0).integers(0, 65, length).astype(np.int32)
-    assert corpus_loss(zero_model(vocab=65, dtype=dtype), text) == pytest.approx(
-        math.log(65), rel=tolerance
-    )
+    loss = corpus_loss(zero_model(vocab=65, dtype=dtype), text)
+    assert loss == pytest.approx(math.log(65), rel=tolerance)
 
 
 def test_a_corpus_loss_is_the_mean_over_every_target_once():
     model = GPT(GPTConfig(68, 16, 1, 2, 16), rng=np.random.default_rng(0), dtype=np.float64)
     for _, w in model.params.items():
         w += np.random.default_rng(1).normal(0, 0.3, w.shape)
-    text = (
-        np.random.default_rng(0).integers(0, 65, 300 * 16 + 6).astype(np.int32)
-    )  # more windows than a batch
+    length = 300 * 16 + 6  # more windows than a batch has
+    text = np.random.default_rng(0).integers(0, 65, length).astype(np.int32)
     total = 0.0
     for first in range(0, len(text) - 1, 16):
-        rows, targets = (
-            text[first : first + 16][: len(text) - 1 - first],
-            text[first + 1 : first + 17],
-        )
+        rows = text[first : first + 16][: len(text) - 1 - first]
+        targets = text[first + 1 : first + 17]
         logits = model.logits(rows, np.array([0, len(rows)], np.int32))
         total += (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(rows)), targets]).sum()
     assert corpus_loss(model, text) == pytest.approx(total / (len(text) - 1), rel=1e-12)
 
 
-def test_a_conversation_loss_grades_replies_alone_and_counts_what_fitted():
+def test_a_conversation_loss_grades_only_replies_and_counts_the_conversations_that_fit():
     model = GPT(GPTConfig(68, 32, 1, 2, 16), rng=np.random.default_rng(0), dtype=np.float64)
     model.params["head"][:] = np.random.default_rng(1).normal(0, 0.5, (68, 16))
     long = [{"role": "user", "content": "x" * 40}, {"role": "assistant", "content": "No."}]

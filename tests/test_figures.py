@@ -1,5 +1,5 @@
-"""Figures and pages: whatever is put into them is shown and never obeyed; light and dark, now and
-later alike."""
+"""Figures and pages: any text is shown and never executed, in light and in dark, and the same data
+give the same bytes."""
 
 import re
 import sys
@@ -11,9 +11,9 @@ import pytest
 from conftest import python
 
 from pysft.errors import UsageError
-from pysft.lab import figures
-from pysft.lab.figures import COLOURS, INK, Series, curves, dots, paths
-from pysft.lab.page import (
+from pysft.measure import figures
+from pysft.measure.figures import COLOURS, INK, Series, curves, dots, paths
+from pysft.measure.page import (
     badge,
     bullets,
     code,
@@ -97,13 +97,12 @@ def everything(text):
 def test_no_text_becomes_markup_and_all_of_it_is_shown(text):
     document = everything(text)
     plain, read = Reader(everything("plain")), Reader(document)
-    assert read.tags == plain.tags and [name for name, _ in read.attributes] == [
-        name for name, _ in plain.attributes
-    ]
+    assert read.tags == plain.tags
+    assert [name for name, _ in read.attributes] == [name for name, _ in plain.attributes]
     assert read.text.count(text) == plain.text.count("plain") == 15
 
 
-def test_what_a_document_cannot_hold_is_made_visible_and_can_be_written():
+def test_characters_that_a_document_cannot_hold_become_visible_signs():
     document = everything("a\x00b\x1b[31m\x7f\ud800c\r")
     document.encode("utf-8")
     assert "a\u2400b\u241b[31m\u2421\\ud800c\u240d" in document
@@ -111,28 +110,20 @@ def test_what_a_document_cannot_hold_is_made_visible_and_can_be_written():
 
 def test_a_page_serves_light_and_dark_and_loads_nothing():
     document = everything("text")
-    assert (
-        DARK in document
-        and LIGHT in document
-        and '<meta charset="utf-8">' in document
-        and 'name="viewport"' in document
-    )
-    assert (
-        not re.search(r"https?:|src=|href=|url\(|@import|<script|<link", document)
-        and "default-src 'none'" in document
-    )
+    assert DARK in document and LIGHT in document
+    assert '<meta charset="utf-8">' in document and 'name="viewport"' in document
+    assert "default-src 'none'" in document
+    assert not re.search(r"https?:|src=|href=|url\(|@import|<script|<link", document)
 
 
-def test_html_of_a_builder_is_not_escaped_again():
+def test_the_html_of_a_builder_is_not_escaped_again():
     assert "<p>a &lt;b&gt;</p>" in page("t", [details("more", [paragraph("a <b>")])])
 
 
-def test_numbers_in_a_table_stand_right_and_are_written_for_people():
+def test_numbers_in_a_table_are_aligned_right_and_written_for_people():
     text = table(["name", "a", "b"], [["x", 1234567, 0.123456], ["y", None, float("nan")]])
-    assert (
-        '<td class="left">x</td><td class="right">1,234,567</td><td class="right">0.1235</td>'
-        in text
-    )
+    row = '<td class="left">x</td><td class="right">1,234,567</td><td class="right">0.1235</td>'
+    assert row in text
     assert text.count('<td class="right">\u2013</td>') == 2 and '<div class="wide">' in text
     assert number(-0.5) == "\u22120.5" and number(True) == "yes" and number(float("inf")) == "inf"
 
@@ -146,14 +137,14 @@ def test_a_table_without_rows_has_its_headings():
     assert "<th" in table(["a", "b"], [])
 
 
-def test_verdicts_differ_by_words_and_signs_without_their_colour():
+def test_verdicts_differ_by_word_and_sign_as_well_as_by_colour():
     shown = {re.sub("<[^>]*>", "", badge("holds", kind)) for kind in ("good", "partly", "bad")}
     assert shown == {"\u2713 good: holds", "\u25d1 partly: holds", "\u2717 bad: holds"}
     with pytest.raises(KeyError):
         badge("holds", "fine")
 
 
-def test_only_a_bare_svg_is_taken_as_a_figure():
+def test_only_an_svg_element_is_taken_as_a_figure():
     with pytest.raises(ValueError):
         figure("<script>alert(1)</script>")
 
@@ -168,7 +159,7 @@ def drawn():
 
 @lru_cache
 def samples(name="a series"):
-    """One figure of each kind, its names given."""
+    """One figure of each kind, with this name in every place that takes one."""
     return [
         curves(
             name,
@@ -183,8 +174,8 @@ def samples(name="a series"):
             [Series("one", list(range(1, 400)), [[1 / n for n in range(1, 400)]])],
             "x",
             "y",
-            True,
-            True,
+            log_x=True,
+            log_y=True,
         ),
         dots(name, [(name, [1, 2, 4]), ("none", [None]), ("one", [3])], name, level=(2, name)),
         paths(
@@ -195,49 +186,42 @@ def samples(name="a series"):
 
 
 def points(svg, colour):
-    """The corners of each line of a colour, [[(x, y), ...] of each unbroken piece]."""
+    """The corners of the lines of a colour: [(x, y), ...] for each unbroken piece."""
     found = []
     for d in re.findall(rf'<path d="([^"]*)" style="fill: none; stroke: {colour}', svg):
         for piece in d.split("M")[1:]:
-            found.append(
-                [tuple(map(float, p.split())) for p in re.split("[LC]", piece.replace("z", ""))]
-            )
+            corners = re.split("[LC]", piece.replace("z", ""))
+            found.append([tuple(map(float, corner.split())) for corner in corners])
     return found
 
 
 def texts(svg):
-    """{text: (x, y)} of what is written in a figure."""
+    """{text: (x, y)} of the texts in a figure."""
     space = "{http://www.w3.org/2000/svg}"
     found = {}
     for e in ElementTree.fromstring(svg).iter(space + "text"):
         at = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)", e.get("transform", ""))
-        found["".join(e.itertext()).strip()] = tuple(
-            map(float, at.groups() if at else (e.get("x", 0), e.get("y", 0)))
-        )
+        place = at.groups() if at else (e.get("x", 0), e.get("y", 0))
+        found["".join(e.itertext()).strip()] = tuple(map(float, place))
     return found
 
 
-def test_a_figure_stands_inline_in_any_page_with_the_ink_of_the_page(drawn):
+def test_a_figure_can_stand_inline_in_any_page_and_has_the_ink_of_the_page(drawn):
     for svg in samples():
         root = ElementTree.fromstring(svg)
-        assert (
-            root.tag.endswith("}svg")
-            and root.get("role") == "img"
-            and root.get("width") == "100%"
-            and root.get("viewBox")
-        )
+        assert root.tag.endswith("}svg") and root.get("role") == "img"
+        assert root.get("width") == "100%" and root.get("viewBox")
         assert root.get("aria-label") == root[0].text and root[0].tag.endswith("title")
         assert set(re.findall(r"#\w{3,6}\b", svg)) <= set(COLOURS) - {INK} and "currentColor" in svg
-        assert "<text" in svg and not re.search(
-            r"<style|<defs|<use|url\(|DOCTYPE|<\?xml|<metadata|font-family: ", svg
-        )
+        own = r"<style|<defs|<use|url\(|DOCTYPE|<\?xml|<metadata|font-family: "
+        assert "<text" in svg and not re.search(own, svg)
         assert not re.search(r"stroke: (?!none|#|currentColor)|fill: (?!none|#|currentColor)", svg)
         assert re.findall(r"https?:[^\"]*", svg) == ["http://www.w3.org/2000/svg"]
 
 
-def test_however_many_figures_stand_in_a_page_no_two_share_an_id(drawn):
+def test_figures_have_no_ids_so_no_two_in_a_page_share_one(drawn):
     document = page("t", [figure(svg, "caption") for svg in samples() + samples("other")])
-    assert not re.search(r'\bid="', document)  # there are none
+    assert not re.search(r'\bid="', document)
     assert Reader(document).tags >= {"svg", "figure", "figcaption"}
 
 
@@ -259,73 +243,56 @@ def test_the_same_data_give_the_same_bytes_in_every_process_and_style(drawn):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_name_becomes_markup_or_mathematics(drawn, text):
+def test_no_name_becomes_markup_or_a_formula(drawn, text):
     svg = samples(text)[0]
     read, plain = Reader(svg), Reader(samples("plain")[0])
-    assert read.tags == plain.tags and {name for name, _ in read.attributes} == {
-        name for name, _ in plain.attributes
-    }
-    assert (
-        texts(svg).keys() >= {" ".join(text.split())}
-        and read.text.count(" ".join(text.split())) >= 6
-    )
+    assert read.tags == plain.tags
+    assert {name for name, _ in read.attributes} == {name for name, _ in plain.attributes}
+    shown = " ".join(text.split())
+    assert texts(svg).keys() >= {shown} and read.text.count(shown) >= 6
 
 
 def test_a_gap_in_the_data_is_a_gap_in_the_line(drawn):
-    for hole in (None, float("nan"), float("inf")):
-        svg = curves("t", [Series("a", [0, 1, 2, 3, 4], [[1, 2, hole, 2, 1]])], "x", "y")
+    for gap, log_y in ((None, False), (float("nan"), False), (float("inf"), False), (0, True)):
+        line = Series("a", [0, 1, 2, 3, 4], [[1, 2, gap, 2, 1]])
+        svg = curves("t", [line], "x", "y", log_y=log_y)
         assert [len(piece) for piece in points(svg, COLOURS[0])[:2]] == [2, 2]
-    svg = curves(
-        "t", [Series("a", [0, 1, 2, 3, 4], [[1, 2, 0, 2, 1]])], "x", "y", log_y=True
-    )  # zero has no logarithm
-    assert [len(piece) for piece in points(svg, COLOURS[0])[:2]] == [2, 2]
 
 
-def test_the_line_is_the_mean_of_the_seeds_and_the_band_goes_from_least_to_most(drawn):
+def test_the_line_is_the_mean_of_the_seeds_and_the_band_is_their_range(drawn):
     svg = curves("t", [Series("a", [0, 1, 2], [[0, 3, 0], [0, 1, None], [6, 2, 4]])], "x", "y")
-    line = points(svg, COLOURS[0])[0]
-    assert (
-        len(line) == 3 and max(y for _, y in line) - min(y for _, y in line) < 0.02
-    )  # all means are 2
-    band = re.findall(
+    line = [y for _, y in points(svg, COLOURS[0])[0]]
+    assert len(line) == 3 and max(line) - min(line) < 0.02  # all means are 2
+    ((path, shift),) = re.findall(
         r'<path d="([^"]*)"(?: transform="translate\(0 ([\d.]+)\)")? style="fill: #0072b2;'
         r" fill-opacity",
         svg,
     )
-    ys = [
-        float(p.split()[1]) + float(band[0][1] or 0)
-        for p in re.split("[ML]", band[0][0].replace("z", ""))[1:]
-    ]
-    assert len(band) == 1 and min(ys) < line[0][1] < max(ys)
-    assert (line[0][1] - min(ys)) / (max(ys) - line[0][1]) == pytest.approx(
-        2, abs=0.02
-    )  # 6 and 0 about 2
+    corners = re.split("[ML]", path.replace("z", ""))[1:]
+    band = [float(corner.split()[1]) + float(shift or 0) for corner in corners]
+    above, below = line[0] - min(band), max(band) - line[0]
+    assert above > 0 and below > 0
+    assert above / below == pytest.approx(2, abs=0.02)  # from 2 up to 6, and down to 0
     assert "fill-opacity" not in curves("t", [Series("a", [0, 1], [[0, 1]])], "x", "y")
 
 
 def test_numbers_at_the_axes_are_written_for_people(drawn):
-    assert texts(curves("t", [Series("a", [0, 20000], [[-1, 1]])], "x", "y")).keys() >= {
-        "\u22121",
-        "0",
-        "20,000",
-    }
-    assert texts(curves("t", [Series("a", [1, 2], [[1e-4, 2]])], "x", "y", log_y=True)).keys() >= {
-        "0.0001",
-        "0.01",
-        "1",
-    }
+    linear = curves("t", [Series("a", [0, 20000], [[-1, 1]])], "x", "y")
+    assert texts(linear).keys() >= {"\u22121", "0", "20,000"}
+    log = curves("t", [Series("a", [1, 2], [[1e-4, 2]])], "x", "y", log_y=True)
+    assert texts(log).keys() >= {"0.0001", "0.01", "1"}
 
 
-def test_every_series_has_a_look_of_its_own_in_more_than_its_colour():
+def test_every_series_has_a_look_of_its_own_and_not_by_colour_alone():
     looks = [
-        (figures._look(i)["color"], figures._look(i)["marker"], str(figures._look(i)["linestyle"]))
-        for i in range(30)
+        (look["color"], look["marker"], str(look["linestyle"]))
+        for look in map(figures._look, range(30))
     ]
     assert len(set(looks)) == 30
     assert len({look[1:] for look in looks[:8]}) == 8
 
 
-def test_the_legend_stands_below_all_data(drawn):
+def test_the_legend_is_below_all_data(drawn):
     names = [
         f"series {i}, whose name is so long that it takes more than a single line of the figure"
         for i in range(5)
@@ -344,20 +311,18 @@ def test_the_legend_stands_below_all_data(drawn):
     assert max(below) < float(re.search(r'viewBox="0 0 \d+ ([\d.]+)"', svg)[1])
 
 
-def test_names_of_marks_that_stand_close_are_written_one_above_the_other(drawn):
+def test_names_of_marks_that_are_close_are_written_one_above_the_other(drawn):
     marks = [(50, "fine-tuning begins"), (52, "replay ends"), (99, "z")]
     place = texts(curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=marks))
-    assert (
-        place["fine-tuning begins"][1] != place["replay ends"][1]
-        and place["fine-tuning begins"][1] == place["z"][1]
-    )
+    height = {name: y for name, (_, y) in place.items()}
+    assert height["fine-tuning begins"] != height["replay ends"]
+    assert height["fine-tuning begins"] == height["z"]
 
 
-def test_every_seed_is_a_dot_and_what_was_not_measured_says_so(drawn):
+def test_every_seed_is_a_dot_and_a_row_without_values_says_so(drawn):
     svg = dots("t", [("three", [1, 2, 3]), ("none", [None, float("nan")]), ("one", [2])], "x")
-    assert (
-        len(re.findall(r'transform="translate\([^)]*\)" style="fill: #0072b2', svg)) == 4 + 1
-    )  # and one in the legend
+    found = re.findall(r'transform="translate\([^)]*\)" style="fill: #0072b2', svg)
+    assert len(found) == 4 + 1  # one is in the legend
     assert "(not measured)" in texts(svg) and "mean of the seeds" in texts(svg)
     assert "mean of the seeds" not in texts(dots("t", [("one", [2])], "x"))
 
@@ -374,7 +339,7 @@ def test_a_path_ends_in_a_larger_marker(drawn):
     assert len(ends) == 1 and float(ends[0].split()[0]) == max(float(at.split()[0]) for at in sizes)
 
 
-def test_data_that_are_not_there_are_said_not_to_be_there(drawn):
+def test_a_figure_without_data_says_so(drawn):
     for svg in (
         curves("t", [], "x", "y"),
         curves("t", [Series("a", [1], [[None]])], "x", "y", log_x=True),
@@ -394,10 +359,5 @@ def test_without_matplotlib_a_sentence_says_how_to_get_it(monkeypatch):
 
 
 def test_matplotlib_is_loaded_only_when_something_is_drawn():
-    assert (
-        python(
-            "-c",
-            "import sys, pysft.lab.figures, pysft.lab.report; print('matplotlib' in sys.modules)",
-        ).stdout
-        == "False\n"
-    )
+    program = "import sys, pysft.measure.report; print('matplotlib' in sys.modules)"
+    assert python("-c", program).stdout == "False\n"

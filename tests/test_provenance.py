@@ -1,5 +1,5 @@
-"""Memorised or generalised: verdicts known beforehand, and a plain search as the oracle of every
-figure."""
+"""Where replies come from: verdicts that are known in advance, and a plain search as the oracle of
+every figure."""
 
 import json
 import random
@@ -10,19 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysft.lab.provenance import RULE, VERDICTS, Origin, Provenance, _suffixes, summary
-from pysft.text.audit import GRAM, NEAR, SHINGLE
-from pysft.text.dataset import shipped
+from pysft.measure.provenance import RULE, VERDICTS, Origin, Provenance, _suffixes, summary
+from pysft.text.corpora import shipped
 from pysft.text.formats import read_conversations
+from pysft.text.near_duplicates import NEAR, SHINGLE
+from pysft.text.overlap import GRAM
 
 PLAYS = shipped("plays.txt").read_text(encoding="utf-8")
 TRAINED = [
     reply for c in read_conversations(shipped("conversations.jsonl")) for reply in c.replies()
 ]
-LETTERS = (
-    string.ascii_letters + string.digits
-)  # in this order, so that stretches of it share what one sees they share
-ODD = "".join(map(chr, range(0x4E00, 0x4E40)))  # characters that nothing else has
+LETTERS = string.ascii_letters + string.digits  # all different: what two slices share is plain
+ODD = "".join(map(chr, range(0x4E00, 0x4E40)))  # characters that no other text here has
 
 
 steady = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -34,8 +33,8 @@ def origins_of(*replies, training=(), corpus=None):
 
 
 def plain(reply, training, corpus):
-    """Every figure by looking everywhere: (nearest, similarity), and the longest stretches, the
-    first of each length."""
+    """Every figure by looking everywhere: ((nearest, similarity), the longest stretch in a training
+    reply, the longest in the corpus). Of several the first."""
 
     def pieces(text):
         text = " ".join(text.split())
@@ -54,9 +53,8 @@ def plain(reply, training, corpus):
         return ""
 
     verbatim = [t for t in training if t.split() == reply.split()]
-    nearest = (
-        verbatim[0] if verbatim else max(training, key=lambda t: alike(reply, t), default="")
-    )  # max: the first
+    nearest = max(training, key=lambda t: alike(reply, t), default="")  # the first of equals
+    nearest = verbatim[0] if verbatim else nearest
     return (
         (nearest, alike(reply, nearest) if training else 0.0),
         longest(training, 1),
@@ -67,36 +65,24 @@ def plain(reply, training, corpus):
 # ------------------------------------------------------------------------------------ known answers
 
 
-def test_a_parrot_of_the_training_set_is_verbatim_throughout():
+def test_training_replies_are_verbatim():
     origins = origins_of(*TRAINED[::10], training=TRAINED, corpus=PLAYS)
-    assert summary(origins)["shares"] == {
-        "verbatim": 1,
-        "near copy": 0,
-        "spliced": 0,
-        "new": 0,
-        "empty": 0,
-    }
+    assert summary(origins)["shares"] == dict.fromkeys(VERDICTS, 0) | {"verbatim": 1}
     assert all(
         (o.nearest, o.similarity, o.shared_replies_text) == (r, 1, r)
         for o, r in zip(origins, TRAINED[::10])
     )
 
 
-def test_a_babbler_is_new_throughout():
+def test_random_letters_are_new():
     g = random.Random(0)
     babble = ["".join(g.choices(string.ascii_letters, k=60)) for _ in range(100)]
     origins = origins_of(*babble, training=TRAINED, corpus=PLAYS)
-    assert summary(origins)["counts"] == {
-        "verbatim": 0,
-        "near copy": 0,
-        "spliced": 0,
-        "new": 100,
-        "empty": 0,
-    }
+    assert summary(origins)["counts"] == dict.fromkeys(VERDICTS, 0) | {"new": 100}
     assert all(0 < o.shared_replies < 8 and o.shared_corpus == 0 for o in origins)
 
 
-def test_a_reply_stitched_from_halves_of_two_training_replies_is_spliced():
+def test_a_reply_made_of_halves_of_two_training_replies_is_spliced():
     training = [
         "The garden sleeps beneath the snow, and so do I.",
         "My father kept the mill until the river took it.",
@@ -106,7 +92,7 @@ def test_a_reply_stitched_from_halves_of_two_training_replies_is_spliced():
     assert origin.nearest == training[0] and 0.2 < origin.similarity < NEAR
 
 
-def test_a_line_of_the_corpus_is_spliced_and_shared_to_its_whole_length():
+def test_a_line_of_the_corpus_is_spliced_and_shared_in_its_whole_length():
     lines = [line for line in PLAYS.splitlines() if len(line) >= 30][:50]
     origins = origins_of(*lines, training=["Aye, my lord."], corpus=PLAYS)
     assert {o.verdict for o in origins} == {"spliced"} and len(lines) == 50
@@ -122,9 +108,8 @@ def test_a_line_of_the_corpus_is_spliced_and_shared_to_its_whole_length():
 @steady
 @given(st.data(), st.sampled_from(["ab", "abc \n", "ab\0", "aé😀\ud800\U0010ffff"]))
 def test_every_figure_is_that_of_a_plain_search(data, alphabet):
-    training = data.draw(
-        st.lists(st.text(alphabet.replace("\0", ""), max_size=30), max_size=6)
-    )  # \0 in replies alone
+    # \0 is in replies and the corpus alone, so it can be the border between training replies.
+    training = data.draw(st.lists(st.text(alphabet.replace("\0", ""), max_size=30), max_size=6))
     corpus = data.draw(st.none() | st.text(alphabet, max_size=80))
     reply = data.draw(
         st.text(alphabet, max_size=12)
@@ -147,7 +132,7 @@ def test_every_figure_is_that_of_a_plain_search(data, alphabet):
 
 @steady
 @given(st.text("ab\0", max_size=40) | st.integers(0, 9).map("ab".__mul__) | st.text(max_size=9))
-def test_the_order_of_the_suffixes_is_that_of_sorting_them(text):
+def test_suffixes_are_in_sorted_order(text):
     assert _suffixes(text) == sorted(range(len(text)), key=lambda i: text[i:])
 
 
@@ -163,120 +148,97 @@ def test_the_figures_of_a_real_training_set_are_those_of_a_plain_search():
         assert (origin.shared_replies_text, origin.shared_corpus_text) == (ours, corpus)
 
 
-# ------------------------------------------------------------------------------- verdicts at their
+# ------------------------------------------------------------------------------- limits of verdicts
 
 
-def test_verbatim_overlooks_white_space_and_nothing_else():
+def test_verbatim_ignores_white_space_and_nothing_else():
     origins = origins_of(
         "Aye,  my\nlord. ", "aye, my lord.", "Aye, my lord", training=["No.", "Aye, my lord."]
     )
     assert [o.verdict for o in origins] == ["verbatim", "near copy", "near copy"]
-    assert (origins[0].nearest, origins[0].similarity, origins[0].shared_replies_text) == (
-        "Aye, my lord.",
-        1,
-        "Aye, ",
-    )
+    assert (origins[0].nearest, origins[0].similarity) == ("Aye, my lord.", 1)
+    assert origins[0].shared_replies_text == "Aye, "
 
 
-def test_of_replies_with_the_same_shingles_the_one_that_was_said_is_nearest():
+def test_of_replies_with_the_same_shingles_the_equal_one_is_nearest():
     near, same = origins_of("hahahahaha", "hahahaha", training=["hahaha", "hahahaha"])
     assert (same.nearest, same.verdict) == ("hahahaha", "verbatim")
     assert (near.nearest, near.similarity, near.verdict) == ("hahaha", 1, "near copy")
 
 
-def test_a_near_copy_begins_at_a_similarity_of_eight_tenths():
+def test_a_near_copy_has_a_similarity_of_at_least_eight_tenths():
     exactly, below = origins_of(LETTERS[:9], LETTERS[20:48], training=[LETTERS[:8], LETTERS[20:43]])
     assert (exactly.similarity, exactly.verdict) == (4 / 5, "near copy") and NEAR == 0.8
     assert (below.similarity, below.verdict) == (19 / 24, "spliced")
 
 
 @pytest.mark.parametrize("source", ["training", "corpus"])
-def test_spliced_is_a_stretch_of_half_the_reply(source):
+def test_a_spliced_reply_shares_a_stretch_of_at_least_half_of_it(source):
     text = ODD[:20] + LETTERS[:16] + ODD[20:]
     where = {source: [text] if source == "training" else text}
     half, less = origins_of(LETTERS[:16] + "." * 16, LETTERS[:16] + "." * 17, **where)
-    assert [(max(o.shared_replies, o.shared_corpus), o.verdict) for o in (half, less)] == [
-        (16, "spliced"),
-        (16, "new"),
-    ]
+    assert [max(o.shared_replies, o.shared_corpus) for o in (half, less)] == [16, 16]
+    assert [o.verdict for o in (half, less)] == ["spliced", "new"]
 
 
 @pytest.mark.parametrize("source", ["training", "corpus"])
-def test_spliced_is_a_stretch_of_sixteen_characters(source):
+def test_a_spliced_reply_shares_at_least_sixteen_characters(source):
     text = ODD[:20] + LETTERS[:16] + ODD[20:]
-    long, short = origins_of(
-        LETTERS[:16], LETTERS[:15], **{source: [text] if source == "training" else text}
-    )
+    where = {source: [text] if source == "training" else text}
+    long, short = origins_of(LETTERS[:16], LETTERS[:15], **where)
     assert (long.verdict, short.verdict) == ("spliced", "new") and GRAM == 16
-    assert (short.shared_replies, short.shared_corpus) == (
-        (15, 0) if source == "training" else (0, 0)
-    )
+    assert short.shared_replies == (15 if source == "training" else 0)
+    assert short.shared_corpus == 0
 
 
-def test_white_space_is_empty_whatever_was_trained_on():
-    assert {
-        o.verdict for o in origins_of("", " \n\t", training=["", " ", "a b"], corpus=" " * 40)
-    } == {"empty"}
+def test_a_reply_of_white_space_is_empty_whatever_was_trained_on():
+    origins = origins_of("", " \n\t", training=["", " ", "a b"], corpus=" " * 40)
+    assert {o.verdict for o in origins} == {"empty"}
 
 
-# ----------------------------------------------------------------------------------------- corners
+# -------------------------------------------------------------------------------------- edge cases
 
 
-def test_a_reply_shorter_than_a_shingle_is_like_an_equal_one_alone():
+def test_a_reply_shorter_than_a_shingle_is_similar_only_to_an_equal_one():
+    assert len("Aye.") < SHINGLE
     same, other, inside = origins_of("Aye.", "Nay.", "Aye", training=["Nay, sir.", "Aye."])
-    assert (same.similarity, same.nearest, same.verdict) == (1, "Aye.", "verbatim") and len(
-        "Aye."
-    ) < SHINGLE
+    assert (same.similarity, same.nearest, same.verdict) == (1, "Aye.", "verbatim")
     assert (other.similarity, other.verdict, other.shared_replies_text) == (0, "new", "Nay")
     assert (inside.similarity, inside.verdict, inside.shared_replies) == (0, "new", 3)
 
 
-def test_the_first_of_equally_near_replies_is_named():
-    assert (
-        origins_of(LETTERS[:10], training=["?", LETTERS[:9], LETTERS[1:10], LETTERS[:9]])[0].nearest
-        == LETTERS[:9]
-    )
-    assert (
-        origins_of(LETTERS[:10], training=["?", LETTERS[1:10], LETTERS[:9]])[0].nearest
-        == LETTERS[1:10]
-    )
-    assert origins_of("Nothing alike", training=["?", "!"])[0].nearest == "?"
-    assert (
-        origins_of("Aye, sir.", training=["?", "Aye,  sir.", "Aye, sir."])[0].nearest
-        == "Aye,  sir."
-    )
+def test_the_first_of_equally_similar_replies_is_named():
+    def nearest(reply, *training):
+        return origins_of(reply, training=training)[0].nearest
+
+    left, right = LETTERS[:9], LETTERS[1:10]
+    assert nearest(LETTERS[:10], "?", left, right, left) == left
+    assert nearest(LETTERS[:10], "?", right, left) == right
+    assert nearest("Nothing alike", "?", "!") == "?"
+    assert nearest("Aye, sir.", "?", "Aye,  sir.", "Aye, sir.") == "Aye,  sir."
 
 
 def test_nothing_is_shared_across_the_border_of_two_replies():
     origin, crossing = origins_of("abcdefgh", "abcd\0efgh", training=["abcd", "efgh"])
     assert (origin.shared_replies_text, crossing.shared_replies_text) == ("abcd", "abcd")
-    zeros, across = origins_of(
-        "a\0b", "b\0c", training=["a\0b", "c"]
-    )  # the border is another character here
+    # Here a training reply has \0, so the border is another character.
+    zeros, across = origins_of("a\0b", "b\0c", training=["a\0b", "c"])
     assert (zeros.shared_replies_text, across.shared_replies_text) == ("a\0b", "b")
 
 
 def test_without_training_replies_the_corpus_decides_and_without_both_all_is_new():
     (origin,) = origins_of(PLAYS[:60], corpus=PLAYS)
     assert origin == Origin("", 0, 0, "", 60, PLAYS[:60], "spliced")
-    assert origins_of("Aye, my lord, and more than that.") == [Origin("", 0, 0, "", 0, "", "new")]
-    assert origins_of("Aye, my lord, and more than that.", corpus="") == origins_of(
-        "Aye, my lord, and more than that."
-    )
+    reply, new = "Aye, my lord, and more than that.", Origin("", 0, 0, "", 0, "", "new")
+    assert origins_of(reply) == origins_of(reply, corpus="") == [new]
 
 
 def test_text_of_any_script_is_compared_by_characters():
-    copy, part = origins_of(
-        "Grüße aus Köln 😀",
-        "Grüße aus Köln!! 東京",
-        training=["Grüße aus Köln 😀", "東京へ行きます"],
-    )
+    training = ["Grüße aus Köln 😀", "東京へ行きます"]
+    copy, part = origins_of(training[0], "Grüße aus Köln!! 東京", training=training)
     assert (copy.verdict, copy.shared_replies) == ("verbatim", 16)
-    assert (part.shared_replies_text, part.shared_replies, part.verdict) == (
-        "Grüße aus Köln",
-        14,
-        "new",
-    )
+    assert (part.shared_replies_text, part.shared_replies) == ("Grüße aus Köln", 14)
+    assert part.verdict == "new"
 
 
 def test_a_summary_names_every_verdict_and_its_shares_are_of_all_replies():

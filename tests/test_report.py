@@ -1,9 +1,10 @@
-"""The page of a run: all that its folder holds, nothing that it does not, whatever state the folder
+"""The page of a run: everything that its folder holds, and nothing else, whatever state the folder
 is in."""
 
 import copy
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from dataclasses import asdict, replace
@@ -11,14 +12,21 @@ from html import unescape
 
 import pytest
 
-from pysft import cli, recipe
+from pysft.cli import arguments
+from pysft.cli import main as cli
 from pysft.errors import MissingInput
-from pysft.lab import figures
-from pysft.lab.provenance import Provenance
-from pysft.lab.report import FILES, MOST, POINTS, _grouped, report, reproduce, write_report
-from pysft.nn.model import GPTConfig
-from pysft.text.template import CHAT
-from pysft.training.stages import PRESETS, Settings, resolve
+from pysft.jobs import train as train_job
+from pysft.measure import figures
+from pysft.measure.curves import POINTS, grouped
+from pysft.measure.provenance import Provenance
+from pysft.measure.report import report, write_report
+from pysft.measure.reproduce import reproduce
+from pysft.measure.run_files import FILES
+from pysft.measure.sections import MOST
+from pysft.measure.tooltest import tool_rows
+from pysft.nn.shapes import GPTConfig
+from pysft.text.templates import CHAT
+from pysft.training.settings import PRESETS, Settings, resolve
 
 HOSTILE = "</table><script>alert('x')</script> \"quoted\" & 'single' $x$"
 ORIGINS = Provenance(
@@ -112,7 +120,7 @@ def sample(prompt, reply, stop="end"):
 
 
 def contents():
-    """Every file of a whole run, by its name."""
+    """Every file of a complete run, by its name."""
     measured = [
         {
             **FIGURES,
@@ -171,11 +179,10 @@ def fill(folder, files):
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            "".join(json.dumps(row) + "\n" for row in data)
-            if name.endswith(".jsonl")
-            else json.dumps(data)
-        )
+        if name.endswith(".jsonl"):
+            path.write_text("".join(json.dumps(row) + "\n" for row in data))
+        else:
+            path.write_text(json.dumps(data))
     return folder
 
 
@@ -186,7 +193,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Without matplotlib: the pages that are about text are made sooner."""
+    """Without matplotlib, a page is made sooner."""
     monkeypatch.setattr(figures, "available", lambda: False)
 
 
@@ -211,64 +218,54 @@ def missing(document):
 
 
 def test_the_numbers_of_the_page_are_those_of_the_files(run, undrawn):
-    rows = cells(report(run))
-    found = {row[0].partition("\n")[2]: row[1] for row in rows if len(row) == 2}
-    assert (
-        found["params"] == "212,864"
-        and found["base_loss"] == "1.785"
-        and found["recall"] == "72.5%"
-    )
-    assert (
-        found["forgetting"] == "71.7%"
-        and found["reply_length"] == "38.25"
-        and found["no_user_turn"] == "98.0%"
-    )
-    assert (
-        found["tuned_base_loss"] == "3.065"
-        and found["heldout_loss"] == "2.187"
-        and found["recall_of"] == "40"
-    )
-    assert (
-        found["peak_memory"] == "108 MiB"
-        and found["content"] == "99.0%"
-        and found["tokens_per_s"] == "17,342"
-    )
-    assert (
-        ["conversations", "2,569"] in rows
-        and ["another", "7"] in rows
-        and ["epochs of conversations", "15.9"] in rows
-    )
-    assert ["tokens a conversation", "20", "57.5", "80", "91"] in rows and [
-        "greetings",
-        "123",
-    ] in rows
-    assert ["in", "16", "81.2%", "6.2%", "1.0%", "77.0%", "15", "1"] in rows
-    assert [
-        "100",
-        "0.194",
-        "2.188",
-        "3.065",
-        "71.7%",
-        "31.2%",
-        "97.5%",
-        "86.9%",
-        "0.3%",
-        "76.7%",
-    ] in rows
-    last = [3 / n for n in range(419, 451)]  # of 450 steps in 12 groups of 38, the last has 32
-    assert ["450", f"{sum(last) / len(last):.3f}", "2.000", "1.5", "0.0001", "700", "2,000"] in rows
-    assert ["unseen", "\u2026 on and on\u2026", "No.\ncut: no end token"] in rows
-    assert [HOSTILE, "\u2026 the base goes on / thus\u2026", "Yes, my lord."] in rows
     document = report(run)
-    assert (
-        "450 steps, 450,000 tokens, 225.0 seconds" in document
-        and "1,714 of 2,299 (74.6%)" in document
-    )
-    assert (
-        ["base", "845e" * 16] in rows
-        and ["sft", "1c7a" * 16] in rows
-        and ["/data/my text.txt", "86c4" * 16] in rows
-    )
+    rows = cells(document)
+    found = {row[0].partition("\n")[2]: row[1] for row in rows if len(row) == 2}
+    expected = {
+        "params": "212,864",
+        "base_loss": "1.785",
+        "tuned_base_loss": "3.065",
+        "heldout_loss": "2.187",
+        "recall": "72.5%",
+        "recall_of": "40",
+        "forgetting": "71.7%",
+        "reply_length": "38.25",
+        "content": "99.0%",
+        "no_user_turn": "98.0%",
+        "origins": "11 verbatim, 10 spliced, 40 new",
+        "tokens_per_s": "17,342",
+        "peak_memory": "108 MiB",
+    }
+    assert {name: found[name] for name in expected} == expected
+    for row in (
+        ["conversations", "2,569"],
+        ["another", "7"],
+        ["epochs of conversations", "15.9"],
+        ["tokens per conversation", "20", "57.5", "80", "91"],
+        ["greetings", "123"],
+        ["in", "16", "81.2%", "6.2%", "1.0%", "77.0%", "15", "1"],
+        "100 0.194 2.188 3.065 71.7% 31.2% 97.5% 86.9% 0.3% 76.7%".split(),
+        ["unseen", "\u2026 on and on\u2026", "No.\nno end token"],
+        [HOSTILE, "\u2026 the base goes on / thus\u2026", "Yes, my lord."],
+        ["base", "845e" * 16],
+        ["sft", "1c7a" * 16],
+        ["/data/my text.txt", "86c4" * 16],
+    ):
+        assert row in rows
+    last = [3 / n for n in range(419, 451)]  # 450 steps in 12 groups of 38: the last has 32
+    assert ["450", f"{sum(last) / len(last):.3f}", "2.000", "1.5", "0.0001", "700", "2,000"] in rows
+    assert "450 steps, 450,000 tokens, 225.0 seconds" in document
+    assert "1,714 of 2,299 (74.6%)" in document
+
+
+def test_the_tool_test_is_shown_in_the_words_of_the_screen(run, undrawn):
+    tools = dict.fromkeys(("answered", "town_answered", "answered_without", "called"), 0.5)
+    tools |= {"queried": 0.25, "refused": 0.75, "refused_first": 1.0, "refused_last": 0.0}
+    tools |= {"quiet": 1.0, "answered_of": 640, "refused_of": 400, "quiet_of": 336}
+    fill(run, {"sft/report.json": FIGURES | {"tools": tools}})
+    rows = cells(report(run))
+    for name, text in tool_rows(tools):
+        assert [name.removeprefix("tools: "), text] in rows
 
 
 def test_every_section_is_there_and_nothing_is_missing(run):
@@ -280,8 +277,8 @@ def test_every_section_is_there_and_nothing_is_missing(run):
         "Before and after",
         "Training the base",
         "Fine-tuning",
-        "Measured on the way",
-        "What it replies, and where that may come from",
+        "Measured during fine-tuning",
+        "Replies, and where they may come from",
         "The figures",
         "The data",
         "Settings",
@@ -290,7 +287,7 @@ def test_every_section_is_there_and_nothing_is_missing(run):
     assert document.count("<svg") == 3 + 3 + 3 and not re.search(r'\bid="', document)
 
 
-def test_hostile_text_of_prompts_and_replies_is_shown_and_not_obeyed(run):
+def test_hostile_text_in_prompts_and_replies_is_shown_and_not_executed(run):
     document = report(run)
     assert "<script" not in document and text_of(document).count(HOSTILE) >= 4
     assert not re.search(r"src=|href=|url\(|@import", document)
@@ -299,11 +296,8 @@ def test_hostile_text_of_prompts_and_replies_is_shown_and_not_obeyed(run):
 def test_the_page_is_the_same_bytes_each_time_and_written_whole(run):
     path = write_report(run)
     first = path.read_bytes()
-    assert (
-        path == run / "report.html"
-        and write_report(run).read_bytes() == first
-        and "my run" in first.decode()
-    )
+    assert path == run / "report.html" and "my run" in first.decode()
+    assert write_report(run).read_bytes() == first
     assert not [p for p in run.iterdir() if p.suffix == ".tmp"]
 
 
@@ -315,16 +309,14 @@ def test_a_missing_file_is_named(run, undrawn, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_cut_is_named_and_what_stands_before_the_cut_of_a_log_is_shown(
+def test_a_file_that_is_cut_off_is_named_and_the_lines_of_a_log_before_the_cut_are_shown(
     run, undrawn, name
 ):
     data = (run / name).read_bytes()
     (run / name).write_bytes(data[: len(data) // 2])
     document = report(run)
-    assert (
-        set(missing(document)) == {name, "matplotlib"}
-        and "A base model that completes text:" not in document
-    )
+    assert set(missing(document)) == {name, "matplotlib"}
+    assert "A base model that completes text:" not in document
     if name.endswith("log.jsonl"):
         assert re.search(r"line \d+ of \d+ is cut off", missing(document)[name])
         assert re.search(r"<p>2\d\d steps", document)
@@ -335,47 +327,41 @@ def test_a_file_that_is_cut_is_named_and_what_stands_before_the_cut_of_a_log_is_
 @pytest.mark.parametrize(
     "taken, said", [([], "All 2 steps were skipped"), (LOG[:3], "2 more steps were skipped")]
 )
-def test_steps_that_were_skipped_are_told_of_and_are_no_fault(run, undrawn, taken, said):
-    fill(
-        run,
-        {"sft/log.jsonl": [*taken, *({"step": len(taken) + n, "skipped": True} for n in (1, 2))]},
-    )
+def test_skipped_steps_are_counted_and_are_no_fault(run, undrawn, taken, said):
+    skipped = [{"step": len(taken) + n, "skipped": True} for n in (1, 2)]
+    fill(run, {"sft/log.jsonl": [*taken, *skipped]})
     document = report(run)
     assert said in document and "sft/log.jsonl" not in missing(document)
 
 
-def test_nothing_of_a_log_is_shown_after_a_line_that_is_damaged(run, undrawn):
+def test_a_log_is_shown_up_to_a_damaged_line(run, undrawn):
     lines = (run / "sft/log.jsonl").read_text().splitlines()
     (run / "sft/log.jsonl").write_text("\n".join([*lines[:100], lines[100][:30], *lines[101:]]))
     document = report(run)
-    assert (
-        missing(document)["sft/log.jsonl"] == "line 101 of 450 is cut off, or no step"
-        and "<p>100 steps, 100,000 tokens" in document
-    )
+    why = "line 101 of 450 is cut off, or is not a step"
+    assert missing(document)["sft/log.jsonl"] == why
+    assert "<p>100 steps, 100,000 tokens" in document
 
 
 def test_a_base_alone_has_its_page(run, undrawn):
     shutil.rmtree(run / "sft")
     document = report(run)
-    assert (
-        set(missing(document)) == {"sft", "matplotlib"}
-        and "python -m pysft pretrain --preset seed" in document
-    )
-    assert (
-        "A base model that completes text: preset seed, seed 1." in document and "1.785" in document
-    )
+    assert set(missing(document)) == {"sft", "matplotlib"}
+    assert "python -m pysft pretrain --preset seed" in document
+    assert "A base model that completes text: preset seed, seed 1." in document
+    assert "1.785" in document
 
 
 def test_a_run_that_was_tuned_from_another_names_it(run, undrawn):
     shutil.rmtree(run / "base")
     fill(run, {"run.json": contents()["run.json"] | {"base": "runs/the base"}})
-    assert "runs/the base" in missing(report(run))["base"] and "--base 'runs/the base'" in unescape(
-        report(run)
-    )
+    document = report(run)
+    assert "runs/the base" in missing(document)["base"]
+    assert "--base 'runs/the base'" in unescape(document)
 
 
-def test_what_is_no_run_folder_has_an_error_and_one_just_begun_a_page(tmp_path, undrawn):
-    with pytest.raises(MissingInput, match="no run folder"):
+def test_a_folder_that_is_no_run_is_refused_and_a_run_just_begun_has_a_page(tmp_path, undrawn):
+    with pytest.raises(MissingInput, match="not a run folder"):
         report(tmp_path)
     fill(tmp_path, {"run.json": contents()["run.json"]})
     assert {"sft", "base"} <= set(missing(report(tmp_path)))
@@ -383,32 +369,33 @@ def test_what_is_no_run_folder_has_an_error_and_one_just_begun_a_page(tmp_path, 
         report(tmp_path / "nothing")
 
 
-def test_without_matplotlib_the_numbers_stand_in_tables_and_the_page_says_how_to_get_figures(
+def test_without_matplotlib_the_numbers_are_in_tables_and_the_page_says_how_to_get_figures(
     run, undrawn
 ):
     document = report(run)
     assert "<svg" not in document and "pip install 'pysft[plot]'" in missing(document)["matplotlib"]
-    assert re.search(
-        r"<h2>Fine-tuning</h2>\n<p>450 steps[^\n]*\n<p>Means of 38 steps[^\n]*\n<div", document
-    )  # not folded away
+    # The table is not folded away.
+    text = (
+        r"<h2>Fine-tuning</h2>\n<p>450 steps[^\n]*\n<p>Each row is the mean of 38 steps[^\n]*\n<div"
+    )
+    assert re.search(text, document)
 
 
 def places(data, path=()):
-    """Where a value could be another one: every path into the first levels of a JSON document."""
+    """Every path into the first four levels of a JSON document, two items of each list."""
+    keys = ()
+    if isinstance(data, dict):
+        keys = list(data)
+    elif isinstance(data, list):
+        keys = range(min(2, len(data)))
     if len(path) < 4:
-        for key in (
-            list(data)
-            if isinstance(data, dict)
-            else range(min(2, len(data)))
-            if isinstance(data, list)
-            else ()
-        ):
+        for key in keys:
             yield (*path, key)
             yield from places(data[key], (*path, key))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_value_of_another_kind_makes_it_fail(run, undrawn, name):
+def test_no_value_of_another_type_makes_it_fail(run, undrawn, name):
     whole = contents()[name]
     fill(run, {log: LOG[:3] for log in ("base/log.jsonl", "sft/log.jsonl")})
     if name.endswith(".jsonl"):
@@ -416,8 +403,8 @@ def test_no_value_of_another_kind_makes_it_fail(run, undrawn, name):
     values = (None, "text", [], {}, [[1]], -1, 1e308, float("nan"), 10**30, True)
     for turn, path in enumerate(places(copy.deepcopy(whole))):
         if "settings" in path[:-1] and path[-1] not in ("preset", "context") or "template" in path:
-            continue  # forty settings of one kind
-        for value in (values + values)[turn % 10 :][:10:4]:  # three of them, others at each place
+            continue  # forty settings of one type
+        for value in (values + values)[turn % 10 :][:10:4]:  # three values, others at each place
             data = copy.deepcopy(whole)
             at = data
             for key in path[:-1]:
@@ -427,7 +414,7 @@ def test_no_value_of_another_kind_makes_it_fail(run, undrawn, name):
             report(run)
 
 
-def test_no_number_makes_drawing_fail(run):
+def test_no_number_makes_a_figure_fail(run):
     pytest.importorskip("matplotlib")
     for values in ((1e308, -1e308, 1e-320), (float("inf"), None, 10**30), (0, True, -1e-9)):
         rows = [{**row, "norm": v, "lr": v, "losses": {"base": v}} for row, v in zip(LOG, values)]
@@ -442,29 +429,28 @@ def test_no_number_makes_drawing_fail(run):
 def test_each_reply_says_where_it_may_come_from(run, undrawn):
     replies = {
         row[0]: row[1].split("\n")
-        for row in cells(report(run).partition("<h2>What it replies")[2])
+        for row in cells(report(run).partition("<h2>Replies, and where")[2])
         if len(row) == 2
     }
     assert replies["Say yes"] == ["Yes, my lord.", "verbatim"] and replies["Hm"] == [" ", "empty"]
+    _, nearest, shared = replies["Say rose"]
     assert re.fullmatch(
-        r"spliced; nearest training reply \(0\.\d\d alike\): A rose is a rose\.",
-        replies["Say rose"][1],
+        r"spliced; nearest training reply \(\d\d% similar\): A rose is a rose\.", nearest
     )
-    assert (
-        "longest stretch in a training reply: 17 characters, in the corpus: under 16; it is: A rose"
-        " is a rose." in replies["Say rose"]
+    assert shared == (
+        "longest shared stretch: 17 characters with a training reply, under 16 with the corpus;"
+        " it is: A rose is a rose."
     )
-    assert "in the corpus: 24; it is: to be or not to be, that" in replies["Be"][2]
-    assert replies[HOSTILE][:3] == [HOSTILE, "cut: no end token", "new"]
+    assert "24 with the corpus; it is: to be or not to be, that" in replies["Be"][2]
+    assert replies[HOSTILE][:3] == [HOSTILE, "no end token", "new"]
     assert ["Prompts it was trained on", "2", "1", "0", "1", "0", "0"] in cells(report(run))
 
 
 def test_replies_without_provenance_are_shown_too(run, undrawn):
     fill(run, {"sft/samples.json": {"prompts": [["a prompt", "a reply", "end"]] * (MOST + 5)}})
     document = report(run)
-    assert ["a prompt", "a reply"] in cells(
-        document
-    ) and "the other 5 stand in sft/samples.json" in document
+    assert ["a prompt", "a reply"] in cells(document)
+    assert "the other 5 are in sft/samples.json" in document
 
 
 @pytest.mark.parametrize(
@@ -472,45 +458,34 @@ def test_replies_without_provenance_are_shown_too(run, undrawn):
     [
         ({"end_tokens_graded": 39}, "39 end tokens are graded, but there are 40 turns"),
         ({}, "a note of the data"),
-        ({"distinct_replies": 1}, "61 unseen prompts had only 1 different replies"),
+        ({"distinct_replies": 1}, "61 unseen prompts got only 1 different replies"),
         ({}, "gibberish: "),
         ({}, "+71.7%"),
         ({}, "21 of 61 replies to unseen prompts"),
         ({"stopped_unseen": 0.4}, "ignores the format: "),
-        ({"recall": 1.0, "heldout_loss": 2.9}, "above step 200"),
+        ({"recall": 1.0, "heldout_loss": 2.9}, "than at step 200"),
     ],
 )
-def test_what_should_be_known_first_is_warned_of(run, undrawn, change, words):
+def test_warnings_name_what_a_reader_should_know_first(run, undrawn, change, words):
     fill(run, {"sft/report.json": FIGURES | change})
     assert words in report(run).partition("<h2>Warnings")[2].partition("<h2>")[0]
 
 
 def test_a_run_without_faults_has_no_warnings(run, undrawn):
-    fill(
-        run,
-        {
-            "sft/report.json": (
-                FIGURES | {"real_words": 0.99, "forgetting": 0.01, "origins": {"new": 61}}
-            ),
-            "sft/data.json": DATA | {"notes": []},
-        },
-    )
+    healthy = FIGURES | {"real_words": 0.99, "forgetting": 0.01, "origins": {"new": 61}}
+    fill(run, {"sft/report.json": healthy, "sft/data.json": DATA | {"notes": []}})
     assert "<h2>Warnings" not in report(run)
 
 
-def test_verdicts_follow_the_figures_in_both_directions(run, undrawn):
+def test_verdicts_follow_figures_where_more_is_better_and_where_less_is(run, undrawn):
     def verdicts(**change):
         fill(run, {"sft/report.json": FIGURES | change})
         short = report(run).partition("<h2>In short")[2].partition("<h2>")[0]
         return [re.search("good|partly|bad", row[1])[0] for row in cells(short)[1:]]
 
+    best = {"recall": 0.95, "format_compliance": 1.0, "real_words": 0.99, "on_topic": 0.5}
     assert verdicts() == ["partly", "partly", "bad", "bad", "bad"]
-    assert (
-        verdicts(
-            recall=0.95, format_compliance=1.0, real_words=0.99, on_topic=0.5, forgetting=-0.05
-        )
-        == ["good"] * 5
-    )
+    assert verdicts(**best, forgetting=-0.05) == ["good"] * 5
     assert verdicts(recall=0.49, forgetting=0.1)[0::4] == ["bad", "partly"]
     assert len(verdicts(recall=None)) == 4
 
@@ -520,33 +495,26 @@ def test_a_curve_is_made_of_the_means_of_equal_groups():
         {"step": n, "losses": {"a": float(n)}, "norm": None if n == 1 else 1.0}
         for n in range(1, 2 * POINTS + 2)
     ]
-    points = _grouped(rows, POINTS, "losses/a", "losses/b", "norm")
-    assert (
-        len(points) <= POINTS
-        and points[0] == [3, 2.0, None, 1.0]
-        and points[-1][0] == 2 * POINTS + 1
-    )
-    assert sum(p[1] * 3 for p in points[:-1]) + points[-1][1] * (
-        len(rows) - 3 * (len(points) - 1)
-    ) == sum(range(1, 2 * POINTS + 2))
+    points = grouped(rows, POINTS, "losses/a", "losses/b", "norm")
+    assert len(points) <= POINTS
+    assert points[0] == [3, 2.0, None, 1.0] and points[-1][0] == 2 * POINTS + 1
+    in_last = len(rows) - 3 * (len(points) - 1)
+    total = sum(3 * p[1] for p in points[:-1]) + in_last * points[-1][1]
+    assert total == sum(range(1, 2 * POINTS + 2))
 
 
 # ------------------------------------------------------------------------------ making it again
 
 
 def recorded(settings, **more):
-    return json.loads(
-        json.dumps(
-            {"settings": asdict(settings), "corpus": "plays", "data": None, "base": None} | more
-        )
-    )
+    """run.json of a run with these settings."""
+    run = {"settings": asdict(settings), "corpus": "plays", "data": None, "base": None}
+    return json.loads(json.dumps(run | more))
 
 
 def understood(run, tuned, tmp_path):
-    """The settings that the command line makes of the command, and its arguments."""
+    """(the settings that the command line makes of the command, its arguments)"""
     toml, command = reproduce(run, tuned)
-    import shlex
-
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "pysft"]
     args = cli.parser().parse_args(words[3:])
@@ -554,25 +522,20 @@ def understood(run, tuned, tmp_path):
         tomllib.loads(toml)
         (tmp_path / "settings.toml").write_text(toml)
     assert bool(toml) is (args.config is not None)
-    flags = (
-        dict(base_steps=args.steps, base_lr=args.lr)
-        if args.verb == "pretrain"
-        else dict(
-            base_steps=args.base_steps,
-            sft_steps=args.sft_steps,
-            sft_lr=args.lr,
-            lora_rank=args.lora,
-            lora_matrices=args.lora_matrices,
-            checkpoint_every=args.checkpoint_every,
-            **{n: getattr(args, n) for n in cli.POLICIES},
-        )
-    )
-    return (
-        resolve(
-            args.preset, str(tmp_path / "settings.toml") if toml else None, seed=args.seed, **flags
-        ),
-        args,
-    )
+    if args.verb == "pretrain":
+        flags = {"base_steps": args.steps, "base_lr": args.lr}
+    else:
+        flags = {
+            "base_steps": args.base_steps,
+            "sft_steps": args.sft_steps,
+            "sft_lr": args.lr,
+            "lora_rank": args.lora,
+            "lora_matrices": args.lora_matrices,
+            "checkpoint_every": args.checkpoint_every,
+            **{name: getattr(args, name) for name in arguments.POLICIES},
+        }
+    config = str(tmp_path / "settings.toml") if toml else None
+    return resolve(args.preset, config, seed=args.seed, **flags), args
 
 
 SETTINGS = [
@@ -623,8 +586,9 @@ def test_only_what_differs_from_the_preset_is_in_the_command():
     assert reproduce(recorded(replace(Settings(), beta2=0.999)), True)[0] == "beta2 = 0.999"
 
 
-def test_of_a_given_base_the_shape_need_not_be_said(tmp_path):
+def test_with_a_given_base_the_command_does_not_name_the_shape(tmp_path):
     config = GPTConfig(65, 64, 2, 2, 32)
-    settings = recipe._like(replace(PRESETS["tiny"], sft_steps=5), config)
+    settings = train_job.with_shape_of(replace(PRESETS["tiny"], sft_steps=5), config)
     found, args = understood(recorded(settings, base="runs/b"), True, tmp_path)
-    assert args.base == "runs/b" and args.config is None and recipe._like(found, config) == settings
+    assert args.base == "runs/b" and args.config is None
+    assert train_job.with_shape_of(found, config) == settings

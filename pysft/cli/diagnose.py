@@ -1,0 +1,48 @@
+"""`pysft diagnose`: what went wrong with a run, by rules over its figures."""
+
+from pathlib import Path
+
+from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
+
+HELP = (
+    "what went wrong with a run: for each failure the figure that shows it, the likely cause and"
+    " the fix; exit 1 if there is one"
+)
+EXAMPLES = ("diagnose runs/tiny", "diagnose runs/tiny/sft/steps/500")
+
+
+def add_arguments(p):
+    add_run_folder(p, "a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP")
+
+
+def run(args):
+    from pysft.measure.diagnose import diagnose
+
+    folder = Path(args.run_folder).resolve()
+    is_checkpoint = folder.parent.name == "steps" and folder.name.isdecimal()
+    step = int(folder.name) if is_checkpoint else None
+    document = diagnose(tuned_stage(args.run_folder), step)
+    print_json(document) if args.json else print(text(document))
+    return 1 if document["findings"] else 0
+
+
+def text(document: dict) -> str:
+    """A diagnosis for the terminal."""
+    found = document["findings"]
+    head = document["stage"]
+    if not document["finished"]:
+        head += " (at a checkpoint: the training was not finished)"
+    if not found:
+        return f"{head}: none of the six failure modes shows"
+    lines = [
+        f"{head}: {len(found)} of the six failure modes {'shows' if len(found) == 1 else 'show'}"
+    ]
+    for f in found:
+        lines += [
+            "",
+            f"{f['mode']}: {f['symptom']}",
+            f"  figure  {f['figure']}",
+            f"  cause   {f['cause']}",
+            f"  fix     {f['fix']}",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""`pysft eval`: measure a run, or one checkpoint of it, again."""
+
+from pysft.cli.arguments import (
+    add_computing,
+    add_run_folder,
+    print_json,
+    share,
+    warn_if_unfinished,
+    whole,
+)
+from pysft.errors import UsageError
+
+HELP = "measure a run, or one checkpoint of it, again"
+EXAMPLES = (
+    "eval runs/tiny",
+    "eval runs/tiny --gate 0.10",
+    "eval runs/tiny --matched",
+    "eval runs/tiny/sft/steps/500 --samples 20",
+)
+
+
+def add_arguments(p):
+    add_computing(p)
+    add_run_folder(p, "a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP")
+    p.add_argument(
+        "--gate",
+        type=share,
+        metavar="SHARE",
+        help="exit 1 if the base loss rose by more than this share (the source text's regression"
+        " check: 0.10 to 0.15); with --matched, if it rose so far above the matched base",
+    )
+    p.add_argument(
+        "--matched",
+        action="store_true",
+        help="measure forgetting also against the base trained on for as much base text as the"
+        " fine-tuning replayed; this trains it, for about as long as the replay took",
+    )
+    p.add_argument(
+        "--samples",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="show N replies to unseen prompts, and what of each was in the training data",
+    )
+
+
+def run(args):
+    from pysft.cli import show
+    from pysft.console import Screen
+    from pysft.jobs.evaluate import evaluate
+
+    warn_if_unfinished(args.run_folder)
+    screen = Screen(args.json)
+    report = evaluate(args.run_folder, args.ops, args.threads, args.matched, screen.progress)
+    tuned = "recall" in report
+    if (args.gate or args.matched) and not tuned:
+        raise UsageError(
+            f"{args.run_folder}: a base model, which has forgotten nothing; --gate and --matched"
+            " are for a tuned model"
+        )
+    rise = report.get("forgetting_matched", report.get("forgetting"))
+    if args.gate and rise is None:
+        raise UsageError(
+            f"{args.run_folder}: the base loss before fine-tuning is not known, so --gate cannot"
+            " check its rise"
+        )
+    if args.json:
+        print_json(report)
+    elif tuned:
+        show.side_by_side(report["before_after"], screen)
+        show.table(report, screen)
+        show.domains(report, screen)
+        show.provenance(report["samples"][: args.samples], screen)
+    else:
+        print(f"base text, nats/char     {report['base_loss']:.3f}")
+    if not args.gate:
+        return 0
+    return 0 if _gate(rise, args.gate, args.matched, screen) else 1
+
+
+def _gate(rise: float, allowed: float, matched: bool, screen) -> bool:
+    """True if the base loss rose by at most `allowed`; say so."""
+    passed = rise <= allowed
+    text = f"gate                     {'passed' if passed else 'NOT passed'}: the base loss rose by"
+    text += f" {rise:+.1%}{' above the matched base' if matched else ''},"
+    text += f" {100 * allowed:g} % is allowed"
+    if not passed:
+        text += "; mix in base text (sft_windows), lower the rate, or train for fewer steps"
+    screen.say(text)
+    return passed

@@ -1,0 +1,87 @@
+"""`pysft select`: which checkpoint each criterion picks, and where they disagree."""
+
+import shlex
+from pathlib import Path
+
+from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
+
+HELP = "show which checkpoint each criterion picks, and where they disagree"
+EXAMPLES = ("select runs/tiny",)
+
+
+def add_arguments(p):
+    add_run_folder(p)
+
+
+def run(args):
+    from pysft.measure.choose import select
+    from pysft.measure.rate import read_marks
+    from pysft.run.log import read_measurements
+
+    folder = tuned_stage(args.run_folder)
+    choice = select(read_measurements(folder), read_marks(folder))
+    print_json(choice) if args.json else print(table(choice, folder))
+
+
+def table(choice: dict, stage_folder) -> str:
+    """A choice for the terminal: a line for each checkpoint, a line for each criterion, and the
+    conclusion. A star marks what a criterion picks."""
+    from pysft.measure.choose import CRITERIA
+
+    lines = [*_by_step(choice, CRITERIA), "", *_by_criterion(choice, CRITERIA), ""]
+    return "\n".join([*lines, *_advice(choice, stage_folder)])
+
+
+def _by_step(choice: dict, criteria: dict) -> list[str]:
+    heads = {name: ([""] + name.split(" ", 1))[-2:] for name in criteria}  # on two lines
+    widths = {name: max(7, *map(len, head)) for name, head in heads.items()}
+    lines = [
+        f"{first:>6} " + " ".join(f"{heads[name][i]:>{w}}" for name, w in widths.items())
+        for i, first in enumerate(["", "step"])
+    ]
+    for row in choice["rows"]:
+        line = f"{row['step']:>6} "
+        for name, c in criteria.items():
+            value = c.value(row)
+            text = "-" if value is None else c.form.format(value)
+            star = "*" if choice["criteria"][name]["step"] == row["step"] else " "
+            line += f"{text:>{widths[name]}}{star}"
+        lines.append(line.rstrip())
+    return lines
+
+
+def _by_criterion(choice: dict, criteria: dict) -> list[str]:
+    counts = ", ".join(f"{row['marks']} at {row['step']}" for row in choice["rows"] if row["marks"])
+    lines = []
+    for name, c in criteria.items():
+        step, ties = choice["criteria"][name]["step"], choice["criteria"][name]["ties"]
+        if step is None:
+            lines.append(f"{name:<22} -           not measured")
+            continue
+        text = c.best
+        if ties:
+            text += f" (the same at {', '.join(map(str, ties))})"
+        if c.warning:
+            text += f"; {c.warning}"
+        if name == "person's marks":
+            text += f"; marks: {counts}"
+        lines.append(f"{name:<22} {f'step {step}':<11} {text}")
+    return lines
+
+
+def _advice(choice: dict, stage_folder) -> list[str]:
+    if not choice["agree"]:
+        return ["Nothing was measured by which the checkpoints differ."]
+    most, *others = choice["agree"]
+    said = f"Step {most['step']} is best, or tied for best, by everything that was measured."
+    if others:
+        parts = [
+            f"{' and '.join(g['criteria'])} pick{'s' * (len(g['criteria']) == 1)} step {g['step']}"
+            for g in sorted(others, key=lambda g: g["step"])
+        ]
+        rest = "everything else" if len(most["criteria"]) > 1 else most["criteria"][0]
+        said = f"They disagree: {', '.join(parts)}, {rest} step {most['step']}."
+    marked = choice["criteria"]["person's marks"]["step"]
+    step = marked or most["step"]  # a reader counts for more than the figures
+    folder = shlex.quote(str(Path(stage_folder) / "steps" / str(step)))
+    return [said, f"Talk to step {step} before you choose it: python -m pysft chat {folder}"]

@@ -1,0 +1,107 @@
+"""What `train` and `eval` print about a tuned model."""
+
+import textwrap
+
+from pysft.console import Screen
+from pysft.measure.provenance import RULE, origin_notes, verdict_counts
+from pysft.measure.tooltest import tool_rows
+from pysft.measure.wording import DOMAINS, GROUPS, domain_table, ended, written
+
+
+def side_by_side(rows: list[list], screen: Screen) -> None:
+    """The replies of base and tuned model to the same prompts. rows: of before_and_after()."""
+    if rows:
+        screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
+    for i, (prompt, completion, reply, stop, seen) in enumerate(rows):
+        if i == 0 or seen != rows[i - 1][4]:
+            screen.say(f"\n  {GROUPS['pairs' if seen else 'prompts']}")
+        completion = completion.replace("\n", " / ")
+        screen.say(f"  {prompt!r}\n      base:  {prompt}{completion} ...")
+        screen.say(f"      tuned: {ended(reply, stop)}")
+
+
+def table(report: dict, screen: Screen) -> None:
+    """The short table at the end of train and of eval."""
+
+    def figure(name, form):
+        return written(report.get(name), form)
+
+    recalled = round((report.get("recall") or 0) * report["recall_of"])
+    forgetting = f"forgetting {figure('forgetting', 'rise')}"
+    if "forgetting_matched" in report:
+        forgetting += f", matched {figure('forgetting_matched', 'rise')}"
+    rows = [
+        (
+            "base text, nats/char",
+            f"{figure('base_loss', 'loss')} -> {figure('tuned_base_loss', 'loss')}"
+            f"   ({forgetting})",
+        ),
+        (
+            "fine-tuning loss, nats",
+            f"{figure('sft_loss_start', 'loss')} -> {figure('sft_loss', 'loss')}",
+        ),
+        ("held-out conversations", f"{figure('heldout_loss', 'loss')} nats per graded token"),
+        (
+            "recalled word for word",
+            f"{recalled} of {report['recall_of']}, stopped {figure('stopped', 'percent')}",
+        ),
+        (
+            "format compliance",
+            f"{figure('format_compliance', 'percent')} of {report.get('prompts', 0)} unseen"
+            f" prompts, {report['distinct_replies']} distinct,"
+            f" {report['verbatim_replies']} from training",
+        ),
+        (
+            "on topic",
+            f"{figure('on_topic', 'share')} of {report['in_domain_prompts']} unseen in-domain"
+            f" prompts (chance {figure('on_topic_chance', 'share')})",
+        ),
+        ("real words", figure("real_words", "share")),
+        ("memorised?", verdict_counts(report["origins"])),
+        *(tool_rows(report["tools"]) if report.get("tools") else ()),
+        (
+            "graded targets",
+            f"{figure('graded_targets', 'count')} of {figure('targets', 'count')}",
+        ),
+        (
+            "training",
+            f"{figure('tokens_per_s', 'count')} tokens/s; this command took"
+            f" {figure('seconds', 'count')} s",
+        ),
+        ("weights", f"{report['params']:,}, SHA-256 {report['weights_sha256'][:16]}"),
+    ]
+    screen.say("")
+    for name, value in rows:
+        screen.say(f"{name:<24} {value}")
+
+
+def domains(report: dict, screen: Screen) -> None:
+    """The figures of the unseen prompts by domain, and the three parts of format compliance."""
+    headings, rows = domain_table(report["by_domain"])
+    screen.say("\nunseen prompts:")
+    for row in (headings, *rows):
+        domain, *cells = row
+        aligned = (f"{text:>{len(heading)}}" for heading, text in zip(headings[1:], cells))
+        screen.say(f"  {domain:<8}" + "  ".join(aligned))
+    screen.say(f"  {DOMAINS}")
+    if report["prompts"]:
+        parts = [
+            f"{name} {written(report[key], 'percent')}"
+            for key, name in (
+                ("content", "content"),
+                ("stopped_unseen", "end token"),
+                ("no_user_turn", "no stray control token"),
+            )
+        ]
+        screen.say(f"  Format compliance has three parts: {', '.join(parts)}.")
+
+
+def provenance(samples: list, screen: Screen) -> None:
+    """Replies to unseen prompts, each with what in the training data is similar to it."""
+    for prompt, reply, stop, origin in samples:
+        verdict, *shared = origin_notes(origin)
+        screen.say(f"\n  {prompt!r}\n    {ended(reply, stop)}\n    origin: {verdict}")
+        for line in shared:
+            screen.say(f"            {line}")
+    if samples:
+        screen.say("\n" + textwrap.fill(RULE, 110))

@@ -1,0 +1,121 @@
+"""Choose a checkpoint of a fine-tuning: which step each criterion picks, and where they disagree.
+
+Units are those of evaluate.py: losses in nats, shares from 0 to 1. A mark, which a person gives to
+a reply (rate.py), is a whole number from 1 to 5."""
+
+from collections.abc import Callable
+from math import isfinite
+from statistics import fmean
+from typing import NamedTuple
+
+
+class Criterion(NamedTuple):
+    """One way to compare checkpoints."""
+
+    best: str  # what the best checkpoint has, in words
+    better: str  # "low" or "high"
+    value: Callable[[dict], float | None]  # of a row of `select`; None where it was not measured
+    form: str  # how a value is shown
+    warning: str = ""  # why not to choose by it alone; such a criterion does not count in `agree`
+
+
+def _above_chance(row: dict) -> float | None:
+    rate, chance = row.get("on_topic"), row.get("on_topic_chance")
+    if rate is None or chance is None:
+        return None
+    return round(rate - chance, 12)  # rounding errors must not break a tie
+
+
+CRITERIA = {
+    "held-out loss": Criterion(
+        "the lowest loss on conversations never trained on",
+        "low",
+        lambda row: row.get("heldout_loss"),
+        "{:.3f}",
+    ),
+    "format compliance": Criterion(
+        "the most replies that have content and end as they should",
+        "high",
+        lambda row: row.get("format_compliance"),
+        "{:.1%}",
+    ),
+    "on-topic above chance": Criterion(
+        "the most replies on the subject of their prompt, above chance",
+        "high",
+        _above_chance,
+        "{:+.1%}",
+    ),
+    "forgetting": Criterion(
+        "the smallest rise of the loss on base text",
+        "low",
+        lambda row: row.get("forgetting"),
+        "{:+.1%}",
+    ),
+    "recall": Criterion(
+        "the most trained pairs answered word for word",
+        "high",
+        lambda row: row.get("recall"),
+        "{:.1%}",
+    ),
+    "training loss": Criterion(
+        "the lowest loss on the training data",
+        "low",
+        lambda row: row.get("sft_loss"),
+        "{:.3f}",
+        "the source text warns against choosing by it",
+    ),
+    "person's marks": Criterion(
+        "the best mean mark from a blind reader", "high", lambda row: row.get("mark"), "{:.2f}"
+    ),
+}
+
+
+def select(rows: list[dict], marks: dict[int, list[int]] | None = None) -> dict:
+    """What each criterion picks among the checkpoints above step 0, ready for JSON.
+
+    rows: the measurements (run/log.py). marks: {step: marks of its replies} (rate.py).
+
+    criteria   name -> step (the earliest of the best; null where nothing was measured), value,
+               ties (the later steps that are exactly as good)
+    agree      [{"step", "criteria"}]: the step that is best, tied or alone, by the most criteria
+               (the earliest of several), and these criteria; then the same for the criteria that
+               remain, and so on; a criterion with a warning does not count
+    disagree   true if no single step is best by every criterion that was measured
+    rows       the rows by rising step, with mark (the mean, or null) and marks (how many)"""
+    rows = [
+        _complete(row, (marks or {}).get(row["step"], []))
+        for row in sorted(rows, key=lambda row: row["step"])
+    ]
+    criteria, best = {}, {}
+    for name, c in CRITERIA.items():
+        values = {row["step"]: c.value(row) for row in rows if row["step"] > 0}
+        values = {step: value for step, value in values.items() if value is not None}
+        value = (min if c.better == "low" else max)(values.values(), default=None)
+        steps = [step for step, v in values.items() if v == value]
+        criteria[name] = {"step": steps[0] if steps else None, "value": value, "ties": steps[1:]}
+        if steps:
+            best[name] = steps
+    agree = _agreement(best)
+    return {"criteria": criteria, "agree": agree, "disagree": len(agree) > 1, "rows": rows}
+
+
+def _complete(row: dict, marks: list[int]) -> dict:
+    row = {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
+    return row | {"mark": fmean(marks) if marks else None, "marks": len(marks)}
+
+
+def _agreement(best: dict[str, list[int]]) -> list[dict]:
+    """`agree` of select. best: {criterion: its best steps, ties included}. A tie is no
+    disagreement: if compliance is 100 % from step 100 on, step 900 is as good by it."""
+    found = []
+    while best:
+        steps = sorted(set().union(*best.values()))
+        counts = {
+            step: sum(step in b and not CRITERIA[name].warning for name, b in best.items())
+            for step in steps
+        }
+        step = max(steps, key=counts.get)  # the first of equals
+        names = [name for name, b in best.items() if step in b]
+        found.append({"step": step, "criteria": names})
+        best = {name: b for name, b in best.items() if name not in names}
+    return found

@@ -1,0 +1,161 @@
+"""The curves on the page of a run: each step of training, and each measured checkpoint."""
+
+from pysft.measure import figures
+from pysft.measure.figures import Series
+from pysft.measure.page import details, figure, paragraph, table
+from pysft.measure.wording import cell, reply_cell
+
+POINTS = 200  # of a curve, at most: more steps are averaged in equal groups
+ROWS = 12  # of a curve's table, at most
+
+# What is drawn of the checkpoints: figure -> its label.
+SHARES = {
+    "recall": "recall",
+    "stopped": "stopped",
+    "format_compliance": "format",
+    "on_topic": "on topic",
+    "real_words": "real words",
+}
+LOSSES = {"sft_loss": "trained", "heldout_loss": "held out", "tuned_base_loss": "base text"}
+
+
+def grouped(rows: list[dict], most: int, *names) -> list[list]:
+    """[last step, mean of each name] for at most `most` equal groups of the rows. A name may be a
+    path: "losses/base". A mean over no numbers is None."""
+    size = -(-len(rows) // most)
+    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def mean(group, name):
+        found = []
+        for row in group:
+            for key in name.split("/", 1):
+                row = row.get(key, {}) if isinstance(row, dict) else {}
+            if isinstance(row, (int, float)):
+                found.append(row)
+        return sum(found) / len(found) if found else None
+
+    return [[group[-1]["step"], *(mean(group, name) for name in names)] for group in groups]
+
+
+def training(rows: list[dict]) -> list:
+    """The log of a stage: its losses, and folded away the norm of the gradient, the learning rate
+    and the numbers."""
+    left_out = sum(bool(row.get("skipped")) for row in rows)
+    rows = [row for row in rows if not row.get("skipped")]
+    if not rows:
+        return [paragraph(f"All {left_out:,} steps were skipped: loss or gradient was not finite.")]
+    seconds, tokens = (sum(row[name] for row in rows) for name in ("seconds", "tokens"))
+    text = f"{len(rows):,} steps, {tokens:,} tokens, {seconds:,.1f} seconds."
+    if left_out:
+        steps = "step was" if left_out == 1 else "steps were"
+        text += f" {left_out:,} more {steps} skipped: loss or gradient was not finite."
+    sources = list(dict.fromkeys(source for row in rows for source in row["losses"]))
+    loss_curve, more_curves = _log_curves(rows, sources)
+    numbers = [
+        paragraph(
+            f"Each row is the mean of {-(-len(rows) // ROWS):,} steps; it names the last of them."
+        ),
+        _log_table(rows, sources),
+    ]
+    if not more_curves:
+        return [paragraph(text), *numbers]
+    folded = details("Gradient norm, learning rate, and the numbers", [*more_curves, *numbers])
+    return [paragraph(text), *loss_curve, folded]
+
+
+def _log_curves(rows: list[dict], sources: list[str]) -> tuple[list, list]:
+    """(the figure of the losses, the figures of the rest), [] without matplotlib."""
+    if not figures.available():
+        return [], []
+    points = grouped(rows, POINTS, *(f"losses/{s}" for s in sources), "norm", "lr")
+    steps, *columns = map(list, zip(*points))
+    each = -(-len(rows) // POINTS)
+    note = f"Each point is the mean of {each:,} steps." if each > 1 else "Each point is one step."
+
+    def drawn(title, series, y_label, log_y=False):
+        lines = [Series(name, steps, [column]) for name, column in series]
+        return figure(figures.curves(title, lines, "step", y_label, log_y=log_y), note)
+
+    *losses, norm, rate = columns
+    named = [(f"loss of {source}", column) for source, column in zip(sources, losses)]
+    return [drawn("Loss by step", named, "nats per graded token")], [
+        drawn("Gradient norm", [("gradient norm", norm)], "", log_y=True),
+        drawn("Learning rate", [("learning rate", rate)], ""),
+    ]
+
+
+def _log_table(rows: list[dict], sources: list[str]) -> str:
+    names = [f"losses/{s}" for s in sources]
+    cells = [
+        [
+            step,
+            *(cell(loss, "loss") for loss in losses),
+            norm,
+            rate,
+            cell(graded, "count"),
+            cell(speed, "count"),
+        ]
+        for step, *losses, norm, rate, graded, speed in grouped(
+            rows, ROWS, *names, "norm", "lr", "graded_tokens", "tokens_per_s"
+        )
+    ]
+    headings = ["step", *(f"loss, {s}" for s in sources)]
+    headings += ["norm", "rate", "graded tokens", "tokens/s"]
+    return table(headings, cells, "r" * len(headings))
+
+
+def checkpoints(rows: list[dict]) -> list:
+    """The figures at each checkpoint, and the replies to the same prompts."""
+    names = [*LOSSES, "forgetting", *SHARES]
+    cells = [
+        [
+            row["step"],
+            *(cell(row.get(name), "loss" if name in LOSSES else "share") for name in names),
+        ]
+        for row in rows
+    ]
+    parts = _checkpoint_curves(rows) if figures.available() else []
+    headings = ["step", *(f"loss, {label}" for label in LOSSES.values())]
+    headings += ["forgetting", *SHARES.values()]
+    parts.append(table(headings, cells, "r" * len(headings)))
+    replies = {}
+    for row in rows:
+        for prompt, reply, stop in row.get("samples", []):
+            replies.setdefault(prompt, []).append([row["step"], reply_cell(reply, stop)])
+    return parts + [
+        details(
+            f"The same prompt at each checkpoint: {' '.join(prompt.split())}",
+            [table(["step", "reply"], given, "rl")],
+        )
+        for prompt, given in replies.items()
+    ]
+
+
+def _checkpoint_curves(rows: list[dict]) -> list:
+    steps = [row["step"] for row in rows]
+
+    def column(name):
+        return [row.get(name) for row in rows]
+
+    def drawn(title, names, y_label, note):
+        lines = [Series(label, steps, [column(name)]) for name, label in names.items()]
+        return figure(figures.curves(title, lines, "step of fine-tuning", y_label), note)
+
+    paths = [
+        (SHARES[name], [(column("forgetting"), column(name))]) for name in ("recall", "real_words")
+    ]
+    return [
+        drawn(
+            "Shares by step", SHARES, "share", "Each is defined under “The figures”; 1 means all."
+        ),
+        drawn(
+            "Losses by step",
+            LOSSES,
+            "nats",
+            "On conversations, trained and held out, per graded token; on base text per character.",
+        ),
+        figure(
+            figures.paths("What is learned, and what it costs", paths, "forgetting", "share"),
+            "Further right: more of the base text forgotten. Further up: more learned.",
+        ),
+    ]

@@ -1,0 +1,292 @@
+"""Diagnose a run: the source text's six ways in which fine-tuning fails, as rules over figures.
+
+Each rule names the figure that triggered it, the likely cause and the fix. The rules read the
+figures that were measured at the end and at the checkpoints, and the settings. They read no weights
+and generate no text, so a diagnosis takes no time and is always the same."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pysft.errors import DataError, MissingInput
+from pysft.measure.provenance import MEMORISED
+from pysft.run.log import read_measurements
+from pysft.run.stage import read_json
+
+# Limits of the rules. The source text gives the one for forgetting (10 to 15 %). The others lie
+# between healthy runs and runs that were made to fail, both trained by tests/test_diagnose.py.
+STOPS = 0.5  # share of replies to unseen prompts that stop; below it, there is no chat format
+WORDS = 0.85  # share of the replies' words that are real; below it, they are gibberish
+COPIED = 0.3  # share of replies to unseen prompts that are memorised; above it, too many are
+CLEAN = 0.95  # share of replies without a control token inside; below it, too few are
+RECALLED = 0.8  # share of trained pairs recalled; only from there on can a run be overfitted
+OVERFIT = 0.3  # nats per graded token by which held-out loss may exceed its lowest checkpoint
+FORGOTTEN = 0.10  # relative rise of the base loss
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A failure mode that shows.
+
+    mode: its name. symptom: how the source text describes it, shortened. figure: what triggered
+    it. cause, fix: what is likely wrong and what helps, in a sentence each, without a full stop."""
+
+    mode: str
+    symptom: str
+    figure: str
+    cause: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the rules read: the last figures, those of the checkpoints, the settings, and the census
+    of the data."""
+
+    figures: dict
+    track: list[dict]
+    settings: dict
+    data: dict
+
+    def get(self, name: str, default=None):
+        """A figure; the default if it is missing or was not measured."""
+        value = self.figures.get(name)
+        return default if value is None else value
+
+    @property
+    def rate(self) -> str:
+        """The learning rate, in words if it is unknown."""
+        return f"{self.settings['sft_lr']:g}" if "sft_lr" in self.settings else "as it is now"
+
+    @property
+    def epochs(self) -> float:
+        return max(self.data.get("epochs", {}).values(), default=0.0)
+
+
+def _ignores_format(run: Run) -> Finding | None:
+    if (
+        not run.figures.get("prompts")
+        or run.get("stopped_unseen", 1) >= STOPS
+        or run.get("content", 0) < STOPS
+    ):
+        return None
+    ends, turns = run.data.get("end_tokens_graded"), run.data.get("turns")
+    loss = run.get("sft_loss")
+    if ends is not None and turns is not None and ends < turns:
+        cause = (
+            f"only {ends:,} of {turns:,} turns have a graded end token, so the model was not taught"
+            " to stop"
+        )
+        fix = "close every reply; python -m pysft audit FILE shows which are not closed"
+    elif loss is not None and loss < 0.5 * run.get("sft_loss_start", 0):
+        cause = (
+            "the loss has fallen, so the model has learned something, but not where to stop: the"
+            " end tokens are missing from the data, or masked"
+        )
+        fix = "look at the mask of an example: python -m pysft mask FILE --line 1"
+    else:
+        cause = (
+            f"too few steps ({run.settings.get('sft_steps', '?')}) or too low a learning rate"
+            f" ({run.rate}): the loss has hardly fallen"
+        )
+        fix = "train for more steps (--sft-steps), or raise the learning rate (--lr)"
+    return Finding(
+        "ignores the format",
+        "it completes text instead of answering",
+        f"{run.get('stopped_unseen'):.0%} of the replies to unseen prompts stop at the end token"
+        f" (limit: at least {STOPS:.0%})",
+        cause,
+        fix,
+    )
+
+
+def _gibberish(run: Run) -> Finding | None:
+    words = run.figures.get("real_words")
+    if words is None or words >= WORDS or run.get("stopped_unseen", 0) < STOPS:
+        return None
+    many = f" ({run.epochs:,.0f} epochs)" if run.epochs > 20 else ""
+    return Finding(
+        "gibberish",
+        "it keeps the format, but its words are not real",
+        f"{words:.1%} of the words in its replies occur in the corpus or the training data"
+        f" (limit: at least {WORDS:.0%})",
+        f"too high a learning rate ({run.rate}) or too long a training{many}: what the base model"
+        " knew is destroyed",
+        "start again from the base with a lower --lr, and mix in base text (sft_windows in a"
+        " --config file)",
+    )
+
+
+def _memorises(run: Run) -> Finding | None:
+    origins, prompts = run.get("origins", {}), run.get("prompts", 0)
+    copied = (
+        sum(origins.get(v, 0) for v in MEMORISED) if origins else run.get("verbatim_replies", 0)
+    )
+    if not prompts or copied / prompts <= COPIED:
+        return None
+    many = f" ({run.epochs:,.0f})" if run.epochs else ""
+    return Finding(
+        "memorises",
+        "it repeats training replies word for word",
+        f"{copied} of {prompts} replies to unseen prompts are copies or pieces of training text"
+        f" (limit: at most {COPIED:.0%})",
+        f"too many epochs{many} on too small a data set",
+        "add more conversations, and more diverse ones, or stop earlier (python -m pysft select RUN"
+        " shows where)",
+    )
+
+
+def _writes_user_turns(run: Run) -> Finding | None:
+    if not run.figures.get("prompts") or run.get("no_user_turn", 1) >= CLEAN:
+        return None
+    unmasked = run.settings.get("grade") == "everything"
+    if run.get("stopped_unseen", 1) < 0.9:
+        cause = (
+            "it runs past the end of its reply, where only another turn can follow; first find out"
+            " why it does not stop"
+        )
+    else:
+        cause = "the user's words were graded, so the mask is wrong"
+    fix = (
+        "check that each reply ends with a graded end token and that everything before the reply is"
+        " masked: python -m pysft mask FILE --line 1"
+    )
+    return Finding(
+        "writes the user's part",
+        "its replies hold control tokens or turns of the user",
+        f"{1 - run.get('no_user_turn'):.0%} of the replies to unseen prompts hold one"
+        f" (limit: at most {1 - CLEAN:.0%})",
+        cause + ("; also, nothing was masked (--grade everything)" if unmasked else ""),
+        ("leave out --grade everything; " if unmasked else "") + fix,
+    )
+
+
+def _overfits(run: Run) -> Finding | None:
+    measured = [
+        row
+        for row in run.track
+        if row.get("step")
+        and row.get("heldout_loss") is not None
+        and row.get("heldout_conversations", 1) > 0
+    ]
+    now = run.figures.get("heldout_loss")
+    if now is None or not measured or run.get("recall", 0) < RECALLED:
+        return None
+    low = min(measured, key=lambda row: row["heldout_loss"])
+    if now - low["heldout_loss"] < OVERFIT:
+        return None
+    return Finding(
+        "good on training prompts only",
+        "it answers the prompts it was trained on, and few others",
+        f"{run.get('recall'):.0%} of the trained pairs are recalled, but held-out loss is"
+        f" {now:.2f}, {now - low['heldout_loss']:.2f} nats more than at step {low['step']:,}"
+        f" (limit: {OVERFIT:g})",
+        "it has learned these particular prompts",
+        "add more diverse prompts (not more replies to the same ones), or take an earlier"
+        " checkpoint: python -m pysft select RUN",
+    )
+
+
+def _forgets(run: Run) -> Finding | None:
+    rise = run.figures.get("forgetting")
+    if rise is None or rise <= FORGOTTEN:
+        return None
+    windows = run.settings.get("sft_windows")
+    mix = (
+        "mix in more base text"
+        if windows
+        else "mix in base text (sft_windows in a --config file, as in the tiny preset)"
+    )
+    return Finding(
+        "forgets",
+        "it has become worse at the base model's own text",
+        f"the base loss rose by {rise:+.1%} (limit: {FORGOTTEN:.0%}; 15% and more is severe)",
+        f"too many steps ({run.settings.get('sft_steps', '?')}) or too high a learning rate"
+        f" ({run.rate})" + ("" if windows else ", and no base text was mixed in"),
+        f"{mix}, train for fewer steps, or lower the learning rate (python -m pysft lab forgetting"
+        " compares these)",
+    )
+
+
+RULES: list[Callable[[Run], Finding | None]] = [
+    _ignores_format,
+    _gibberish,
+    _memorises,
+    _writes_user_turns,
+    _overfits,
+    _forgets,
+]
+
+
+def findings(
+    figures: dict, track: list[dict], settings: dict, data: dict | None = None
+) -> list[Finding]:
+    """What the rules find, in the source text's order; [] for a healthy run."""
+    run = Run(figures, track, settings, data or {})
+    return [found for rule in RULES if (found := rule(run)) is not None]
+
+
+# Figures that a diagnosis shows.
+SHOWN = (
+    "stopped_unseen",
+    "format_compliance",
+    "real_words",
+    "origins",
+    "no_user_turn",
+    "recall",
+    "heldout_loss",
+    "forgetting",
+)
+
+
+def diagnose(folder: Path, step: int | None = None) -> dict:
+    """The diagnosis of a fine-tuning in its folder (RUN/sft): {"stage", "finished", "figures",
+    "findings"}.
+
+    step: diagnose it as it was at the checkpoint of this step. Default: as it is, or as it was at
+    its last checkpoint if the training has not finished."""
+    folder = Path(folder)
+    figures, track, finished = _figures_of(folder, step)
+    settings = (
+        _read_if_there(folder / "settings.json").get("settings")
+        or _read_if_there(folder.parent / "run.json").get("settings")
+        or {}
+    )
+    try:
+        found = findings(figures, track, settings, _read_if_there(folder / "data.json"))
+    except (TypeError, AttributeError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder}: its figures are not as this program writes them ({error})"
+        ) from None
+    return {
+        "stage": str(folder),
+        "finished": finished,
+        "figures": {name: figures.get(name) for name in SHOWN},
+        "findings": [asdict(f) for f in found],
+    }
+
+
+def _figures_of(folder: Path, step: int | None) -> tuple[dict, list[dict], bool]:
+    """(figures, those of the checkpoints up to these, whether the training had finished)."""
+    finished = (folder / "report.json").is_file()
+    try:
+        track = read_measurements(folder)
+    except MissingInput:
+        if not finished:
+            raise
+        track = []
+    figures = read_json(folder / "report.json") if finished else track[-1]
+    if step is not None:
+        track = [row for row in track if row["step"] <= step]
+        if not track or track[-1]["step"] != step:
+            raise MissingInput(f"{folder}: nothing was measured at step {step}")
+        figures, finished = track[-1], False
+    if "stopped_unseen" not in figures and "recall" not in figures:
+        raise MissingInput(
+            f"{folder}: a base model; name a run that was fine-tuned (python -m pysft train)"
+        )
+    return figures, track, finished
+
+
+def _read_if_there(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}

@@ -1,0 +1,252 @@
+"""Measure a model: its losses, its replies, and the figures of its replies.
+
+Losses are in nats. Base loss is per character of the corpus's held-out tail, in windows of the
+context that do not overlap. Conversation loss is per graded token of held-out conversations.
+Replies are greedy and have at most 120 new tokens, or as many as the context has room for."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from pysft import IGNORE
+from pysft.batch import Batch, Example
+from pysft.inference.generate import Reply, generate
+from pysft.measure.probe import Probe, before_reply
+from pysft.measure.provenance import Origin, Provenance, summary
+from pysft.measure.words import on_topic, real_words
+from pysft.text.examples import shift
+from pysft.text.render import render, render_prompt
+from pysft.text.template import Template
+from pysft.text.tokenizer import CharTokenizer
+from pysft.text.windows import tile_windows
+from pysft.training.runner import steps_of
+from pysft.training.stages import replay_alone
+
+MAX_NEW = 120  # tokens of a reply
+ROWS = 2048  # of a batch that is measured
+
+
+# ---------------------------------------------------------------------------------------- losses
+
+
+def corpus_loss(model, ids: np.ndarray) -> float:
+    """Mean loss of a text (L,) in nats per character, every target once."""
+    return _mean_nll(model, tile_windows(ids, model.config.context))
+
+
+def conversation_loss(
+    model, conversations: list, tokenizer: CharTokenizer, template: Template, grade: str = "all"
+) -> tuple[float, int]:
+    """(mean nats per graded token, number of conversations measured).
+
+    A conversation is measured if it fits the context and has a graded token. Without one, the loss
+    is nan."""
+    examples = []
+    for messages in conversations:
+        ids, labels = shift(*render(messages, tokenizer, template, grade=grade))
+        if len(ids) <= model.config.context and (labels != IGNORE).any():
+            examples.append(Example(ids, labels))
+    return (_mean_nll(model, examples) if examples else float("nan")), len(examples)
+
+
+def _mean_nll(model, examples: list[Example]) -> float:
+    total, graded = 0.0, 0
+    per_batch = max(1, ROWS // model.config.context)
+    for first in range(0, len(examples), per_batch):
+        batch = Batch.of(
+            examples[first : first + per_batch], model.config.vocab, model.config.context
+        )
+        nll, _ = model.forward(batch)
+        total += float(nll.sum(dtype=np.float64))
+        graded += int(batch.wanted.sum())
+    return total / graded
+
+
+def loss_after_replay(model, settings, corpus: np.ndarray, heldout: np.ndarray, progress) -> float:
+    """corpus_loss of `heldout` after training `model`, a base, in place on base text alone.
+
+    The windows of `corpus` and the learning rates are those that a fine-tuning by `settings` has
+    for its replay. Matched forgetting compares with this loss. progress(text, last) takes a line of
+    text for the screen."""
+    plan = replay_alone(settings, corpus, model.config.vocab)
+    for r in steps_of(model, plan, settings, "sft"):
+        progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
+    return corpus_loss(model, heldout)
+
+
+# --------------------------------------------------------------------------------------- replies
+
+
+def answer(
+    model, tokenizer: CharTokenizer, template: Template, prompts: list
+) -> list[tuple[str, Reply]]:
+    """(text, Reply) for each prompt, greedy. A prompt is a text, or the list of turns so far. A
+    prompt that leaves no room gets an empty reply that was stopped by its length."""
+    rendered = [
+        render_prompt(
+            [{"role": "user", "content": p}] if isinstance(p, str) else p, tokenizer, template
+        )
+        for p in prompts
+    ]
+    fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
+    replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
+    end = tokenizer.special[template.end]
+    for i, reply in zip(fits, generate(model, [rendered[i] for i in fits], MAX_NEW, end)):
+        replies[i] = reply
+    return [(tokenizer.decode(r.ids), r) for r in replies]
+
+
+def checks(reply: Reply, tokenizer: CharTokenizer, template: Template) -> tuple[bool, bool, bool]:
+    """The three parts of format compliance, as the source text has them.
+
+    The reply has content; it ends with the end token; it holds nothing that may not stand in a
+    reply, that is a control token or a marker of a turn spelled out in characters."""
+    allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
+    control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
+    text = tokenizer.decode(reply.ids[reply.ids < len(tokenizer.characters)])
+    return (
+        bool(text.strip()),
+        reply.stop == "end",
+        not control and not any(m in text for m in template.forgeable),
+    )
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def measure(
+    model, tokenizer: CharTokenizer, template: Template, probe: Probe, grade: str = "all"
+) -> tuple[dict, dict]:
+    """(figures, replies) of a tuned model.
+
+    figures: by their names in the --json document; nan where nothing could be measured. replies:
+    those that the figures are taken from, {"pairs": [(prompt, reply, stop), ...], "prompts": ...,
+    "heldout": ...}. grade: which turns the training graded; the same are graded here."""
+    questions = {
+        "pairs": [p for p, _ in probe.pairs],
+        "prompts": [p["prompt"] for p in probe.prompts],
+        "heldout": [before_reply(c) for c in probe.heldout],
+    }
+    answers = _answer_groups(model, tokenizer, template, questions)
+    heldout_loss, fitted = conversation_loss(model, probe.heldout, tokenizer, template, grade)
+    checked = [checks(r, tokenizer, template) for _, r in answers["prompts"]]
+    replies = [text for text, _ in answers["prompts"]]
+    figures = {
+        "tuned_base_loss": corpus_loss(model, tokenizer.encode(probe.heldout_text)),
+        "heldout_loss": heldout_loss,
+        "heldout_conversations": fitted,
+        **_recall(probe.pairs, answers["pairs"]),
+        **_compliance(checked),
+        "by_domain": _by_domain(probe, replies, checked),
+        "prompts": len(replies),
+        **_in_domain(probe, questions, answers),
+        "reply_length": _share(sum(map(len, replies)), len(replies)),
+        **_variety(replies, probe),
+    }
+    return figures, {
+        group: [
+            (_user_text(q), text, r.stop) for q, (text, r) in zip(questions[group], answers[group])
+        ]
+        for group in questions
+    }
+
+
+def _answer_groups(model, tokenizer, template, questions: dict) -> dict:
+    """{group: answers} for {group: prompts}, all answered in one go."""
+    every = iter(answer(model, tokenizer, template, sum(questions.values(), [])))
+    return {group: [next(every) for _ in prompts] for group, prompts in questions.items()}
+
+
+def _user_text(prompt) -> str:
+    """What the user says in a prompt."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def _share(part, of: int) -> float:
+    return part / of if of else float("nan")
+
+
+def _recall(pairs, answers) -> dict:
+    n = len(pairs)
+    recalled = [r.stop == "end" and text == reply for (text, r), (_, reply) in zip(answers, pairs)]
+    return {
+        "recall": _share(sum(recalled), n),
+        "recall_of": n,
+        "stopped": _share(sum(r.stop == "end" for _, r in answers), n),
+    }
+
+
+def _compliance(checked: list[tuple[bool, bool, bool]]) -> dict:
+    """Format compliance and its three parts, from the checks of the replies to unseen prompts."""
+    n = len(checked)
+    return {
+        "format_compliance": _share(sum(map(all, checked)), n),
+        "content": _share(sum(content for content, _, _ in checked), n),
+        "stopped_unseen": _share(sum(ends for _, ends, _ in checked), n),
+        "no_user_turn": _share(sum(clean for _, _, clean in checked), n),
+    }
+
+
+def _in_domain(probe: Probe, questions: dict, answers: dict) -> dict:
+    """Figures of the prompts whose subject was trained on, but not their words: those of the list
+    that are in the domain, and those of the held-out conversations."""
+    inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]
+    prompts = [questions["prompts"][i] for i in inside]
+    prompts += [_user_text(p) for p in questions["heldout"]]
+    replies = [answers["prompts"][i][0] for i in inside] + [text for text, _ in answers["heldout"]]
+    rate, chance = on_topic(prompts, replies) if prompts else (float("nan"),) * 2
+    return {
+        "on_topic": rate,
+        "on_topic_chance": chance,
+        "in_domain_prompts": len(prompts),
+        "real_words": real_words(replies, set(probe.known_words)),
+    }
+
+
+def _variety(replies: list[str], probe: Probe) -> dict:
+    """How many replies differ, and how many are a training reply word for word."""
+    training = set(probe.training_replies)
+    return {
+        "distinct_replies": len(set(replies)),
+        "verbatim_replies": sum(r in training for r in replies),
+    }
+
+
+def _by_domain(probe: Probe, replies: list[str], checked: list) -> dict:
+    """{domain: figures of the unseen prompts in it}, domains in the order of the list."""
+    found = {}
+    for domain in dict.fromkeys(p["domain"] for p in probe.prompts):
+        here = [i for i, p in enumerate(probe.prompts) if p["domain"] == domain]
+        given = [replies[i] for i in here]
+        rate, chance = on_topic([probe.prompts[i]["prompt"] for i in here], given)
+        found[domain] = finite(
+            {
+                "prompts": len(here),
+                "format_compliance": sum(all(checked[i]) for i in here) / len(here),
+                "on_topic": rate,
+                "on_topic_chance": chance,
+                "real_words": real_words(given, set(probe.known_words)),
+                **_variety(given, probe),
+            }
+        )
+    return found
+
+
+def origins(replies: dict, probe: Probe) -> tuple[dict, dict]:
+    """Trace the replies of measure() to the texts of the training (provenance.py).
+
+    Returns (the number of replies to unseen prompts by verdict, the replies with their Origin as a
+    dict for a fourth element)."""
+    source = Provenance(probe.training_replies, probe.corpus_text or None)
+    traced = {
+        group: [[*row, asdict(source.of(row[1]))] for row in rows]
+        for group, rows in replies.items()
+    }
+    return summary([Origin(**row[3]) for row in traced["prompts"]])["counts"], traced
+
+
+def finite(figures: dict) -> dict:
+    """The figures with None for each float that is not finite: JSON has no nan."""
+    return {
+        k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()
+    }

@@ -1,0 +1,69 @@
+"""Memory: what this process holds, and what a training will hold."""
+
+import os
+import resource
+import sys
+
+from pysft.errors import UsageError
+from pysft.measure.evaluate import ROWS
+from pysft.nn.shapes import GPTConfig, sizes
+
+HELD = ("weights", "gradients", "moments", "activations")  # all at once, while training
+
+
+def _proc_status(name: str) -> int | None:
+    """Bytes, from a line of /proc/self/status; None where there is no such file."""
+    try:
+        return next(
+            int(line.split()[1]) * 1024
+            for line in open("/proc/self/status")
+            if line.startswith(name + ":")
+        )
+    except (OSError, StopIteration):
+        return None
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held so far.
+
+    On Linux this is VmHWM, because ru_maxrss there starts at the peak of the parent process."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _proc_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def say_memory(screen, *stages) -> None:
+    """Say how much memory the process will hold at most, before training begins.
+
+    stages: (config, rows of a batch, bytes held beside the model: the weights of the base that it
+    is tuned from). Measuring needs batches of ROWS rows, so no stage has fewer."""
+    now = _proc_status("VmRSS") or peak_memory()
+    held = []
+    for config, rows, base in stages:
+        rows = max(rows, ROWS)
+        size = sizes(config, rows)
+        held.append((sum(size[k] for k in HELD) + base, size, rows, base))
+    most, size, rows, base = max(held, key=lambda stage: stage[0])
+
+    def mib(n):
+        return f"{n / 2**20:.0f}"
+
+    screen.say(
+        f"memory: at most {mib(now + most)} MiB: {mib(now)} now, {mib(size['weights'])} of weights,"
+        " three times that of gradients and moments,"
+        f" {mib(size['activations'])} of activations for {rows:,} rows"
+        + (f", {mib(base)} of the base's weights" if base else "")
+    )
+
+
+def refuse_too_large(config: GPTConfig, rows: int) -> None:
+    """Raise a UsageError if this machine's memory cannot hold the model with batches of `rows`
+    rows. Nothing is allocated."""
+    size = sizes(config, rows)
+    needed = sum(size[k] for k in HELD)
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > installed:
+        raise UsageError(
+            f"context = {config.context}, layers = {config.layers}, channels = {config.channels}"
+            f" with batches of {rows:,} rows need {needed / 2**30:,.0f} GiB; this machine has"
+            f" {installed / 2**30:,.0f}. Choose a smaller model, context or batch"
+        )

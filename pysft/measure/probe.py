@@ -1,0 +1,140 @@
+"""The probe: all the texts that a model is measured with. It is made once, before training, and
+stored in the run folder as evaluation.json, so later measurements use the same texts."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from pysft.errors import DataError
+from pysft.measure.words import words
+from pysft.text.conversation import Conversation, check_messages, plain
+from pysft.text.corpora import shipped
+from pysft.text.formats import read_prompts
+from pysft.text.template import Template
+from pysft.text.transcripts import TOOLS
+
+RECALLED = 40  # replies at most that recall is measured on
+
+
+def before_reply(messages, turn: int | None = None):
+    """What stands before a reply, which is messages[turn] (default: the first reply): the user's
+    text if that is all, else the list of turns."""
+    if turn is None:
+        turn = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    return messages[0]["content"] if turn == 1 else messages[:turn]
+
+
+@dataclass
+class Probe:
+    """The texts that a model is measured with.
+
+    heldout_text      the corpus's held-out tail
+    pairs             [prompt, reply] that should be recalled; a prompt is a text, or the list of
+                      turns before the reply if there is more than one
+    prompts           [{"prompt", "domain"}] that no training conversation asks
+    heldout           messages of conversations that were never trained on
+    known_words       words of the corpus and of the training conversations, sorted
+    training_replies  the replies trained on, to find those given word for word
+    corpus_text       the part of the corpus that was trained on, to find what replies share with
+                      it ("": not kept)
+    """
+
+    heldout_text: str
+    pairs: list
+    prompts: list
+    heldout: list
+    known_words: list
+    training_replies: list
+    corpus_text: str = ""
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict, where: str, template: Template) -> "Probe":
+        """The probe of a run folder's evaluation.json. A DataError that names `where` if the
+        document is not as to_json gives it."""
+        if not _is_probe(data, where, template):
+            raise DataError(f"{where}: not as this program writes it")
+        for messages in data["heldout"]:
+            check_messages(messages, where, template)
+        return cls(**data)
+
+
+def _is_probe(data, where: str, template: Template) -> bool:
+    """True if every field of the document is there and has the right type."""
+
+    def texts(x):
+        return isinstance(x, list) and all(isinstance(t, str) for t in x)
+
+    def is_prompt(x):
+        if not isinstance(x, list) or not x:
+            return isinstance(x, str)
+        check_messages([*x, {"role": "assistant", "content": "x"}], where, template)
+        return True
+
+    def is_pair(x):
+        return isinstance(x, list) and len(x) == 2 and is_prompt(x[0]) and isinstance(x[1], str)
+
+    fields = set(Probe.__dataclass_fields__)
+    return (
+        isinstance(data, dict)
+        and fields - {"corpus_text"} <= set(data) <= fields
+        and isinstance(data["heldout_text"], str)
+        and len(data["heldout_text"]) > 1
+        and isinstance(data.get("corpus_text", ""), str)
+        and all(isinstance(data[f], list) for f in fields - {"heldout_text", "corpus_text"})
+        and all(is_pair(pair) for pair in data["pairs"])
+        and all(
+            isinstance(p, dict) and texts([p.get("prompt"), p.get("domain")])
+            for p in data["prompts"]
+        )
+        and texts(data["known_words"])
+        and texts(data["training_replies"])
+    )
+
+
+def make_probe(
+    train_text: str,
+    heldout_text: str,
+    *,
+    trained: list[Conversation],
+    recalled: list[Conversation],
+    heldout: list[Conversation],
+    can_ask: Callable[[str], bool],
+    grade: str = "all",
+    own_data: bool = False,
+) -> Probe:
+    """The probe of a training.
+
+    train_text, heldout_text: the two parts of the corpus. trained: all conversations of the
+    training. recalled: conversations whose first graded reply should be recalled; those without
+    one are skipped, as are replies that call a tool, because what follows a call depends on the
+    tool. heldout: conversations that are not trained on. can_ask(prompt): False for a shipped
+    prompt that this vocabulary or context cannot take. grade: what the training grades. own_data:
+    the training is not on the shipped conversations, so all shipped prompts are out of its domain.
+    """
+    talks = [c for c in trained if not c.is_text]
+    known = set(words(train_text + heldout_text))
+    known |= {w for c in talks for m in c.messages for w in words(plain(m["content"]))}
+    asked = {m["content"] for c in talks for m in c.messages if m["role"] == "user"}
+    turns = [(c.messages, c.graded_turn(grade)) for c in recalled]
+    pairs = [
+        [before_reply(messages, turn), messages[turn]["content"]]
+        for messages, turn in turns
+        if turn > 0 and isinstance(messages[turn]["content"], str)
+    ]
+    prompts = [
+        {**p, "domain": "out"} if own_data else p
+        for p in read_prompts(shipped("heldout_prompts.jsonl"))
+        if p["prompt"] not in asked and can_ask(p["prompt"])
+    ]
+    return Probe(
+        heldout_text=heldout_text,
+        pairs=pairs[:RECALLED],
+        prompts=prompts,
+        heldout=[c.messages for c in heldout if not c.is_text],
+        known_words=sorted(known),
+        # A made transcript's reply depends on the search, so it is no reply to give word for word.
+        training_replies=[r for c in talks if c.category != TOOLS for r in c.replies()],
+        corpus_text=train_text,
+    )

@@ -1,0 +1,274 @@
+"""The sections on the page of a run, but for the curves (curves.py). Each takes the contents of the
+files that it shows, None for a file that could not be read, and returns parts of a page."""
+
+import json
+from collections import Counter
+
+from pysft.measure.diagnose import findings
+from pysft.measure.page import (
+    badge,
+    bullets,
+    code,
+    details,
+    heading,
+    paragraph,
+    stack,
+    table,
+)
+from pysft.measure.provenance import RULE, VERDICTS, origin_notes, verdict_counts
+from pysft.measure.reproduce import preset_of, reproduce
+from pysft.measure.tooltest import tool_rows
+from pysft.measure.wording import DOMAINS, FIGURES, GROUPS, cell, domain_table, reply_cell
+
+SHOWN, MOST = 8, 400  # replies of a group that are seen at once, and that the page holds
+
+# What the verdicts rest on: (statement, the measured share, good from there, partly from there).
+STATEMENTS = (
+    ("It recalls what it was taught, word for word", lambda r: r["recall"], 0.95, 0.5),
+    (
+        "It answers unseen prompts in the right format, and stops",
+        lambda r: r["format_compliance"],
+        0.95,
+        0.5,
+    ),
+    ("It answers in real words", lambda r: r["real_words"], 0.95, 0.85),
+    (
+        "It names what it is asked about, above chance",
+        lambda r: r["on_topic"] - r["on_topic_chance"],
+        0.25,
+        0.05,
+    ),
+    ("It has forgotten little of the base text", lambda r: r["forgetting"], 0.05, 0.10),
+)
+
+# Spreads in the census of the data.
+SPREADS = {
+    "tokens": "tokens per conversation",
+    "prompt_length": "characters per prompt",
+    "reply_length": "characters per reply",
+}
+
+
+def summary(r: dict | None, run: dict | None) -> list:
+    """The result in a few lines."""
+    settings = (run or {}).get("settings", {})
+    recipe = f"preset {settings['preset']}, seed {settings['seed']}" if settings else ""
+    if not r:
+        return [] if run["tuned"] else [paragraph(f"A base model that completes text: {recipe}.")]
+    rows = []
+    for statement, measured, good, partly in STATEMENTS:
+        try:
+            value = measured(r)
+        except (KeyError, TypeError):
+            value = None
+        if value is None:  # not measured: in a run without unseen prompts, for example
+            continue
+        kind = _verdict(value, good, partly)
+        sign = "\u2265" if good > partly else "\u2264"
+        limits = f"{sign} {good:.0%}, {sign} {partly:.0%}"
+        rows.append([statement, badge(kind, kind), cell(value, "share"), limits])
+    took = cell(r.get("training_seconds"), "count")
+    return [
+        paragraph(
+            f"A base model that completes text was fine-tuned to answer: {r['params']:,} weights"
+            + (f", {recipe}" if recipe else "")
+            + f", {took} seconds of training."
+        ),
+        table(["", "verdict", "measured", "good, partly"], rows, "llrr"),
+        paragraph("The section “The figures” says what each figure means."),
+    ]
+
+
+def _verdict(value: float, good: float, partly: float) -> str:
+    sign = 1 if good > partly else -1  # -1: less is better
+    if sign * value >= sign * good:
+        return "good"
+    return "partly" if sign * value >= sign * partly else "bad"
+
+
+def warnings(r: dict | None, data: dict | None, track: list | None, run: dict | None) -> list:
+    """What a reader should know first: notes about the data, faults of the mask, and the failure
+    modes that show."""
+    found, r, data = list((data or {}).get("notes", [])), r or {}, data or {}
+    ends, turns = (r.get(name, data.get(name)) for name in ("end_tokens_graded", "turns"))
+    if None not in (ends, turns) and ends != turns:
+        found.append(
+            f"{ends:,} end tokens are graded, but there are {turns:,} turns: the model may not"
+            " learn to stop."
+        )
+    if r.get("distinct_replies") is not None and 2 * r["distinct_replies"] < r["prompts"]:
+        found.append(
+            f"{r['prompts']:,} unseen prompts got only {r['distinct_replies']:,} different replies."
+        )
+    for f in findings(r, track or [], (run or {}).get("settings", {}), data) if r else ():
+        found.append(
+            stack(
+                f"{f.mode}: {f.symptom}",
+                f.figure,
+                f"Likely cause: {f.cause}",
+                f"What helps: {f.fix}",
+            )
+        )
+    return [bullets(found)] if found else []
+
+
+def _title(group: str) -> str:
+    title = GROUPS.get(group, group)
+    return title[:1].upper() + title[1:]
+
+
+def before_and_after(sides: dict) -> list:
+    """The replies of both models to the same prompts."""
+    parts = []
+    for trained, group in ((True, "pairs"), (False, "prompts")):
+        some = [
+            [prompt, "\u2026" + base.replace("\n", " / ") + "\u2026", reply_cell(reply, stop)]
+            for prompt, base, reply, stop, seen in sides["rows"]
+            if bool(seen) is trained
+        ]
+        headings = ["prompt", "the base model completes", "the tuned model answers"]
+        if some:
+            parts += [heading(_title(group), 3), table(headings, some, "lll")]
+    return parts
+
+
+def replies(groups: dict) -> list:
+    """The replies, each with what in the training data is similar to it."""
+    parts, counted = [], []
+    for name, rows in groups.items():
+        title, cells = _title(name), []
+        for prompt, reply, stop, *origin in rows[:MOST]:
+            notes = origin_notes(origin[0]) if origin else []
+            cells.append([prompt, reply_cell(reply, stop, *notes)])
+        verdicts = Counter(row[3]["verdict"] for row in rows if len(row) > 3)
+        if verdicts:
+            counted.append([title, len(rows), *(verdicts[v] for v in VERDICTS)])
+        if rows:
+            parts += [heading(title, 3), table(["prompt", "reply"], cells[:SHOWN], "ll")]
+        if len(rows) > SHOWN:
+            more = f"{len(cells) - SHOWN:,} more"
+            if len(rows) > MOST:
+                more += f" (the other {len(rows) - MOST:,} are in sft/samples.json)"
+            parts.append(details(more, [table(["prompt", "reply"], cells[SHOWN:], "ll")]))
+    if counted:
+        parts[:0] = [table(["replies to", "all", *VERDICTS], counted), paragraph(RULE)]
+    return parts
+
+
+def all_figures(r: dict | None, base: dict | None) -> list:
+    """Every figure of the report, with its meaning."""
+    r = r or base
+    rows = [
+        [stack(label, name), cell(r[name], form)]
+        for name, (label, form) in FIGURES.items()
+        if name in r
+    ]
+    if r.get("origins"):
+        label = "where the replies to unseen prompts come from"
+        rows.append([stack(label, "origins"), verdict_counts(r["origins"])])
+    parts = [table(["figure", "value"], rows, "lr")]
+    if r.get("tools"):
+        tools = [[name.removeprefix("tools: "), text] for name, text in tool_rows(r["tools"])]
+        parts += [heading("The tool test", 3), table(["asked about", "result"], tools, "ll")]
+    if r.get("by_domain"):
+        headings, rows = domain_table(r["by_domain"], cell)
+        parts += [
+            heading("By domain of the prompt", 3),
+            table(headings, rows, "l" + "r" * (len(headings) - 1)),
+            paragraph(DOMAINS),
+        ]
+    shown = {*FIGURES, "by_domain", "origins", "tools"}
+    rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
+    if rest:
+        parts.append(
+            details("Other entries of report.json", [table(["name", "value"], rest, "ll")])
+        )
+    return parts
+
+
+def _as_text(value) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    return cell(value)
+
+
+def census(d: dict | None, r: dict | None) -> list:
+    """The census of the conversations, and the share of them that the mask leaves."""
+    parts, d, r = [], d or {}, r or {}
+    mask = r if "targets" in r else d
+    if "targets" in mask:
+        graded, targets = mask["graded_targets"], mask["targets"]
+        share = f" ({graded / targets:.1%})" if targets else ""
+        parts.append(
+            paragraph(
+                f"The mask leaves {graded:,} of {targets:,}{share} targets graded: the model learns"
+                f" from these alone. {mask['end_tokens_graded']:,} of them are end tokens, for"
+                f" {mask['turns']:,} turns."
+            )
+        )
+    rows = [
+        [label, d[name]]
+        for name, label in (
+            ("conversations", "conversations"),
+            ("pairs", "pairs, shown more often"),
+            ("heldout", "conversations kept from training"),
+        )
+        if name in d
+    ]
+    rows += [[f"epochs of {name}", f"{n:,.1f}"] for name, n in d.get("epochs", {}).items()]
+    spreads = [
+        [label, *(d[name].get(k) for k in ("min", "median", "p95", "max"))]
+        for name, label in SPREADS.items()
+        if d.get(name)
+    ]
+    if rows:
+        parts.append(table(["what", "how many"], rows, "lr"))
+    if spreads:
+        parts.append(table(["", "least", "median", "95th percentile", "most"], spreads))
+    if d.get("categories"):
+        categories = table(["category", "conversations"], d["categories"], "lr")
+        parts.append(details("The most frequent categories", [categories]))
+    return parts
+
+
+def settings(run: dict) -> list:
+    """All settings; those that differ from the preset come first."""
+    name, preset = run["settings"]["preset"], preset_of(run["settings"])
+    rows = [
+        [setting, json.dumps(value), json.dumps(preset.get(setting))]
+        for setting, value in run["settings"].items()
+    ]
+    changed = [row for row in rows if row[1] != row[2] and row[0] != "preset"]
+    all_of_them = table(["setting", "value"], [row[:2] for row in rows], "ll")
+    return [
+        table(["changed setting", "in this run", f"in preset {name}"], changed, "lll")
+        if changed
+        else paragraph(f"All settings are those of preset {name}."),
+        details(f"All {len(rows)} settings", [all_of_them]),
+    ]
+
+
+def reproduction(run: dict | None, r: dict | None, base: dict | None) -> list:
+    """The command that makes the run again, its inputs, and the weights that should come out."""
+    parts = []
+    if run:
+        toml, command = reproduce(run, run["tuned"])
+        if toml:
+            text = "Some settings have no flag. Save these lines as settings.toml:"
+            parts += [paragraph(text), code(toml)]
+        digests = [[*pair] for pair in run["sha256"].items()]
+        parts += [code(command), table(["input", "SHA-256"], digests, "ll")]
+    rows = [
+        [stage, report["weights_sha256"]]
+        for stage, report in (("base", base), ("sft", r))
+        if report and "weights_sha256" in report
+    ]
+    if rows:
+        parts += [
+            paragraph(
+                "The same build on the same kind of processor gives these weights, bit by bit, with"
+                " any number of threads:"
+            ),
+            table(["stage", "SHA-256 of the weights"], rows, "ll"),
+        ]
+    return parts

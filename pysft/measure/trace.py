@@ -1,0 +1,109 @@
+"""The mask at work in a model: what each position costs, and a proof that masked ones cost
+nothing."""
+
+import dataclasses
+
+import numpy as np
+
+from pysft import IGNORE
+from pysft.batch import Batch, Example
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+from pysft.rng import rng
+from pysft.text.render import graded_targets
+from pysft.text.template import Template
+from pysft.training.objectives import sft
+
+
+def walk(model, example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """(probability, nll), both (L,): the model's probability of each label, and the loss in nats;
+    both 0 where the label is -100."""
+    batch = Batch.of([example], model.config.vocab, model.config.context)
+    nll, _ = model.forward(batch)
+    return np.where(batch.wanted, np.exp(-nll.astype(np.float64)), 0.0), nll
+
+
+def small_model(vocab: int, rows: int, ops) -> GPT:
+    """A small model with random weights, for proofs that hold in any model."""
+    return GPT(GPTConfig(vocab, max(64, rows), 2, 2, 32), ops, rng(1, "mask", "init"))
+
+
+def prove(model, example: Example, messages, template: Template, grade: str) -> dict:
+    """Measure in `model` what the mask promises:
+
+    rows, masked, graded  numbers of positions
+    formula               graded targets by the lengths of the replies; None unless all turns are
+                          graded
+    masked_dlogits        the largest |d loss / d logits| on any row whose label is -100: exactly 0
+    graded_dlogits        the smallest, over the graded rows, of the row's largest: above 0
+    loss                  of the example
+    loss_change           of that loss if every logit of the masked rows moves at random: exactly 0
+    gradient_difference   relative L2 distance between the gradient of all weights with and without
+                          the logits of the masked rows computed: rounding only
+    gradient_unmasked     relative L2 distance between the gradient with the mask and the gradient
+                          without: what the mask keeps out
+    """
+    batch = Batch.of([example], model.config.vocab, model.config.context)
+    masked = batch.labels == IGNORE
+    return {
+        "rows": len(masked),
+        "masked": int(masked.sum()),
+        "graded": int((~masked).sum()),
+        "formula": graded_targets(messages, template) if grade == "all" else None,
+        **_through_logits(model, batch, masked),
+        **_through_weights(model, batch),
+    }
+
+
+def _through_logits(model, batch: Batch, masked: np.ndarray) -> dict:
+    labels = batch.labels
+    logits = model.logits(batch.tokens, batch.cu_seqlens)
+    N = len(labels)
+    nll, lse, dlogits = np.empty(N, model.dtype), np.empty(N, model.dtype), np.empty_like(logits)
+    model.ops.cross_entropy_forward(nll, lse, logits, labels)
+    total = sft.count(batch)
+    loss, dnll, _ = sft(batch, nll, None, total)
+    model.ops.cross_entropy_backward(dlogits, dnll, logits, lse, labels)
+    moved = logits.copy()
+    shape = int(masked.sum()), logits.shape[1]
+    moved[masked] += rng(1, "mask", "move").normal(0, 3, shape).astype(model.dtype)
+    other = np.empty_like(nll)
+    model.ops.cross_entropy_forward(other, np.empty_like(lse), moved, labels)
+    return {
+        "masked_dlogits": float(np.abs(dlogits[masked]).max(initial=0)),
+        "graded_dlogits": float(np.abs(dlogits[~masked]).max(axis=1).min()),
+        "loss": loss,
+        "loss_change": sft(batch, other, None, total)[0] - loss,
+    }
+
+
+def _through_weights(model, batch: Batch) -> dict:
+    def gradient(b):
+        model.grads.clear()
+        nll, _ = model.forward(b)
+        model.backward(sft(b, nll, None, sft.count(b))[1])
+        return model.grads.flat.astype(np.float64)
+
+    all_rows = np.ones(len(batch.labels), bool)
+    few = gradient(batch)
+    every = gradient(dataclasses.replace(batch, wanted=all_rows))
+    # Without the mask each row's target is the next token. No row holds the last one's, if it is
+    # not graded: it stays -100.
+    targets = np.append(batch.tokens[1:], batch.labels[-1]).astype(np.int32)
+    unmasked = gradient(dataclasses.replace(batch, labels=targets, wanted=all_rows))
+    size = float(np.linalg.norm(few))
+    return {
+        "gradient_difference": float(np.linalg.norm(every - few)) / size,
+        "gradient_unmasked": float(np.linalg.norm(unmasked - few)) / size,
+    }
+
+
+def holds(proof: dict) -> bool:
+    """True if the proof shows everything that the mask promises."""
+    return (
+        proof["masked_dlogits"] == 0
+        and proof["loss_change"] == 0
+        and proof["graded_dlogits"] > 0
+        and proof["gradient_difference"] < 1e-5
+        and proof["formula"] in (None, proof["graded"])
+    )

@@ -1,0 +1,55 @@
+"""Words of prompts and replies: which of them are real, and which name the subject."""
+
+import re
+
+# Words that say nothing about the subject of a text.
+COMMON = frozenset(
+    """
+a about after again all also always am an and another any are art as ask at away aye be because been
+before being best better between both but by call came can cannot come could day did didst do does
+done dost doth down each else enough even ever every far feel few find first for friend from full
+gave get give go goes going gone good got great had has hast hath have he hear help her here hers
+him his how i if in into is it its just keep kind know last least left less let like little long
+look made make makes man many may me mean might mine more most much must my name nay near need never
+new no none nor not nothing now of off often oh old on once one only or other our out over own
+people please put quite rather really said same say says see seem shall she should show since so
+some something soon speak still such take tell than that the thee their them then there these they
+thine thing things think this those thou though through thus thy till time to today together too two
+under until up upon us use very want was way we well went were what when where which while who whom
+whose why will wilt with without word words work worth would yes yet you your yours""".split()
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, with their inner apostrophes."""
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower())
+
+
+def subjects(text: str) -> set[str]:
+    """The content words of a text, without a plural or possessive s."""
+    return {_stem(w) for w in words(text) if w not in COMMON and len(w) > 2}
+
+
+def _stem(word: str) -> str:
+    word = word.removesuffix("'s")
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
+
+
+def on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
+    """(rate, chance) of n prompts and their replies.
+
+    rate: the share of replies that name a content word of their prompt. chance: the same share,
+    averaged over all pairs of a prompt and the reply to another prompt; nan for a single prompt."""
+    prompted, replied = [subjects(p) for p in prompts], [subjects(r) for r in replies]
+    n = len(prompted)
+    hits = sum(bool(p & r) for p, r in zip(prompted, replied))
+    chance = float("nan")
+    if n > 1:
+        chance = (sum(bool(p & r) for p in prompted for r in replied) - hits) / (n * (n - 1))
+    return hits / n, chance
+
+
+def real_words(replies: list[str], known: set[str]) -> float:
+    """The share of the words of all replies that are known; nan if there are no words."""
+    every = [w for r in replies for w in words(r)]
+    return sum(w in known for w in every) / len(every) if every else float("nan")
