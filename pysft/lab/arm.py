@@ -1,0 +1,62 @@
+"""An arm of an experiment: one way of fine-tuning, and how its result is measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pysft.batch import Example
+from pysft.measure.evaluate import measure
+from pysft.measure.probe import Probe
+from pysft.text.conversation import Conversation
+from pysft.text.examples import encode_conversation
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import CharTokenizer
+from pysft.training.settings import Settings
+
+
+def standard(conversation: Conversation, tokenizer: CharTokenizer, settings: Settings) -> Example:
+    """The example that `train` makes of a conversation."""
+    return encode_conversation(conversation, tokenizer, settings.context, CHAT, settings.grade)
+
+
+# The names of the functions that an arm has as `judge` and `finish` are part of the names of trials
+# on disk (Trial.description): a renamed function trains its trials again.
+
+
+def judge(model, tokenizer: CharTokenizer, arm: "Arm") -> tuple[dict, dict]:
+    """(figures, replies) as `eval` gives them."""
+    return measure(model, tokenizer, CHAT, arm.probe)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of fine-tuning a preset's base.
+
+    name           unique within its experiment; not part of the trial's name on disk
+    preset         the preset whose base and settings it starts from
+    probe          the texts that it is measured with
+    settings       the fields that differ from the preset's, with unscaled steps
+    conversations  training data that is drawn by tokens (settings.sft_tokens a step)
+    pairs          training data that is drawn by number (settings.sft_pairs a step)
+    at             unscaled steps to measure after, besides the start and the last step
+    encode         (conversation, tokenizer, settings) -> Example
+    tokenizer      None: the corpus's characters and the template's tokens
+    judge          (model, tokenizer, arm) -> (figures, replies)
+    lora           (rank, matrices); None: all weights are trained
+    finish         (model, tokenizer, seed) -> further figures of the finished model
+    by_kind        also record each step's loss on first tokens, on end tokens and on the rest
+    matched        also measure the base trained on the replayed windows alone"""
+
+    name: str
+    preset: str
+    probe: Probe
+    settings: dict = field(default_factory=dict)
+    conversations: tuple[Conversation, ...] = ()
+    pairs: tuple[Conversation, ...] = ()
+    at: tuple[int, ...] = ()
+    encode: Callable = standard
+    tokenizer: CharTokenizer | None = None
+    judge: Callable = judge
+    lora: tuple[int, tuple[str, ...]] | None = None
+    finish: Callable | None = None
+    by_kind: bool = False
+    matched: bool = False

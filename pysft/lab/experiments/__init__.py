@@ -1,0 +1,61 @@
+"""The source text's claims as experiments: what varies, what is measured, what must hold, and
+whether it did.
+
+Each is an Experiment, and each file holds a family of them: the arms, the figures read from their
+records, the checks and the charts. In checks and charts `r` maps the arms' names to records.
+
+A claim is *reproduced* if every check holds in every seed, *not reproduced* if no check holds in
+more than half of them, else *partly reproduced*."""
+
+from pysft.lab.experiments.data_content import CONTRADICTION, DIVERSITY, HALLUCINATION, LENGTH
+from pysft.lab.experiments.data_size import DATA_SCALING, DATA_SIZE, EPOCHS
+from pysft.lab.experiments.experiment import Experiment
+from pysft.lab.experiments.forgetting import FORGETTING
+from pysft.lab.experiments.masking import FIRST_TOKEN, MASKING, MISSING_END
+from pysft.lab.experiments.plain_run import LOSS_CURVE, WEIGHTS_MOVED
+from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
+from pysft.lab.experiments.vocabulary import NEW_ROWS, ONE_TOKEN
+
+# In the order of lists, pages and `lab all`.
+_ALL = (
+    MASKING,
+    FIRST_TOKEN,
+    LOSS_CURVE,
+    FORGETTING,
+    LEARNING_RATE,
+    FIND_LR,
+    NEW_ROWS,
+    ONE_TOKEN,
+    DATA_SIZE,
+    DATA_SCALING,
+    EPOCHS,
+    DIVERSITY,
+    LENGTH,
+    CONTRADICTION,
+    MISSING_END,
+    HALLUCINATION,
+    WEIGHTS_MOVED,
+)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
+
+# The order in which processes that run side by side take them. The first two share no trial, long
+# ones come before short ones, and those that only read trials of others come last.
+COSTLY_FIRST = (
+    MASKING,
+    DATA_SIZE,
+    FORGETTING,
+    DATA_SCALING,
+    EPOCHS,
+    HALLUCINATION,
+    LEARNING_RATE,
+    LENGTH,
+    ONE_TOKEN,
+    CONTRADICTION,
+    FIND_LR,
+    MISSING_END,
+    DIVERSITY,
+    NEW_ROWS,
+    FIRST_TOKEN,
+    LOSS_CURVE,
+    WEIGHTS_MOVED,
+)

@@ -1,0 +1,64 @@
+"""Arms that several experiments share: the source's recipe on its pairs, and a plain recipe on
+conversations. Equal arms have equal names and share their trials on disk."""
+
+from pysft.lab.arm import Arm
+from pysft.lab.lab import Lab
+
+# SMALL is the source's model and recipe (context 64). WIDE is the tiny preset's model (context
+# 256), for conversations that need the room.
+SMALL, WIDE = "seed", "tiny"
+CONTEXT = {SMALL: 64, WIDE: 256}
+# Steps to measure after, beside the start and the last.
+ALONG = (10, 25, 50, 100, 200, 400)
+EARLY = (50, 100, 200, 300, 500, 700)
+# On WIDE, a plain recipe for conversations.
+TALK = {"sft_steps": 600, "sft_pairs": 0, "sft_windows": (), "sft_lr": 3e-3, "sft_warmup": 30}
+PLAIN = "the source's recipe"
+
+
+def pairs_arm(lab: Lab, name: str, at=EARLY, settings=None, **more) -> Arm:
+    """The source's recipe on its 40 pairs, with changes."""
+    return Arm(
+        name,
+        SMALL,
+        lab.probe(lab.pairs, lab.pairs, CONTEXT[SMALL], heldout=()),
+        settings or {},
+        pairs=lab.pairs,
+        at=at,
+        by_kind=True,
+        **more,
+    )
+
+
+def plain(lab: Lab) -> Arm:
+    """The source's recipe as it is."""
+    return pairs_arm(lab, PLAIN)
+
+
+def only_plain(lab: Lab, seed: int):
+    """The arms of an experiment that looks at nothing but the source's recipe."""
+    yield plain(lab)
+
+
+def conversations_arm(
+    lab: Lab, name: str, conversations, at=(), recalled=None, settings=None, **more
+) -> Arm:
+    """The plain recipe on conversations. recalled: those whose reply should be recalled; default:
+    the first forty of one question and one answer."""
+    recalled = recalled or single(conversations)[:40]
+    # A prompt that occurs twice is asked once, with its first reply.
+    asked = list({c.prompt: c for c in reversed(recalled)}.values())[::-1]
+    return Arm(
+        name,
+        WIDE,
+        lab.probe(conversations, asked, CONTEXT[WIDE]),
+        TALK | (settings or {}),
+        tuple(conversations),
+        at=at,
+        **more,
+    )
+
+
+def single(conversations) -> list:
+    """The conversations of one question and one answer."""
+    return [c for c in conversations if len(c.messages) == 2]

@@ -1,0 +1,206 @@
+"""The lab: the material of all experiments, and the folder that keeps bases and trials."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pysft.errors import UsageError
+from pysft.lab.arm import Arm
+from pysft.lab.records import VERSION, digest, relevant, stored
+from pysft.lab.trial import Base, Trial, carry_out
+from pysft.measure.evaluate import corpus_loss, loss_after_replay
+from pysft.measure.probe import Probe, make_probe
+from pysft.nn.model import GPT
+from pysft.rng import rng
+from pysft.run.stage import Stage, load_stage, read_json, save_stage, weights_sha256, write_json
+from pysft.text.conversation import Conversation
+from pysft.text.corpora import read_corpus, shipped, split_corpus
+from pysft.text.formats import read_conversations
+from pysft.text.heldout import split_heldout
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import CharTokenizer
+from pysft.training.runner import steps_of
+from pysft.training.settings import PRESETS, Settings
+from pysft.training.stages import pretrain
+
+ROOM = 8  # tokens that must fit the context besides a prompt's characters: 3 markers, 5 of a reply
+
+
+class Lab:
+    """The material of all experiments, and the folder of their results:
+
+    lab.json            the corpus, the scale, and whether each seed has its own base
+    bases/              trained base models
+    trials/DIGEST.json  records of trials, named as records.py says
+    NAME/               table, figures and document of an experiment (study.py)"""
+
+    def __init__(
+        self,
+        folder: Path,
+        corpus: str,
+        ops,
+        scale: float = 1.0,
+        retrain: bool = False,
+        progress=lambda text, last=False: None,
+    ):
+        """scale: every number of steps is multiplied by it, to try the lab out; verdicts then mean
+        nothing. retrain: each seed has its own base; otherwise all share that of seed 1.
+        progress(text, last): takes a line that may be overwritten.
+
+        A UsageError if the folder is a file, or holds experiments on another corpus, at another
+        scale or with other bases. An error if the corpus lacks a character of the conversations."""
+        self.folder, self.corpus, self.ops = Path(folder), corpus, ops
+        self.scale, self.retrain, self.progress = scale, retrain, progress
+        self.text = read_corpus(corpus)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"--out {folder}: this is a file. Name a folder")
+        self.train_text, self.heldout_text = split_corpus(self.text)
+        self.characters = CharTokenizer.of(self.text)
+        self.chat = self.characters.grow(CHAT.tokens)
+        self.pairs = tuple(read_conversations(shipped("pairs40.jsonl")))
+        kept, held = split_heldout(list(read_conversations(shipped("conversations.jsonl"))))
+        self.conversations, self.heldout = tuple(kept), tuple(held)
+        # Refuse a corpus now that cannot write the texts of the experiments.
+        for c in (*self.pairs, *self.conversations, *self.heldout):
+            for m in c.messages:
+                self.chat.encode(m["content"], f"{c.where}, for the lab")
+        self._bases: dict[tuple[str, int], Base] = {}
+        self._claim_folder()
+
+    def _claim_folder(self) -> None:
+        """Write lab.json; a UsageError if the folder's is another, because tables and documents of
+        its experiments would be overwritten."""
+        path = self.folder / "lab.json"
+        own = {"corpus": self._sha256(), "scale": self.scale, "retrain_base": self.retrain}
+        if path.is_file() and read_json(path) != own:
+            raise UsageError(
+                f"{self.folder}: it holds experiments on another corpus, at another scale or with"
+                " other bases; name another folder with --out"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, own)
+
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    # --------------------------------------------------------------------------------- settings
+
+    def scaled(self, steps: int) -> int:
+        """A number of steps at the lab's scale, at least 2."""
+        return max(2, round(steps * self.scale))
+
+    def settings(self, preset: str) -> Settings:
+        """A preset with scaled steps."""
+        chosen = PRESETS[preset]
+        steps = {name: self.scaled(getattr(chosen, name)) for name in ("base_steps", "sft_steps")}
+        return replace(chosen, **steps)
+
+    def _settings_of(self, arm: Arm, seed: int) -> Settings:
+        changes = dict(arm.settings)
+        if "sft_steps" in changes:
+            changes["sft_steps"] = self.scaled(changes["sft_steps"])
+        return replace(self.settings(arm.preset), seed=seed, **changes)
+
+    def probe(
+        self,
+        trained: Sequence[Conversation],
+        recalled: Sequence[Conversation],
+        context: int,
+        heldout: Sequence[Conversation] | None = None,
+    ) -> Probe:
+        """What a trial is measured with: recall of the replies of `recalled`, the shipped prompts,
+        and the held-out conversations (default: the shipped ones), as far as they have one question
+        and one answer and fit the context."""
+        heldout = self.heldout if heldout is None else heldout
+        return make_probe(
+            self.train_text,
+            self.heldout_text,
+            trained=trained,
+            recalled=recalled,
+            heldout=[c for c in heldout if len(c.messages) == 2 and _rows(c) <= context],
+            can_ask=lambda prompt: len(prompt) + ROOM <= context,
+        )
+
+    # ------------------------------------------------------------------------ bases and trials
+
+    def base(self, preset: str, seed: int) -> Base:
+        """The base of a preset: from memory, from the folder, or trained now and saved there."""
+        seed = seed if self.retrain else 1
+        if (preset, seed) not in self._bases:
+            settings = replace(self.settings(preset), seed=seed)
+            description = {
+                "corpus": self._sha256(),
+                "settings": relevant(settings),
+                "version": VERSION,
+            }
+            folder = self.folder / "bases" / f"{preset}-{seed}-{digest(description)[:12]}"
+            if not (folder / "model.safetensors").is_file():
+                save_stage(self._pretrained(folder, settings))
+            stage = load_stage(folder, self.ops)
+            loss = corpus_loss(stage.model, self.characters.encode(self.heldout_text))
+            self._bases[preset, seed] = Base(stage, loss)
+            stage.model.release()
+        return self._bases[preset, seed]
+
+    def _pretrained(self, folder: Path, settings: Settings) -> Stage:
+        config = settings.shape(len(self.characters))
+        plan = pretrain(settings, self.characters.encode(self.train_text), config.vocab)
+        model = GPT(config, self.ops, rng(settings.seed, "base", "init"))
+        for r in steps_of(model, plan, settings, "base"):
+            where = f"base {settings.preset}, seed {settings.seed}"
+            self.progress(
+                f"{where}: step {r.step:,} of {plan.steps:,}, loss {r.loss:.3f}",
+                r.step == plan.steps,
+            )
+        return Stage(folder, model, self.characters, CHAT, asdict(settings))
+
+    def run(self, arm: Arm, seed: int) -> dict:
+        """The record of an arm under one seed: from the folder, or made now and kept there."""
+        settings, tokenizer = self._settings_of(arm, seed), arm.tokenizer or self.chat
+        last = settings.sft_steps
+        trial = Trial(
+            arm,
+            seed,
+            self.base(arm.preset, seed),
+            settings,
+            tokenizer,
+            [arm.encode(c, tokenizer, settings) for c in arm.conversations],
+            [arm.encode(c, tokenizer, settings) for c in arm.pairs],
+            sorted({0, last, *(min(self.scaled(step), last) for step in arm.at)}),
+        )
+        corpus = self.characters.encode(self.train_text)
+        return stored(
+            self.folder / "trials",
+            trial.description(),
+            lambda: carry_out(trial, corpus, self.progress),
+        )
+
+    def matched(self, arm: Arm, seed: int) -> float | None:
+        """Loss on the held-out tail, in nats per character, of the base trained on the windows that
+        the arm replays and nothing else: what matched forgetting compares with. None if the arm
+        replays nothing."""
+        settings = self._settings_of(arm, seed)
+        if not settings.sft_windows:
+            return None
+        base = self.base(arm.preset, seed).stage.model
+        description = {
+            "version": VERSION,
+            "base": weights_sha256(base),
+            "settings": relevant(settings),
+            "matched": True,
+        }
+
+        def replayed() -> dict:
+            model = GPT(base.config, self.ops)
+            model.params.flat[:] = base.params.flat
+            texts = (self.characters.encode(t) for t in (self.train_text, self.heldout_text))
+            return {"loss": loss_after_replay(model, settings, *texts, self.progress)}
+
+        return stored(self.folder / "trials", description, replayed)["loss"]
+
+
+def _rows(conversation: Conversation) -> int:
+    """Rows of the example of one question and one answer: its characters, and its four markers less
+    one for the shift."""
+    return sum(len(m["content"]) for m in conversation.messages) + 3

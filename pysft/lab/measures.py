@@ -1,0 +1,73 @@
+"""Measurements that only the lab makes: how far weights moved, what falls on the user's tokens, and
+the loss by kind of token."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from pysft import IGNORE
+from pysft.batch import Batch, Example
+
+OLD, NEW = "old rows", "new rows"
+ROWS = 16  # examples of one batch
+
+
+def moved(start: dict, params, old_vocab: int) -> dict[str, float | None]:
+    """Relative change of each tensor, |W - W0| / |W0| (Frobenius); None if W0 is zero. Embedding
+    and head have one figure for the old rows and one for the new."""
+    found = {}
+    for name, w in params.items():
+        pieces = {name: slice(None)}
+        if name in ("wte", "head") and len(w) > old_vocab:
+            pieces = {
+                f"{name}, {OLD}": slice(0, old_vocab),
+                f"{name}, {NEW}": slice(old_vocab, None),
+            }
+        for label, rows in pieces.items():
+            before = float(np.linalg.norm(start[name][rows].astype(np.float64)))
+            change = float(np.linalg.norm(w[rows].astype(np.float64) - start[name][rows]))
+            found[label] = round(change / before, 6) if before else None
+    return found
+
+
+def user_share(model, examples: list[Example]) -> dict[str, float]:
+    """The user's share of the targets ("user_targets") and of the gradient ("user_gradient") if
+    nothing were masked; {} without examples.
+
+    The user's targets are those that `examples`, masked as they should be, do not grade. The
+    gradient is the one at the logits: row n has the 1-norm 2 (1 - p_n), where p_n is the
+    probability of its target."""
+    totals = {"targets": np.zeros(2), "gradient": np.zeros(2)}
+    for first in range(0, len(examples), ROWS):
+        some = examples[first : first + ROWS]
+        user = np.concatenate([e.labels == IGNORE for e in some])
+        unmasked = [replace(e, labels=np.append(e.input_ids[1:], e.labels[-1:])) for e in some]
+        nll, _ = model.forward(Batch.of(unmasked, model.config.vocab, model.config.context))
+        weights = {"targets": np.ones(len(nll)), "gradient": 1 - np.exp(-nll.astype(np.float64))}
+        for name, weight in weights.items():
+            totals[name] += weight[user].sum(), weight.sum()
+    return {f"user_{name}": float(part / whole) for name, (part, whole) in totals.items() if whole}
+
+
+class LossByKind:
+    """An objective that also records, for each step, the mean loss on the first tokens of replies,
+    on their end tokens, and on the content between.
+
+    losses: {"first", "content", "end"} -> nats of each step, None where it graded no such token.
+    The objective works as the one it wraps. Each call is one step: for one micro-batch a step."""
+
+    def __init__(self, objective, end: int | None):
+        """end: the id of the end token."""
+        self.objective, self.count, self.end = objective, objective.count, end
+        self.losses: dict[str, list] = {"first": [], "content": [], "end": []}
+
+    def __call__(self, batch, nll, value, total):
+        graded = batch.labels != IGNORE
+        first = graded & ~np.concatenate([[False], graded[:-1]])
+        end = graded & (batch.labels == self.end)
+        kinds = {"first": first, "content": graded & ~first & ~end, "end": end}
+        for kind, rows in kinds.items():
+            mean = float(nll[rows].mean()) if rows.any() else math.nan
+            self.losses[kind].append(round(mean, 5) if math.isfinite(mean) else None)
+        return self.objective(batch, nll, value, total)

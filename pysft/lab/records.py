@@ -1,0 +1,51 @@
+"""Records on disk. A record's file is named by a digest of everything that determines its content,
+so an interrupted lab continues where it stopped, and experiments share the trials that they have in
+common."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from pysft.batch import Example
+from pysft.run.stage import read_json, write_json
+from pysft.training.settings import Settings
+
+VERSION = 1  # of the meaning of a record; part of every name, so raising it trains everything again
+
+
+def digest(description) -> str:
+    """SHA-256 of a JSON document, in hexadecimal; what is not JSON counts by its str()."""
+    text = json.dumps(description, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_examples(examples: list[Example]) -> str:
+    """SHA-256 of the examples' lengths, tokens and labels, in hexadecimal."""
+    h = hashlib.sha256()
+    for e in examples:
+        h.update(np.int64(len(e.labels)).tobytes())
+        h.update(e.input_ids.astype(np.int32).tobytes())
+        h.update(e.labels.astype(np.int32).tobytes())
+    return h.hexdigest()
+
+
+def relevant(settings: Settings) -> dict:
+    """The settings that can change a result of the lab. It makes its own examples, so those of
+    transcripts do not count, and it never skips a step."""
+    return {k: v for k, v in asdict(settings).items() if k not in ("transcripts", "on_nan")}
+
+
+def stored(folder: Path, description: dict, make: Callable[[], dict]) -> dict:
+    """The record that `folder` holds under this description; if there is none, make() it and write
+    it there."""
+    path = folder / f"{digest(description)}.json"
+    if path.is_file():
+        return read_json(path)
+    record = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return record

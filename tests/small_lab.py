@@ -1,0 +1,64 @@
+"""A lab that takes seconds, for the tests of the lab.
+
+Its models have one block and sixteen channels, replies are cut at six tokens, and a model is asked
+six prompts and four held-out conversations. So the tests are about the lab, not about what a model
+learns."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from pysft.lab import lab, markers, names, personas
+from pysft.lab.lab import Lab
+from pysft.measure import evaluate, probe
+from pysft.nn.computing import computing_ops
+from pysft.text.corpora import shipped
+from pysft.text.tokenizer import SHAKESPEARE
+from pysft.training.settings import PRESETS
+
+SCALE = 0.01  # ten steps of the source's thousand
+MAX_NEW = 6  # tokens of a reply
+
+
+@contextlib.contextmanager
+def small_presets():
+    """Inside `with`, the lab's presets have a small model, and less is asked of it."""
+    shape = {"layers": 1, "channels": 16, "heads": 2, "base_windows": ((64, 8),)}
+    presets = {name: replace(PRESETS[name], **shape) for name in ("seed", "tiny")}
+    read_prompts, split_heldout = probe.read_prompts, lab.split_heldout
+
+    def fewer(conversations):
+        kept, held = split_heldout(conversations)
+        return kept, held[:4]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "PRESETS", presets)
+        patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[:6])
+        patch.setattr(lab, "split_heldout", fewer)
+        for module in (evaluate, markers, names, personas):
+            patch.setattr(module, "MAX_NEW", MAX_NEW)
+        yield
+
+
+def write_corpus(folder):
+    """The path of a small corpus with every character of the conversations."""
+    path = folder / "text.txt"
+    path.write_text(shipped("plays.txt").read_text()[:4000] + SHAKESPEARE)
+    return path
+
+
+def lab_at(folder, corpus, **more) -> Lab:
+    """A lab at the scale of the tests."""
+    return Lab(folder, str(corpus), computing_ops("kernels", 1), SCALE, **more)
+
+
+def record_of(**more) -> dict:
+    """A made-up record."""
+    return {"losses": [], "diverged": None, "track": [], **more}
+
+
+def track_of(**columns) -> list[dict]:
+    """A record's track: steps 0, 100, 200, ... with these figures."""
+    rows = zip(*columns.values())
+    return [{"step": 100 * i, **dict(zip(columns, row))} for i, row in enumerate(rows)]
