@@ -1,5 +1,5 @@
 import sys
 
-from pysft.cli import main
+from pysft.cli.main import main
 
 sys.exit(main())

@@ -1,90 +1,95 @@
-"""Who may know whom, and what C may not do, read from the sources themselves."""
+"""The rules of the house, read from the sources: who may import whom, and what C may not do."""
 
 import ast
 import re
+import sys
 
 import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "pysft"
-ROOMS = [
-    "__main__",
-    "cli",
-    "recipe",
-    "lab",
-    "training",
-    "inference",
-    "run",
-]  # then nn and text, side by side
-EVERYWHERE = {"errors", "rng", "disk", ""}  # "" is `from pysft import IGNORE`
+# Each room imports only from those to its right; nn, text and world, side by side, come next, and
+# then the roots.
+ROOMS = ("__main__", "cli", "lab", "jobs", "measure", "training", "inference", "run")
+SIDE_BY_SIDE = ("nn", "text")
+# What each root may import of the others. "" is `from pysft import IGNORE`.
+ROOTS = {
+    "__init__": set(),
+    "errors": set(),
+    "rng": set(),
+    "console": {"errors"},
+    "disk": {"errors"},
+    "batch": {"", "errors"},
+}
+EVERYWHERE = {"", *ROOTS} - {"__init__"}
+# Packages beside NumPy and cffi: optional, imported only where they are used.
+OPTIONAL = {"matplotlib": {"measure/figures.py"}}
+
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 C_FILES = sorted(path.name for path in (ROOT / "csrc").iterdir())
 
 
 def imports(name):
-    """Every module that a file imports, wherever in it: "numpy", "pysft.nn.ops", ..."""
+    """Every module that a file imports, wherever in it: "numpy", "pysft.nn.gate", ...
+
+    An import by name, import_module("...") or __import__("..."), counts if the name is a string;
+    where it is not, the name is "?"."""
     found = set()
     for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: a relative import hides where it leads"
-            found.add(node.module)
-            if (
-                PACKAGE.parent / node.module.replace(".", "/")
-            ).is_dir():  # from pysft.nn import ops
-                submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= {
-                    s
-                    for s in submodules
-                    if (PACKAGE.parent / (s.replace(".", "/") + ".py")).is_file()
-                }
+            found |= {node.module} if not is_package(node.module) else set()
+            found |= {
+                f"{node.module}.{alias.name}" if is_module(f"{node.module}.{alias.name}")
+                else node.module
+                for alias in node.names
+            }  # fmt: skip
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+            first = node.args[0]
+            found.add(first.value if isinstance(first, ast.Constant) else "?")
     return found
 
 
+def called(node):
+    """The last name of what a call calls: "import_module" of importlib.import_module(...)."""
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def is_package(module):
+    return (ROOT / module.replace(".", "/")).is_dir()
+
+
+def is_module(module):
+    return (ROOT / (module.replace(".", "/") + ".py")).is_file()
+
+
 def room(module):
-    """ "pysft.nn.ops" or "nn/ops.py" -> "nn"."""
-    return (
-        module.removeprefix("pysft")
-        .removeprefix(".")
-        .replace("/", ".")
-        .removesuffix(".py")
-        .split(".")[0]
-    )
+    """The room of "pysft.nn.gate" or "nn/gate.py": "nn"."""
+    path = module.removeprefix("pysft").removeprefix(".").replace("/", ".").removesuffix(".py")
+    return path.split(".")[0]
 
 
 def allowed(here):
-    """The rooms to the right of this one."""
+    """The rooms and roots that a room may import from."""
+    if here in ROOTS:
+        return ROOTS[here]
     if here in ROOMS:
-        return set(ROOMS[ROOMS.index(here) + 1 :]) | {"nn", "text"}
-    return set()
+        return {*ROOMS[ROOMS.index(here) + 1 :], *SIDE_BY_SIDE, *EVERYWHERE}
+    return EVERYWHERE
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_from_rooms_to_its_right(name):
     here = room(name)
-    roots = (
-        {"errors"}
-        if here in ("disk",)
-        else set()
-        if here in ("errors", "rng", "__init__")
-        else EVERYWHERE
-    )
-    assert here in {
-        *ROOMS,
-        "nn",
-        "text",
-        "errors",
-        "rng",
-        "disk",
-        "__init__",
-    }, "a room that the design does not know"
+    assert here in {*ROOMS, *SIDE_BY_SIDE, *ROOTS}, "a room that the design does not know"
     for module in imports(name):
         if module.split(".")[0] == "pysft" and room(module) != here:
-            assert room(module) in allowed(here) | roots, f"{name} imports {module}"
+            assert room(module) in allowed(here), f"{name} imports {module}"
 
 
-def test_no_module_of_the_package_is_in_a_circle():
+def test_no_module_imports_itself_through_others():
     graph = {
         "pysft." + name.removesuffix(".py").replace("/", "."): imports(name) for name in MODULES
     }
@@ -100,45 +105,69 @@ def test_no_module_of_the_package_is_in_a_circle():
 
 def test_nn_and_text_do_not_know_each_other():
     for name in MODULES:
-        for here, other in (("nn", "text"), ("text", "nn")):
+        for here, other in (SIDE_BY_SIDE, SIDE_BY_SIDE[::-1]):
             if room(name) == here:
-                assert not any(room(m) == other for m in imports(name) if m.startswith("pysft")), (
-                    name
-                )
+                assert not [m for m in imports(name) if m.startswith(f"pysft.{other}")], name
 
 
-def test_ops_and_reference_never_import_each_other():
-    assert "pysft.nn.reference" not in imports("nn/ops.py")
-    assert not any(module.startswith("pysft") for module in imports("nn/reference.py"))
+def test_kernels_and_reference_never_import_each_other():
+    for name in ("nn/gate.py", "nn/kernels.py", "nn/calls.py"):
+        assert "pysft.nn.reference" not in imports(name)
+    assert not [module for module in imports("nn/reference.py") if module.startswith("pysft")]
 
 
 def test_objectives_import_numpy_only():
     assert imports("training/objectives.py") == {"numpy"}
 
 
+def test_benchmarks_import_no_job_and_no_command_line():
+    for path in (ROOT / "bench").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("pysft."):
+                assert room(node.module) not in ("cli", "jobs", "lab"), (
+                    f"{path.name}: {node.module}"
+                )
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_only_the_gate_and_the_builder_touch_ffi(name):
-    if name not in ("nn/ops.py", "nn/_build.py"):
+    if name not in ("nn/gate.py", "nn/_build.py"):
         text = (PACKAGE / name).read_text()
         assert not re.search(
             r"\bc?ffi\b|_cffi_backend|\bctypes\.(CDLL|c_|cast)|_c_(base|avx)", text
         )
 
 
-def test_running_needs_nothing_but_numpy_and_cffi():
-    import sys
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_imported_beside_numpy_and_cffi_is_optional_and_named(name):
+    for module in imports(name):
+        top = module.split(".")[0]
+        if name in OPTIONAL.get(top, ()):
+            continue
+        if module == "?":  # the gate loads the module of an instruction set
+            assert name == "nn/gate.py", f"{name} imports a module by a computed name"
+            continue
+        assert top in sys.stdlib_module_names | {"pysft", "numpy", "cffi"}, f"imports {module}"
 
-    for name in MODULES:
-        for module in imports(name):
-            top = module.split(".")[0]
-            assert top in sys.stdlib_module_names | {
-                "pysft",
-                "numpy",
-                "cffi",
-            }, f"{name} imports {module}"
+
+@pytest.mark.parametrize("package", OPTIONAL)
+def test_an_optional_package_is_not_imported_when_its_module_is(package):
+    for name in OPTIONAL[package]:
+        for node in ast.parse((PACKAGE / name).read_text()).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert package not in ast.unparse(node)
 
 
-def test_what_is_not_graded_is_one_number_everywhere():
+def test_imports_by_name_in_a_string_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_layering.PACKAGE", tmp_path)
+    (tmp_path / "a.py").write_text(
+        "import importlib\nimportlib.import_module('scipy.linalg')\n__import__('torch')\n"
+        "importlib.import_module(f'x{1}')\n"
+    )
+    assert imports("a.py") == {"importlib", "scipy.linalg", "torch", "?"}
+
+
+def test_the_label_that_is_not_graded_is_the_same_everywhere():
     from pysft import IGNORE
     from pysft.nn import reference
     from pysft.training import loop
@@ -159,9 +188,8 @@ def code(name):
 def test_no_sum_runs_across_threads(name):
     text = code(name)
     assert not re.search(r"omp\s+(atomic|critical|ordered)|__atomic|__sync|stdatomic|_Atomic", text)
-    assert not re.search(
-        r"#pragma omp (?!simd)[^\n]*reduction", text
-    )  # across lanes of one thread it may
+    # Across the lanes of one thread's vector it may.
+    assert not re.search(r"#pragma omp (?!simd)[^\n]*reduction", text)
 
 
 @pytest.mark.parametrize("name", C_FILES)
@@ -170,22 +198,23 @@ def test_every_parallel_region_says_how_many_threads_and_shares_statically(name)
         assert "num_threads(threads)" in pragma and "schedule(static)" in pragma
 
 
+FORBIDDEN_CALLS = (
+    r"\b(malloc|calloc|realloc|free|alloca|aligned_alloc|posix_memalign|\w*printf|puts|putchar|"
+    r"fopen|open|read|write|exit|_exit|abort|assert|getenv|system|omp_set_\w+|time|clock|rand)"
+    r"\s*\("
+)
+
+
 @pytest.mark.parametrize("name", C_FILES)
 def test_c_does_arithmetic_only(name):
     text = code(name)
-    calls = (
-        r"\b(malloc|calloc|realloc|free|alloca|aligned_alloc|posix_memalign|\w*printf|puts|putchar|fopen|open|"
-        r"read|write|exit|_exit|abort|assert|getenv|system|omp_set_\w+|time|clock|rand)\s*\("
-    )
-    assert not re.search(calls, text)
-    # State: a static or global variable that is not const. Functions have a parenthesis on their
-    # line.
-    for line in re.findall(
-        r"^\s*(?:static|extern|_Thread_local|__thread)\b[^\n]*", text, flags=re.M
-    ):
+    assert not re.search(FORBIDDEN_CALLS, text)
+    # No state: each static or global name is const, or a function (its line has a parenthesis).
+    static = r"^\s*(?:static|extern|_Thread_local|__thread)\b[^\n]*"
+    for line in re.findall(static, text, flags=re.M):
         assert "const" in line or "(" in line, line
 
 
-def test_every_c_file_says_at_its_top_what_it_does():
+def test_every_c_file_begins_with_a_comment_that_describes_it():
     for name in C_FILES:
         assert (ROOT / "csrc" / name).read_text().startswith("/*"), name

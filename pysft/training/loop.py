@@ -1,4 +1,4 @@
-"""The only training loop."""
+"""The training loop: the only one. It writes nothing to disk (runner.py does)."""
 
 import math
 import time
@@ -15,9 +15,9 @@ from pysft.nn.optim import AdamW, clip
 
 @dataclass
 class Report:
-    """One step: loss in nats per graded token (by source: `losses`), the gradient's norm before
-    clipping, the learning rate, graded and all tokens, seconds. skipped: a step that was not finite
-    and left out."""
+    """One step. loss: nats per graded token; losses: the same by source ("base", "conversation").
+    norm: of the gradient before clipping. graded, tokens: how many rows. skipped: the step was not
+    finite, and no weight moved."""
 
     step: int
     loss: float
@@ -33,9 +33,9 @@ class Report:
 def schedule(
     step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant", floor: float = 0.0
 ) -> float:
-    """The learning rate of step 0, 1, ...: a linear warm-up, then `lr` for ever ("constant"), or
-    falling along a half cosine ("cosine") or a line ("linear") to floor * lr, which the step after
-    the last would have."""
+    """The learning rate of step 0, 1, ...: after a linear warm-up, `lr` ("constant"), or a fall
+    along half a cosine ("cosine") or a line ("linear") to floor * lr. The step after the last would
+    have floor * lr."""
     if step < warmup:
         return lr * (step + 1) / warmup
     if kind == "constant":
@@ -48,10 +48,10 @@ def schedule(
 def train_step(
     model, adam: AdamW, micro_batches, objective, lr: float, limit: float = 0.0
 ) -> Report:
-    """One update from the sum over all micro-batches; the same however they are split.
+    """One update from all micro-batches; the same update however they are split.
 
-    A loss or gradient that is not finite raises Diverged, which names the first tensor at fault,
-    and no weight has moved."""
+    limit: clip the gradient to this norm; 0 is no limit. Diverged if the loss or the gradient is
+    not finite; no weight has moved then."""
     model.grads.clear()
     total = sum(objective.count(batch) for batch in micro_batches)
     loss, sums = 0.0, {}
@@ -63,37 +63,35 @@ def train_step(
         model.backward(dnll, dvalue)
     norm = clip(model, limit)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        what = (
-            f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-        )
-        weight, gradient = _not_finite(model.params), _not_finite(model.grads)
-        where = (
-            f", weight {weight!r} is not finite"
-            if weight
-            else f", first in the gradient of {gradient!r}"
-            if gradient
-            else ""
-        )
-        raise Diverged(
-            f"step {adam.steps + 1}: {what}{where}; no weight was changed. A lower learning rate "
-            f"(now {lr:g}) or a longer warm-up is the usual cure",
-            micro_batches,
-            lasting=weight is not None,
-        )
+        raise _diverged(model, adam.steps + 1, loss, norm, lr, micro_batches)
     adam.step(lr)
-    return Report(
-        adam.steps,
-        loss,
-        {s: t / n for s, (t, n) in sums.items()},
-        norm,
-        lr,
-        sum(n for _, n in sums.values()),
-        sum(len(b.tokens) for b in micro_batches),
+    losses = {source: nats / count for source, (nats, count) in sums.items()}
+    graded = sum(count for _, count in sums.values())
+    return Report(adam.steps, loss, losses, norm, lr, graded, _rows(micro_batches))
+
+
+def _rows(batches) -> int:
+    return sum(len(batch.tokens) for batch in batches)
+
+
+def _diverged(model, step: int, loss: float, norm: float, lr: float, batches) -> Diverged:
+    """The error of a step that is not finite: it names the first tensor at fault."""
+    what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+    weight, gradient = _not_finite(model.params), _not_finite(model.grads)
+    if weight:
+        what += f", weight {weight!r} is not finite"
+    elif gradient:
+        what += f", first in the gradient of {gradient!r}"
+    return Diverged(
+        f"step {step}: {what}; no weight was changed. A lower learning rate (now {lr:g}) or a"
+        " longer warm-up usually helps",
+        batches,
+        lasting=weight is not None,
     )
 
 
 def _not_finite(arena) -> str | None:
-    """The first tensor that holds something else than finite numbers."""
+    """The name of the first tensor that is not finite; None if all are."""
     return next((name for name, a in arena.items() if not np.isfinite(a).all()), None)
 
 
@@ -109,40 +107,38 @@ def _by_source(sums, batch, nll):
 
 
 class Outliers:
-    """How far each step's loss and gradient norm lie from those of the last `window` steps: (x -
-    median) / spread, where spread is 1.4826 times the median distance from the median (the standard
-    deviation, if they were normal), at least a thousandth of the median. What passes its limit is
-    an outlier. Norms have long tails, hence the second limit."""
+    """Find steps whose loss or gradient norm lies far above those of the last `window` steps.
+
+    The score of x is (x - median) / spread. spread is 1.4826 times the median distance from the
+    median (the standard deviation of a normal distribution), at least a thousandth of the median. A
+    score above its limit is an outlier. Norms have longer tails than losses, and a higher limit."""
 
     limits = {"loss": 8.0, "norm": 20.0}
 
     def __init__(self, window: int = 100, least: int = 30):
-        self.seen, self.window, self.least = (
-            {name: deque(maxlen=window) for name in self.limits},
-            window,
-            least,
-        )
+        """least: values needed before anything counts as an outlier."""
+        self.window, self.least = window, least
+        self.seen = {name: deque(maxlen=window) for name in self.limits}
 
     def __call__(self, **step) -> dict[str, float]:
-        """{"loss" or "norm": its score} of what is an outlier in a step (loss=, norm=), which then
-        joins the others."""
+        """Score a step (loss=, norm=) against those before it, and add it to them: {name: score} of
+        its outliers."""
         found = {}
         for name, values in self.seen.items():
-            x = step[name]
-            if len(values) >= self.least:
-                middle = float(np.median(values))
-                spread = max(
-                    1.4826 * float(np.median(np.abs(np.array(values) - middle))),
-                    1e-3 * abs(middle),
-                    1e-30,
-                )
-                if (x - middle) / spread > self.limits[name]:
-                    found[name] = (x - middle) / spread
-            values.append(x)
+            score = _score(step[name], values) if len(values) >= self.least else 0.0
+            if score > self.limits[name]:
+                found[name] = score
+            values.append(step[name])
         return found
 
 
-SKIPS = 10  # steps in a row: more of them are no accident
+def _score(x: float, values) -> float:
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(np.array(values) - middle)))
+    return (x - middle) / max(spread, 1e-3 * abs(middle), 1e-30)
+
+
+SKIPS = 10  # skipped steps in a row; more of them are no accident
 
 
 def train(
@@ -156,13 +152,13 @@ def train(
     skip: Callable[[Diverged], None] | None = None,
     skipped: int = 0,
 ) -> Iterator[Report]:
-    """Yield a Report after each step until `steps` have been taken (adam.steps counts them, so a
-    loaded optimiser goes on from where it stood). draw(step) gives the step's micro-batches,
-    rate(step) its learning rate; whoever iterates prints, evaluates, saves or stops.
+    """Yield a Report after each step until adam.steps is `steps`. The caller prints, measures,
+    saves or stops.
 
-    skip: told of a step that is not finite, which is then left out, weights and moments as they
-    were; without it, after SKIPS in a row, or if a weight is not finite, Diverged is raised.
-    skipped: how many of those there were just before."""
+    draw(step): the step's micro-batches. rate(step): its learning rate. A loaded optimiser goes on
+    after its own step. skip(error): called for a step that is not finite, which is then skipped:
+    weights and moments stay as they were. Diverged is raised without `skip`, after SKIPS skipped
+    steps in a row, or if a weight is not finite. skipped: steps skipped just before the first."""
     while adam.steps < steps:
         start = time.perf_counter()
         step = adam.steps
@@ -174,16 +170,8 @@ def train(
                 raise
             skip(error)
             adam.steps += 1
-            report = Report(
-                adam.steps,
-                math.nan,
-                {},
-                math.nan,
-                rate(step),
-                0,
-                sum(len(b.tokens) for b in error.batches),
-                skipped=True,
-            )
+            tokens, nan = _rows(error.batches), math.nan
+            report = Report(adam.steps, nan, {}, nan, rate(step), 0, tokens, skipped=True)
         else:
             skipped = 0
         report.seconds = time.perf_counter() - start

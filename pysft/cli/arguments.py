@@ -1,0 +1,274 @@
+"""Flags that several verbs share, and what their verbs do with them."""
+
+import argparse
+import json
+import sys
+
+from pysft.errors import UsageError
+from pysft.text.grades import GRADES
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 129/130/143"
+    " interrupted"
+)
+# The flags of train about its data that are settings of the same name.
+POLICIES = ("template", "grade", "too_long", "unknown", "mix", "sft_tokens")
+
+
+# -------------------------------------------------------------------- types of values, for argparse
+
+
+def threads(text):
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads from 1 to 1024")
+    return int(text)
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def whole(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def share(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0, such as 0.10")
+    return value
+
+
+# ---------------------------------------------------------------------------------- groups of flags
+
+
+def add_computing(p):
+    p.add_argument(
+        "--threads",
+        type=threads,
+        metavar="N",
+        help="threads of the kernels (default: PYSFT_NUM_THREADS, OMP_NUM_THREADS, or the CPUs that"
+        " this process may use)",
+    )
+    p.add_argument(
+        "--ops",
+        choices=["kernels", "reference"],
+        default="kernels",
+        help="compute with the C kernels, or with the NumPy reference (slow, needs no compiler)",
+    )
+
+
+def add_training(p):
+    add_computing(p)
+    p.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="tiny (default), mini, small, or seed: the source text's recipe to the letter",
+    )
+    p.add_argument("--config", metavar="FILE.toml", help="a file of settings; flags override it")
+    p.add_argument(
+        "--corpus",
+        metavar="PATH|plays|shakespeare",
+        help="the base text: a file, plays (shipped; the default, but with --base the base's"
+        " own), or shakespeare (downloaded once)",
+    )
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        help="the run's folder (default: runs/PRESET, with a number if that is taken)",
+    )
+    p.add_argument(
+        "--seed",
+        type=whole,
+        metavar="N",
+        help="the same seed gives the same weights, bit by bit",
+    )
+    p.add_argument(
+        "--on-nan",
+        choices=["abort", "skip"],
+        help="a step whose loss or gradient is not finite: stop (abort, the default) or skip it;"
+        " its batch is written to a file",
+    )
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the interrupted run that --out names, with its own settings",
+    )
+
+
+def add_rendering(p):
+    p.add_argument(
+        "--template",
+        metavar="NAME|FILE.json",
+        help="how conversations are written: chat (default), chatml, llama2, human, or a file like"
+        " a run's template.json",
+    )
+    p.add_argument(
+        "--grade",
+        choices=tuple(GRADES),
+        help="grade all assistant turns (default), the last one, those without the flag"
+        ' {"train": false}, or everything (no mask)',
+    )
+
+
+def add_talking(p, temperature):
+    add_computing(p)
+    p.add_argument("run_folder", metavar="RUN", help="a run's folder, or one stage of it")
+    p.add_argument(
+        "--temperature",
+        type=float,
+        default=temperature,
+        metavar="T",
+        help=f"0 is greedy (default {temperature})",
+    )
+    p.add_argument(
+        "--top-k",
+        type=whole,
+        default=0,
+        metavar="K",
+        help="draw from the K likeliest tokens only (default: all)",
+    )
+    p.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens that add up to probability P (default 1: all)",
+    )
+    p.add_argument(
+        "--repetition",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1: tokens that the reply holds already become less likely (default 1)",
+    )
+    p.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="the same seed gives the same text"
+    )
+    p.add_argument(
+        "--tokens", type=positive, default=None, metavar="N", help="at most N new tokens"
+    )
+
+
+def add_run_folder(p, what="a run's folder, or one stage of it"):
+    p.add_argument("run_folder", metavar="RUN", help=what)
+
+
+def add_reading(p):
+    p.add_argument(
+        "--unknown",
+        choices=["refuse", "replace", "grow"],
+        help="characters that the vocabulary lacks, as for train (default: refuse, or as the"
+        " run has it)",
+    )
+    p.add_argument(
+        "--run",
+        dest="of_run",
+        metavar="RUN",
+        help="read with this run's vocabulary, template and context",
+    )
+    p.add_argument(
+        "--corpus",
+        metavar="PATH|plays|shakespeare",
+        help="read with the vocabulary of this text (default: plays)",
+    )
+    add_rendering(p)
+
+
+# -------------------------------------------------------------------------- what verbs do with them
+
+
+def print_json(document):
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def settings_of(args, **flags):
+    """The settings that the flags of train or pretrain name; a UsageError for flags that --resume
+    does not take."""
+    from pysft.training.settings import resolve
+
+    if args.resume:
+        fixed = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps")
+        fixed += ("steps", "lr", "lora", "lora_matrices", "checkpoint_every", *POLICIES)
+        given = [name for name in fixed if getattr(args, name, None) is not None]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise UsageError(f"--resume uses the run's own settings; leave out --{flag}")
+        if args.out is None:
+            raise UsageError("--resume needs the run to go on with: --resume --out RUN")
+    flags |= {"seed": args.seed, "on_nan": args.on_nan}
+    return resolve(args.preset, args.config, **flags)
+
+
+def tuned_stage(run):
+    """The folder of a run's fine-tuning, finished or not."""
+    from pathlib import Path
+
+    from pysft.errors import MissingInput
+    from pysft.run.stage import find_stage, measured_stage
+
+    folder = Path(run) / "sft"
+    folder = folder if folder.is_dir() else measured_stage(find_stage(run))
+    if folder.resolve().name == "base" and not (folder / "measurements.jsonl").is_file():
+        raise MissingInput(
+            f"{folder}: a base model. Fine-tune it first: python -m pysft train --base {run}"
+        )
+    return folder
+
+
+def available_threads(threads):
+    from pysft.nn import gate
+
+    return threads or gate.default_threads()
+
+
+def talker(args):
+    """(the stage to talk to, how to draw its tokens)."""
+    from pysft.inference.generate import Sampling
+    from pysft.nn.computing import computing_ops
+    from pysft.run.stage import load_stage
+
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition)
+    return load_stage(args.run_folder, computing_ops(args.ops, args.threads)), sampling
+
+
+def warn_if_unfinished(run):
+    """Say so if a run's fine-tuning never finished, because its base is used then."""
+    from pysft.run.stage import unfinished
+
+    if unfinished(run):
+        print(
+            f"pysft: the fine-tuning of {run} never finished, so this is its base. Go on with:"
+            f" python -m pysft train --resume --out {run}",
+            file=sys.stderr,
+        )
+
+
+def use_colour() -> bool:
+    import os
+
+    dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not dumb
+
+
+def policies(args, stage) -> tuple[str, str]:
+    """(grade, unknown) for mask and audit: by the flags, else as the run was trained, else the
+    defaults."""
+    grade, unknown = "all", "refuse"
+    if stage is not None and stage.tokenizer.specials:  # a tuned run
+        if args.unknown == "grow":
+            raise UsageError(
+                "--run has its own vocabulary, which cannot grow; leave --unknown out, or use"
+                " replace"
+            )
+        grade, unknown = stage.setting("grade", grade), stage.setting("unknown", unknown)
+        if unknown == "grow":
+            unknown = "refuse"  # its vocabulary has grown already
+    return args.grade or grade, args.unknown or unknown

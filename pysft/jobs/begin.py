@@ -1,0 +1,189 @@
+"""Begin a run or resume one: its inputs, its record, its folder and its lock."""
+
+import hashlib
+import textwrap
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pysft.console import Screen
+from pysft.disk import lock_folder, remove_leftovers
+from pysft.errors import DataError, Interrupted, MissingInput, PysftError, UsageError
+from pysft.jobs.material import Material
+from pysft.run.begun import SHIPPED, Begun
+from pysft.run.stage import Stage, load_stage, new_run, read_json, write_json
+from pysft.text.corpora import CORPORA, read_corpus, shipped
+from pysft.text.template import Template
+from pysft.text.templates import load_template
+from pysft.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a training job is asked for, as the flags say it.
+
+    corpus: a path, "plays" or "shakespeare"; None is the base's own corpus, or plays. data: files
+    of conversations; None is the shipped ones. base: a run whose base model is tuned. out: the
+    run's folder; None is runs/PRESET. ops: "kernels" or "reference". on_nan: with `resume`, it
+    replaces the run's own setting. template: that of a resumed run."""
+
+    settings: Settings
+    corpus: str | None = None
+    data: list[str] | None = None
+    base: str | None = None
+    out: str | None = None
+    resume: bool = False
+    ops: str = "kernels"
+    threads: int | None = None
+    on_nan: str | None = None
+    template: Template | None = None
+
+    def chosen_template(self) -> Template:
+        return self.template or load_template(self.settings.template)
+
+
+def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
+    """(the order that the run `order.out` was begun with, its record). Report where it computes
+    with other kernels than the command line says."""
+    folder = Path(order.out)
+    begun = Begun.of(folder, verb)
+    try:
+        settings = Settings(**begun.settings)
+    except (TypeError, ValueError, UsageError) as error:
+        raise DataError(f"{folder / 'run.json'}: not as this program writes it ({error})") from None
+    if begun.ops != order.ops:
+        screen.say(f"resume: this run was begun with --ops {begun.ops}, and goes on with it")
+    isa, here = begun.isa, current_isa(begun.ops)
+    if isa != here:
+        known = isa and "," not in isa
+        same = f" (PYSFT_ISA={isa} keeps them, on a processor that has it)" if known else ""
+        screen.say(
+            f"resume: begun on instruction set {isa or 'unknown'}, going on with {here}. From here"
+            f" on the bits differ from those of an uninterrupted run{same}"
+        )
+        isa = isa if isa.endswith(here) else f"{isa or 'unknown'}, {here}"
+    settings = replace(settings, on_nan=order.on_nan or settings.on_nan)
+    begun = replace(begun, isa=isa, settings=asdict(settings))
+    order = replace(
+        order,
+        settings=settings,
+        corpus=begun.corpus,
+        data=begun.data,
+        base=begun.base,
+        ops=begun.ops,
+        template=begun.template,
+    )
+    return order, begun
+
+
+def current_isa(ops_name: str) -> str:
+    """The instruction set of the kernels; "" for the reference."""
+    if ops_name == "reference":
+        return ""
+    from pysft.nn import gate
+
+    return gate.ISA
+
+
+def base_stage(stage: Stage, path) -> Stage:
+    """The base that --base names: the stage itself, or the one under it if it is tuned."""
+    if stage.tokenizer.specials:
+        folder = stage.folder.parent / "base"
+        if (folder / "model.safetensors").is_file():
+            return load_stage(folder, stage.model.ops)
+        raise UsageError(
+            f"--base {path}: this model is tuned already (its vocabulary has special tokens). Name "
+            "a base model"
+        )
+    return stage
+
+
+def corpus_of(base: Stage) -> str:
+    """The corpus that a base was trained on. Forgetting is measured on it."""
+    record = base.folder.parent / "run.json"
+    if not record.is_file():
+        return "plays"
+    corpus = read_json(record).get("corpus")
+    if not isinstance(corpus, str):
+        raise DataError(f"{record}: not as this program writes it (no corpus)")
+    return corpus
+
+
+def input_digests(order: Order, base: Stage | None, tunes: bool = True) -> dict[str, str]:
+    """SHA-256 of everything a run reads, by name: with other inputs it would be another run.
+    tunes: whether it reads conversations."""
+    if order.resume and order.corpus not in CORPORA:
+        require(order.corpus)
+    found = {order.corpus: hashlib.sha256(read_corpus(order.corpus).encode()).hexdigest()}
+    files = {str(path): Path(path) for path in order.data or []}
+    if tunes and not order.data:
+        names = ["conversations.jsonl"]
+        names += ["pairs40.jsonl"] if "pairs" in order.settings.data else []
+        names += ["town.jsonl"] if order.settings.transcripts else []
+        files = {SHIPPED + name: shipped(name) for name in names}
+    if base is not None:
+        files |= {str(base.folder / "model.safetensors"): base.folder / "model.safetensors"}
+    for name, file in files.items():
+        if order.resume:
+            require(file)
+        with suppress(OSError):  # the reader that opens it next explains what is wrong
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def require(path) -> None:
+    """Raise a MissingInput if a file or folder that a resumed run needs cannot be read."""
+    try:
+        if not Path(path).is_dir():
+            open(path, "rb").close()
+    except OSError as error:
+        absolute = Path(path).is_absolute()
+        raise MissingInput(
+            f"{path}: cannot be read ({error.strerror}), but this run was begun with it. Put it"
+            " back" + ("" if absolute else ", or resume from the folder where the run was begun")
+        ) from None
+
+
+@contextmanager
+def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen):
+    """Inside `with`: the folder of a run, new or resumed, which no other process may train in, with
+    its record written. An OSError inside becomes one sentence that says how to go on."""
+    preset = "tools" if begun.settings["transcripts"] else begun.settings["preset"]
+    folder = Path(out) if resume else new_run(out, preset)
+    with lock_folder(folder) as locked:
+        if not resume and (folder / "run.json").exists():  # another process was faster
+            raise UsageError(
+                f"{folder}: another process has begun a training in it. Name another folder by"
+                " --out"
+            )
+        if locked:
+            remove_leftovers(list(folder.rglob("*.tmp")))
+        else:
+            screen.say(f"{folder}: cannot be locked here. Make sure no other process trains in it")
+        try:
+            write_json(folder / "run.json", begun.to_json())
+            yield folder
+        except BrokenPipeError as error:
+            raise Interrupted(
+                f"stopped, because its output cannot be written any more ({error.strerror}). Go on"
+                f" with --resume --out {folder}"
+            ) from None
+        except OSError as error:
+            raise PysftError(
+                f"{error.filename or folder}: {error.strerror or error}. Files that were complete"
+                f" on disk are unchanged. Go on with --resume --out {folder}"
+            ) from None
+
+
+def describe(
+    screen: Screen, settings: Settings, folder: Path, corpus: str, material: Material
+) -> None:
+    """Print the resolved settings, the folder and the corpus."""
+    text = ", ".join(f"{k} {v}" for k, v in asdict(settings).items())
+    screen.say(
+        textwrap.fill("settings: " + text, 110, subsequent_indent="  ", break_on_hyphens=False)
+    )
+    screen.say(
+        f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
+        f"{len(material.heldout_text):,} held out)"
+    )

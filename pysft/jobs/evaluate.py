@@ -1,0 +1,188 @@
+"""Measure a run again, from what its folder holds."""
+
+import time
+from pathlib import Path
+
+from pysft.errors import DataError, MissingInput, PysftError, UsageError
+from pysft.inference.generate import Sampling, generate
+from pysft.measure.evaluate import (
+    corpus_loss,
+    finite,
+    loss_after_replay,
+    measure,
+    origins,
+)
+from pysft.measure.probe import Probe
+from pysft.measure.tooltest import tool_test
+from pysft.nn.computing import computing_ops
+from pysft.run.log import read_measurements
+from pysft.run.stage import (
+    Stage,
+    load_stage,
+    measured_stage,
+    read_json,
+    weights_sha256,
+)
+from pysft.training.settings import Settings
+
+# Figures of a run's report.json that measuring again does not change.
+KEPT = (
+    "preset",
+    "base_loss",
+    "grown_base_loss",
+    "sft_loss_start",
+    "sft_loss",
+    "graded_targets",
+    "targets",
+    "end_tokens_graded",
+    "turns",
+    "tokens_per_s",
+)
+
+
+def evaluate(
+    run: str,
+    ops_name: str,
+    threads: int | None,
+    matched: bool = False,
+    progress=lambda text, last: None,
+) -> dict:
+    """Measure a run, or one of its checkpoints, again from its folder; the --json document.
+
+    matched: also forgetting against the base trained on by the replay alone, which is trained now
+    (all its weights, even if the fine-tuning trained adapters). progress(text, last): takes a line
+    of text."""
+    began = time.monotonic()
+    stage = load_stage(run, computing_ops(ops_name, threads))
+    home = measured_stage(stage.folder)
+    probe = _stored_probe(home, stage)
+    report = {
+        "run": str(run),
+        "params": stage.model.params.size,
+        "weights_sha256": weights_sha256(stage.model),
+    }
+    if not stage.tokenizer.specials:
+        loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))
+        return report | {"base_loss": loss, "seconds": time.monotonic() - began}
+    stored = _stored_figures(home, stage)
+    grade = stage.setting("grade", "all")
+    figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, grade)
+    verdicts, replies = origins(replies, probe)
+    if stage.setting("transcripts", 0):
+        figures |= {"tools": tool_test(stage.model, stage.tokenizer, stage.template, probe)}
+    report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
+    try:
+        base = parent_of(stage, home)
+    except PysftError:  # a damaged base is an error for --matched alone
+        if matched:
+            raise
+        base = None
+    if report["base_loss"] is None and base is not None:
+        report["base_loss"] = corpus_loss(base.model, base.tokenizer.encode(probe.heldout_text))
+    if report["base_loss"]:
+        report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
+    sides = before_and_after(base, replies) if base is not None else []
+    if matched:
+        loss = matched_loss(stage, base, probe, progress)
+        rise = figures["tuned_base_loss"] / loss - 1
+        report |= {"matched_base_loss": loss, "forgetting_matched": rise}
+    report = finite(report | {"seconds": time.monotonic() - began})
+    return report | {"before_after": sides, "samples": replies["prompts"]}
+
+
+def _stored_probe(home: Path, stage: Stage) -> Probe:
+    path = home / "evaluation.json"
+    if not path.is_file():
+        raise MissingInput(
+            f"{path}: missing, so there is nothing to measure with. Training writes it, merging"
+            " does not. Name the run that was trained"
+        )
+    return Probe.from_json(read_json(path), str(path), stage.template)
+
+
+def _stored_figures(home: Path, stage: Stage) -> dict:
+    """The figures in report.json, empty while the training is not finished. Those of a checkpoint
+    have its own training loss."""
+    path = home / "report.json"
+    stored = read_json(path) if path.is_file() else {}
+    if home != stage.folder:
+        step = stage.folder.resolve().name
+        rows = [row for row in _measurements(home) if str(row["step"]) == step]
+        loss = rows[0].get("sft_loss") if rows else None
+        stored |= {"sft_loss": loss, "tokens_per_s": None}
+    if not isinstance(stored.get("base_loss"), (int, float, type(None))):
+        raise DataError(
+            f"{path}: not as this program writes it (base_loss is {stored['base_loss']!r})"
+        )
+    return stored
+
+
+def _measurements(home: Path) -> list[dict]:
+    try:
+        return read_measurements(home)
+    except PysftError:
+        return []
+
+
+def parent_of(stage: Stage, home: Path) -> Stage | None:
+    """The base that a stage was tuned from, beside it or at its old path; None if it is at neither.
+    It is recognised by the hash of its weights."""
+    parent = stage.parent if isinstance(stage.parent, dict) else {}
+    folders = [home.parent / "base"]
+    folders += [Path(parent["path"])] if isinstance(parent.get("path"), str) else []
+    for folder in folders:
+        if (folder / "model.safetensors").is_file():
+            base = load_stage(folder, stage.model.ops)
+            if weights_sha256(base.model) == parent.get("weights_sha256"):
+                return base
+    return None
+
+
+def matched_loss(
+    stage: Stage, base: Stage | None, probe: Probe, progress=lambda text, last: None
+) -> float:
+    """Base-text loss after training the base on, alone, on the same windows of base text and at the
+    same rates as the fine-tuning's replay."""
+    if base is None:
+        raise MissingInput(
+            f"{stage.folder}: the base it was tuned from is neither beside it nor at its old path,"
+            " and --matched trains it on. Put it back"
+        )
+    if not probe.corpus_text:
+        raise DataError(
+            f"{stage.folder}: the corpus is not in it, because an older version did not keep it."
+            " Train it again for --matched"
+        )
+    try:
+        settings = Settings(**stage.settings)
+    except (TypeError, UsageError) as error:
+        raise DataError(
+            f"{stage.folder / 'settings.json'}: not settings of this version ({error})"
+        ) from None
+    return loss_after_replay(
+        base.model,
+        settings,
+        base.tokenizer.encode(probe.corpus_text),
+        base.tokenizer.encode(probe.heldout_text),
+        progress,
+    )
+
+
+def before_and_after(base: Stage, replies: dict) -> list[list]:
+    """Base and tuned model on the same prompts, for the screen and the report.
+
+    Rows [prompt, the base's completion at temperature 0.8, the tuned model's reply, why it stopped,
+    was the prompt trained on?]. A prompt that the base cannot write is left out."""
+    room = base.model.config.context - 1
+    rows = []
+    for group, count in (("pairs", 4), ("prompts", 6)):
+        fits = [
+            r for r in replies[group] if 0 < len(r[0]) <= room and not base.tokenizer.unknown(r[0])
+        ]
+        rows += [(row, group == "pairs") for row in fits[:count]]
+    prompts = [base.tokenizer.encode(row[0]) for row, _ in rows]
+    ends = generate(base.model, prompts, 40, sampling=Sampling(temperature=0.8, seed=1))
+    return [
+        [row[0], base.tokenizer.decode(end.ids), row[1], row[2], seen]
+        for (row, seen), end in zip(rows, ends)
+    ]

@@ -1,0 +1,215 @@
+"""The material of a run: all its text, read and checked before anything trains."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pysft.errors import DataError, RowError, UsageError
+from pysft.measure.probe import Probe, make_probe
+from pysft.text.characters import Written, write_with
+from pysft.text.conversation import Conversation, refuse_faults
+from pysft.text.corpora import read_corpus, shipped, split_corpus
+from pysft.text.examples import encode_all
+from pysft.text.facts import Lexicon, town
+from pysft.text.formats import scan
+from pysft.text.heldout import split_heldout
+from pysft.text.repeats import quick_check
+from pysft.text.spreadsheet import SUFFIXES, read_sheet
+from pysft.text.template import Template
+from pysft.text.templates import load_template
+from pysft.text.tokenizer import CharTokenizer
+from pysft.text.transcripts import TOOLS, transcripts
+from pysft.training.settings import Settings
+
+FEW = 50  # conversations of one's own; fewer are all trained on, and none is held out
+SHOWN = 8  # replaced or new characters that a note names
+
+
+@dataclass
+class Material:
+    """All the text of a run.
+
+    tokenizer: of the corpus alone. grown: of the conversations too, with the template's tokens.
+    conversations, pairs: what is trained on, and examples: (those of conversations, those of
+    pairs). heldout: conversations that are measured only. files: if data are mixed, the number of
+    each conversation's file. notes: sentences about what became of the data."""
+
+    train_text: str
+    heldout_text: str
+    tokenizer: CharTokenizer
+    template: Template
+    grown: CharTokenizer | None = None
+    conversations: list = field(default_factory=list)
+    pairs: list = field(default_factory=list)
+    heldout: list = field(default_factory=list)
+    examples: tuple[list, list] = ((), ())
+    files: list | None = None
+    probe: Probe | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(
+    settings: Settings,
+    corpus: str,
+    data: list[str] | None,
+    tokenizer: CharTokenizer | None = None,
+    template: Template | None = None,
+) -> Material:
+    """Read the corpus and the conversations, and render them. Every row that cannot be trained on
+    is found here.
+
+    data: files that replace the shipped conversations. tokenizer: a given base model's. template:
+    that of a run which is resumed."""
+    text = read_corpus(corpus)
+    template = template or load_template(settings.template)
+    material = Material(*split_corpus(text), tokenizer or CharTokenizer.of(text), template)
+    material.tokenizer.encode(text, corpus)  # a given tokenizer may lack some of its characters
+    _refuse_mixture(settings, data)
+    files = data or [str(shipped("conversations.jsonl"))]
+    faults = _read(material, settings, files, bool(data))
+    faults += _write(material, settings)
+    _hold_out(material, settings, bool(data))
+    more, dropped = _render(material, settings, bool(data))
+    refuse_faults(faults + more)
+    if dropped:
+        material.notes.append(
+            f"left out: {dropped:,} conversations that are longer than the context of"
+            f" {settings.context}"
+        )
+    if not material.conversations and not material.pairs:
+        fits = " that fits" if dropped else ""
+        raise DataError(f"{', '.join(map(str, files))}: no conversation in it{fits}")
+    material.files = _mixed_files(material, settings, data)
+    sheets = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
+    material.notes += [f"{path}: {read_sheet(path)}" for path in sheets]
+    material.notes += quick_check(material.conversations + material.pairs)
+    material.probe = make_probe(
+        material.train_text,
+        material.heldout_text,
+        trained=material.conversations + material.pairs,
+        recalled=material.pairs or material.conversations,
+        heldout=material.heldout,
+        can_ask=lambda prompt: not material.grown.unknown(prompt),
+        grade=settings.grade,
+        own_data=bool(data),
+    )
+    return material
+
+
+def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
+    """Raise a UsageError if the settings mix other data than there are."""
+    if settings.transcripts and data:
+        raise UsageError(
+            "transcripts of tool use are mixed with the shipped conversations; leave --data"
+            " FILE out"
+        )
+    count = 2 if settings.transcripts else len(data or ())
+    if settings.mix and len(settings.mix) != count:
+        what = f"{count} files of --data"
+        if settings.transcripts:
+            what = "conversations and transcripts of tool use"
+        raise UsageError(f"mix has {len(settings.mix)} weights for {what}; give each one")
+
+
+def _read(
+    material: Material, settings: Settings, files: list[str], own_data: bool
+) -> list[RowError]:
+    """Read the conversations and pairs, and make the transcripts of tool use; the faults."""
+    template = material.template
+    rows = [row for path in files for row in scan(path, template)]
+    pairs = []
+    if not own_data and "pairs" in settings.data:
+        pairs = list(scan(shipped("pairs40.jsonl"), template))
+    material.conversations = [row for row in rows if isinstance(row, Conversation)]
+    material.pairs = [row for row in pairs if isinstance(row, Conversation)]
+    if settings.transcripts:
+        Lexicon(material.heldout_text)  # the tool test will need one
+        lexicon = Lexicon(material.train_text)
+        material.conversations += transcripts(
+            settings.transcripts, town(trained=True), lexicon, settings.seed
+        )
+    return [row for row in rows + pairs if isinstance(row, RowError)]
+
+
+def _write(material: Material, settings: Settings) -> list[RowError]:
+    """Apply the policy for characters that the vocabulary lacks, and grow the vocabulary by the
+    template's tokens; the faults."""
+    count, template = len(material.conversations), material.template
+    every = material.conversations + material.pairs
+    written = write_with(every, material.tokenizer, template, settings.unknown)
+    every = written.conversations
+    material.conversations, material.pairs = every[:count], every[count:]
+    if written.changed:
+        material.notes.append(_changed(written, settings.unknown))
+    tokens = template.tokens
+    if any(c.has_calls for c in every):
+        tokens += template.tool_tokens
+    material.grown = written.tokenizer.grow(tokens)
+    return written.faults
+
+
+def _changed(written: Written, unknown: str) -> str:
+    """The note about characters that were replaced or are new."""
+    named = ", ".join(
+        f"{c!r}" + (f" by {new!r}" if new != c else "") + f" ({n:,} times)"
+        for (c, new), n in written.changed.most_common(SHOWN)
+    )
+    more = len(written.changed) - SHOWN
+    kind = "new" if unknown == "grow" else "replaced"
+    return f"{kind} characters: {named}" + (f" and {more} more" if more > 0 else "")
+
+
+def _hold_out(material: Material, settings: Settings, own_data: bool) -> None:
+    """Move some conversations to material.heldout. Transcripts of tool use are never held out:
+    other questions test what was learnt of them. With --data pairs no conversation stays."""
+    made = []
+    if settings.transcripts:
+        made = [c for c in material.conversations if c.category == TOOLS]
+    found = material.conversations[: len(material.conversations) - len(made)]
+    if not own_data or len(found) >= FEW:
+        found, material.heldout = split_heldout(found, shuffled=own_data)
+    material.conversations = found + made
+    if not own_data and settings.data == "pairs":
+        material.conversations = []
+
+
+def _render(material: Material, settings: Settings, own_data: bool) -> tuple[list[RowError], int]:
+    """Make the examples; (faults, conversations that were left out as too long)."""
+    before = len(material.conversations) + len(material.heldout) + len(material.pairs)
+
+    def encoded(conversations, context=settings.context):
+        policies = (material.template, settings.grade, settings.too_long)
+        return encode_all(conversations, material.grown, context, *policies)
+
+    material.conversations, examples, faults = encoded(material.conversations)
+    # Held-out conversations are checked too. Only shipped ones may be too long for a short context.
+    heldout_context = settings.context if own_data else sys.maxsize
+    material.heldout, _, of_heldout = encoded(material.heldout, heldout_context)
+    material.pairs, pair_examples, of_pairs = encoded(material.pairs)
+    material.examples = examples, pair_examples
+    kept = len(material.conversations) + len(material.heldout) + len(material.pairs)
+    return faults + of_heldout + of_pairs, before - kept
+
+
+def _mixed_files(
+    material: Material, settings: Settings, data: list[str] | None
+) -> list[int] | None:
+    """The number of each conversation's file, if data are mixed; transcripts of tool use count as
+    file 1. A file that nothing is left of is refused."""
+    if settings.transcripts:
+        return [int(c.category == TOOLS) for c in material.conversations]
+    if not settings.mix:
+        return None
+    numbers = {str(Path(path)): i for i, path in enumerate(data)}
+    if len(numbers) < len(data):
+        raise UsageError("--data names a file twice; a mixture weighs each file once")
+    files = [numbers[c.path] for c in material.conversations]
+    for path, number in numbers.items():
+        if number not in files:
+            is_heldout = any(c.path == path for c in material.heldout)
+            raise DataError(
+                f"{path}: no conversation of it is left to train on"
+                + (" (its prompts are held out)" if is_heldout else "")
+                + "; leave the file out, or put more into it"
+            )
+    return files

@@ -1,0 +1,52 @@
+"""What a data set is read with when it is looked at without training: a run's own vocabulary and
+template, or those of a corpus."""
+
+from typing import NamedTuple
+
+from pysft.errors import UsageError
+from pysft.nn.computing import computing_ops
+from pysft.run.stage import Stage, load_stage
+from pysft.text.corpora import read_corpus
+from pysft.text.template import Template
+from pysft.text.templates import load_template
+from pysft.text.tokenizer import CharTokenizer
+from pysft.training.settings import Settings
+
+
+class Reader(NamedTuple):
+    """tokenizer: has the template's tokens. stage: the run's, or None without a run."""
+
+    tokenizer: CharTokenizer
+    template: Template
+    context: int
+    stage: Stage | None
+
+
+def reader_of(
+    run: str | None,
+    corpus: str | None,
+    template: str | None,
+    ops_name: str = "reference",
+    threads: int | None = None,
+) -> Reader:
+    """The reader of a run, or of a corpus (plays by default) and a template (chat by default). A
+    UsageError if the run has its own of what else is named."""
+    if run is None:
+        chosen = load_template(template or "chat")
+        tokenizer = CharTokenizer.of(read_corpus(corpus or "plays"))
+        tokenizer = tokenizer.grow(chosen.tokens + chosen.tool_tokens)
+        return Reader(tokenizer, chosen, Settings().context, None)
+    if corpus is not None:
+        raise UsageError("--run has its own vocabulary; leave --corpus out")
+    stage = load_stage(run, computing_ops(ops_name, threads))
+    context = stage.model.config.context
+    if not stage.tokenizer.specials:  # a base model, which has no template yet
+        chosen = stage.template if template is None else load_template(template)
+        tokenizer = stage.tokenizer.grow(chosen.tokens + chosen.tool_tokens)
+        return Reader(tokenizer, chosen, context, stage)
+    if template is not None and load_template(template) != stage.template:
+        raise UsageError(
+            f"--run {run}: it was trained with template {stage.template.name!r}; leave"
+            " --template out"
+        )
+    return Reader(stage.tokenizer, stage.template, context, stage)

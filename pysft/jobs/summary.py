@@ -1,0 +1,87 @@
+"""What a fine-tuning learns from, in numbers, for the screen and for the report."""
+
+from collections import Counter
+
+from pysft import IGNORE
+from pysft.batch import Example
+from pysft.console import Screen
+from pysft.jobs.material import Material
+from pysft.text.conversation import Conversation
+from pysft.text.grades import GRADES
+from pysft.text.spread import spread
+from pysft.text.template import Template
+from pysft.training.settings import Settings
+from pysft.training.stages import Plan
+
+TOO_LONG = {"refuse": "refused", "drop": "left out"}
+UNKNOWN = {"refuse": "refused", "replace": "replaced", "grow": "added to the vocabulary"}
+
+
+def describe_data(screen: Screen, settings: Settings, material: Material, plan: Plan) -> dict:
+    """Say what is learnt from and how it is graded. Returns the counts of mask_counts(), and under
+    "turns" the number of turns whose end should be graded."""
+    examples, template = [*material.examples[0], *material.examples[1]], material.template
+    turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
+    counts = mask_counts(examples, material.grown.special[template.end]) | {"turns": turns}
+    mixed = "mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else ""
+    epochs = ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items())
+    screen.say(
+        f"data: template {template.name}; graded: {GRADES[settings.grade]}; too long:"
+        f" {TOO_LONG[settings.too_long]}; unknown characters: {UNKNOWN[settings.unknown]};"
+        f" {mixed}epochs: {epochs}"
+    )
+    for note in material.notes:
+        screen.say(f"data: {note}")
+    screen.say(
+        f"conversations: {len(examples):,} ({len(material.heldout):,} more held out); graded "
+        f"{counts['graded_targets']:,} of {counts['targets']:,} targets "
+        f"({counts['graded_targets'] / counts['targets']:.0%}); end tokens graded: "
+        f"{counts['end_tokens_graded']:,} of {counts['turns']:,} turns"
+    )
+    return counts
+
+
+def mask_counts(examples: list[Example], end: int) -> dict:
+    """Numbers of graded targets, of all targets, and of end tokens among the graded."""
+    return {
+        "graded_targets": sum(int((e.labels != IGNORE).sum()) for e in examples),
+        "targets": sum(len(e.labels) for e in examples),
+        "end_tokens_graded": sum(int((e.labels == end).sum()) for e in examples),
+    }
+
+
+def graded_ends(conversations: list[Conversation], template: Template, grade: str) -> int:
+    """The number of turns whose end token should be graded, by --grade instead of the mask."""
+    total = 0
+    for c in conversations:
+        replies = [m for m in c.messages if m["role"] == "assistant"]
+        if c.is_text:
+            continue
+        if grade == "everything":
+            closers = [template.turns[m["role"]].closes for m in c.messages]
+            total += sum(words[-1:] == (template.end,) for words in closers)
+        elif grade == "last":
+            total += bool(replies)
+        else:
+            total += sum(m.get("train", True) for m in replies)
+    return total
+
+
+def data_figures(material: Material, plan: Plan, counts: dict) -> dict:
+    """The document of a run's data.json."""
+    trained = material.conversations + material.pairs
+    spoken = [c for c in trained if not c.is_text]
+    categories = Counter(c.category for c in trained if c.category)
+    lengths = [len(e.labels) + 1 for e in [*material.examples[0], *material.examples[1]]]
+    return {
+        "conversations": len(material.conversations),
+        "pairs": len(material.pairs),
+        "heldout": len(material.heldout),
+        "notes": material.notes,
+        "epochs": plan.epochs,
+        "tokens": spread(lengths),
+        "prompt_length": spread([len(c.prompt) for c in spoken]),
+        "reply_length": spread([len(reply) for c in spoken for reply in c.replies()]),
+        "categories": categories.most_common(20),
+        **counts,
+    }

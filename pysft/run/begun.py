@@ -1,0 +1,83 @@
+"""What a run was begun with: RUN/run.json. Resuming reads it, and refuses other inputs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pysft.errors import DataError, UsageError
+from pysft.run.stage import read_json
+from pysft.text.template import Template
+
+SHIPPED = "shipped "  # prefix of the names of the package's own files in `sha256`
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a run was begun with.
+
+    verb: "train" or "pretrain". settings: as JSON. data, base: None if not given. ops, isa: what it
+    computes with ("kernels" or "reference", and the instruction set), because others give other
+    bits; a run that went on with another instruction set has "avx512, base". sha256: the digest of
+    everything it reads, by name."""
+
+    verb: str
+    settings: dict
+    corpus: str
+    data: list | None
+    base: str | None
+    template: Template
+    ops: str
+    isa: str
+    sha256: dict[str, str]
+
+    def to_json(self) -> dict:
+        names = ("verb", "corpus", "data", "base", "ops", "isa", "sha256", "settings")
+        return {name: getattr(self, name) for name in names} | {"template": self.template.to_json()}
+
+    @classmethod
+    def of(cls, folder: Path, verb: str) -> "Begun":
+        """Read the record of the run in `folder`, which `verb` should resume.
+
+        A UsageError if there is no record or another verb began the run, a DataError if the record
+        is damaged."""
+        record = folder / "run.json"
+        if not record.is_file():
+            inside = (folder.parent / "run.json").is_file()  # --out RUN/sft
+            run = folder.parent if inside else "the right folder"
+            raise UsageError(
+                f"--resume: {folder} holds no run. Name {run} by --out, or leave --resume out"
+            )
+        kept = read_json(record)
+        try:
+            found = cls(
+                kept.get("verb", verb),
+                dict(kept["settings"]),
+                kept["corpus"],
+                kept["data"],
+                kept["base"],
+                Template.from_json(kept["template"]),
+                kept.get("ops", "kernels"),
+                kept.get("isa", ""),
+                dict(kept["sha256"]),
+            )
+            named = [found.corpus, found.ops, found.isa, *(found.data or [])]
+            named += [] if found.base is None else [found.base]
+            if not all(isinstance(name, str) for name in named):
+                raise TypeError("corpus, base, ops, isa and data must be text")
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise DataError(f"{record}: not as this program writes it ({error})") from None
+        if found.verb != verb:
+            raise UsageError(
+                f"--resume: {folder} was begun by 'pysft {found.verb}'. Resume it with: "
+                f"python -m pysft {found.verb} --resume --out {folder}"
+            )
+        return found
+
+    def refuse_changes(self, sha256: dict[str, str]) -> None:
+        """Raise a DataError unless the inputs have the digests that the run was begun with."""
+        for name, digest in sha256.items():
+            unknown = digest if name.startswith(SHIPPED) else None  # older records lack these
+            if self.sha256.get(name, unknown) != digest:
+                raise DataError(
+                    f"{name}: changed since this run was begun (its SHA-256 differs). Put the old "
+                    "content back, or begin a new run"
+                )

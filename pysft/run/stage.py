@@ -1,0 +1,213 @@
+"""A run on disk: a folder of stages, each complete in itself.
+
+    RUN/run.json              what the run was begun with (begun.py)
+    RUN/base, RUN/sft, ...    a stage each:
+        settings.json         the model's shape, the resolved settings, the parent and its hash
+        vocabulary.json       characters and special tokens
+        template.json         how conversations are rendered
+        model.safetensors     the weights, written last
+        log.jsonl             one line a step; {"step", "skipped"} for a step that was skipped
+        evaluation.json       what measuring needs: held-out text, prompts, known words
+        report.json           the measurements; samples.json: the replies they were taken from
+        checkpoints/STEP/     weights and both moments, for --resume
+    RUN/sft also has
+        adapter.safetensors   what LoRA trained (model.safetensors is merged)
+        measurements.jsonl    one line a measured checkpoint; ratings.jsonl: marks by a person
+        steps/STEP/           the model at each measured checkpoint, itself a stage
+        data.json             what it was trained on, in numbers
+        before.json           base and tuned model side by side
+    RUN/report.html           all of it on a page
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pysft import disk
+from pysft.errors import DataError, Diverged, MissingInput, UsageError
+from pysft.nn import safetensors
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig, parameter_shapes
+from pysft.text.template import Template
+from pysft.text.tokenizer import CharTokenizer
+
+STAGES = ("base", "sft")  # in the order of training
+
+
+def weights_sha256(model: GPT) -> str:
+    """SHA-256 of the parameter arena's bytes: equal digests mean equal weights."""
+    return hashlib.sha256(model.params.flat.tobytes()).hexdigest()
+
+
+def write_json(path: Path, data) -> None:
+    """Write a JSON file. A crash leaves the old file or the new one."""
+    disk.replace(path, [(json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()])
+
+
+def read_json(path: Path) -> dict:
+    """Read the object in a JSON file of a run.
+
+    MissingInput if there is no file, DataError if it is not a JSON object; both name the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: missing. The run folder is not complete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not the JSON this program wrote ({error})") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: a JSON {type(data).__name__}, expected an object")
+    return data
+
+
+@dataclass
+class Stage:
+    """A trained model with its tokenizer, template and settings.
+
+    folder: RUN/base, RUN/sft or a checkpoint of one. parent: {"path", "weights_sha256"} of the base
+    that it was tuned from."""
+
+    folder: Path
+    model: GPT
+    tokenizer: CharTokenizer
+    template: Template
+    settings: dict
+    parent: dict | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def setting(self, name: str, default):
+        """The setting that it was trained with; `default` if its folder does not hold it."""
+        return self.settings.get(name, default) if isinstance(self.settings, dict) else default
+
+
+def new_run(out: str | None, preset: str) -> Path:
+    """Make the folder of a new run: `out`, or the first free one of runs/PRESET, runs/PRESET-2, ...
+
+    A UsageError if `out` is taken or cannot be made."""
+    if out is not None:
+        folder = Path(out)
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"--out {out!r}: not UTF-8. Choose a name that is") from None
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--out {out}: this is a file. Name a folder")
+        if folder.is_dir():
+            disk.remove_leftovers(folder.glob("run.json.*.tmp"))
+        # A run that ended at its very beginning leaves a lock and an unfinished record.
+        if folder.is_dir() and any(
+            p.name != disk.LOCK and not p.match("run.json.*.tmp") for p in folder.iterdir()
+        ):
+            begun = (folder / "run.json").is_file()
+            resume = ", or go on with the run in it by --resume" if begun else ""
+            raise UsageError(f"--out {out}: the folder is not empty. Name a new one{resume}")
+    else:
+        folder, n = Path("runs") / preset, 1
+    try:
+        disk.make_folder(folder.parent)
+        # Made here, not only chosen, so that no other process can take the same name.
+        while not disk.make_new_folder(folder) and out is None:
+            n += 1
+            folder = Path("runs") / f"{preset}-{n}"
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be made ({error.strerror}). Choose another folder by --out"
+        ) from None
+    return folder
+
+
+def save_stage(stage: Stage) -> None:
+    """Write a stage, without its logs and measurements. The weights are written last, so a folder
+    that has them is complete. Diverged if they are not finite."""
+    if not np.isfinite(stage.model.params.flat).all():
+        raise Diverged(
+            f"{stage.folder}: the weights are not finite after the last step, so they were not"
+            " written"
+        )
+    disk.make_folder(stage.folder)
+    write_json(
+        stage.folder / "settings.json",
+        {"model": asdict(stage.model.config), "settings": stage.settings, "parent": stage.parent},
+    )
+    write_json(stage.folder / "vocabulary.json", stage.tokenizer.to_json())
+    write_json(stage.folder / "template.json", stage.template.to_json())
+    safetensors.save(
+        stage.folder / "model.safetensors",
+        dict(stage.model.params.items()),
+        {"weights_sha256": weights_sha256(stage.model)},
+    )
+
+
+def find_stage(path) -> Path:
+    """The folder of a run's last finished stage; `path` itself if it is a stage."""
+    path = Path(path)
+    if not path.is_dir():
+        raise MissingInput(f"{path}: no such run folder. 'python -m pysft train' makes one")
+    if (path / "model.safetensors").is_file():
+        return path
+    for name in reversed(STAGES):
+        if (path / name / "model.safetensors").is_file():
+            return path / name
+    raise MissingInput(
+        f"{path}: no stage in it ({' or '.join(STAGES)} with a model.safetensors). This is no run"
+        " folder, or its training never finished (--resume goes on)"
+    )
+
+
+def unfinished(run) -> bool:
+    """True if the fine-tuning in this run folder was begun and never finished."""
+    stage = Path(run) / STAGES[-1]
+    return stage.is_dir() and not (stage / "model.safetensors").is_file()
+
+
+def load_stage(path, ops=None) -> Stage:
+    """Load the last finished stage of a run folder, or the stage at `path`.
+
+    ops: the functions to compute with (nn/kernels.py by default). DataError if a file is damaged or
+    does not fit the others."""
+    folder = find_stage(path)
+    data = read_json(folder / "settings.json")
+    config = understood(folder / "settings.json", lambda data: GPTConfig(**data["model"]))
+    tokenizer = understood(folder / "vocabulary.json", CharTokenizer.from_json)
+    template = understood(folder / "template.json", Template.from_json)
+    if len(tokenizer) != config.vocab:
+        raise DataError(
+            f"{folder / 'vocabulary.json'}: {len(tokenizer)} symbols, but the model has"
+            f" {config.vocab}"
+        )
+    weights = folder / "model.safetensors"
+    tensors, metadata = safetensors.load(weights)
+    if config.layers > len(tensors):  # before a made-up shape takes all the memory
+        raise DataError(
+            f"{weights}: {len(tensors)} tensors are too few for the {config.layers} blocks of its"
+            " settings"
+        )
+    safetensors.check_tensors(weights, tensors, parameter_shapes(config))
+    model = GPT(config, ops)
+    model.params.fill(tensors)
+    if metadata.get("weights_sha256", weights_sha256(model)) != weights_sha256(model):
+        raise DataError(f"{weights}: the weights' checksum does not match. The file is damaged")
+    return Stage(folder, model, tokenizer, template, data.get("settings", {}), data.get("parent"))
+
+
+def understood(path: Path, make):
+    """Return make(the JSON object at path); a DataError that names the file if make refuses it."""
+    data = read_json(path)
+    try:
+        return make(data)
+    except (UsageError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        reason = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{path}: not as this program writes it ({reason})") from None
+
+
+def measured_stage(folder: Path) -> Path:
+    """The stage that holds the measurements of a stage's folder: STAGE for STAGE/steps/STEP, else
+    the folder itself."""
+    folder = folder.resolve() if folder.resolve().parent.name == "steps" else folder
+    is_checkpoint = folder.parent.name == "steps" and not (folder / "evaluation.json").is_file()
+    return folder.parent.parent if is_checkpoint else folder

@@ -1,0 +1,274 @@
+"""Run one stage of training on disk: its log, its checkpoints, and the signals that stop it.
+
+`train_stage` is the only driver that writes to disk. `steps_of` is the loop without a disk, for a
+training whose steps nobody keeps (a base trained on for comparison, a trial of the lab)."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from pysft.batch import CONVERSATION
+from pysft.console import Screen, clock
+from pysft.disk import make_folder
+from pysft.errors import Diverged, Interrupted
+from pysft.nn.optim import AdamW
+from pysft.run.checkpoints import load_checkpoint, save_checkpoint
+from pysft.run.log import append_log, cut_measurements, read_log
+from pysft.run.stage import Stage, write_json
+from pysft.text.tokenizer import CharTokenizer
+from pysft.training.loop import Outliers, Report, train
+from pysft.training.settings import Settings
+from pysft.training.stages import Plan
+
+CHECKPOINT_SECONDS = 60
+LAST_STEPS = 20  # the final loss is the mean of so many steps
+
+
+def steps_of(model, plan: Plan, settings: Settings, stage: str, objective=None) -> Iterator[Report]:
+    """Train `model` in place along a plan, with AdamW as `settings` has it for stage "base" or
+    "sft"; yield a Report after each step and keep nothing. objective: instead of the plan's."""
+    adam = AdamW(model, **settings.adam(stage))
+    model.reserve(plan.rows)
+    objective = plan.objective if objective is None else objective
+    yield from train(model, adam, plan.draw, objective, plan.rate, plan.steps, settings.clip)
+
+
+class Signals:
+    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP sets `caught`, so a step always finishes.
+
+    A second signal takes effect at once. A signal that nobody acted on is raised again on exit."""
+
+    def __enter__(self):
+        self.caught, self._old = None, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # a background job, which asked not to be interrupted
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.caught = number
+        signal.signal(number, self._old[number])
+
+    def __exit__(self, kind, *error):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        if self.caught is not None and kind is None:
+            signal.raise_signal(self.caught)
+
+
+class Journal:
+    """The log of a running stage: one line a step, outliers marked, and running means of the
+    loss."""
+
+    def __init__(self, folder: Path, measured: int):
+        """measured: the last step at which the stage was measured."""
+        self.folder, self.lines, self.recent, self.outliers = folder, [], [], Outliers()
+        rows = read_log(folder, skipped=True)
+        taken = [i for i, row in enumerate(reversed(rows)) if not row.get("skipped")]
+        self.skipped = taken[0] if taken else len(rows)  # steps skipped in a row, at the log's end
+        rows = [row for row in rows if not row.get("skipped")]
+        self.since = [_loss(row) for row in rows if row["step"] > measured]
+        for row in rows[-self.outliers.window :]:
+            self.outliers(loss=row["loss"], norm=row["norm"])
+
+    def add(self, r: Report) -> str:
+        """Note a step; a sentence if its loss or gradient norm is an outlier, else ""."""
+        if r.skipped:
+            self.lines.append({"step": r.step, "skipped": True})
+            return ""
+        line = {
+            "step": r.step,
+            "loss": r.loss,
+            "losses": r.losses,
+            "norm": r.norm,
+            "lr": r.lr,
+            "graded_tokens": r.graded,
+            "tokens": r.tokens,
+            "seconds": round(r.seconds, 6),
+            "tokens_per_s": round(r.tokens / r.seconds),
+        }
+        self.lines.append(line)
+        self.recent = [*self.recent, _loss(line)][-LAST_STEPS:]
+        self.since.append(self.recent[-1])
+        if odd := self.outliers(loss=r.loss, norm=r.norm):
+            line["outliers"] = {name: round(score, 1) for name, score in odd.items()}
+        return " and ".join(
+            f"a {name} of {line[name]:.3g}, {score:.0f} spreads above the last hundred"
+            for name, score in odd.items()
+        )
+
+    def loss(self) -> float:
+        """Mean loss of the last steps."""
+        return float(np.mean(self.recent or [np.nan]))
+
+    def loss_since_measured(self) -> float | None:
+        """Mean loss since the last call; None if there was no step."""
+        mean, self.since = float(np.mean(self.since)) if self.since else None, []
+        return mean
+
+    def flush(self) -> None:
+        """Append the new lines to the log."""
+        if self.lines:
+            append_log(self.folder, self.lines)
+            self.lines.clear()
+
+
+def _loss(row: dict) -> float:
+    """A log line's loss: that of conversations, where the step had any."""
+    return row["losses"].get(CONVERSATION, row["loss"])
+
+
+class _Running:
+    """What `train_stage` does beside its loop: checkpoints, interruptions, skipped steps."""
+
+    def __init__(self, stage: Stage, model, adam: AdamW, journal: Journal, screen: Screen):
+        self.stage, self.model, self.adam = stage, model, adam
+        self.journal, self.screen = journal, screen
+        self.folder, self.saved = stage.folder, time.monotonic()
+
+    def checkpoint(self) -> Path:
+        self.journal.flush()  # first: a checkpoint needs a log line for each step before it
+        path = save_checkpoint(self.folder, self.model, self.adam)
+        self.saved = time.monotonic()
+        return path
+
+    def interrupt(self, number: int | None, what: str = "interrupted") -> None:
+        """Write a checkpoint and raise Interrupted."""
+        path = self.checkpoint()
+        if self.screen.live:
+            with suppress(BrokenPipeError):
+                self.screen.say()
+        raise Interrupted(
+            f"{what} after step {self.adam.steps}. The checkpoint is {path}. "
+            f"Go on with --resume --out {self.folder.parent}",
+            number,
+        )
+
+    def skip(self, error: Diverged) -> None:
+        self.screen.say(f"{self.stage.name}: skipped {error} (its batch: {self.keep_batch(error)})")
+
+    def keep_batch(self, error: Diverged) -> str:
+        return keep_batch(self.folder, self.adam.steps + 1, error, self.stage.tokenizer)
+
+    def diverged(self, error: Diverged) -> Diverged:
+        """The error to raise: it names the file that holds the batch."""
+        with suppress(OSError):  # a full disk must not hide what diverged
+            self.journal.flush()
+        self.journal.lines.clear()
+        if not error.batches:  # not a step: a checkpoint that was not finite
+            return error
+        return Diverged(f"{error} (its batch: {self.keep_batch(error)})")
+
+
+def train_stage(
+    stage: Stage,
+    plan: Plan,
+    settings: Settings,
+    screen: Screen,
+    resume: bool,
+    model=None,
+    at=(),
+    watch=lambda step, loss: None,
+) -> None:
+    """Train a stage along its plan in stage.folder, and log each step.
+
+    model: what is trained, if not stage.model: the LoRA around it. at: the steps to measure after.
+    watch(step, mean loss since its last call) is called before the first step and after those of
+    `at`. A signal, or a reader of the output that has gone, writes a checkpoint and raises
+    Interrupted. A step that is not finite raises Diverged, or is skipped, as settings.on_nan
+    says."""
+    folder, model = stage.folder, stage.model if model is None else model
+    make_folder(folder)
+    adam = AdamW(model, **settings.adam(stage.name))
+    _go_back_to_checkpoint(stage, model, adam, screen, resume)
+    model.reserve(plan.rows)
+    journal = Journal(folder, max((s for s in at if s <= adam.steps), default=0))
+    if adam.steps == 0 and len(at):
+        watch(0, None)
+    running = _Running(stage, model, adam, journal, screen)
+    skip = running.skip if settings.on_nan == "skip" else None
+    seconds, tokens, first = 0.0, 0, adam.steps
+    loop = (model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip)
+    with Signals() as signals:
+        try:
+            for r in train(*loop, skip, journal.skipped):
+                seconds, tokens = seconds + r.seconds, tokens + r.tokens
+                outlier = journal.add(r)
+                if r.step in at:
+                    watch(r.step, journal.loss_since_measured())
+                if outlier:  # after measuring: the output's reader may have gone
+                    screen.say(f"{stage.name}: step {r.step:,}: {outlier}")
+                left = (plan.steps - r.step) * seconds / (r.step - first)
+                screen.progress(
+                    f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {journal.loss():.3f}  "
+                    f"{tokens / seconds:,.0f} tokens/s  {clock(left)} left",
+                    r.step == plan.steps,
+                )
+                if signals.caught is not None:
+                    running.interrupt(signals.caught)
+                if time.monotonic() - running.saved > CHECKPOINT_SECONDS:
+                    running.checkpoint()
+            journal.flush()
+            if signals.caught is not None:  # it came while the last step was measured
+                running.interrupt(signals.caught)
+        except Diverged as error:
+            raise running.diverged(error) from None
+        except BrokenPipeError as error:
+            why = f"stopped, because its output cannot be written any more ({error.strerror}),"
+            running.interrupt(signals.caught, why)
+        finally:
+            journal.flush()
+
+
+def _go_back_to_checkpoint(stage: Stage, model, adam: AdamW, screen: Screen, resume: bool) -> None:
+    """Load the stage's last checkpoint if `resume`; cut log and measurements to match."""
+    folder = stage.folder
+    if resume and load_checkpoint(folder, model, adam, screen.say):
+        screen.say(f"{stage.name}: going on after step {adam.steps:,}")
+    else:
+        (folder / "log.jsonl").unlink(missing_ok=True)
+    if not cut_measurements(folder, adam.steps if adam.steps else -1) and adam.steps:
+        screen.say(
+            f"{folder / 'measurements.jsonl'}: a damaged line is left out; `select` and the report"
+            " may lack it"
+        )
+
+
+def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> str:
+    """Write the batch of a step that was not finite to a file; its path, or why there is none."""
+    path = folder / f"not-finite-{step}.json"
+    sequences = [
+        {
+            "source": str(batch.source[s]),
+            "text": tokenizer.decode(batch.tokens[a:b]),
+            "tokens": batch.tokens[a:b].tolist(),
+            "labels": batch.labels[a:b].tolist(),
+        }
+        for batch in error.batches
+        for s, (a, b) in enumerate(zip(batch.cu_seqlens, batch.cu_seqlens[1:]))
+    ]
+    try:
+        write_json(path, {"step": step, "error": str(error), "sequences": sequences})
+    except OSError as failure:  # a full disk must not hide what diverged
+        return f"could not be kept, {failure.strerror}"
+    return str(path)
+
+
+def stage_figures(folder: Path) -> dict:
+    """A stage's figures from its log: loss_start (the first step's), loss (mean of the last steps,
+    of conversations where there are any), tokens, seconds."""
+    rows = read_log(folder)
+    losses = [_loss(row) for row in rows]
+    return {
+        "loss_start": losses[0] if losses else None,
+        "loss": float(np.mean(losses[-LAST_STEPS:])) if losses else None,
+        "tokens": sum(row["tokens"] for row in rows),
+        "seconds": sum(row["seconds"] for row in rows),
+    }
