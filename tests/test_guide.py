@@ -1,0 +1,570 @@
+"""README and the guide: the commands that they print run, and what they name exists."""
+
+import ast
+import dataclasses
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache, partial
+from itertools import islice, takewhile
+
+import pytest
+from conftest import ROOT, SMALL_RUN, in_process, python
+
+from pysft.cli import guide
+from pysft.cli import main as cli
+from pysft.errors import UsageError
+from pysft.lab.experiments import EXPERIMENTS
+from pysft.measure import evaluate, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
+from pysft.nn import gradcheck
+from pysft.nn.shapes import sizes
+from pysft.text.corpora import read_corpus
+from pysft.text.render import render
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.training.settings import PRESETS, TOOLS, Settings
+
+README = (ROOT / "README.md").read_text()
+PAGES = {"README": README, **guide.read_pages()}
+PYTHON = (".venv/bin/python -m pysft ", "python -m pysft ")
+FENCE = re.compile(r"^```\n(.*?)^```\n", re.M | re.S)
+CAPITALS = re.compile(r"[A-Z]{2,}")  # a word that stands for another: RUN, FILE, NAME
+
+# The settings of the runs that the pages' commands train here.
+SMALL = SMALL_RUN.replace("context = 64", "context = 256").replace("= 192", "= 700") + (
+    "base_steps = 4\nbase_windows = [[64, 4]]\nsft_steps = 4\nsft_windows = [[64, 2]]\n"
+)
+FILES = {
+    "small.toml": SMALL + "checkpoint_every = 2\n",
+    "mine.toml": SMALL + 'preset = "tiny"\ncheckpoint_every = "never"\n',
+    "never.toml": SMALL + 'checkpoint_every = "never"\n',
+    "tools.toml": SMALL + 'checkpoint_every = "never"\ntranscripts = 60\n',
+    "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
+    "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
+    "more.jsonl": '{"prompt": "Who sleeps?", "completion": "The moon, by noon."}\n',
+    "facts.jsonl": '{"title": "Ada Lovelace", "text": "Ada Lovelace wrote a book."}\n',
+    "notes/garden.md": "Roses want water.\n",
+}
+WRITTEN_BY_READERS = {*FILES, "mine.csv", "clean.jsonl", "mine.py", "mask.svg"}
+TYPED = {"chat": "I am sad\n", "rate": "3\nq\n"}  # on standard input
+
+NOT_RUN = {  # a command and why it is held to the parser alone
+    "lab all --scale 0.01 --out try": "seventeen experiments; tests/test_lab.py runs each of them",
+    "gradcheck --ops mine.py": "run by the test of the exercise, below",
+}
+# What the pages tell a reader to look at, in the output of the command.
+PROMISED = {
+    "audit mine.csv": ["table", "findings", "none: clean"],
+    "audit mine.csv --fix clean.jsonl": ["fixed"],
+    "mask clean.jsonl --line 2": ["^^^"],
+    "train --data clean.jsonl --out runs/mine": ["conversations:", "recalled word for word"],
+    "train --corpus my.txt --data my.jsonl --out runs/mine-2": ["run:", "held out"],
+    "train --data clean.jsonl more.jsonl --mix 3 1 --out runs/mixed": ["mixed 3 : 1"],
+    "train --data tools": ["tools: held-out facts", "tools: unknown names", "tools: ordinary"],
+    "chat runs/tools -p 'Pray, who is Orson Kovacs?' --json": ['"reply"'],
+    "eval runs/tiny": ["forgetting", "unseen prompts:", "domain"],
+    "eval runs/tiny --samples 20": ["new", "Verbatim:"],
+    "eval runs/tiny --gate 0.10": ["gate"],
+    "eval runs/tiny --matched": ["matched"],
+    "select runs/tiny": ["*", "held-out", "person's"],
+    "rate runs/tiny": ["marks"],
+    "report runs/tiny": ["runs/tiny/report.html"],
+    "train --lora 8 --base runs/tiny --out runs/lora": ["sft: LoRA of rank 8", "frozen"],
+    "merge runs/lora/sft/adapter.safetensors --base runs/tiny --out runs/merged": ["SHA-256"],
+    "train --resume --out runs/tiny": ["SHA-256"],
+    "mask": ["^^^", "graded", "skipped"],
+    "mask --prove": ["\nproved\n"],
+    "train": ["settings:"],
+    "chat runs/tiny -p 'I am sad' --json": ['"reply"', '"stop"'],
+    "generate runs/tiny/base -p 'KING: '": ["KING: "],
+    "lab first-token --seeds 3": ["yes", "Verdict:"],
+    "info": ["isa"],
+}
+
+
+# ------------------------------------------------------------------------- what the pages hold
+
+
+def blocks(text):
+    """The contents of a page's code blocks."""
+    return FENCE.findall(text)
+
+
+def spans(text):
+    """What stands in backticks in a page's prose and tables."""
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+
+
+def is_command(line):
+    return line.startswith((*PYTHON, "make "))
+
+
+def printed(page):
+    """The commands in the code blocks of a page, without comments, in order."""
+    lines = [line for block in blocks(PAGES[page]) for line in block.splitlines()]
+    return [shlex.join(shlex.split(x, comments=True)) for x in lines if is_command(x)]
+
+
+def arguments(command):
+    """What stands behind `python -m pysft`."""
+    return command.partition("-m pysft ")[2]
+
+
+def mentioned():
+    """(page, command) of all commands in code blocks and in backticks, each once."""
+    found = {(page, command): None for page in PAGES for command in printed(page)}
+    for page, text in PAGES.items():
+        found |= {(page, span): None for span in spans(text) if is_command(span)}
+    return list(found)
+
+
+# --------------------------------------------------------------------------- commands that exist
+
+
+@cache
+def targets():
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def hold(command):
+    """Raise where a command is not one that make or the parser takes."""
+    if command.startswith("make "):
+        words = [word for word in shlex.split(command)[1:] if "=" not in word]
+        unknown = set(words) - targets()
+        assert words and not unknown, f"{command}: no target {unknown} in the Makefile"
+        return
+    words = shlex.split(arguments(command))
+    if CAPITALS.fullmatch(words[0]):  # python -m pysft VERB
+        return
+    try:
+        args, more = cli.parser().parse_known_args(words)
+    except SystemExit:
+        pytest.fail(f"{command}: the parser refuses it")
+    assert not more, f"{command}: unknown {more}"
+    preset = getattr(args, "preset", None)
+    assert preset is None or preset in PRESETS or CAPITALS.fullmatch(preset), command
+    if args.verb == "lab":
+        unknown = set(args.names) - {*EXPERIMENTS, "all", "NAME"}
+        assert not unknown, f"{command}: no experiment {unknown}"
+    if args.verb == "guide":
+        assert args.name in {*PAGES, None, "NAME"}, command
+
+
+@pytest.mark.parametrize("page, command", mentioned(), ids=str)
+def test_a_command_that_a_page_prints_exists(page, command):
+    hold(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m pysft trian",
+        "python -m pysft train --epochs 3",
+        ".venv/bin/python -m pysft train --preset huge",
+        "python -m pysft lab nothing-such",
+        "python -m pysft guide nothing-such",
+        "python -m pysft chat",
+        "make nothing-such",
+    ],
+)
+def test_a_command_that_does_not_exist_is_noticed(command, capsys):
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        hold(command)
+
+
+def test_every_page_prints_commands_and_every_verb_is_on_a_page():
+    assert all(printed(page) for page in PAGES)
+    verbs = {
+        arguments(c).split()[0] for page in PAGES for c in printed(page) if not c.startswith("make")
+    }
+    assert verbs == set(cli.VERBS)
+    rows = re.findall(r"^- `([a-z]+)[^`]*`:", PAGES["commands"], re.M)
+    assert rows == list(cli.VERBS)
+
+
+def test_make_would_do_what_the_pages_say():
+    for target in {c.split()[1] for _, c in mentioned() if c.startswith("make ")}:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"make {target}: {done.stderr}"
+
+
+# ------------------------------------------------------------------------------ commands that run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_replies():
+    """Replies of at most eight tokens, where a model is measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("pysft.") and hasattr(module, "MAX_NEW"):
+                patch.setattr(module, "MAX_NEW", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the files that a reader has, and a run in runs/tiny."""
+    home = tmp_path_factory.mktemp("home")
+    for name, text in FILES.items():
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text(text)
+    (home / "mine.csv").write_text(next(b for b in blocks(PAGES["data"]) if '"Old Tom' in b))
+    train = ["train", "--config", "small.toml", "--corpus", "my.txt", "--out", "runs/tiny"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        code, _, err = in_process(*train)
+    assert code == 0, err
+    return home
+
+
+@pytest.fixture
+def home(trained, tmp_path, monkeypatch):
+    """A copy of that folder to stand in."""
+    shutil.copytree(trained, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+def scaled(command):
+    """A printed command's arguments, for a run that takes a second and needs no network."""
+    text = arguments(command).replace("shakespeare", "my.txt").replace("steps/500", "steps/2")
+    text = text.replace("--seeds 3", "--seeds 1").replace("--steps 1000", "--steps 4")
+    words = shlex.split(text)
+    makes_tools = "tools" in words
+    if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
+        words += ["--config", "tools.toml" if makes_tools else "never.toml"]
+    if words[0] == "lab" and len(words) > 1:
+        words += ["--scale", "0.01"]
+    trains = words[0] in ("train", "pretrain") or "--scale" in words
+    if trains and not makes_tools and not {"--resume", "--base", "--corpus"} & set(words):
+        words += ["--corpus", "my.txt"]
+    return words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run_in_their_order(page, home, monkeypatch):
+    for command in printed(page):
+        if command.startswith("make ") or arguments(command) in NOT_RUN:
+            continue
+        words = scaled(command)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(TYPED.get(words[0], "")))
+        code, out, err = in_process(*words)
+        may_fail = words[0] == "diagnose" or "--gate" in words  # their exit code is a result
+        assert code in ((0, 1) if may_fail else (0,)), f"{command}: {code}\n{err}"
+        for text in PROMISED.get(arguments(command), ()):
+            assert text in out, f"{command}: its output has no {text!r}:\n{out[-3000:]}"
+
+
+def test_the_lists_of_this_file_are_of_commands_that_are_printed():
+    every = {arguments(command) for page in PAGES for command in printed(page)}
+    assert set(NOT_RUN) | set(PROMISED) <= every, (set(NOT_RUN) | set(PROMISED)) - every
+
+
+# ------------------------------------------------------------------------------- names that exist
+
+
+@cache
+def sources():
+    """The text of everything that a name in backticks may come from."""
+    paths = [ROOT / "Makefile", *(ROOT / "bench").glob("*.py")]
+    for folder, kinds in (("pysft", ["py"]), ("csrc", ["c", "h"]), ("tests", ["py"])):
+        paths += [path for kind in kinds for path in (ROOT / folder).rglob(f"*.{kind}")]
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+
+
+@cache
+def flags(verb=None):
+    """All options of a verb, or of all verbs and benchmarks."""
+    subparsers = cli.parser()._subparsers._group_actions[0].choices
+    found = {o for name, p in subparsers.items() if verb in (None, name) for o in _options(p)}
+    if verb is None:
+        bench = "".join(text for name, text in sources().items() if name.startswith("bench/"))
+        found |= set(re.findall(r"--[a-z-]+", bench))
+    return found
+
+
+def _options(parser):
+    return parser._option_string_actions
+
+
+def place(path):
+    """Where a path in backticks is, if it is anywhere: from the project's folder or from pysft/."""
+    found = [p for room in (ROOT, ROOT / "pysft") for p in room.glob(path)]
+    if "/" not in path:
+        found += [p for room in ("pysft", "csrc", "tests") for p in (ROOT / room).rglob(path)]
+    return next(iter(found), None)
+
+
+PATH = re.compile(r"[\w.-]+(/[\w.-]*)+|[\w-]+\.(py|c|h|md|toml|jsonl?|csv|html|safetensors)")
+NAME = re.compile(r"(\w*_\w+|[A-Z]\w*[a-z]\w*|[A-Z]{4,})(\(\))?")  # of code; not a plain word
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_functions_in_backticks_exist(page, trained):
+    code = "\n".join(sources().values())
+    for span in spans(PAGES[page]):
+        if PATH.fullmatch(span) and span not in WRITTEN_BY_READERS:
+            if span.startswith("RUN/"):
+                name = span.removeprefix("RUN/").replace("STEP", "*")
+                there = any((trained / "runs" / "tiny").glob(name)) or span.endswith(
+                    "adapter.safetensors"
+                )
+                assert there, f"{page}: a run has no {span}"
+            elif not span.startswith("runs/"):
+                # A placeholder stands for any file, or for a part of a name in the code.
+                known = place(span.replace("NAME", "*")) or span.replace("STEP", "{step}") in code
+                assert known, f"{page}: there is no {span}"
+        elif NAME.fullmatch(span):
+            name = span.removesuffix("()")
+            assert re.search(rf"\b{name}\b", code), f"{page}: no source has {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_name_is_in_the_file_that_the_page_says(page):
+    text = " ".join(FENCE.sub("", PAGES[page]).split())
+    path, name = r"`([\w/]+\.(?:py|c|h))`", r"`(\w+)(?:\(\))?`"
+    pairs = [(p, n) for p, n in re.findall(rf"{path}, {name}", text)]
+    pairs += [(p, n) for n, p in re.findall(rf"{name},? (?:in|of) {path}", text)]
+    pairs += [(p, n) for n, p in re.findall(rf"{name} \({path}\)", text)]
+    assert pairs or page not in ("README", "developing", "tools")
+    for path, name in pairs:
+        assert re.search(rf"\b{name}\b", place(path).read_text()), f"{page}: {path} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_and_presets_in_backticks_exist(page):
+    for span in spans(PAGES[page]):
+        if is_command(span) or span.startswith((".venv", "pip ")):
+            continue
+        words = span.split()
+        given = {word for word in words if re.fullmatch(r"--[a-z-]+", word)}
+        known = flags(words[0] if words[0] in cli.VERBS else None)
+        assert given <= known, f"{page}: {span}: {given - known}"
+    text = PAGES[page]
+    for found in re.findall(r"`(\w+)` preset|preset `(\w+)`|--preset (\w+)", text):
+        for preset in filter(None, found):
+            assert preset in PRESETS or CAPITALS.fullmatch(preset), f"{page}: preset {preset}"
+
+
+def test_the_map_names_every_room_and_only_files_that_exist():
+    drawing = next(b for b in blocks(README) if b.startswith("csrc/"))
+    rooms = {p.name for p in (ROOT / "pysft").iterdir() if p.is_dir() and p.name[0] != "_"}
+    drawn = set(re.findall(r"(?:^ *|  )(\w+)/", drawing, re.M))
+    assert drawn == rooms | {"csrc", "pysft", "tests", "bench"}
+    room = "csrc"
+    for line in drawing.splitlines():
+        room = next(iter(re.findall(r"^  (\w+)/", line)), room)
+        for file in re.findall(r"\b\w+\.(?:py|h|c)\b", line):
+            here = ROOT / room if room == "csrc" else ROOT / "pysft" / room
+            top = ROOT / "pysft"
+            assert (here / file).is_file() or (top / file).is_file(), f"{room}: no {file}"
+
+
+# ---------------------------------------------------------------------------- facts in the pages
+
+
+def table_rows(page, header):
+    """The cells, row by row and headings first, of a page's table whose first heading is given."""
+    lines = iter(PAGES[page].splitlines())
+    first = next(line for line in lines if line.startswith(f"| {header} "))
+    rows = takewhile(lambda line: line.startswith("|"), islice(lines, 1, None))
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in (first, *rows)]
+
+
+def value_of(cell):
+    """A cell's value, which is written as in a file of settings."""
+    text = cell.strip("`")
+    return {"true": True, "false": False}[text] if text in ("true", "false") else _literal(text)
+
+
+def _literal(text):
+    return json.loads(json.dumps(ast.literal_eval(text)))
+
+
+def plain(value):
+    """A setting's value as JSON has it."""
+    return json.loads(json.dumps(value))
+
+
+def test_the_settings_page_has_every_setting_with_its_value():
+    rows = re.findall(r"^- `(\w+) = (.*?)`: \S", PAGES["settings"], re.M)
+    assert [name for name, _ in rows] == [f.name for f in dataclasses.fields(Settings)]
+    for name, value in rows:
+        assert value_of(value) == plain(getattr(Settings(), name)), name
+
+
+def test_the_settings_page_has_what_differs_in_the_presets():
+    heads, *rows = table_rows("settings", "setting")
+    columns = [head.strip("`") for head in heads[1:]]
+    assert set(columns) == (set(PRESETS) - {"tiny"}) | {"--data tools"}
+    for i, column in enumerate(columns, 1):
+        shown = {row[0].strip("`"): value_of(row[i]) for row in rows if row[i]}
+        if column == "--data tools":
+            assert shown == {name: plain(value) for name, value in TOOLS.items()}
+            continue
+        preset, tiny = PRESETS[column], PRESETS["tiny"]
+        every = {f.name: plain(getattr(preset, f.name)) for f in dataclasses.fields(Settings)}
+        differs = {n: v for n, v in every.items() if v != plain(getattr(tiny, n))}
+        assert shown == {n: v for n, v in differs.items() if n != "preset"}, column
+
+
+def test_the_claims_page_has_every_experiment():
+    _, *rows = table_rows("claims", "experiment")
+    assert [row[0] for row in rows] == [f"{e.name}: {e.title}" for e in EXPERIMENTS.values()]
+
+
+def test_the_drawings_of_the_mask_are_what_rendering_gives():
+    table, drawing = (b for b in blocks(README) if "<|user|>" in b)
+    head, below = (line.split()[1:] for line in table.splitlines())
+    assert len(head) == len(below)
+    tokens, trained = _rendered([("Hi!", "Ho.")])
+    assert head == tokens[:-1]
+    assert below == [t if graded else "-100" for t, graded in zip(tokens[1:], trained[1:])]
+
+    lines = drawing.splitlines()
+    text, marks = "".join(lines[::2]), "".join(m.ljust(len(t)) for t, m in zip(*[iter(lines)] * 2))
+    search = [
+        {"type": "search", "text": "Lear"},
+        {"type": "result", "text": "A king."},
+        {"type": "text", "text": "Lear is a king."},
+    ]
+    tokens, trained = _rendered([("I am sad", "Take heart."), ("Who is Lear?", search)])
+    assert text == "".join(tokens)
+    assert marks == "".join(" ^"[graded] * len(t) for t, graded in zip(tokens, trained))
+
+
+def _rendered(exchanges):
+    """The tokens of exchanges, as text, and whether each is graded."""
+    tokenizer = CharTokenizer.of(read_corpus("plays")).grow(CHAT.tokens + CHAT.tool_tokens)
+    messages = [
+        {"role": role, "content": content}
+        for exchange in exchanges
+        for role, content in zip(("user", "assistant"), exchange)
+    ]
+    tokens, trained = render(messages, tokenizer, CHAT)
+    return [tokenizer.decode([t]) for t in tokens], trained.tolist()
+
+
+def test_the_size_of_the_activations_is_as_readme_says():
+    activations = sizes(PRESETS["tiny"].shape(68), 2048)["activations"] / 2**20
+    assert f"{activations:.0f} MiB for N = 2,048 rows of `tiny`" in README
+
+
+def test_readme_is_short():
+    assert len(README.split()) <= 2400
+    assert len(README.encode()) <= 15000
+
+
+# ------------------------------------------------------------------------------------ the exercise
+
+DERIVATION = """    norm = (x - mean[:, None]) * rstd[:, None]
+    g = dy * w
+    centred = g - g.mean(axis=1, keepdims=True)
+    dx += rstd[:, None] * (centred - norm * (g * norm).mean(axis=1, keepdims=True))
+    dw += (dy * norm).sum(axis=0)
+    db += dy.sum(axis=0)
+"""
+MISTAKES = {
+    "the mean's term is missing": ("g - g.mean(axis=1, keepdims=True)", "g"),
+    "rstd's term is missing": (" - norm * (g * norm).mean(axis=1, keepdims=True)", ""),
+    "a sign is wrong": ("(centred - norm", "(centred + norm"),
+    "dw forgets the norm": ("(dy * norm)", "dy"),
+    "dx is written, not added": ("dx +=", "dx[:] ="),
+    "db is missing": ("    db += dy.sum(axis=0)\n", ""),
+}
+
+
+def solution(body):
+    """The file that README shows, with a body in place of the dots."""
+    block = next(b for b in blocks(README) if "def layernorm_backward" in b)
+    assert block.count("    ...\n") == 1
+    return block.replace("    ...\n", body)
+
+
+def judged(path, monkeypatch):
+    """(exit code, document) of README's command for a file, by the cases of layernorm and of one
+    model: all of them take ten seconds."""
+    few = {n: c for n, c in gradcheck.CASES.items() if n.startswith("layernorm")}
+    few["GPT, tied head"] = gradcheck.CASES["GPT, tied head"]
+    monkeypatch.setattr(gradcheck, "run", partial(gradcheck.run, cases=few))
+    command = next(arguments(c) for c in printed("README") if "--ops" in c)
+    code, out, err = in_process(*shlex.split(command.replace("mine.py", str(path))), "--json")
+    assert err == ""
+    return code, json.loads(out)
+
+
+def test_the_exercise_passes_a_right_derivation(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(solution(DERIVATION))
+    code, document = judged(tmp_path / "mine.py", monkeypatch)
+    assert code == 0 and document["failed"] == 0 and document["worst_relative_error"] < 1e-7
+    assert f"of {len(gradcheck.CASES)} cases" in README
+
+
+def test_the_exercise_fails_a_wrong_one_in_layernorm_and_in_the_model(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(solution(DERIVATION.replace("(centred - norm", "(g - norm")))
+    code, document = judged(tmp_path / "mine.py", monkeypatch)
+    failed = {row["name"].split(",")[0] for row in document["rows"] if not row["passed"]}
+    assert code == 1 and failed == {"layernorm", "GPT"}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_shows_as_a_relative_error_of_hundredths_or_more(mistake, tmp_path):
+    wrong = DERIVATION.replace(*MISTAKES[mistake])
+    assert wrong != DERIVATION
+    (tmp_path / "mine.py").write_text(solution(wrong))
+    cases = {"layernorm": gradcheck.CASES["layernorm"]}
+    rows = gradcheck.run(gradcheck.load_ops(str(tmp_path / "mine.py")), 0, cases)
+    assert max(row.worst for row in rows) > 0.01
+
+
+# ---------------------------------------------------------------------------------- the verb guide
+
+
+def test_every_page_begins_with_a_title_and_one_sentence():
+    for name, text in guide.read_pages().items():
+        title, blank, sentence = text.split("\n\n")[0], text.split("\n")[1], text.split("\n\n")[1]
+        assert re.fullmatch(r"# \S.{3,60}", title) and blank == "", name
+        assert re.fullmatch(r"[A-Z][^.]*\.", sentence) and "\n" not in sentence, name
+        assert guide.title_of(text) == title[2:]
+
+
+def test_without_a_name_the_guide_lists_its_pages():
+    code, out, err = in_process("guide")
+    assert code == 0 and err == ""
+    for name, text in guide.read_pages().items():
+        assert re.search(rf"^{name} +{re.escape(guide.title_of(text))}$", out, re.M)
+        assert f"`{name}`" in README  # which leads to every page
+    document = json.loads(in_process("guide", "--json")[1])
+    assert [page["name"] for page in document["pages"]] == sorted(guide.read_pages())
+
+
+def test_with_a_name_the_guide_shows_the_page():
+    text = (ROOT / "pysft" / "guide" / "data.md").read_text()
+    assert in_process("guide", "data") == (0, text, "")
+    document = json.loads(in_process("guide", "data", "--json")[1])
+    assert document == {"name": "data", "title": "Your own data", "text": text}
+
+
+def test_an_unknown_page_is_one_sentence_with_the_names_there_are():
+    code, out, err = in_process("guide", "nothing")
+    assert code == UsageError("").exit_code and out == "" and err.count("\n") == 1
+    assert all(name in err for name in ["'nothing'", *guide.read_pages()])
+
+
+def test_an_installed_package_has_the_pages(tmp_path):
+    """Only the Python part is built, which is where the pages are."""
+    built = ("__pycache__", "*.so", "_c_*.c", "data")
+    for folder in ("pysft", "csrc"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns(*built))
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    done = python("setup.py", "-q", "build_py", "--build-lib", "lib", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = python("-m", "pysft", "guide", "--json", cwd=tmp_path / "lib")
+    assert shown.returncode == 0, shown.stderr
+    names = [page["name"] for page in json.loads(shown.stdout)["pages"]]
+    assert names == sorted(guide.read_pages())
