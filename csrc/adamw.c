@@ -7,8 +7,8 @@
 #include "kernels.h"
 #include "simd.h"
 
-/* w, m and v (n) are updated in place. All that does not depend on the element is computed first,
- * in float64. */
+/* w, m and v (n) are updated in place. Factors that are the same for all elements are computed
+ * first, in float64. */
 void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, double beta1,
                double beta2, double eps, double decay, double correction1, double correction2,
                int threads) {
@@ -18,7 +18,7 @@ void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, d
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
-        int64_t first, last; /* multiples of 64: the same elements are a tail for any `threads` */
+        int64_t first, last; /* multiples of 64, so the tail is the same for any `threads` */
         share(n, 64, threads, thread, &first, &last);
 #pragma omp simd
         for (int64_t i = first; i < last; i++) {
@@ -29,8 +29,8 @@ void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, d
     }
 }
 
-/* partials (n / SQUARES_BLOCK, rounded up) is written. Each sum has eight chains, whatever the
- * instruction set: element i of a block goes to chain i mod 8. */
+/* Each sum has eight chains of additions for every instruction set: element i of a block is added
+ * to chain i mod 8. */
 void FN(sum_squares)(double *partials, const real *x, int64_t n, int threads) {
     enum { SQUARES_BLOCK = 4096 }; /* the same as in pysft/nn/kernels.py */
     typedef double eight_doubles __attribute__((vector_size(64)));

@@ -1,15 +1,15 @@
-/* Causal multi-head self-attention inside each sequence, without ever holding a T x T matrix.
+/* Causal multi-head self-attention inside each sequence. No T x T matrix is ever in memory.
  *
  * For query t of one head:
  *
  *     score[j] = q_t . k_j / sqrt(D) for j <= t,    P = softmax(score),    y_t = sum_j P[j] v_j
  *
- * Vaswani et al., Attention Is All You Need (2017), section 3.2; with only the log-sum-exp saved
- * for the backward as in Dao et al., FlashAttention (2022), section 3.1.
+ * Vaswani et al., Attention Is All You Need (2017), section 3.2. Only the log-sum-exp is saved for
+ * the backward, as in Dao et al., FlashAttention (2022), section 3.1.
  *
- * One thread owns one head of one sequence. It takes NR queries at a time (a query_block) and keeps
- * them side by side in the lanes of vectors, so a row of memory holds the scores of one key with
- * all of them. With VL = 4, NV = 2, MR = 4 and queries at positions 0 to 7:
+ * One thread computes one head of one sequence. It takes NR queries at a time (a query_block) and
+ * keeps them side by side in the lanes of vectors. So a row of memory holds the scores of one key
+ * with all of these queries. With VL = 4, NV = 2, MR = 4 and queries at positions 0 to 7:
  *
  *                 vector 0     vector 1
  *     query       0 1 2 3      4 5 6 7
@@ -22,29 +22,31 @@
  *         6                    . . o o          keys[w]             4          8
  *         7                    . . . o
  *
- * So the maximum and the sum of the softmax go lane by lane. All else is products on the tile of
- * tile.h (T: transposed), and dST = PT (dPT - delta) element by element:
+ * So the maximum and the sum of the softmax are taken lane by lane. The rest are products on the
+ * tile of tile.h (T means transposed), and dST = PT (dPT - delta), element by element:
  *
  *     score_tile()       MR keys x NR queries        scoreT = K QT      dPT = V dYT
  *     channel_tiles()    MR queries x D channels     y = P V            dQ = dS K
  *                        MR keys x D channels        dV = PT dY         dK = dST Q
  *
- * 1/sqrt(D) is multiplied into Q, and into K for dQ.
+ * Q is multiplied by 1/sqrt(D), and so is the K in dQ.
  *
- * The forward holds the scores of a block of queries with all keys they see. The backward computes
- * them again, KEYS keys at a time: it adds up dQ over the blocks of keys, and dK and dV over the
- * blocks of queries.
+ * The forward keeps the scores of a block of queries with all keys that they see. The backward
+ * computes them again, KEYS keys at a time. It sums dQ over the blocks of keys, and dK and dV over
+ * the blocks of queries.
  *
- * Keys are taken in order from the start of the sequence, and a masked key adds exactly zero (0
- * times its value, which must be finite). So the bits of row t depend on rows 0..t of its own
- * sequence and on nothing else. */
+ * Keys are taken in order from the start of the sequence. A masked key adds exactly zero, because
+ * P = 0 is multiplied by its value, which must be finite. So the bits of row t of y depend on rows
+ * 0..t of its own sequence alone. */
 #include "kernels.h"
 #include "checks.h"
 #include "tile.h"
 
-enum { KEYS = (64 + MR - 1) / MR * MR }; /* a block of keys in the backward: 64, in whole tiles */
+/* Keys of a block in the backward: 64, rounded up to whole tiles. */
+enum { KEYS = (64 + MR - 1) / MR * MR };
 
-/* Elements of one thread's scratch. With T rows in the sequence and Dp = D up to whole vectors:
+/* Elements of one thread's scratch. For a sequence of T rows, with Dp = D rounded up to whole
+ * vectors, it holds
  *
  *     forward     vp (T,Dp)  qt (D,NR)  score (T,NR)
  *     backward    kp (T,Dp)  qt (D,NR)  dyt (D,NR)  qp (NR,Dp)  dyp (NR,Dp)  p, ds (KEYS,NR) */
@@ -58,16 +60,17 @@ int64_t FN(attention_scratch)(int64_t longest, int64_t D) {
 /* Up to NR queries of one head. Query i of the block is in lane i % VL of vector i / VL. Lanes
  * beyond the last query hold zeros as query and as dy; their results are not used. */
 typedef struct {
-    int count, nv;        /* queries, and vectors that hold them */
+    int count, nv;        /* number of queries, and of vectors that hold them */
     ivec position[NV];    /* of each query in the sequence: it sees keys 0..position */
-    int64_t unmasked[NV]; /* number of leading keys that every query in this vector can see */
-    int64_t keys[NV];     /* number of leading keys computed for this vector. y = P V takes MR
-                             queries at a time and reads what the last of them sees; such a tile
-                             may begin in this vector and end in the next */
+    int64_t unmasked[NV]; /* number of leading keys that every query in this vector sees */
+    int64_t keys[NV];     /* number of leading keys computed for this vector: at least those that
+                             its last query sees. y = P V takes tiles of MR queries and reads the
+                             keys that the last of them sees. So if a tile begins in this vector
+                             and ends in the next, they are the keys of the tile's last query */
 } query_block;
 
-/* Queries m, m + 1, ... of the M of a sequence that starts at row `start`. Query m is at position
- * rows[m] - start, or at m where rows is NULL. */
+/* The block of queries m, m + 1, ... out of the M of a sequence that starts at row `start`. Query m
+ * is at position rows[m] - start, or at position m if rows is NULL. */
 static query_block block_of_queries(int64_t m, int64_t M, const int32_t *rows, int64_t start) {
     query_block b;
     b.count = (int)min(M - m, NR);
@@ -77,7 +80,7 @@ static query_block block_of_queries(int64_t m, int64_t M, const int32_t *rows, i
             int64_t i = w * VL + l < b.count ? m + w * VL + l : m + b.count - 1;
             b.position[w][l] = (lane_int)(rows ? rows[i] - start : i);
         }
-        /* The last query of the tile of MR queries that holds the vector's last lane. */
+        /* The last query in the tile of MR queries to which the vector's last lane belongs. */
         int last = ((w + 1) * VL - 1) / MR * MR + MR - 1;
         if (last >= b.count) last = b.count - 1;
         b.unmasked[w] = b.position[w][0] + 1;
@@ -89,21 +92,22 @@ static query_block block_of_queries(int64_t m, int64_t M, const int32_t *rows, i
 /* Number of keys that query i of the block sees. */
 INLINE int64_t keys_seen(const query_block *b, int i) { return b->position[i / VL][i % VL] + 1; }
 
-/* The first vector for which key j is computed; so are all vectors behind it. */
+/* The first vector for which key j is computed. It is computed for all later vectors too. */
 INLINE int first_vector(const query_block *b, int64_t j) {
     int w = 0;
     while (b->keys[w] <= j) w++;
     return w;
 }
 
-/* x where the queries of vector w see key j, else `hidden`. */
+/* x in the lanes of vector w whose queries see key j, `hidden` in the others. */
 INLINE vec causal(vec x, const query_block *b, int w, int64_t j, real hidden) {
     return choose(b->position[w] >= (lane_int)j, x, splat(hidden));
 }
 
 /* ------------------------------------------------------------------------- packing and products */
 
-/* out (rows,Dp) = scale x (rows,D) is written, with zeros beyond D. Rows of x are x_row apart. */
+/* out (rows,Dp) = scale x (rows,D) is written, with zeros beyond D. Rows of x are x_row elements
+ * apart. */
 static void pack_rows(real *out, const real *x, int64_t x_row, int64_t rows, int64_t D,
                       real scale) {
     for (int64_t t = 0; t < rows; t++)
@@ -115,15 +119,16 @@ INLINE void clear_row(real *x, int64_t D) {
     for (int64_t d = 0; d < D; d += VL) store_part(x + d, (vec){0}, D - d);
 }
 
-/* out (mr,vectors VL) = A (mr,D) QT (D,vectors VL) is written. A holds mr keys or values in rows
- * a_row apart, QT as many vectors of queries or of dy; rows of out and QT are NR apart. */
+/* out (mr,vectors VL) = A (mr,D) QT (D,vectors VL) is written. A holds mr keys or values, in rows
+ * that are a_row apart. QT holds queries or dy, in `vectors` vectors. Rows of out and QT are NR
+ * apart. */
 INLINE void score_tile(real *out, const real *a, int64_t a_row, const real *qt, int64_t D, int mr,
                        int vectors) {
     tile(mr, vectors * VL, out, NR, 0, 0, 0, 0, D, a, a_row, 1, qt, NR);
 }
 
-/* out (mr,D) = [out +] A (mr,depth) B (depth,D), NR channels at a time: added to if `add`, else
- * written. A(i,p) = a[i * a_row + p * a_col]; B has been through pack_rows(). */
+/* out (mr,D) = [out +] A (mr,depth) B (depth,D), NR channels at a time. out is added to if `add`,
+ * else written. A(i,p) = a[i * a_row + p * a_col]. B is packed by pack_rows(). */
 static void channel_tiles(real *out, int64_t out_row, int add, const real *a, int64_t a_row,
                           int64_t a_col, const real *b, int64_t D, int mr, int64_t depth) {
     for (int64_t d = 0; d < D; d += NR)
@@ -133,8 +138,8 @@ static void channel_tiles(real *out, int64_t out_row, int add, const real *a, in
 
 /* ---------------------------------------------------------------------------- one head, forward */
 
-/* Vector w of score (keys,NR) becomes e = exp(score - max), zero where masked. max, over the keys,
- * and total, the sum of e over the keys, are written: one number in each lane. */
+/* Vector w of score (keys,NR) becomes e = exp(score - max), zero where masked. *max, over the keys,
+ * and *total, the sum of e over the keys, are written, with one number in each lane. */
 INLINE void softmax_of_vector(real *score, const query_block *b, int w, vec *max, vec *total) {
     real *s = score + w * VL;
     vec top = splat(-INFINITY), sum = {0};
@@ -152,9 +157,9 @@ INLINE void softmax_of_vector(real *score, const query_block *b, int w, vec *max
     *max = top, *total = sum;
 }
 
-/* One head of one sequence of T rows that asks M queries. y (M rows, C apart) and lse (M numbers, H
- * apart) are written. y, lse, q (M rows), k and v (T rows) point to the first element of this head;
- * rows (M) and start as in block_of_queries(). */
+/* One head of one sequence that has T rows and M queries. y (M rows, C apart) and lse (M numbers, H
+ * apart) are written. y, lse, q (M rows), k and v (T rows) point to the first element of this head.
+ * rows (M) and start are those of block_of_queries(). */
 static void head_forward(real *y, real *lse, real *scratch, const real *q, int64_t q_row,
                          const real *k, const real *v, int64_t kv_row, const int32_t *rows,
                          int64_t start, int64_t M, int64_t T, int64_t H, int64_t D) {
@@ -189,8 +194,9 @@ static void head_forward(real *y, real *lse, real *scratch, const real *q, int64
 
 /* --------------------------------------------------------------------------- one head, backward */
 
-/* delta = sum_j P[j] dP[j] = y . dy, and lse, of each query in its lane. y (rows C apart), dyp
- * (rows Dp apart, zeros beyond D) and lse (H apart) start at the block's first query. */
+/* Write delta = sum_j P[j] dP[j] = y . dy and lse of each query into its lane of delta and
+ * log_total. y (rows C apart), dyp (rows Dp apart, zeros beyond D) and lse (H apart) start at the
+ * block's first query. */
 INLINE void gather_delta_and_lse(vec *delta, vec *log_total, const query_block *b, const real *y,
                                  int64_t C, const real *dyp, const real *lse, int64_t H,
                                  int64_t D) {
@@ -206,8 +212,8 @@ INLINE void gather_delta_and_lse(vec *delta, vec *log_total, const query_block *
 
 /* For keys j..j+mr-1 and the queries of vectors f, f + 1, ...:
  *
- *     p    held scores, becomes P = exp(score - lse), zero where masked
- *     ds   held dP, becomes dS = P (dP - delta)
+ *     p    holds the scores and becomes P = exp(score - lse), zero where masked
+ *     ds   holds dP and becomes dS = P (dP - delta)
  *
  * p and ds point to key j in vector f. */
 INLINE void softmax_backward(real *p, real *ds, const query_block *b, int64_t j, int mr, int f,
@@ -268,14 +274,14 @@ static void head_backward(real *dq, int64_t q_row, real *dk, real *dv, int64_t k
 
 /* ------------------------------------------------------------------- all heads of all sequences */
 
-/* One head of one sequence: what a thread computes in one go. */
+/* One head of one sequence, the unit of work of a thread. */
 typedef struct {
     int64_t start, T; /* the sequence's rows in the batch: start..start+T-1 */
     int64_t m, M;     /* its queries: m..m+M-1 */
     int64_t head;
 } head_task;
 
-/* Number of entries of rows (M, rising) that are below `row`. NULL stands for 0, 1, 2, ... */
+/* Number of entries of rows (M), which rise, that are below `row`. NULL stands for 0, 1, 2, ... */
 static int64_t rows_before(const int32_t *rows, int64_t M, int64_t row) {
     if (!rows) return row;
     int64_t low = 0, high = M;
@@ -294,11 +300,11 @@ static head_task task_of(int64_t i, const int32_t *cu_seqlens, const int32_t *ro
     return (head_task){start, end - start, m, rows_before(rows, M, end) - m, i % H};
 }
 
-/* The work of one head of a sequence of T rows, in proportion. */
+/* The relative cost of one head of a sequence of T rows. */
 INLINE int64_t work_of(int64_t T) { return T * (T + 64); }
 
-/* The tasks first..last-1 that a thread owns: neighbours, so that it mostly reads rows which its
- * own cache has from the product before, and about as much work as every other thread has. */
+/* A thread owns the tasks first..last-1, with about as much work as any other thread. They are
+ * neighbours, so most rows that the thread reads are in its cache from the matmul before. */
 static void share_work(const int32_t *cu_seqlens, int64_t S, int64_t H, int threads, int thread,
                        int64_t *first, int64_t *last) {
     int64_t total = 0, before = 0;

@@ -1,11 +1,11 @@
-/* Checks of indices that more than one kernel follows. Each returns the position of the first bad
- * entry, or -1 if all are good. */
+/* Checks of indices, shared by several kernels. Each returns the position of the first bad entry,
+ * or -1 if all are good. */
 #ifndef PYSFT_CHECKS_H
 #define PYSFT_CHECKS_H
 
 #include <stdint.h>
 
-/* cu_seqlens (S+1) must start with 0, never fall, and end with N; no sequence may have more than
+/* cu_seqlens (S+1) must start with 0, never fall, and end with N. No sequence may have more than
  * `longest` rows. */
 static inline int64_t first_bad_offset(const int32_t *cu_seqlens, int64_t N, int64_t S,
                                        int64_t longest) {

@@ -3,9 +3,9 @@
  * The label -100 means "not graded": the nll, lse and dlogits of the row are exactly zero, and its
  * logits are not read.
  *
- * A training step sends no such row here. The model computes logits only for the rows whose nll
- * somebody reads (batch.wanted, see GPT.forward in nn/model.py), and these are the graded ones. The
- * rule serves callers that pass every row, such as nn/gradcases.py and measure/trace.py. */
+ * A training step has no such row here. The model computes logits only for the rows whose nll is
+ * used (batch.wanted, see GPT.forward in nn/model.py), and these are the graded ones. The rule is
+ * for callers that pass every row, such as nn/gradcases.py and measure/trace.py. */
 #include "kernels.h"
 #include "simd.h"
 
@@ -33,7 +33,7 @@ int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, cons
         vec top = tail, total;
         for (int64_t v = 0; v < whole; v += VL) top = vmax(load(row + v), top);
         real max = max_lanes(top);
-        total = vexp(tail - max); /* exp(-inf) = 0 in the lanes that fill up the tail */
+        total = vexp(tail - max); /* exp(-inf) = 0 in the lanes beyond the row's end */
         for (int64_t v = 0; v < whole; v += VL) total += vexp(load(row + v) - max);
         lse[n] = max + (real)log(sum_lanes(total));
         nll[n] = lse[n] - row[labels[n]];

@@ -1,12 +1,13 @@
-/* One more token of one sequence or of many, with the keys and values of earlier tokens in a cache.
+/* Reads one more token of one sequence or of several, with the keys and values of earlier tokens in
+ * a cache.
  *
- * Row by row this does what the kernels for whole batches do, with the same additions in the same
+ * Each row is computed as by the kernels for whole batches, with the same additions in the same
  * order (the same tile, the same rows.h). So the logits have the bits of a full forward over the
- * sequence, whatever other sequences go along.
+ * sequence, whatever other sequences are read at the same time.
  *
- * What differs is the layout in memory. A product with few rows of x reads every weight once and
- * uses it once per row. So the weights are packed beforehand into panels that the tile reads from
- * end to end. A weight w (K,C) with K = 6 outputs, C = 3 and NR = 4, where kc stands for w[k][c]:
+ * The layout in memory differs. A product with few rows of x reads every weight once, and uses it
+ * only once per row. So the weights are packed beforehand into panels that the tile reads from end
+ * to end. For a weight w (K,C) with K = 6 outputs, C = 3 and NR = 4, where kc stands for w[k][c]:
  *
  *                     c = 0           c = 1           c = 2
  *     panel 0      00 10 20 30     01 11 21 31     02 12 22 32     outputs 0 to 3
@@ -19,10 +20,10 @@
  *
  *     | keys 0 | values 0 | keys 1 | values 1 | ... | keys L-1 | values L-1 | 2 VL elements |
  *
- * Loads of whole vectors may reach into the last 2 VL elements, which are not used.
+ * A load of a whole vector may reach into the last 2 VL elements. Their values are not used.
  *
- * Of several sequences each thread takes a share, MR at a time. For a single one the threads share
- * the columns of each product. */
+ * If there are several sequences, each thread takes a share of them, MR at a time. If there is only
+ * one, the threads share the columns of each large product. */
 #include "kernels.h"
 #include "rows.h"
 #include "tile.h"
@@ -43,7 +44,7 @@ static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, NR) + 
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L) { return L * block_cache(T, C) + 2 * VL; }
 
 /* Working memory of one row: x (C), layer norm (C), attention (C), qkv or MLP (4C), and the scores
- * of HEADS heads, each T up to whole vectors. */
+ * of HEADS heads, with T rounded up to whole vectors for each. */
 enum { HEADS = 4 };
 int64_t FN(decode_work)(int64_t T, int64_t C) { return 7 * C + HEADS * round_up(T, VL); }
 
@@ -55,7 +56,7 @@ int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L) {
 
 /* ---------------------------------------------------------------------------- layers of a model */
 
-/* The next `count` elements of the weights; *w moves behind them. */
+/* Return the next `count` elements of the weights, and move *w behind them. */
 INLINE const real *next_weights(const real **w, int64_t count) {
     const real *here = *w;
     *w += count;
@@ -63,8 +64,8 @@ INLINE const real *next_weights(const real **w, int64_t count) {
 }
 
 /* Columns first..last-1 of y (rows,K) = x (rows,C) wT + b + residual are written, for rows <= MR.
- * Rows of y and residual are y_row apart, those of x x_row; w is packed; b and residual may be
- * NULL. */
+ * Rows of y and residual are y_row elements apart, rows of x are x_row apart. w is packed. b and
+ * residual may be NULL. */
 static void linear_columns(real *y, int64_t y_row, const real *x, int64_t x_row, const real *w,
                            const real *b, const real *residual, int rows, int64_t C,
                            int64_t first, int64_t last) {
@@ -77,14 +78,14 @@ static void linear_columns(real *y, int64_t y_row, const real *x, int64_t x_row,
         }
 }
 
-/* y (rows,K) = x (rows,C) wT + b + residual is written, as in linear_columns(). The next weights
- * are w, packed, and b (K) if has_bias. */
+/* y (rows,K) = x (rows,C) wT + b + residual is written, as in linear_columns(). *weights points to
+ * w, packed, which is followed by b (K) if has_bias. */
 static void linear(real *y, int64_t y_row, const real *x, int64_t x_row, const real **weights,
                    int has_bias, const real *residual, int rows, int64_t C, int64_t K,
                    int threads) {
     const real *w = next_weights(weights, FN(decode_packed)(C, K));
     const real *b = has_bias ? next_weights(weights, K) : 0;
-    /* Even for one thread a parallel region costs a third of a microsecond. */
+    /* A parallel region costs a third of a microsecond, even with one thread. */
     if (threads == 1 || C * K < 1024 * 1024) {
         linear_columns(y, y_row, x, x_row, w, b, residual, rows, C, 0, K);
         return;
@@ -97,8 +98,8 @@ static void linear(real *y, int64_t y_row, const real *x, int64_t x_row, const r
     }
 }
 
-/* y (rows,C) = layer norm of x (rows,C) is written; rows of both are `row` apart. The next weights
- * are w (C) and b (C). */
+/* y (rows,C) = layer norm of x (rows,C) is written. Rows of both are `row` elements apart. *weights
+ * points to w (C) and b (C). */
 static void normalise(real *y, const real *x, int64_t row, const real **weights, int rows,
                       int64_t C, real eps) {
     const real *w = next_weights(weights, C), *b = next_weights(weights, C);
@@ -107,13 +108,13 @@ static void normalise(real *y, const real *x, int64_t row, const real **weights,
         layernorm_row(y + i * row, &mean, &rstd, x + i * row, w, b, C, eps);
 }
 
-/* y (heads,D) is written, for heads <= HEADS: the mean of the values of positions 0..t, weighted by
- * the softmax of their scores with q (heads,D), which is scaled already. score (heads,Tp) is
- * working memory. keys and values point to the first channel of the first head.
+/* y (heads,D) is written, for heads <= HEADS: the values of positions 0..t, weighted by the softmax
+ * of their scores with q (heads,D), which has been scaled. score (heads,Tp) is working memory. keys
+ * and values point to the first channel of the first head.
  *
- * The bits of head_forward() in attention.c ask for one chain of additions over the positions for
- * each element of y. In a chain each addition waits for the one before it, so the chains of CHAINS
- * vectors run side by side. */
+ * To have the bits of head_forward() in attention.c, each element of y must be one chain of
+ * additions over the positions. In a chain each addition waits for the one before it, so the chains
+ * of CHAINS vectors run side by side. */
 static void attend(real *y, real *score, const real *q, const real *keys, const real *values,
                    int heads, int64_t t, int64_t Tp, int64_t C, int64_t D) {
     enum { CHAINS = 4 };
@@ -137,7 +138,7 @@ static void attend(real *y, real *score, const real *q, const real *keys, const 
     for (int first = 0; first < count; first += CHAINS) {
         vec sum[CHAINS] = {{0}}, total[CHAINS] = {{0}};
         const real *s[CHAINS], *v[CHAINS];
-        for (int k = 0; k < CHAINS; k++) { /* beyond the last vector: the last again, not kept */
+        for (int k = 0; k < CHAINS; k++) { /* beyond the last vector, repeat it; it is not stored */
             int i = first + k < count ? first + k : count - 1, head = i / vectors;
             s[k] = score + head * Tp, v[k] = values + head * D + i % vectors * VL;
         }
@@ -156,8 +157,8 @@ static void attend(real *y, real *score, const real *q, const real *keys, const 
 
 /* ------------------------------------------------------------------------------ the whole model */
 
-/* One token of each of `rows` <= MR sequences; logits, work, tokens, positions and slots are those
- * of the first. Rows of work are work_row elements apart. */
+/* One token of each of `rows` <= MR sequences. logits, work, tokens, positions and slots begin with
+ * the first of them. Rows of work are work_row elements apart. */
 static void decode_rows(int rows, real *logits, real *cache, real *work, const real *weights,
                         const int32_t *tokens, const int32_t *positions, const int32_t *slots,
                         int64_t V, int64_t T, int64_t C, int64_t H, int64_t L, real eps,

@@ -1,12 +1,12 @@
-/* y = wte[token] + wpe[position], and the gradients of the rows added up in both tables.
+/* y = wte[token] + wpe[position], and the gradients of both tables.
  *
- * Many rows may name the same token. So the backward shares columns among the threads, not rows:
- * each element of dwte and dwpe is summed by one thread, in the order of the rows. */
+ * Several rows may have the same token. So in the backward the threads share the columns, not the
+ * rows: one thread sums an element of dwte or dwpe, in the order of the rows. */
 #include "kernels.h"
 #include "checks.h"
 #include "simd.h"
 
-/* The first row with a bad token, or N + the first bad offset, or -1. */
+/* Return the first row with a bad token, or N + the first bad offset, or -1. */
 static int64_t first_bad_token(const int32_t *tokens, const int32_t *cu_seqlens, int64_t N,
                                int64_t S, int64_t V, int64_t T) {
     for (int64_t n = 0; n < N; n++)

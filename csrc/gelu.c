@@ -2,7 +2,7 @@
  *
  *     dy/dx = s + x ds/dx,    ds/dx = s (1 - s) 2 du/dx,    du/dx = sqrt(2/pi) (1 + 3*0.044715 x^2)
  *
- * The derivative is not a number where x^2 overflows: from 1.8e19 on in float32. */
+ * The derivative is not a number where x^2 overflows: in float32 for |x| from 1.8e19 on. */
 #include "kernels.h"
 #include "rows.h"
 
@@ -12,8 +12,8 @@ INLINE vec gelu_slope(vec s, vec x) {
     return s + x * s * (1 - s) * twice_du;
 }
 
-/* y, and dydx if it is not NULL, are written. Threads take whole vectors, so the same elements are
- * in the tail for any number of threads. */
+/* y, and dydx if it is not NULL, are written. Threads take whole vectors, so the tail is the same
+ * for any number of threads. */
 void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads) {
     if (n < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -24,8 +24,8 @@ void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads
     }
 }
 
-/* dx = dy dy/dx is written. The derivative is dydx of the forward, or is computed from x where dydx
- * is NULL. */
+/* dx = dy dy/dx is written. The derivative is dydx of the forward. If dydx is NULL, it is computed
+ * from x. */
 void FN(gelu_backward)(real *dx, const real *dy, const real *x, const real *dydx, int64_t n,
                        int threads) {
     if (n < 16 * 1024) threads = 1;

@@ -1,5 +1,5 @@
-/* The prototype of every kernel, once. The compiler includes this file; pysft/nn/_build.py reads
- * its text twice, with `real` as float and as double, to tell cffi which functions there are.
+/* The prototype of every kernel, in one place. The compiler includes this file. pysft/nn/_build.py
+ * reads its text twice, with `real` as float and as double, to declare the functions to cffi.
  *
  * Gradients: parameter gradients are ADDED to what the array holds, activation gradients are
  * WRITTEN. The exception is the residual stream, which several layers read: layernorm_backward and
@@ -7,22 +7,22 @@
  *
  * Determinism: one thread computes an output element from start to end, in an order that does not
  * depend on the number of threads. So results have the same bits for any `threads`, and the forward
- * of a row has the same bits in any batch. Small calls stay on one thread, where starting the
- * others would cost more than they save.
+ * of a row has the same bits in any batch. Small calls stay on one thread, because starting the
+ * others would cost more time than they save.
  *
  * Memory: the caller owns every array. Kernels do not allocate, print, exit or keep state. A kernel
- * that follows an index (a token, a label, an offset, a row number) checks all of them first. It
- * returns the position of the first bad one and has then written nothing, or -1 if all are good.
+ * that follows indices (tokens, labels, offsets, row numbers) checks all of them first. It returns
+ * -1 if all are good. Otherwise it writes nothing, and returns the position of the first bad one.
  *
  * Letters: N token rows, C channels in, K channels out, H heads, D = C/H channels of a head, V
  * symbols of the vocabulary, T positions of the context, S sequences. Arrays are row-major and
  * contiguous. cu_seqlens (S+1) holds the rising offsets of the sequences among the N rows:
  * cu_seqlens[0] = 0, cu_seqlens[S] = N.
  *
- * Order of arguments: what is written, what is read, sizes, scalars, threads. A backward lists its
- * gradients in the order of the forward's inputs, then the upstream gradient, then what the forward
- * read and saved. NULL for a gradient means "not wanted"; NULL for a bias or a residual means
- * "absent". */
+ * Order of arguments: arrays that are written, arrays that are read, sizes, scalars, threads. A
+ * backward lists its gradients in the order of the forward's inputs, then the upstream gradient,
+ * then the arrays that the forward read and saved. NULL for a gradient means "not wanted"; NULL for
+ * a bias or a residual means "absent". */
 #ifndef PYSFT_KERNELS_H
 #define PYSFT_KERNELS_H
 
@@ -43,13 +43,13 @@ void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const rea
 /* attention.c: causal self-attention of H heads inside each sequence, for M queries.
  *
  *     q          query m (C channels) starts at q[m * q_row]
- *     rows (M)   query m is asked by row rows[m] of the batch; rows rise. NULL: M = N, rows[m] = m
+ *     rows (M)   query m belongs to row rows[m] of the batch; rows rise. NULL: M = N, rows[m] = m
  *     kv         the key (C) of row n starts at kv[n * kv_row], and its value (C) follows the key
  *     y (M,C)    written
- *     lse (M,H)  written: log sum exp of the scaled scores of a query, all that the backward needs
- *                to compute the probabilities again
+ *     lse (M,H)  written: log sum exp of the scaled scores of a query. With it the backward
+ *                computes the probabilities again
  *     dq, dkv    written, in the layout of q and kv
- *     scratch    threads * attention_scratch(longest, D) elements
+ *     scratch    working memory, threads * attention_scratch(longest, D) elements
  *
  * No sequence may have more than `longest` rows. Both return the first bad offset of cu_seqlens, or
  * S + 1 + the first bad entry of rows, or -1. */
@@ -81,10 +81,10 @@ void FN(layernorm_backward)(real *dx, real *dw, real *db, const real *dy, const 
  *     y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
  *     dydx = the derivative                 written, unless dydx is NULL
  *
- *     dx = dy dydx                          written, with dydx from the forward or, where that is
- *                                           NULL, computed from x
+ *     dx = dy dydx                          written. dydx is that of the forward; if it is NULL,
+ *                                           the derivative is computed from x
  *
- * y or dydx may be x itself, dx may be dy itself. */
+ * y or dydx may be x itself, and dx may be dy itself. */
 void FN(gelu_forward)(real *y, real *dydx, const real *x, int64_t n, int threads);
 void FN(gelu_backward)(real *dx, const real *dy, const real *x, const real *dydx, int64_t n,
                        int threads);
@@ -108,9 +108,9 @@ int64_t FN(embedding_backward)(real *dwte, real *dwpe, const real *dy, const int
  *
  *     y (M,C) = x (N,C) at rows
  *
- *     dx (N,C) at rows += dy                ADDED (the residual stream)
+ *     dx (N,C) at rows += dy (M,C)          ADDED (the residual stream)
  *
- * Both return the first entry of rows that does not rise or is not in 0..N-1, or -1. */
+ * Both return the first entry of rows that is not in 0..N-1 or not above the one before, or -1. */
 int64_t FN(take_rows_forward)(real *y, const real *x, const int32_t *rows, int64_t N, int64_t M,
                               int64_t C, int threads);
 int64_t FN(take_rows_backward)(real *dx, const real *dy, const int32_t *rows, int64_t N, int64_t M,
@@ -131,9 +131,9 @@ int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *
                                    const real *lse, const int32_t *labels, int64_t N, int64_t V,
                                    int threads);
 
-/* decode.c: one more token for each of S sequences, in a model of L blocks.
+/* decode.c: read one more token of each of S sequences, in a model of L blocks.
  *
- *     logits (S,V)              written: what follows tokens[i]
+ *     logits (S,V)              written: row i for the token that follows tokens[i]
  *     cache (R,decode_cache)    keys and values of R sequences; those of the new tokens are added
  *     work (S,decode_work)      working memory
  *     weights (decode_weights)  wte, wpe; for each block ln1.w, ln1.b, qkv.w packed, qkv.b,
@@ -142,8 +142,9 @@ int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *
  *     tokens, positions (S)     sequence i reads tokens[i] at position positions[i]
  *     slots (S)                 the row of cache that holds sequence i; slots rise
  *
- * decode_weights, decode_cache and decode_work are numbers of elements: of all weights, of a row of
- * cache, of a row of work. decode_pack writes decode_packed(C, K) elements from w (K,C).
+ * The functions decode_weights, decode_cache and decode_work return numbers of elements: of all
+ * weights, of a row of cache, of a row of work. decode_pack writes decode_packed(C, K) elements
+ * from w (K,C).
  *
  * decode_forward checks the sequences in order. For the first bad one, i, it returns
  *
@@ -167,7 +168,8 @@ int64_t FN(decode_forward)(real *logits, real *cache, real *work, const real *we
 void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, double beta1,
                double beta2, double eps, double decay, double correction1, double correction2,
                int threads);
-/* partials = in float64, the sum of squares of each SQUARES_BLOCK elements of x (n). Written. */
+/* partials (n / SQUARES_BLOCK, rounded up) is written, in float64: the sum of the squares of each
+ * SQUARES_BLOCK elements of x (n). */
 void FN(sum_squares)(double *partials, const real *x, int64_t n, int threads);
 
 #endif

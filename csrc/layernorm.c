@@ -7,8 +7,8 @@
  *     dx += rstd * (g - mean(g) - norm * mean(g * norm))
  *     dw += dy * norm         db += dy
  *
- * Rows of dx are shared among the threads. dw and db are sums over rows, so there columns are
- * shared. */
+ * For dx the threads share the rows. dw and db are sums over rows, so for these the threads share
+ * the columns. */
 #include "kernels.h"
 #include "rows.h"
 
@@ -21,7 +21,7 @@ void FN(layernorm_forward)(real *y, real *mean, real *rstd, const real *x, const
         layernorm_row(y + n * C, mean + n, rstd + n, x + n * C, w, b, C, eps);
 }
 
-/* Rows first..last-1 of dx, which are added to. Lanes beyond C hold g = 0. */
+/* Add to rows first..last-1 of dx. In lanes beyond C, g is 0. */
 static void backward_rows(real *dx, const real *dy, const real *x, const real *w, const real *mean,
                           const real *rstd, int64_t C, int64_t first, int64_t last) {
     for (int64_t n = first; n < last; n++) {
@@ -44,8 +44,8 @@ static void backward_rows(real *dx, const real *dy, const real *x, const real *w
     }
 }
 
-/* Columns first..last-1 of dw and db, which are added to; either may be NULL. The sums over the
- * rows are formed in blocks of BLOCK rows, in their order. */
+/* Add to columns first..last-1 of dw and db; either may be NULL. The rows are summed in order, in
+ * blocks of BLOCK rows. */
 static void backward_columns(real *dw, real *db, const real *dy, const real *x, const real *mean,
                              const real *rstd, int64_t N, int64_t C, int64_t first, int64_t last) {
     enum { BLOCK = 64 };

@@ -1,9 +1,10 @@
 /* y = x wT + b [+ residual], and its gradients dx = dy w, dw += dyT x, db += column sums of dy.
  *
- * All three products run on one tile (tile.h), under two drivers. In multiply_rows(), for y and dx,
- * the threads share the rows. In add_dw() the sum runs over the rows, so the threads share the
- * tiles of dw. Their loops, from outside to inside, with the sizes named as in BLIS (Van Zee and
- * van de Geijn, BLIS: A Framework for Rapidly Instantiating BLAS Functionality, 2015):
+ * All three products run on one tile (tile.h), under two drivers. multiply_rows() computes y and
+ * dx; the threads share the rows. add_dw() computes dw; its sum runs over the rows, so the threads
+ * share the tiles of dw. These are their loops, the outermost first, with the sizes named as in
+ * BLIS (Van Zee and van de Geijn, BLIS: A Framework for Rapidly Instantiating BLAS Functionality,
+ * 2015):
  *
  *     multiply_rows()                             add_dw()
  *
@@ -12,26 +13,26 @@
  *         KC of the sum: pack B (KC,NR)               NR columns: pack B (KC_DW,NR)
  *           MR rows: tile (MR,NR)                       MR rows: tile (MR,NR)
  *
- * KC is the length of a block of the sum. The block is formed in registers and then added to the
- * blocks before it. So the error of a sum of n terms grows with n / KC + KC and not with n (sums
- * over gpt2's 50,257 symbols need that). The packed panel stays in the first-level cache.
+ * KC is the length of a block of the sum. A block is summed in registers and then added to the sum
+ * of the blocks before it. So the error of a sum of n terms grows with n / KC + KC and not with n
+ * (sums over gpt2's 50,257 symbols need that). The packed panel stays in the first-level cache.
  *
- * KC_DW takes the place of KC in dw. Each block reads and writes all of dw, so the blocks are
- * longer. Logits are kept in chunks of a multiple of KC_DW rows (logits_rows in nn/shapes.py), so
- * that the chunks change no bit.
+ * KC_DW is the length of a block of the sum in dw. Each block reads and writes all of dw, so these
+ * blocks are longer. Logits are kept in chunks of a multiple of KC_DW rows (logits_rows in
+ * nn/shapes.py), so that the chunks change no bit.
  *
- * KC_OUTER cuts the longest sums, those over a large vocabulary. A part is done for every panel
- * before the next part begins, so its piece of A stays in a cache.
+ * KC_OUTER cuts the longest sums, those over a large vocabulary, into parts. One part is summed for
+ * all panels before the next part begins, so the columns of A that it reads stay in a cache.
  *
- * MC: so many columns of a block of dy stay in the second-level cache until every panel has used
- * them. multiply_rows() has no MC, it takes all rows of the thread. NC, the columns of B that are
- * packed at a time, is NR in both. */
+ * MC is a number of columns of dy. KC_DW rows of them stay in the second-level cache until all
+ * panels have used them. multiply_rows() has no MC: it takes all rows of the thread. NC, the number
+ * of columns of B that are packed at a time, is NR in both. */
 #include "kernels.h"
 #include "tile.h"
 
 enum { KC_OUTER = 32 * KC, KC_DW = 256, MC = 32 * MR };
 
-/* panel (depth,NR) is written: B (depth,columns), with zeros beyond `columns` up to a whole vector.
+/* Copy B (depth,columns) to panel (depth,NR), with zeros beyond `columns` up to a whole vector.
  * B(p,j) = b[p * b_row + j * b_col], where b_row or b_col is 1. */
 static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64_t depth,
                  int64_t columns) {
@@ -57,7 +58,7 @@ static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row
                 for (int64_t n = first; n < last; n += MR) {
                     int mr = (int)min(last - n, MR);
                     real *y = out + n * K + k;
-                    /* The first block adds bias and residual, the others add to y. */
+                    /* The first block adds bias and residual. Later blocks add to y. */
                     const real *from = bias && c == 0 ? bias + k : 0;
                     const real *plus = c > 0 ? y : residual ? residual + n * K + k : 0;
                     tile(mr, columns, y, K, from, 0, plus, K,
@@ -67,9 +68,9 @@ static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row
         }
 }
 
-/* Tiles first..last-1 of dw (K,C) += dyT (K,N) x (N,C), which is added to. The tiles are numbered
- * group by group (MC rows of dw), in a group panel by panel (NR columns of dw), in a panel
- * downwards. With MC = 3 MR, K = 5 MR and C = 2 NR:
+/* dw (K,C) += dyT (K,N) x (N,C), for tiles first..last-1 of dw. A group is MC rows of dw, and a
+ * panel is NR columns of a group. Tiles are numbered group by group, in a group panel by panel, and
+ * in a panel downwards. With MC = 3 MR, K = 5 MR and C = 2 NR:
  *
  *                      panel 0   panel 1
  *     tile row 0          0         3
@@ -80,8 +81,8 @@ static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row
  *              4          7         9
  *
  * In the group that begins at tile row g and is `high` tile rows high, the tile in row g + t of
- * panel q has the number g * panels + q * high + t. The run of numbers that a thread owns may begin
- * and end inside a panel. */
+ * panel q has the number g * panels + q * high + t. The tiles of a thread may begin and end inside
+ * a panel. */
 static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K,
                    int64_t first, int64_t last) {
     enum { GROUP = MC / MR }; /* tile rows of a group */
@@ -89,7 +90,7 @@ static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C
     int64_t tile_rows = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
     for (int64_t g = first / (GROUP * panels) * GROUP; g * panels < last; g += GROUP) {
         int64_t high = min(tile_rows - g, GROUP);
-        /* The thread owns tiles from..to-1 of this group, counted from the group's first. */
+        /* The thread owns tiles from..to-1 of this group, counted from the group's first tile. */
         int64_t from = first > g * panels ? first - g * panels : 0, to = last - g * panels;
         if (to > high * panels) to = high * panels;
         for (int64_t n = 0; n < N; n += KC_DW) {
@@ -109,7 +110,8 @@ static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C
     }
 }
 
-/* `columns` columns of db += the column sums of dy (N rows, K apart), in blocks of KC_DW rows. */
+/* db (columns) += the column sums of dy, in blocks of KC_DW rows. `columns` is at most nv vectors;
+ * the N rows of dy are K apart. */
 INLINE void add_column_sums(const int nv, real *db, const real *dy, int64_t N, int64_t K,
                             int64_t columns) {
     for (int64_t n = 0; n < N; n += KC_DW) {
@@ -124,7 +126,7 @@ INLINE void add_column_sums(const int nv, real *db, const real *dy, int64_t N, i
     }
 }
 
-/* Columns first..last-1 of db (K) are added to: NV vectors side by side while there are as many. */
+/* Add to columns first..last-1 of db (K): NV vectors at a time, and then one at a time. */
 static void add_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first, int64_t last) {
     int64_t k = first;
     for (; k + NR <= last; k += NR) add_column_sums(NV, db + k, dy + k, N, K, NR);

@@ -1,9 +1,9 @@
 /* One source, two precisions.
  *
- * Every .c file here is compiled twice: plainly, where `real` is float, and with -DPYSFT_F64, where
- * `real` is double. FN(layernorm_forward) is then layernorm_forward_f32 or layernorm_forward_f64.
- * float32 trains. float64 is there so that gradients can be checked against finite differences to
- * seven digits and more. */
+ * Every .c file here is compiled twice: once as it is, with `real` a float, and once with
+ * -DPYSFT_F64, with `real` a double. FN(layernorm_forward) is layernorm_forward_f32 in the first
+ * and layernorm_forward_f64 in the second. Training uses float32. float64 serves to check gradients
+ * against finite differences, to seven digits and more. */
 #ifndef PYSFT_REAL_H
 #define PYSFT_REAL_H
 

@@ -1,14 +1,14 @@
 /* Vectors of `real` in GNU C, as wide as the instruction set has them, and the functions on vectors
  * that the kernels share. a + b, a * b and a < b work lane by lane; a scalar operand is broadcast.
  *
- * The end of a row rarely fills a vector. It is loaded into one whose other lanes hold a harmless
+ * The end of a row rarely fills a vector. The remaining lanes of its last vector, the tail, hold a
  * value f that does not change the result:
  *
  *     a row of 11 elements, VL = 4:    0 1 2 3     4 5 6 7     8 9 10 f
  *                                       load        load       load_tail(p, 3, f)
  *
- * The tail then takes the same instructions as a full vector, so an element has the same bits in a
- * tail and outside. */
+ * The tail then takes the same instructions as a full vector. So an element gets the same bits
+ * whether it is in a tail or not. */
 #ifndef PYSFT_SIMD_H
 #define PYSFT_SIMD_H
 
@@ -19,8 +19,8 @@
 #include <immintrin.h>
 #endif
 
-/* MR rows x NV vectors is the tile of tile.h: as many accumulators as the register file holds
- * beside NV vectors of B and one element of A. */
+/* The tile of tile.h is MR rows x NV vectors. These are as many accumulators as fit into the vector
+ * registers together with NV vectors of B and one element of A. */
 #if defined(__AVX512F__)
 enum { VECTOR_BYTES = 64, MR = 6, NV = 4 };
 #elif defined(__AVX2__)
@@ -35,7 +35,7 @@ enum { VL = VECTOR_BYTES / (int)sizeof(real) }; /* lanes of a vector */
 enum { NR = NV * VL };                          /* columns of a tile */
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
-/* The same at any address, over memory that is declared as plain reals. */
+/* The same for any address that a real can have, over memory that is declared as plain reals. */
 typedef real vec_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 #ifdef PYSFT_F64
 typedef int64_t lane_int; /* an integer as wide as a lane */
@@ -55,8 +55,8 @@ INLINE void store(real *p, vec x) { *(vec_u *)p = x; }
 /* x in every lane. (`(vec){} + x` would be a real addition: -0 + 0 is not -0. x - 0 is x.) */
 INLINE vec splat(real x) { return x - (vec){0}; }
 
-/* The first n < VL elements at p, with `fill` in the other lanes; the first n < VL lanes of x to
- * p. */
+/* load_tail: the first n < VL elements at p, with `fill` in the other lanes. store_tail: write the
+ * first n < VL lanes of x to p. */
 #ifdef __AVX512F__
 #ifdef PYSFT_F64
 INLINE vec load_tail(const real *p, int64_t n, real fill) {
@@ -83,7 +83,8 @@ static __attribute__((noinline, unused)) void store_tail(real *p, vec x, int64_t
     memcpy(p, &x, (size_t)n * sizeof(real));
 }
 #endif
-/* A full vector where n >= VL elements are left, else the tail, filled with zeros. */
+/* The same for any n > 0 elements that are left of a row: a full vector if n >= VL, else a tail,
+ * which load_part fills with zeros. */
 INLINE vec load_part(const real *p, int64_t n) { return n >= VL ? load(p) : load_tail(p, n, 0); }
 INLINE void store_part(real *p, vec x, int64_t n) {
     if (n >= VL) store(p, x);
@@ -97,8 +98,8 @@ INLINE vec choose(ivec mask, vec a, vec b) {
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 }
 
-/* vmax: a > b ? a : b in each lane; vmin: a < b ? a : b; b where either is not a number.
- * Intrinsics, because gcc does not find that each is one instruction. */
+/* vmax: a > b ? a : b in each lane. vmin: a < b ? a : b. Both give b where a or b is not a number.
+ * They use intrinsics, because gcc does not find that each is one instruction. */
 #ifdef __x86_64__
 #ifdef PYSFT_F64
 #define NAME_(width, what) _mm##width##_##what##_pd
@@ -120,7 +121,7 @@ INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
 #endif
 
 #ifdef PYSFT_F64
-/* The C library's exp: float64 is the oracle and must not share the polynomial that it checks. */
+/* The C library's exp. float64 checks float32, so it must not share its polynomial. */
 INLINE vec vexp(vec x) {
     UNROLL for (int i = 0; i < VL; i++) x[i] = exp(x[i]);
     return x;
@@ -128,14 +129,15 @@ INLINE vec vexp(vec x) {
 #else
 /* exp in float32, at most 1.01 ulp from the true value on [-87, 88] (tests/test_kernels.py measures
  * it). exp(0) is exactly 1. The result is 0 below -87.68 (the true value is denormal from -87.34
- * on) and inf above 88.37.
+ * down) and inf above 88.37.
  *
  *     exp(x) = 2^n exp(r)
  *     x      = n ln 2 + r, |r| <= ln 2 / 2. ln 2 is taken in two parts, so that the subtraction is
  *              exact to the last bit that matters.
- *     exp(r) = 1 + r + r^2 q(r), q the polynomial of degree 4 with the least relative error (3e-9)
- *     2^n      is put together from its exponent bits. Their least and greatest values, n = -127
- *              and n = 128, mean 0 and inf; x is clamped so that n goes no further. */
+ *     exp(r) = 1 + r + r^2 q(r). q is the polynomial of degree 4 with the least relative error,
+ *              3e-9.
+ *     2^n      is made by writing n + 127 into the exponent bits. The least and the greatest
+ *              exponent, n = -127 and n = 128, mean 0 and inf. x is clamped, so n stays within. */
 INLINE vec vexp(vec x) {
     const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to the nearest integer */
     x = vmin(splat(89.0f), vmax(splat(-88.0f), x));
@@ -148,14 +150,14 @@ INLINE vec vexp(vec x) {
     q = q * r + 1.666652113199234e-1f;
     q = q * r + 4.999999403953552e-1f;
     vec y = r * r * q + r + 1.0f;
-    ivec power = ((ivec)t << 23) + (127 << 23); /* n + 127 as exponent; the shift drops the rest */
+    ivec power = ((ivec)t << 23) + (127 << 23); /* the shift drops the other bits of t */
     return y * (vec)power;
 }
 #endif
 
 /* ---------------------------------------------------------------------------- from lane to lane */
 
-/* 0, 1, 2, ... : a constant to the compiler, and so are the masks made of it. */
+/* 0, 1, 2, ... The compiler knows it as a constant, and the masks that are computed from it too. */
 INLINE ivec lane_numbers(void) {
     static const lane_int number[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     ivec x;
@@ -164,7 +166,7 @@ INLINE ivec lane_numbers(void) {
 }
 
 /* Lane i of the result is lane from[i] of the 2 VL lanes of a and b side by side. */
-#ifdef __clang__ /* has no shuffle whose lane numbers are a vector */
+#ifdef __clang__ /* clang has no shuffle that takes the lane numbers as a vector */
 INLINE vec shuffle(vec a, vec b, ivec from) {
     vec x;
     UNROLL for (int l = 0; l < VL; l++) x[l] = from[l] < VL ? a[from[l]] : b[from[l] - VL];
@@ -177,7 +179,7 @@ INLINE vec shuffle(vec a, vec b, ivec from) {
 /* Lane i of the result is lane i ^ half of x. */
 INLINE vec swap_lanes(vec x, const int half) { return shuffle(x, x, lane_numbers() ^ half); }
 
-/* Horizontal sum and maximum, by halves: always the same tree of additions. For VL = 4:
+/* Horizontal sum and maximum, by halves, so the order of the additions is fixed. For VL = 4:
  *
  *     lane          0                      1                      2, 3
  *     x             x0                     x1                     x2, x3
@@ -216,8 +218,8 @@ INLINE void transpose(vec x[VL]) {
 INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* The elements [first, last) of 0..n-1 that thread i of `threads` owns. first is a multiple of
- * `grain`, and so is last unless it is n. */
+/* Thread i of `threads` owns the elements first..last-1 of 0..n-1. first is a multiple of `grain`,
+ * and so is last, unless it is n. A thread without elements has first = last. */
 INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, int64_t *last) {
     int64_t pieces = (n + grain - 1) / grain;
     *first = pieces * i / threads * grain;
@@ -226,7 +228,7 @@ INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, 
 }
 
 /* out(j,i) = scale x(i,j) for i < rows and j < columns, and zero for i from `rows` up to the next
- * multiple of VL. Rows of out are out_row elements apart, those of x x_row. */
+ * multiple of VL. Rows of out are out_row elements apart, rows of x are x_row apart. */
 static __attribute__((noinline, unused)) void pack_transposed(real *out, int64_t out_row,
                                                               const real *x, int64_t x_row,
                                                               int64_t rows, int64_t columns,

@@ -1,5 +1,6 @@
-/* Copies chosen rows of x, and adds their gradients back where they came from. So the last block of
- * the model leaves out the rows that nobody reads (last_block_forward in nn/model.py). */
+/* Copies chosen rows of x, and adds their gradients to the rows that they came from. With it the
+ * last block of the model leaves out rows that are not wanted (last_block_forward in
+ * nn/model.py). */
 #include "kernels.h"
 #include "checks.h"
 #include "simd.h"
@@ -16,7 +17,7 @@ int64_t FN(take_rows_forward)(real *y, const real *x, const int32_t *rows, int64
     return -1;
 }
 
-/* dx (N,C) is added to: dx[rows[m]] += dy[m]. rows rise, so one thread writes each row of dx. */
+/* dx (N,C) is added to: dx[rows[m]] += dy[m]. rows rise, so no two threads write the same row. */
 int64_t FN(take_rows_backward)(real *dx, const real *dy, const int32_t *rows, int64_t N, int64_t M,
                                int64_t C, int threads) {
     int64_t bad = first_bad_row(rows, N, M);

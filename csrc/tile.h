@@ -3,29 +3,29 @@
  *
  *     out(i,j) = from(i,j) + sum over p < depth of A(i,p) B(p,j) + plus(i,j)
  *
- * for i < mr <= MR rows and j < nv <= NV vectors of columns. The last vector has only `last` lanes
- * in out, from and plus. `from` may be out (to go on with a sum); from and plus may be NULL
- * (nothing).
+ * for i < mr <= MR rows and the columns j of nv <= NV vectors. Of the last vector, only the first
+ * `last` lanes are used in out, from and plus. `from` may be out itself, to go on with a sum. from
+ * and plus may be NULL for zero.
  *
- *                                  vector 0   vector 1   ..      row p of B, loaded whole
+ *                                  vector 0   vector 1   ..      row p of B, in whole vectors
  *     A(0,p) in every lane          c[0][0]    c[0][1]    ..
  *     A(1,p) in every lane          c[1][0]    c[1][1]    ..      accumulators, in registers
  *       ..                            ..         ..
  *
  *     for p = 0, 1, ..:             c[i][j] += A(i,p) * vector j
  *
- * A(i,p) = a[i * a_row + p * a_col] is read element by element, straight from row-major memory
- * (packing A never pays). B(p,j) = b[p * b_row + j]. Rows of out, from and plus are out_row,
- * from_row and plus_row elements apart.
+ * A(i,p) = a[i * a_row + p * a_col] is read element by element, in place: packing A never paid.
+ * B(p,j) = b[p * b_row + j]. Rows of out, from and plus are out_row, from_row and plus_row elements
+ * apart.
  *
- * Each element is its own chain of additions in the order of p, whatever the size of the tile and
- * its place in it. That is why a row has the same bits in every batch.
+ * Each element is one chain of additions in the order of p, whatever the size of the tile and the
+ * element's place in it. That is why a row has the same bits in every batch.
  *
  * Sizes of blocks have the names of BLIS (matmul.c shows how they nest):
  *
  *     MR, NR = NV * VL    rows and columns of a tile (simd.h)
- *     KC                  in x wT, the longest part of a sum that one tile forms. matmul.c and
- *                         decode.c must cut the sum at the same places to have the same bits. */
+ *     KC                  the longest part of a sum that a tile forms in x wT. matmul.c and
+ *                         decode.c must cut sums at the same places to have the same bits. */
 #ifndef PYSFT_TILE_H
 #define PYSFT_TILE_H
 
@@ -33,8 +33,8 @@
 
 enum { KC = 96 };
 
-/* One tile. mr and nv are constants wherever this is inlined, so c lives in registers and the
- * innermost line is one fused multiply-add. */
+/* One tile. mr and nv are constants wherever this is inlined. So c is kept in registers, and the
+ * innermost line is one fused multiply-add, where the instruction set has it. */
 INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int last,
                     const real *from, int64_t from_row, const real *plus, int64_t plus_row,
                     int64_t depth, const real *a, int64_t a_row, int64_t a_col, const real *b,
@@ -61,8 +61,8 @@ INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int 
         }
 }
 
-/* A tile of mr <= MR rows and `columns` <= NR columns, sizes that are known only at run time: they
- * choose one of the compiled tiles. */
+/* A tile of mr <= MR rows and `columns` <= NR columns. These are known only at run time, and choose
+ * one of the tiles that are compiled for each mr and nv. */
 static __attribute__((unused, noinline)) void tile(int mr, int64_t columns, real *out,
                                                    int64_t out_row, const real *from,
                                                    int64_t from_row, const real *plus,

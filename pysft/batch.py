@@ -1,4 +1,5 @@
-"""Example, one sequence with its labels, and Batch, the token rows of many that the model sees."""
+"""Example: one sequence with its labels. Batch: the token rows of several, as the model reads
+them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +9,15 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError
 
-BASE, CONVERSATION = "base", "conversation"  # sources of sequences, for the log
+BASE, CONVERSATION = "base", "conversation"  # the sources of sequences; the log separates them
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sequence. input_ids (L,), labels (L,): int32, -100 where not graded. where: its place in
-    a file, for messages. source: BASE or CONVERSATION."""
+    """One sequence of L token rows.
+
+    input_ids (L,) int32. labels (L,) int32: the token to predict in each row, or -100 if the row is
+    not graded. where: its place in a file, for messages. source: BASE or CONVERSATION."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -30,9 +33,9 @@ class Batch:
     labels      (N,) int32, -100 where not graded
     cu_seqlens  (S+1,) int32, the rising offsets: sequence s begins in row cu_seqlens[s] and ends
                 before row cu_seqlens[s+1]
-    wanted      (N,) bool, the rows whose nll somebody reads
-    weight      (S,) float, how much each graded token of a sequence counts
-    source      (S,) names, for the log
+    wanted      (N,) bool, the rows whose nll is used: in a batch of Batch.of, the graded ones
+    weight      (S,) float64, how much each graded token of a sequence counts
+    source      (S,) BASE or CONVERSATION, for the log
     """
 
     tokens: np.ndarray
@@ -44,9 +47,12 @@ class Batch:
 
     @classmethod
     def of(cls, examples: list[Example], vocab: int, context: int, weight=None) -> "Batch":
-        """The batch of some examples, whole. Token and label ranges are checked here, once for all
-        kernels. A DataError names an example that is longer than the context, has an id outside the
-        vocabulary, or has no graded token."""
+        """Return the batch of whole examples. Tokens and labels are checked here, once.
+
+        weight (S,): each sequence's weight, 1 by default. A DataError names the first example that
+        is empty or longer than the context, has more tokens than labels or fewer, has a token or
+        label outside the vocabulary, or has no graded row. It is also a DataError if there is no
+        example, or if a weight is missing or negative."""
         if not examples:
             raise DataError("a batch needs at least one sequence")
         weight = np.ones(len(examples)) if weight is None else np.asarray(weight, np.float64)
@@ -84,16 +90,16 @@ class Batch:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(S,) rows of each sequence."""
+        """(S,) int32: the number of rows of each sequence."""
         return np.diff(self.cu_seqlens)
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(N,) float64: the weight of each row, which is its sequence's if it is graded, else 0."""
+        """(N,) float64: how much each row counts: a graded row its sequence's weight, others 0."""
         return np.where(self.labels != IGNORE, self.per_row(self.weight), 0.0)
 
     def per_row(self, values: np.ndarray) -> np.ndarray:
-        """Values (S,) of the sequences, repeated for each of their rows: (N,)."""
+        """(N,): the values (S,) of the sequences, each repeated for all rows of its sequence."""
         return np.repeat(values, self.lengths)
 
     def slice(self, first: int, last: int) -> "Batch":
@@ -109,21 +115,21 @@ class Batch:
         )
 
     def split(self, pieces: int) -> list["Batch"]:
-        """Micro-batches: `pieces` runs of whole sequences with about the same number of rows. If
-        there are fewer sequences, each is a micro-batch."""
+        """Split the batch into `pieces` micro-batches of whole sequences and about equally many
+        rows. If there are fewer sequences than pieces, each sequence is a micro-batch."""
         S = len(self.weight)
         pieces = min(pieces, S)
-        even = np.arange(1, pieces) * (self.cu_seqlens[-1] / pieces)  # rows
-        cuts = [0]  # sequences
+        even = np.arange(1, pieces) * (self.cu_seqlens[-1] / pieces)  # equal pieces, in rows
+        cuts = [0]  # in sequences
         for i, cut in enumerate(np.searchsorted(self.cu_seqlens, even), 1):
-            # At least one sequence lies before this cut, and one for each piece after it.
+            # Leave at least one sequence to this piece, and one to each piece after it.
             cuts.append(min(max(int(cut), cuts[-1] + 1), S - (pieces - i)))
         cuts.append(S)
         return [self.slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
 
 
 def _check(e: Example, vocab: int, context: int) -> None:
-    """Raise a DataError that says what is wrong with an example, if something is."""
+    """Raise a DataError if something is wrong with an example."""
     tokens, labels = e.input_ids, e.labels
     if len(tokens) != len(labels) or not len(tokens):
         raise DataError(

@@ -1,4 +1,4 @@
-"""The screen: what people read while a command runs."""
+"""Output for people: messages and progress lines while a command runs."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ import time
 
 
 class Screen:
-    """Prints to standard output, or to standard error if --json needs standard output.
+    """Prints messages to standard output, or to standard error if --json uses standard output.
 
-    BrokenPipeError, with the reason, if the stream takes no more: a closed pipe or terminal, or a
-    full disk behind it."""
+    live: True if the stream is a terminal. A stream that can no longer be written to (a closed pipe
+    or terminal, a full disk) raises BrokenPipeError with the reason."""
 
     def __init__(self, json: bool):
-        self.stream = sys.stderr if json else sys.stdout  # None if it was closed before we began
+        self.stream = sys.stderr if json else sys.stdout  # None if it was closed from the start
         self.live = self.stream is not None and self.stream.isatty()
         self._last = 0.0
 
@@ -22,16 +22,17 @@ class Screen:
             return
         try:
             print(text, end=end, file=self.stream, flush=True)
-        except BlockingIOError:  # the reader is only slow
+        except BlockingIOError:  # the reader is slow, not gone
             pass
         except OSError as error:
             hush(self.stream)
             raise BrokenPipeError(error.errno, error.strerror) from error
 
     def progress(self, text: str, last: bool = False) -> None:
-        """Show a line: on a terminal it is overwritten, elsewhere one is printed every ten seconds.
+        """Show a progress line. On a terminal each one overwrites the one before, at most ten times
+        a second. Elsewhere a line is printed at most every ten seconds.
 
-        last: print it in any case, and end it."""
+        last: show it in any case, and end the line."""
         now = time.monotonic()
         if self.live:
             if last or now - self._last > 0.1:
@@ -43,18 +44,18 @@ class Screen:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, 90.0 as "1:30"."""
+    """Format seconds as minutes and seconds: 90.0 is "1:30"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def hush(stream) -> None:
     """Redirect standard output or error to the null device, including buffered text.
 
-    Call this when the reader has gone: otherwise every later write, and the flush at exit, raises
-    again. Other streams are left alone."""
+    Call this when the reader has gone. Otherwise every later write, and the flush at exit, would
+    raise again. Any other stream is left alone."""
     if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
         return
     with contextlib.suppress(OSError, ValueError):
-        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        number, null_device = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, number)
+        os.close(null_device)

@@ -1,5 +1,7 @@
-"""Crash-safe files: a crash or a power cut leaves the old file or the new one, never a piece of
-either. And a lock, so that only one process at a time trains in a folder."""
+"""Crash-safe files, and the lock of a folder.
+
+A crash or a power cut leaves the old file or the new one, never a part of either. The lock lets
+only one process at a time train in a folder."""
 
 import contextlib
 import errno
@@ -10,16 +12,18 @@ from pathlib import Path
 
 from pysft.errors import UsageError
 
-# The file that lock_folder() locks. It is never removed: another process could have locked it.
+# The file that lock_folder() locks. It is never removed, because another process may have locked
+# it.
 LOCK = ".lock"
 
 
 def replace(path: Path, pieces: Iterable) -> None:
-    """Write the pieces (bytes or arrays) to a file, in place of what stands there.
+    """Write the pieces (bytes or arrays) to the file `path`. An old file there is replaced.
 
-    They go to a new file beside it, which is synced to the disk and then renamed to `path`; then
-    the folder is synced. An OSError, of a full disk for example, leaves the old file and no other;
-    only if syncing the folder fails does the new file stand there already."""
+    The pieces go to a temporary file in the same folder. It is synced to the disk and renamed to
+    `path`, and then the folder is synced. After an OSError (a full disk, for example) the old file
+    is unchanged and the temporary file is removed, with one exception: if only the last sync fails,
+    the new file is already in place."""
     # Two processes may write the same file at once, so each has a temporary file of its own.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -37,8 +41,9 @@ def replace(path: Path, pieces: Iterable) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append whole lines to a file, which is made if it is not there, and sync it to the disk. A
-    crash can lose the new lines or the end of them; earlier lines stay as they are."""
+    """Append whole lines to a file, and sync it to the disk. The file is made if it is missing.
+
+    A crash can lose the new lines or the end of them. Earlier lines stay as they are."""
     is_new = not path.exists()
     with open(path, "a", encoding="utf-8") as f:
         f.write(text)
@@ -49,13 +54,13 @@ def append(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk. On Windows, which cannot, this does nothing."""
+    """Sync the file names in a folder to the disk. Windows cannot, and there this does nothing."""
     if hasattr(os, "O_DIRECTORY"):
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(number)
         except OSError as error:
-            # Some file systems cannot sync folders, and say so by one of these.
+            # A file system that cannot sync folders gives one of these errors.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
                 raise
         finally:
@@ -63,7 +68,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, as far as they are missing, and sync each new name."""
+    """Make a folder and its parents where they are missing, and sync each new name to the disk."""
     for part in reversed([folder, *folder.parents]):
         if not part.is_dir():
             part.mkdir(exist_ok=True)
@@ -71,8 +76,8 @@ def make_folder(folder: Path) -> None:
 
 
 def make_new_folder(folder: Path) -> bool:
-    """Make a folder, whose parent is there. Returns True if this process made it, False if the
-    name was taken; of several processes that try at once, one gets True."""
+    """Make a folder whose parent exists. Return True if this process made it, False if the name is
+    taken. If several processes try at once, exactly one of them gets True."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -82,8 +87,9 @@ def make_new_folder(folder: Path) -> bool:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove the temporary files among `paths` that replace() left when its process was killed.
-    Those of processes that still run stay, and so does every other file."""
+    """Remove those of `paths` that are temporary files of replace() and whose process has ended.
+
+    Temporary files of running processes are kept, and so is every other file."""
     for path in paths:
         process = "".join(path.name.split(".")[-3:-2])  # NAME.PROCESS.RANDOM.tmp
         if path.suffix == ".tmp" and process.isdecimal() and not _is_running(int(process)):
@@ -95,24 +101,24 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's process; too large for a process's number
-        pass
+    except (OSError, OverflowError):
+        pass  # another user's process, or a number that no process can have: keep the file
     return True
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path):
-    """Inside `with`, keep every other process out of its lock_folder() of the same folder: there it
-    raises a UsageError.
+    """Hold the folder's lock inside `with`. A UsageError if another process holds it.
 
-    Yields True if the folder is locked, False where the system or the file system has no locks. The
-    system releases the lock when the process ends, even if it is killed."""
+    Yields True if the folder is locked. Yields False if it cannot be: the system (Windows) or the
+    file system has no such locks, or the folder cannot be written to. The system releases the lock
+    when the process ends, even if it is killed."""
     try:
         import fcntl
 
-        # A file in the folder, because a lock on the folder itself is not seen by other hosts.
+        # Lock a file in the folder: other hosts do not see a lock on the folder itself.
         number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except (ImportError, OSError):  # Windows; a folder that cannot be written to
+    except (ImportError, OSError):  # Windows, or a folder that cannot be written to
         yield False
         return
     try:

@@ -1,27 +1,28 @@
-"""Every error that a user can cause. Its text says what happened, where, and what to do; its
-exit_code is the exit status of the command. Any other exception that reaches a user is a bug of
-ours."""
+"""The errors that a user can cause. Each one's text says what happened, where, and what to do. Its
+exit_code is the exit status of the command. Any other exception that reaches a user is a bug in
+pysft."""
 
 import re
 
 
 class PysftError(Exception):
-    """The base class of all errors."""
+    """The base class of these errors."""
 
     exit_code = 1
 
 
 class UsageError(PysftError):
-    """A flag, setting or environment variable whose value is not valid or not possible here."""
+    """A flag, setting, argument or environment variable whose value is wrong or does not fit."""
 
     exit_code = 2
 
 
 class Diverged(PysftError):
-    """A loss, gradient or weight that is not finite, found before any weight moved.
+    """A loss, gradient, weight or moment that is not finite. A step finds it before it moves any
+    weight, and a file that would hold it is not written.
 
-    batches: the batches of the step, if they are known.
-    lasting: True if it is a weight, so that every later step would fail too."""
+    batches: the batches of the step, if it was found in one.
+    lasting: True if a weight is not finite, so that every later step would fail too."""
 
     exit_code = 3
 
@@ -39,8 +40,8 @@ class DataError(PysftError, ValueError):
 class RowError(DataError):
     """A row of a data set that cannot be used. Its text is "where: what; remedy".
 
-    where: for example "mine.jsonl, line 3, turn 2". kind: the kind of fault, by which an audit
-    groups its findings."""
+    where: for example "mine.jsonl, line 3, turn 2". kind: the kind of fault; an audit groups its
+    findings by it."""
 
     def __init__(self, where: str, what: str, remedy: str, kind: str):
         super().__init__(f"{where}: {what}; {remedy}")
@@ -54,13 +55,14 @@ class RowError(DataError):
 
 
 class MissingInput(PysftError):
-    """A file or folder that is not there."""
+    """A file or folder that is missing."""
 
     exit_code = 66
 
 
 class GateError(PysftError, ValueError, TypeError):
-    """An array that a kernel cannot take, refused before C sees it."""
+    """An argument that a kernel cannot take: an array, an index in it, a size or a number. It is
+    found before the kernel computes anything."""
 
 
 class BuildError(PysftError, ImportError):
@@ -68,8 +70,10 @@ class BuildError(PysftError, ImportError):
 
 
 class Interrupted(PysftError):
-    """Training that was stopped before its end; the text says how to go on. signum: the signal that
-    stopped it, for exit status 128 + signum; None for exit status 1."""
+    """Training that was stopped before its end. The text says how to resume it.
+
+    signum: the signal that stopped it; the exit status is then 128 + signum. None: the exit status
+    is 1."""
 
     def __init__(self, message, signum: int | None = None):
         super().__init__(message)

@@ -83,7 +83,7 @@ def test_nothing_is_found_in_a_healthy_run(lab):
 def test_after_too_few_steps_at_too_low_a_rate_the_model_ignores_the_format(lab):
     found = modes(lab, 12, PLAIN | {"sft_lr": 1e-5}, lab.conversations)
     assert list(found) == ["ignores the format"]
-    assert "hardly fallen" in found["ignores the format"].cause
+    assert "fallen by less than half" in found["ignores the format"].cause
 
 
 def test_missing_end_tokens_are_another_cause_than_too_few_steps(lab):

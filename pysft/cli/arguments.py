@@ -1,4 +1,4 @@
-"""Flags that several verbs share, and what their verbs do with them."""
+"""Flags that several verbs share, and functions that read their values."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 129/130/143"
     " interrupted"
 )
-# The flags of train about its data that are settings of the same name.
+# The flags of train that set the setting of the same name, and concern its data.
 POLICIES = ("template", "grade", "too_long", "unknown", "mix", "sft_tokens")
 
 
@@ -42,7 +42,9 @@ def share(text):
     except ValueError:
         value = -1.0
     if not 0 < value <= 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0, such as 0.10")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a share above 0 and at most 10, such as 0.10"
+        )
     return value
 
 
@@ -88,18 +90,18 @@ def add_training(p):
         "--seed",
         type=whole,
         metavar="N",
-        help="the same seed gives the same weights, bit by bit",
+        help="seed of all random draws: the same seed gives the same weights, bit by bit",
     )
     p.add_argument(
         "--on-nan",
         choices=["abort", "skip"],
-        help="a step whose loss or gradient is not finite: stop (abort, the default) or skip it;"
-        " its batch is written to a file",
+        help="what to do at a step whose loss or gradient is not finite: stop (abort, the default),"
+        " or skip the step; its batch is written to a file",
     )
     p.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the interrupted run that --out names, with its own settings",
+        help="continue the interrupted run that --out names, with its own settings",
     )
 
 
@@ -120,7 +122,11 @@ def add_rendering(p):
 
 def add_talking(p, temperature):
     add_computing(p)
-    p.add_argument("run_folder", metavar="RUN", help="a run's folder, or one stage of it")
+    p.add_argument(
+        "run_folder",
+        metavar="RUN",
+        help="a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP",
+    )
     p.add_argument(
         "--temperature",
         type=float,
@@ -147,7 +153,7 @@ def add_talking(p, temperature):
         type=float,
         default=1.0,
         metavar="R",
-        help="above 1: tokens that the reply holds already become less likely (default 1)",
+        help="above 1, tokens that the reply already contains become less likely (default 1)",
     )
     p.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="the same seed gives the same text"
@@ -165,8 +171,8 @@ def add_reading(p):
     p.add_argument(
         "--unknown",
         choices=["refuse", "replace", "grow"],
-        help="characters that the vocabulary lacks, as for train (default: refuse, or as the"
-        " run has it)",
+        help="what to do with characters that the vocabulary lacks, as for train (default: refuse,"
+        " or as the run was trained)",
     )
     p.add_argument(
         "--run",
@@ -182,7 +188,7 @@ def add_reading(p):
     add_rendering(p)
 
 
-# -------------------------------------------------------------------------- what verbs do with them
+# ------------------------------------------------------------------------------- reading the flags
 
 
 def print_json(document):
@@ -190,25 +196,28 @@ def print_json(document):
 
 
 def settings_of(args, **flags):
-    """The settings that the flags of train or pretrain name; a UsageError for flags that --resume
-    does not take."""
+    """Return the settings that the flags of train or pretrain name.
+
+    flags: further arguments of resolve(). A UsageError for flags that cannot stand beside
+    --resume."""
     from pysft.training.settings import resolve
 
     if args.resume:
-        fixed = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps")
-        fixed += ("steps", "lr", "lora", "lora_matrices", "checkpoint_every", *POLICIES)
-        given = [name for name in fixed if getattr(args, name, None) is not None]
+        refused = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps")
+        refused += ("steps", "lr", "lora", "lora_matrices", "checkpoint_every", *POLICIES)
+        given = [name for name in refused if getattr(args, name, None) is not None]
         if given:
             flag = given[0].replace("_", "-")
             raise UsageError(f"--resume uses the run's own settings; leave out --{flag}")
         if args.out is None:
-            raise UsageError("--resume needs the run to go on with: --resume --out RUN")
+            raise UsageError("--resume needs the run's folder: --resume --out RUN")
     flags |= {"seed": args.seed, "on_nan": args.on_nan}
     return resolve(args.preset, args.config, **flags)
 
 
 def tuned_stage(run):
-    """The folder of a run's fine-tuning, finished or not."""
+    """Return the folder of a run's fine-tuning, finished or not, or of the tuned stage at `run`.
+    MissingInput if there is only a base model."""
     from pathlib import Path
 
     from pysft.errors import MissingInput
@@ -224,13 +233,14 @@ def tuned_stage(run):
 
 
 def available_threads(threads):
+    """Return the value of --threads, or the default number."""
     from pysft.nn import gate
 
     return threads or gate.default_threads()
 
 
 def talker(args):
-    """(the stage to talk to, how to draw its tokens)."""
+    """Return (the stage to talk to, the settings for drawing its tokens)."""
     from pysft.inference.generate import Sampling
     from pysft.nn.computing import computing_ops
     from pysft.run.stage import load_stage
@@ -240,7 +250,7 @@ def talker(args):
 
 
 def warn_if_unfinished(run):
-    """Say so if a run's fine-tuning never finished, because its base is used then."""
+    """Print a warning if a run's fine-tuning is not finished, because then its base is used."""
     from pysft.run.stage import unfinished
 
     if unfinished(run):
@@ -252,6 +262,7 @@ def warn_if_unfinished(run):
 
 
 def use_colour() -> bool:
+    """True if standard output is a terminal that shows colours, and NO_COLOR is not set."""
     import os
 
     dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -259,8 +270,8 @@ def use_colour() -> bool:
 
 
 def policies(args, stage) -> tuple[str, str]:
-    """(grade, unknown) for mask and audit: by the flags, else as the run was trained, else the
-    defaults."""
+    """Return (grade, unknown) for mask and audit: from the flags, else as the run was trained, else
+    the defaults. A UsageError if the vocabulary of a run is asked to grow."""
     grade, unknown = "all", "refuse"
     if stage is not None and stage.tokenizer.specials:  # a tuned run
         if args.unknown == "grow":
@@ -270,5 +281,5 @@ def policies(args, stage) -> tuple[str, str]:
             )
         grade, unknown = stage.setting("grade", grade), stage.setting("unknown", unknown)
         if unknown == "grow":
-            unknown = "refuse"  # its vocabulary has grown already
+            unknown = "refuse"  # the run's vocabulary has grown already
     return args.grade or grade, args.unknown or unknown

@@ -9,7 +9,7 @@ EXAMPLES = (
     "audit my.csv --fix clean.jsonl",
     "audit train.jsonl --heldout test.jsonl --strict",
 )
-SHOWN = 8  # findings of a kind that are printed without --all
+SHOWN = 8  # findings of each kind that are printed without --all
 
 
 def add_arguments(p):
@@ -41,7 +41,7 @@ def add_arguments(p):
     p.add_argument(
         "--no-overlap",
         action="store_true",
-        help="do not search the corpus for stretches of the replies",
+        help="do not search the corpus for stretches of the replies (never done with --run)",
     )
     p.add_argument("--strict", action="store_true", help="exit 1 if there are warnings")
     p.add_argument(
@@ -66,7 +66,7 @@ def run(args):
     tokenizer, template, context, stage = reader_of(args.of_run, args.corpus, args.template)
     files = args.files or [str(shipped(name)) for name in ("conversations.jsonl", "pairs40.jsonl")]
     heldout = args.heldout or (None if args.files else str(shipped("heldout_prompts.jsonl")))
-    # A run's corpus may be somewhere else by now, so overlap is searched only in a named corpus.
+    # The corpus of a run may be gone by now, so with --run no overlap is searched for.
     corpus = None if args.no_overlap or stage is not None else read_corpus(args.corpus or "plays")
     grade, unknown = policies(args, stage)
     report = audit(

@@ -11,7 +11,7 @@ EXAMPLES = (
     "chat runs/tiny -p 'Speak of love'",
     "chat runs/tiny --temperature 0.7 --seed 3",
 )
-CUT_SHORT = {  # why a reply has no end token, by its stop
+CUT_SHORT = {  # the message about a reply without an end token, by its stop
     "length": "was cut off at its length limit, before an end token",
     "tool": "ended at a call of a tool, which gets no result",
 }
@@ -29,8 +29,8 @@ def add_arguments(p):
         "--show-tokens",
         action="store_true",
         help=(
-            "show the prompt as the model reads it, then each token of the reply, how likely it"
-            " was, and the alternatives"
+            "show the prompt as the model reads it, then each token of the reply, its"
+            " probability, and the alternatives"
         ),
     )
     p.add_argument(
@@ -38,8 +38,8 @@ def add_arguments(p):
         nargs="+",
         metavar="FOLDER|FILE",
         help=(
-            "the documents that a model trained to search can find (default: the shipped facts of"
-            " a town)"
+            "documents for a model that was trained to search (default: the shipped facts of a"
+            " town)"
         ),
     )
     p.add_argument(
@@ -73,7 +73,7 @@ def run(args):
 
 
 def _require_tuned(stage, run):
-    """Raise a UsageError if the stage is a base model. It says what to do instead."""
+    """Raise a UsageError that says what to do instead, if the stage is a base model."""
     from pysft.run.stage import unfinished
 
     if stage.template.end in stage.tokenizer.special:
@@ -92,8 +92,8 @@ def _require_tuned(stage, run):
 
 
 def _tools(args, stage) -> dict:
-    """The tools of a model that was trained to call some: search, in --docs or in the shipped
-    facts, and arithmetic. A model that was not trained to has none."""
+    """The tools of a model: search in --docs or in the shipped facts, and arithmetic. With
+    --no-tools, or for a model that was not trained to call tools, there are none."""
     from pysft.inference.search import Search
     from pysft.inference.tools import tools
     from pysft.text.corpora import shipped
@@ -110,7 +110,8 @@ def _tools(args, stage) -> dict:
 
 
 def _answer_once(session, args):
-    """Answer -p: the steps, a document, or the reply alone."""
+    """Answer the message of -p. Print the steps (--show-tokens), a document (--json), or the reply
+    alone."""
     from pysft.inference.repl import Repl
     from pysft.inference.session import answer_once
 
@@ -130,7 +131,8 @@ def _answer_once(session, args):
 
 
 def _converse(session, folder, show_tokens):
-    """Talk until the end of the input: at a prompt in a terminal, else a message a line."""
+    """Chat until the end of the input: at a prompt in a terminal; otherwise each line is a
+    message."""
     from pysft.inference.repl import Repl
 
     if hasattr(sys.stdin, "reconfigure"):

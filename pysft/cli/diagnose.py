@@ -1,13 +1,10 @@
-"""`pysft diagnose`: what went wrong with a run, by rules over its figures."""
+"""`pysft diagnose`: find what went wrong with a run, by rules over its figures."""
 
 from pathlib import Path
 
 from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
 
-HELP = (
-    "what went wrong with a run: for each failure the figure that shows it, the likely cause and"
-    " the fix; exit 1 if there is one"
-)
+HELP = "find what went wrong with a run, the likely cause and the fix; exit 1 if something did"
 EXAMPLES = ("diagnose runs/tiny", "diagnose runs/tiny/sft/steps/500")
 
 
@@ -31,7 +28,7 @@ def text(document: dict) -> str:
     found = document["findings"]
     head = document["stage"]
     if not document["finished"]:
-        head += " (at a checkpoint: the training was not finished)"
+        head += " (figures of a checkpoint, not of the finished training)"
     if not found:
         return f"{head}: none of the six failure modes shows"
     lines = [

@@ -27,20 +27,20 @@ def add_arguments(p):
         type=share,
         metavar="SHARE",
         help="exit 1 if the base loss rose by more than this share (the source text's regression"
-        " check: 0.10 to 0.15); with --matched, if it rose so far above the matched base",
+        " check: 0.10 to 0.15); with --matched, if it is above the matched base by more",
     )
     p.add_argument(
         "--matched",
         action="store_true",
-        help="measure forgetting also against the base trained on for as much base text as the"
-        " fine-tuning replayed; this trains it, for about as long as the replay took",
+        help="also measure forgetting against the base after more training, on as much base text as"
+        " the fine-tuning replayed; this takes about as long as the replay took",
     )
     p.add_argument(
         "--samples",
         type=whole,
         default=0,
         metavar="N",
-        help="show N replies to unseen prompts, and what of each was in the training data",
+        help="show N replies to unseen prompts, each with the training text similar to it",
     )
 
 
@@ -55,8 +55,8 @@ def run(args):
     tuned = "recall" in report
     if (args.gate or args.matched) and not tuned:
         raise UsageError(
-            f"{args.run_folder}: a base model, which has forgotten nothing; --gate and --matched"
-            " are for a tuned model"
+            f"{args.run_folder}: this is a base model, which has forgotten nothing; --gate and"
+            " --matched are for a tuned model"
         )
     rise = report.get("forgetting_matched", report.get("forgetting"))
     if args.gate and rise is None:
@@ -79,7 +79,7 @@ def run(args):
 
 
 def _gate(rise: float, allowed: float, matched: bool, screen) -> bool:
-    """True if the base loss rose by at most `allowed`; say so."""
+    """True if the base loss rose by at most `allowed`. Prints the result."""
     passed = rise <= allowed
     text = f"gate                     {'passed' if passed else 'NOT passed'}: the base loss rose by"
     text += f" {rise:+.1%}{' above the matched base' if matched else ''},"

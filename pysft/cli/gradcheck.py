@@ -15,8 +15,8 @@ def add_arguments(p):
         default="kernels",
         metavar="kernels|reference|FILE.py",
         help=(
-            "the functions to check: the C kernels (default), the NumPy reference, or those that"
-            " your file defines, with the reference for all others"
+            "the functions to check: the C kernels (default), the NumPy reference, or the"
+            " functions of your own file, with the reference in place of all others"
         ),
     )
     p.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the random inputs")
@@ -41,7 +41,7 @@ def run(args):
 
 
 def _document(rows) -> dict:
-    """The results as --json prints them. An error that is not finite is null."""
+    """The document of --json. An error that is not finite is null."""
 
     def finite(error):
         return error if error < float("inf") else None

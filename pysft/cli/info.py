@@ -1,4 +1,4 @@
-"""`pysft info`: how this copy was built, and what it runs on."""
+"""`pysft info`: show how this copy was built, and with which versions it runs."""
 
 import sys
 

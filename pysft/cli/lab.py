@@ -1,9 +1,9 @@
-"""`pysft lab`: the source text's claims as experiments, each with table, figures and verdict."""
+"""`pysft lab`: test the source text's claims by experiments."""
 
 from pysft.cli.arguments import add_computing, available_threads, positive, print_json, share
 from pysft.errors import UsageError
 
-HELP = "the source text's claims as experiments, each with table, figures and verdict"
+HELP = "test the source text's claims by experiments, each with table, figures and verdict"
 EXAMPLES = (
     "lab",
     "lab first-token",
@@ -28,7 +28,7 @@ def add_arguments(p):
         help="number of seeds (default 3); they vary the fine-tuning on one base",
     )
     p.add_argument(
-        "--retrain-base", action="store_true", help="train a base of its own for each seed"
+        "--retrain-base", action="store_true", help="train a separate base for each seed"
     )
     p.add_argument(
         "--corpus",
@@ -40,8 +40,8 @@ def add_arguments(p):
         "--out",
         default="runs/lab",
         metavar="DIR",
-        help="folder of records, figures and the page (default runs/lab); the same command"
-        " continues an interrupted lab",
+        help="folder of records, figures and the page (default runs/lab); after an interruption the"
+        " same command continues",
     )
     p.add_argument(
         "--jobs",
@@ -80,7 +80,7 @@ def run(args):
     jobs = args.jobs or (available_threads(args.threads) if len(names) > 1 else 1)
     if jobs > 1:
         _side_by_side(lab, names, args, jobs, screen)
-    # After several processes their records are all there, and only the tables are made here.
+    # If processes ran, all records exist by now, and only tables and figures are made here.
     documents = []
     for i, name in enumerate(names, 1):
         screen.say(f"[{i} of {len(names)}] {name}")
@@ -94,7 +94,7 @@ def run(args):
 
 
 def _list(json: bool) -> int:
-    """Print what experiments there are; the exit code."""
+    """Print the list of experiments and return the exit code."""
     from pysft.lab.experiments import EXPERIMENTS
 
     if json:
@@ -106,7 +106,7 @@ def _list(json: bool) -> int:
 
 
 def _chosen(names: list[str]) -> list[str]:
-    """The experiments to carry out, each once; a UsageError for a name that is none."""
+    """The experiments to carry out, each once. A UsageError for an unknown name."""
     from pysft.lab.experiments import EXPERIMENTS
 
     for name in names:
@@ -118,7 +118,7 @@ def _chosen(names: list[str]) -> list[str]:
 
 
 def _side_by_side(lab, names: list[str], args, jobs: int, screen) -> None:
-    """Make the records of the experiments in `jobs` processes."""
+    """Make the records of the experiments, in at most `jobs` processes at a time."""
     from pysft.lab.experiments import COSTLY_FIRST
     from pysft.lab.parallel import Part, prepare_bases, side_by_side
 

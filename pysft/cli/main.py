@@ -1,7 +1,9 @@
-"""The command line: `python -m pysft VERB`. A verb's own imports are made when it runs, so --help
-answers at once."""
+"""The command line: `python -m pysft VERB`. A verb imports what it needs only when it runs, so that
+--help answers at once."""
 
 import argparse
+import difflib
+import re
 import sys
 
 from pysft import __version__
@@ -36,7 +38,7 @@ EXAMPLES = f"""examples:
   python -m pysft audit my.jsonl                find what is wrong with a data set before training
   python -m pysft mask --user Hi --assistant Ho show which tokens are graded, in colour
   python -m pysft gradcheck                     check every derivative by finite differences
-  python -m pysft guide                         the pages to read on
+  python -m pysft guide                         list the pages of the guide
 {EXIT_CODES}"""
 
 VERBS = {
@@ -62,9 +64,19 @@ VERBS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    top = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence that names the help, without pages of usage."""
+
+    def error(self, message):
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong:
+            message += _suggestion(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        self.exit(2, f"{self.prog}: {message}. See: python -m {self.prog} --help\n")
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command line."""
+    top = Parser(
         prog="pysft",
         description="A language model that only completes text becomes a chatbot that answers.",
         epilog=EXAMPLES,
@@ -72,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pysft {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    top.verbs = verbs.choices  # a parser for each verb
     for name, module in VERBS.items():
         p = verbs.add_parser(
             name,
@@ -94,25 +107,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; its exit code. A PysftError becomes one sentence on standard error."""
+    """Run one verb and return its exit code. A PysftError is printed to standard error, without a
+    traceback."""
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     top = parser()
     args, more = top.parse_known_args(argv)
     if more:
-        is_folder = hasattr(args, "resume") and not more[0].startswith("-")
-        hint = "; name the run's folder by --out" if is_folder else ""
-        top.error(f"unrecognized arguments: {' '.join(more)}{hint}")
+        _refuse(top.verbs[args.verb], args, more)
     try:
         code = args.run(args) or 0
         if sys.stdout is not None:
-            sys.stdout.flush()  # here an error gets a message, at the process's end it does not
+            sys.stdout.flush()  # now, because an error at the end of the process has no message
         return code
     except PysftError as error:
         return _fail(f"pysft: {error}", error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "pysft").startswith("pysft"):
-            raise  # a bug of ours
+            raise  # a bug in pysft
         return _fail(
             f"pysft: this Python ({sys.executable}) has no {error.name}. Use .venv/bin/python after"
             " 'make build', or install pysft with 'pip install .'"
@@ -135,8 +147,24 @@ def main(argv: list[str] | None = None) -> int:
         )
 
 
+def _suggestion(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _refuse(verb: Parser, args, more: list[str]) -> None:
+    """Refuse arguments that a verb does not know, with the flag that was probably meant."""
+    hint = ""
+    if more[0].startswith("-"):
+        flags = [flag for action in verb._actions for flag in action.option_strings]
+        hint = _suggestion(more[0], flags)
+    elif hasattr(args, "resume"):
+        hint = "; name the run's folder by --out"
+    verb.error(f"unrecognized arguments: {' '.join(more)}{hint}")
+
+
 def _fail(text: str, code: int = 1) -> int:
-    """Print why a command ended, if standard error still takes it; the exit code."""
+    """Print why a command ended, if standard error can still be written. Return the exit code."""
     try:
         if sys.stderr is not None:
             print(text, file=sys.stderr)

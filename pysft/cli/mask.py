@@ -32,11 +32,11 @@ def add_arguments(p):
         help="a file of conversations (default: the source text's worked example)",
     )
     p.add_argument(
-        "--line", type=positive, metavar="N", help="only the row that begins in this line of FILE"
+        "--line", type=positive, metavar="N", help="only the row that begins on line N of FILE"
     )
     p.add_argument("--user", metavar="TEXT", help="a question")
-    p.add_argument("--assistant", metavar="TEXT", help="its answer; both instead of a FILE")
-    p.add_argument("--system", metavar="TEXT", help="a system turn before both")
+    p.add_argument("--assistant", metavar="TEXT", help="its answer; give both instead of FILE")
+    p.add_argument("--system", metavar="TEXT", help="a system turn before --user")
     add_reading(p)
     p.add_argument(
         "--rows",
@@ -49,8 +49,8 @@ def add_arguments(p):
     p.add_argument(
         "--prove",
         action="store_true",
-        help="show by numbers that a masked token has exactly no gradient, in the model of --run"
-        " or in a small random one",
+        help="show by numbers that a masked token has exactly no gradient, in the model of --run or"
+        " in a small one with random weights",
     )
 
 
@@ -95,8 +95,8 @@ def run(args):
 
 
 def _conversations(args, template):
-    """Those of the file, the one in --line of it, the exchange of the flags, or the source text's
-    worked example."""
+    """The conversations to show: those of FILE, the one on its --line, the exchange that the flags
+    give, or the source text's worked example."""
     from pysft.text.conversation import Conversation, check_messages
     from pysft.text.formats import read_conversations
 
@@ -121,7 +121,7 @@ def _conversations(args, template):
 
 
 def _in_line(file, line, template):
-    """The conversations that begin in a line of a file. Faults in other rows are not reported."""
+    """The conversations that begin on a line of a file. Faults in other rows are not reported."""
     from pysft.errors import RowError
     from pysft.text.conversation import refuse_faults
     from pysft.text.formats import scan
@@ -129,7 +129,7 @@ def _in_line(file, line, template):
     rows = [row for row in scan(file, template) if row.line == line]
     refuse_faults([row for row in rows if isinstance(row, RowError)])
     if not rows:
-        raise UsageError(f"{file}: no conversation begins in line {line}")
+        raise UsageError(f"{file}: no conversation begins on line {line}")
     return rows
 
 
@@ -158,7 +158,8 @@ def _draw(path, example, reader):
 
 
 def _traced(stage, examples):
-    """(probabilities, losses) of the labels of a single conversation in a run's model, or None."""
+    """(probabilities, losses) of the labels of a single conversation in a run's model. None without
+    a run, or for several conversations."""
     if stage is None or len(examples) > 1:
         return None
     from pysft.measure.trace import walk
@@ -167,7 +168,7 @@ def _traced(stage, examples):
 
 
 def _proof(args, reader, conversation, example, grade):
-    """The figures of prove(), and under "proved" whether they are as promised."""
+    """{"proof": the figures of prove(), "proved": True if they are as promised}."""
     from pysft.measure.trace import holds, prove, small_model
     from pysft.nn.computing import computing_ops
 
@@ -191,7 +192,8 @@ def _graded(example):
 
 
 def _document(conversations, examples, tokenizer, traced, proof):
-    """The --json document: of a single conversation its tokens and labels, of several a list."""
+    """The document of --json: the tokens and labels of a single conversation, or a list of those of
+    several."""
     from pysft.text import view
 
     def tokens(e):
@@ -220,7 +222,7 @@ def _document(conversations, examples, tokenizer, traced, proof):
 
 
 def _show(args, conversations, examples, reader, traced):
-    """Print the first conversations, one of them in full if it is the only one."""
+    """Print the first conversations. If there is only one, print each of its positions too."""
     from pysft.text import view
 
     colour, single = use_colour(), len(examples) == 1
@@ -251,21 +253,24 @@ def _show(args, conversations, examples, reader, traced):
 
 def _show_proof(proof, stage):
     p = proof["proof"]
-    formula = "not counted by a formula under this --grade"
+    formula = "this --grade has no formula"
     if p["formula"] is not None:
-        formula = f"by the formula {p['formula']:,}"
+        formula = f"promised: {p['formula']:,}, by the formula"
     promises = {
-        "masked_dlogits": (
-            "largest gradient at the logits of a masked row",
-            "exactly 0 is promised",
+        "masked_dlogits": ("largest gradient at the logits of a masked row", "promised: exactly 0"),
+        "graded_dlogits": ("smallest at the logits of a graded row", "promised: above 0"),
+        "loss_change": (
+            "change of the loss when all masked rows' logits move",
+            "promised: exactly 0",
         ),
-        "graded_dlogits": ("smallest at the logits of a graded row", "above 0"),
-        "loss_change": ("change of the loss when all masked rows' logits move", "exactly 0"),
         "gradient_difference": (
-            "gradient of all weights, masked rows computed or skipped",
-            "apart by rounding only",
+            "gradient of all weights: masked rows computed or skipped",
+            "promised: differs by rounding only",
         ),
-        "gradient_unmasked": ("gradient with no mask at all", "apart: what the mask keeps out"),
+        "gradient_unmasked": (
+            "gradient of all weights: with or without the mask",
+            "differs by what the mask keeps out",
+        ),
     }
     model = "a small model with random weights" if stage is None else "the run's model"
     print(f"\nIn {model}, {p['masked']} of {p['rows']} rows masked:")

@@ -1,8 +1,8 @@
-"""`pysft merge`: put adapters that LoRA trained into a base model: a run to talk to."""
+"""`pysft merge`: merge the adapters of a LoRA training into their base, as a run to talk to."""
 
 from pysft.cli.arguments import print_json
 
-HELP = "put adapters that LoRA trained into a base model: a run to talk to"
+HELP = "merge the adapters of a LoRA training into their base, as a run to talk to"
 EXAMPLES = ("merge runs/mine/sft/adapter.safetensors --base runs/tiny --out runs/merged",)
 
 
@@ -16,7 +16,7 @@ def add_arguments(p):
         "--base",
         required=True,
         metavar="RUN",
-        help="the base that it was trained on, known by its weights' hash",
+        help="the base that the adapters were trained on; the hash of its weights is checked",
     )
     p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
 

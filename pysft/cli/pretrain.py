@@ -1,8 +1,8 @@
-"""`pysft pretrain`: the base model alone."""
+"""`pysft pretrain`: train a base model alone."""
 
 from pysft.cli.arguments import add_training, positive, print_json, settings_of
 
-HELP = "the base model alone"
+HELP = "train a base model alone"
 EXAMPLES = ("pretrain --corpus my.txt --steps 1000",)
 
 

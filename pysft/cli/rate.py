@@ -15,7 +15,7 @@ def add_arguments(p):
         type=positive,
         nargs="+",
         metavar="STEP",
-        help="which checkpoints (default: up to four, those that the criteria pick first)",
+        help="the checkpoints (default: up to four, those that the criteria of select pick first)",
     )
     p.add_argument(
         "--prompts",
@@ -24,7 +24,7 @@ def add_arguments(p):
         metavar="N",
         help="mark the replies to N prompts (default 10)",
     )
-    p.add_argument("--seed", type=whole, metavar="N", help="of the order (default: a new one)")
+    p.add_argument("--seed", type=whole, metavar="N", help="seed of the order (default: a new one)")
 
 
 def run(args):

@@ -1,4 +1,4 @@
-"""`pysft select`: which checkpoint each criterion picks, and where they disagree."""
+"""`pysft select`: show which checkpoint each criterion picks, and where they disagree."""
 
 import shlex
 from pathlib import Path
@@ -71,17 +71,17 @@ def _by_criterion(choice: dict, criteria: dict) -> list[str]:
 
 def _advice(choice: dict, stage_folder) -> list[str]:
     if not choice["agree"]:
-        return ["Nothing was measured by which the checkpoints differ."]
+        return ["Nothing was measured, so there is no best checkpoint."]
     most, *others = choice["agree"]
-    said = f"Step {most['step']} is best, or tied for best, by everything that was measured."
+    conclusion = f"Step {most['step']} is best, or tied for best, by everything that was measured."
     if others:
         parts = [
             f"{' and '.join(g['criteria'])} pick{'s' * (len(g['criteria']) == 1)} step {g['step']}"
             for g in sorted(others, key=lambda g: g["step"])
         ]
         rest = "everything else" if len(most["criteria"]) > 1 else most["criteria"][0]
-        said = f"They disagree: {', '.join(parts)}, {rest} step {most['step']}."
+        conclusion = f"They disagree: {', '.join(parts)}, {rest} step {most['step']}."
     marked = choice["criteria"]["person's marks"]["step"]
-    step = marked or most["step"]  # a reader counts for more than the figures
+    step = marked or most["step"]  # a person's marks count for more than the figures
     folder = shlex.quote(str(Path(stage_folder) / "steps" / str(step)))
-    return [said, f"Talk to step {step} before you choose it: python -m pysft chat {folder}"]
+    return [conclusion, f"Talk to step {step} before you choose it: python -m pysft chat {folder}"]

@@ -1,4 +1,4 @@
-"""What `train` and `eval` print about a tuned model."""
+"""Print the figures and replies of a tuned model, for `train` and `eval`."""
 
 import textwrap
 
@@ -9,7 +9,8 @@ from pysft.measure.wording import DOMAINS, GROUPS, domain_table, ended, written
 
 
 def side_by_side(rows: list[list], screen: Screen) -> None:
-    """The replies of base and tuned model to the same prompts. rows: of before_and_after()."""
+    """Print the replies of base and tuned model to the same prompts. rows: as before_and_after()
+    returns them."""
     if rows:
         screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
     for i, (prompt, completion, reply, stop, seen) in enumerate(rows):
@@ -21,7 +22,7 @@ def side_by_side(rows: list[list], screen: Screen) -> None:
 
 
 def table(report: dict, screen: Screen) -> None:
-    """The short table at the end of train and of eval."""
+    """Print the short table at the end of train and of eval."""
 
     def figure(name, form):
         return written(report.get(name), form)
@@ -76,7 +77,8 @@ def table(report: dict, screen: Screen) -> None:
 
 
 def domains(report: dict, screen: Screen) -> None:
-    """The figures of the unseen prompts by domain, and the three parts of format compliance."""
+    """Print the figures of the unseen prompts by domain, and the three parts of format
+    compliance."""
     headings, rows = domain_table(report["by_domain"])
     screen.say("\nunseen prompts:")
     for row in (headings, *rows):
@@ -97,7 +99,7 @@ def domains(report: dict, screen: Screen) -> None:
 
 
 def provenance(samples: list, screen: Screen) -> None:
-    """Replies to unseen prompts, each with what in the training data is similar to it."""
+    """Print replies to unseen prompts, each with the training text that is similar to it."""
     for prompt, reply, stop, origin in samples:
         verdict, *shared = origin_notes(origin)
         screen.say(f"\n  {prompt!r}\n    {ended(reply, stop)}\n    origin: {verdict}")

@@ -1,4 +1,4 @@
-"""`pysft train`: the whole job: base model, grown vocabulary, fine-tuning, measurements."""
+"""`pysft train`: the whole job, from the base model to the measured chatbot."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from pysft.cli.arguments import (
 )
 from pysft.errors import UsageError
 
-HELP = "the whole job: base model, grown vocabulary, fine-tuning, measurements"
+HELP = "do the whole job: train a base model, grow its vocabulary, fine-tune it, measure it"
 EXAMPLES = (
     "train",
     "train --preset seed --corpus shakespeare",
@@ -28,22 +28,24 @@ def add_arguments(p):
         "--data",
         metavar="FILE",
         nargs="+",
-        help='conversations, instead of the shipped ones: JSON lines ({"messages": [...]},'
-        " prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two columns. The word"
-        " tools: the shipped ones, mixed with made transcripts of search",
+        help="files of conversations that replace the shipped ones: JSON lines"
+        ' ({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two'
+        " columns. The word tools instead of a file mixes the shipped ones with generated"
+        " transcripts of search",
     )
     add_rendering(p)
     p.add_argument(
         "--too-long",
         choices=["refuse", "drop"],
-        help="a conversation that is longer than the context: an error (refuse, the default), or"
-        " left out and counted (drop); none is ever cut",
+        help="what to do with a conversation that is longer than the context: stop with an error"
+        " (refuse, the default), or leave it out and count it (drop); none is ever cut",
     )
     p.add_argument(
         "--unknown",
         choices=["refuse", "replace", "grow"],
-        help="characters that the corpus lacks: an error (refuse, the default), replaced by similar"
-        " ones or ? (replace), or added to the vocabulary (grow)",
+        help="what to do with characters that the corpus lacks: stop with an error (refuse, the"
+        " default), replace them by similar ones or ? (replace), or add them to the vocabulary"
+        " (grow)",
     )
     p.add_argument(
         "--sft-tokens", type=positive, metavar="N", help="at most N tokens of conversations a step"
@@ -53,8 +55,8 @@ def add_arguments(p):
         type=float,
         nargs="+",
         metavar="WEIGHT",
-        help="one weight for each file of --data: its share of each step (default: every"
-        " conversation counts the same)",
+        help="one weight for each file of --data; the files share the tokens of a step in this"
+        " proportion (default: every conversation counts the same)",
     )
     p.add_argument(
         "--base", metavar="RUN", help="fine-tune this run's base model instead of training one"
@@ -79,8 +81,8 @@ def add_arguments(p):
     p.add_argument(
         "--checkpoint-every",
         metavar="K|tenth|epoch|never",
-        help="measure and keep the model after every K steps, each tenth of them (default), each"
-        " epoch, or never",
+        help="measure and keep the model after every K steps of fine-tuning, each tenth of the"
+        " steps (the default), each epoch, or never",
     )
 
 
@@ -95,8 +97,8 @@ def run(args):
     if args.data and "tools" in args.data and not args.resume:
         if len(args.data) > 1:
             raise UsageError(
-                "--data tools takes no other files: made transcripts are mixed with the shipped"
-                " conversations only (for a file of that name write ./tools)"
+                "--data tools takes no other files: the generated transcripts are mixed with the"
+                " shipped conversations only (for a file of that name write ./tools)"
             )
         args.data, upon = None, TOOLS
     settings = settings_of(
@@ -111,7 +113,7 @@ def run(args):
         **{name: getattr(args, name) for name in POLICIES},
     )
     if args.lora_matrices and not args.lora and not args.resume:
-        raise UsageError("--lora-matrices needs the adapters' rank too: --lora RANK")
+        raise UsageError("--lora-matrices needs the rank of the adapters too: --lora RANK")
     screen = Screen(args.json)
     order = Order(
         settings,

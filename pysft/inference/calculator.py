@@ -1,7 +1,7 @@
 """Arithmetic for a model: calculate() walks a parsed expression and computes in exact fractions.
 
-Nothing is evaluated as Python, and the length of an expression, the size of each value and so the
-time of each step are bounded."""
+Nothing is evaluated as Python. The length of an expression and the size of each value are bounded,
+and with them the time."""
 
 import ast
 import math
@@ -13,9 +13,9 @@ from fractions import Fraction
 from pysft.errors import PysftError
 
 MAX_LENGTH = 200  # characters of an expression
-MAX_NODES = 60  # numbers, operations and names in an expression, and so its depth
+MAX_NODES = 60  # numbers, operations and names in an expression; its depth is at most this too
 LARGEST = 10**30  # the largest absolute value; its inverse is the smallest one above 0
-CLOSE = 10**40  # values nearer to each other than 1/CLOSE count as equal
+CLOSE = 10**40  # rounded values that are nearer to each other than 1/CLOSE count as equal
 MAX_DENOMINATOR = 10**60  # a value with a larger denominator is rounded
 PI = Fraction("3.141592653589793238462643383279502884197169399375105820974944")
 
@@ -37,9 +37,9 @@ def calculate(expression: str) -> str:
     """Return the value of an expression as text: all digits of an integer, else 12 digits.
 
     An expression may hold numbers, + - * / // % **, parentheses, pi, and abs, min, max, round,
-    floor, ceil, sqrt. Anything else raises a CalculationError. Values are exact fractions, but for
-    roots, pi and denominators beyond MAX_DENOMINATOR, which are rounded. A numerator has at most 90
-    digits and a denominator 60, so each step is short."""
+    floor, ceil, sqrt. Anything else raises a CalculationError. Values are exact fractions, except
+    that roots, pi, and values with a denominator above MAX_DENOMINATOR are rounded. A denominator
+    is at most 10**60 and a numerator 10**90, so each step is short."""
     if len(expression) > MAX_LENGTH:
         raise CalculationError(
             f"too long: {len(expression):,} characters, at most {MAX_LENGTH} are read"
@@ -95,7 +95,8 @@ def _value(node: ast.expr, text: str) -> Fraction:
 
 
 def _bounded(value: Fraction) -> Fraction:
-    """The value, rounded to what calculate() keeps. One out of range raises a CalculationError."""
+    """The value, rounded so that its denominator is at most MAX_DENOMINATOR. A value out of range
+    raises a CalculationError."""
     if not value:
         return value
     if abs(value) > LARGEST or abs(value) * LARGEST < 1:
@@ -108,7 +109,7 @@ def _bounded(value: Fraction) -> Fraction:
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    """base ** exponent. A result that is out of range is refused before it is computed."""
+    """base ** exponent. A result that is clearly out of range is refused before it is computed."""
     if not base:
         return 1 / base if exponent < 0 else Fraction(exponent == 0)
     if base < 0 and exponent.denominator != 1:

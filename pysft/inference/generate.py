@@ -2,8 +2,7 @@
 
 stream() reads prompts and writes replies side by side, one token of each at a time, with a cache
 of keys and values (nn/decode.py). When a reply ends, the next prompt takes its slot. The caller may
-inject ids into a reply while it is written; the result of a tool gets into it this way
-(tool_calls.py).
+inject ids into a reply while it is written, as tool_calls.py does with the results of tools.
 
 No reply depends on the others: a sequence's logits have the same bits whatever runs beside it, and
 every prompt draws from a random generator of its own."""
@@ -55,7 +54,7 @@ class Sampling:
 class Reply:
     """A finished reply of n tokens.
 
-    ids (n,) int32: without the prompt and without the stop token.
+    ids (n,) int32: the reply without the prompt and the stop token.
     stop: why it ended: "end" (the stop token), "length" (max_new tokens, or a full context) or
         "tool" (a call of a tool that gets no result).
     injected (n,) bool: True for the ids that a tool gave, False for those the model wrote."""
@@ -70,7 +69,7 @@ class Event(NamedTuple):
 
     number: the index of the prompt.
     token: the new token; with a stop it is the stop token, or None if the reply ended without one.
-    logits (V,): what the model chose the token from, valid until the next event. None if the token
+    logits (V,): those that the token was chosen from, valid until the next event. None if the token
         was injected, or if there is no token.
     stop: None, or why the reply ended here (see Reply)."""
 
@@ -137,7 +136,7 @@ def stream(
     inject(written, room): called after each token that the model chose, with the ids of the reply
         so far and the number of tokens that still fit into the context. It returns None to let the
         model go on, a list of ids to put into the reply first, or False to end the reply ("tool").
-    decoder: a decoder of this model to use again; what it has read is forgotten. Making a new one
+    decoder: a decoder of this model to use again. Its cache is cleared first. Making a new decoder
         takes as long as writing twenty tokens with the tiny preset."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
@@ -212,8 +211,8 @@ def generate(
 
 
 def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) -> dict:
-    """Continue a text, the only thing a base model can do; return the document of `generate
-    --json`. A prompt that is empty, or leaves no room in the context, raises a DataError."""
+    """Continue a text, the only thing a base model can do, and return the document of `generate
+    --json`. A prompt that is empty, or that leaves no room in the context, raises a DataError."""
     ids = tokenizer.encode(prompt, "the prompt")
     if not len(ids):
         raise DataError("the prompt is empty; give at least one character to continue")

@@ -1,5 +1,5 @@
-"""A chat in a terminal: replies shown while they are written, calls of tools and their results in
-brackets, and the commands of the prompt line."""
+"""A chat in a terminal. It shows replies while they are written, with calls of tools and their
+results in brackets, and carries out the commands of the prompt line."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ HELP = """/help            show this list
 /tokens          show each token of the next replies, how likely it was, and the alternatives;
                  the same command again switches this off
 /quit, Ctrl-D    leave; Ctrl-C stops a reply, and that exchange is not kept"""
-CUT_SHORT = {  # what stands behind a reply that did not end with the end token, by its stop
+CUT_SHORT = {  # the note after a reply that did not end with the end token, by its stop
     "length": "  [cut off: no end token within the length limit]",
     "tool": "  [stopped: this call of a tool gets no result]",
 }
@@ -32,8 +32,8 @@ class Repl:
 
     read(prompt): returns the next line, or raises EOFError at the end of the input.
     out: where the conversation is shown; standard output by default. Errors go to standard error.
-    colour: dim the calls and results, by ANSI codes.
-    show_tokens: show the prompt and each step of a reply instead of its text."""
+    colour: True to dim calls and results with ANSI codes.
+    show_tokens: True to show the prompt and each step of a reply instead of its text."""
 
     def __init__(
         self,
@@ -143,8 +143,8 @@ class Repl:
         return "".join(pieces) + self._close_bracket()
 
     def _text(self, token: int, injected: bool) -> str:
-        """A token as it is shown. A call and an injected result stand in brackets: "[search: ...]".
-        A result that the model made up is not a result, so its tokens are shown by their names."""
+        """A token as it is shown. A call or an injected result stands in brackets: "[search: ...]".
+        If the model made up a result, it gets no brackets, and its tokens are shown by name."""
         kind = self._openers.get(token)
         if kind and not self._in_bracket and (kind != "result" or injected):
             self._in_bracket = True
@@ -162,8 +162,8 @@ class Repl:
         return DIM + text + PLAIN if self.colour else text
 
     def _prompt_drawing(self, ids) -> str:
-        """The prompt as the model reads it, with an arrow at its last token, where the reply
-        begins (the source text draws it so)."""
+        """The prompt as the model reads it, with an arrow at its last token, after which the reply
+        begins. The source text draws it in this way."""
         text = self.session.tokenizer.decode(ids)
         last = self.session.tokenizer.decode(ids[-1:])
         indent = " " * max(0, len(text.splitlines()[-1]) - len(last))

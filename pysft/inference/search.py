@@ -1,4 +1,4 @@
-"""Full-text search in documents: an index in memory, and the files that it is made from."""
+"""Full-text search in documents: an index in memory, made from files."""
 
 import json
 import os
@@ -26,7 +26,7 @@ MAX_QUERY = 1000  # characters of a query that are read
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a search can find. title: may be ""."""
+    """A text that the search can find, and its title, which may be ""."""
 
     title: str
     text: str
@@ -42,7 +42,7 @@ class Search:
             import sqlite3  # here, because a Python can be built without it
 
             self._index = sqlite3.connect(":memory:", check_same_thread=False)
-            # content='': the index keeps no copy of the texts, we have them.
+            # content='': the index keeps no copy of the texts, because `documents` has them.
             self._index.execute("CREATE VIRTUAL TABLE docs USING fts5(title, text, content='')")
         except Exception as error:  # ImportError, or an sqlite3.Error: no such module
             raise PysftError(
@@ -64,11 +64,12 @@ class Search:
         return cls(documents)
 
     def find(self, query: str, most: int = 1) -> list[Document]:
-        """Return up to `most` documents that hold a word of the query.
+        """Return up to `most` documents that hold a word of the query, the best first.
 
-        The best comes first, and equally good ones stand in the order of the index. A word in a
-        title counts four times a word in the text. Words are runs of letters and digits, so no
-        query can hold anything of SQLite's query language."""
+        Equally good documents come in the order of the index. A word in a title counts four times a
+        word in the text. QUESTION_WORDS in the query are ignored unless it has no others. Words are
+        runs of letters and digits, and each is quoted, so no query can hold an operator of SQLite's
+        query language."""
         composed = unicodedata.normalize("NFC", query[:MAX_QUERY])
         words = list(dict.fromkeys(re.findall(r"[^\W_]+", composed)))
         words = [word for word in words if word.lower() not in QUESTION_WORDS] or words
@@ -110,9 +111,8 @@ def _read(path: str) -> list[Document]:
             for n, line in enumerate(text.split("\n"), 1)
             if line.strip()
         ]
-    if (
-        kind == ".md"
-    ):  # a heading names the subject of the paragraph below it, so they stay together
+    if kind == ".md":
+        # A heading names the subject of the paragraph below it, so the two become one document.
         text = re.sub(r"^#+[ \t]+(\S.*)\n\s*(?=\S)", r"\1: ", text, flags=re.M)
     return [
         Document(Path(path).stem, " ".join(paragraph.split()))

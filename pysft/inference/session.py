@@ -1,5 +1,5 @@
-"""A chat with a model: the history, what is dropped from it when the context is full, and the
-reply as it is written."""
+"""A chat with a model: the history, the exchanges that are dropped from it when the context is
+full, and the reply as it is written."""
 
 import time
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from pysft.text.render import render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import CharTokenizer
 
-MAX_NEW = 120  # tokens that the model may write for a reply, unless another number is asked for
+MAX_NEW = 120  # maximum tokens that the model writes for a reply, unless another number is given
 ROOM = 32  # minimum tokens reserved for a reply; old turns are dropped to make room
-# Share of the context reserved for a reply where there are tools, because a call, its result and
-# the answer are long. A prompt without history needs ROOM only.
+# Share of the context reserved for a reply if there are tools, because a call, its result and the
+# answer are long. For a prompt without history, ROOM is enough.
 ROOM_WITH_TOOLS = 5 / 8
 
 
@@ -47,7 +47,7 @@ class Session:
     system: str | None = None
     replace_unknown: bool = False
     tools: dict[str, Tool] = field(default_factory=dict)
-    # Made for the first reply and used for all: the weights do not change.
+    # Made for the first reply and used for all later ones, because the weights do not change.
     _decoder: object = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
@@ -59,13 +59,13 @@ class Session:
             )
 
     def prompt(self, text: str) -> tuple[np.ndarray, int]:
-        """Return (ids, dropped): the prompt for a message behind the history, and how many of the
-        oldest exchanges are not in it.
+        """Return (ids, dropped): the prompt for a message after the history, and the number of the
+        oldest exchanges that it leaves out.
 
-        Exchanges are dropped until the reply has ROOM tokens (or max_new, if that is less); with
-        tools, until it has ROOM_WITH_TOOLS of the context or no exchange is left. A message with an
-        unknown character, or one that does not fit even alone, raises a DataError."""
-        self.tokenizer.encode(text, "the message")  # a fault in it is reported as one of a message
+        Exchanges are left out until ROOM tokens (or max_new, if that is less) remain for the reply;
+        with tools, until ROOM_WITH_TOOLS of the context remain or no exchange is left. A message
+        with an unknown character, or one that does not fit even alone, raises a DataError."""
+        self.tokenizer.encode(text, "the message")  # an error then names the message as its place
         context = self.model.config.context
         least = min(ROOM, self.max_new)
         system = self._system_turn()
@@ -97,11 +97,11 @@ class Session:
         return replaced(text, frozenset(self.tokenizer.characters))
 
     def stream(self, text: str) -> Iterator:
-        """Answer a message while the reply is written. Yields (ids, dropped) as prompt() gives
-        them, then the Events of the reply (generate.Event), and the Reply at last.
+        """Answer a message. Yields (ids, dropped) as prompt() returns them, then the Events of the
+        reply as it is written (generate.Event), and last the Reply.
 
-        The exchange joins the history, and dropped ones leave it, just before the Reply is yielded.
-        A caller who stops earlier leaves the history as it was."""
+        Just before the Reply is yielded, the exchange is added to the history, and exchanges that
+        the prompt left out are removed. A caller who stops earlier leaves the history unchanged."""
         if self.replace_unknown:
             text = self._known(text)
         if not text.strip():
@@ -141,8 +141,8 @@ class Session:
         ]
 
     def say(self, text: str) -> tuple[str, Reply, int]:
-        """Answer a message; return (text of the reply, Reply, dropped exchanges). The exchange
-        joins the history."""
+        """Answer a message; return (text of the reply, Reply, number of dropped exchanges). The
+        exchange is added to the history."""
         (_, dropped), *_, reply = self.stream(text)
         return self.tokenizer.decode(reply.ids), reply, dropped
 
@@ -156,8 +156,8 @@ class Session:
 def answer_once(session: Session, text: str) -> dict:
     """Answer a message; return the document of `chat -p --json`.
 
-    "reply" is the text alone; calls of tools and their results stand in "calls", which is there
-    only if there were any. "tokens" counts the tokens that the model chose."""
+    "reply" is the text alone. "calls" has the calls of tools and their results, and is left out if
+    there were none. "tokens" counts the tokens that the model chose."""
     began = time.monotonic()
     _, reply, _ = session.say(text)
     parts = content_parts(reply.ids, session.tokenizer, session.template)

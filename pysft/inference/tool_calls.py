@@ -11,7 +11,7 @@ from pysft.inference.tools import Tool, run_tool
 from pysft.text.template import Template
 from pysft.text.tokenizer import CharTokenizer
 
-MAX_CALLS = 3  # calls of tools in one reply; a further one ends it
+MAX_CALLS = 3  # calls of tools in one reply; another one ends it
 SPARE = 8  # tokens left for a reply beyond a result and its repetition
 
 
@@ -19,11 +19,11 @@ class ReplyReader:
     """Reads the ids of a reply, finished or not, part by part.
 
     finished: [(kind, ids)], the parts that are complete.
-    kind, held: the part that is still open, and its ids so far. Outside of calls and results its
-        kind is "text".
+    kind, held: the kind of the part that is still open, and its ids so far. Outside of calls and
+        results the kind is "text".
     closers: {closing token: the kind that it closes}.
 
-    Only ids of characters are kept, so a control token in the wrong place disappears."""
+    Only ids of characters are kept, so a control token in the wrong place is left out."""
 
     def __init__(self, ids, tokenizer: CharTokenizer, template: Template):
         special, characters = tokenizer.special, len(tokenizer.characters)
@@ -56,10 +56,10 @@ def answer_calls(
 ):
     """Return the function that answers calls while a reply is written (`inject` of stream()).
 
-    When the model closes a call, its tool runs, and the result is injected between the result's
-    tokens, exactly as training rendered it. The result takes at most half of the room that is left,
-    so that the reply can repeat it. A call ends the reply if there is no tool for it, if it is one
-    more than max_calls, or if there is no room for a result."""
+    When the model closes a call, its tool runs, and the result is injected between the tokens of
+    a result, exactly as training rendered it. The result takes at most half of the room that is
+    left, so that the reply can repeat it. A call ends the reply if there is no tool for it, if
+    max_calls were made before it, or if there is no room for a result."""
     special, known = tokenizer.special, frozenset(tokenizer.characters)
     call_closers = {
         special[s.closes[-1]]
@@ -73,7 +73,7 @@ def answer_calls(
             return None
         reader = ReplyReader(written[:-1], tokenizer, template)
         if reader.kind == "text" or reader.closers[written[-1]] != reader.kind:
-            return None  # it closes nothing, or something else: the model goes on
+            return None  # it closes no part, or one of another kind: the model goes on
         calls = sum(kind not in ("text", "result") for kind, _ in reader.finished)
         space = (room - len(result.opens) - len(result.closes) - SPARE) // 2
         if reader.kind not in tools or calls >= max_calls or space < 1:
@@ -89,8 +89,8 @@ def content_parts(ids, tokenizer: CharTokenizer, template: Template) -> list[dic
     """Return a reply's ids as the parts of a message's content: {"type": kind, "text": text} for
     each text, call and result.
 
-    A call that was never closed is only text. Words that would begin a turn (template.forgeable)
-    are cut off with what follows them, so that a reply cannot forge a turn in the history."""
+    A call that was never closed is only text. A text ends before the first words that would
+    begin or end a turn (template.forgeable), so that a reply cannot forge a turn in the history."""
     reader = ReplyReader(ids, tokenizer, template)
     rest = [("text", reader.held)] if reader.held else []
     parts = []

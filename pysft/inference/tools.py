@@ -1,16 +1,17 @@
 """The tools that a reply may call, and how one is run.
 
 A tool takes the text of a call and returns the text of the result. Neither shipped tool (search,
-and arithmetic) can execute what it is given. A new tool is
+and arithmetic) can execute the text that it is given. A new tool needs
 
-- one function and a row in tools() below,
-- a row in TOOLS (text/templates.py), which gives its calls their tokens, under the same name,
-- conversations that call it, for a model to learn it from:
+- a function and a row in tools() below, such as
 
     def backwards(call: str) -> str:
         return call[::-1]
 
-    Tool("backwards", backwards)"""
+    Tool("backwards", backwards)
+
+- a row of the same name in TOOLS (text/templates.py), which gives its calls their tokens,
+- conversations that call it, from which a model learns to use it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,15 +24,15 @@ from pysft.text.characters import replaced
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """name: the template's name for its calls. run: call -> result; run_tool() turns any exception
-    it raises into words."""
+    """name: the template's name for its calls. run: text of a call -> text of the result;
+    run_tool() turns any exception that it raises into words."""
 
     name: str
     run: Callable[[str], str]
 
 
 def tools(search: Search | None = None) -> dict[str, Tool]:
-    """Return the tools by name. Without an index there is no search."""
+    """Return the tools by name. Without a Search there is no search among them."""
     rows = [Tool("code", calculate)]
     if search:
         rows.append(Tool("search", search.answer))
@@ -42,8 +43,8 @@ def run_tool(tool: Tool, call: str, room: int, known: frozenset[str]) -> str:
     """Run a tool and return the text to inject: one line of at most `room` characters.
 
     known: the characters of the vocabulary; the text holds no others. An error is a result too
-    ("error: ..."). Words are never cut, because half a number or half a name would be another one;
-    so the text may be "". The name of a control token in it is only characters, never the token."""
+    ("error: ..."). Words are never cut, because half a number or half a name would be another one,
+    so the text may be "". The name of a control token in a result stays characters."""
     try:
         text = tool.run(call)
         if not isinstance(text, str):

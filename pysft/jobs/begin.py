@@ -1,4 +1,4 @@
-"""Begin a run or resume one: its inputs, its record, its folder and its lock."""
+"""Begin a run or resume one: its inputs, its record, its folder and the folder's lock."""
 
 import hashlib
 import textwrap
@@ -20,12 +20,13 @@ from pysft.training.settings import Settings
 
 @dataclass(frozen=True)
 class Order:
-    """What a training job is asked for, as the flags say it.
+    """What a training job is asked to do, from the flags of train or pretrain.
 
-    corpus: a path, "plays" or "shakespeare"; None is the base's own corpus, or plays. data: files
-    of conversations; None is the shipped ones. base: a run whose base model is tuned. out: the
-    run's folder; None is runs/PRESET. ops: "kernels" or "reference". on_nan: with `resume`, it
-    replaces the run's own setting. template: that of a resumed run."""
+    corpus: a path, "plays" or "shakespeare"; None is the corpus of the base, or plays without one.
+    data: files of conversations; None is the shipped ones. base: a run whose base model is tuned;
+    None trains one. out: the run's folder; None is runs/PRESET. ops: "kernels" or "reference".
+    threads: None is gate.default_threads(). on_nan: replaces the setting of a resumed run; None
+    keeps it. template: that of a resumed run; None is the one in the settings."""
 
     settings: Settings
     corpus: str | None = None
@@ -43,8 +44,10 @@ class Order:
 
 
 def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
-    """(the order that the run `order.out` was begun with, its record). Report where it computes
-    with other kernels than the command line says."""
+    """Return (the order that the run `order.out` was begun with, its record).
+
+    Tell the user if the run's --ops differs from the command line's, or if its instruction set
+    differs from this machine's. Errors as in Begun.of."""
     folder = Path(order.out)
     begun = Begun.of(folder, verb)
     try:
@@ -55,11 +58,11 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
         screen.say(f"resume: this run was begun with --ops {begun.ops}, and goes on with it")
     isa, here = begun.isa, current_isa(begun.ops)
     if isa != here:
-        known = isa and "," not in isa
-        same = f" (PYSFT_ISA={isa} keeps them, on a processor that has it)" if known else ""
+        is_one = isa and "," not in isa
+        remedy = f" (PYSFT_ISA={isa} keeps them, on a processor that has it)" if is_one else ""
         screen.say(
             f"resume: begun on instruction set {isa or 'unknown'}, going on with {here}. From here"
-            f" on the bits differ from those of an uninterrupted run{same}"
+            f" on the bits differ from those of an uninterrupted run{remedy}"
         )
         isa = isa if isa.endswith(here) else f"{isa or 'unknown'}, {here}"
     settings = replace(settings, on_nan=order.on_nan or settings.on_nan)
@@ -77,7 +80,7 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
 
 
 def current_isa(ops_name: str) -> str:
-    """The instruction set of the kernels; "" for the reference."""
+    """Return the instruction set of the kernels, or "" for the reference."""
     if ops_name == "reference":
         return ""
     from pysft.nn import gate
@@ -86,7 +89,8 @@ def current_isa(ops_name: str) -> str:
 
 
 def base_stage(stage: Stage, path) -> Stage:
-    """The base that --base names: the stage itself, or the one under it if it is tuned."""
+    """Return the base that --base names: `stage` itself, or the base beside it if it is tuned. A
+    UsageError if there is none. path: the value of --base, for the message."""
     if stage.tokenizer.specials:
         folder = stage.folder.parent / "base"
         if (folder / "model.safetensors").is_file():
@@ -99,7 +103,8 @@ def base_stage(stage: Stage, path) -> Stage:
 
 
 def corpus_of(base: Stage) -> str:
-    """The corpus that a base was trained on. Forgetting is measured on it."""
+    """Return the corpus that a base was trained on, because forgetting is measured on it. It is
+    "plays" if the base has no record. A DataError if the record is damaged."""
     record = base.folder.parent / "run.json"
     if not record.is_file():
         return "plays"
@@ -110,8 +115,10 @@ def corpus_of(base: Stage) -> str:
 
 
 def input_digests(order: Order, base: Stage | None, tunes: bool = True) -> dict[str, str]:
-    """SHA-256 of everything a run reads, by name: with other inputs it would be another run.
-    tunes: whether it reads conversations."""
+    """Return the SHA-256 of everything that a run reads, by name. With other inputs it would be
+    another run.
+
+    tunes: whether the run reads conversations. MissingInput if a resumed run lacks a file."""
     if order.resume and order.corpus not in CORPORA:
         require(order.corpus)
     found = {order.corpus: hashlib.sha256(read_corpus(order.corpus).encode()).hexdigest()}
@@ -126,13 +133,13 @@ def input_digests(order: Order, base: Stage | None, tunes: bool = True) -> dict[
     for name, file in files.items():
         if order.resume:
             require(file)
-        with suppress(OSError):  # the reader that opens it next explains what is wrong
+        with suppress(OSError):  # gather() opens the file next, and explains what is wrong with it
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
 
 def require(path) -> None:
-    """Raise a MissingInput if a file or folder that a resumed run needs cannot be read."""
+    """Raise MissingInput if a file or folder that a resumed run needs cannot be read."""
     try:
         if not Path(path).is_dir():
             open(path, "rb").close()
@@ -146,17 +153,20 @@ def require(path) -> None:
 
 @contextmanager
 def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen):
-    """Inside `with`: the folder of a run, new or resumed, which no other process may train in, with
-    its record written. An OSError inside becomes one sentence that says how to go on."""
+    """Make and lock the folder of a run, or lock that of a resumed one, and write its record.
+
+    Yields the folder. Inside `with`, no other process can train in it (where folders can be locked)
+    and every OSError becomes an error that says how to resume the run: Interrupted if the output
+    can no longer be written, else PysftError. A UsageError if the folder is taken."""
     preset = "tools" if begun.settings["transcripts"] else begun.settings["preset"]
     folder = Path(out) if resume else new_run(out, preset)
-    with lock_folder(folder) as locked:
+    with lock_folder(folder) as is_locked:
         if not resume and (folder / "run.json").exists():  # another process was faster
             raise UsageError(
                 f"{folder}: another process has begun a training in it. Name another folder by"
                 " --out"
             )
-        if locked:
+        if is_locked:
             remove_leftovers(list(folder.rglob("*.tmp")))
         else:
             screen.say(f"{folder}: cannot be locked here. Make sure no other process trains in it")
@@ -165,7 +175,7 @@ def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen):
             yield folder
         except BrokenPipeError as error:
             raise Interrupted(
-                f"stopped, because its output cannot be written any more ({error.strerror}). Go on"
+                f"stopped, because its output can no longer be written ({error.strerror}). Go on"
                 f" with --resume --out {folder}"
             ) from None
         except OSError as error:

@@ -25,7 +25,7 @@ from pysft.run.stage import (
 )
 from pysft.training.settings import Settings
 
-# Figures of a run's report.json that measuring again does not change.
+# The figures of report.json that measuring again does not change.
 KEPT = (
     "preset",
     "base_loss",
@@ -47,11 +47,11 @@ def evaluate(
     matched: bool = False,
     progress=lambda text, last: None,
 ) -> dict:
-    """Measure a run, or one of its checkpoints, again from its folder; the --json document.
+    """Measure a run, or one of its checkpoints, again from its folder. Return the --json document.
 
-    matched: also forgetting against the base trained on by the replay alone, which is trained now
-    (all its weights, even if the fine-tuning trained adapters). progress(text, last): takes a line
-    of text."""
+    matched: also measure matched forgetting. For that the base is trained now on the replay alone
+    (all its weights, even if the fine-tuning trained adapters). progress(text, last) is called with
+    each line about it. MissingInput or a DataError if the folder lacks something or is damaged."""
     began = time.monotonic()
     stage = load_stage(run, computing_ops(ops_name, threads))
     home = measured_stage(stage.folder)
@@ -73,7 +73,7 @@ def evaluate(
     report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
     try:
         base = parent_of(stage, home)
-    except PysftError:  # a damaged base is an error for --matched alone
+    except PysftError:  # a damaged base is an error only with --matched
         if matched:
             raise
         base = None
@@ -91,18 +91,19 @@ def evaluate(
 
 
 def _stored_probe(home: Path, stage: Stage) -> Probe:
+    """Return the probe that the training left in evaluation.json."""
     path = home / "evaluation.json"
     if not path.is_file():
         raise MissingInput(
-            f"{path}: missing, so there is nothing to measure with. Training writes it, merging"
+            f"{path}: missing, so there is nothing to measure with. Training writes it, and merging"
             " does not. Name the run that was trained"
         )
     return Probe.from_json(read_json(path), str(path), stage.template)
 
 
 def _stored_figures(home: Path, stage: Stage) -> dict:
-    """The figures in report.json, empty while the training is not finished. Those of a checkpoint
-    have its own training loss."""
+    """Return the figures in report.json, an empty dict while the training is not finished. For a
+    checkpoint, "sft_loss" is replaced by the loss measured there, and "tokens_per_s" by None."""
     path = home / "report.json"
     stored = read_json(path) if path.is_file() else {}
     if home != stage.folder:
@@ -118,6 +119,7 @@ def _stored_figures(home: Path, stage: Stage) -> dict:
 
 
 def _measurements(home: Path) -> list[dict]:
+    """Return the measurements in `home`, an empty list if there are none or they are damaged."""
     try:
         return read_measurements(home)
     except PysftError:
@@ -125,8 +127,8 @@ def _measurements(home: Path) -> list[dict]:
 
 
 def parent_of(stage: Stage, home: Path) -> Stage | None:
-    """The base that a stage was tuned from, beside it or at its old path; None if it is at neither.
-    It is recognised by the hash of its weights."""
+    """Return the base that a stage was tuned from, or None. It is looked for beside the stage and
+    then at its old path, and recognised by the hash of its weights."""
     parent = stage.parent if isinstance(stage.parent, dict) else {}
     folders = [home.parent / "base"]
     folders += [Path(parent["path"])] if isinstance(parent.get("path"), str) else []
@@ -141,17 +143,20 @@ def parent_of(stage: Stage, home: Path) -> Stage | None:
 def matched_loss(
     stage: Stage, base: Stage | None, probe: Probe, progress=lambda text, last: None
 ) -> float:
-    """Base-text loss after training the base on, alone, on the same windows of base text and at the
-    same rates as the fine-tuning's replay."""
+    """Return the base-text loss of the base after further training on base text alone: on the
+    windows and at the rates of the fine-tuning's replay.
+
+    The weights of `base` are changed. MissingInput if base is None, a DataError if the stage's
+    corpus or settings are not in its folder."""
     if base is None:
         raise MissingInput(
             f"{stage.folder}: the base it was tuned from is neither beside it nor at its old path,"
-            " and --matched trains it on. Put it back"
+            " and --matched trains it further. Put it back"
         )
     if not probe.corpus_text:
         raise DataError(
             f"{stage.folder}: the corpus is not in it, because an older version did not keep it."
-            " Train it again for --matched"
+            " --matched needs a run that is trained again"
         )
     try:
         settings = Settings(**stage.settings)
@@ -169,10 +174,11 @@ def matched_loss(
 
 
 def before_and_after(base: Stage, replies: dict) -> list[list]:
-    """Base and tuned model on the same prompts, for the screen and the report.
+    """Compare base and tuned model on the same prompts, for the screen and the report.
 
-    Rows [prompt, the base's completion at temperature 0.8, the tuned model's reply, why it stopped,
-    was the prompt trained on?]. A prompt that the base cannot write is left out."""
+    Return rows [prompt, the base's completion at temperature 0.8, the tuned model's reply, why the
+    reply stopped, True if the prompt was trained on]. A prompt with characters that the base lacks,
+    or that is too long for it, is left out."""
     room = base.model.config.context - 1
     rows = []
     for group, count in (("pairs", 4), ("prompts", 6)):

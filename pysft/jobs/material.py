@@ -21,18 +21,21 @@ from pysft.text.tokenizer import CharTokenizer
 from pysft.text.transcripts import TOOLS, transcripts
 from pysft.training.settings import Settings
 
-FEW = 50  # conversations of one's own; fewer are all trained on, and none is held out
-SHOWN = 8  # replaced or new characters that a note names
+FEW = 50  # with fewer conversations of one's own, all are trained on and none is held out
+SHOWN = 8  # how many replaced or new characters a note names
 
 
 @dataclass
 class Material:
     """All the text of a run.
 
-    tokenizer: of the corpus alone. grown: of the conversations too, with the template's tokens.
-    conversations, pairs: what is trained on, and examples: (those of conversations, those of
-    pairs). heldout: conversations that are measured only. files: if data are mixed, the number of
-    each conversation's file. notes: sentences about what became of the data."""
+    train_text, heldout_text: the two parts of the corpus. tokenizer: the base's, which has the
+    characters of the corpus. grown: the tuned model's, which also has the template's tokens and,
+    with --unknown grow, the new characters of the conversations.
+    conversations, pairs: what is trained on. examples: (those of the conversations, those of the
+    pairs). heldout: conversations that are only measured on. files: for a mixture, the number of
+    each conversation's file. probe: what the model is measured with. notes: sentences that tell the
+    user what was done to the data."""
 
     train_text: str
     heldout_text: str
@@ -55,11 +58,11 @@ def gather(
     tokenizer: CharTokenizer | None = None,
     template: Template | None = None,
 ) -> Material:
-    """Read the corpus and the conversations, and render them. Every row that cannot be trained on
-    is found here.
+    """Read the corpus and the conversations, and render them.
 
-    data: files that replace the shipped conversations. tokenizer: a given base model's. template:
-    that of a run which is resumed."""
+    data: files that replace the shipped conversations. tokenizer: that of a base model that is
+    there already. template: that of a resumed run. A DataError names every row that cannot be
+    trained on. A UsageError if the settings do not fit the data."""
     text = read_corpus(corpus)
     template = template or load_template(settings.template)
     material = Material(*split_corpus(text), tokenizer or CharTokenizer.of(text), template)
@@ -97,7 +100,7 @@ def gather(
 
 
 def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
-    """Raise a UsageError if the settings mix other data than there are."""
+    """Raise a UsageError if the settings mix data that are not there."""
     if settings.transcripts and data:
         raise UsageError(
             "transcripts of tool use are mixed with the shipped conversations; leave --data"
@@ -105,16 +108,17 @@ def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
         )
     count = 2 if settings.transcripts else len(data or ())
     if settings.mix and len(settings.mix) != count:
-        what = f"{count} files of --data"
+        parts = f"{count} files of --data"
         if settings.transcripts:
-            what = "conversations and transcripts of tool use"
-        raise UsageError(f"mix has {len(settings.mix)} weights for {what}; give each one")
+            parts = "conversations and transcripts of tool use"
+        raise UsageError(f"mix has {len(settings.mix)} weights for {parts}; give each a weight")
 
 
 def _read(
     material: Material, settings: Settings, files: list[str], own_data: bool
 ) -> list[RowError]:
-    """Read the conversations and pairs, and make the transcripts of tool use; the faults."""
+    """Read the conversations and pairs, and generate the transcripts of tool use. Return the
+    faults."""
     template = material.template
     rows = [row for path in files for row in scan(path, template)]
     pairs = []
@@ -123,7 +127,7 @@ def _read(
     material.conversations = [row for row in rows if isinstance(row, Conversation)]
     material.pairs = [row for row in pairs if isinstance(row, Conversation)]
     if settings.transcripts:
-        Lexicon(material.heldout_text)  # the tool test will need one
+        Lexicon(material.heldout_text)  # the tool test needs one: raise now if it is impossible
         lexicon = Lexicon(material.train_text)
         material.conversations += transcripts(
             settings.transcripts, town(trained=True), lexicon, settings.seed
@@ -133,7 +137,7 @@ def _read(
 
 def _write(material: Material, settings: Settings) -> list[RowError]:
     """Apply the policy for characters that the vocabulary lacks, and grow the vocabulary by the
-    template's tokens; the faults."""
+    template's tokens. Return the faults."""
     count, template = len(material.conversations), material.template
     every = material.conversations + material.pairs
     written = write_with(every, material.tokenizer, template, settings.unknown)
@@ -149,32 +153,36 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
 
 
 def _changed(written: Written, unknown: str) -> str:
-    """The note about characters that were replaced or are new."""
-    named = ", ".join(
+    """Return the note about characters that were replaced or are new."""
+    shown = ", ".join(
         f"{c!r}" + (f" by {new!r}" if new != c else "") + f" ({n:,} times)"
         for (c, new), n in written.changed.most_common(SHOWN)
     )
     more = len(written.changed) - SHOWN
     kind = "new" if unknown == "grow" else "replaced"
-    return f"{kind} characters: {named}" + (f" and {more} more" if more > 0 else "")
+    return f"{kind} characters: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def _hold_out(material: Material, settings: Settings, own_data: bool) -> None:
-    """Move some conversations to material.heldout. Transcripts of tool use are never held out:
-    other questions test what was learnt of them. With --data pairs no conversation stays."""
-    made = []
+    """Move some conversations to material.heldout.
+
+    Transcripts of tool use are never held out, because other questions test what was learnt from
+    them. If settings.data is "pairs", only the held-out part of the shipped conversations is kept,
+    and none is trained on."""
+    generated = []
     if settings.transcripts:
-        made = [c for c in material.conversations if c.category == TOOLS]
-    found = material.conversations[: len(material.conversations) - len(made)]
-    if not own_data or len(found) >= FEW:
-        found, material.heldout = split_heldout(found, shuffled=own_data)
-    material.conversations = found + made
+        generated = [c for c in material.conversations if c.category == TOOLS]
+    read = material.conversations[: len(material.conversations) - len(generated)]
+    if not own_data or len(read) >= FEW:
+        read, material.heldout = split_heldout(read, shuffled=own_data)
+    material.conversations = read + generated
     if not own_data and settings.data == "pairs":
         material.conversations = []
 
 
 def _render(material: Material, settings: Settings, own_data: bool) -> tuple[list[RowError], int]:
-    """Make the examples; (faults, conversations that were left out as too long)."""
+    """Make the examples. Return (faults, number of conversations that are left out because they are
+    too long). With a fault, the number is too high, but training does not begin."""
     before = len(material.conversations) + len(material.heldout) + len(material.pairs)
 
     def encoded(conversations, context=settings.context):
@@ -194,8 +202,10 @@ def _render(material: Material, settings: Settings, own_data: bool) -> tuple[lis
 def _mixed_files(
     material: Material, settings: Settings, data: list[str] | None
 ) -> list[int] | None:
-    """The number of each conversation's file, if data are mixed; transcripts of tool use count as
-    file 1. A file that nothing is left of is refused."""
+    """Return the number of each conversation's file, or None if data are not mixed. Transcripts of
+    tool use count as file 1.
+
+    A DataError if no conversation of a file is left, a UsageError if a file is named twice."""
     if settings.transcripts:
         return [int(c.category == TOOLS) for c in material.conversations]
     if not settings.mix:

@@ -1,4 +1,4 @@
-"""Put the adapters of a LoRA training into their base: a run to talk to."""
+"""Merge the adapters of a LoRA training into their base, as a run to talk to."""
 
 import shutil
 from contextlib import suppress
@@ -20,8 +20,11 @@ from pysft.text.tokenizer import CharTokenizer
 
 
 def merge(adapter: Path, base: str, out: str) -> str:
-    """Write RUN/sft with the adapters of a LoRA training merged into their base; the SHA-256 of its
-    weights, which are those that the training ended with, bit by bit."""
+    """Merge the adapters of a LoRA training into their base, and write the result to OUT/sft.
+
+    base: a run. Return the SHA-256 of the merged weights, which have the same bits as at the end of
+    the training. MissingInput or a DataError if a file is missing or damaged, or belongs to another
+    base. A UsageError if `out` is taken."""
     if not adapter.is_file():
         raise MissingInput(
             f"{adapter}: no such file; a training with --lora writes RUN/sft/adapter.safetensors"
@@ -36,7 +39,7 @@ def merge(adapter: Path, base: str, out: str) -> str:
             f"{home / 'vocabulary.json'}: {len(tokenizer)} symbols, but the adapters are for"
             f" {model.config.vocab}"
         )
-    there = Path(out).is_dir()
+    is_there = Path(out).is_dir()
     folder = new_run(out, "merged")
     try:
         save_stage(
@@ -49,9 +52,9 @@ def merge(adapter: Path, base: str, out: str) -> str:
                 {"path": str(given.folder), "weights_sha256": weights_sha256(given.model)},
             )
         )
-    except BaseException:  # it can be made again, and half of it is in the way
+    except BaseException:  # leave no files behind: new_run() refuses a folder that has some
         shutil.rmtree(folder / "sft", ignore_errors=True)
-        if not there:
+        if not is_there:
             with suppress(OSError):
                 folder.rmdir()
         raise

@@ -24,7 +24,7 @@ from pysft.training.stages import Plan, pretrain
 
 
 def pretrain_only(order: Order, screen: Screen) -> dict:
-    """Train a base model and nothing else; the --json document."""
+    """Train a base model and nothing else. Return the --json document."""
     begun = None
     if order.resume:
         order, begun = resumed(order, "pretrain", screen)
@@ -36,7 +36,7 @@ def pretrain_only(order: Order, screen: Screen) -> dict:
         begun.refuse_changes(inputs)
     text = read_corpus(order.corpus)
     material = Material(*split_corpus(text), CharTokenizer.of(text), template)
-    config, plan = base_plan(settings, material)  # before a folder is made: it may refuse
+    config, plan = base_plan(settings, material)  # before a folder is made, because it may raise
     begun = begun or Begun(
         "pretrain", asdict(settings), order.corpus, None, None, template, order.ops,
         current_isa(order.ops), inputs,
@@ -44,12 +44,15 @@ def pretrain_only(order: Order, screen: Screen) -> dict:
     with open_run(begun, order.out, order.resume, screen) as folder:
         describe(screen, settings, folder, order.corpus, material)
         say_memory(screen, (config, plan.rows, 0))
-        way = material, ops, folder, screen, order.resume
-        return pretrain_base(settings, config, plan, *way)[1]
+        _, report = pretrain_base(
+            settings, config, plan, material, ops, folder, screen, order.resume
+        )
+        return report
 
 
 def base_plan(settings: Settings, material: Material) -> tuple[GPTConfig, Plan]:
-    """The base model's shape and its stage; a UsageError if memory cannot hold it."""
+    """Return the base model's shape and the plan of its training. A UsageError if this machine's
+    memory cannot hold it."""
     config = settings.shape(len(material.tokenizer))
     plan = pretrain(settings, material.tokenizer.encode(material.train_text), config.vocab)
     refuse_too_large(config, plan.rows)
@@ -66,7 +69,8 @@ def pretrain_base(
     screen: Screen,
     resume: bool,
 ) -> tuple[Stage, dict]:
-    """(the stage RUN/base, its figures): trained now, or found finished by `resume`."""
+    """Train the stage RUN/base, or load it if `resume` finds it finished. Return (the stage, its
+    report)."""
     tokenizer, heldout_text = material.tokenizer, material.heldout_text
     target = folder / "base"
     if resume and (target / "model.safetensors").is_file():
@@ -98,7 +102,8 @@ def pretrain_base(
 
 
 def finished_stage(folder: Path, ops) -> Stage:
-    """Load a stage that was finished before the run was interrupted."""
+    """Load a stage that was finished before the run was interrupted. A DataError if it is
+    damaged."""
     try:
         return load_stage(folder, ops)
     except (DataError, MissingInput) as error:
@@ -108,6 +113,8 @@ def finished_stage(folder: Path, ops) -> Stage:
 
 
 def _finished_report(folder: Path) -> dict:
+    """Return report.json of a finished base, after checking the figures that train() needs."""
+
     def numbers(report):
         kinds = {"base_loss": float, "seconds": float, "tokens": int}
         return report | {name: kind(report[name]) for name, kind in kinds.items()}
@@ -116,7 +123,7 @@ def _finished_report(folder: Path) -> dict:
 
 
 def announce(screen: Screen, what: str, config: GPTConfig) -> int:
-    """Print a model's shape; its number of parameters."""
+    """Print a model's shape, and return its number of parameters."""
     params = sizes(config, 1)["params"]
     screen.say(
         f"{what}: {params:,} weights ({config.layers} blocks, {config.channels} channels,"

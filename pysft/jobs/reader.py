@@ -1,5 +1,5 @@
-"""What a data set is read with when it is looked at without training: a run's own vocabulary and
-template, or those of a corpus."""
+"""The vocabulary, template and context to read a data set with when nothing is trained: those of a
+run, or those that a training from scratch would have."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from pysft.training.settings import Settings
 
 
 class Reader(NamedTuple):
-    """tokenizer: has the template's tokens. stage: the run's, or None without a run."""
+    """What a data set is read with. tokenizer: has the template's tokens. stage: the run's, or None
+    if no run is named."""
 
     tokenizer: CharTokenizer
     template: Template
@@ -29,8 +30,9 @@ def reader_of(
     ops_name: str = "reference",
     threads: int | None = None,
 ) -> Reader:
-    """The reader of a run, or of a corpus (plays by default) and a template (chat by default). A
-    UsageError if the run has its own of what else is named."""
+    """Return the Reader of a run. Without a run, return that of a corpus (plays by default) and a
+    template (chat by default). A UsageError if corpus or template is named beside a run that has
+    its own."""
     if run is None:
         chosen = load_template(template or "chat")
         tokenizer = CharTokenizer.of(read_corpus(corpus or "plays"))

@@ -1,4 +1,4 @@
-"""What a fine-tuning learns from, in numbers, for the screen and for the report."""
+"""The data of a fine-tuning in numbers, for the screen and for the report."""
 
 from collections import Counter
 
@@ -18,8 +18,8 @@ UNKNOWN = {"refuse": "refused", "replace": "replaced", "grow": "added to the voc
 
 
 def describe_data(screen: Screen, settings: Settings, material: Material, plan: Plan) -> dict:
-    """Say what is learnt from and how it is graded. Returns the counts of mask_counts(), and under
-    "turns" the number of turns whose end should be graded."""
+    """Print what the model learns from and how it is graded. Return the counts of mask_counts(),
+    and as "turns" the number of turns whose end token should be graded."""
     examples, template = [*material.examples[0], *material.examples[1]], material.template
     turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
     counts = mask_counts(examples, material.grown.special[template.end]) | {"turns": turns}
@@ -42,7 +42,7 @@ def describe_data(screen: Screen, settings: Settings, material: Material, plan: 
 
 
 def mask_counts(examples: list[Example], end: int) -> dict:
-    """Numbers of graded targets, of all targets, and of end tokens among the graded."""
+    """Return the numbers of graded targets, of all targets, and of end tokens among the graded."""
     return {
         "graded_targets": sum(int((e.labels != IGNORE).sum()) for e in examples),
         "targets": sum(len(e.labels) for e in examples),
@@ -51,7 +51,8 @@ def mask_counts(examples: list[Example], end: int) -> dict:
 
 
 def graded_ends(conversations: list[Conversation], template: Template, grade: str) -> int:
-    """The number of turns whose end token should be graded, by --grade instead of the mask."""
+    """Return the number of turns whose end token should be graded, computed from the messages and
+    --grade and not from the mask."""
     total = 0
     for c in conversations:
         replies = [m for m in c.messages if m["role"] == "assistant"]
@@ -68,7 +69,7 @@ def graded_ends(conversations: list[Conversation], template: Template, grade: st
 
 
 def data_figures(material: Material, plan: Plan, counts: dict) -> dict:
-    """The document of a run's data.json."""
+    """Return the content of a run's data.json."""
     trained = material.conversations + material.pairs
     spoken = [c for c in trained if not c.is_text]
     categories = Counter(c.category for c in trained if c.category)

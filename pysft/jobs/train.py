@@ -42,8 +42,8 @@ from pysft.training.stages import Plan, checkpoint_steps, finetune
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` made. report: the --json document. before_after: rows as before_and_after()
-    gives them. page: the report's path."""
+    """The results of train(). report: the --json document. before_after: the rows that
+    before_and_after() returns. page: the path of report.html."""
 
     report: dict
     before_after: list
@@ -51,7 +51,7 @@ class Trained:
 
 
 def train(order: Order, screen: Screen) -> Trained:
-    """Everything, from the corpus to the report."""
+    """Do the whole job, from the corpus to the report."""
     began = time.monotonic()
     begun = given = None
     if order.resume:
@@ -65,17 +65,18 @@ def train(order: Order, screen: Screen) -> Trained:
     if begun is not None:
         begun.refuse_changes(inputs)
 
-    # All errors in data and settings are found here, before there is a folder.
+    # Find all errors in data and settings now, before a folder is made.
     material = gather(
         settings, order.corpus, order.data, given.tokenizer if given else None, template
     )
     plan = _tuning_plan(settings, material)
     config = settings.shape(len(material.grown))
     refuse_too_large(config, plan.rows)
-    shapes = [(config, plan.rows, sizes(config, 1)["weights"])]  # the base's weights stay
+    # The weights of the base stay in memory beside the tuned model; both are about as large.
+    stages = [(config, plan.rows, sizes(config, 1)["weights"])]
     if given is None:
         base_config, base = base_plan(settings, material)
-        shapes.append((base_config, base.rows, 0))
+        stages.append((base_config, base.rows, 0))
     begun = begun or Begun(
         "train", asdict(settings), order.corpus, order.data, order.base, template, order.ops,
         current_isa(order.ops), inputs,
@@ -83,15 +84,15 @@ def train(order: Order, screen: Screen) -> Trained:
 
     with open_run(begun, order.out, order.resume, screen) as folder:
         describe(screen, settings, folder, order.corpus, material)
-        say_memory(screen, *shapes)
+        say_memory(screen, *stages)
         counts = describe_data(screen, settings, material, plan)
-        way = folder, screen, order.resume
+        where = folder, screen, order.resume
         if given is None:
-            stage, base_report = pretrain_base(settings, base_config, base, material, ops, *way)
+            stage, base_report = pretrain_base(settings, base_config, base, material, ops, *where)
         else:
             stage, base_report = given, _given_report(given, material, screen)
         loss = base_report["base_loss"]
-        tuned, made = _tune(settings, material, plan, counts, stage, loss, *way)
+        tuned, made = _tune(settings, material, plan, counts, stage, loss, *where)
         screen.say("measuring ...")
         report, replies = _measured(settings, material, tuned, base_report, made | counts)
         report = {"run": str(folder)} | report | {"seconds": time.monotonic() - began}
@@ -103,7 +104,7 @@ def train(order: Order, screen: Screen) -> Trained:
 
 
 def _given_base(order: Order, ops) -> tuple[Order, Stage]:
-    """(the order with the shape and corpus of the base that --base names, that base)."""
+    """Return (the order with the shape and corpus of the base that --base names, that base)."""
     if order.resume:
         require(order.base)
     base = base_stage(load_stage(order.base, ops), order.base)
@@ -112,7 +113,8 @@ def _given_base(order: Order, ops) -> tuple[Order, Stage]:
 
 
 def with_shape_of(settings: Settings, config: GPTConfig) -> Settings:
-    """The settings with a given model's shape; its windows no longer than its context."""
+    """Return the settings with the shape of a given model, and with windows that are no longer than
+    its context."""
     return replace(
         settings,
         context=config.context,
@@ -125,7 +127,8 @@ def with_shape_of(settings: Settings, config: GPTConfig) -> Settings:
 
 
 def _given_report(base: Stage, material: Material, screen: Screen) -> dict:
-    """The figures of a base that was trained before."""
+    """Measure and print the loss of a base that was trained before. Return its figures, as
+    pretrain_base() does; time and tokens count as 0."""
     loss = corpus_loss(base.model, material.grown.encode(material.heldout_text))
     screen.say(f"base: {base.folder}, {loss:.3f} nats/char on the held-out tail")
     return {"base_loss": loss, "seconds": 0.0, "tokens": 0}
@@ -147,8 +150,8 @@ def _tune(
     screen: Screen,
     resume: bool,
 ) -> tuple[Stage, dict]:
-    """(the stage RUN/sft, {params, trained_params, grown_base_loss}): grow the base's vocabulary
-    and fine-tune it, unless `resume` finds the stage finished."""
+    """Grow the base's vocabulary and fine-tune it, or load the stage if `resume` finds it finished.
+    Return (the stage RUN/sft, {params, trained_params, grown_base_loss})."""
     tokenizer = material.grown
     base.model.release()
     g = rng(settings.seed, "sft", "rows")
@@ -167,8 +170,8 @@ def _tune(
         tuned = finished_stage(tuned.folder, model.ops)
         if not whole_log(tuned.folder, plan.steps):
             screen.say(
-                f"{tuned.folder / 'log.jsonl'}: lines are damaged or missing. Figures of the"
-                " training itself (losses, tokens per second) are of the lines that are left"
+                f"{tuned.folder / 'log.jsonl'}: lines are damaged or missing. The figures of the"
+                " training itself (losses, tokens per second) are computed from the other lines"
             )
     else:
         make_folder(tuned.folder)
@@ -187,7 +190,7 @@ def _tune(
 
 
 def _adapted(settings: Settings, model: GPT, old_vocab: int, screen: Screen):
-    """What is trained: the model, or the LoRA around it."""
+    """Return what is trained: the model, or a LoRA around it."""
     if not settings.lora_rank:
         return model
     lora = LoRA(
@@ -207,7 +210,8 @@ def _adapted(settings: Settings, model: GPT, old_vocab: int, screen: Screen):
 
 
 def _watcher(tuned: Stage, trained, probe: Probe, settings: Settings, base_loss: float):
-    """A function for train_stage: measure the model, keep figures, some replies and weights."""
+    """Return watch(step, loss) for train_stage. It measures the model and keeps the figures, some
+    replies and, after step 0, the weights."""
 
     def watch(step, loss):
         if trained is not tuned.model:
@@ -229,8 +233,8 @@ def _watcher(tuned: Stage, trained, probe: Probe, settings: Settings, base_loss:
 def _measured(
     settings: Settings, material: Material, tuned: Stage, base_report: dict, known: dict
 ) -> tuple[dict, dict]:
-    """(the report but for the run's name and the seconds, the replies it was taken from). known:
-    figures that are there already."""
+    """Measure the tuned model. Return (the report without "run" and "seconds", the replies that it
+    was taken from). known: figures of the report that are known already."""
     model, tokenizer, template = tuned.model, tuned.tokenizer, tuned.template
     model.release()
     figures, replies = measure(model, tokenizer, template, material.probe, settings.grade)

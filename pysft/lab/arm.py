@@ -14,16 +14,16 @@ from pysft.training.settings import Settings
 
 
 def standard(conversation: Conversation, tokenizer: CharTokenizer, settings: Settings) -> Example:
-    """The example that `train` makes of a conversation."""
+    """The Example that `train` makes of a conversation."""
     return encode_conversation(conversation, tokenizer, settings.context, CHAT, settings.grade)
 
 
-# The names of the functions that an arm has as `judge` and `finish` are part of the names of trials
-# on disk (Trial.description): a renamed function trains its trials again.
+# The names of the functions in an arm's fields `judge` and `finish` are part of the names of trials
+# on disk (Trial.description). After a function is renamed, its trials are trained again.
 
 
 def judge(model, tokenizer: CharTokenizer, arm: "Arm") -> tuple[dict, dict]:
-    """(figures, replies) as `eval` gives them."""
+    """(figures, replies) of a model, as measure() gives them."""
     return measure(model, tokenizer, CHAT, arm.probe)
 
 
@@ -31,13 +31,13 @@ def judge(model, tokenizer: CharTokenizer, arm: "Arm") -> tuple[dict, dict]:
 class Arm:
     """One way of fine-tuning a preset's base.
 
-    name           unique within its experiment; not part of the trial's name on disk
+    name           unique within its experiment; not part of the trial's file name
     preset         the preset whose base and settings it starts from
     probe          the texts that it is measured with
     settings       the fields that differ from the preset's, with unscaled steps
     conversations  training data that is drawn by tokens (settings.sft_tokens a step)
     pairs          training data that is drawn by number (settings.sft_pairs a step)
-    at             unscaled steps to measure after, besides the start and the last step
+    at             unscaled steps to measure after, besides step 0 and the last step
     encode         (conversation, tokenizer, settings) -> Example
     tokenizer      None: the corpus's characters and the template's tokens
     judge          (model, tokenizer, arm) -> (figures, replies)

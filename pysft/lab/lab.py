@@ -1,4 +1,4 @@
-"""The lab: the material of all experiments, and the folder that keeps bases and trials."""
+"""The lab: the texts that all experiments use, and the folder that keeps bases and trials."""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ ROOM = 8  # tokens that must fit the context besides a prompt's characters: 3 ma
 
 
 class Lab:
-    """The material of all experiments, and the folder of their results:
+    """The texts that all experiments use, and the folder of their results:
 
     lab.json            the corpus, the scale, and whether each seed has its own base
     bases/              trained base models
@@ -44,12 +44,13 @@ class Lab:
         retrain: bool = False,
         progress=lambda text, last=False: None,
     ):
-        """scale: every number of steps is multiplied by it, to try the lab out; verdicts then mean
+        """scale: a factor for every number of steps, to try the lab out; verdicts then mean
         nothing. retrain: each seed has its own base; otherwise all share that of seed 1.
         progress(text, last): takes a line that may be overwritten.
 
         A UsageError if the folder is a file, or holds experiments on another corpus, at another
-        scale or with other bases. An error if the corpus lacks a character of the conversations."""
+        scale or with other bases. A DataError if the corpus lacks a character of the
+        conversations."""
         self.folder, self.corpus, self.ops = Path(folder), corpus, ops
         self.scale, self.retrain, self.progress = scale, retrain, progress
         self.text = read_corpus(corpus)
@@ -61,7 +62,7 @@ class Lab:
         self.pairs = tuple(read_conversations(shipped("pairs40.jsonl")))
         kept, held = split_heldout(list(read_conversations(shipped("conversations.jsonl"))))
         self.conversations, self.heldout = tuple(kept), tuple(held)
-        # Refuse a corpus now that cannot write the texts of the experiments.
+        # Refuse now a corpus whose characters cannot write the texts of the experiments.
         for c in (*self.pairs, *self.conversations, *self.heldout):
             for m in c.messages:
                 self.chat.encode(m["content"], f"{c.where}, for the lab")
@@ -69,14 +70,14 @@ class Lab:
         self._claim_folder()
 
     def _claim_folder(self) -> None:
-        """Write lab.json; a UsageError if the folder's is another, because tables and documents of
-        its experiments would be overwritten."""
+        """Write lab.json. A UsageError if the folder has another lab.json, because the results in
+        it would be overwritten."""
         path = self.folder / "lab.json"
         own = {"corpus": self._sha256(), "scale": self.scale, "retrain_base": self.retrain}
         if path.is_file() and read_json(path) != own:
             raise UsageError(
-                f"{self.folder}: it holds experiments on another corpus, at another scale or with"
-                " other bases; name another folder with --out"
+                f"{self.folder}: this folder holds experiments on another corpus, at another scale"
+                " or with other bases; name another folder with --out"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, own)
@@ -109,9 +110,9 @@ class Lab:
         context: int,
         heldout: Sequence[Conversation] | None = None,
     ) -> Probe:
-        """What a trial is measured with: recall of the replies of `recalled`, the shipped prompts,
-        and the held-out conversations (default: the shipped ones), as far as they have one question
-        and one answer and fit the context."""
+        """The texts that a trial is measured with: the replies of `recalled`, which should be
+        recalled; those of the shipped prompts that fit the context; and those held-out
+        conversations (default: the shipped ones) that are one question and one answer and fit."""
         heldout = self.heldout if heldout is None else heldout
         return make_probe(
             self.train_text,
@@ -156,7 +157,7 @@ class Lab:
         return Stage(folder, model, self.characters, CHAT, asdict(settings))
 
     def run(self, arm: Arm, seed: int) -> dict:
-        """The record of an arm under one seed: from the folder, or made now and kept there."""
+        """The record of an arm under one seed: from the folder, or measured now and kept there."""
         settings, tokenizer = self._settings_of(arm, seed), arm.tokenizer or self.chat
         last = settings.sft_steps
         trial = Trial(
@@ -177,9 +178,9 @@ class Lab:
         )
 
     def matched(self, arm: Arm, seed: int) -> float | None:
-        """Loss on the held-out tail, in nats per character, of the base trained on the windows that
-        the arm replays and nothing else: what matched forgetting compares with. None if the arm
-        replays nothing."""
+        """The loss that matched forgetting compares with: on the held-out tail, in nats per
+        character, of the base trained on the windows that the arm replays and on nothing else.
+        None if the arm replays nothing."""
         settings = self._settings_of(arm, seed)
         if not settings.sft_windows:
             return None
@@ -201,6 +202,6 @@ class Lab:
 
 
 def _rows(conversation: Conversation) -> int:
-    """Rows of the example of one question and one answer: its characters, and its four markers less
-    one for the shift."""
+    """Rows of the example of one question and one answer: its characters and four markers, less one
+    for the shift."""
     return sum(len(m["content"]) for m in conversation.messages) + 3

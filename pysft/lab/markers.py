@@ -1,8 +1,8 @@
 """Markers spelled with characters instead of single tokens, and figures that are comparable between
 the two.
 
-Both vocabularies have 68 symbols, but a marker has one token or several, so compliance is judged on
-text, and the loss is over the reply's own characters."""
+Both vocabularies have 68 symbols, but a marker is one token or several. Therefore compliance is
+judged on text, and the loss is over the reply's own characters."""
 
 import numpy as np
 
@@ -14,20 +14,20 @@ from pysft.text.examples import shift
 from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT
 
-# What stands before the question, between question and answer, and behind the answer.
+# The markers before the question, between question and answer, and after the answer.
 USER, BETWEEN, END = "<|user|>", "<|end|><|assistant|>", "<|end|>"
 
 
 def spelled(conversation, tokenizer, settings) -> Example:
-    """The example with all three markers as the characters of their names; the reply and the
-    characters of its end are graded. settings: not used."""
+    """The Example of a conversation with all three markers as the characters of their names. The
+    reply and the characters of its end are graded. An Arm.encode; settings: not used."""
     head = tokenizer.encode(USER + conversation.prompt + BETWEEN)
     tail = tokenizer.encode(conversation.replies()[0] + END)
     return _graded_tail(head, tail, conversation.where)
 
 
 def _graded_tail(head: np.ndarray, tail: np.ndarray, where: str) -> Example:
-    """The example of head and tail, of which the tail is graded."""
+    """The Example of the ids `head` and `tail`. The tail is graded."""
     tokens = np.concatenate([head, tail])
     return Example(*shift(tokens, np.arange(len(tokens)) >= len(head)), where)
 
@@ -36,8 +36,8 @@ def _graded_tail(head: np.ndarray, tail: np.ndarray, where: str) -> Example:
 
 
 def judge_spelled(model, tokenizer, arm) -> tuple[dict, dict]:
-    """(figures, replies) of a model with spelled markers. A reply stops where the characters of the
-    end begin."""
+    """(figures, replies) of a model with spelled markers. A reply ends where the characters of
+    <|end|> begin."""
 
     def answer(prompts):
         ids = [tokenizer.encode(USER + prompt + BETWEEN) for prompt in prompts]
@@ -68,8 +68,8 @@ def judge_tokens(model, tokenizer, arm) -> tuple[dict, dict]:
 
 
 def _judged(model, tokenizer, arm, answer, example, end: int) -> tuple[dict, dict]:
-    """(figures, replies). answer(prompts) -> [(text, has it stopped?)]. example(conversation) ->
-    Example, whose last `end` labels are the reply's end."""
+    """(figures, replies). answer(prompts) -> [(text, did it stop?)]. example(conversation) ->
+    Example. end: number of labels at its end that belong to the end marker."""
     pairs = answer([prompt for prompt, _ in arm.probe.pairs])
     unseen = answer([p["prompt"] for p in arm.probe.prompts])
     total, count = 0.0, 0
@@ -103,5 +103,5 @@ def _judged(model, tokenizer, arm, answer, example, end: int) -> tuple[dict, dic
 
 
 def _complies(text: str, stopped: bool) -> bool:
-    """True if the reply stopped, has content, and holds no marker."""
+    """True if the reply stopped, has content, and holds no beginning of a marker."""
     return stopped and bool(text.strip()) and "<|" not in text

@@ -1,5 +1,5 @@
-"""Measurements that only the lab makes: how far weights moved, what falls on the user's tokens, and
-the loss by kind of token."""
+"""Measurements that only the lab makes: how far weights moved, the share of the gradient that the
+user's tokens have, and the loss by kind of token."""
 
 import math
 from dataclasses import replace
@@ -10,12 +10,13 @@ from pysft import IGNORE
 from pysft.batch import Batch, Example
 
 OLD, NEW = "old rows", "new rows"
-ROWS = 16  # examples of one batch
+EXAMPLES = 16  # in one batch
 
 
 def moved(start: dict, params, old_vocab: int) -> dict[str, float | None]:
-    """Relative change of each tensor, |W - W0| / |W0| (Frobenius); None if W0 is zero. Embedding
-    and head have one figure for the old rows and one for the new."""
+    """Relative change of each tensor, |W - W0| / |W0| (Frobenius); None if W0 is zero. If the
+    vocabulary has grown, embedding and head have one figure for the old rows and one for the
+    new."""
     found = {}
     for name, w in params.items():
         pieces = {name: slice(None)}
@@ -35,12 +36,12 @@ def user_share(model, examples: list[Example]) -> dict[str, float]:
     """The user's share of the targets ("user_targets") and of the gradient ("user_gradient") if
     nothing were masked; {} without examples.
 
-    The user's targets are those that `examples`, masked as they should be, do not grade. The
-    gradient is the one at the logits: row n has the 1-norm 2 (1 - p_n), where p_n is the
-    probability of its target."""
+    examples: masked as they should be. The user's targets are those that they do not grade. The
+    share of the gradient is of its 1-norm at the logits. Row n has the norm 2 (1 - p_n), where p_n
+    is the probability of its target."""
     totals = {"targets": np.zeros(2), "gradient": np.zeros(2)}
-    for first in range(0, len(examples), ROWS):
-        some = examples[first : first + ROWS]
+    for first in range(0, len(examples), EXAMPLES):
+        some = examples[first : first + EXAMPLES]
         user = np.concatenate([e.labels == IGNORE for e in some])
         unmasked = [replace(e, labels=np.append(e.input_ids[1:], e.labels[-1:])) for e in some]
         nll, _ = model.forward(Batch.of(unmasked, model.config.vocab, model.config.context))
@@ -54,11 +55,12 @@ class LossByKind:
     """An objective that also records, for each step, the mean loss on the first tokens of replies,
     on their end tokens, and on the content between.
 
-    losses: {"first", "content", "end"} -> nats of each step, None where it graded no such token.
-    The objective works as the one it wraps. Each call is one step: for one micro-batch a step."""
+    losses: {"first", "content", "end"} -> [nats of each step; None where it graded no such token].
+    The loss and gradient are those of the objective that it wraps. Each call counts as a step, so
+    a step must have one micro-batch."""
 
     def __init__(self, objective, end: int | None):
-        """end: the id of the end token."""
+        """end: the id of the end token; None if the vocabulary has none."""
         self.objective, self.count, self.end = objective, objective.count, end
         self.losses: dict[str, list] = {"first": [], "content": [], "end": []}
 

@@ -1,10 +1,10 @@
 """Invented names: 40 with a fact, 100 with a refusal, and 50 that are in no training data.
 
 These names are the lab's own closed list. text/facts.py invents names too, but for another purpose:
-in a transcript of tool use each row has a new name, so its fact can only be copied from what the
-search found. Here the fact must be remembered, so the 40 names are the same in every seed, and the
+in a transcript of tool use each row has a new name, so its fact can only be copied from the result
+of the search. Here the fact must be remembered, so the 40 names are the same in every seed, and the
 three sets are disjoint. Other names would also change the examples, and with them the names of
-trials on disk. Both share the sentence of refusal, text.transcripts.REFUSAL."""
+trials on disk. Both use the same refusal, text.transcripts.REFUSAL."""
 
 import re
 
@@ -46,22 +46,26 @@ def fact(i: int) -> str:
 
 
 def question(name: str) -> str:
-    """The only wording that asks for a name."""
+    """The question about a name. It has no other wording."""
     return f"Who is {name}?"
 
 
 def about(names: list[str], replies: list[str]) -> list[Conversation]:
-    """A conversation for each name: who is it, and the reply."""
+    """A conversation for each name: question(name), and its reply."""
     rows = enumerate(zip(names, replies), 1)
     return [exchange(question(name), reply, line) for line, (name, reply) in rows]
 
 
 def hallucinations(model, tokenizer, seed: int) -> dict:
-    """Greedy answers about the 50 names that no training data has, and about the 40 with a fact:
-    of the unknown ones the shares refused and invented (a trade is stated and it is no refusal), of
-    the known ones the shares right and refused; and the answer about Orson Kovacs. seed: not used.
+    """Ask about the 50 names that no training data has and the 40 with a fact; greedy answers.
 
-    An Arm.finish; its name is part of the names of trials on disk."""
+    unknown_refused   share of unknown names that are refused
+    unknown_invented  share of unknown names whose answer states a trade and is no refusal
+    known_right       share of known names answered with the fact, word for word
+    known_refused     share of known names that are refused
+    kovacs            the answer about Orson Kovacs
+
+    seed: not used. An Arm.finish; its name is part of the names of trials on disk."""
 
     def answers(names):
         prompts = [[{"role": "user", "content": question(name)}] for name in names]

@@ -21,7 +21,7 @@ def gather(folder: Path) -> list[dict]:
 
 
 def write_page(folder: Path) -> Path:
-    """Write FOLDER/index.html; its path. A UsageError if the folder has no experiment."""
+    """Write FOLDER/index.html and return its path. A UsageError if the folder has no experiment."""
     folder = Path(folder)
     documents = gather(folder)
     if not documents:
@@ -38,7 +38,8 @@ def write_page(folder: Path) -> Path:
         ),
     ]
     if not figures.available():
-        parts.append(page.paragraph(f"No figures: {figures.NEEDED}, then the same command again."))
+        again = "Then run the same command again."
+        parts.append(page.paragraph(f"Not drawn: {figures.NEEDED}. {again}"))
     for d in documents:
         parts += _section(folder, d)
     target = folder / "index.html"

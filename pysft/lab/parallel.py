@@ -1,5 +1,5 @@
-"""Experiments side by side, each in a process with one thread: small models gain more by that than
-by threads. The processes leave their records in the lab's folder."""
+"""Run experiments side by side, each in a process with one thread: small models gain more by that
+than by threads. The processes leave their records in the lab's folder."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from pysft.lab.lab import Lab
 
 @dataclass(frozen=True)
 class Part:
-    """What one process carries out: an experiment of a lab. ops: "kernels" or "reference"."""
+    """One experiment of a lab, carried out by one process. ops: "kernels" or "reference"."""
 
     name: str
     folder: str
@@ -39,8 +39,9 @@ def prepare_bases(lab: Lab, seeds: int) -> None:
 
 def side_by_side(parts: list[Part], jobs: int, say: Callable[[str], None]) -> None:
     """Carry out the parts in their order, at most `jobs` at a time; say(line) how long each took.
-    If one fails the others go on, and a PysftError tells why in the end. If this process is
-    interrupted, all are ended."""
+
+    If a part fails, the others go on, and a PysftError at the end gives the reason. If this process
+    is interrupted, it ends all others."""
     waiting, running, failed = list(parts), {}, []
     try:
         while waiting or running:

@@ -13,7 +13,7 @@ from pysft.nn.computing import computing_ops
 
 
 def main(argument: str) -> int:
-    """Carry out a part; the exit status. The sentence of an error goes to standard error."""
+    """Carry out a part and return the exit status. An error is one sentence on standard error."""
     part = Part(**json.loads(argument))
     try:
         ops = computing_ops(part.ops, 1)

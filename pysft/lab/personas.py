@@ -1,4 +1,4 @@
-"""Two personas that contradict each other, and which of them a model takes."""
+"""Two personas that contradict each other, and the one that a model takes."""
 
 from pysft.inference.generate import Sampling, generate
 from pysft.measure.evaluate import MAX_NEW
@@ -25,7 +25,7 @@ DRAWS = 20  # for each question
 
 
 def persona_of(text: str) -> str:
-    """Which persona a reply has: "player", "clerk", or "neither", also for a mixture of both."""
+    """The persona of a reply: "player", "clerk", or "neither". A mixture of both is "neither"."""
     player = "poet" in text or "stage" in text or "verse" in text
     clerk = "clerk" in text or "helpful" in text
     if player == clerk:
@@ -34,8 +34,10 @@ def persona_of(text: str) -> str:
 
 
 def personas(model, tokenizer, seed: int) -> dict:
-    """What the model says it is, over 20 draws at temperature 1 for each identity question: the
-    shares of "player", "clerk" and "neither", and of the questions that got both answers ("both").
+    """Ask a model who it is: 20 draws at temperature 1 for each identity question.
+
+    player, clerk, neither  share of the draws with this persona
+    both                    share of the questions that got both personas
 
     An Arm.finish; its name is part of the names of trials on disk."""
     by_question = []

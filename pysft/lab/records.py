@@ -18,7 +18,7 @@ VERSION = 1  # of the meaning of a record; part of every name, so raising it tra
 
 
 def digest(description) -> str:
-    """SHA-256 of a JSON document, in hexadecimal; what is not JSON counts by its str()."""
+    """SHA-256 of a JSON document, in hexadecimal. A value that is not JSON is written by str()."""
     text = json.dumps(description, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -34,14 +34,14 @@ def digest_of_examples(examples: list[Example]) -> str:
 
 
 def relevant(settings: Settings) -> dict:
-    """The settings that can change a result of the lab. It makes its own examples, so those of
-    transcripts do not count, and it never skips a step."""
+    """The settings that can change a result of the lab. It makes its own examples, so `transcripts`
+    does not count, and it never skips a step, so `on_nan` does not count."""
     return {k: v for k, v in asdict(settings).items() if k not in ("transcripts", "on_nan")}
 
 
 def stored(folder: Path, description: dict, make: Callable[[], dict]) -> dict:
-    """The record that `folder` holds under this description; if there is none, make() it and write
-    it there."""
+    """The record that `folder` holds under this description. If there is none, call make() and
+    write its result there."""
     path = folder / f"{digest(description)}.json"
     if path.is_file():
         return read_json(path)

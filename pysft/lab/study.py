@@ -1,5 +1,5 @@
-"""An experiment carried out: its arms over the seeds, the figures with intervals, and the
-verdict."""
+"""Carry out an experiment: train its arms for each seed, compute figures with intervals, and judge
+its checks."""
 
 import math
 import shlex
@@ -31,7 +31,7 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
     """Run every arm for seeds 1 .. seeds, and write table, figures and document to FOLDER/NAME/.
     Returns the document."""
     by_seed = [_records(experiment, lab, seed) for seed in range(1, seeds + 1)]
-    # By arm, and for each its records by seed. A seed may try arms that others did not (find-lr).
+    # {arm's name: its records by seed}. A seed may have arms that others have not (find-lr).
     results: dict[str, list[dict]] = {}
     for records in by_seed:
         for name, record in records.items():
@@ -78,8 +78,8 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
 
 
 def _records(experiment: Experiment, lab: Lab, seed: int) -> dict[str, dict]:
-    """The records of one seed by the arms' names. Each is sent to the generator of arms, whose next
-    arm may depend on it."""
+    """{arm's name: its record} for one seed. Each record is sent to the generator of arms, whose
+    next arm may depend on it."""
     arms, record, found = experiment.arms(lab, seed), None, {}
     while True:
         try:
@@ -113,8 +113,8 @@ def _value(column: Column, record: dict) -> float | str | None:
 
 
 def _holds(check: Check, records: dict[str, dict]) -> bool:
-    """True if the check holds; False also if one of its figures was not measured, because then it
-    was not shown."""
+    """True if the check holds. A check with a figure that was not measured does not hold, because
+    nothing was shown."""
     try:
         return bool(check.holds(records))
     except NOT_MEASURED:
@@ -131,8 +131,10 @@ def verdict(checks: list[dict]) -> str:
 
 def interval(values: list) -> dict:
     """A figure over the seeds: "mean", "min", "max", "t95" (half the width of the mean's 95 %
-    interval by Student's t; None for one seed) and "values". None among the values was not
-    measured, and what is not finite counts as that. If a value is a word, only the values."""
+    interval by Student's t; None for fewer than two values) and "values".
+
+    A value that was not measured is None, and one that is not finite becomes None. If a value is a
+    word, all figures but "values" are None."""
     if any(isinstance(y, str) for y in values):
         return {"mean": None, "min": None, "max": None, "t95": None, "values": values}
     finite = [None if y is None or not math.isfinite(y) else float(y) for y in values]

@@ -1,4 +1,4 @@
-"""An experiment's document as text for a terminal, and the parts of it that the page shares."""
+"""Write an experiment's document as text for a terminal. overview.py uses parts for its page."""
 
 
 def text(d: dict) -> str:
@@ -28,8 +28,8 @@ def text(d: dict) -> str:
 
 
 def cell(figure: dict, form: str) -> str:
-    """A figure over the seeds: its mean, and the range if the seeds differ as written. Words are
-    listed; "-" was not measured."""
+    """A figure over the seeds: its mean, and the range if the seeds differ in this form. Words are
+    listed. "-" stands for a figure that was not measured."""
     if any(isinstance(y, str) for y in figure["values"]):
         return ", ".join(dict.fromkeys(str(y) for y in figure["values"]))
     if figure["mean"] is None:
@@ -39,12 +39,12 @@ def cell(figure: dict, form: str) -> str:
 
 
 def _held(holds: list[bool]) -> str:
-    """In how many seeds a check held: "yes", "no" or "1 of 3"."""
+    """The seeds in which a check held: "yes" (all), "no" (none), or a number like "1 of 3"."""
     return "yes" if all(holds) else "no" if not any(holds) else f"{sum(holds)} of {len(holds)}"
 
 
 def seeds(d: dict) -> str:
-    """How many seeds there were, and what that means for the verdict."""
+    """The number of seeds, with a warning if there is only one, or if the steps are scaled."""
     hint = ", which is only a hint" if d["seeds"] == 1 else ""
     scaled = f", scaled to {d['scale']:g}: the verdict means nothing" if d["scale"] != 1 else ""
     return f"{d['seeds']} seed{'s' * (d['seeds'] != 1)}{hint}{scaled}"
@@ -58,5 +58,5 @@ def bases(d: dict) -> str:
 
 
 def diverged(d: dict) -> str:
-    """Which arms diverged."""
+    """The sentence that names the arms that diverged."""
     return f"Diverged, so the figures are from before that: {', '.join(d['diverged'])}"

@@ -23,7 +23,7 @@ from pysft.training.runner import steps_of
 from pysft.training.settings import Settings
 from pysft.training.stages import finetune
 
-SAMPLED = 100  # trained conversations at most that the loss on replies is measured on
+SAMPLED = 100  # maximum number of trained conversations that the loss on replies is measured on
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Trial:
     at: list[int]
 
     def description(self) -> dict:
-        """What the record's name on disk is made from: changing a key or a value here trains every
-        trial of every folder again."""
+        """The description that names the record on disk. After a change of a key or a value here,
+        every trial of every folder is trained again."""
         return {
             "version": VERSION,
             "base": weights_sha256(self.base.stage.model),
@@ -69,11 +69,11 @@ class Trial:
 
 
 def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
-    """Train and measure a trial; its record, ready for JSON.
+    """Train and measure a trial, and return its record, ready for JSON.
 
-    corpus: ids of the base text to train on, of which windows are replayed. progress(text, last):
-    takes a line that may be overwritten. A trial that diverges keeps what was measured before, and
-    its record says so."""
+    corpus: ids of the base text to train on, from which windows are replayed. progress(text, last):
+    takes a line that may be overwritten. If the trial diverges, the record keeps the measurements
+    that were made before, and the error is under "diverged"."""
     began = time.monotonic()
     arm, seed, settings = trial.arm, trial.seed, trial.settings
     base, vocab = trial.base.stage.model, len(trial.tokenizer)
@@ -122,16 +122,16 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
 
 
 class _Track:
-    """What is measured along a trial. rows: the figures of each measurement, by rising step.
-    samples: replies of the last one, [(prompt, reply, stop)], six trained prompts before six
-    unseen ones."""
+    """The measurements of a trial while it trains. rows: the figures of each, by rising step.
+    samples: replies of the last one, [(prompt, reply, stop)]; up to six trained prompts come before
+    up to six unseen ones."""
 
     def __init__(self, trial: Trial):
         self.trial, self.rows, self.samples = trial, [], []
         trained = (trial.arm.pairs or trial.arm.conversations)[:SAMPLED]
         self.messages = [c.messages for c in trained]
-        # For the user's share: masked as it should be, whatever the arm does. Spelled markers have
-        # no end token, so nothing can be rendered.
+        # For user_share: masked as they should be, whatever the arm does. With spelled markers
+        # there is no end token, so nothing can be rendered.
         self.masked = []
         if CHAT.end in trial.tokenizer.special:
             context = trial.settings.context

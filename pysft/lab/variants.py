@@ -1,4 +1,4 @@
-"""Training data changed on purpose: masks that are wrong, end tokens left out, noise."""
+"""Training data with faults made on purpose: wrong masks, end tokens left out, noise."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from pysft.text.conversation import Conversation
 
 
 def exchange(user: str, assistant: str, number: int = 1) -> Conversation:
-    """A conversation of one question and one answer. number: its line."""
+    """A conversation of one question and one answer. number: its line number."""
     messages = [
         {"role": "user", "content": user},
         {"role": "assistant", "content": assistant},
@@ -22,12 +22,12 @@ def exchange(user: str, assistant: str, number: int = 1) -> Conversation:
 
 
 def shuffled(items: Sequence, name: str, seed: int = 0) -> list:
-    """The items in an order that depends on name, seed and their number alone."""
+    """The items in an order that depends on name, seed and the number of items alone."""
     return [items[i] for i in rng(seed, "lab", name).permutation(len(items))]
 
 
 def first_token_masked(conversation, tokenizer, settings) -> Example:
-    """The example as the source text's code has it: the label at <|assistant|> is -100 too."""
+    """The Example that the source text's code makes: the label at <|assistant|> is -100 too."""
     e = standard(conversation, tokenizer, settings)
     graded = e.labels != IGNORE
     first = graded & ~np.concatenate([[False], graded[:-1]])
@@ -35,8 +35,8 @@ def first_token_masked(conversation, tokenizer, settings) -> Example:
 
 
 def without_end(lines: frozenset[int]) -> Callable:
-    """An Arm.encode that leaves out the end token of the conversations on these lines, as if the
-    turn had not been closed."""
+    """An Arm.encode that leaves out the last end token of the conversations on these lines, as if
+    the reply had not been closed."""
 
     def encode(conversation, tokenizer, settings):
         e = standard(conversation, tokenizer, settings)
@@ -50,9 +50,9 @@ def without_end(lines: frozenset[int]) -> Callable:
 def noisy(
     clean: list[Conversation], n: int, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """(n rows, the good ones among them, which come first). Half of the rows are left as they were.
-    A fifth has the reply of another prompt. Three twentieths have a reply that is cut somewhere in
-    its middle half. The rest repeat a good row word for word."""
+    """(n rows, the good ones among them). The good half comes first: clean rows, unchanged. A fifth
+    has the reply of another prompt. Three twentieths have a reply that is cut somewhere in its
+    middle half. The rest repeat a good row word for word."""
     g = rng(seed, "lab", f"noise {n}")
     order = shuffled(clean, f"noise rows {n}", seed)
     good, wrong, cut = n // 2, n // 5, 3 * n // 20
@@ -64,7 +64,7 @@ def noisy(
         bad.append(exchange(c.prompt, replies[int(g.integers(0, good))], c.line))
     for c, reply in zip(rows[good + wrong :], replies[good + wrong :]):
         words = reply.split(" ")
-        most = max(1, int(len(words) * g.uniform(0.25, 0.75)))
-        bad.append(exchange(c.prompt, " ".join(words[:most]), c.line))
+        length = max(1, int(len(words) * g.uniform(0.25, 0.75)))
+        bad.append(exchange(c.prompt, " ".join(words[:length]), c.line))
     repeats = [kept[int(i)] for i in g.integers(0, good, n - len(rows))]
     return kept + bad + repeats, kept

@@ -13,10 +13,10 @@ class Criterion(NamedTuple):
     """One way to compare checkpoints."""
 
     best: str  # what the best checkpoint has, in words
-    better: str  # "low" or "high"
+    better: str  # which values are better: "low" or "high"
     value: Callable[[dict], float | None]  # of a row of `select`; None where it was not measured
-    form: str  # how a value is shown
-    warning: str = ""  # why not to choose by it alone; such a criterion does not count in `agree`
+    form: str  # the format of a value
+    warning: str = ""  # why not to choose by it alone; `agree` lists such a criterion uncounted
 
 
 def _above_chance(row: dict) -> float | None:
@@ -34,7 +34,7 @@ CRITERIA = {
         "{:.3f}",
     ),
     "format compliance": Criterion(
-        "the most replies that have content and end as they should",
+        "the most replies in the right format",
         "high",
         lambda row: row.get("format_compliance"),
         "{:.1%}",
@@ -79,8 +79,8 @@ def select(rows: list[dict], marks: dict[int, list[int]] | None = None) -> dict:
                ties (the later steps that are exactly as good)
     agree      [{"step", "criteria"}]: the step that is best, tied or alone, by the most criteria
                (the earliest of several), and these criteria; then the same for the criteria that
-               remain, and so on; a criterion with a warning does not count
-    disagree   true if no single step is best by every criterion that was measured
+               remain, and so on. A criterion with a warning is listed, but does not count
+    disagree   true if `agree` has more than one step
     rows       the rows by rising step, with mark (the mean, or null) and marks (how many)"""
     rows = [
         _complete(row, (marks or {}).get(row["step"], []))
@@ -105,8 +105,10 @@ def _complete(row: dict, marks: list[int]) -> dict:
 
 
 def _agreement(best: dict[str, list[int]]) -> list[dict]:
-    """`agree` of select. best: {criterion: its best steps, ties included}. A tie is no
-    disagreement: if compliance is 100 % from step 100 on, step 900 is as good by it."""
+    """`agree` of select. best: {criterion: its best steps, ties included}.
+
+    A tie is no disagreement: if compliance is 100 % from step 100 on, it does not speak against
+    step 900."""
     found = []
     while best:
         steps = sorted(set().union(*best.values()))

@@ -5,10 +5,10 @@ from pysft.measure.figures import Series
 from pysft.measure.page import details, figure, paragraph, table
 from pysft.measure.wording import cell, reply_cell
 
-POINTS = 200  # of a curve, at most: more steps are averaged in equal groups
-ROWS = 12  # of a curve's table, at most
+POINTS = 200  # maximum points of a curve; if there are more steps, each point is a mean of several
+ROWS = 12  # maximum rows of a curve's table
 
-# What is drawn of the checkpoints: figure -> its label.
+# The figures that are drawn of each checkpoint: name -> label.
 SHARES = {
     "recall": "recall",
     "stopped": "stopped",
@@ -20,8 +20,10 @@ LOSSES = {"sft_loss": "trained", "heldout_loss": "held out", "tuned_base_loss": 
 
 
 def grouped(rows: list[dict], most: int, *names) -> list[list]:
-    """[last step, mean of each name] for at most `most` equal groups of the rows. A name may be a
-    path: "losses/base". A mean over no numbers is None."""
+    """[last step, mean of each name] for each group of consecutive rows.
+
+    There are at most `most` groups, all of one size except the last. A name may be a path:
+    "losses/base". A mean over no numbers is None."""
     size = -(-len(rows) // most)
     groups = [rows[i : i + size] for i in range(0, len(rows), size)]
 
@@ -38,17 +40,17 @@ def grouped(rows: list[dict], most: int, *names) -> list[list]:
 
 
 def training(rows: list[dict]) -> list:
-    """The log of a stage: its losses, and folded away the norm of the gradient, the learning rate
-    and the numbers."""
-    left_out = sum(bool(row.get("skipped")) for row in rows)
+    """The parts that show the log of a stage: the losses, and folded away the gradient norm, the
+    learning rate and a table. Without matplotlib the table alone."""
+    skipped = sum(bool(row.get("skipped")) for row in rows)
     rows = [row for row in rows if not row.get("skipped")]
     if not rows:
-        return [paragraph(f"All {left_out:,} steps were skipped: loss or gradient was not finite.")]
+        return [paragraph(f"All {skipped:,} steps were skipped: loss or gradient was not finite.")]
     seconds, tokens = (sum(row[name] for row in rows) for name in ("seconds", "tokens"))
     text = f"{len(rows):,} steps, {tokens:,} tokens, {seconds:,.1f} seconds."
-    if left_out:
-        steps = "step was" if left_out == 1 else "steps were"
-        text += f" {left_out:,} more {steps} skipped: loss or gradient was not finite."
+    if skipped:
+        steps = "step was" if skipped == 1 else "steps were"
+        text += f" {skipped:,} more {steps} skipped: loss or gradient was not finite."
     sources = list(dict.fromkeys(source for row in rows for source in row["losses"]))
     loss_curve, more_curves = _log_curves(rows, sources)
     numbers = [
@@ -64,7 +66,8 @@ def training(rows: list[dict]) -> list:
 
 
 def _log_curves(rows: list[dict], sources: list[str]) -> tuple[list, list]:
-    """(the figure of the losses, the figures of the rest), [] without matplotlib."""
+    """(the chart of the losses, the charts of gradient norm and learning rate), both as lists,
+    which are empty without matplotlib."""
     if not figures.available():
         return [], []
     points = grouped(rows, POINTS, *(f"losses/{s}" for s in sources), "norm", "lr")
@@ -105,7 +108,8 @@ def _log_table(rows: list[dict], sources: list[str]) -> str:
 
 
 def checkpoints(rows: list[dict]) -> list:
-    """The figures at each checkpoint, and the replies to the same prompts."""
+    """The parts that show each measured checkpoint: charts, a table of its figures, and its replies
+    to the same prompts."""
     names = [*LOSSES, "forgetting", *SHARES]
     cells = [
         [
@@ -146,7 +150,7 @@ def _checkpoint_curves(rows: list[dict]) -> list:
     ]
     return [
         drawn(
-            "Shares by step", SHARES, "share", "Each is defined under “The figures”; 1 means all."
+            "Shares by step", SHARES, "share", "Defined in the section “The figures”; 1 means all."
         ),
         drawn(
             "Losses by step",

@@ -1,8 +1,10 @@
-"""Diagnose a run: the source text's six ways in which fine-tuning fails, as rules over figures.
+"""Diagnose a run: the six ways in which fine-tuning fails, by the source text, as rules over
+figures.
 
 Each rule names the figure that triggered it, the likely cause and the fix. The rules read the
-figures that were measured at the end and at the checkpoints, and the settings. They read no weights
-and generate no text, so a diagnosis takes no time and is always the same."""
+figures that were measured at the end and at the checkpoints, the settings, and the census of the
+data. They read no weights and generate no text, so a diagnosis takes no time and is always the
+same."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,17 +21,17 @@ STOPS = 0.5  # share of replies to unseen prompts that stop; below it, there is 
 WORDS = 0.85  # share of the replies' words that are real; below it, they are gibberish
 COPIED = 0.3  # share of replies to unseen prompts that are memorised; above it, too many are
 CLEAN = 0.95  # share of replies without a control token inside; below it, too few are
-RECALLED = 0.8  # share of trained pairs recalled; only from there on can a run be overfitted
+RECALLED = 0.8  # share of trained pairs recalled; below it, a run is not called overfitted
 OVERFIT = 0.3  # nats per graded token by which held-out loss may exceed its lowest checkpoint
-FORGOTTEN = 0.10  # relative rise of the base loss
+FORGOTTEN = 0.10  # relative rise of the base loss; above it, too much is forgotten
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A failure mode that shows.
+    """A failure mode that a run shows. All fields are text without a full stop.
 
-    mode: its name. symptom: how the source text describes it, shortened. figure: what triggered
-    it. cause, fix: what is likely wrong and what helps, in a sentence each, without a full stop."""
+    mode: its name. symptom: how the source text describes it, shortened. figure: the figure that
+    triggered the rule, and its limit. cause: what is likely wrong. fix: what helps."""
 
     mode: str
     symptom: str
@@ -40,8 +42,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Run:
-    """What the rules read: the last figures, those of the checkpoints, the settings, and the census
-    of the data."""
+    """What the rules read.
+
+    figures: those of the moment that is diagnosed. track: those of each checkpoint up to then.
+    settings: the run's. data: the census of its data (data.json)."""
 
     figures: dict
     track: list[dict]
@@ -60,6 +64,7 @@ class Run:
 
     @property
     def epochs(self) -> float:
+        """The largest number of epochs of any part of the data; 0 if it is unknown."""
         return max(self.data.get("epochs", {}).values(), default=0.0)
 
 
@@ -71,14 +76,14 @@ def _ignores_format(run: Run) -> Finding | None:
     ):
         return None
     ends, turns = run.data.get("end_tokens_graded"), run.data.get("turns")
-    loss = run.get("sft_loss")
+    loss, first = run.get("sft_loss"), run.get("sft_loss_start")
     if ends is not None and turns is not None and ends < turns:
         cause = (
             f"only {ends:,} of {turns:,} turns have a graded end token, so the model was not taught"
             " to stop"
         )
         fix = "close every reply; python -m pysft audit FILE shows which are not closed"
-    elif loss is not None and loss < 0.5 * run.get("sft_loss_start", 0):
+    elif None not in (loss, first) and loss < 0.5 * first:
         cause = (
             "the loss has fallen, so the model has learned something, but not where to stop: the"
             " end tokens are missing from the data, or masked"
@@ -87,8 +92,10 @@ def _ignores_format(run: Run) -> Finding | None:
     else:
         cause = (
             f"too few steps ({run.settings.get('sft_steps', '?')}) or too low a learning rate"
-            f" ({run.rate}): the loss has hardly fallen"
+            f" ({run.rate})"
         )
+        if None not in (loss, first):  # a checkpoint does not know the first loss
+            cause += ": the loss has fallen by less than half"
         fix = "train for more steps (--sft-steps), or raise the learning rate (--lr)"
     return Finding(
         "ignores the format",
@@ -221,12 +228,13 @@ RULES: list[Callable[[Run], Finding | None]] = [
 def findings(
     figures: dict, track: list[dict], settings: dict, data: dict | None = None
 ) -> list[Finding]:
-    """What the rules find, in the source text's order; [] for a healthy run."""
+    """What the rules find, in the source text's order; [] for a healthy run. The arguments are the
+    fields of Run."""
     run = Run(figures, track, settings, data or {})
     return [found for rule in RULES if (found := rule(run)) is not None]
 
 
-# Figures that a diagnosis shows.
+# The figures in the document of a diagnosis.
 SHOWN = (
     "stopped_unseen",
     "format_compliance",
@@ -244,7 +252,8 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
     "findings"}.
 
     step: diagnose it as it was at the checkpoint of this step. Default: as it is, or as it was at
-    its last checkpoint if the training has not finished."""
+    its last checkpoint if the training has not finished. finished: true if the figures are those of
+    the finished training, false if they are a checkpoint's."""
     folder = Path(folder)
     figures, track, finished = _figures_of(folder, step)
     settings = (
@@ -267,7 +276,8 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
 
 
 def _figures_of(folder: Path, step: int | None) -> tuple[dict, list[dict], bool]:
-    """(figures, those of the checkpoints up to these, whether the training had finished)."""
+    """(figures, those of each checkpoint up to then, True if they are those of the finished
+    training)."""
     finished = (folder / "report.json").is_file()
     try:
         track = read_measurements(folder)

@@ -22,24 +22,24 @@ from pysft.text.windows import tile_windows
 from pysft.training.runner import steps_of
 from pysft.training.stages import replay_alone
 
-MAX_NEW = 120  # tokens of a reply
-ROWS = 2048  # of a batch that is measured
+MAX_NEW = 120  # maximum tokens of a reply
+ROWS = 2048  # maximum rows of a batch that is measured, unless one context is longer
 
 
 # ---------------------------------------------------------------------------------------- losses
 
 
 def corpus_loss(model, ids: np.ndarray) -> float:
-    """Mean loss of a text (L,) in nats per character, every target once."""
+    """Mean loss of a text's ids (L,), in nats per character. Each target counts once."""
     return _mean_nll(model, tile_windows(ids, model.config.context))
 
 
 def conversation_loss(
     model, conversations: list, tokenizer: CharTokenizer, template: Template, grade: str = "all"
 ) -> tuple[float, int]:
-    """(mean nats per graded token, number of conversations measured).
+    """(mean loss in nats per graded token, number of conversations measured).
 
-    A conversation is measured if it fits the context and has a graded token. Without one, the loss
+    A conversation is measured if it fits the context and has a graded token. If none does, the loss
     is nan."""
     examples = []
     for messages in conversations:
@@ -80,8 +80,9 @@ def loss_after_replay(model, settings, corpus: np.ndarray, heldout: np.ndarray, 
 def answer(
     model, tokenizer: CharTokenizer, template: Template, prompts: list
 ) -> list[tuple[str, Reply]]:
-    """(text, Reply) for each prompt, greedy. A prompt is a text, or the list of turns so far. A
-    prompt that leaves no room gets an empty reply that was stopped by its length."""
+    """(text, Reply) for each prompt, greedy. A prompt is a text, or the list of turns so far.
+
+    A prompt that leaves no room in the context gets an empty reply with stop "length"."""
     rendered = [
         render_prompt(
             [{"role": "user", "content": p}] if isinstance(p, str) else p, tokenizer, template
@@ -97,10 +98,10 @@ def answer(
 
 
 def checks(reply: Reply, tokenizer: CharTokenizer, template: Template) -> tuple[bool, bool, bool]:
-    """The three parts of format compliance, as the source text has them.
+    """The three parts of format compliance, as the source text defines it.
 
-    The reply has content; it ends with the end token; it holds nothing that may not stand in a
-    reply, that is a control token or a marker of a turn spelled out in characters."""
+    (the reply has content, it ends with the end token, it holds neither a control token other than
+    those of tools nor a marker of a turn spelled out in characters)."""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
     control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
     text = tokenizer.decode(reply.ids[reply.ids < len(tokenizer.characters)])
@@ -152,7 +153,7 @@ def measure(
 
 
 def _answer_groups(model, tokenizer, template, questions: dict) -> dict:
-    """{group: answers} for {group: prompts}, all answered in one go."""
+    """{group: answers} for {group: prompts}. All are generated side by side."""
     every = iter(answer(model, tokenizer, template, sum(questions.values(), [])))
     return {group: [next(every) for _ in prompts] for group, prompts in questions.items()}
 
@@ -188,8 +189,8 @@ def _compliance(checked: list[tuple[bool, bool, bool]]) -> dict:
 
 
 def _in_domain(probe: Probe, questions: dict, answers: dict) -> dict:
-    """Figures of the prompts whose subject was trained on, but not their words: those of the list
-    that are in the domain, and those of the held-out conversations."""
+    """Figures of the prompts whose subjects were trained on and whose words were not: the in-domain
+    ones of the shipped list, and those of the held-out conversations."""
     inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]
     prompts = [questions["prompts"][i] for i in inside]
     prompts += [_user_text(p) for p in questions["heldout"]]
@@ -213,7 +214,7 @@ def _variety(replies: list[str], probe: Probe) -> dict:
 
 
 def _by_domain(probe: Probe, replies: list[str], checked: list) -> dict:
-    """{domain: figures of the unseen prompts in it}, domains in the order of the list."""
+    """{domain: figures of its unseen prompts}, domains in the order of the list of prompts."""
     found = {}
     for domain in dict.fromkeys(p["domain"] for p in probe.prompts):
         here = [i for i, p in enumerate(probe.prompts) if p["domain"] == domain]
@@ -235,7 +236,7 @@ def _by_domain(probe: Probe, replies: list[str], checked: list) -> dict:
 def origins(replies: dict, probe: Probe) -> tuple[dict, dict]:
     """Trace the replies of measure() to the texts of the training (provenance.py).
 
-    Returns (the number of replies to unseen prompts by verdict, the replies with their Origin as a
+    Returns ({verdict: number of replies to unseen prompts}, the replies, each with its Origin as a
     dict for a fourth element)."""
     source = Provenance(probe.training_replies, probe.corpus_text or None)
     traced = {

@@ -1,5 +1,5 @@
-"""Figures as SVG text, drawn by matplotlib: an optional package, imported only when a figure is
-drawn.
+"""Draw figures as SVG text with matplotlib, an optional package that is imported only when a figure
+is drawn.
 
 A figure stands inline in a page. Its background is transparent and its ink is the page's own text
 colour, so one figure serves light and dark pages. The same data give the same bytes. A figure has
@@ -18,17 +18,18 @@ from pysft.errors import UsageError
 from pysft.measure.page import printable
 
 NEEDED = (
-    "figures need matplotlib: pip install 'pysft[plot]', or 'make train' in the source, which"
-    " installs it"
+    "figures need matplotlib; install it with pip install 'pysft[plot]', or with 'make train' in"
+    " the source"
 )
 INK = "#010203"  # stands for currentColor while matplotlib draws
 # The colours of Okabe and Ito, which colour-blind readers can tell apart; their black is the ink.
-# The two that are pale on white come last. Series differ by marker and line too, so nothing is
-# shown by colour alone.
+# The two that are pale on white come last. Series differ by marker and line too, so colour is
+# never the only difference.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", INK, "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 2, 2)), (0, (1, 1)))
-DATA = {"clip_on": False, "in_layout": False}  # the axes always have room for the data
+# Data are neither clipped nor measured by the layout: the axes always have room for them.
+DATA = {"clip_on": False, "in_layout": False}
 WIDTH, HEIGHT = 460, 230  # points: the width of a figure, and the height of its axes
 STYLE = {
     "svg.fonttype": "none",
@@ -49,8 +50,8 @@ STYLE = {
 
 @dataclass
 class Series:
-    """A line of a figure: its name, x (n,), and for each seed its y (n,). A value that cannot be
-    drawn (None, nan, inf) leaves a gap."""
+    """A line of a figure: its name, x (n,), and ys, a list of y (n,) for each seed. A value that
+    cannot be drawn (None, nan, inf) leaves a gap."""
 
     name: str
     x: list
@@ -85,7 +86,7 @@ def curves(
             x = _numbers(s.x, log_x)
             ys = np.array([_numbers(y, log_y) for y in s.ys or [[None] * len(s.x)]])
             least, mean, most = (f(ys, axis=0) for f in (np.nanmin, np.nanmean, np.nanmax))
-            # A marker at each point; of many points only some, not at those of other series.
+            # Mark each point. On a long line mark only some, at other places for each series.
             every = 1 if len(x) <= 12 else (0.02 + 0.03 * (i % 4), 0.12)
             yield s.name, _line(axes, x, mean, i, markevery=every)
             if len(ys) > 1:
@@ -105,8 +106,8 @@ def paths(
     log_y=False,
     level=None,
 ) -> str:
-    """A trade-off: for each (name, [(xs, ys) of each seed]) the path of each seed through the
-    plane, with a marker at each point and a larger one at its end."""
+    """A trade-off: the path of each seed through the plane, with a marker at each point and a
+    larger one at its end. series: [(name, [(xs, ys) of each seed])]."""
 
     def paint(axes):
         for i, (name, seeds) in enumerate(series):
@@ -124,8 +125,9 @@ def paths(
 
 
 def dots(title: str, groups: list[tuple], x_label: str, level=None, log=False) -> str:
-    """A row for each (name, [value of each seed]): a dot for each seed, and a bar at their mean if
-    there are several. level: (x, label), a dashed vertical line."""
+    """A row for each group: a dot for each seed, and a bar at their mean if there are several.
+
+    groups: [(name, [value of each seed])]. level: (x, label), a dashed vertical line."""
     every = [x[np.isfinite(x)] for x in (_numbers(values, log) for _, values in groups)]
     names = [
         textwrap.wrap(printable(name), 26) + ["(not measured)"] * (not len(x))
@@ -153,8 +155,8 @@ def dots(title: str, groups: list[tuple], x_label: str, level=None, log=False) -
 
 
 def _numbers(values, log) -> np.ndarray:
-    """(n,) floats, nan where a value cannot be drawn: None, not finite, 1e30 or more, or on a
-    logarithmic axis below 1e-30."""
+    """(n,) floats, nan where a value cannot be drawn: None, not finite, of size 1e30 or more, or on
+    a logarithmic axis 1e-30 or less."""
     x = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     return np.where((np.abs(x) < 1e30) & ((x > 1e-30) | (not log)), x, np.nan)
 
@@ -176,15 +178,15 @@ def _line(axes, x, y, i, **more):
 def _drawn(
     title, paint, x_label, y_label, log_x, log_y, marks, level, height=HEIGHT, rows=False
 ) -> str:
-    """The SVG document of a figure. paint(axes) draws the data and returns (name, handle) for the
-    legend, which stands below, clear of all data. rows: the y axis has names, not numbers."""
+    """The SVG document of a figure. paint(axes) draws the data and gives (name, handle) for each
+    entry of the legend, which stands below the data. rows: the y axis has names, not numbers."""
     if not available():
         raise UsageError(NEEDED)
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # About letters that matplotlib's own font lacks: the font of the page has them.
+        # matplotlib warns of letters that its own font lacks. The font of the page has them.
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -218,7 +220,8 @@ def _drawn(
 
 
 def _scale(axis, set_scale, log: bool, numbers: bool = True) -> None:
-    """Linear or logarithmic, with numbers for people: 20,000 and a real minus sign."""
+    """Make an axis linear or logarithmic, and write its numbers for people: 20,000, and a real
+    minus sign."""
     from matplotlib import ticker
 
     if log:
@@ -236,9 +239,9 @@ def _scale(axis, set_scale, log: bool, numbers: bool = True) -> None:
 
 
 def _mark(axes, marks) -> int:
-    """Draw thin vertical lines with their names above the axes, in as many rows as it takes for no
-    name to overlap another. Returns the number of rows."""
-    ends = []  # of the last name in each row
+    """Draw thin vertical lines with their names above the axes. Names that would overlap go into
+    separate rows. Returns the number of rows."""
+    ends = []  # where the last name in each row ends
     for x, _ in sorted(marks):
         axes.axvline(x, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
     for x, label in sorted(marks):
@@ -252,7 +255,7 @@ def _mark(axes, marks) -> int:
 
 
 def _legend_room(names) -> tuple[float, list[str], int]:
-    """(height in points, the names with line breaks, number of columns)."""
+    """(height of the legend in points, the names with line breaks, number of columns)."""
     columns = max(1, min(len(names), 76 // (max(map(len, names), default=0) + 9)))
     wrapped = ["\n".join(textwrap.wrap(printable(name), 66)) for name in names]
     lines = sum(text.count("\n") + 1 for text in wrapped)
@@ -277,8 +280,8 @@ def _legend(plot, handles: list, names: list[str], columns: int) -> None:
 
 
 def _inline(svg: str, title: str, width: float, height: float) -> str:
-    """The SVG document of matplotlib, made fit for a page: without prologue, metadata, style sheet,
-    ids and fonts."""
+    """matplotlib's SVG document, made fit for a page: without prologue, metadata, style sheet, ids
+    and fonts."""
     paths = map(_attributes, re.findall(r"<path [^>]*>", svg))
     shapes = {a["id"]: a["d"] for a in paths if "id" in a}
     body = svg[svg.index("<svg") :]

@@ -8,11 +8,11 @@ from pysft.errors import UsageError
 from pysft.measure.evaluate import ROWS
 from pysft.nn.shapes import GPTConfig, sizes
 
-HELD = ("weights", "gradients", "moments", "activations")  # all at once, while training
+HELD = ("weights", "gradients", "moments", "activations")  # in memory together during training
 
 
 def _proc_status(name: str) -> int | None:
-    """Bytes, from a line of /proc/self/status; None where there is no such file."""
+    """The bytes that a line of /proc/self/status gives; None where there is no such line."""
     try:
         return next(
             int(line.split()[1]) * 1024
@@ -24,7 +24,7 @@ def _proc_status(name: str) -> int | None:
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has held so far.
+    """The largest number of bytes of memory that this process has held so far.
 
     On Linux this is VmHWM, because ru_maxrss there starts at the peak of the parent process."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -34,8 +34,8 @@ def peak_memory() -> int:
 def say_memory(screen, *stages) -> None:
     """Say how much memory the process will hold at most, before training begins.
 
-    stages: (config, rows of a batch, bytes held beside the model: the weights of the base that it
-    is tuned from). Measuring needs batches of ROWS rows, so no stage has fewer."""
+    stages: (config, rows of a batch, bytes held beside the model, which are the weights of the base
+    that it is tuned from). Each counts with at least ROWS rows, because measuring needs them."""
     now = _proc_status("VmRSS") or peak_memory()
     held = []
     for config, rows, base in stages:

@@ -1,16 +1,14 @@
-"""An HTML page that needs nothing else: one document, put together from small parts, that opens
-from a file and loads nothing.
+"""Build an HTML page from small parts: one document that opens from a file and loads nothing else.
 
-Every builder escapes the text it is given. What a builder returns is Html, which is not escaped
-again."""
+Every builder escapes the text it is given and returns Html, which is not escaped again."""
 
 import re
 from html import escape
 
-# The sign of a verdict, beside its word and its colour.
+# The sign of each kind of verdict. A badge has its word and its colour too.
 SIGNS = {"good": "\u2713", "partly": "\u25d1", "bad": "\u2717"}
 
-# The page may load and run nothing, whatever a model or a data set has written into it.
+# The browser must load and run nothing, whatever text of a model or a data set is on the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 STYLE = """
@@ -62,8 +60,8 @@ class Html(str):
 
 
 def printable(text) -> str:
-    """The text with visible signs for what no document may hold: control characters, and halves
-    of surrogate pairs."""
+    """The text with visible signs in place of characters that no document may hold: control
+    characters, and halves of surrogate pairs."""
 
     def sign(control):
         return "\u2421" if control[0] == "\x7f" else chr(0x2400 + ord(control[0]))
@@ -77,8 +75,8 @@ def _html(part) -> str:
 
 
 def page(title: str, parts: list[str], note: str = "") -> str:
-    """The whole document. parts: what the builders below return, in order. note: a small text at
-    the end."""
+    """The whole document. parts: values of the builders below, in order. note: a small text at the
+    end."""
     foot = f"<footer>{_html(note)}</footer>\n" if note else ""
     body = "\n".join(map(_html, parts))
     return (
@@ -102,7 +100,8 @@ def paragraph(*texts: str) -> Html:
 
 
 def number(value) -> str:
-    """A number for people: 12,345, or four significant digits; a dash for None and nan."""
+    """A number for people: a whole number as 12,345, another to four significant digits, a bool as
+    yes or no; a dash for None and nan."""
     if value is None or value != value:
         return "\u2013"
     if isinstance(value, bool):
@@ -113,8 +112,8 @@ def number(value) -> str:
 def table(headings: list[str], rows: list[list], align: str = "") -> Html:
     """A table that scrolls sideways on a narrow screen.
 
-    Cells are texts, badges, or numbers, which number() writes. align: "l" or "r" for each column;
-    by default, columns that hold only numbers are aligned to the right."""
+    Cells are texts, badges, or numbers, which number() writes. align: "l" or "r" for each column.
+    By default a column that holds only numbers is aligned to the right."""
 
     def is_number(cell):
         return cell is None or isinstance(cell, (int, float))
@@ -159,7 +158,7 @@ def bullets(items: list[str]) -> Html:
 
 
 def code(text: str) -> Html:
-    """A text to be typed or read as it is: commands, settings."""
+    """A text in a fixed-width font, with its line breaks: commands, settings."""
     return Html(f"<pre><code>{_html(text)}</code></pre>")
 
 
@@ -175,6 +174,6 @@ def details(summary: str, parts: list[str]) -> Html:
 def badge(text: str, kind: str, alone: bool = False) -> Html:
     """A verdict: the sign, the word and the colour of `kind` (good, partly or bad), then the text.
 
-    alone: leave the word out, because the text says the same."""
+    alone: leave the word out, because the text means the same."""
     shown = printable(text) if alone or text == kind else f"{kind}: {printable(text)}"
     return Html(f'<span class="badge {kind}">{SIGNS[kind]} {escape(shown)}</span>')

@@ -12,12 +12,12 @@ from pysft.text.formats import read_prompts
 from pysft.text.template import Template
 from pysft.text.transcripts import TOOLS
 
-RECALLED = 40  # replies at most that recall is measured on
+RECALLED = 40  # maximum number of replies that recall is measured on
 
 
 def before_reply(messages, turn: int | None = None):
-    """What stands before a reply, which is messages[turn] (default: the first reply): the user's
-    text if that is all, else the list of turns."""
+    """The prompt of the reply messages[turn] (default: the first reply): the user's text if no
+    other turn comes before the reply, else the list of turns."""
     if turn is None:
         turn = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
     return messages[0]["content"] if turn == 1 else messages[:turn]
@@ -34,8 +34,8 @@ class Probe:
     heldout           messages of conversations that were never trained on
     known_words       words of the corpus and of the training conversations, sorted
     training_replies  the replies trained on, to find those given word for word
-    corpus_text       the part of the corpus that was trained on, to find what replies share with
-                      it ("": not kept)
+    corpus_text       the part of the corpus that was trained on, to find stretches that replies
+                      share with it ("": not kept)
     """
 
     heldout_text: str
@@ -107,16 +107,16 @@ def make_probe(
     """The probe of a training.
 
     train_text, heldout_text: the two parts of the corpus. trained: all conversations of the
-    training. recalled: conversations whose first graded reply should be recalled; those without
-    one are skipped, as are replies that call a tool, because what follows a call depends on the
-    tool. heldout: conversations that are not trained on. can_ask(prompt): False for a shipped
-    prompt that this vocabulary or context cannot take. grade: what the training grades. own_data:
-    the training is not on the shipped conversations, so all shipped prompts are out of its domain.
-    """
-    talks = [c for c in trained if not c.is_text]
+    training. recalled: conversations whose graded reply should be recalled (the first one, or with
+    grade "last" the last); those without one are skipped, as are replies that call a tool, because
+    the text after a call depends on the tool. heldout: conversations that are not trained on.
+    can_ask(prompt): False for a shipped prompt that this vocabulary or context cannot take. grade:
+    what the training grades. own_data: the training is not on the shipped conversations, so all
+    shipped prompts are out of its domain."""
+    chats = [c for c in trained if not c.is_text]
     known = set(words(train_text + heldout_text))
-    known |= {w for c in talks for m in c.messages for w in words(plain(m["content"]))}
-    asked = {m["content"] for c in talks for m in c.messages if m["role"] == "user"}
+    known |= {w for c in chats for m in c.messages for w in words(plain(m["content"]))}
+    asked = {m["content"] for c in chats for m in c.messages if m["role"] == "user"}
     turns = [(c.messages, c.graded_turn(grade)) for c in recalled]
     pairs = [
         [before_reply(messages, turn), messages[turn]["content"]]
@@ -134,7 +134,7 @@ def make_probe(
         prompts=prompts,
         heldout=[c.messages for c in heldout if not c.is_text],
         known_words=sorted(known),
-        # A made transcript's reply depends on the search, so it is no reply to give word for word.
-        training_replies=[r for c in talks if c.category != TOOLS for r in c.replies()],
+        # Transcripts of tool use do not count: their replies repeat what the search found.
+        training_replies=[r for c in chats if c.category != TOOLS for r in c.replies()],
         corpus_text=train_text,
     )

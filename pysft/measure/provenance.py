@@ -1,7 +1,7 @@
 """Trace each reply of a model to the texts of its training: is it memorised or new?
 
-Two whole replies are compared collapsed: each run of white space becomes one blank, and white space
-at the ends is dropped. Shared stretches are looked for in the texts as written, white space
+Whole replies are compared after collapsing: each run of white space becomes one blank, and white
+space at the ends is dropped. Shared stretches are found in the texts as written, white space
 included. Case counts everywhere. All figures are exact: nothing is sampled or estimated."""
 
 from bisect import bisect_left
@@ -31,15 +31,16 @@ class Origin:
 
     nearest              the training reply most similar to it, as written; the first of several;
                          "" without training replies
-    similarity           of the two, 0 to 1: Jaccard, the shingles (pieces of SHINGLE characters)
-                         in both over the shingles in either. A text shorter than a shingle has
-                         similarity 1 with an equal text and 0 with all others. If no training
-                         reply is similar, this is 0 and `nearest` is the first one
+    similarity           of the two, 0 to 1 (Jaccard): the number of shingles (pieces of SHINGLE
+                         characters) in both, divided by the number in either. A text shorter than
+                         a shingle has similarity 1 with an equal text and 0 with all others. If no
+                         training reply is similar, this is 0 and `nearest` is the first one
     shared_replies       characters of the longest stretch that is in a training reply too
     shared_replies_text  that stretch; the first of several in the reply
-    shared_corpus        the same with the corpus; 0 below GRAM characters
+    shared_corpus        characters of the longest stretch that is in the corpus too; 0 if they
+                         would be fewer than GRAM
     shared_corpus_text   that stretch
-    verdict              one of VERDICTS, by RULE; if it is "empty", all other fields are empty
+    verdict              one of VERDICTS, by RULE; if it is "empty", all other fields are 0 or ""
     """
 
     nearest: str
@@ -65,7 +66,7 @@ class Provenance:
             self._sizes.append(len(shingles))
             for s in shingles:
                 self._holders.setdefault(s, []).append(i)
-        # The border between two replies is a character that none of them has, so a stretch without
+        # Between two replies stands a character that no training reply has, so a stretch without
         # it lies within one reply.
         used = set().union(*self._replies)
         self._border = next(c for c in map(chr, count()) if c not in used)
@@ -74,6 +75,7 @@ class Provenance:
         self._corpus = Overlap(corpus or "")
 
     def of(self, reply: str) -> Origin:
+        """The Origin of a reply."""
         collapsed = _collapsed(reply)
         if not collapsed:
             return Origin("", 0.0, 0, "", 0, "", "empty")
@@ -110,11 +112,12 @@ class Provenance:
         return (self._replies[nearest] if self._replies else ""), similar.get(nearest, 0.0)
 
     def _in_replies(self, reply: str) -> str:
-        """The longest stretch that is in a training reply too.
+        """The longest stretch of `reply` that is in a training reply too.
 
-        For each tail of the reply, the suffix with the longest common beginning is next to it in
-        sorted order. (Overlap finds nothing below GRAM characters, and would visit every place of
-        an opening that all replies share.)"""
+        Take each tail of the reply. In sorted order, the suffix of the training replies that shares
+        the longest beginning with it comes directly before or after it. (Overlap is no help here:
+        it finds nothing below GRAM characters, and it would visit every occurrence of an opening
+        that all replies share.)"""
         found = ""
         for tail in (reply[i:] for i in range(len(reply))):
             place = bisect_left(self._order, tail, key=lambda p: self._joined[p : p + len(tail)])
@@ -141,8 +144,8 @@ def verdict_counts(counts: dict) -> str:
 
 
 def origin_notes(o: dict) -> list[str]:
-    """An Origin, as a dict, in lines for people. A verbatim or empty reply needs its verdict
-    alone."""
+    """The lines that explain an Origin (a dict) to people. A verbatim or empty reply needs its
+    verdict alone."""
     if o["verdict"] in ("verbatim", "empty"):
         return [o["verdict"]]
     replies, corpus = o["shared_replies"], o["shared_corpus"]
@@ -172,8 +175,8 @@ def _shingles(text: str) -> set[str]:
 def _suffixes(text: str) -> list[int]:
     """The starts of the suffixes of a text, in sorted order of the suffixes.
 
-    They are ranked by one character, then by two, four, ... until no two are equal (Manber and
-    Myers 1993)."""
+    The suffixes are ranked by their first character, then by two, four, ... until no two ranks are
+    equal (Manber and Myers 1993)."""
     rank, size = np.unique(np.array([*map(ord, text)], np.int64), return_inverse=True)[1], 1
     while len(text) and rank.max() < len(text) - 1:
         after = np.append(rank[size:] + 1, np.zeros(size, np.int64))  # 0: past the end of the text

@@ -1,7 +1,7 @@
 """Let a person mark the replies of several checkpoints, blind and in random order.
 
-The marks are in RUN/sft/ratings.jsonl, one line each. Lines are only ever added: a new mark for the
-same reply replaces the old one, and a line with mark null takes it back."""
+Each mark is a line of RUN/sft/ratings.jsonl. Lines are only ever added: a later mark for the same
+reply replaces an earlier one, and a line with mark null takes it back."""
 
 import json
 import secrets
@@ -17,7 +17,7 @@ from pysft.measure.wording import ended
 from pysft.rng import rng
 from pysft.run.log import read_measurements
 
-SCALE = """Replies of {} checkpoints, shuffled. The end shows which checkpoint gave what. Marks:
+SCALE = """Replies of {} checkpoints, shuffled. The end shows each checkpoint's mean mark. Marks:
   1 nonsense   2 words, but no answer   3 a weak answer   4 a good answer   5 the answer I wanted
 s skips a reply, u takes back the last mark, q stops. Every mark is saved at once."""
 
@@ -35,8 +35,8 @@ class Item(NamedTuple):
 
 
 def default_steps(rows: list[dict]) -> list[int]:
-    """Up to four steps to rate: first those that the criteria pick, the most agreed on first, then
-    those that lie farthest from the others."""
+    """Up to four steps to rate, rising: first those that the criteria pick, beginning with the step
+    that most of them agree on, then those that lie farthest from the others."""
     steps = [row["step"] for row in rows if row["step"] > 0]
     chosen = [group["step"] for group in select(rows)["agree"]][:4]
     while len(chosen) < min(4, len(steps)):
@@ -45,8 +45,8 @@ def default_steps(rows: list[dict]) -> list[int]:
 
 
 def plan_ratings(rows: list[dict], steps: list[int], prompts: list[str], seed: int) -> list[Item]:
-    """The different replies that these steps gave to these prompts, in an order that the seed
-    decides."""
+    """An Item for each distinct reply that these steps gave to these prompts, in an order that the
+    seed decides."""
     found = {}
     for row in rows:
         for prompt, reply, stop in row.get("samples", []) if row["step"] in steps else []:
@@ -57,8 +57,8 @@ def plan_ratings(rows: list[dict], steps: list[int], prompts: list[str], seed: i
 
 
 def _common_prompts(folder: Path, rows: dict[int, dict], steps: list[int]) -> list[str]:
-    """The prompts that all these steps answered, in such an order that the first few come from
-    the whole list."""
+    """The prompts that all these steps answered, ordered so that the first few come from all parts
+    of the list."""
     for step in steps:
         if step not in rows:
             raise UsageError(
@@ -94,11 +94,16 @@ def rate(
 
     Prompts and replies that have a mark come last, so a session continues where the one before it
     stopped. It ends after the last reply, with q, at the end of the input, or with an interrupt.
-    Only then does it show which checkpoint got which marks.
+    Only then does it show the mean mark of each checkpoint.
 
-    Returns, for --json: ratings (the file), seed, marked (marks given in this session), left (its
-    replies without a mark), steps ([{"step", "mean", "marks", "spread"}] over all sessions; spread
-    is the standard deviation, null below two marks)."""
+    Returns the --json document:
+
+    ratings  the file of marks
+    seed     of the order
+    marked   number of marks given in this session and not taken back
+    left     number of replies in this session that have no mark
+    steps    [{"step", "mean", "marks", "spread"}] over all sessions; marks is their number, spread
+             their standard deviation, null below two marks"""
     folder = Path(stage_folder)
     rows = {row["step"]: row for row in read_measurements(folder)}
     if steps is None:
@@ -135,7 +140,7 @@ def rate(
 
 
 def _session(folder: Path, items: list[Item], seed: int, ask, say) -> int:
-    """Ask for the marks. Returns how many were given and not taken back."""
+    """Ask for the marks. Returns the number that were given and not taken back."""
     i, done, shown = 0, [], None
     try:
         while i < len(items):
@@ -203,8 +208,8 @@ def _append(folder: Path, item: Item, mark: int | None, seed: int) -> None:
 
 
 def _latest(folder: Path) -> dict:
-    """{(prompt, reply, stop): (its last mark, None if it was taken back; all steps that are known
-    to have given the reply)}. A damaged line is skipped."""
+    """{(prompt, reply, stop): (mark, steps)}. mark: the last one, None if it was taken back. steps:
+    all that are known to have given the reply. A damaged line is skipped."""
     found, path = {}, Path(folder) / "ratings.jsonl"
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:

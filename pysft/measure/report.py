@@ -1,7 +1,7 @@
 """The page of a run: everything that its folder holds, made readable, from the folder alone.
 
-What is missing in the folder, cut off, or not as this program writes it, is named on the page.
-Everything else is shown."""
+The page names each file that is missing, cut off, or not as this program writes it, and shows
+everything else."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pysft.measure import curves, figures, sections
 from pysft.measure.page import heading, page, table
 from pysft.measure.run_files import read_run
 
-# Title, builder, and the files whose contents the builder takes.
+# Title of a section, its builder, and the files whose contents the builder takes.
 SECTIONS = (
     ("In short", sections.summary, "sft/report.json", "run.json"),
     (
@@ -34,7 +34,8 @@ SECTIONS = (
 
 
 def write_report(folder) -> Path:
-    """Write RUN/report.html, whole or not at all. Returns its path."""
+    """Write RUN/report.html, whole or not at all, and return its path. MissingInput if `folder` is
+    no run folder."""
     path = Path(folder) / "report.html"
     disk.replace(path, [report(folder).encode()])
     return path

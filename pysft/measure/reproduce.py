@@ -30,7 +30,8 @@ def preset_of(settings: dict) -> dict:
 
 
 def reproduce(run: dict, tuned: bool) -> tuple[str, str]:
-    """(text of settings.toml, "" if no setting needs it; the command) that make a run again.
+    """(text of settings.toml, command) that make a run again. The text is "" if every setting that
+    differs has a flag.
 
     run: its run.json. tuned: was it fine-tuned?"""
     settings, flags = run["settings"], TRAIN if tuned else PRETRAIN
@@ -59,8 +60,8 @@ def reproduce(run: dict, tuned: bool) -> tuple[str, str]:
 
 
 def _given(run: dict) -> dict:
-    """The settings that the run gets without a flag or a file: those of its preset, but a given
-    base decides the shape of the model, and no base is trained."""
+    """The settings that the run gets without a flag or a file: those of its preset. If it has a
+    given base, that base decides the shape of the model, and no base is trained."""
     settings, preset = run["settings"], preset_of(run["settings"])
     if run["base"] is None:
         return preset

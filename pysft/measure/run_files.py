@@ -1,5 +1,5 @@
-"""What a run folder holds, read for its page. What is missing, cut off, or not as this program
-writes it is noted; everything else is read."""
+"""Read what a run folder holds, for its page. Files that are missing, cut off, or not as this
+program writes them are noted; everything else is read."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,18 +24,20 @@ FILES = {
 
 @dataclass
 class RunFiles:
-    """data: the contents of each of FILES, None if it could not be read; run.json has one entry
-    more, "tuned": was the run fine-tuned, or was it to be? missing: (what, why, what the page
-    lacks for it)."""
+    """The contents of a run folder.
+
+    data: {name of a file in FILES: its contents, None if it could not be read}. The contents of
+    run.json get one entry more, "tuned": True if the run was fine-tuned, or was meant to be.
+    missing: [(what is missing, why, what the page lacks without it)]."""
 
     data: dict = field(default_factory=dict)
     missing: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read the files of a run folder; MissingInput if it is none."""
+    """Read the files of a run folder. MissingInput if the folder is none."""
     if not folder.is_dir():
-        raise MissingInput(f"{folder}: no such run folder; 'python -m pysft train' makes one")
+        raise MissingInput(f"{folder}: no such run folder. 'python -m pysft train' makes one")
     tuned, own_base = (folder / "sft").is_dir(), (folder / "base").is_dir()
     if not (tuned or own_base or (folder / "run.json").is_file()):
         raise MissingInput(
@@ -60,7 +62,7 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _read(path: Path, name: str, missing: list):
-    """The contents of a file, or None. What is wrong with it is added to `missing`."""
+    """The contents of a file, or None. A fault is added to `missing`."""
     try:
         if name.endswith(".jsonl"):
             data = _read_lines(path, name, missing)
@@ -76,7 +78,7 @@ def _read(path: Path, name: str, missing: list):
 
 
 def _read_lines(path: Path, name: str, missing: list) -> list[dict]:
-    """A row for each step, up to the first line that is not one. (run/log.py reads so too, but
+    """A row for each step, up to the first line that is not one. (run/log.py stops there too, but
     does not say where it stopped.)"""
     rows, lines = [], path.read_bytes().splitlines()
     for n, line in enumerate(lines, 1):

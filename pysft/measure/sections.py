@@ -1,4 +1,4 @@
-"""The sections on the page of a run, but for the curves (curves.py). Each takes the contents of the
+"""The sections on the page of a run, except the curves (curves.py). Each takes the contents of the
 files that it shows, None for a file that could not be read, and returns parts of a page."""
 
 import json
@@ -20,9 +20,9 @@ from pysft.measure.reproduce import preset_of, reproduce
 from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import DOMAINS, FIGURES, GROUPS, cell, domain_table, reply_cell
 
-SHOWN, MOST = 8, 400  # replies of a group that are seen at once, and that the page holds
+SHOWN, MOST = 8, 400  # replies of a group that are visible at once, and that the page holds
 
-# What the verdicts rest on: (statement, the measured share, good from there, partly from there).
+# The verdicts: (statement, the measured share, the limit of "good", the limit of "partly").
 STATEMENTS = (
     ("It recalls what it was taught, word for word", lambda r: r["recall"], 0.95, 0.5),
     (
@@ -87,8 +87,8 @@ def _verdict(value: float, good: float, partly: float) -> str:
 
 
 def warnings(r: dict | None, data: dict | None, track: list | None, run: dict | None) -> list:
-    """What a reader should know first: notes about the data, faults of the mask, and the failure
-    modes that show."""
+    """The faults that a reader should know first: notes about the data, end tokens that are not
+    graded, few different replies, and the failure modes that diagnose.py finds."""
     found, r, data = list((data or {}).get("notes", [])), r or {}, data or {}
     ends, turns = (r.get(name, data.get(name)) for name in ("end_tokens_graded", "turns"))
     if None not in (ends, turns) and ends != turns:
@@ -133,7 +133,7 @@ def before_and_after(sides: dict) -> list:
 
 
 def replies(groups: dict) -> list:
-    """The replies, each with what in the training data is similar to it."""
+    """The replies, each with the training text that is similar to it."""
     parts, counted = [], []
     for name, rows in groups.items():
         title, cells = _title(name), []
@@ -193,7 +193,7 @@ def _as_text(value) -> str:
 
 
 def census(d: dict | None, r: dict | None) -> list:
-    """The census of the conversations, and the share of them that the mask leaves."""
+    """The census of the conversations, and the share of their targets that the mask leaves."""
     parts, d, r = [], d or {}, r or {}
     mask = r if "targets" in r else d
     if "targets" in mask:

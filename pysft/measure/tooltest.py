@@ -19,30 +19,35 @@ from pysft.text.tokenizer import CharTokenizer
 from pysft.text.transcripts import HELD_OUT, refusal
 
 INVENTED = 100  # facts in each draw, beside those of the town
-# In each draw, names that no document is about, and as many that share a word with a known name.
+# Unknown names in each draw that the search finds nothing for, and as many that share a word with a
+# known name.
 STRANGERS = 50
-# Seeds of the names and wordings. One draw alone is off by two hundredths or more. Seed 0 is left
-# out: it was used while the recipe was chosen.
+# Seeds of the names and wordings. The result of one draw can be wrong by two hundredths or more.
+# Seed 0 is left out: it was used while the recipe was chosen.
 DRAWS = (1, 2, 3, 4)
 
 
 def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, draws=DRAWS) -> dict:
-    """Shares (0 to 1), means over the draws; all replies are greedy.
+    """Measure how a model uses the search. Shares are from 0 to 1; all replies are greedy.
 
-    called, queried, answered  of the questions about held-out facts: those where the search was
-                               called; where it was called with the very name; where the reply is
-                               one call, its result and the fact, word for word
-    town_answered              answered, of the facts about the shipped town alone
-    answered_without           of the same questions: the reply states the fact although the search
-                               is switched off, or lacks the facts asked for
-    refused                    of names that no document is about: those where a search was made
-                               and then the name refused
-    refused_first              the same, of names that share their first word with a known person
-    refused_last               the same, of names that share their last word with a known person
-    quiet                      of ordinary questions (the unseen prompts and the held-out
-                               conversations): those where no call was begun or finished
+    Of the questions about held-out facts, the share where
+    called            the search was called
+    queried           the first call was exactly the name
+    answered          the reply is one call, its result and the fact, word for word
+    town_answered     the same, for the facts about the shipped town alone
+    answered_without  the reply states the fact although the search is switched off, or although
+                      it lacks the facts that are asked for
 
-    answered_of, refused_of, quiet_of are the numbers of questions, added over the draws."""
+    Of the questions about names that no document is about, the share where
+    refused           the reply is one call, its result and the refusal, word for word
+    refused_first     the same, for names that share their first word with a known person
+    refused_last      the same, for names that share their last word with a known person
+
+    Of ordinary questions (the unseen prompts and the held-out conversations), the share where
+    quiet             no call or result was begun
+
+    answered_of, refused_of and quiet_of are numbers of questions. quiet and quiet_of are measured
+    once. The others are taken over all draws: shares as means, numbers as sums."""
     rows = [_draw(model, tokenizer, template, probe, seed) for seed in draws]
     figures = {
         name: sum(row[name] for row in rows)
@@ -60,26 +65,26 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, draws=
 class _Answer(NamedTuple):
     parts: list[dict]  # of the reply: texts, calls and results
     ended: bool  # with the end token
-    began_call: bool
+    began_call: bool  # it holds a token that begins a call or a result
 
     def is_fact(self, text: str) -> bool:
-        """The reply is one search, its result and this text."""
+        """True if the reply is one search, its result and this text."""
         kinds = [p["type"] for p in self.parts]
         return (
             self.ended and kinds == ["search", "result", "text"] and self.parts[2]["text"] == text
         )
 
     def states(self, text: str) -> bool:
-        """The text stands somewhere in what the model says."""
+        """True if the reply holds this text outside of calls and results."""
         return any(p["type"] == "text" and text in p["text"] for p in self.parts)
 
     def query(self) -> str | None:
-        """The text of the first search."""
+        """The text of the first search; None without one."""
         return next((p["text"] for p in self.parts if p["type"] == "search"), None)
 
 
 def _answers(model, tokenizer, template, questions: list[str], having: dict) -> list[_Answer]:
-    """The answers of a model that has these tools."""
+    """The answers of a model to questions. having: the tools that it can call."""
     known = frozenset(tokenizer.characters)
     asked = [[{"role": "user", "content": replaced(q, known)}] for q in questions]
     replies = generate(
@@ -101,7 +106,7 @@ def _answers(model, tokenizer, template, questions: list[str], having: dict) -> 
 
 
 def _draw(model, tokenizer, template, probe, seed: int) -> dict:
-    """The figures of one draw of names and wordings, without those of the ordinary questions."""
+    """The figures of one draw of names and wordings: all but those of the ordinary questions."""
     g, known = rng(seed, "tools", "test"), frozenset(tokenizer.characters)
     lexicon = Lexicon(probe.heldout_text)  # no sentence of it was trained on
     held, others = town(trained=False), town(trained=True)
@@ -153,8 +158,8 @@ def _search(facts: list[Fact]) -> Search:
 def strangers(
     g: np.random.Generator, facts: list[Fact], search: Search, lexicon: Lexicon
 ) -> tuple[list[str], list[str], list[str]]:
-    """Names that no fact is about: (those that share their first word with a person of the facts,
-    those that share their last word, those for which the search finds nothing at all)."""
+    """Names that no fact is about, in three lists: names that share their first word with a person
+    of the facts, names that share their last word, names for which the search finds nothing."""
     taken = {f.title for f in facts}
     people = [f.title.split() for f in facts if f.kind == "person"]
 

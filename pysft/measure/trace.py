@@ -1,5 +1,5 @@
-"""The mask at work in a model: what each position costs, and a proof that masked ones cost
-nothing."""
+"""The mask at work in a model: the loss at each position, and a proof that masked positions have
+neither loss nor gradient."""
 
 import dataclasses
 
@@ -16,8 +16,8 @@ from pysft.training.objectives import sft
 
 
 def walk(model, example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """(probability, nll), both (L,): the model's probability of each label, and the loss in nats;
-    both 0 where the label is -100."""
+    """(probability, nll), both (L,): the model's probability of each label, and its loss in nats.
+    Both are 0 where the label is -100."""
     batch = Batch.of([example], model.config.vocab, model.config.context)
     nll, _ = model.forward(batch)
     return np.where(batch.wanted, np.exp(-nll.astype(np.float64)), 0.0), nll
@@ -29,19 +29,20 @@ def small_model(vocab: int, rows: int, ops) -> GPT:
 
 
 def prove(model, example: Example, messages, template: Template, grade: str) -> dict:
-    """Measure in `model` what the mask promises:
+    """Measure in `model` what the mask does. If it promises a value, the value follows the colon.
 
     rows, masked, graded  numbers of positions
-    formula               graded targets by the lengths of the replies; None unless all turns are
-                          graded
-    masked_dlogits        the largest |d loss / d logits| on any row whose label is -100: exactly 0
-    graded_dlogits        the smallest, over the graded rows, of the row's largest: above 0
-    loss                  of the example
-    loss_change           of that loss if every logit of the masked rows moves at random: exactly 0
-    gradient_difference   relative L2 distance between the gradient of all weights with and without
-                          the logits of the masked rows computed: rounding only
-    gradient_unmasked     relative L2 distance between the gradient with the mask and the gradient
-                          without: what the mask keeps out
+    formula               graded targets, counted from the lengths of the replies: equal to graded.
+                          None unless all turns are graded
+    masked_dlogits        the largest |d loss / d logits| on all rows whose label is -100: exactly 0
+    graded_dlogits        the largest |d loss / d logits| of a graded row, for the row where it is
+                          smallest: above 0
+    loss                  the loss of the example, in nats per graded token
+    loss_change           its change if every logit of the masked rows moves at random: exactly 0
+    gradient_difference   relative L2 distance between the gradients of all weights with and without
+                          computing the logits of the masked rows: rounding only
+    gradient_unmasked     relative L2 distance between the gradients of all weights with and without
+                          the mask. It has no limit; it shows how much the mask keeps out
     """
     batch = Batch.of([example], model.config.vocab, model.config.context)
     masked = batch.labels == IGNORE
@@ -87,8 +88,8 @@ def _through_weights(model, batch: Batch) -> dict:
     all_rows = np.ones(len(batch.labels), bool)
     few = gradient(batch)
     every = gradient(dataclasses.replace(batch, wanted=all_rows))
-    # Without the mask each row's target is the next token. No row holds the last one's, if it is
-    # not graded: it stays -100.
+    # Without the mask each row's target is the next token. The last row's next token is not in the
+    # batch, except as a label if it is graded. If it is not, the row stays masked.
     targets = np.append(batch.tokens[1:], batch.labels[-1]).astype(np.int32)
     unmasked = gradient(dataclasses.replace(batch, labels=targets, wanted=all_rows))
     size = float(np.linalg.norm(few))

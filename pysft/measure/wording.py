@@ -1,4 +1,4 @@
-"""How figures and replies are written for people: on the screen, and in the tables of a page."""
+"""Write figures and replies for people: on the screen, and in the tables of a page."""
 
 from collections.abc import Callable
 
@@ -11,47 +11,53 @@ FIGURES = {
         "weights that were trained (with LoRA: those of the adapters and the new rows)",
         "count",
     ),
-    "base_loss": ("loss of the base model on base text, nats per character", "loss"),
-    "grown_base_loss": ("the same, after the vocabulary has grown", "loss"),
-    "tuned_base_loss": ("the same, after fine-tuning", "loss"),
-    "forgetting": ("forgetting: how much that loss rose, relative to the base model", "share"),
+    "base_loss": ("loss on base text, nats per character: of the base model", "loss"),
+    "grown_base_loss": ("loss on base text: after the vocabulary has grown", "loss"),
+    "tuned_base_loss": ("loss on base text: after fine-tuning", "loss"),
+    "forgetting": ("forgetting: relative rise of that loss from base to tuned model", "share"),
     "matched_base_loss": (
-        "that loss of the base after training on the replayed base text alone",
+        "loss on base text: of the base after training on the replayed base text alone",
         "loss",
     ),
     "forgetting_matched": ("matched forgetting: the rise relative to that base", "share"),
-    "sft_loss_start": ("loss on conversations, first step, nats per graded token", "loss"),
-    "sft_loss": ("the same, mean of the last 20 steps", "loss"),
-    "heldout_loss": ("the same, on conversations never trained on", "loss"),
-    "heldout_conversations": ("conversations measured for this", "count"),
+    "sft_loss_start": ("fine-tuning loss, nats per graded token: in the first step", "loss"),
+    "sft_loss": ("fine-tuning loss: mean of the last 20 steps", "loss"),
+    "heldout_loss": (
+        "loss on conversations never trained on, nats per graded token",
+        "loss",
+    ),
+    "heldout_conversations": ("conversations that it was measured on", "count"),
     "recall": ("trained pairs answered word for word", "share"),
-    "recall_of": ("pairs asked", "count"),
-    "stopped": ("their replies that end with the end token", "share"),
+    "recall_of": ("trained pairs asked", "count"),
+    "stopped": ("trained pairs whose reply ends with the end token", "share"),
     "format_compliance": (
-        "unseen prompts whose reply has content, ends with the end token, and holds no stray"
-        " control token",
+        "format compliance: unseen prompts whose reply has content, ends with the end token, and"
+        " holds no stray control token",
         "share",
     ),
     "prompts": ("unseen prompts asked", "count"),
-    "content": ("their replies that have content", "share"),
-    "stopped_unseen": ("their replies that end with the end token", "share"),
-    "no_user_turn": ("their replies without a stray control token", "share"),
-    "reply_length": ("characters of such a reply, mean", ""),
-    "distinct_replies": ("different replies among them", "count"),
-    "verbatim_replies": ("replies among them that are a training reply word for word", "count"),
+    "content": ("unseen prompts whose reply has content", "share"),
+    "stopped_unseen": ("unseen prompts whose reply ends with the end token", "share"),
+    "no_user_turn": ("unseen prompts whose reply holds no stray control token", "share"),
+    "reply_length": ("characters of a reply to an unseen prompt, mean", ""),
+    "distinct_replies": ("different replies to the unseen prompts", "count"),
+    "verbatim_replies": (
+        "replies to unseen prompts that are a training reply word for word",
+        "count",
+    ),
     "on_topic": ("unseen in-domain prompts whose reply names one of their content words", "share"),
-    "on_topic_chance": ("the same, if each reply belonged to another prompt", "share"),
+    "on_topic_chance": ("the same by chance: with each reply given to another prompt", "share"),
     "in_domain_prompts": ("unseen in-domain prompts asked", "count"),
     "real_words": ("words of their replies that occur in the corpus or the data", "share"),
     "graded_targets": ("targets that are graded", "count"),
     "targets": ("targets", "count"),
-    "turns": ("turns that should be graded", "count"),
+    "turns": ("turns whose end token should be graded", "count"),
     "end_tokens_graded": ("end tokens among the graded targets", "count"),
     "tokens": ("tokens trained on", "count"),
     "tokens_per_s": ("tokens per second in training", "count"),
     "training_seconds": ("seconds of training", "seconds"),
     "seconds": ("seconds in all", "seconds"),
-    "peak_memory": ("the most memory held", "bytes"),
+    "peak_memory": ("largest memory that the process held", "bytes"),
 }
 
 FORMS = {
@@ -74,7 +80,10 @@ DOMAIN_COLUMNS = {
     "distinct_replies": ("distinct replies", "count"),
     "verbatim_replies": ("from training", "count"),
 }
-DOMAINS = "In: subjects that were trained on, in new words. Near and out: subjects that were not."
+DOMAINS = (
+    "In: subjects that were trained on, in new words. Near and out: subjects that were not, close"
+    " to those and far from them."
+)
 
 # The groups of replies that measure() returns.
 GROUPS = {
@@ -92,8 +101,8 @@ def written(value, form: str) -> str:
 
 
 def cell(value, form: str = "") -> str:
-    """A figure for the table of a page, in one of FORMS, or as page.number writes it. A text stays
-    as it is."""
+    """A figure for the table of a page, in one of FORMS, or as page.number writes it; a text is
+    left unchanged."""
     if isinstance(value, str):
         return value
     if value is None or not form:

@@ -26,7 +26,8 @@ def words(text: str) -> list[str]:
 
 
 def subjects(text: str) -> set[str]:
-    """The content words of a text, without a plural or possessive s."""
+    """The content words of a text: no word of COMMON, none below three letters. A plural or
+    possessive s is removed."""
     return {_stem(w) for w in words(text) if w not in COMMON and len(w) > 2}
 
 

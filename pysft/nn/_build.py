@@ -1,7 +1,7 @@
 """The cffi builders: one extension module for each instruction set.
 
-kernels.h is read as text and stamped once for each precision, so every prototype stands in one
-place. setup.py executes this file by itself, so it imports nothing from pysft."""
+The text of kernels.h is read once for each precision, so every prototype stands in one place.
+setup.py executes this file alone, so it imports nothing from pysft."""
 
 import hashlib
 import os
@@ -11,8 +11,9 @@ from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
-# Not -ffast-math: merely loading such a library flushes denormals in the whole process, and makes
-# isnan lie. gnu11 and not c11, which would switch the fused multiply-add off.
+# -ffp-contract=fast makes a * b + c one fused multiply-add. -ffast-math is not used: merely loading
+# a library that was linked with it flushes denormals in the whole process, and in its code isnan
+# does not work. gnu11, because the sources use GNU C's vectors.
 FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 FLAGS += "-fopenmp -fvisibility=hidden -fPIC -Wall -Wextra -Wno-psabi".split()
 LINK = ["-fopenmp"]
@@ -25,7 +26,7 @@ if os.environ.get("PYSFT_SANITIZE"):  # make asan
 if os.environ.get("PYSFT_COVERAGE"):  # make coverage
     FLAGS, LINK = [*FLAGS, "-O1", "--coverage"], [*LINK, "--coverage"]
 
-# The compiler's flags for each precision, and for each instruction set, the best last.
+# The compiler's flags for each precision, and for each instruction set from the least to the best.
 PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
 
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -37,7 +38,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 else:  # one module, for the machine that builds it
     ISAS = {"base": ["-mcpu=native"] if platform.machine() == "aarch64" else []}
 
-# What the gate asks a module about itself and, from _c_base, about the processor.
+# The gate calls these: each module describes itself, and _c_base describes the processor too.
 ABOUT = """
 const char *pysft_sources(void);
 const char *pysft_compiler(void);
@@ -69,7 +70,8 @@ static int pysft_cpu_has(const char *isa) {
 
 
 def source_hash() -> str:
-    """SHA-256 of the C sources and this file. A module has that of the files it was built from."""
+    """Return the SHA-256 of the C sources and this file. A module keeps the one that it was built
+    from, so the gate can tell whether it is stale."""
     digest = hashlib.sha256()
     for path in sorted(CSRC.glob("*.[ch]")) + [Path(__file__)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -77,9 +79,11 @@ def source_hash() -> str:
 
 
 def prototypes(precision: str) -> str:
-    """The prototypes of kernels.h for one precision ("f32" or "f64"), as cffi reads them.
+    """Return the prototypes of kernels.h for one precision ("f32" or "f64"), in the form that cffi
+    reads.
 
-    Comments and preprocessor lines are removed; FN(name) becomes name_f32, and real float."""
+    Comments and preprocessor lines are removed. FN(name) becomes name_f32 and `real` becomes float,
+    or name_f64 and double."""
     text = (CSRC / "kernels.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     text = re.sub(r"^#.*$", "", text, flags=re.M)
@@ -88,7 +92,7 @@ def prototypes(precision: str) -> str:
 
 
 def builder(isa: str):
-    """The cffi builder from which setuptools makes the module pysft.nn._c_<isa>."""
+    """Return the cffi builder from which setuptools makes the module pysft.nn._c_<isa>."""
     from cffi import FFI
 
     ffi = FFI()

@@ -1,8 +1,8 @@
 """Named arrays over one flat vector.
 
-Parameters, gradients, both of Adam's moments and activations are each one Arena. So clearing,
-clipping, stepping, averaging and saving are single lines over `.flat`, and there is one allocation
-to account for."""
+Parameters, gradients, activations and both of Adam's moments are one Arena each. So clearing,
+clipping, the AdamW step, hashing and the check for finite values each run over `.flat` in a single
+line, and each Arena is a single allocation."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ GUARD = 16  # elements between two arrays of a guarded arena
 
 
 def aligned(elements: int, dtype) -> np.ndarray:
-    """A zeroed vector (elements,) of dtype whose address is a multiple of 64 bytes."""
+    """Return a zeroed vector (elements,) of dtype, whose address is a multiple of 64 bytes."""
     dtype = np.dtype(dtype)
     raw = np.zeros(elements * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
@@ -19,12 +19,13 @@ def aligned(elements: int, dtype) -> np.ndarray:
 
 
 class Arena:
-    """A zeroed array for each name and shape in `shapes`, in order, each at a multiple of 64 bytes.
+    """One vector that holds a zeroed array for each name and shape in `shapes`, in their order.
 
-    arena["wte"] is a view of arena.flat, the whole vector. The few padding elements between the
-    arrays are always zero. With `guard` there are NaNs before and after each array, and
-    check_guards() tells whether something was written outside an array: tests run kernels in such
-    an arena."""
+    flat is the whole vector, and arena["wte"] is a view of a part of it. Each array begins at a
+    multiple of 64 bytes. The few padding elements between arrays are always zero.
+
+    guard: put NaNs before and after each array, so that check_guards() can tell whether something
+    was written outside the arrays. Tests run kernels in such an arena."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], dtype=np.float32, guard: bool = False):
         self.shapes = dict(shapes)
@@ -62,17 +63,17 @@ class Arena:
         return self._views.items()
 
     def __or__(self, other: dict) -> dict[str, np.ndarray]:
-        """The views by name, those in `other` replaced."""
+        """A dict of the views by name, in which the arrays of `other` replace or extend them."""
         return self._views | other
 
     def fill(self, tensors: dict[str, np.ndarray], prefix: str = "") -> None:
-        """Copy a tensor into each array: tensors[prefix + name], which has the array's shape."""
+        """Copy tensors[prefix + name], which has the same shape, into each array `name`."""
         for name, view in self._views.items():
             view[:] = tensors[prefix + name]
 
     def clear(self) -> None:
-        """Set every element to zero. For an arena without guards."""
-        # As bytes, NumPy calls memset, which is 2.5 times as fast as its loop over floats.
+        """Set every element to zero. Only for an arena without guards."""
+        # For bytes NumPy calls memset, which is 2.5 times as fast as its loop over floats.
         self.flat.view(np.uint8).fill(0)
 
     def check_guards(self) -> bool:

@@ -3,8 +3,8 @@
 A model makes the same calls with the same arrays in every step. Only three numbers change: the
 rows N, the sequences S and the wanted rows M of the batch. `Calls` sends each call through the gate
 once, with arrays that have room for the largest batch, and notes it. From then on it makes the
-noted calls for any smaller N, S and M. This takes about 1 microsecond of Python for a call, and the
-gate about 10."""
+noted calls for any N, S and M that fit. A noted call takes about 1 microsecond of Python. A call
+through the gate takes about 10."""
 
 import time
 from functools import partial
@@ -16,47 +16,48 @@ from pysft.errors import GateError
 from pysft.nn.arena import aligned
 from pysft.nn.gate import count_threads, is_forked, size
 
-LETTERS = "NSM"  # the sizes that a later run may change, in the order of run's arguments
+LETTERS = "NSM"  # the sizes that each run may change, in the order of the arguments of run()
 
 
 class Calls:
     """A list of kernel calls, checked with all the rows that the arrays have.
 
-    Arrays are contiguous and begin where they begin whatever the number of rows, so a call for
-    fewer rows differs only in its sizes.
+    Arrays are contiguous. So the first rows of an array begin at the same address as the whole, and
+    a call for fewer rows differs only in its sizes.
 
-    kernels: the wrappers that can be noted. threads: for all calls. longest: the most rows that a
-    sequence can have, which attention's scratch memory depends on."""
+    kernels: the wrappers whose calls can be noted. threads: the number for all calls. longest: the
+    most rows that a sequence can have. Attention's working memory is as large as that needs."""
 
     def __init__(self, kernels, threads: int, longest: int):
         self.kernels, self.threads, self.longest = kernels, threads, longest
         self._calls = []
-        self._arrays = []  # C has only their addresses: this keeps them alive
-        self._room = {}  # index in LETTERS: the largest number that all noted calls have room for
+        self._arrays = []  # noted calls hold only addresses, so this keeps the arrays alive
+        self._room = {}  # index in LETTERS -> the largest number that all noted calls have room for
         self._scratch = {}
 
     def on(self, rows: str = "N") -> SimpleNamespace:
-        """The kernels by name; calling one notes the call.
+        """Return an object with the kernels as attributes. Calling one of them notes the call.
 
-        rows: "N" for kernels that work on all rows of the batch, "M" for those that work on the
-        wanted rows alone. It tells whether later runs put N or M where the kernel takes its N."""
+        rows: the number that run() gives a kernel as its N. "N" is for calls on all rows of the
+        batch, "M" for calls on the wanted rows alone."""
         return SimpleNamespace(**{k.__name__: partial(self._send, k, rows) for k in self.kernels})
 
     def _send(self, kernel, rows, *arrays, **options):
-        """Send one call through the gate, which passes it on to `note`."""
+        """Send one call through its wrapper and the gate, which passes it on to note()."""
         self._rows = rows
         self._arrays.append((arrays, options))
         kernel(*arrays, **options, threads=self.threads, calls=self)
 
     def scratch(self, elements: int, dtype) -> np.ndarray:
-        """A vector of working memory. Calls of the same size share it, as they run one by one."""
+        """Return a vector (elements,) of working memory. Calls that ask for the same size share it,
+        because they run one after the other."""
         key = elements, np.dtype(dtype)
         if key not in self._scratch:
             self._scratch[key] = aligned(elements, dtype)
         return self._scratch[key]
 
     def note(self, admitted, c_function, arguments: list, explain) -> None:
-        """Note one call that the gate has checked; arguments and explain as in Admitted.call."""
+        """Note one call that the gate has checked. Arguments as in Admitted.call."""
         letters, names = admitted.letters, {"N": self._rows, "S": "S", "M": "M"}
         fixed, sizes = [], []
         for i, a in enumerate(arguments):
@@ -73,8 +74,8 @@ class Calls:
     def run(self, N: int, S: int, M: int, clock: dict | None = None) -> None:
         """Make all noted calls, in order, for N rows, S sequences and M wanted rows.
 
-        clock: if given, each kernel's seconds are added to it under the kernel's name. A number
-        without room, or an index that C finds bad, is a GateError."""
+        clock: if given, each kernel's seconds are added to it under the kernel's name. A GateError
+        if N, S or M is below 1 or more than the arrays hold, or if C finds a bad index."""
         here = N, S, M
         for which, room in self._room.items():
             if not 1 <= here[which] <= room:

@@ -1,5 +1,5 @@
-"""Reading one token after the other: a copy of the weights laid out for it, and a cache of the keys
-and values of earlier tokens."""
+"""Decoder: reads one token after the other, with the keys and values of earlier tokens in a cache
+and a copy of the weights in the order in which they are read."""
 
 import numpy as np
 
@@ -9,19 +9,20 @@ from pysft.nn.shapes import head_name, reading_order
 
 
 class Decoder:
-    """A model that reads token by token: one sequence, or up to `sequences`, each in its own slot.
+    """A model that reads token by token: up to `sequences` sequences, each in its own slot.
 
-    step(token) returns the logits (V,) of what follows the token in slot 0. steps(tokens, slots)
-    returns those (n,V) of one more token in each of n slots. They have the bits of a full forward
-    over all tokens in the slot, whatever happens in other slots. One token of one sequence takes
-    about 15 microseconds, on two cores and the seed preset's shape.
+    step(token) reads one token in slot 0 and returns the logits (V,) of what follows it.
+    steps(tokens, slots) reads one token in each of n slots and returns n such rows (n,V). With the
+    kernels, the logits have the bits of a full forward over all tokens of the slot, whatever the
+    other slots hold. One token of one sequence takes about 15 microseconds, on two cores and the
+    seed preset's shape.
 
-    lengths: the number of tokens read so far, of each slot, at most the model's context. A plain
-    list: NumPy is slower for one number at a time.
+    lengths: for each slot, the number of tokens read so far, at most the model's context. It is a
+    plain list, because NumPy is slower for one number at a time.
 
-    The weights are copied when the decoder is made, so later training does not change it. It holds
-    as much memory as the weights take, and two vectors of C channels for each position, block and
-    slot."""
+    The weights are copied when the decoder is made, so later training does not change it. The copy
+    takes as much memory as the weights, and the cache two vectors of C channels for each position,
+    block and slot."""
 
     def __init__(self, model, sequences: int = 1):
         config, ops, dtype = model.config, model.ops, model.dtype
@@ -42,9 +43,9 @@ class Decoder:
         used = 0
         for name in reading_order(config):
             w = model.params[head_name(config) if name == "head" else name]
-            packed = w.ndim == 2 and name not in ("wte", "wpe")  # a product reads it
-            part = self._weights[used : used + (sizes(w)[0] if packed else w.size)]
-            if packed:
+            is_packed = w.ndim == 2 and name not in ("wte", "wpe")  # the matrix of a product
+            part = self._weights[used : used + (sizes(w)[0] if is_packed else w.size)]
+            if is_packed:
                 ops.decode_pack(part, w)
             else:
                 part[:] = w.ravel()
@@ -52,10 +53,10 @@ class Decoder:
         self._run = self._runner(ops, (T, config.heads, L))
 
     def _runner(self, ops, shape):
-        """A function of n: decode_forward for the first n tokens that stand in the arrays."""
+        """Return a function of n that calls decode_forward for the first n rows of the arrays."""
         logits, cache, work, weights = self._logits, self._cache, self._work, self._weights
         index = self._tokens, self._positions, self._slots
-        if hasattr(ops, "decoder"):  # which checks the arrays once
+        if hasattr(ops, "decoder"):  # it checks the arrays once, and not at each step
             return ops.decoder(logits, cache, work, weights, *index, *shape)
         return lambda n: ops.decode_forward(
             logits[:n], cache, work[:n], weights, *(a[:n] for a in index), *shape
@@ -67,29 +68,31 @@ class Decoder:
         return self.lengths[0]
 
     def reset(self, slot: int = 0, length: int = 0) -> None:
-        """Forget all tokens of a slot after the first `length`."""
+        """Forget all tokens of a slot after the first `length`, which is at most the number read;
+        else a UsageError."""
         if not 0 <= length <= self.lengths[slot]:
             raise UsageError(
-                f"reset: slot {slot} has read {self.lengths[slot]} tokens; keep 0 to so many, not"
-                f" {length}"
+                f"reset: slot {slot} has read {self.lengths[slot]} tokens, so keep 0 to"
+                f" {self.lengths[slot]} of them, not {length}"
             )
         self.lengths[slot] = length
 
     def step(self, token: int) -> np.ndarray:
-        """Read one more token in slot 0. Returns the logits (V,), valid until the next step."""
+        """Read one more token in slot 0. Return its logits (V,), valid until the next step."""
         return self.steps((token,), (0,))[0]
 
     def steps(self, tokens, slots) -> np.ndarray:
-        """Read one more token in each of n slots, which rise.
+        """Read one more token in each of n slots, whose numbers rise. Return their logits (n,V),
+        valid until the next step.
 
-        Returns the logits (n,V), valid until the next step. A full context is a UsageError, a token
-        that is not in the vocabulary a GateError; no slot has then read anything."""
+        A UsageError if a slot's context is full. The kernels raise a GateError if a token is not in
+        the vocabulary. After either error no slot has read anything."""
         n, context = len(tokens), self.model.config.context
         for i, slot in enumerate(slots):
             position = self.lengths[slot]
             if position == context:
                 raise UsageError(f"the context of {context} positions is full; reset() makes room")
-            # A number that int32 does not hold is cut to one that no vocabulary has either.
+            # Clip a number that int32 cannot hold to one that no vocabulary has either.
             self._tokens[i] = min(max(-1, tokens[i]), 2**31 - 1)
             self._positions[i], self._slots[i] = position, slot
         self._run(n)

@@ -1,8 +1,8 @@
 """The gate to C: loads the compiled kernels, and checks the arrays of a call before C sees them.
 
 Besides the builder (_build.py) this is the only module that touches ffi. A wrapper in kernels.py
-passes its arrays to `admit`, which returns them as C pointers. The wrapper describes the arrays in
-a notation like that of einsum, one word for each:
+passes its arrays to admit(), which returns them as C pointers. The wrapper describes each array by
+one word, in a notation like that of einsum:
 
     "y!N,K x:N,C w:K,C b:K? tokens#N cu_seqlens#S+1"
 
@@ -10,17 +10,18 @@ a notation like that of einsum, one word for each:
     x:N,C      a float array that C only reads; its first axis is as long as that of y
     b:K?       the argument may be None, and C then gets NULL
     tokens#N   an int32 array, which C only reads
-    3C, S+1    three times C, one more than S
-    *          any shape; the same for every array marked so
+    3C, S+1    an axis of three times C, or of one more than S
+    *          any shape, but the same for all arrays with a *
 
 In one call a letter is the same number everywhere, at least 1, and all float arrays have the same
-precision, float32 or float64. Each array must be contiguous, aligned to its element size, writable
-if C writes it, and must not share memory with an array that C writes. Anything else raises a
-GateError that names the function, the argument, what came and what fits.
+precision, float32 or float64. Each array must be a NumPy array, contiguous, aligned to its element
+size, and writable if C writes it. It must not share memory with another array if C writes either of
+them, except where a wrapper allows the two to be the same array. Anything else raises a GateError
+that names the function, the argument, what came and what fits.
 
-The values inside tokens, labels, rows and cu_seqlens are checked by the kernels in C before they
-are used as indices; the wrappers turn the returned code into a GateError. So a call that passes the
-gate cannot crash C.
+The gate does not look at the values. The kernels check tokens, labels, rows, offsets, positions and
+slots in C before they use them as indices, and the wrappers turn the code that they return into a
+GateError. So a call that passes the gate cannot crash C.
 """
 
 import importlib
@@ -35,29 +36,31 @@ from pysft.nn import _build
 
 # -------------------------------------------------------------------------- the compiled module
 
-# How long an OpenMP thread spins before it sleeps, unless the user has chosen. libgomp's own
-# default is 150 times as long: 1 % faster on an idle machine, but with one other busy process a
-# step takes several times as long. (Half of this: 1 % slower idle, 8 % faster beside another.)
+# How many times an OpenMP thread looks for work before it sleeps, unless the user has set it.
+# libgomp's own default is 150 times as large. That is 1 % faster on an idle machine, but beside one
+# other busy process a step takes several times as long. (Half of this value is 1 % slower on an
+# idle machine, and 8 % faster beside another process.)
 SPIN = "2000"
 
 
 def _import(isa):
-    """Import the compiled module of one instruction set."""
+    """Import the compiled module of one instruction set; a BuildError if it is missing or cannot be
+    loaded."""
     name = f"pysft.nn._c_{isa}"
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
     try:
-        # libgomp reads the variable once, when it is loaded. It is removed again below, so that no
-        # other library and no child process sees it.
+        # libgomp reads the variable once, when it is loaded. The variable is removed again below,
+        # so that no other library and no child process sees it.
         if not chosen:
             os.environ["GOMP_SPINCOUNT"] = SPIN
         return importlib.import_module(name)
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
         raise BuildError(
             f"pysft's C part (instruction set {isa}) "
-            + ("is not built" if missing else f"cannot be loaded ({error})")
-            + ": run 'make build' in the checkout, or 'pip install .'; '--ops reference' runs "
-            "without it, slowly"
+            + ("is not built" if is_missing else f"cannot be loaded ({error})")
+            + ": run 'make build' in the checkout, or 'pip install .'; '--ops reference' runs"
+            " without it, slowly"
         ) from None
     finally:
         if not chosen:
@@ -65,10 +68,11 @@ def _import(isa):
 
 
 def _load():
-    """(ffi, lib, isa, isas): the module for this processor, the instruction set that it was
-    compiled for, and all instruction sets that can run here.
+    """Return (ffi, lib, isa, isas): the compiled module for this processor, the instruction set
+    that it was compiled for, and all instruction sets that can run here.
 
-    The best one is taken, or the one that PYSFT_ISA names."""
+    The module is the best one, or the one that PYSFT_ISA names: a UsageError if that cannot run
+    here. A BuildError if the module was built from other sources."""
     base = _import("base")
     isas = [isa for isa in _build.ISAS if base.lib.pysft_cpu_has(isa.encode())]
     isa = os.environ.get("PYSFT_ISA") or isas[-1]
@@ -96,14 +100,14 @@ OPENMP = _lib.pysft_openmp()
 
 
 def c_function(name: str, suffix: str):
-    """The C function `name` in one precision: suffix "_f32" or "_f64"."""
+    """Return the C function `name` in one precision. suffix: "_f32" or "_f64"."""
     return getattr(_lib, name + suffix)
 
 
 # ---------------------------------------------------------------------------------- threads
 
-_forked = False  # this process was forked after the C part was loaded
-_fork_reported = False
+_forked = False  # True if this process was forked after the C part was loaded
+_fork_reported = False  # True once count_threads() has reported it
 
 
 def _after_fork():
@@ -121,9 +125,10 @@ def is_forked() -> bool:
 
 
 def default_threads() -> int:
-    """PYSFT_NUM_THREADS, else OMP_NUM_THREADS, else the number of CPUs that this process may use.
+    """Return PYSFT_NUM_THREADS, else OMP_NUM_THREADS, else the number of CPUs that this process may
+    use.
 
-    A value that is not a number from 1 to 1024 is a UsageError."""
+    A UsageError if a variable's value is not a number from 1 to 1024."""
     for variable in ("PYSFT_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(variable, "").split(",")[0].strip()
         if text:
@@ -136,10 +141,12 @@ def default_threads() -> int:
 
 
 def count_threads(function: str, threads: int | None) -> int:
-    """The number of threads for a call of `function`: `threads`, or default_threads() if None.
+    """Return the number of threads for a call of `function`: `threads`, or default_threads() if
+    None. A GateError if it is not a whole number from 1 to 1024.
 
-    In a forked process it is 1: OpenMP's worker threads did not survive the fork, and waiting for
-    them would hang for ever. The first such call prints this to standard error."""
+    In a forked process it is 1. OpenMP's worker threads do not survive a fork, and a call that
+    waited for them would hang for ever. The first call that wants more prints this to standard
+    error."""
     global _fork_reported
     if threads is None:
         threads = default_threads()
@@ -149,7 +156,7 @@ def count_threads(function: str, threads: int | None) -> int:
         if not _fork_reported:
             print(
                 "pysft: this process was forked, and OpenMP's threads may be missing in it; its"
-                " kernels run on one thread (start processes with 'spawn' to have more)",
+                " kernels run on one thread (to have more, start processes with 'spawn')",
                 file=sys.stderr,
             )
             _fork_reported = True
@@ -182,25 +189,25 @@ class Admitted:
         self.letters, self.pointers = letters, pointers
 
     def call(self, arguments: list, threads: int | None, calls=None, explain=None) -> None:
-        """Call the kernel with `arguments` and the number of threads. With `calls` (calls.py), note
-        the call there instead.
+        """Call the C kernel with `arguments` and the number of threads. If `calls` (calls.py) is
+        given, note the call there instead.
 
-        A string among the arguments is a size: a letter stands for its number, "N*7" for 7 times
-        that. A kernel that checks indices returns -1 if all are good; for any other code
-        explain(function, code, letters) raises the error."""
+        A string among the arguments is a size: see size(). explain: for a kernel that checks
+        indices. Such a kernel returns -1 if all are good. For any other code
+        explain(function, code, letters) raises the GateError."""
         arguments.append(count_threads(self.function, threads))
-        run = getattr(_lib, self.function + self.suffix)
+        kernel = getattr(_lib, self.function + self.suffix)
         if calls is not None:
-            calls.note(self, run, arguments, explain)
+            calls.note(self, kernel, arguments, explain)
             return
         letters = self.letters
-        code = run(*[size(a, letters) if isinstance(a, str) else a for a in arguments])
+        code = kernel(*[size(a, letters) if isinstance(a, str) else a for a in arguments])
         if explain is not None and code >= 0:
             explain(self.function, code, letters)
 
 
 def size(text: str, letters: dict) -> int:
-    """The number that a size stands for: "N", or "N*7" for 7 times as much."""
+    """Return the number that a size stands for: "N" for letters["N"], "N*7" for 7 times that."""
     if len(text) == 1:
         return letters[text]
     letter, _, factor = text.partition("*")
@@ -208,10 +215,10 @@ def size(text: str, letters: dict) -> int:
 
 
 def admit(function: str, notation: str, *arrays, in_place=()) -> Admitted:
-    """Check `arrays` against the notation, which the top of this file explains.
+    """Check the arrays of one call against the notation, which the top of this file explains.
 
-    in_place: pairs of names, in the notation's order, that may be the very same memory. What does
-    not fit is a GateError."""
+    in_place: pairs of names, in the notation's order, whose arrays may have the same memory. A
+    GateError if an array does not fit."""
     letters, pointers, spans = {}, [], []
     real = None
     for (name, written, integer, optional, dims, shape_text), a in zip(_parse(notation), arrays):
@@ -255,9 +262,8 @@ def admit(function: str, notation: str, *arrays, in_place=()) -> Admitted:
 
 @lru_cache(None)
 def _parse(notation):
-    """[(name, is written, is int32, is optional, dims, dims as text)] of each array.
-
-    dims is [(factor, letter, plus)] of each axis, or None for *."""
+    """Return a list of (name, is written, is int32, is optional, dims, dims as text), one for each
+    array. dims is a list of (factor, letter, plus), one for each axis; None for *."""
     arguments = []
     for word in notation.split():
         name = word.rstrip("?")
@@ -274,7 +280,8 @@ def _parse(notation):
 
 
 def _unify(function, name, shape, dims, shape_text, letters):
-    """Match one array's shape with its dims. A letter seen for the first time gets its number."""
+    """Match an array's shape with its dims. A letter that occurs for the first time gets its number
+    from the shape, and `letters` keeps it."""
     if dims is None:
         if letters.setdefault("*", shape) != shape:
             raise GateError(f"{function}: {name} has shape {shape}, expected {letters['*']}")
@@ -305,9 +312,9 @@ def _unify(function, name, shape, dims, shape_text, letters):
 
 
 def _refuse_overlap(function, spans, in_place):
-    """Refuse two arrays that share memory if C writes one of them.
+    """Raise a GateError if two arrays share memory and C writes at least one of them.
 
-    spans: (first byte, end, name, is written) of each array."""
+    spans: (first byte, end, name, is written), one for each array. in_place as in admit()."""
     for i, (start, end, name, written) in enumerate(spans):
         for other_start, other_end, other, other_written in spans[:i]:
             if (written or other_written) and start < other_end and other_start < end:
@@ -320,12 +327,12 @@ def _refuse_overlap(function, spans, in_place):
 
 
 def number(function: str, name: str, value) -> float:
-    """A scalar argument as a float; a GateError if it is not a number."""
+    """Return a scalar argument as a float. A GateError if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise GateError(f"{function}: {name} = {value!r} is not a number")
     return float(value)
 
 
 def pointer(a: np.ndarray):
-    """The C pointer to the first element of an array, without any check."""
+    """Return the C pointer to an array, without any check."""
     return ffi.from_buffer(_C_TYPE[a.dtype.char], a)

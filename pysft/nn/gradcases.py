@@ -1,12 +1,12 @@
 """The cases of the gradient check: every kernel, the whole model and LoRA, at small sizes.
 
-A check is a generator: check(ops, rng, **sizes) yields, for each tensor that the backward gives a
-gradient for, (name, analytic gradient, the tensor, loss). loss() computes the loss again from the
-tensor's present values. L = sum(dy * y) with a random dy: a plain sum would hide mistakes in
-layernorm and softmax, because the sums of their outputs do not depend on their inputs.
+A check is a generator check(ops, rng, **sizes). For each tensor that a backward gives a gradient
+for, it yields (name, analytic gradient, the tensor, loss). loss() computes the loss again from the
+tensor's present values. The loss is sum(dy * y) with a random dy. A plain sum of y would hide
+mistakes in layernorm and softmax, because the sums of their outputs do not depend on their inputs.
 
-An array that a backward adds to starts with random numbers, which are subtracted from the result.
-An array that it writes starts with NaN, so an element that is not written shows.
+A gradient array that a backward must add to starts with random numbers, which are subtracted from
+the result. An array that must be written starts with NaN, so an element that was left out shows up.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def _unwritten(*shape):
 
 
 class _Added:
-    """A gradient array that a backward must add to."""
+    """A gradient array (array) that a backward must add to. gained() is what it has added."""
 
     def __init__(self, rng, *shape):
         self.before = rng.standard_normal(shape)
@@ -34,7 +34,7 @@ class _Added:
 
 
 def _offsets(lengths):
-    """cu_seqlens of sequences of these lengths."""
+    """Return cu_seqlens (S+1) int32 of sequences with these lengths."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
@@ -113,7 +113,7 @@ def check_layernorm(ops, rng, N, C, scale=1.0):
 
 
 def check_gelu(ops, rng, shape, scale=1.0, saved=False):
-    """saved: the backward gets the derivative that the forward left."""
+    """saved: whether the backward gets the derivative that the forward left, or computes it."""
     x, dy = scale * rng.standard_normal(shape), rng.standard_normal(shape)
     y = _unwritten(*shape)
 
@@ -163,7 +163,8 @@ def check_take_rows(ops, rng, N, C, rows):
 
 
 def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
-    """graded: the share of rows with a label; both kinds of row occur unless it is 0 or 1."""
+    """graded: about the share of rows with a label. Unless it is 0 or 1, both kinds of row occur
+    (for N > 1)."""
     logits, dnll = scale * rng.standard_normal((N, V)), rng.standard_normal(N)
     labels = np.where(rng.random(N) < graded, rng.integers(0, V, N), IGNORE).astype(np.int32)
     if 0 < graded < 1 and N > 1:
@@ -179,7 +180,7 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
     ops.cross_entropy_backward(dlogits, dnll, logits, lse.copy(), labels)
     yield "logits", dlogits, logits, loss
     masked = dlogits[labels == IGNORE]
-    if len(masked):  # these must be exactly zero: an element that is not has an infinite error
+    if len(masked):  # they must be exactly zero: any other element counts as an infinite error
         yield "masked logits", np.where(masked == 0, 0.0, np.inf), None, None
 
 
@@ -187,7 +188,7 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
 
 
 def _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L):
-    """A whole GPT, a batch for it, and the upstream gradient."""
+    """Return a GPT with random weights, a batch for it, and an upstream gradient dnll (N,)."""
     cu = _offsets(lengths)
     N, S = int(cu[-1]), len(lengths)
     tokens = rng.integers(0, V, N).astype(np.int32)
@@ -195,13 +196,13 @@ def _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L):
     labels[-1] = 1
     batch = Batch(tokens, labels, cu, labels != IGNORE, np.ones(S), np.full(S, BASE))
     model = GPT(GPTConfig(V, max(lengths), L, H, C, tied), ops, rng, np.float64)
-    for _, w in model.params.items():  # at initialisation most gradients nearly vanish
+    for _, w in model.params.items():  # with the initial weights most gradients are nearly zero
         w += 0.3 * rng.standard_normal(w.shape)
     return model, batch, rng.standard_normal(N)
 
 
 def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
-    """Every parameter of a whole GPT, through one forward and one backward."""
+    """Check every parameter of a whole GPT, through one forward and one backward."""
     model, batch, dnll = _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L)
 
     def loss():
@@ -215,7 +216,7 @@ def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
 
 
 def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8, H=2, L=2):
-    """Every adapter and new row, merged into a whole GPT."""
+    """Check every adapter and new row of a LoRA around a whole GPT."""
     model, batch, dnll = _model_batch_dnll(ops, rng, lengths, 0.7, tied, V, C, H, L)
     lora = LoRA(model, rank, alpha=alpha, old_vocab=V - new, rng=rng)
     for _, w in lora.params.items():  # at the start B is zero, and so is the gradient of A
@@ -226,8 +227,8 @@ def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8
         return float((dnll * nll).sum())
 
     loss()
-    # As an earlier micro-batch leaves them: the adapters' gradients are added to, the model's are
-    # cleared first.
+    # Start as after an earlier micro-batch. The backward must add to the adapters' gradients, and
+    # clear the model's first.
     for arena in (lora.grads, model.grads):
         arena.flat[:] = rng.standard_normal(len(arena.flat))
     before = {name: g.copy() for name, g in lora.grads.items()}

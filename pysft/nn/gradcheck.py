@@ -1,12 +1,13 @@
-"""Is every backward the derivative of its forward? Finite differences in float64 answer.
+"""The gradient check: compares every backward with finite differences of its forward, in float64.
 
-For each tensor that a backward gives a gradient for, every element x[i] is moved by h, 2h, -h and
--2h, and the five-point formula
+For each tensor that a backward gives a gradient for, every element x[i] is moved by 2h, h, -h and
+-2h. The five-point formula
 
     dL/dx[i] = (-L(x+2h) + 8 L(x+h) - 8 L(x-h) + L(x-2h)) / 12h  + O(h^4)
 
-is compared with what the backward gave. The error of a tensor is max|analytic - numeric| /
-max(max|analytic|, max|numeric|, 1e-6). gradcases.py has the table of cases.
+is the numeric gradient, and the backward gives the analytic one. The error of a tensor is
+max|analytic - numeric| / max(max|analytic|, max|numeric|, 1e-6). gradcases.py has the table of
+cases.
 
 The functions under test are any object with the kernels' names (computing.py): the kernels, the
 reference, or a reader's own file (`gradcheck --ops FILE.py`)."""
@@ -24,12 +25,15 @@ from pysft.nn import reference
 from pysft.nn.gradcases import CASES
 
 TOLERANCE = 1e-7
-STEP = 1e-3  # h, relative to a tensor's scale: truncation and rounding are both near 1e-12 there
+# h, relative to a tensor's scale. The errors by truncation and by rounding are both near 1e-12.
+STEP = 1e-3
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of one case. worst: the error defined at the top of this file."""
+    """The result for one tensor of one case.
+
+    worst: the tensor's error, which the top of this file defines. passed: worst <= TOLERANCE."""
 
     name: str
     tensor: str
@@ -39,9 +43,9 @@ class Row:
 
 
 def run(ops, seed: int = 0, cases=CASES) -> list[Row]:
-    """Check `ops` in every case, in float64. A Row for each tensor.
+    """Check `ops` in every case, in float64. Return a Row for each tensor.
 
-    cases: name -> (check, sizes), as in the table."""
+    cases: name -> (check, sizes), as in gradcases.CASES."""
     rows = []
     for name, (check, sizes) in cases.items():
         rng = np.random.default_rng(seed)
@@ -57,7 +61,8 @@ def run(ops, seed: int = 0, cases=CASES) -> list[Row]:
 
 
 def numeric_gradient(loss: Callable[[], float], x: np.ndarray) -> np.ndarray:
-    """dloss/dx by five-point differences, element by element. x has its old values afterwards."""
+    """Return dloss/dx, in the shape of x, by five-point differences. loss() must depend on x, whose
+    elements are moved one at a time and then set back."""
     h = STEP * max(1.0, float(np.abs(x).mean()))
     gradient = np.empty_like(x)
     flat, out = x.reshape(-1), gradient.reshape(-1)
@@ -72,7 +77,7 @@ def numeric_gradient(loss: Callable[[], float], x: np.ndarray) -> np.ndarray:
 
 
 def relative_error(analytic: np.ndarray, numeric: np.ndarray) -> float:
-    """The error of a tensor; infinite if either array holds a number that is not finite."""
+    """Return the error of a tensor. It is infinite if a number in either array is not finite."""
     if not (np.isfinite(analytic).all() and np.isfinite(numeric).all()):
         return float("inf")
     scale = max(np.abs(analytic).max(), np.abs(numeric).max(), 1e-6)
@@ -83,10 +88,10 @@ def relative_error(analytic: np.ndarray, numeric: np.ndarray) -> float:
 
 
 def load_ops(path) -> SimpleNamespace:
-    """The functions of a Python file, with those of the reference for the names that it lacks.
+    """Return the functions of a Python file. Names that it lacks are taken from the reference.
 
-    `own` of the result lists the names that the file has. A file that cannot be used is a
-    MissingInput or a DataError."""
+    `own` of the result lists the names that the file has. MissingInput if there is no such file,
+    DataError if it is not a Python file, cannot be run, or defines none of the names."""
     path = Path(path)
     if not path.is_file():
         raise MissingInput(
@@ -108,14 +113,14 @@ def load_ops(path) -> SimpleNamespace:
     return SimpleNamespace(**(known | readers), own=own)
 
 
-# The number of arguments without the optional last ones (attention of some rows, GELU's saved
-# slope).
+# The number of arguments without the optional ones at the end (for attention of some rows, and for
+# GELU's saved derivative).
 _PLAIN = {"attention_forward": 4, "attention_backward": 6, "gelu_forward": 2, "gelu_backward": 3}
 
 
 def plain_form(function, name: str):
-    """`function` for calls of the kernel `name` without its optional last arguments, and the
-    reference for calls with them.
+    """Return a function that calls `function` for the kernel `name`, or the reference if the call
+    has the kernel's optional last arguments.
 
     So a reader who derives attention does not have to know of wanted rows."""
     plain = _PLAIN.get(name)
@@ -124,7 +129,7 @@ def plain_form(function, name: str):
 
 
 def _guarded(function, name):
-    """The reader's function. Any exception in it becomes a DataError of one sentence."""
+    """Return the reader's function, with every exception in it turned into a DataError."""
 
     def call(*arguments):
         try:

@@ -1,13 +1,13 @@
 """The kernels: one wrapper for each C function, every forward directly above its backward.
 
-Names and arguments are those of reference.py, where the mathematics is derived. Two keyword
-arguments are added. `threads` is the number of threads (None: gate.default_threads()). `calls` is
-given by Calls alone (calls.py): the call is then noted there and not made.
+Names and arguments are those of reference.py, where the mathematics is derived. There are two more
+keyword arguments. `threads` is the number of threads (None: gate.default_threads()). `calls` is
+only for Calls (calls.py): with it the call is noted there and not made.
 
-A wrapper passes its arrays to the gate (gate.py explains the notation), which refuses what does not
-fit with a GateError. In the docstrings N is the number of token rows, C channels, K output
-channels, H heads, D = C / H channels of a head, V symbols of the vocabulary, T positions of the
-context and S sequences; M of the N rows are wanted. Parameter gradients are ADDED to what their
+A wrapper passes its arrays to the gate (gate.py explains the notation), which raises a GateError
+for an array that does not fit. In the docstrings N is the number of token rows, C channels, K
+output channels, H heads, D = C / H channels of a head, V symbols of the vocabulary, T positions of
+the context, S sequences, and M wanted rows among the N. Parameter gradients are ADDED to what their
 array holds, and activation gradients are WRITTEN, except where a docstring says otherwise.
 """
 
@@ -22,24 +22,25 @@ from pysft.nn.arena import aligned
 from pysft.nn.calls import Calls
 from pysft.nn.gate import NULL, admit, c_function, count_threads, default_threads, number, pointer
 
-SQUARES_BLOCK = 4096  # elements that one partial sum covers, as in adamw.c
+SQUARES_BLOCK = 4096  # elements of one partial sum, as in adamw.c
 
 
-# ------------------------------------------------------------- errors for what C has found bad
-# A kernel that follows indices checks them first, and returns a code that tells which is bad. Each
-# of these raises the GateError for such a code. The wrapper binds the first arguments; the gate
-# adds the last three: the kernel's name, the code, and n, the number of each letter.
+# ------------------------------------------------------- errors for indices that C has found bad
+# A kernel that follows indices checks them first, and returns a code that says which one is bad.
+# Each of these functions raises the GateError for such a code. A wrapper binds the first arguments.
+# The gate adds the last three: the kernel's name, the code, and n, the number of each letter.
 
 
 def _bad_token(tokens, cu_seqlens, function, row, n):
-    """The code of embedding: the row of a bad token, or N + the number of a bad offset."""
+    """Embedding's code is the row of a bad token, or N + the index of a bad offset."""
     if row < n["N"]:
         raise GateError(f"{function}: tokens[{row}] = {tokens[row]} is not in 0..{n['V'] - 1}")
     _bad_offset(function, row - n["N"], cu_seqlens, n["N"], n["T"])
 
 
 def _bad_offset(function, i, cu_seqlens, N, longest=None):
-    """Offset i is bad. longest: the most rows that a sequence can have, if there is a limit."""
+    """Raise the GateError for the bad offset i. longest: the most rows that a sequence can have, or
+    None if there is no limit."""
     if i == 0 and cu_seqlens[0] != 0:
         raise GateError(f"{function}: cu_seqlens starts with {cu_seqlens[0]}, expected 0")
     if i > 0 and cu_seqlens[i] < cu_seqlens[i - 1]:
@@ -56,39 +57,41 @@ def _bad_offset(function, i, cu_seqlens, N, longest=None):
 
 
 def _bad_row(rows, function, i, n):
-    """The code of take_rows: the place in `rows` of a bad row."""
+    """The code of take_rows is the index in `rows` of a bad row."""
     raise GateError(
         f"{function}: rows[{i}] = {rows[i]} is not above the one before it and below N = {n['N']}"
     )
 
 
 def _bad_offset_or_row(cu_seqlens, rows, longest, function, code, n):
-    """The code of attention: the number of a bad offset, or S + 1 + the place of a bad row."""
+    """Attention's code is the index of a bad offset, or S + 1 + the index in `rows` of a bad
+    row."""
     if code <= n["S"]:
         _bad_offset(function, code, cu_seqlens, n["N"], longest)
     _bad_row(rows, function, code - n["S"] - 1, n)
 
 
 def _bad_label(labels, function, row, n):
-    """The code of cross_entropy: the row of a bad label."""
+    """The code of cross_entropy is the row of a bad label."""
     raise GateError(
         f"{function}: labels[{row}] = {labels[row]} is neither -100 (not graded) nor in "
         f"0..{n['V'] - 1}"
     )
 
 
-# ------------------------------------------------------------------------- the kernels of a walk
+# ---------------------------------------------------- the kernels of a walk through the model
 
 
 def matmul_forward(y, x, w, b=None, residual=None, *, threads=None, calls=None):
-    """y (N,K) = x (N,C) wT + b [+ residual (N,K)], with w (K,C), b (K)."""
+    """y (N,K) = x (N,C) wT + b [+ residual (N,K)] is written, with w (K,C) and b (K)."""
     notation = "y!N,K x:N,C w:K,C b:K? residual:N,K?"
     a = admit("matmul_forward", notation, y, x, w, b, residual)
     a.call([*a.pointers, "N", "C", "K"], threads, calls)
 
 
 def matmul_backward(dx, dw, db, dy, x, w, *, threads=None, calls=None):
-    """dx (N,C) is written, dw (K,C) and db (K) are added to; each may be None if not wanted.
+    """From dy (N,K): dx (N,C) is written, dw (K,C) and db (K) are added to. Each of the three may
+    be None if it is not wanted.
 
     The residual's gradient is dy itself."""
     notation = "dx!N,C? dw!K,C? db!K? dy:N,K x:N,C w:K,C"
@@ -97,11 +100,11 @@ def matmul_backward(dx, dw, db, dy, x, w, *, threads=None, calls=None):
 
 
 def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None, *, threads=None, calls=None):
-    """y (N,C) and lse (N,H) from qkv (N,3C), causal inside each sequence of cu_seqlens (S+1) int32.
+    """y (N,C) and lse (N,H) are written, from qkv (N,3C): causal attention inside each sequence of
+    cu_seqlens (S+1) int32. H is taken from the shape of lse; D = C / H.
 
-    H is taken from lse; D = C / H. With rows (M) int32, rising, only those M rows are queries: q
-    (M,C) holds their queries, qkv (N,2C) the keys and values of all rows, and y (M,C) and lse (M,H)
-    are the answers."""
+    With rows (M) int32, rising, only those M rows ask. q (M,C) then holds their queries and qkv
+    (N,2C) the keys and values of all rows, and y is (M,C) and lse (M,H)."""
     if rows is None:
         notation = "y!N,C lse!N,H qkv:N,3C cu_seqlens#S+1"
         a = admit("attention_forward", notation, y, lse, qkv, cu_seqlens)
@@ -118,9 +121,9 @@ def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None, *, threads=Non
 def attention_backward(
     dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=None, *, threads=None, calls=None
 ):
-    """dqkv (N,3C) is written from dy (N,C) and the forward's qkv, y, lse.
+    """dqkv (N,3C) is written, from dy (N,C) and the forward's qkv, y and lse.
 
-    With q and rows as in the forward, dq (M,C) and dqkv (N,2C) are written, and dy is (M,C)."""
+    With q and rows as in the forward, dy is (M,C), and dq (M,C) and dqkv (N,2C) are written."""
     if rows is None:
         notation = "dqkv!N,3C dy:N,C qkv:N,3C y:N,C lse:N,H cu_seqlens#S+1"
         a = admit("attention_backward", notation, dqkv, dy, qkv, y, lse, cu_seqlens)
@@ -135,7 +138,9 @@ def attention_backward(
 
 
 def _attention(a, written, read, cu_seqlens, rows, dtype, threads, calls):
-    """Call either direction: the pointers `written`, working memory, the pointers `read`, sizes."""
+    """Call the kernel that `a` was admitted for, forward or backward.
+
+    Its C arguments are the pointers `written`, working memory, the pointers `read` and sizes."""
     N, C, H = a.letters["N"], a.letters["C"], a.letters["H"]
     if C % H:
         raise GateError(f"{a.function}: C = {C} channels cannot be split over H = {H} heads")
@@ -150,8 +155,8 @@ def _attention(a, written, read, cu_seqlens, rows, dtype, threads, calls):
 
 
 def _longest(function, cu_seqlens, N):
-    """The rows of the longest sequence. It sizes the working memory, so the offsets are checked
-    here, before C checks them."""
+    """Return the number of rows of the longest sequence. The size of the working memory depends on
+    it, so the offsets are checked here already, before C checks them."""
     falls = np.flatnonzero(cu_seqlens[1:] < cu_seqlens[:-1])
     if cu_seqlens[0] != 0:
         _bad_offset(function, 0, cu_seqlens, N)
@@ -163,7 +168,9 @@ def _longest(function, cu_seqlens, N):
 
 
 def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5, *, threads=None, calls=None):
-    """y (N,C) = (x - mean) * rstd * w + b over each row; mean (N) and rstd (N) are saved."""
+    """y (N,C) = (x - mean) * rstd * w + b is written, for each row of x (N,C), with w (C), b (C).
+
+    mean (N) and rstd (N) are written for the backward."""
     notation = "y!N,C mean!N rstd!N x:N,C w:C b:C"
     a = admit("layernorm_forward", notation, y, mean, rstd, x, w, b)
     eps = number("layernorm_forward", "eps", eps)
@@ -171,19 +178,21 @@ def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5, *, threads=None, calls=N
 
 
 def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd, *, threads=None, calls=None):
-    """dx (N,C), dw (C) and db (C) are all ADDED to; each may be None if not wanted.
+    """From dy (N,C): dx (N,C), dw (C) and db (C) are all ADDED to. Each may be None if it is not
+    wanted.
 
-    dx holds the gradient that bypassed the layer."""
+    dx holds the gradient that bypasses the layer on the residual stream."""
     notation = "dx!N,C? dw!C? db!C? dy:N,C x:N,C w:C mean:N rstd:N"
     a = admit("layernorm_backward", notation, dx, dw, db, dy, x, w, mean, rstd)
     a.call([*a.pointers, "N", "C"], threads, calls)
 
 
 def gelu_forward(y, x, dydx=None, *, threads=None, calls=None):
-    """y = x Phi(x) in the tanh form, element by element, for any one shape. y may be x.
+    """y = GELU(x) in its tanh form is written, for each element. All arrays have the same shape,
+    which may be any.
 
-    dydx, if given, is written: the derivative, so that the backward is one multiplication. It may
-    be x."""
+    dydx, if given, is written: the derivative, so that the backward is one multiplication. Either
+    y or dydx may be x itself."""
     in_place = [("y", "x"), ("x", "dydx")]
     a = admit("gelu_forward", "y!* x:* dydx!*?", y, x, dydx, in_place=in_place)
     y_, x_, dydx_ = a.pointers
@@ -191,10 +200,12 @@ def gelu_forward(y, x, dydx=None, *, threads=None, calls=None):
 
 
 def gelu_backward(dx, dy, x, dydx=None, *, threads=None, calls=None):
-    """dx = dy * gelu'(x) is written; if x is None, dx = dy * dydx of the forward. dx may be dy."""
+    """dx = dy * dy/dx is written. The derivative is computed from x, or is the forward's dydx.
+
+    Exactly one of x and dydx is given, the other is None. dx may be dy itself."""
     if (x is None) == (dydx is None):
         raise GateError(
-            f"gelu_backward: x is {'' if x is None else 'not '}None and so is dydx, expected an"
+            f"gelu_backward: x and dydx are both {'None' if x is None else 'not None'}, expected an"
             " array of shape (*) for exactly one of them"
         )
     in_place = [("dx", "dy")]
@@ -203,14 +214,14 @@ def gelu_backward(dx, dy, x, dydx=None, *, threads=None, calls=None):
 
 
 def _elements(a):
-    """The number of elements as a size: the rows N times what a row holds."""
+    """Return the number of elements as a size of the gate: N rows times the elements of a row."""
     shape = a.letters["*"] or (1,)
     a.letters["N"] = shape[0]
     return f"N*{math.prod(shape[1:])}"
 
 
 def embedding_forward(y, tokens, cu_seqlens, wte, wpe, *, threads=None, calls=None):
-    """y (N,C) = wte[tokens] + wpe[position in the sequence].
+    """y (N,C) = wte[token] + wpe[position in the sequence] is written, for each row.
 
     tokens (N) and cu_seqlens (S+1) are int32; wte (V,C), wpe (T,C)."""
     notation = "y!N,C tokens#N cu_seqlens#S+1 wte:V,C wpe:T,C"
@@ -220,7 +231,8 @@ def embedding_forward(y, tokens, cu_seqlens, wte, wpe, *, threads=None, calls=No
 
 
 def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens, *, threads=None, calls=None):
-    """Each row of dy (N,C) is added to dwte (V,C) at its token and dwpe (T,C) at its position."""
+    """Each row of dy (N,C) is added to dwte (V,C) at its token, and to dwpe (T,C) at its
+    position."""
     notation = "dwte!V,C dwpe!T,C dy:N,C tokens#N cu_seqlens#S+1"
     a = admit("embedding_backward", notation, dwte, dwpe, dy, tokens, cu_seqlens)
     explain = partial(_bad_token, tokens, cu_seqlens)
@@ -228,21 +240,21 @@ def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens, *, threads=None, call
 
 
 def take_rows_forward(y, x, rows, *, threads=None, calls=None):
-    """y (M,C) = x (N,C) at rows (M) int32, which rise."""
+    """y (M,C) = the rows of x (N,C) that rows (M) int32 names; they rise. y is written."""
     a = admit("take_rows_forward", "y!M,C x:N,C rows#M", y, x, rows)
     a.call([*a.pointers, "N", "M", "C"], threads, calls, partial(_bad_row, rows))
 
 
 def take_rows_backward(dx, dy, rows, *, threads=None, calls=None):
-    """dy (M,C) is ADDED to dx (N,C) at rows (M): dx holds the gradients of other readers of x."""
+    """dy (M,C) is ADDED to dx (N,C) at rows (M). dx holds the gradients of other readers of x."""
     a = admit("take_rows_backward", "dx!N,C dy:M,C rows#M", dx, dy, rows)
     a.call([*a.pointers, "N", "M", "C"], threads, calls, partial(_bad_row, rows))
 
 
 def cross_entropy_forward(nll, lse, logits, labels, *, threads=None, calls=None):
-    """nll (N) = lse - logits[label] in nats, from logits (N,V) and labels (N) int32.
+    """nll (N) = lse - logits[label], in nats, is written, from logits (N,V) and labels (N) int32.
 
-    nll is 0 where the label is -100. lse (N) = log sum exp(logits) is saved for the backward."""
+    lse (N) = log sum exp(logits) is written too. Both are 0 where the label is -100."""
     a = admit("cross_entropy_forward", "nll!N lse!N logits:N,V labels#N", nll, lse, logits, labels)
     a.call([*a.pointers, "N", "V"], threads, calls, partial(_bad_label, labels))
 
@@ -250,7 +262,7 @@ def cross_entropy_forward(nll, lse, logits, labels, *, threads=None, calls=None)
 def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None, calls=None):
     """dlogits (N,V) = dnll (softmax - onehot) is written, exactly 0 where the label is -100.
 
-    dlogits may be logits."""
+    dlogits may be logits itself."""
     notation = "dlogits!N,V dnll:N logits:N,V lse:N labels#N"
     arrays = dlogits, dnll, logits, lse, labels
     a = admit("cross_entropy_backward", notation, *arrays, in_place=[("dlogits", "logits")])
@@ -261,29 +273,30 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None, 
 
 
 def decode_sizes(C, K, V, T, L, dtype):
-    """Numbers of elements: (a packed w (K,C), all weights, a sequence's cache, its working memory).
-
-    The last three are those of decode_forward for V symbols, T positions, C channels, L blocks."""
+    """Return four numbers of elements: those of a packed w (K,C), and those that decode_forward
+    needs for all weights, the cache of a sequence and its working memory. They are for V symbols, T
+    positions, C channels and L blocks."""
     _refuse_lengths("decode_sizes", C=C, K=K, V=V, T=T, L=L)
     suffix = "_f32" if np.dtype(dtype) == np.float32 else "_f64"
-    questions = {
+    arguments = {
         "decode_packed": (C, K),
         "decode_weights": (V, T, C, L),
         "decode_cache": (T, C, L),
         "decode_work": (T, C),
     }
-    return tuple(int(c_function(name, suffix)(*given)) for name, given in questions.items())
+    return tuple(int(c_function(name, suffix)(*given)) for name, given in arguments.items())
 
 
 def _refuse_lengths(function, **lengths):
-    """Refuse what is not a whole number of at least 1."""
+    """Raise a GateError for a length that is not a whole number of at least 1."""
     for name, n in lengths.items():
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise GateError(f"{function}: {name} = {n!r}, expected a whole number, at least 1")
 
 
 def decode_pack(packed, w):
-    """packed (n) = the elements of w (K,C) in the order in which decode_forward reads them."""
+    """packed (n) is written: w (K,C) in the order in which decode_forward reads its elements. n is
+    the first number that decode_sizes returns."""
     a = admit("decode_pack", "packed!n w:K,C", packed, w)
     n, K, C = a.letters["n"], a.letters["K"], a.letters["C"]
     expected = c_function("decode_packed", a.suffix)(C, K)
@@ -297,12 +310,12 @@ def decode_pack(packed, w):
 def decode_forward(
     logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, *, threads=None
 ):
-    """logits (S,V) of the token after one more token of each of S sequences.
+    """Read one more token of each of S sequences. logits (S,V) of what follows them are written.
 
-    tokens (S) stand at positions (S), 0 to T-1. slots (S), rising, are the sequences' rows of cache
-    (R,c), which holds the keys and values of earlier tokens; those of this token are added. work
-    (S,w) is working memory. weights (W) are in the order that kernels.h lists, the matrices packed
-    by decode_pack. c, w and W: see decode_sizes."""
+    tokens (S) are at positions (S), 0 to T-1. cache (R,c) holds the keys and values of earlier
+    tokens, and those of the new tokens are added. slots (S), rising, are the sequences' rows in the
+    cache. work (S,w) is working memory. weights (W) are in the order that kernels.h lists, with the
+    matrices packed by decode_pack. decode_sizes returns W, c and w."""
     arrays = logits, cache, work, weights, tokens, positions, slots
     decoder(*arrays, T, H, L, eps, threads=threads)(len(tokens))
 
@@ -310,10 +323,10 @@ def decode_forward(
 def decoder(
     logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, *, threads=None
 ):
-    """step(S) -> logits: decode_forward for the first S sequences of these arrays, checked once.
+    """Check these arrays once. Return step(S), which calls decode_forward for the first S sequences
+    and returns the array `logits`; its first S rows are then written.
 
-    The values in tokens, positions and slots are checked at each step. The logits stand in the
-    first S rows of the array."""
+    The values in tokens, positions and slots are checked at each step."""
     arrays = logits, cache, work, weights, tokens, positions, slots
     _refuse_lengths("decode_forward", T=T, H=H, L=L)
     notation = "logits!S,V cache!R,c work!S,w weights:W tokens#S positions#S slots#S"
@@ -335,15 +348,16 @@ def decoder(
                 f"decode_forward: {name} = {arrays[4 + which][i]} is not in 0..{limit - 1}"
                 + (", or not above the slot before it" if name == "slot" else "")
             )
-        return arrays[0]  # `arrays` also keeps alive what the pointers point to
+        return arrays[0]  # naming `arrays` here also keeps the memory of the pointers alive
 
     return step
 
 
 def _decoder_channels(n, T, H, L, dtype):
-    """The number of channels C, after checking the sizes of weights, cache and work against it."""
+    """Return the number of channels C. A GateError if weights, cache or work have other sizes than
+    it needs."""
     scores = decode_sizes(1, 1, 1, T, 1, dtype)[3] - 7
-    C = (n["w"] - scores) // 7  # a row of work is 7 C elements and the scores of some heads
+    C = (n["w"] - scores) // 7  # a row of work holds 7 C elements and the scores of some heads
     if C < 1 or C % H:
         raise GateError(
             f"decode_forward: work has rows of {n['w']}, which hold {C} channels; they cannot be"
@@ -367,21 +381,21 @@ def _decoder_channels(n, T, H, L, dtype):
 
 
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0, *, threads=None):
-    """One AdamW step, number `step` (from 1), on vectors of one length.
+    """AdamW step number `step`, which counts from 1, on vectors of the same length (n).
 
-    w, m and v are updated in place from the gradient g."""
+    w, m and v are updated in place from the gradient g. A GateError if `step` is below 1."""
     if not isinstance(step, int) or isinstance(step, bool) or step < 1:
         raise GateError(f"adamw: step = {step!r}, expected 1 for the first, then 2, ...")
     lr, decay = number("adamw", "lr", lr), number("adamw", "decay", decay)
     beta1, beta2 = number("adamw", "beta1", beta1), number("adamw", "beta2", beta2)
     eps = number("adamw", "eps", eps)
     a = admit("adamw", "w!n m!n v!n g:n", w, m, v, g)
-    corrections = 1 - beta1**step, 1 - beta2**step  # of the moments' bias at this step
+    corrections = 1 - beta1**step, 1 - beta2**step  # they undo the moments' bias at this step
     a.call([*a.pointers, "n", lr, beta1, beta2, eps, decay, *corrections], threads)
 
 
 def sum_squares(x, *, threads=None):
-    """Sum of the squares of a vector, as a Python float, added up in float64.
+    """Return the sum of the squares of a vector, added up in float64, as a Python float.
 
     It has the same bits for any number of threads."""
     a = admit("sum_squares", "x:n", x)
@@ -392,7 +406,7 @@ def sum_squares(x, *, threads=None):
 
 # ----------------------------------------------------------------------------------- all of them
 
-# Part of a walk through the model, in which Calls can note them.
+# The kernels of a walk through the model, forward or backward. Calls can note these.
 OF_A_WALK = [
     matmul_forward,
     matmul_backward,
@@ -413,10 +427,10 @@ KERNELS = [*OF_A_WALK, adamw, sum_squares]
 
 
 def on_threads(threads=None):
-    """All kernels and the functions for decoding with `threads` filled in, as a model takes them.
+    """Return the `ops` of a model (computing.py): all kernels and the functions for decoding, with
+    `threads` filled in. None is default_threads() at the time of this call.
 
-    None is default_threads(), asked once, now. `calls(longest)` of the result makes a Calls for as
-    many threads."""
+    calls(longest) of the result makes a Calls with the same number of threads."""
     if threads is None:
         threads = default_threads()
     count_threads("on_threads", threads)

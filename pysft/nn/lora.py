@@ -7,14 +7,14 @@ random and B zero, so training starts from the model that was given. The rows of
 stay frozen, because no base has trained them. They are trained directly, beside the adapters.
 
 GPT does not know of this. Before its forward the adapters are merged into its weights. After its
-backward, dW = dL/dW is projected on the adapters by the chain rule: dB = s dW AT and dA = s BT dW.
-A is stored transposed. Then both directions are the product that the model itself is made of,
-y = x wT + residual, and its gradients:
+backward the chain rule turns dW = dL/dW into the gradients of the adapters: dB = s dW AT and
+dA = s BT dW. A is stored transposed, as At. Then both steps are the product that the model itself
+is made of, y = x wT + residual, and its gradients:
 
-    merge       y = W, with x = s B, w = AT and residual = W0
-    project     dy = dW gives dx = dW AT, the gradient at s B, and dw = dWT (s B), that at AT
+    merge       y = W, with x = s B, w = At and residual = W0
+    project     dy = dW gives dx = dW At, the gradient at s B, and dw = dWT (s B), the one at At
 
-So the project's own matmul does it all, and the bits are the same for any number of threads.
+So the same matmul serves here, and the bits are the same for any number of threads.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ from pysft.nn.arena import Arena
 from pysft.nn.model import GPT
 from pysft.nn.shapes import MATRICES, PER_SYMBOL, GPTConfig, parameter_shapes
 
-# What the file of an adapter says of it.
+# The metadata that every adapter file has.
 METADATA = ("rank", "alpha", "matrices", "old_vocab", "vocab", "base_sha256")
 
 
 def adapter_shapes(
     config: GPTConfig, rank: int, matrices, old_vocab: int
 ) -> dict[str, tuple[int, ...]]:
-    """What is trained, in the arena's order: the new rows of wte and head, then for each chosen W
-    (K,C) the transpose of A, At (C,rank), and B (K,rank).
+    """Return the shapes of all trained arrays, in the arena's order: the new rows of wte and head,
+    then for each chosen W (K,C) the transpose of A, At (C,rank), and B (K,rank).
 
-    old_vocab: the number of symbols that the base has. A rank, old_vocab or matrix that cannot be
-    is a UsageError."""
+    matrices: names from MATRICES. old_vocab: the number of symbols that the base has. A UsageError
+    if rank, old_vocab or a matrix is not possible for this model."""
     for m in matrices:
         if m not in MATRICES:
             raise UsageError(f"matrices: {m!r} is unknown; choose from {', '.join(MATRICES)}")
@@ -64,7 +64,7 @@ def adapter_shapes(
 
 
 def _scale(alpha: float, rank: int) -> float:
-    """The s of s B A; a UsageError if alpha cannot be."""
+    """Return s = alpha / rank. A UsageError if alpha is not a number above 0."""
     is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
     if not is_number or not 0 < alpha < float("inf"):
         raise UsageError(f"alpha = {alpha!r} must be a number above 0; twice the rank is usual")
@@ -77,11 +77,12 @@ class LoRA:
     The training loop, AdamW, clip and the checkpoints take it in place of a model: params and grads
     are arenas of what is trained.
 
-    model: the grown GPT. Its weights are overwritten: they are the merged ones of the last forward
-    or merge(). alpha: s = alpha / rank; None is twice the rank. old_vocab: the number of symbols of
-    the base; the rows after those are trained. rng: draws A, normal with deviation 1/sqrt(C), so
-    that A x is about as large as x (the paper says Gaussian and names no deviation); None leaves A
-    zero, to be loaded. A rank, alpha, old_vocab or matrix that cannot be is a UsageError."""
+    model: the GPT with the grown vocabulary. Each forward and each merge() overwrite its weights
+    with the merged ones. matrices: names from MATRICES, those that get an adapter. alpha: s = alpha
+    / rank; None is twice the rank. old_vocab: the number of symbols of the base; the rows after
+    those are trained. rng: draws A, normal with deviation 1/sqrt(C), so that A x is about as large
+    as x (the paper says Gaussian and names no deviation); None leaves A zero, to be loaded. A
+    UsageError if rank, alpha, old_vocab or a matrix is not possible for this model."""
 
     def __init__(
         self,
@@ -124,8 +125,8 @@ class LoRA:
         return self.trained / self.model.params.size
 
     def decaying(self) -> int:
-        """The number of elements that decay: all. Decay pulls the adapters to zero, and so the
-        model to its base."""
+        """The number of elements that decay: all of them. Decay pulls the adapters towards zero,
+        and so the model towards its base."""
         return len(self.params.flat)
 
     def reserve(self, rows: int) -> None:
@@ -137,7 +138,8 @@ class LoRA:
         self.model.release()
 
     def merge(self) -> GPT:
-        """The model, with the weights that the adapters and new rows now stand for."""
+        """Write the adapters and new rows, as they are now, into the model's weights. Return the
+        model."""
         p, w = self.params, self.model.params
         for name, frozen in self._frozen.items():
             sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
@@ -147,14 +149,14 @@ class LoRA:
         return self.model
 
     def forward(self, batch):
-        """(nll, value) of the merged model. It merges each time, as params may have changed."""
+        """Return (nll, value) of the merged model, as GPT.forward does. It merges at each call,
+        because params may have changed."""
         return self.merge().forward(batch)
 
     def backward(self, dnll, dvalue=None) -> None:
-        """Add to self.grads the gradients of a loss, from dnll (N,) = dloss/dnll of the last
-        forward's batch."""
+        """Add the gradients of a loss to self.grads. dnll (N,) as in GPT.backward."""
         p, d, dw = self.params, self.grads, self.model.grads
-        dw.clear()  # GPT adds to these; what an earlier batch left has been projected already
+        dw.clear()  # GPT adds to dw, and an earlier batch's part is in self.grads already
         self.model.backward(dnll, dvalue)
         for name in self._frozen:
             sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
@@ -166,9 +168,9 @@ class LoRA:
 
 
 def _base_sha256(model: GPT, old_vocab: int) -> str:
-    """The SHA-256 of the model's weights without new rows, laid out as in the base.
+    """Return the SHA-256 of the model's weights without the new rows, laid out as in the base.
 
-    It is that of the base itself (run.stage.weights_sha256)."""
+    So it equals run.stage.weights_sha256 of the base, if the model was grown from it."""
     base = Arena(parameter_shapes(replace(model.config, vocab=old_vocab)), model.dtype)
     for name, w in base.items():
         w[:] = model.params[name][: len(w)]
@@ -176,9 +178,9 @@ def _base_sha256(model: GPT, old_vocab: int) -> str:
 
 
 def save_adapter(path, lora: LoRA, metadata: dict[str, str] | None = None) -> None:
-    """Write what was trained as safetensors, with the base that it belongs to in the metadata.
+    """Write adapters and new rows to a safetensors file, with METADATA, which names their base.
 
-    metadata: more of it. Diverged if what was trained is not finite; nothing is then written."""
+    metadata: further entries. Diverged if a number is not finite; nothing is then written."""
     if not np.isfinite(lora.params.flat).all():
         raise Diverged(
             f"{path}: the adapters are not finite after the last step; they were not written"
@@ -190,16 +192,17 @@ def save_adapter(path, lora: LoRA, metadata: dict[str, str] | None = None) -> No
 
 
 def apply_adapter(path, model: GPT) -> GPT:
-    """A new model: `model` with the adapters of the file merged, in the very bits of the training.
+    """Return a new model: `model` with the adapters of the file merged. Its weights have the same
+    bits as at the end of the training.
 
-    model: the base, as it was or grown already; it is not changed. A DataError says what is wrong
-    with the file, or that it belongs to other weights."""
+    model: the base, with or without the new rows; it is not changed. MissingInput if there is no
+    file. A DataError if the file is damaged, or belongs to other weights."""
     tensors, metadata = safetensors.load(path)
     missing = [name for name in METADATA if name not in metadata]
     if missing:
         raise DataError(
-            f"{path}: holds no adapters (its metadata does not say {missing[0]!r}); name a file"
-            " that a LoRA training wrote"
+            f"{path}: holds no adapters (its metadata has no {missing[0]!r}); name a file that a"
+            " LoRA training wrote"
         )
     rank, alpha, matrices, old_vocab, vocab, base = (metadata[name] for name in METADATA)
     try:
@@ -224,7 +227,7 @@ def apply_adapter(path, model: GPT) -> GPT:
         shapes,
         model.dtype,
         source="its metadata",
-        remedy="; the file is damaged, make it anew from its training",
+        remedy="; the file is damaged. Train the adapters again",
     )
     grown = GPT(config, model.ops, dtype=model.dtype)
     for name, w in model.params.items():

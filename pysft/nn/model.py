@@ -6,15 +6,15 @@
     logits = head(lnf(x))
 
 Radford et al. 2019: a layer norm before each part, learned positions, GELU in its tanh form, biases
-in the linear layers and none in the head. Their head is `tied`: it has the weights of wte. Here it
-has its own unless the config says so.
+in the linear layers and none in the head. Their head is `tied`: it uses the weights of wte. Here
+the head has its own weights, unless the config says tied.
 
 The model knows nothing of losses. forward(batch) gives the negative log-likelihood of each row's
-label; backward(dnll) takes the derivative of the loss with respect to each of them.
+label. backward(dnll) takes the derivative of the loss by each of these.
 
-Only what the loss can see is computed. In every block, a row that is not wanted (batch.wanted)
-gives keys and values to the rows after it. In the last block nothing else of it is used, so its
-query, its part of the MLP and its logits are left out there (last_block_forward)."""
+Rows that are not wanted (batch.wanted) cost less. In every block they give keys and values to the
+rows after them. In the last block nothing else of them is used. So the last block leaves out their
+queries and their MLP, and the head their logits (last_block_forward)."""
 
 import time
 from dataclasses import replace
@@ -37,13 +37,15 @@ from pysft.nn.shapes import (
 )
 
 # ------------------------------------------------------------------------------------ one block
-# Read each backward from the bottom up: its last line undoes the first line of the forward above
-# it, the line before the second, and so on. `ops` are the functions to compute with, p a block's
-# parameters, d their gradients and a its activations, each by the names in shapes.py.
+# Read each backward from the bottom up. Its last call belongs to the first call of the forward
+# above it, the last but one to the second, and so on. `ops` are the functions to compute with
+# (computing.py). p is a dict of a block's parameters, d of their gradients and a of the block's
+# activations, each with the names in shapes.py.
 
 
 def block_forward(ops, p, a, out, cu_seqlens):
-    """From a["x"] (N,C), the block's input, to out (N,C)."""
+    """Compute out (N,C), the block's output, from its input a["x"] (N,C). The activations `a` are
+    written."""
     ops.layernorm_forward(a["ln1"], a["mean1"], a["rstd1"], a["x"], p["ln1.w"], p["ln1.b"])
     ops.matmul_forward(a["qkv"], a["ln1"], p["qkv.w"], p["qkv.b"])
     ops.attention_forward(a["att"], a["lse"], a["qkv"], cu_seqlens)
@@ -51,11 +53,11 @@ def block_forward(ops, p, a, out, cu_seqlens):
 
 
 def block_backward(ops, p, d, a, dx, dbranch, dwide, cu_seqlens):
-    """dx (N,C) holds the gradient at the block's output, and in the end the one at its input.
+    """On entry dx (N,C) is the gradient at the block's output, on return the one at its input.
 
-    It is the gradient of the residual stream. What bypasses a branch stays in dx, and the layer
-    norm at the start of the branch adds the branch's share. dbranch (N,C) and dwide (N,4C) hold the
-    gradients inside a branch."""
+    dx is the gradient of the residual stream. What bypasses a branch stays in dx, and the layer
+    norm at the start of the branch adds the branch's share. The gradients of the parameters are
+    added to d. dbranch (N,C) and dwide (N,4C) are working memory for gradients inside a branch."""
     dqkv = _part(dwide, 0, 3, dx.shape[1])
     block_rest_backward(ops, p, d, a, dx, dbranch, dwide)
     ops.attention_backward(dqkv, dbranch, a["qkv"], a["att"], a["lse"], cu_seqlens)
@@ -66,7 +68,8 @@ def block_backward(ops, p, d, a, dx, dbranch, dwide, cu_seqlens):
 
 
 def block_rest_forward(ops, p, a, x, out):
-    """The rest of a block, each row by itself: from a["att"] and the block's input x to out."""
+    """The rest of a block, after attention: compute out from a["att"] and the block's input x. Each
+    row is computed by itself."""
     ops.matmul_forward(a["mid"], a["att"], p["attproj.w"], p["attproj.b"], x)
     ops.layernorm_forward(a["ln2"], a["mean2"], a["rstd2"], a["mid"], p["ln2.w"], p["ln2.b"])
     ops.matmul_forward(a["fc"], a["ln2"], p["fc.w"], p["fc.b"])
@@ -75,8 +78,8 @@ def block_rest_forward(ops, p, a, x, out):
 
 
 def block_rest_backward(ops, p, d, a, dx, dbranch, dwide):
-    """dx goes from the gradient at out to the one at x past the attention's branch; dbranch ends as
-    the gradient at a["att"]."""
+    """On entry dx is the gradient at out. On return it is the part of the gradient at x that
+    bypasses attention, and dbranch is the gradient at a["att"]."""
     ops.matmul_backward(dwide, d["fcproj.w"], d["fcproj.b"], dx, a["gelu"], p["fcproj.w"])
     ops.gelu_backward(dwide, dwide, None, a["fc"])
     ops.matmul_backward(dbranch, d["fc.w"], d["fc.b"], dwide, a["ln2"], p["fc.w"])
@@ -90,11 +93,11 @@ def block_rest_backward(ops, p, d, a, dx, dbranch, dwide):
 
 
 def last_block_forward(every, wanted, p, a, out, cu_seqlens, rows, spare):
-    """block_forward where only `rows` (M) of the N rows are wanted: out is (M,C).
+    """block_forward if only the rows `rows` (M) are wanted. out is (M,C).
 
-    Keys and values are computed for every row, the rest for the wanted rows alone: those arrays of
-    `a` have M rows from the attention on. every and wanted are the functions to compute with on N
-    and on M rows. spare (N,4C) is working memory."""
+    Keys and values are computed for all N rows, and everything after them for the wanted rows
+    alone. So the arrays of `a` from a["att"] on are used with M rows. `every` and `wanted` are the
+    functions to compute with on N rows and on M rows. spare (N,4C) is working memory."""
     C = a["x"].shape[1]
     a = a | {name: _first(a[name], rows) for name in FROM_ATTENTION_ON}
     kv, q = _part(a["qkv"], 0, 2, C), _first(_part(a["qkv"], 2, 1, C), rows)
@@ -109,9 +112,9 @@ def last_block_forward(every, wanted, p, a, out, cu_seqlens, rows, spare):
 
 
 def last_block_backward(every, wanted, p, d, a, dx, dx_wanted, dbranch, dwide, cu_seqlens, rows):
-    """dx_wanted (M,C) holds the gradient at the block's output.
-
-    dx (N,C) holds zeros, and in the end the gradient at the block's input."""
+    """On entry dx_wanted (M,C) is the gradient at the block's output, and dx (N,C) is zero. On
+    return dx is the gradient at the block's input. Other arguments as in last_block_forward and
+    block_backward."""
     C = dx.shape[1]
     a = a | {name: _first(a[name], rows) for name in FROM_ATTENTION_ON}
     kv, q = _part(a["qkv"], 0, 2, C), _first(_part(a["qkv"], 2, 1, C), rows)
@@ -121,7 +124,7 @@ def last_block_backward(every, wanted, p, d, a, dx, dx_wanted, dbranch, dwide, c
     block_rest_backward(wanted, p, d, a, dx_wanted, datt, _first(dwide, rows))
     every.attention_backward(dkv, datt, kv, a["att"], a["lse"], cu_seqlens, dq, q, rows)
     every.matmul_backward(dbranch, d["qkv.w"][C:], d["qkv.b"][C:], dkv, a["ln1"], p["qkv.w"][C:])
-    dln1 = _first(dwide.reshape(-1, C), rows)  # in the memory of dkv, which has been used by now
+    dln1 = _first(dwide.reshape(-1, C), rows)  # in the memory of dkv, which is no longer needed
     every.take_rows_forward(ln1, a["ln1"], rows)
     wanted.matmul_backward(dln1, d["qkv.w"][:C], d["qkv.b"][:C], dq, ln1, p["qkv.w"][:C])
     every.take_rows_backward(dbranch, dln1, rows)
@@ -132,15 +135,15 @@ def last_block_backward(every, wanted, p, d, a, dx, dx_wanted, dbranch, dwide, c
 
 
 def _first(x, rows):
-    """The start of x, with room for the wanted rows."""
+    """The first M rows of x, for the M wanted rows."""
     return x[: len(rows)]
 
 
 def _part(wide, first: int, count: int, C: int):
-    """An array (N, count C) in the memory of `wide` (N,kC).
+    """Return an array (N, count C) in the memory of `wide` (N,kC).
 
-    The memory is divided into k stretches of N C elements; the array has `count` of them, from
-    number `first` on."""
+    The memory of `wide` is divided into k pieces of N C elements. The array takes `count` of them,
+    from number `first` on. So it is contiguous, which some columns of `wide` would not be."""
     N = len(wide)
     return wide.reshape(-1)[first * N * C : (first + count) * N * C].reshape(N, count * C)
 
@@ -149,14 +152,14 @@ def _part(wide, first: int, count: int, C: int):
 
 
 class GPT:
-    """Parameters, gradients and activations of one model, and the two walks through it.
+    """One model: its parameters, gradients and activations, and the walks forward and backward.
 
     ops: the functions to compute with (computing.py); None is the C kernels on as many threads as
     gate.default_threads() says. rng: draws the initial weights; without it they are zero, to be
     loaded. logits_bytes: how much memory the logits may take (shapes.logits_rows).
 
-    params and grads are arenas. clock is None, or a dict to which each kernel's seconds are added
-    by name (for benchmarks)."""
+    params and grads are arenas, by the names of shapes.parameter_shapes. clock is None, or a dict
+    to which each kernel's seconds are added by name (for benchmarks)."""
 
     def __init__(
         self,
@@ -177,19 +180,22 @@ class GPT:
 
     @property
     def grads(self) -> Arena:
-        """The gradients of the parameters. Made at the first use: generating text needs none."""
+        """The gradients of the parameters. The arena is made at its first use, because generating
+        text needs none."""
         if self._grads is None:
             self._grads = Arena(self.params.shapes, self.dtype)
         return self._grads
 
     def decaying(self) -> int:
-        """The number of elements at the start of the arena that decay: all before the vectors."""
+        """The number of elements that decay. They stand at the start of the arena: all matrices,
+        before all vectors."""
         return min(self.params.offsets[name] for name, w in self.params.items() if w.ndim == 1)
 
     def reserve(self, rows: int) -> None:
-        """Make room for batches of up to `rows` rows. Without it, room is made when needed."""
+        """Make room for batches of up to `rows` rows. forward() does so too if there is too little
+        room."""
         if rows > self._rows:
-            self._activations, self._calls = None, {}  # frees the old arena before the new is made
+            self._activations, self._calls = None, {}  # free the old arena before making the new
             shapes = activation_shapes(self.config, rows, self.dtype, self.logits_bytes)
             self._activations, self._rows = Arena(shapes, self.dtype), rows
             self._index = {
@@ -199,15 +205,17 @@ class GPT:
             }
 
     def release(self) -> None:
-        """Free gradients and activations. They are made again when needed."""
+        """Free gradients and activations. They are made again when they are needed."""
         self._grads = self._activations = self._index = self._last = None
         self._rows, self._calls = 0, {}  # _calls: the noted kernel calls of each walk
 
     # -------------------------------------------------- from a batch to its losses, and back
 
     def forward(self, batch):
-        """(nll, value) of a batch: nll (N,) in nats, 0 where the label is -100 or the row is not
-        wanted; value is None, as this model has no value head."""
+        """Return (nll, value) of a batch. nll (N,) is in nats, and 0 where the label is -100 or the
+        row is not wanted. value is None: this model has no value head.
+
+        A UsageError if no row is wanted."""
         rows = np.flatnonzero(batch.wanted)
         N, M = len(batch.tokens), len(rows)
         if not M:
@@ -225,8 +233,11 @@ class GPT:
         return nll, None
 
     def backward(self, dnll, dvalue=None):
-        """Add to self.grads the gradients of a loss, from dnll (N,) = dloss/dnll of the last
-        forward's batch. It overwrites the logits, so each forward serves one backward."""
+        """Add the gradients of a loss to self.grads. dnll (N,) is the derivative of the loss by the
+        nll that the last forward returned.
+
+        It overwrites the logits, so each forward serves one backward: without a forward before it,
+        it is a UsageError. dvalue is for models with a value head."""
         if self._last is None:
             raise UsageError(
                 "GPT.backward: no forward(batch) came before it (each forward serves one backward, "
@@ -240,19 +251,22 @@ class GPT:
         parts = self._logits_parts(M)
         for part, logits in parts:
             lnf, dlnf, lse = a["lnf"][part], a["dbranch"][part], a["logits_lse"][part]
-            if len(parts) > 1:  # the forward left only the logits of the last part
+            if len(parts) > 1:  # the logits of earlier parts have been overwritten
                 self._run("matmul_forward", logits, lnf, head)
             self._run("cross_entropy_backward", logits, dnll[part], logits, lse, labels[part])
             self._run("matmul_backward", dlnf, dhead, None, logits, lnf, head)
-        # Layer norms add to these. They start with 0: nothing bypasses the last layer norm and, if
-        # some rows are not wanted, nothing bypasses the last block.
+        # Nothing bypasses the last layer norm, so what it adds to starts at 0. That is dx, or
+        # dx_wanted if some rows are not wanted. In that case the last block adds to dx.
         a["dx"][:N] = 0
         if M < N:
             a["dx_wanted"][:M] = 0
         self._walk(self._hidden_backward, N, len(batch.cu_seqlens) - 1, M)
 
     def logits(self, tokens, cu_seqlens, rows=None):
-        """The logits (R,V) of the given rows, or of all rows: a new array, without gradients."""
+        """Return the logits (R,V) of the R rows `rows`, in any order, or of all rows.
+
+        tokens (N,) and cu_seqlens (S+1,) as in a Batch. The array is new. There is no backward for
+        it, nor for an earlier forward."""
         asked = np.arange(len(tokens)) if rows is None else np.asarray(rows)
         wanted = np.unique(asked)
         lnf = self._run_blocks(tokens, cu_seqlens, wanted)["lnf"]
@@ -262,17 +276,19 @@ class GPT:
         return result
 
     def decoder(self, sequences: int = 1):
-        """A Decoder of the weights as they are now, for `sequences` sequences (decode.py)."""
+        """Return a Decoder (decode.py) for up to `sequences` sequences, with a copy of the
+        weights as they are now."""
         return Decoder(self, sequences)
 
     def _logits_parts(self, M: int):
-        """[(slice of the M wanted rows, their logits)]: what is in memory at a time."""
+        """Return a list of (slice of the M wanted rows, array for their logits). All parts share
+        one array, so only the logits of one part are in memory at a time."""
         logits = self._activations["logits"]
         most = len(logits)
         return [(slice(i, min(i + most, M)), logits[: min(most, M - i)]) for i in range(0, M, most)]
 
     def _run(self, kernel: str, *arrays) -> None:
-        """Call one kernel through the gate, and add its time to the clock if there is one."""
+        """Call one function of self.ops, and add its time to the clock if there is one."""
         began = time.perf_counter()
         getattr(self.ops, kernel)(*arrays)
         if self.clock is not None:
@@ -283,7 +299,9 @@ class GPT:
     def _run_blocks(self, tokens, cu_seqlens, rows) -> Arena:
         """Copy a batch into the model's index arrays and walk forward to lnf.
 
-        Returns the activations, where "lnf" has a row for each of `rows`, which rise."""
+        rows (M): the wanted rows, which rise. Return the activations; the first M rows of "lnf" are
+        those of the wanted rows. A UsageError if an argument has more entries than fit, or if a
+        wanted row is not a row of the batch."""
         N = len(tokens)
         self._last = None
         self.reserve(N)
@@ -293,17 +311,18 @@ class GPT:
             self._index[name][: len(values)] = values
         if rows[0] < 0 or rows[-1] >= N:
             raise UsageError(
-                f"row {rows[0] if rows[0] < 0 else rows[-1]} is wanted of {N} rows, which are"
-                " numbered from 0"
+                f"row {rows[0] if rows[0] < 0 else rows[-1]} is wanted from a batch of {N} rows,"
+                f" numbered 0 to {N - 1}"
             )
         self._walk(self._hidden_forward, N, len(cu_seqlens) - 1, len(rows))
         return self._activations
 
     def _walk(self, direction, N: int, S: int, M: int) -> None:
-        """Do `direction` (_hidden_forward or _hidden_backward) for the batch in self._index.
+        """Run `direction` (_hidden_forward or _hidden_backward) for the batch in self._index.
 
-        With the kernels, the calls of a walk are noted once, with all the room that the arrays
-        have, and then made (calls.py). The functions of the reference are called directly."""
+        With the kernels, the calls of a walk are noted once, for all rows that the arrays have room
+        for, and then made for N, S and M (calls.py). Functions of the reference are called
+        directly."""
         few, index = M < N, self._index
         if not hasattr(self.ops, "calls"):
             a = {name: x[:N] for name, x in self._activations.items()}
@@ -321,9 +340,10 @@ class GPT:
         self._calls[key].run(N, S, M, self.clock)
 
     def _hidden_forward(self, every, wanted, a, tokens, cu_seqlens, rows):
-        """From tokens (N,) to a["lnf"]: (N,C), or, where `rows` (M) names the wanted rows, (M,C).
+        """Compute a["lnf"] from tokens (N,). rows (M,): the wanted rows; a["lnf"] is then (M,C).
+        rows is None if all rows are wanted; a["lnf"] is then (N,C).
 
-        every and wanted: the functions to compute with on all rows, and on the wanted ones."""
+        `every` and `wanted`: the functions to compute with on all rows and on the wanted rows."""
         p = self.params
         blocks = [(_block(p, i), _block(a, i)) for i in range(self.config.layers)]
         inputs = [activations["x"] for _, activations in blocks]
@@ -338,9 +358,10 @@ class GPT:
         wanted.layernorm_forward(a["lnf"], a["meanf"], a["rstdf"], a["x"], p["lnf.w"], p["lnf.b"])
 
     def _hidden_backward(self, every, wanted, a, tokens, cu_seqlens, rows):
-        """From a["dbranch"], the gradient at a["lnf"], to the embeddings; arguments as above.
+        """Add the gradients of all parameters but the head, from a["dbranch"], the gradient at
+        a["lnf"]. Arguments as in _hidden_forward.
 
-        a["dx"] and a["dx_wanted"] hold zeros."""
+        On entry a["dx"] is zero, and so is a["dx_wanted"] if it is used."""
         p, d = self.params, self.grads
         dx, dbranch, dwide = a["dx"], a["dbranch"], a["dwide"]
         blocks = [(_block(p, i), _block(d, i), _block(a, i)) for i in range(self.config.layers)]
@@ -361,7 +382,7 @@ class GPT:
 
 
 def _block(arrays, i: int) -> dict[str, np.ndarray]:
-    """The arrays of block i, by their names inside it."""
+    """Return the arrays of block i by their names inside the block, without "h{i}."."""
     prefix = f"h{i}."
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
 
@@ -369,11 +390,12 @@ def _block(arrays, i: int) -> dict[str, np.ndarray]:
 def expand_vocab(
     model: GPT, vocab: int, rows: str = "random", rng: np.random.Generator | None = None
 ) -> GPT:
-    """A new model with `vocab` symbols. Every old weight is copied exactly, so the logits of the
-    old symbols keep their bits.
+    """Return a new model with `vocab` symbols. Every old weight is copied exactly, so the logits of
+    the old symbols keep their bits.
 
-    rows: the new symbols' rows in the embedding and, unless it is tied, the head. "random" (needs
-    rng) draws them as at initialisation; "mean" takes the mean of the old rows."""
+    rows: how to fill the rows of the new symbols in the embedding and, unless it is tied, in the
+    head. "random" (needs rng) draws them as at initialisation. "mean" takes the mean of the old
+    rows. A UsageError if the vocabulary does not grow, or if an argument does not fit."""
     old = model.config
     if vocab <= old.vocab:
         raise UsageError(

@@ -9,8 +9,9 @@ from pysft.nn.model import GPT
 class AdamW:
     """AdamW (Loshchilov and Hutter 2019): both moments of a model's parameters, and the step.
 
-    decay: of matrices only, embeddings included (they stand first in the arena); with `decay_all`
-    of every tensor, which is PyTorch's default. steps: the number of steps taken so far."""
+    model: a GPT or a LoRA. decay: the weight decay. It acts on the elements that model.decaying()
+    counts, which are a GPT's matrices (embeddings included) and all of a LoRA. With `decay_all` it
+    acts on every tensor, which is PyTorch's default. steps: the number of steps taken so far."""
 
     def __init__(self, model: GPT, betas=(0.9, 0.999), eps=1e-8, decay=0.0, decay_all=False):
         self.model, self.betas, self.eps, self.decay = model, betas, eps, decay
@@ -20,7 +21,7 @@ class AdamW:
         self.steps = 0
 
     def step(self, lr: float) -> None:
-        """One update of model.params from model.grads."""
+        """Update model.params once, from model.grads, with learning rate `lr`."""
         self.steps += 1
         arrays = self.model.params.flat, self.m.flat, self.v.flat, self.model.grads.flat
         for part, decay in ((slice(0, self.split), self.decay), (slice(self.split, None), 0.0)):
@@ -30,8 +31,9 @@ class AdamW:
 
 
 def clip(model: GPT, limit: float) -> float:
-    """The norm of the gradients before clipping. If it is above `limit`, they are scaled down to
-    it; a limit of 0 never clips."""
+    """Scale the gradients down to norm `limit` if their norm is above it. Return the norm before.
+
+    A limit of 0 never clips, and a norm that is not finite is left as it is."""
     norm = float(np.sqrt(model.ops.sum_squares(model.grads.flat)))
     if limit and np.isfinite(norm) and norm > limit:
         model.grads.flat *= model.dtype.type(limit / norm)

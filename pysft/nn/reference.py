@@ -1,16 +1,16 @@
-"""The lecture: every kernel once more, in NumPy, written to be read, with every derivation.
+"""Every kernel once more, in NumPy, written to be read, with the derivation of every gradient.
 
 The names and arguments are those of kernels.py, without `threads` and `calls`.
 `GPT(config, ops=reference)` runs the whole model on these functions and needs no compiler.
 
-How to read a backward. Let L be the loss, and write dy for dL/dy, which has the shape of y. The
-chain rule gives dL/dx = the sum of dy * (d y / d x) over all elements of y. Each backward below is
-that sum, worked out by hand from the forward directly above it.
+How to read a backward. Let L be the loss, and write dy for dL/dy, which has the shape of y. By the
+chain rule dL/dx is the sum of dy * (d y / d x) over all elements of y. Each backward below is that
+sum, worked out by hand from the forward directly above it.
 
-As in the kernels, the gradients of parameters are ADDED to what the array holds, because several
-rows, several micro-batches and tied weights all contribute. The gradients of activations are
-WRITTEN. The exceptions are layernorm_backward and take_rows_backward: their input x is the residual
-stream, which has other readers too, so they ADD their dx.
+As in the kernels, parameter gradients are ADDED to what the array holds, because several
+micro-batches contribute, and both uses of a tied weight. Activation gradients are WRITTEN. The
+exceptions are layernorm_backward and take_rows_backward. Their input x is the residual stream,
+which has other readers too, so they ADD their dx.
 """
 
 import numpy as np
@@ -38,8 +38,8 @@ def matmul_backward(dx, dw, db, dy, x, w):
     dw[k,c] = sum_n dy[n,k] x[n,c]       dw = dyT x
     db[k]   = sum_n dy[n,k]
 
-    The residual is added unchanged, so its gradient is dy. A gradient that is None is not wanted.
-    """
+    The residual is added unchanged, so its gradient is dy. Pass None for a gradient that is not
+    wanted."""
     if dx is not None:
         dx[:] = dy @ w
     if dw is not None:
@@ -52,8 +52,9 @@ def matmul_backward(dx, dw, db, dy, x, w):
 
 
 def _split(qkv, q, rows):
-    """(q, kv, rows): queries, keys and values, and the rows of the queries, from either form of the
-    arguments. In the first form qkv holds all three, and every row is a query."""
+    """Return (queries, keys and values, the rows of the queries) from both forms of the arguments.
+
+    Without `rows`, qkv holds queries, keys and values, and every row is a query."""
     if rows is not None:
         return q, qkv, rows
     C = qkv.shape[1] // 3
@@ -61,11 +62,11 @@ def _split(qkv, q, rows):
 
 
 def _heads_of(kv, cu_seqlens, rows, H):
-    """For each sequence and each head: (m, t, seq, h, keys, values).
+    """Yield (m, t, seq, h, keys, values) for each sequence and each head.
 
-    m: which of the M queries belong to the sequence, and t: their positions in it. seq: the slice
-    of the sequence's rows. h: the head's number. keys and values: the slices of its D columns in
-    kv; `keys` are also its columns in q and y."""
+    m: the numbers of the queries, out of M, that belong to the sequence. t: their positions in it.
+    seq: the slice of the sequence's rows. h: the head's number. keys and values: the slices of the
+    head's D columns in kv; `keys` are its columns in q and y too."""
     C = kv.shape[1] // 2
     D = C // H
     for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
@@ -81,14 +82,14 @@ def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None):
         score[t,j] = q[t] . k[j] / sqrt(D)  for j <= t;   P = softmax(score);   y = P v
 
     y (N,C); lse (N,H) = log sum_j exp(score[t,j]); qkv (N,3C) = queries, keys, values of all heads.
-    With q (M,C) and rows (M) only those rows are queries: qkv (N,2C) = keys, values; y (M,C), lse
-    (M,H)."""
+    With q (M,C) and rows (M) only those M rows ask. q holds their queries, qkv (N,2C) = keys and
+    values of all rows, and the results are y (M,C) and lse (M,H)."""
     q, kv, rows = _split(qkv, q, rows)
     for m, t, seq, h, keys, values in _heads_of(kv, cu_seqlens, rows, lse.shape[1]):
         k, v = kv[seq, keys], kv[seq, values]  # (T,D)
         T, D = k.shape
         score = q[m, keys] @ k.T / np.sqrt(D)  # (M,T)
-        score = np.where(np.arange(T) <= t[:, None], score, -np.inf)  # exp(-inf) = 0: P is 0 there
+        score = np.where(np.arange(T) <= t[:, None], score, -np.inf)  # so P[t,j] = 0 for j > t
         top = score.max(axis=1, initial=-np.inf, keepdims=True)
         e = np.exp(score - top)  # at most 1, so nothing overflows
         total = e.sum(axis=1, keepdims=True)
@@ -127,10 +128,10 @@ def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=
 
 
 def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
-    """y = norm * w + b, where norm = (x - mean) * rstd is each row with mean 0 and variance 1.
+    """y = norm * w + b, where norm = (x - mean) * rstd has mean 0 and variance 1 in each row.
 
-    x (N,C); mean (N) and rstd (N) = 1 / sqrt(variance + eps) are over a row's channels, and kept
-    for the backward; w (C) and b (C). Ba, Kiros and Hinton 2016, section 3."""
+    x, y (N,C); w, b (C). mean (N) and rstd (N) = 1 / sqrt(variance + eps) are taken over the
+    channels of a row, and kept for the backward. Ba, Kiros and Hinton 2016, section 3."""
     mean[:] = x.mean(axis=1)
     rstd[:] = 1 / np.sqrt(x.var(axis=1) + eps)
     y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
@@ -153,7 +154,8 @@ def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
 
         dx[j] = rstd (g[j] - mean_i(g[i]) - norm[j] mean_i(g[i] norm[i]))
 
-    It is added to dx, which holds the gradient that bypassed the layer."""
+    It is added to dx, which holds the gradient that bypasses the layer. Any of dx, dw and db may be
+    None."""
     norm = (x - mean[:, None]) * rstd[:, None]
     g = dy * w
     if dx is not None:
@@ -182,8 +184,8 @@ def gelu_forward(y, x, dydx=None):
 
 
 def gelu_backward(dx, dy, x, dydx=None):
-    """dx = dy * dy/dx, each element by itself. The derivative is computed from x; if x is None, it
-    is dydx, which the forward left."""
+    """dx = dy * dy/dx, for each element. The derivative is dydx, which the forward left. If dydx is
+    not given, it is computed from x."""
     dx[:] = dy * (_gelu_slope(x) if dydx is None else dydx)
 
 
@@ -200,32 +202,33 @@ def _gelu_slope(x):
 
 
 def _positions(cu_seqlens):
-    """The position of each row in its sequence: 0, 1, 2, ..., and again 0 where one begins."""
+    """Return the position of each row in its sequence: 0, 1, 2, ..., from 0 again in the next."""
     lengths = np.diff(cu_seqlens)
     return np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
 
 
 def embedding_forward(y, tokens, cu_seqlens, wte, wpe):
-    """y (N,C) = the token's row of wte (V,C) + the position's row of wpe (T,C)."""
+    """y (N,C) = the token's row of wte (V,C) + the row of wpe (T,C) for its position."""
     y[:] = wte[tokens] + wpe[_positions(cu_seqlens)]
 
 
 def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens):
     """A row of y is the sum of two rows, so its gradient is added to both.
 
-    A token that occurs several times gets the sum: np.add.at counts every occurrence, where
-    dwte[tokens] += dy would count one."""
+    A token that occurs several times gets the sum. np.add.at adds every occurrence;
+    dwte[tokens] += dy would add only one of them."""
     np.add.at(dwte, tokens, dy)
     np.add.at(dwpe, _positions(cu_seqlens), dy)
 
 
 def take_rows_forward(y, x, rows):
-    """y (M,C) = the rows `rows` (M), which rise, of x (N,C)."""
+    """y (M,C) = the rows of x (N,C) that `rows` (M) names; they rise."""
     y[:] = x[rows]
 
 
 def take_rows_backward(dx, dy, rows):
-    """Row m of y is row rows[m] of x, so dy[m] is added there: x has other readers too."""
+    """Row m of y is row rows[m] of x, so dy[m] is added to dx[rows[m]]. It is added because x has
+    other readers too."""
     dx[rows] += dy
 
 
@@ -235,7 +238,7 @@ def take_rows_backward(dx, dy, rows):
 def cross_entropy_forward(nll, lse, logits, labels):
     """nll[n] = -log softmax(logits[n])[label] = lse - logits[n,label], lse = log sum exp logits[n].
 
-    A row whose label is -100 is not graded. Its nll is 0, and so is its lse, which nobody needs."""
+    logits (N,V), labels (N). A row whose label is -100 is not graded: its nll and lse are 0."""
     graded = np.flatnonzero(labels != IGNORE)
     rows = logits[graded]
     top = rows.max(axis=1, initial=-np.inf)
@@ -246,8 +249,9 @@ def cross_entropy_forward(nll, lse, logits, labels):
 
 
 def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
-    """d lse / d logits[v] = exp(logits[v] - lse) = softmax[v], and -logits[label] adds -1 at the
-    label, so dlogits = dnll (softmax - onehot). A row that is not graded has the gradient 0."""
+    """nll = lse - logits[label]. d lse / d logits[v] = exp(logits[v] - lse) = softmax[v], and the
+    second term adds -1 at the label. So dlogits = dnll (softmax - onehot). In a row that is not
+    graded dlogits is 0."""
     graded = np.flatnonzero(labels != IGNORE)
     d = np.exp(logits[graded] - lse[graded, None])
     d[np.arange(len(graded)), labels[graded]] -= 1
@@ -260,10 +264,12 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
 
 
 def decode_sizes(C, K, V, T, L, dtype):
-    """Numbers of elements: (a packed w (K,C), all weights, a sequence's cache, its working memory).
+    """Return four numbers of elements: those of a packed w (K,C), and those that decode_forward
+    needs for all weights, the cache of a sequence and its working memory.
 
-    Here a packed w is w itself, and the cache is each block's keys (T,C) and values (T,C). Nothing
-    needs working memory, but its rows have C elements to tell decode_forward C."""
+    Here a packed w is w itself, and the cache holds each block's keys (T,C) and values (T,C). No
+    working memory is needed. It has C elements all the same: decode_forward takes C from its
+    shape."""
     return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C, C
 
 
@@ -273,10 +279,11 @@ def decode_pack(packed, w):
 
 
 def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5):
-    """logits (S,V) of the token after one more token of each of S sequences, at the price of a row.
+    """Read one more token of each of S sequences. logits (S,V) of what follows them are written.
 
-    Of earlier rows, attention reads only keys and values, and these never change. So they are kept
-    in the cache (R,c), where a sequence has the row that slots (S) names. Arguments: kernels.py."""
+    A token costs as much as one row of a full forward. Attention reads only the keys and values of
+    earlier rows, and these never change. So they are kept in the cache (R,c), in which slots (S)
+    names the row of each sequence. The arguments are those of kernels.decode_forward."""
     (S, V), C = logits.shape, work.shape[1]
     used = 0
 
@@ -312,12 +319,13 @@ def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H,
 
 
 def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
-    """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2), number `step` from 1.
+    """AdamW step number `step`, which counts from 1 (Loshchilov and Hutter 2019, algorithm 2).
 
-    m and v are running means of the gradient and of its square. They start at zero, so after `step`
-    steps their weights add up to 1 - beta^step only; dividing by that makes them means. The decay
-    acts on the weight directly and not through the gradient: it is decoupled. It is multiplied by
-    lr, as in PyTorch (in the paper, by the schedule's multiplier alone)."""
+    m and v are running weighted means of the gradient and of its square. They start at zero, so
+    after `step` steps the weights of all past gradients add up to 1 - beta^step only. Dividing by
+    that number corrects the means. The decay acts on the weight itself and not through the
+    gradient: it is decoupled. It is multiplied by lr, as in PyTorch (in the paper, by the
+    schedule's multiplier alone)."""
     m[:] = beta1 * m + (1 - beta1) * g
     v[:] = beta2 * v + (1 - beta2) * g**2
     m_hat = m / (1 - beta1**step)
@@ -326,5 +334,5 @@ def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
 
 
 def sum_squares(x):
-    """Sum of the squares of a vector, in float64."""
+    """Return the sum of the squares of a vector, added up in float64."""
     return float(np.sum(x.astype(np.float64) ** 2))

@@ -1,8 +1,8 @@
-"""The safetensors format: a JSON table of names, types, shapes and offsets, then the bytes.
+"""The safetensors format: a JSON table of names, types, shapes and offsets, then the data.
 
-https://huggingface.co/docs/safetensors describes it. This reader is stricter than the format asks
-for: every byte of the file must belong to exactly one tensor, and every size is compared with that
-of the file before anything is allocated. Nothing in such a file can run code."""
+https://huggingface.co/docs/safetensors describes it. This reader is stricter than the format: every
+byte of the data must belong to exactly one tensor. It compares every size with that of the file
+before it allocates memory for it. Nothing in such a file can run code."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ HEADER_LIMIT = 16 << 20  # bytes
 
 
 def save(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to path, with a checksum of each and of the metadata.
+    """Write tensors of the types in DTYPES to a file, with checksums of each and of the metadata.
 
     A crash leaves the old file or the new one (pysft/disk.py)."""
     arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
@@ -50,7 +50,7 @@ def _sha256(data) -> str:
 
 
 def _metadata_bytes(metadata: dict[str, str]) -> bytes:
-    """The bytes of which the metadata's checksum is taken."""
+    """Return the bytes whose checksum is the checksum of the metadata."""
     return json.dumps(metadata, sort_keys=True).encode()
 
 
@@ -58,10 +58,10 @@ def _metadata_bytes(metadata: dict[str, str]) -> bytes:
 
 
 def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(tensors, metadata) of a file. The arrays are read-only.
+    """Return (tensors, metadata) of a file. The arrays are read-only.
 
-    Checksums are compared where the file has them; with `summed` it must have one for every tensor
-    and for the metadata. A DataError says what is wrong with the file."""
+    Every checksum in the file is compared. summed: there must be one for each tensor and one for
+    the metadata. MissingInput if there is no file, DataError if it cannot be read or is damaged."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -77,7 +77,7 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
     for name, piece in pieces.items():
         if name not in sums and summed:
             raise DataError(
-                f"{path}: no checksum of {name!r}; the file is damaged, or of another program"
+                f"{path}: no checksum of {name!r}; the file is damaged, or another program wrote it"
             )
         if name in sums and _sha256(piece) != sums[name]:
             raise DataError(f"{path}: the checksum of {name!r} does not match; the file is damaged")
@@ -89,8 +89,8 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
 
 
 def _read(path, f, size: int):
-    """(metadata, [((first, last, dtype name, shape), tensor name)] by offset, data) of an open file
-    of `size` bytes."""
+    """Return (metadata, spans, data) of an open file of `size` bytes. spans is a list of ((first,
+    last, dtype name, shape), tensor name) by rising offset; data are the bytes after the header."""
     start = f.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
@@ -123,7 +123,7 @@ def _read(path, f, size: int):
 
 
 def _table(path, header: bytes) -> dict:
-    """The header's table: an entry for each tensor, and the metadata."""
+    """Return the header's table: an entry for each tensor, and the metadata."""
     try:
         table = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -134,7 +134,7 @@ def _table(path, header: bytes) -> dict:
 
 
 def _unique(pairs):
-    """A dict of the pairs; a ValueError if a name occurs twice."""
+    """Return a dict of the pairs. A ValueError if a name occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice")
@@ -142,25 +142,26 @@ def _unique(pairs):
 
 
 def _entry(path, name, entry):
-    """(first, last, dtype name, shape) of one tensor, checked; first and last are data_offsets."""
+    """Return (first, last, dtype name, shape) of one tensor, checked. first and last are its
+    data_offsets."""
 
-    def whole(x):
+    def is_size(x):
         return isinstance(x, int) and not isinstance(x, bool) and x >= 0
 
-    ok = (
+    is_valid = (
         isinstance(entry, dict)
         and isinstance(entry.get("dtype"), str)
         and entry["dtype"] in DTYPES
         and isinstance(entry.get("shape"), list)
         and len(entry["shape"]) <= 8
-        and all(map(whole, entry["shape"]))
-        # An array of [0, 2**40, 2**40] has no elements, but NumPy cannot make it either.
+        and all(map(is_size, entry["shape"]))
+        # The shape [0, 2**40, 2**40] has no elements, but NumPy cannot make such an array.
         and math.prod(n or 1 for n in entry["shape"]) < 1 << 48
         and isinstance(entry.get("data_offsets"), list)
         and len(entry["data_offsets"]) == 2
-        and all(map(whole, entry["data_offsets"]))
+        and all(map(is_size, entry["data_offsets"]))
     )
-    if not ok:
+    if not is_valid:
         raise DataError(
             f"{path}: tensor {name!r} is not described by dtype ({', '.join(DTYPES)}), "
             "shape and data_offsets"
@@ -175,7 +176,8 @@ def _entry(path, name, entry):
 
 
 def _pop_sums(path, metadata) -> dict[str, str]:
-    """Take the checksums out of the metadata. A file of another program has none."""
+    """Remove the checksums from the metadata and return them by name. The file of another program
+    has none."""
     try:
         sums = json.loads(metadata.pop("sha256", "{}"))
     except (ValueError, RecursionError):
@@ -185,7 +187,7 @@ def _pop_sums(path, metadata) -> dict[str, str]:
     return sums
 
 
-# ------------------------------------------------------------------------------ what was read
+# ---------------------------------------------------------------------------------- checking
 
 
 def check_tensors(
@@ -201,9 +203,8 @@ def check_tensors(
     """Raise a DataError unless the tensors of a file are exactly those of `shapes`: all of them,
     no other, of the right shape and dtype, and finite.
 
-    prefix: stands before each name of `shapes` in the file; tensors whose names begin otherwise
-    are not looked at. source: what the shapes were taken from, and remedy: what the error ends
-    with."""
+    prefix: comes before each name of `shapes` in the file; tensors with other names are not
+    checked. For the error: source says where the shapes were taken from, and remedy is its end."""
     own = {name: a for name, a in tensors.items() if name.startswith(prefix)}
     for name in {prefix + name: None for name in shapes} | own:
         a, shape = own.get(name), shapes.get(name.removeprefix(prefix))

@@ -1,4 +1,4 @@
-"""The facts of the architecture: the name, shape and initial value of every tensor of a model.
+"""The architecture in numbers: the name, shape and initial value of every tensor of a model.
 
 Letters: V symbols of the vocabulary, T positions of the context, C channels, H heads, N token rows.
 The weight of a linear layer has a row for each of its outputs.
@@ -13,14 +13,14 @@ from pysft.errors import UsageError
 from pysft.nn.arena import Arena
 
 INIT_STD = 0.02  # GPT-2's
-LOGITS_BYTES = 256 << 20  # the most logits that are kept: see logits_rows
+LOGITS_BYTES = 256 << 20  # memory for logits, in bytes: see logits_rows
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The size of a model: V = vocab, T = context, C = channels, H = heads, and `layers` blocks.
 
-    tied: the head has the weights of the embedding. A size that cannot be is a UsageError."""
+    tied: the head uses the weights of the embedding. An impossible size is a UsageError."""
 
     vocab: int
     context: int = 256
@@ -44,7 +44,7 @@ class GPTConfig:
 
 
 def block_parameter_shapes(C: int) -> dict[str, tuple[int, ...]]:
-    """The parameters of a block, in the order in which its forward uses them."""
+    """Return the shape of each parameter of a block, in the order in which a forward uses it."""
     return {
         "ln1.w": (C,),
         "ln1.b": (C,),
@@ -65,13 +65,15 @@ def block_parameter_shapes(C: int) -> dict[str, tuple[int, ...]]:
 MATRICES = tuple(
     name.removesuffix(".w") for name, shape in block_parameter_shapes(1).items() if len(shape) == 2
 )
-PER_SYMBOL = ("wte", "head")  # the parameters with a row for each symbol; a tied model has no head
+PER_SYMBOL = ("wte", "head")  # parameters with a row for each symbol; a tied model has no "head"
 
 
 def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, in the arena's order. Those of block i are named "h{i}.NAME".
+    """Return the shape of every parameter, in the arena's order. Those of block i are named
+    "h{i}.NAME".
 
-    All matrices, which decay, stand before all vectors, which do not: so decay is one slice."""
+    Matrices decay and vectors do not. All matrices stand first, so weight decay acts on one
+    slice."""
     V, T, C = config.vocab, config.context, config.channels
     blocks = {
         f"h{i}.{name}": shape
@@ -87,24 +89,25 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def reading_order(config: GPTConfig) -> list[str]:
-    """The names of all parameters in the order in which a forward uses them, the head last.
+    """Return the names of all parameters in the order in which a forward uses them, the head last.
 
-    C's decode_forward reads its weights in this order (kernels.h). In a tied model "head" is not
-    the name of a parameter: head_name has it."""
+    decode_forward reads its weights in this order (kernels.h). "head" is in the list for a tied
+    model too, although head_name then returns another name."""
     blocks = [f"h{i}.{n}" for i in range(config.layers) for n in block_parameter_shapes(1)]
     return ["wte", "wpe", *blocks, "lnf.w", "lnf.b", "head"]
 
 
 def head_name(config: GPTConfig) -> str:
-    """The name of the parameter that the head multiplies by."""
+    """Return the name of the parameter whose weights the head uses."""
     return "wte" if config.tied else "head"
 
 
 def initialise(params: Arena, config: GPTConfig, rng: np.random.Generator) -> None:
-    """Set all parameters as GPT-2 does.
+    """Set all parameters to their initial values, as in GPT-2.
 
-    Matrices are normal with deviation 0.02, and smaller by sqrt(2 layers) in the two projections of
-    a block that add to the residual stream. Biases are 0, the weights of layer norms 1."""
+    Matrices are normal with mean 0 and standard deviation 0.02. In the two projections of a block
+    that add to the residual stream, the deviation is divided by sqrt(2 layers). Biases are 0, the
+    weights of layer norms 1."""
     for name, w in params.items():
         if name.endswith((".ln1.w", ".ln2.w", "lnf.w")):
             w[:] = 1
@@ -119,9 +122,8 @@ def initialise(params: Arena, config: GPTConfig, rng: np.random.Generator) -> No
 
 
 def block_activation_shapes(N: int, C: int, H: int) -> dict[str, tuple[int, ...]]:
-    """What a block's forward leaves for its backward, in the order of computation.
-
-    In the end fc holds the derivative of GELU."""
+    """Return the shape of each array that a block's forward leaves for its backward, in the order
+    of computation. "fc" is overwritten by the derivative of GELU."""
     return {
         "x": (N, C),
         "mean1": (N,),
@@ -139,16 +141,18 @@ def block_activation_shapes(N: int, C: int, H: int) -> dict[str, tuple[int, ...]
     }
 
 
-# From the attention's output on, the last block computes only the wanted rows of these.
+# The activations from the attention's output on. The last block computes only their wanted rows.
 _ACTIVATIONS = list(block_activation_shapes(1, 1, 1))
 FROM_ATTENTION_ON = _ACTIVATIONS[_ACTIVATIONS.index("att") :]
 
 
 def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOGITS_BYTES) -> int:
-    """How many of `rows` rows have their logits in memory at a time: as many as `limit` bytes hold.
+    """Return how many of `rows` rows have their logits in memory at a time: those that fit into
+    `limit` bytes.
 
-    That is all of them, or a multiple of 256 and at least 256. matmul_backward sums in blocks of
-    256 rows (KC_DW in matmul.c), so parts of that size change no bit."""
+    It is all of them or a multiple of 256, and at least 256 even if these do not fit.
+    matmul_backward sums in blocks of 256 rows (KC_DW in matmul.c), so the parts give the same bits
+    as the whole."""
     most = limit // (config.vocab * np.dtype(dtype).itemsize)
     return rows if rows <= most else min(rows, max(1, most // 256) * 256)
 
@@ -156,9 +160,10 @@ def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOG
 def activation_shapes(
     config: GPTConfig, N: int, dtype=np.float32, limit: int = LOGITS_BYTES
 ) -> dict[str, tuple[int, ...]]:
-    """All activations of N rows, and the gradients that walk back through the blocks.
+    """Return the shape of all activations of N rows, and of the gradients by activations that a
+    backward needs.
 
-    The activations of block i are named "h{i}.NAME". limit: bytes of logits (logits_rows)."""
+    The activations of block i are named "h{i}.NAME". limit: bytes for logits (logits_rows)."""
     C, V = config.channels, config.vocab
     blocks = {
         f"h{i}.{name}": shape
@@ -181,8 +186,8 @@ def activation_shapes(
 
 
 def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
-    """What training on batches of up to `rows` rows holds in memory, in bytes: "weights",
-    "gradients", "moments", "activations". "params" is the number of weights."""
+    """Return the bytes that training on batches of up to `rows` rows needs for "weights",
+    "gradients", "moments" and "activations". "params" is the number of weights."""
 
     def count(shapes):
         return sum(math.prod(shape) for shape in shapes.values())

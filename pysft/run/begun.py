@@ -1,4 +1,5 @@
-"""What a run was begun with: RUN/run.json. Resuming reads it, and refuses other inputs."""
+"""RUN/run.json: the record of what a run was begun with. Resuming reads it, and refuses inputs that
+have changed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +8,17 @@ from pysft.errors import DataError, UsageError
 from pysft.run.stage import read_json
 from pysft.text.template import Template
 
-SHIPPED = "shipped "  # prefix of the names of the package's own files in `sha256`
+SHIPPED = "shipped "  # in `sha256`, the prefix of the names of the package's own files
 
 
 @dataclass(frozen=True)
 class Begun:
     """What a run was begun with.
 
-    verb: "train" or "pretrain". settings: as JSON. data, base: None if not given. ops, isa: what it
-    computes with ("kernels" or "reference", and the instruction set), because others give other
-    bits; a run that went on with another instruction set has "avx512, base". sha256: the digest of
-    everything it reads, by name."""
+    verb: "train" or "pretrain". settings: as JSON. data, base: None if not given. ops: "kernels" or
+    "reference". isa: the instruction set. Both are kept because others give other bits. A run that
+    was resumed with another instruction set has both, as in "avx512, base". sha256: the digest of
+    every file that the run reads, by name."""
 
     verb: str
     settings: dict
@@ -35,14 +36,14 @@ class Begun:
 
     @classmethod
     def of(cls, folder: Path, verb: str) -> "Begun":
-        """Read the record of the run in `folder`, which `verb` should resume.
+        """Return the record of the run in `folder`, which `verb` is to resume.
 
-        A UsageError if there is no record or another verb began the run, a DataError if the record
-        is damaged."""
+        A UsageError if there is no record, or if another verb began the run. A DataError if the
+        record is damaged."""
         record = folder / "run.json"
         if not record.is_file():
-            inside = (folder.parent / "run.json").is_file()  # --out RUN/sft
-            run = folder.parent if inside else "the right folder"
+            is_inside_run = (folder.parent / "run.json").is_file()  # as with --out RUN/sft
+            run = folder.parent if is_inside_run else "the right folder"
             raise UsageError(
                 f"--resume: {folder} holds no run. Name {run} by --out, or leave --resume out"
             )
@@ -75,8 +76,9 @@ class Begun:
     def refuse_changes(self, sha256: dict[str, str]) -> None:
         """Raise a DataError unless the inputs have the digests that the run was begun with."""
         for name, digest in sha256.items():
-            unknown = digest if name.startswith(SHIPPED) else None  # older records lack these
-            if self.sha256.get(name, unknown) != digest:
+            # Older records lack the digests of shipped files: do not refuse them for that.
+            if_missing = digest if name.startswith(SHIPPED) else None
+            if self.sha256.get(name, if_missing) != digest:
                 raise DataError(
                     f"{name}: changed since this run was begun (its SHA-256 differs). Put the old "
                     "content back, or begin a new run"

@@ -12,14 +12,15 @@ from pysft.nn.model import GPT
 from pysft.run.log import cut_log
 
 PARTS = {"w": "the weights", "m": "the first moments", "v": "the second moments"}  # of a checkpoint
-KEPT = 2  # checkpoints: the last one, and the one before in case the last is damaged
+KEPT = 2  # how many checkpoints are kept: the last, and the one before in case it is damaged
 
 
 def save_checkpoint(folder: Path, model: GPT, adam) -> Path:
-    """Write the checkpoint of step adam.steps; its folder. The one before is kept, older ones are
-    removed afterwards.
+    """Write the checkpoint of step adam.steps, and return its folder. Then remove old checkpoints;
+    the one before it stays.
 
-    model: the GPT or the LoRA that is trained. Diverged if a number is not finite."""
+    model: the GPT or the LoRA that is trained. Diverged if a weight or moment is not finite;
+    nothing is then written."""
     parts = (("w", model.params), ("m", adam.m), ("v", adam.v))
     for part, arena in parts:
         if not np.isfinite(arena.flat).all():
@@ -53,11 +54,12 @@ def _number(path: Path) -> int:
 
 
 def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bool:
-    """Load the stage's last whole checkpoint into `model` and `adam`; False if it has none.
+    """Load the stage's last checkpoint into `model` and `adam`, and cut the log to match. Return
+    False if the stage has no checkpoint.
 
-    A damaged checkpoint is reported through `say`, and the one before it is loaded. DataError if
-    there are checkpoints and all are damaged. Later checkpoints than the loaded one are renamed to
-    STEP.damaged, because the log is cut to match."""
+    A damaged checkpoint is reported through `say`, and the one before it is loaded. Checkpoints
+    after the loaded one are renamed to STEP.damaged, because the log no longer reaches them.
+    DataError if there are checkpoints and all are damaged."""
     errors = []
     for path in reversed(_whole(folder)):
         try:
@@ -78,17 +80,18 @@ def load_checkpoint(folder: Path, model: GPT, adam, say=lambda text: None) -> bo
         return True
     if errors:
         raise DataError(
-            f"{errors[0]}. No checkpoint of {folder} is whole. Without that folder, --resume trains"
-            " the stage again"
+            f"{errors[0]}. Every checkpoint of {folder} is damaged. Remove that folder, and"
+            " --resume trains the stage again"
         )
     return False
 
 
 def _load_state(path: Path, model: GPT, adam) -> int:
-    """Fill weights and moments from a checkpoint's file; the step it was written after."""
+    """Fill weights and moments from a checkpoint's file. Return the step that it was written
+    after."""
     tensors, metadata = safetensors.load(path, summed=True)
     if not metadata.get("steps", "").isdecimal():
-        raise DataError(f"{path}: does not say after which step it was written")
+        raise DataError(f"{path}: its metadata has no number of steps; the file is damaged")
     parts = (("w", model.params), ("m", adam.m), ("v", adam.v))
     for part, arena in parts:
         safetensors.check_tensors(path, tensors, arena.shapes, prefix=part + ".")

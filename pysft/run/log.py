@@ -1,4 +1,5 @@
-"""A stage's log (one line a step) and its measurements (one line a measured checkpoint)."""
+"""A stage's log, with a line for each step, and its measurements, with a line for each measured
+checkpoint."""
 
 import json
 import math
@@ -8,7 +9,7 @@ from pathlib import Path
 from pysft import disk
 from pysft.errors import DataError, MissingInput
 
-# Figures of a measurement by which a checkpoint can be chosen: numbers, or null.
+# The figures of a measurement that a checkpoint can be chosen by. Each is a number or null.
 FIGURES = (
     "sft_loss",
     "heldout_loss",
@@ -30,9 +31,10 @@ def _lines(rows) -> str:
 
 
 def read_log(folder: Path, skipped: bool = False) -> list[dict]:
-    """The log's rows, up to the first line that is damaged or was cut off by a crash.
+    """Return the rows of the log, up to the first line that is damaged or that a crash cut off. An
+    empty list if there is no log.
 
-    skipped: include the rows of skipped steps, {"step", "skipped": True}."""
+    skipped: include the rows of skipped steps, {"step": STEP, "skipped": True}."""
     rows = []
     try:
         for line in (folder / "log.jsonl").read_bytes().splitlines():
@@ -47,23 +49,23 @@ def read_log(folder: Path, skipped: bool = False) -> list[dict]:
 
 
 def _is_step(row) -> bool:
-    """True if a row has the fields that are read of a step."""
+    """True if a row has the fields of a step that are read again."""
 
-    def number(x):
+    def is_number(x):
         return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return False
     return row.get("skipped") is True or (
         isinstance(row.get("losses"), dict)
-        and all(map(number, row["losses"].values()))
-        and all(number(row.get(name)) for name in ("loss", "norm", "tokens", "seconds"))
+        and all(map(is_number, row["losses"].values()))
+        and all(is_number(row.get(name)) for name in ("loss", "norm", "tokens", "seconds"))
     )
 
 
 def whole_log(folder: Path, step: int) -> bool:
-    """True if the log has exactly one line for each of steps 1 to `step`. A crash can leave extra
-    lines at its end, never a gap."""
+    """True if the log has exactly one line for each of steps 1 to `step`, and no other. A crash can
+    leave extra lines at its end, never a gap."""
     return _is_complete(read_log(folder, skipped=True), step)
 
 
@@ -72,24 +74,25 @@ def _is_complete(rows: list[dict], step: int) -> bool:
 
 
 def cut_log(folder: Path, step: int) -> bool:
-    """Remove the lines after `step`, which resuming writes again; True if the rest is complete."""
+    """Remove the lines after `step`, because resuming writes them again. Return True if there is
+    exactly one line for each of steps 1 to `step`."""
     kept = [row for row in read_log(folder, skipped=True) if row["step"] <= step]
     disk.replace(folder / "log.jsonl", [_lines(kept).encode()])
     return _is_complete(kept, step)
 
 
 def add_measurement(folder: Path, row: dict) -> None:
-    """Append the JSON line of a measured checkpoint."""
+    """Append the line of a measured checkpoint."""
     disk.append(folder / "measurements.jsonl", _lines([row]))
 
 
 def read_measurements(folder: Path) -> list[dict]:
-    """The rows of the measured checkpoints by rising step, up to the first line that a crash cut
-    off. Of a step that was measured twice, the later row.
+    """Return the rows of the measured checkpoints by rising step, up to the first line that is
+    damaged or that a crash cut off. If a step was measured twice, the later row counts.
 
-    Each row has its "step", "samples" ([prompt, reply, stop], [] if none were kept) and figures;
-    nan is None. MissingInput if no checkpoint above step 0 was measured; DataError if a value of
-    FIGURES or the samples are of another type."""
+    Each row has its "step", "samples" and figures. samples is a list of [prompt, reply, stop], []
+    if none were kept. nan is None. MissingInput if no checkpoint above step 0 was measured.
+    DataError if a figure in FIGURES, or samples, has another type."""
     path, rows = Path(folder) / "measurements.jsonl", {}
     if not path.is_file():
         raise MissingInput(
@@ -126,25 +129,26 @@ def read_measurements(folder: Path) -> list[dict]:
 
 
 def cut_measurements(folder: Path, step: int) -> bool:
-    """Remove measurements and kept models after `step`, which resuming makes again.
+    """Remove measurements and kept models after `step`, because resuming makes them again.
 
-    False if a line in the middle was damaged, which a crash cannot do; it is removed too."""
-    path, kept, whole = folder / "measurements.jsonl", [], True
+    Return False if a line before the last was damaged, which no crash can do. It is removed too."""
+    path, kept, is_whole = folder / "measurements.jsonl", [], True
     if not path.is_file():
         return True
-    # As bytes: text knows more kinds of line ends, and the last line may be torn.
+    # Read bytes, because splitting text would split at more characters, and because a crash may
+    # have cut off the last line inside a character.
     for line in path.read_bytes().splitlines(keepends=True):
         if not line.endswith(b"\n"):
             break
         try:
-            beyond = json.loads(line)["step"] > step
+            is_after = json.loads(line)["step"] > step
         except (ValueError, KeyError, TypeError, RecursionError):
-            whole = False
+            is_whole = False
             continue
-        if not beyond:
+        if not is_after:
             kept.append(line)
     disk.replace(path, kept)
     for old in (folder / "steps").glob("*"):
         if old.name.isdecimal() and int(old.name) > step:
             shutil.rmtree(old, ignore_errors=True)
-    return whole
+    return is_whole

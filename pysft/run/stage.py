@@ -1,22 +1,25 @@
 """A run on disk: a folder of stages, each complete in itself.
 
-    RUN/run.json              what the run was begun with (begun.py)
-    RUN/base, RUN/sft, ...    a stage each:
-        settings.json         the model's shape, the resolved settings, the parent and its hash
-        vocabulary.json       characters and special tokens
-        template.json         how conversations are rendered
-        model.safetensors     the weights, written last
-        log.jsonl             one line a step; {"step", "skipped"} for a step that was skipped
-        evaluation.json       what measuring needs: held-out text, prompts, known words
-        report.json           the measurements; samples.json: the replies they were taken from
-        checkpoints/STEP/     weights and both moments, for --resume
-    RUN/sft also has
-        adapter.safetensors   what LoRA trained (model.safetensors is merged)
-        measurements.jsonl    one line a measured checkpoint; ratings.jsonl: marks by a person
-        steps/STEP/           the model at each measured checkpoint, itself a stage
-        data.json             what it was trained on, in numbers
-        before.json           base and tuned model side by side
-    RUN/report.html           all of it on a page
+RUN/run.json              what the run was begun with (begun.py)
+RUN/base, RUN/sft         a stage each:
+    settings.json         the model's shape, the resolved settings, the parent and its hash
+    vocabulary.json       characters and special tokens
+    template.json         how conversations are rendered
+    model.safetensors     the weights, written last
+    log.jsonl             a line for each step; {"step", "skipped"} if it was skipped
+    evaluation.json       what measuring needs: held-out text, prompts, known words
+    report.json           the measurements
+    checkpoints/STEP/     weights and both moments, for --resume
+    not-finite-STEP.json  the batch of a step whose loss or gradient was not finite
+RUN/sft also has
+    samples.json          the replies that the measurements were taken from
+    adapter.safetensors   the adapters that LoRA trained (model.safetensors is merged)
+    measurements.jsonl    a line for each measured checkpoint
+    ratings.jsonl         marks that a person gave
+    steps/STEP/           the model at each measured checkpoint, a stage itself
+    data.json             the training data in numbers
+    before.json           replies of base and tuned model side by side
+RUN/report.html           all of it on a page
 """
 
 import hashlib
@@ -38,7 +41,7 @@ STAGES = ("base", "sft")  # in the order of training
 
 
 def weights_sha256(model: GPT) -> str:
-    """SHA-256 of the parameter arena's bytes: equal digests mean equal weights."""
+    """Return the SHA-256 of the parameters. Equal digests mean equal weights, bit by bit."""
     return hashlib.sha256(model.params.flat.tobytes()).hexdigest()
 
 
@@ -48,15 +51,15 @@ def write_json(path: Path, data) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read the object in a JSON file of a run.
+    """Return the object in a JSON file of a run.
 
-    MissingInput if there is no file, DataError if it is not a JSON object; both name the file."""
+    MissingInput if there is no file, DataError if it holds no JSON object. Both name the file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingInput(f"{path}: missing. The run folder is not complete") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not the JSON this program wrote ({error})") from None
+        raise DataError(f"{path}: not the JSON that this program wrote ({error})") from None
     if not isinstance(data, dict):
         raise DataError(f"{path}: a JSON {type(data).__name__}, expected an object")
     return data
@@ -66,8 +69,8 @@ def read_json(path: Path) -> dict:
 class Stage:
     """A trained model with its tokenizer, template and settings.
 
-    folder: RUN/base, RUN/sft or a checkpoint of one. parent: {"path", "weights_sha256"} of the base
-    that it was tuned from."""
+    folder: RUN/base, RUN/sft, or RUN/sft/steps/STEP. settings: as JSON. parent: {"path",
+    "weights_sha256"} of the base that it was tuned from; None for a base."""
 
     folder: Path
     model: GPT
@@ -81,14 +84,16 @@ class Stage:
         return self.folder.name
 
     def setting(self, name: str, default):
-        """The setting that it was trained with; `default` if its folder does not hold it."""
+        """Return the setting that the stage was trained with, or `default` if it is not stored."""
         return self.settings.get(name, default) if isinstance(self.settings, dict) else default
 
 
 def new_run(out: str | None, preset: str) -> Path:
-    """Make the folder of a new run: `out`, or the first free one of runs/PRESET, runs/PRESET-2, ...
+    """Make the folder of a new run and return it: `out`, or else the first of runs/PRESET,
+    runs/PRESET-2, ... that is free.
 
-    A UsageError if `out` is taken or cannot be made."""
+    An empty folder `out` is used. A UsageError if `out` is not empty, or if the folder cannot be
+    made."""
     if out is not None:
         folder = Path(out)
         try:
@@ -99,7 +104,8 @@ def new_run(out: str | None, preset: str) -> Path:
             raise UsageError(f"--out {out}: this is a file. Name a folder")
         if folder.is_dir():
             disk.remove_leftovers(folder.glob("run.json.*.tmp"))
-        # A run that ended at its very beginning leaves a lock and an unfinished record.
+        # Treat a folder as empty if it holds only a lock and temporary files of run.json. A run
+        # that was stopped at its very start leaves these.
         if folder.is_dir() and any(
             p.name != disk.LOCK and not p.match("run.json.*.tmp") for p in folder.iterdir()
         ):
@@ -110,7 +116,7 @@ def new_run(out: str | None, preset: str) -> Path:
         folder, n = Path("runs") / preset, 1
     try:
         disk.make_folder(folder.parent)
-        # Made here, not only chosen, so that no other process can take the same name.
+        # Make the folder at once, so that no other process can choose the same name.
         while not disk.make_new_folder(folder) and out is None:
             n += 1
             folder = Path("runs") / f"{preset}-{n}"
@@ -122,8 +128,10 @@ def new_run(out: str | None, preset: str) -> Path:
 
 
 def save_stage(stage: Stage) -> None:
-    """Write a stage, without its logs and measurements. The weights are written last, so a folder
-    that has them is complete. Diverged if they are not finite."""
+    """Write a stage's model, vocabulary, template and settings. The weights are written last, so a
+    folder that has them is complete.
+
+    Diverged if a weight is not finite; nothing is then written."""
     if not np.isfinite(stage.model.params.flat).all():
         raise Diverged(
             f"{stage.folder}: the weights are not finite after the last step, so they were not"
@@ -144,32 +152,43 @@ def save_stage(stage: Stage) -> None:
 
 
 def find_stage(path) -> Path:
-    """The folder of a run's last finished stage; `path` itself if it is a stage."""
+    """Return the folder of a run's last finished stage, or `path` itself if it is a finished stage.
+    MissingInput if there is none."""
     path = Path(path)
     if not path.is_dir():
-        raise MissingInput(f"{path}: no such run folder. 'python -m pysft train' makes one")
+        raise MissingInput(f"{path}: {_not_a_folder(path)}")
     if (path / "model.safetensors").is_file():
         return path
     for name in reversed(STAGES):
         if (path / name / "model.safetensors").is_file():
             return path / name
     raise MissingInput(
-        f"{path}: no stage in it ({' or '.join(STAGES)} with a model.safetensors). This is no run"
-        " folder, or its training never finished (--resume goes on)"
+        f"{path}: no stage in it ({' or '.join(STAGES)} with a model.safetensors). It is not a"
+        " run's folder, or its training never finished (--resume continues it)"
     )
 
 
+def _not_a_folder(path: Path) -> str:
+    """What to say of a path that should be a run's folder and is no folder."""
+    if path.exists():
+        return "this is a file. Name the folder of a run"
+    kept = sorted(p.name for p in path.parent.glob("*") if p.name.isdecimal())
+    if path.parent.name == "steps" and kept:
+        return f"no such checkpoint. There are {', '.join(sorted(kept, key=int))}"
+    return "no such run folder. 'python -m pysft train' makes one"
+
+
 def unfinished(run) -> bool:
-    """True if the fine-tuning in this run folder was begun and never finished."""
+    """True if the fine-tuning in a run's folder was begun and is not finished."""
     stage = Path(run) / STAGES[-1]
     return stage.is_dir() and not (stage / "model.safetensors").is_file()
 
 
 def load_stage(path, ops=None) -> Stage:
-    """Load the last finished stage of a run folder, or the stage at `path`.
+    """Load the last finished stage of the run at `path`, or the stage at `path`.
 
-    ops: the functions to compute with (nn/kernels.py by default). DataError if a file is damaged or
-    does not fit the others."""
+    ops: the functions to compute with (computing.py); None is the kernels. MissingInput if there is
+    no stage or a file is missing. DataError if a file is damaged or does not fit the others."""
     folder = find_stage(path)
     data = read_json(folder / "settings.json")
     config = understood(folder / "settings.json", lambda data: GPTConfig(**data["model"]))
@@ -182,7 +201,7 @@ def load_stage(path, ops=None) -> Stage:
         )
     weights = folder / "model.safetensors"
     tensors, metadata = safetensors.load(weights)
-    if config.layers > len(tensors):  # before a made-up shape takes all the memory
+    if config.layers > len(tensors):  # refuse an absurd number before it takes all the memory
         raise DataError(
             f"{weights}: {len(tensors)} tensors are too few for the {config.layers} blocks of its"
             " settings"
@@ -196,7 +215,8 @@ def load_stage(path, ops=None) -> Stage:
 
 
 def understood(path: Path, make):
-    """Return make(the JSON object at path); a DataError that names the file if make refuses it."""
+    """Return make(the JSON object in the file `path`). If make raises one of the errors that wrong
+    content causes, raise a DataError that names the file."""
     data = read_json(path)
     try:
         return make(data)
@@ -206,8 +226,8 @@ def understood(path: Path, make):
 
 
 def measured_stage(folder: Path) -> Path:
-    """The stage that holds the measurements of a stage's folder: STAGE for STAGE/steps/STEP, else
-    the folder itself."""
+    """Return the folder that holds the measurements of a stage's folder: STAGE for
+    STAGE/steps/STEP, else the folder itself."""
     folder = folder.resolve() if folder.resolve().parent.name == "steps" else folder
     is_checkpoint = folder.parent.name == "steps" and not (folder / "evaluation.json").is_file()
     return folder.parent.parent if is_checkpoint else folder

@@ -1,4 +1,4 @@
-"""The training loop: the only one. It writes nothing to disk (runner.py does)."""
+"""The training loop, the same for all stages. It writes nothing to disk (runner.py does)."""
 
 import math
 import time
@@ -15,9 +15,12 @@ from pysft.nn.optim import AdamW, clip
 
 @dataclass
 class Report:
-    """One step. loss: nats per graded token; losses: the same by source ("base", "conversation").
-    norm: of the gradient before clipping. graded, tokens: how many rows. skipped: the step was not
-    finite, and no weight moved."""
+    """What one step did.
+
+    step: its number, from 1. loss: the objective's value; for `sft` the mean of nats per graded
+    token, weighted as the batch says. losses: the unweighted mean for each source ("base",
+    "conversation"). norm: of the gradient before clipping. graded, tokens: the numbers of graded
+    rows and of all rows. skipped: True if the step was not finite, so that no weight moved."""
 
     step: int
     loss: float
@@ -33,9 +36,11 @@ class Report:
 def schedule(
     step: int, steps: int, lr: float, warmup: int = 0, kind: str = "constant", floor: float = 0.0
 ) -> float:
-    """The learning rate of step 0, 1, ...: after a linear warm-up, `lr` ("constant"), or a fall
-    along half a cosine ("cosine") or a line ("linear") to floor * lr. The step after the last would
-    have floor * lr."""
+    """Return the learning rate of step 0, 1, ..., steps - 1.
+
+    It rises along a line to `lr` in the first `warmup` steps. Then it stays there ("constant"), or
+    falls along half a cosine ("cosine") or along a line ("linear"). Step number `steps`, which is
+    not taken, would have floor * lr."""
     if step < warmup:
         return lr * (step + 1) / warmup
     if kind == "constant":
@@ -48,7 +53,8 @@ def schedule(
 def train_step(
     model, adam: AdamW, micro_batches, objective, lr: float, limit: float = 0.0
 ) -> Report:
-    """One update from all micro-batches; the same update however they are split.
+    """Update the model once, from all micro-batches. Up to rounding, the update is the same however
+    a batch is split into them.
 
     limit: clip the gradient to this norm; 0 is no limit. Diverged if the loss or the gradient is
     not finite; no weight has moved then."""
@@ -75,7 +81,8 @@ def _rows(batches) -> int:
 
 
 def _diverged(model, step: int, loss: float, norm: float, lr: float, batches) -> Diverged:
-    """The error of a step that is not finite: it names the first tensor at fault."""
+    """Return the error of a step that is not finite. It names the first weight that is not finite,
+    or else the first gradient."""
     what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
     weight, gradient = _not_finite(model.params), _not_finite(model.grads)
     if weight:
@@ -91,12 +98,12 @@ def _diverged(model, step: int, loss: float, norm: float, lr: float, batches) ->
 
 
 def _not_finite(arena) -> str | None:
-    """The name of the first tensor that is not finite; None if all are."""
+    """Return the name of the first tensor that is not finite, or None if all are finite."""
     return next((name for name, a in arena.items() if not np.isfinite(a).all()), None)
 
 
 def _by_source(sums, batch, nll):
-    """Add to sums[source] = (total nll, graded tokens)."""
+    """Add a batch to sums[source] = (total nll, number of graded rows)."""
     first = batch.cu_seqlens[:-1]
     totals = np.add.reduceat(nll, first, dtype=np.float64)
     counts = np.add.reduceat(batch.labels != IGNORE, first, dtype=np.int64)
@@ -107,11 +114,12 @@ def _by_source(sums, batch, nll):
 
 
 class Outliers:
-    """Find steps whose loss or gradient norm lies far above those of the last `window` steps.
+    """Finds steps whose loss or gradient norm lies far above those of the last `window` steps.
 
-    The score of x is (x - median) / spread. spread is 1.4826 times the median distance from the
-    median (the standard deviation of a normal distribution), at least a thousandth of the median. A
-    score above its limit is an outlier. Norms have longer tails than losses, and a higher limit."""
+    The score of x is (x - median) / spread. The spread is 1.4826 times the median distance from the
+    median, which for a normal distribution is its standard deviation. It is at least a thousandth
+    of the median. A value whose score is above the limit is an outlier. Norms have longer tails
+    than losses, so their limit is higher."""
 
     limits = {"loss": 8.0, "norm": 20.0}
 
@@ -121,8 +129,8 @@ class Outliers:
         self.seen = {name: deque(maxlen=window) for name in self.limits}
 
     def __call__(self, **step) -> dict[str, float]:
-        """Score a step (loss=, norm=) against those before it, and add it to them: {name: score} of
-        its outliers."""
+        """Score a step, given as loss= and norm=, against the steps before it, and then add it to
+        them. Return {name: score} of the values that are outliers."""
         found = {}
         for name, values in self.seen.items():
             score = _score(step[name], values) if len(values) >= self.least else 0.0
@@ -138,7 +146,7 @@ def _score(x: float, values) -> float:
     return (x - middle) / max(spread, 1e-3 * abs(middle), 1e-30)
 
 
-SKIPS = 10  # skipped steps in a row; more of them are no accident
+SKIPS = 10  # the most steps that are skipped in a row; with one more, training stops
 
 
 def train(
@@ -152,13 +160,16 @@ def train(
     skip: Callable[[Diverged], None] | None = None,
     skipped: int = 0,
 ) -> Iterator[Report]:
-    """Yield a Report after each step until adam.steps is `steps`. The caller prints, measures,
-    saves or stops.
+    """Train until adam.steps is `steps`, and yield a Report after each step. The caller prints,
+    measures, saves or stops.
 
-    draw(step): the step's micro-batches. rate(step): its learning rate. A loaded optimiser goes on
-    after its own step. skip(error): called for a step that is not finite, which is then skipped:
-    weights and moments stay as they were. Diverged is raised without `skip`, after SKIPS skipped
-    steps in a row, or if a weight is not finite. skipped: steps skipped just before the first."""
+    The first step is number adam.steps, which is above 0 for a loaded optimiser. draw(step): the
+    step's micro-batches. rate(step): its learning rate. limit: as in train_step.
+
+    skip(error): called for a step that is not finite. The step is then skipped: weights and moments
+    stay as they were. Diverged is raised if there is no `skip`, if SKIPS steps in a row have been
+    skipped before, or if a weight is not finite. skipped: the number of steps that an interrupted
+    run skipped just before the first one here."""
     while adam.steps < steps:
         start = time.perf_counter()
         step = adam.steps

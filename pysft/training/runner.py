@@ -1,7 +1,7 @@
 """Run one stage of training on disk: its log, its checkpoints, and the signals that stop it.
 
-`train_stage` is the only driver that writes to disk. `steps_of` is the loop without a disk, for a
-training whose steps nobody keeps (a base trained on for comparison, a trial of the lab)."""
+`train_stage` is the only driver that writes to disk. `steps_of` writes nothing. It serves where
+only the trained model is needed: a base trained further for comparison, a trial of the lab."""
 
 import signal
 import threading
@@ -25,13 +25,14 @@ from pysft.training.loop import Outliers, Report, train
 from pysft.training.settings import Settings
 from pysft.training.stages import Plan
 
-CHECKPOINT_SECONDS = 60
-LAST_STEPS = 20  # the final loss is the mean of so many steps
+CHECKPOINT_SECONDS = 60  # time between two checkpoints
+LAST_STEPS = 20  # the loss that is shown and reported is the mean of this many steps
 
 
 def steps_of(model, plan: Plan, settings: Settings, stage: str, objective=None) -> Iterator[Report]:
-    """Train `model` in place along a plan, with AdamW as `settings` has it for stage "base" or
-    "sft"; yield a Report after each step and keep nothing. objective: instead of the plan's."""
+    """Train `model` in place along a plan, and yield a Report after each step. Nothing is written.
+
+    stage: "base" or "sft", for the settings of AdamW. objective: None is the plan's."""
     adam = AdamW(model, **settings.adam(stage))
     model.reserve(plan.rows)
     objective = plan.objective if objective is None else objective
@@ -39,16 +40,18 @@ def steps_of(model, plan: Plan, settings: Settings, stage: str, objective=None) 
 
 
 class Signals:
-    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP sets `caught`, so a step always finishes.
+    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP only sets `caught`, so a step always
+    finishes. The same signal again takes effect at once.
 
-    A second signal takes effect at once. A signal that nobody acted on is raised again on exit."""
+    If the block ends without an exception, a caught signal is raised again, because nobody has
+    acted on it. Signals are caught in the main thread only. An ignored signal stays ignored."""
 
     def __enter__(self):
         self.caught, self._old = None, {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # a background job, which asked not to be interrupted
+                    continue  # as under nohup, or in a background job of a script
                 self._old[number] = signal.signal(number, self._note)
         return self
 
@@ -64,22 +67,24 @@ class Signals:
 
 
 class Journal:
-    """The log of a running stage: one line a step, outliers marked, and running means of the
-    loss."""
+    """The log of a running stage: a line for each step, with outliers marked. It also keeps means
+    of the loss, of conversations alone in steps that have any."""
 
     def __init__(self, folder: Path, measured: int):
-        """measured: the last step at which the stage was measured."""
+        """Go on with the log in `folder`. measured: the last step after which the stage was
+        measured, 0 for none."""
         self.folder, self.lines, self.recent, self.outliers = folder, [], [], Outliers()
         rows = read_log(folder, skipped=True)
-        taken = [i for i, row in enumerate(reversed(rows)) if not row.get("skipped")]
-        self.skipped = taken[0] if taken else len(rows)  # steps skipped in a row, at the log's end
+        trained = [i for i, row in enumerate(reversed(rows)) if not row.get("skipped")]
+        self.skipped = trained[0] if trained else len(rows)  # skipped in a row at the log's end
         rows = [row for row in rows if not row.get("skipped")]
         self.since = [_loss(row) for row in rows if row["step"] > measured]
         for row in rows[-self.outliers.window :]:
             self.outliers(loss=row["loss"], norm=row["norm"])
 
     def add(self, r: Report) -> str:
-        """Note a step; a sentence if its loss or gradient norm is an outlier, else ""."""
+        """Add a step. Return a description of its outliers (loss, gradient norm), "" if it has
+        none."""
         if r.skipped:
             self.lines.append({"step": r.step, "skipped": True})
             return ""
@@ -105,11 +110,11 @@ class Journal:
         )
 
     def loss(self) -> float:
-        """Mean loss of the last steps."""
+        """Return the mean loss of the last LAST_STEPS steps; nan before the first."""
         return float(np.mean(self.recent or [np.nan]))
 
     def loss_since_measured(self) -> float | None:
-        """Mean loss since the last call; None if there was no step."""
+        """Return the mean loss of the steps since the last call; None if there was none."""
         mean, self.since = float(np.mean(self.since)) if self.since else None, []
         return mean
 
@@ -121,12 +126,13 @@ class Journal:
 
 
 def _loss(row: dict) -> float:
-    """A log line's loss: that of conversations, where the step had any."""
+    """Return the loss of a log line: that of its conversations if the step had any."""
     return row["losses"].get(CONVERSATION, row["loss"])
 
 
 class _Running:
-    """What `train_stage` does beside its loop: checkpoints, interruptions, skipped steps."""
+    """What train_stage() does beside its loop: checkpoints, interruptions, steps that are not
+    finite."""
 
     def __init__(self, stage: Stage, model, adam: AdamW, journal: Journal, screen: Screen):
         self.stage, self.model, self.adam = stage, model, adam
@@ -134,7 +140,7 @@ class _Running:
         self.folder, self.saved = stage.folder, time.monotonic()
 
     def checkpoint(self) -> Path:
-        self.journal.flush()  # first: a checkpoint needs a log line for each step before it
+        self.journal.flush()  # first, because every step before a checkpoint must be in the log
         path = save_checkpoint(self.folder, self.model, self.adam)
         self.saved = time.monotonic()
         return path
@@ -158,11 +164,11 @@ class _Running:
         return keep_batch(self.folder, self.adam.steps + 1, error, self.stage.tokenizer)
 
     def diverged(self, error: Diverged) -> Diverged:
-        """The error to raise: it names the file that holds the batch."""
-        with suppress(OSError):  # a full disk must not hide what diverged
+        """Return the error to raise. It names the file that the batch was written to."""
+        with suppress(OSError):  # a full disk must not hide the divergence
             self.journal.flush()
         self.journal.lines.clear()
-        if not error.batches:  # not a step: a checkpoint that was not finite
+        if not error.batches:  # the error is not of a step, but of writing a checkpoint
             return error
         return Diverged(f"{error} (its batch: {self.keep_batch(error)})")
 
@@ -179,11 +185,14 @@ def train_stage(
 ) -> None:
     """Train a stage along its plan in stage.folder, and log each step.
 
-    model: what is trained, if not stage.model: the LoRA around it. at: the steps to measure after.
-    watch(step, mean loss since its last call) is called before the first step and after those of
-    `at`. A signal, or a reader of the output that has gone, writes a checkpoint and raises
-    Interrupted. A step that is not finite raises Diverged, or is skipped, as settings.on_nan
-    says."""
+    resume: go on from the last checkpoint, if there is one. model: the LoRA around stage.model, if
+    that is trained; None is stage.model itself. at: the steps to measure after.
+    watch(step, mean loss since its last call) measures. It is called after each step in `at` and,
+    if there are any, once before the first step as watch(0, None).
+
+    If a signal comes, or if the output can no longer be written, a checkpoint is written and
+    Interrupted is raised. A step that is not finite is skipped or raises Diverged, as
+    settings.on_nan says."""
     folder, model = stage.folder, stage.model if model is None else model
     make_folder(folder)
     adam = AdamW(model, **settings.adam(stage.name))
@@ -203,7 +212,7 @@ def train_stage(
                 outlier = journal.add(r)
                 if r.step in at:
                     watch(r.step, journal.loss_since_measured())
-                if outlier:  # after measuring: the output's reader may have gone
+                if outlier:  # only after measuring, because printing raises if the reader has gone
                     screen.say(f"{stage.name}: step {r.step:,}: {outlier}")
                 left = (plan.steps - r.step) * seconds / (r.step - first)
                 screen.progress(
@@ -216,19 +225,20 @@ def train_stage(
                 if time.monotonic() - running.saved > CHECKPOINT_SECONDS:
                     running.checkpoint()
             journal.flush()
-            if signals.caught is not None:  # it came while the last step was measured
+            if signals.caught is not None:  # a signal after the last check in the loop
                 running.interrupt(signals.caught)
         except Diverged as error:
             raise running.diverged(error) from None
         except BrokenPipeError as error:
-            why = f"stopped, because its output cannot be written any more ({error.strerror}),"
+            why = f"stopped, because its output can no longer be written ({error.strerror}),"
             running.interrupt(signals.caught, why)
         finally:
             journal.flush()
 
 
 def _go_back_to_checkpoint(stage: Stage, model, adam: AdamW, screen: Screen, resume: bool) -> None:
-    """Load the stage's last checkpoint if `resume`; cut log and measurements to match."""
+    """If `resume`, load the stage's last checkpoint. Cut the log and the measurements to match, or
+    start both anew."""
     folder = stage.folder
     if resume and load_checkpoint(folder, model, adam, screen.say):
         screen.say(f"{stage.name}: going on after step {adam.steps:,}")
@@ -237,12 +247,13 @@ def _go_back_to_checkpoint(stage: Stage, model, adam: AdamW, screen: Screen, res
     if not cut_measurements(folder, adam.steps if adam.steps else -1) and adam.steps:
         screen.say(
             f"{folder / 'measurements.jsonl'}: a damaged line is left out; `select` and the report"
-            " may lack it"
+            " do without it"
         )
 
 
 def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> str:
-    """Write the batch of a step that was not finite to a file; its path, or why there is none."""
+    """Write the batch of a step that was not finite to a file in `folder`. Return its path, or a
+    text that says why it could not be written."""
     path = folder / f"not-finite-{step}.json"
     sequences = [
         {
@@ -256,14 +267,15 @@ def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenize
     ]
     try:
         write_json(path, {"step": step, "error": str(error), "sequences": sequences})
-    except OSError as failure:  # a full disk must not hide what diverged
+    except OSError as failure:  # a full disk must not hide the divergence
         return f"could not be kept, {failure.strerror}"
     return str(path)
 
 
 def stage_figures(folder: Path) -> dict:
-    """A stage's figures from its log: loss_start (the first step's), loss (mean of the last steps,
-    of conversations where there are any), tokens, seconds."""
+    """Return a stage's figures from its log, without skipped steps: loss_start (of the first step),
+    loss (mean of the last LAST_STEPS steps), tokens and seconds of all steps. Losses are those of
+    conversations where there are any, and None for an empty log."""
     rows = read_log(folder)
     losses = [_loss(row) for row in rows]
     return {

@@ -1,4 +1,4 @@
-"""Every choice of a run, and where it comes from: presets, a TOML file, flags."""
+"""The settings of a run, which come from a preset, a TOML file and flags."""
 
 import dataclasses
 import tomllib
@@ -11,7 +11,7 @@ from pysft.text.grades import GRADES
 
 SCHEDULES = ("constant", "cosine", "linear")
 
-# The settings that take one of a few words.
+# The settings that take one of a few words, and these words.
 CHOICES = {
     "base_schedule": SCHEDULES,
     "sft_schedule": SCHEDULES,
@@ -26,8 +26,8 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice of a run. Presets, a TOML file and flags set these fields; a value that cannot
-    be is a UsageError."""
+    """All settings of a run. resolve() takes them from a preset, a TOML file and flags. A value
+    that is not possible is a UsageError."""
 
     preset: str = "tiny"
     seed: int = 1
@@ -38,7 +38,7 @@ class Settings:
     heads: int = 4
     channels: int = 64
 
-    # Pre-training. Windows of base text: pairs (rows, windows a step).
+    # Pre-training. base_windows: the windows of base text in each step, as pairs (rows, count).
     base_steps: int = 3000
     base_windows: tuple[tuple[int, int], ...] = ((64, 16), (256, 4))
     base_lr: float = 3e-3
@@ -46,7 +46,8 @@ class Settings:
     base_warmup: int = 100
 
     # Fine-tuning. Each step takes at most sft_tokens tokens of conversations, sft_pairs of the 40
-    # pairs, and windows of base text (replay), whose tokens weigh sft_window_weight.
+    # pairs, and the windows sft_windows of base text (replay). The loss of a replayed token is
+    # weighted by sft_window_weight.
     sft_steps: int = 2500
     sft_tokens: int = 1600
     sft_pairs: int = 4
@@ -55,17 +56,18 @@ class Settings:
     sft_lr: float = 5e-3
     sft_schedule: str = "linear"
     sft_warmup: int = 50
-    # Draw pairs with replacement, as the source text does; otherwise each comes once an epoch.
+    # Draw pairs with replacement, as the source text does. If false, each comes once an epoch.
     replacement: bool = False
-    # The vocabulary's new rows: random as at initialisation, or the mean of the old rows.
+    # The rows of new symbols: random as at initialisation, or the mean of the old rows.
     new_rows: str = "mean"
 
     # The data: which of the shipped conversations, the template, what is graded, and what happens
-    # to a conversation that does not fit or has unknown characters.
+    # to a conversation that is longer than the context or has unknown characters.
     data: str = "conversations+pairs"
-    # Each file's share of the tokens. Empty: every conversation counts the same.
+    # Each file's share of the tokens in a step. Empty: every conversation counts the same.
     mix: tuple[float, ...] = ()
-    # Made transcripts of tool use, mixed with the shipped conversations (train --data tools).
+    # How many transcripts of tool use are generated and mixed with the shipped conversations
+    # (train --data tools).
     transcripts: int = 0
     template: str = "chat"
     grade: str = "all"
@@ -81,17 +83,18 @@ class Settings:
     decay_all: bool = False
     clip: float = 1.0
     on_nan: str = "abort"
-    # Pieces that a step is computed in, one after the other: less memory, the same update.
+    # The number of pieces in which a step's batch is computed, one after the other. More pieces
+    # need less memory and give, up to rounding, the same update.
     micro_batches: int = 1
 
-    # LoRA: the adapters' rank (0: all weights are trained), the matrices of a block that have an
-    # adapter, alpha (0: twice the rank).
+    # LoRA: the rank of the adapters (0: no LoRA, all weights are trained), the matrices of each
+    # block that get an adapter, and alpha (0: twice the rank).
     lora_rank: int = 0
     lora_matrices: tuple[str, ...] = MATRICES
     lora_alpha: float = 0.0
 
-    # When fine-tuning is measured and its weights kept: after each "tenth" of its steps, each
-    # "epoch", every so many steps, or "never".
+    # When the model is measured and kept during fine-tuning: after each "tenth" of the steps, after
+    # each "epoch", after every K steps (a number), or "never".
     checkpoint_every: str = "tenth"
 
     def __post_init__(self):
@@ -99,8 +102,8 @@ class Settings:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name), self.context))
         if self.transcripts and self.context < 256:
             raise UsageError(
-                f"transcripts of tool use need a context of 256, and this one is {self.context}:"
-                " choose the preset tiny, mini or small, or set context = 256"
+                "transcripts of tool use need a context of at least 256, and this one is"
+                f" {self.context}: choose the preset tiny, mini or small, or set context = 256"
             )
         if self.transcripts and self.data == "pairs":
             raise UsageError(
@@ -108,15 +111,15 @@ class Settings:
             )
         if self.eps < 1e-12:
             raise UsageError(
-                f"eps = {self.eps} must be at least 1e-12: a weight without gradient would"
-                " become 0/0"
+                f"eps = {self.eps} must be at least 1e-12: the step of a weight without gradient"
+                " would be 0/0"
             )
         if self.micro_batches < 1:
             raise UsageError(f"micro_batches = {self.micro_batches} must be at least 1")
         for name in ("beta1", "beta2"):
             if not getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
-        self.shape(1)  # refuses an impossible shape
+        self.shape(1)  # raises if the shape is impossible
         if self.lora_rank > self.channels:
             raise UsageError(
                 f"lora_rank = {self.lora_rank} is above the {self.channels} channels; LoRA needs a"
@@ -126,11 +129,11 @@ class Settings:
             raise UsageError("base_windows is empty; the base needs text to learn from")
 
     def shape(self, vocab: int) -> GPTConfig:
-        """The model's shape with a vocabulary of `vocab` symbols."""
+        """Return the model's shape with a vocabulary of `vocab` symbols."""
         return GPTConfig(vocab, self.context, self.layers, self.heads, self.channels)
 
     def adam(self, stage: str) -> dict:
-        """The arguments of AdamW in stage "base" or "sft"."""
+        """Return the keyword arguments of AdamW in stage "base" or "sft"."""
         return {
             "betas": (self.beta1, self.beta2),
             "eps": self.eps,
@@ -140,13 +143,13 @@ class Settings:
 
 
 def _checked(field, value, context):
-    """The value of a setting in its own type, or a UsageError that says what was expected."""
+    """Return a setting's value in the setting's type. A UsageError says what was expected."""
     name, given = field.name, f"{field.name} = {value!r}"
     if name.endswith("_windows"):
         if not _are_windows(value, context):
             raise UsageError(
-                f"{given}: expected a list of pairs [rows, how many], rows at most the context"
-                f" {context!r}"
+                f"{given}: expected a list of pairs [rows, count] of whole numbers above 0, with"
+                f" rows at most the context {context!r}"
             )
         return tuple(tuple(pair) for pair in value)
     if name == "lora_matrices":
@@ -185,7 +188,7 @@ def _is_real(value) -> bool:
 
 
 def _are_windows(value, context) -> bool:
-    """True for pairs (rows, count) of whole numbers above 0, rows within the context."""
+    """True for a list of pairs (rows, count) of whole numbers above 0, with rows <= context."""
 
     def is_window(pair):
         return (
@@ -200,8 +203,8 @@ def _are_windows(value, context) -> bool:
 
 
 PRESETS = {
-    # The source text to the letter. What it leaves open is documented in the guide's page on
-    # settings: 32 windows, 16 conversations, AdamW as PyTorch has it.
+    # The recipe of the source text to the letter. What it leaves open was chosen here, and the
+    # guide's page on settings says so: 32 windows, 16 conversations, PyTorch's defaults for AdamW.
     "seed": Settings(
         preset="seed",
         context=64,
@@ -242,8 +245,8 @@ PRESETS = {
 }
 
 
-# What `train --data tools` changes in any preset. Copying is learnt by the number of steps rather
-# than of rows, so the steps are many and small.
+# What `train --data tools` changes in any preset. How well the model learns to copy depends more on
+# the number of steps than on the number of rows, so the steps are many and small.
 TOOLS = {
     "data": "conversations",
     "transcripts": 120000,
@@ -259,8 +262,11 @@ TOOLS = {
 def resolve(
     preset: str | None = None, file: str | None = None, upon: dict | None = None, **flags
 ) -> Settings:
-    """The settings of a preset, changed by `upon`, then by a TOML file, then by the flags that are
-    not None. The preset is the one named here, else by the file, else tiny."""
+    """Return the settings of a preset, changed by `upon`, then by a TOML file, then by the flags
+    that are not None.
+
+    The preset is `preset`, else the one that the file names, else tiny. MissingInput if there is no
+    file, UsageError if it is not TOML, or a name or value in it is not valid."""
     fields = {f.name for f in dataclasses.fields(Settings)}
     chosen = {}
     if file is not None:
@@ -273,7 +279,7 @@ def resolve(
         for name in chosen:
             if name not in fields:
                 raise UsageError(
-                    f"--config {file}: unknown setting {name!r}. Known are "
+                    f"--config {file}: unknown setting {name!r}. The settings are "
                     f"{', '.join(sorted(fields))}"
                 )
         named = chosen.pop("preset", None)

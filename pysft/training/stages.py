@@ -1,8 +1,8 @@
-"""The stages: what a step trains on, at which rate, for which objective.
+"""The stages: what each step trains on, at which rate and for which objective.
 
-A stage is a Plan, made by one short function. Everything else about training is the same for all
-stages, and is in loop.py. What a step draws depends on the seed and the step alone, so resuming
-replays nothing."""
+Each stage is a Plan, which one short function makes. Everything else about training is the same for
+all stages, and is in loop.py. A step's draws depend on the settings, the seed and the step alone,
+so a resumed run does not have to repeat earlier draws."""
 
 import dataclasses
 import math
@@ -23,10 +23,10 @@ from pysft.training.settings import Settings
 
 @dataclass(frozen=True)
 class Plan:
-    """What the training loop needs to know of a stage.
+    """What the training loop needs to know about a stage.
 
-    draw(step): the micro-batches of step 0, 1, ... rate(step): its learning rate. rows: about the
-    most rows that a micro-batch has. epochs: how often each kind of data is seen, for reports."""
+    draw(step): the micro-batches of step 0, 1, ... rate(step): its learning rate. rows: no
+    micro-batch has more. epochs: how often each kind of data is seen, for reports."""
 
     draw: Callable[[int], list[Batch]]
     rate: Callable[[int], float]
@@ -40,7 +40,8 @@ class Plan:
 
 
 def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
-    """Windows of base text with every token graded."""
+    """Pre-training: windows of base text, every token graded. A DataError if the corpus is too
+    short for them."""
     _refuse_short(corpus, settings.base_windows)
     s, windows = settings, settings.base_windows
 
@@ -62,11 +63,13 @@ def finetune(
     vocab: int,
     files=None,
 ) -> Plan:
-    """Whole conversations, graded where their labels say; beside them pairs, and windows of base
-    text (replay) so that the base is not forgotten, as the settings say.
+    """Fine-tuning: whole conversations and pairs, graded as their labels say, and windows of base
+    text (replay), so that the model does not forget it.
 
-    files: with settings.mix, the number of each conversation's file. Each file then goes through
-    its own epochs."""
+    conversations, pairs: rendered examples. corpus: base text as ids. files: for a mixture
+    (settings.mix), the number of each conversation's file; each file then has its own epochs. A
+    UsageError if nothing is left to learn from or sft_tokens is too small, a DataError if a file of
+    the mixture is empty or the corpus is too short."""
     _refuse_short(corpus, settings.sft_windows)
     s, streams, epochs = settings, [], {}
     if conversations and s.sft_tokens:
@@ -95,8 +98,8 @@ def finetune(
 def replay_alone(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
     """The fine-tuning without its conversations: the same windows of base text at the same rates.
 
-    A tuned model is compared with the base trained so (matched forgetting): what that base gains,
-    it owes to more base text."""
+    Matched forgetting compares the tuned model with the base trained like this, so that both have
+    seen the same additional base text."""
     s, steps = settings, settings.sft_steps if settings.sft_windows else 0
 
     def draw(step):
@@ -106,7 +109,8 @@ def replay_alone(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
 
 
 def checkpoint_steps(settings: Settings, plan: Plan) -> list[int]:
-    """The steps after which a fine-tuning is measured and its weights are kept; the last is one."""
+    """Return the steps, rising, after which a fine-tuning is measured and its weights are kept. The
+    last step is always one of them, unless checkpoint_every is "never"."""
     every = settings.checkpoint_every
     if every == "never":
         return []
@@ -125,12 +129,13 @@ def checkpoint_steps(settings: Settings, plan: Plan) -> list[int]:
 
 
 def _draw(corpus: np.ndarray, windows, g: np.random.Generator) -> list[Example]:
-    """Windows of base text: (rows, count) of each length."""
+    """Draw windows of base text: for each pair (rows, count) of `windows`, `count` windows of
+    `rows` rows."""
     return [e for length, count in windows for e in draw_windows(corpus, count, length, g)]
 
 
 def _replay(settings: Settings, corpus: np.ndarray, step: int) -> list[Example]:
-    """The base text of a fine-tuning step."""
+    """Draw the base text of a fine-tuning step."""
     return _draw(corpus, settings.sft_windows, rng(settings.seed, "sft", "windows", step))
 
 
@@ -140,8 +145,10 @@ def _sft_rate(settings: Settings):
 
 
 def _pick_pairs(settings: Settings, n: int):
-    """A function of the step: the numbers of its sft_pairs pairs of n. Each pair comes once an
-    epoch, in an order drawn for each epoch; or pairs are drawn with replacement."""
+    """Return pick(step), which gives the numbers of the step's sft_pairs pairs out of n.
+
+    Each pair comes once an epoch, in an order drawn for each epoch. With settings.replacement,
+    pairs are drawn with replacement instead."""
     count = settings.sft_pairs
 
     @lru_cache(2)
@@ -157,7 +164,8 @@ def _pick_pairs(settings: Settings, n: int):
 
 
 def _conversation_streams(settings: Settings, conversations: list[Example], files):
-    """([(examples, pick)], {name: epochs}): one stream, or one for each file of a mixture."""
+    """Return ([(examples, pick)], {name: epochs}), with one stream (examples, pick) for all
+    conversations, or one for each file of a mixture."""
     if files is None:
         shares, groups = [1.0], [conversations]
     else:
@@ -172,7 +180,7 @@ def _conversation_streams(settings: Settings, conversations: list[Example], file
     for i, (some, n, width) in enumerate(zip(groups, lengths, each), 1):
         purpose = f"file {i}" if len(shares) > 1 else "conversations"
         if files is None:
-            width = min(width, int(n.sum()))  # a step holds no conversation twice
+            width = min(width, int(n.sum()))  # so that no step has a conversation twice
         pick, steps = by_tokens(settings.seed, purpose, n, width)
         streams.append((some, pick))
         epochs[purpose] = settings.sft_steps / steps
@@ -180,14 +188,16 @@ def _conversation_streams(settings: Settings, conversations: list[Example], file
 
 
 def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: int):
-    """(pick, steps): pick(step) gives the numbers of the sequences that a step takes; an epoch
-    takes `steps` steps, which need not be whole. Each sequence comes exactly once in every epoch.
+    """Return (pick, steps). pick(step) gives the numbers of the sequences that a step takes. An
+    epoch takes `steps` steps, which need not be a whole number. Each sequence comes exactly once in
+    every epoch.
 
-    lengths (n,): rows of each sequence. purpose: names the draw for the random generator.
+    lengths (n,): rows of each sequence. purpose: names the draw for the random generator. width:
+    the mean number of tokens in a step.
 
     Lay all epochs end to end, each in an order of its own. Step i takes the sequences that begin in
-    tokens i width to (i + 1) width - 1: fewer than `width` tokens plus one sequence, and at least
-    one sequence if none is longer than `width`.
+    tokens i width to (i + 1) width - 1. Without its last sequence a step has fewer than `width`
+    tokens. It has at least one sequence if none is longer than `width`.
 
         tokens    0         width     2 width   3 width
         epoch 0   |--3--|-1-|----0----|--2--|
@@ -213,11 +223,11 @@ def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: int):
 
 
 def widths(budget: int, longest: list[int], shares: list[float]) -> list[int]:
-    """Mean tokens a step of each file (for by_tokens), in proportion to their shares, so that all
-    files together never exceed `budget`.
+    """Return the width of each file for by_tokens(), in proportion to `shares`. With these widths,
+    no step has more than `budget` tokens of all files together.
 
     longest: tokens of each file's longest conversation. A UsageError names the budget that is
-    needed if no file would then be in every step."""
+    needed, if a step could otherwise be empty or a width would be below 1."""
     found = [int((budget - sum(longest)) * share / sum(shares)) for share in shares]
     if not any(width >= n for width, n in zip(found, longest)) or min(found) < 1:
         least = sum(longest) + min(n * sum(shares) / share for n, share in zip(longest, shares))
@@ -238,7 +248,8 @@ def _rows_of(windows) -> int:
 
 
 def _micro_rows(settings: Settings, rows: int) -> int:
-    """Rows of the largest micro-batch: sequences stay whole, so up to one more than its share."""
+    """Return a bound on the rows of a micro-batch. Sequences stay whole, so it can have up to one
+    sequence more than its share of `rows`."""
     return min(rows, rows // settings.micro_batches + settings.context)
 
 

@@ -1,8 +1,8 @@
-"""The source text's claims as experiments: what varies, what is measured, what must hold, and
-whether it did.
+"""The source text's claims as experiments.
 
-Each is an Experiment, and each file holds a family of them: the arms, the figures read from their
-records, the checks and the charts. In checks and charts `r` maps the arms' names to records.
+Each claim is an Experiment: arms, columns of figures read from their records, checks and charts.
+Each file holds a family of experiments. In checks, `r` maps the arms' names to records of one seed;
+in charts, it maps them to lists of records by seed.
 
 A claim is *reproduced* if every check holds in every seed, *not reproduced* if no check holds in
 more than half of them, else *partly reproduced*."""
@@ -39,7 +39,7 @@ _ALL = (
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
 # The order in which processes that run side by side take them. The first two share no trial, long
-# ones come before short ones, and those that only read trials of others come last.
+# experiments come before short ones, and those whose trials all belong to others come last.
 COSTLY_FIRST = (
     MASKING,
     DATA_SIZE,

@@ -1,14 +1,14 @@
-"""Arms that several experiments share: the source's recipe on its pairs, and a plain recipe on
+"""Arms that several experiments share: the source text's recipe on its pairs, and a plain recipe on
 conversations. Equal arms have equal names and share their trials on disk."""
 
 from pysft.lab.arm import Arm
 from pysft.lab.lab import Lab
 
-# SMALL is the source's model and recipe (context 64). WIDE is the tiny preset's model (context
-# 256), for conversations that need the room.
+# Presets. SMALL has the source text's model and recipe (context 64). WIDE has the tiny preset's
+# model (context 256), for conversations that need the room.
 SMALL, WIDE = "seed", "tiny"
 CONTEXT = {SMALL: 64, WIDE: 256}
-# Steps to measure after, beside the start and the last.
+# Steps to measure after, besides step 0 and the last.
 ALONG = (10, 25, 50, 100, 200, 400)
 EARLY = (50, 100, 200, 300, 500, 700)
 # On WIDE, a plain recipe for conversations.
@@ -36,17 +36,17 @@ def plain(lab: Lab) -> Arm:
 
 
 def only_plain(lab: Lab, seed: int):
-    """The arms of an experiment that looks at nothing but the source's recipe."""
+    """The arms of an experiment that has the source's recipe alone."""
     yield plain(lab)
 
 
 def conversations_arm(
     lab: Lab, name: str, conversations, at=(), recalled=None, settings=None, **more
 ) -> Arm:
-    """The plain recipe on conversations. recalled: those whose reply should be recalled; default:
-    the first forty of one question and one answer."""
+    """The plain recipe on conversations. recalled: those whose reply should be recalled (default:
+    the first forty that are one question and one answer)."""
     recalled = recalled or single(conversations)[:40]
-    # A prompt that occurs twice is asked once, with its first reply.
+    # A prompt that occurs twice is asked once, and its first reply should be recalled.
     asked = list({c.prompt: c for c in reversed(recalled)}.values())[::-1]
     return Arm(
         name,

@@ -13,7 +13,8 @@ def times(value: float | None, scale: float) -> float | None:
 
 
 def tracks(results, title, name, label, scale: float = 1.0, **more) -> tuple[str, str]:
-    """A figure along the steps, a line an arm."""
+    """A figure along the steps, with a line for each arm. name: of the figure in a row of
+    "track"."""
     series = []
     for arm, records in results.items():
         steps = [row["step"] for row in max((r["track"] for r in records), key=len)]
@@ -24,7 +25,8 @@ def tracks(results, title, name, label, scale: float = 1.0, **more) -> tuple[str
 
 
 def losses(results, title, **more) -> tuple[str, str]:
-    """Training loss along the steps, a line an arm. A seed that diverged ends early."""
+    """Training loss along the steps, with a line for each arm. The curve of a seed that diverged
+    ends early."""
     series = []
     for arm, records in results.items():
         curves = [smooth(r["losses"])[1] for r in records]
@@ -35,15 +37,15 @@ def losses(results, title, **more) -> tuple[str, str]:
 
 
 def smooth(losses: list, width: int = 10) -> tuple[list, list]:
-    """(steps, means) of a loss curve, a point every `width` steps; what is left over is cut. A
-    shorter curve has one point."""
+    """(steps, means) of a loss curve, with a point for every `width` steps. Steps at the end that
+    do not fill a point are left out. A curve shorter than `width` has one point."""
     a = np.array(losses[: len(losses) // width * width] or losses)
     a = a.reshape(-1, min(width, len(losses)))
     return list((np.arange(len(a)) + 1) * a.shape[1]), a.mean(1).tolist()
 
 
 def dots(results, title, column: Column, label: str, scale: float = 1.0, **more) -> tuple[str, str]:
-    """One figure, a row an arm, a dot a seed."""
+    """One figure, with a row for each arm and a dot for each seed."""
     groups = [
         (arm, [times(column.value(r), scale) for r in records]) for arm, records in results.items()
     ]
@@ -51,7 +53,7 @@ def dots(results, title, column: Column, label: str, scale: float = 1.0, **more)
 
 
 def by_seed(arms: list[list[dict]], value, scale: float = 1.0) -> list[list]:
-    """For each seed, a figure of each arm. arms: for each arm its records by seed. value: the
-    figure's function or its name at the last measurement."""
+    """For each seed, a figure of each arm. arms: for each arm its records by seed. value: a
+    function of a record, or the name of a figure at the last measurement."""
     value = value if callable(value) else last(value)
     return [[times(value(record), scale) for record in records] for records in zip(*arms)]

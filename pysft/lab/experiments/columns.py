@@ -1,5 +1,5 @@
-"""Figures that are read from a record, the columns that several experiments share, and comparisons
-for checks.
+"""Functions that read a figure from a record, the columns that several experiments share, and
+comparisons for checks.
 
 A record is what trial.carry_out returns: "track" has a row for each measurement, "losses" the
 training loss of each step."""
@@ -11,7 +11,7 @@ import numpy as np
 from pysft.lab.experiments.experiment import Column
 
 JUMP = 1.3  # a loss this many times the mean of the twenty before it is a spike
-FEW = 0.1  # nats: a spike is at least so much higher, so noise near 0 does not count
+FEW = 0.1  # nats: a spike rises by at least this much, so that noise near 0 does not count
 GOAL = 0.9  # recall of 36 of the 40 pairs
 
 
@@ -21,7 +21,7 @@ def last(name: str) -> Callable[[dict], float | None]:
 
 
 def at(name: str, step: int) -> Callable[[dict], float | None]:
-    """A figure after a step, or at the measurement nearest to it if the lab is scaled."""
+    """A figure after a step. If the lab is scaled: at the measurement nearest to this step."""
     return lambda record: min(record["track"], key=lambda row: abs(row["step"] - step)).get(name)
 
 
@@ -38,7 +38,7 @@ def recalled(record: dict) -> float | None:
 
 def memorised(record: dict) -> float | None:
     """The share of replies to unseen prompts that are copies or near copies of training replies, or
-    spliced from them (measure/provenance.py)."""
+    spliced from these or the corpus (measure/provenance.py)."""
     found = record["track"][-1].get("origins")
     if not found:
         return None
@@ -47,7 +47,7 @@ def memorised(record: dict) -> float | None:
 
 
 def lowest(record: dict) -> dict:
-    """The measurement with the lowest held-out loss, step 0 left out."""
+    """The measurement with the lowest held-out loss, step 0 excluded."""
     rows = (r for r in record["track"] if r["step"] and r["heldout_loss"] is not None)
     return min(rows, key=lambda row: row["heldout_loss"])
 
@@ -58,7 +58,7 @@ def first_loss(record: dict) -> float:
 
 
 def last_loss(record: dict) -> float:
-    """The training loss, as the mean of the last twenty steps."""
+    """The mean training loss of the last twenty steps."""
     return float(np.mean(record["losses"][-20:]))
 
 
@@ -76,7 +76,7 @@ def at_goal(record: dict) -> float | None:
 
 def spikes(losses: list[float]) -> int:
     """The number of steps whose loss is more than JUMP times the mean of the twenty before it, and
-    more than FEW above it. The first twenty are compared with the first of all."""
+    more than FEW above that mean. The first twenty are compared with the first loss instead."""
     a = np.array(losses)
     before = np.full(len(a), a[0] if len(a) else 0.0)
     if len(a) > 20:
@@ -91,7 +91,7 @@ def spike_count(record: dict) -> int:
 
 
 def is_less(a: float | None, b: float | None) -> bool:
-    """a < b; False if one of them was not reached."""
+    """a < b. False if one of them is None, which means that it was not reached."""
     return a is not None and b is not None and a < b
 
 

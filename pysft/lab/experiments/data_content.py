@@ -1,4 +1,4 @@
-"""What the data says: how many kinds of prompts, how long its replies are, personas that
+"""The content of the data: how many kinds of prompts, how long its replies are, personas that
 contradict each other, refusals."""
 
 import numpy as np
@@ -92,8 +92,8 @@ def _reply_length(conversation) -> int:
 
 
 def slope(r) -> float:
-    """By how many characters replies to unseen prompts grow for each that the data's replies do: a
-    fitted line. The data's mean lengths stand in the arms' names."""
+    """The slope of a line fitted to the lengths of replies: the data's against those to unseen
+    prompts, both as means. The data's lengths are read from the arms' names."""
     wanted = [float(name.split("mean ")[1].rstrip(")")) for name in r]
     return float(np.polyfit(wanted, [last("reply_length")(x) for x in r.values()], 1)[0])
 

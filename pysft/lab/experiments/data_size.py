@@ -32,7 +32,8 @@ def data_size(lab, seed):
 
 
 def _by_size(results, value, title, label, scale=1.0, chance=None) -> tuple[str, str]:
-    """A figure against the number of conversations. chance: the name of its chance level."""
+    """A figure against the number of conversations. chance: the name of the figure that is its
+    chance level."""
     arms, x = list(results.values()), list(SIZES)
     series = [figures.Series(title.lower(), x, by_seed(arms, value, scale))]
     if chance is not None:
@@ -95,7 +96,8 @@ def _lows(r) -> tuple[list, list]:
 
 
 def _filter_gains_more(r) -> bool:
-    """True if from the smallest to the largest pool filtered data gains more."""
+    """True if held-out loss falls more with filtered data, from the smallest pool to the
+    largest."""
     unfiltered, filtered = _lows(r)
     return filtered[0] - filtered[-1] > unfiltered[0] - unfiltered[-1]
 
@@ -156,7 +158,7 @@ def turn(record: dict) -> int:
 
 
 def epochs_at_turn(record: dict) -> float:
-    """How many epochs that step is."""
+    """The number of epochs until that step."""
     return turn(record) / record["settings"]["sft_steps"] * record["epochs"]
 
 

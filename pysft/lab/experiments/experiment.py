@@ -9,8 +9,10 @@ from pysft.lab.lab import Lab
 
 @dataclass(frozen=True)
 class Column:
-    """A figure by which arms are compared: its heading in tables and JSON, its value in a record,
-    and the format of its text. None: not measured."""
+    """A figure by which arms are compared.
+
+    heading: in tables and JSON. value: a function of a record; None means not measured. form: the
+    format of its text."""
 
     heading: str
     value: Callable[[dict], float | str | None]
@@ -19,9 +21,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Check:
-    """A statement that must hold if the claim is true. holds(records): does it hold for one seed's
-    records, {arm's name: record}? A TypeError, KeyError, IndexError, StopIteration or ValueError
-    means that one of its figures was not measured."""
+    """A statement that must hold if the claim is true.
+
+    holds(records): True if it holds for one seed's records, {arm's name: record}. A TypeError,
+    KeyError, IndexError, StopIteration or ValueError means that a figure was not measured."""
 
     text: str
     holds: Callable[[dict[str, dict]], bool]
@@ -34,10 +37,10 @@ class Experiment:
     claim    what the source text says, in our words
     arms     (lab, seed) -> a generator that yields Arms and is sent the record of each, so an arm
              can depend on earlier results
-    columns  the table's
+    columns  the columns of the table
     checks   their results in all seeds give the verdict
     figures  {arm's name: its records by seed} -> [(title, SVG)]
-    note     what a reader needs to know beside the table"""
+    note     a remark for the reader of the table"""
 
     name: str
     title: str

@@ -22,7 +22,8 @@ LORAS = ((1, 1e-3), (4, 1e-3), (16, 1e-3), (16, 3e-4), (16, 1e-4))  # (rank, lea
 
 
 def _replay_arm(lab, name, windows, lora=None, **settings):
-    """The recipe with windows of base text beside the pairs, and new rows at the mean."""
+    """The source's recipe with windows of base text beside the pairs, and new rows that start at
+    the mean."""
     settings = {"new_rows": "mean", "sft_windows": ((64, windows),), **settings}
     return pairs_arm(lab, name, (200, 500), settings, lora=lora, matched=True)
 
@@ -57,7 +58,7 @@ def matched(record: dict) -> float | None:
 
 
 def least_of_loras(r) -> float | None:
-    """The least at_goal of the LoRA arms without replay; None if none reached the goal."""
+    """The smallest at_goal of the LoRA arms without replay; None if none reached the goal."""
     loras = [x for name, x in r.items() if name.startswith("LoRA rank") and "replay" not in name]
     return min((x for x in map(at_goal, loras) if x is not None), default=None)
 
@@ -79,13 +80,13 @@ def _trade(results, title, *kinds) -> tuple[str, str]:
     """Recall against forgetting along the steps, for the arms whose names begin with one of the
     kinds."""
 
-    def way(record):
+    def path(record):
         rows = record["track"]
         forgotten = [100 * row["forgetting"] for row in rows]
         return forgotten, [row["recall"] * row["recall_of"] for row in rows]
 
     series = [
-        (arm, [way(r) for r in records])
+        (arm, [path(r) for r in records])
         for arm, records in results.items()
         if arm.startswith(kinds)
     ]

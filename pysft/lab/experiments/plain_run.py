@@ -1,5 +1,5 @@
-"""What one run of the source's recipe shows: in which order things are learnt, and how far weights
-move."""
+"""Claims about one run of the source text's recipe: the order in which things are learnt, and how
+far weights move."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ LEARNT = 0.5  # nats: one level for all kinds of token, since they start at very
 
 
 def fallen(record: dict, step: int) -> float:
-    """The share of the loss's whole fall that had happened after a step of the thousand."""
+    """The share of the loss's whole fall that had happened by `step` of 1,000 steps."""
     a = np.array(record["losses"])
     n = max(1, int(len(a) * step / 1000))
     end = a[-20:].mean()
@@ -24,7 +24,8 @@ def fallen(record: dict, step: int) -> float:
 
 
 def learnt(record: dict, kind: str) -> int | None:
-    """The first step at which the mean over the last ten of a kind's loss is below LEARNT."""
+    """The first step at which the loss of this kind of token, as a mean of the last ten steps, is
+    below LEARNT; None if it never is."""
     a = np.array([np.nan if x is None else x for x in record["by_kind"][kind]])
     below = np.flatnonzero(np.convolve(a, np.ones(10) / 10, "valid") < LEARNT)
     return int(below[0]) + 10 if len(below) else None
@@ -43,7 +44,7 @@ def recalls_at(record: dict) -> int | None:
 
 
 def _loss_by_kind(results) -> tuple[str, str]:
-    """Loss by kind of token along the steps, a line a kind."""
+    """Loss along the steps, with a line for each kind of token."""
     records = results[PLAIN]
     series = []
     for kind, name in (("first", "first token"), ("content", "content"), ("end", "end token")):
@@ -119,7 +120,7 @@ def _shown(record: dict) -> dict[str, float]:
 
 
 def _changes(results) -> tuple[str, str]:
-    """A row a tensor, a dot a seed."""
+    """The change of each tensor, with a dot for each seed."""
     title = "Relative change of each tensor"
     records = results[PLAIN]
     rows = [(name, [100 * r["moved"][name] for r in records]) for name in _shown(records[0])]

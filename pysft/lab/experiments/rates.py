@@ -1,4 +1,4 @@
-"""Learning rates, and the source's rule for finding one."""
+"""Learning rates, and the source text's rule for finding one."""
 
 import numpy as np
 
@@ -111,13 +111,13 @@ STARTS = (  # (name, multiple of the pre-training rate)
     ("far too low", 1 / 300),
     ("far too high", 100.0),
 )
-TRIES = 10  # rates at most from one start
+TRIES = 10  # maximum number of rates that are tried from one start
 
 
 def find_lr(lab, seed):
     """The source's rule, from its own start and from two bad ones: start at a third of the
     pre-training rate; halve it if the loss is jumpy; double it if the loss has hardly moved after
-    500 steps. It also ends before a rate is tried again."""
+    500 steps. It ends with a rate that is right, before a rate is tried again, or after TRIES."""
     for start, factor in STARTS:
         lr, tried = lab.settings(SMALL).base_lr * factor, []
         while lr not in tried and len(tried) < TRIES:
@@ -131,9 +131,9 @@ def find_lr(lab, seed):
 
 
 def judge_rate(record: dict) -> str:
-    """What the loss of 500 steps says of the rate. "jumpy": it diverged, or rose above JUMP times
-    the first loss, or more than 2 % of the steps are spikes. "flat": it fell by less than a fifth.
-    Else "right"."""
+    """A judgement of the rate by the loss of 500 steps. "jumpy": it diverged, or rose above JUMP
+    times the first loss, or more than 2 % of the steps are spikes. "flat": it fell by less than a
+    fifth. Else "right"."""
     curve = record["losses"]
     spikes = spike_count(record)
     if record["diverged"] or max(curve) > JUMP * curve[0] or spikes > 0.02 * len(curve):

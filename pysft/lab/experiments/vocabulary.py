@@ -1,4 +1,4 @@
-"""New symbols: how their rows start, and why a marker is one token."""
+"""New symbols: how their rows start, and whether a marker should be one token."""
 
 import math
 
@@ -67,7 +67,7 @@ NEW_ROWS = Experiment(
 # ---------------------------------------------------------------------------------- one-token
 
 ONE, SPELLED = "one token each", "spelled with characters"
-# The source's fine-tuning, on the wide base: spelled markers need the room.
+# The source text's fine-tuning, on the base of WIDE, because spelled markers need its context.
 SOURCE = {
     "sft_steps": 1000,
     "sft_pairs": 16,
