@@ -71,9 +71,11 @@ def _print_table(name: str, rows, tolerance: float, seconds: float) -> None:
             f"{row.name:<30}{row.tensor:<16}{row.elements:>9}  {row.worst:>20.1e}"
             + ("" if row.passed else "   FAILED")
         )
-    cases, failed = len({row.name for row in rows}), sum(not row.passed for row in rows)
+    cases, failed = len({row.name for row in rows}), [row for row in rows if not row.passed]
     print(
         f"\n{len(rows)} tensors of {cases} cases, worst {max(row.worst for row in rows):.1e},"
         f" allowed {tolerance:.0e}, {seconds:.1f} s: "
-        + (f"{failed} FAILED" if failed else "all passed")
+        + (f"{len(failed)} FAILED" if failed else "all passed")
     )
+    if failed:  # the kernels' own cases come first, before those of the whole model
+        print(f"look first at {failed[0].name}: {failed[0].tensor}, {failed[0].worst:.1e}")

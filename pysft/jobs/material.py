@@ -81,7 +81,10 @@ def gather(
         )
     if not material.conversations and not material.pairs:
         fits = " that fits" if dropped else ""
-        raise DataError(f"{', '.join(map(str, files))}: no conversation in it{fits}")
+        raise DataError(
+            f"{', '.join(map(str, files))}: no conversation in it{fits}. The guide's page 'data'"
+            " shows how a row looks"
+        )
     material.files = _mixed_files(material, settings, data)
     sheets = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
     material.notes += [f"{path}: {read_sheet(path)}" for path in sheets]

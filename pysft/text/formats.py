@@ -69,7 +69,9 @@ def read_conversations(path, template: Template = CHAT) -> list[Conversation]:
     found = list(scan(path, template))
     refuse_faults([row for row in found if isinstance(row, RowError)])
     if not found:
-        raise DataError(f"{path}: no conversation in it")
+        raise DataError(
+            f"{path}: no conversation in it. The guide's page 'data' shows how a row looks"
+        )
     return found
 
 
