@@ -1,4 +1,4 @@
-"""Small helpers that several test files share."""
+"""Helpers that several test files share."""
 
 import contextlib
 import io
@@ -9,24 +9,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-# Waiting threads sleep instead of spinning: where the machine has other work, spinning takes the
-# very core that the thread waited for needs. Read when OpenMP is loaded, so before any import of
-# pysft.
+# Waiting OpenMP threads sleep instead of spinning. On a machine with other work, a spinning thread
+# takes the very core that the thread it waits for needs. OpenMP reads this when it is loaded, so it
+# stands before any import of pysft.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Output is buffered, as it is for whoever types a command.
+# Output is buffered, as it is for a command typed in a shell.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
-# A suite started in the background has SIGINT ignored, one under nohup SIGHUP, and so would the
-# programs that it interrupts.
+# A suite started in the background ignores SIGINT, and one started by nohup ignores SIGHUP. The
+# programs that the tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# The settings of a run that takes seconds; a test file adds its own steps and windows.
+# Settings of a run that takes seconds. A test file adds its own steps and windows.
 SMALL_RUN = """context = 64
 layers = 1
 heads = 2
@@ -38,15 +39,15 @@ sft_warmup = 2
 
 
 def in_process(*arguments):
-    """One command in this process: (its exit code, standard output, standard error). An exception
-    that reaches this far would be a traceback."""
-    from pysft import cli
+    """Run one command in this process; return (exit code, standard output, standard error). An
+    exception that leaves this function would be a traceback on a user's screen."""
+    from pysft.cli import main as cli
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = cli.main([str(a) for a in arguments])
-        except SystemExit as exit:  # argparse's way
+        except SystemExit as exit:  # how argparse ends
             code = exit.code
     return code, out.getvalue(), err.getvalue()
 
@@ -57,7 +58,7 @@ def offsets(lengths):
 
 
 def distance(a, b):
-    """max|a - b| relative to the scale of b; infinite where one of them is not a number."""
+    """max|a - b| relative to max|b|; infinite if an element is not finite."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
@@ -65,7 +66,7 @@ def distance(a, b):
 
 
 def python(*arguments, cwd=ROOT, timeout=60, **env):
-    """Run this Python in `cwd` on the package that stands there."""
+    """Run this Python in the folder `cwd`, with the package that stands in it."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -74,3 +75,34 @@ def python(*arguments, cwd=ROOT, timeout=60, **env):
         timeout=timeout,
         env={**os.environ, "PYTHONPATH": str(cwd), **env},
     )
+
+
+# ---------------------------------------------- fixtures of the tests that use command_line.py
+
+
+@pytest.fixture(scope="module")
+def without_figures():
+    """For the tests of a file, matplotlib is not there: drawing the figures takes most of the time
+    of a small training."""
+    from pysft.measure import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, without_figures):
+    """A small trained run."""
+    from command_line import TrainedRun
+
+    return TrainedRun(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """An empty current folder."""
+    from command_line import WorkDir
+
+    monkeypatch.chdir(tmp_path)
+    return WorkDir(tmp_path)

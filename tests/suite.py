@@ -1,7 +1,9 @@
-"""All tests, as pytest finds them, on as many processes as there are processors: a file each, the
-longest first. A line for each file; of one that fails, all that pytest said.
+"""Run all tests, a file on each processor, the files that take longest first. Prints a line for
+each file, and all of pytest's output for a file that fails.
 
-    python tests/suite.py [PYTEST'S OPTIONS]"""
+    python tests/suite.py [OPTIONS OF PYTEST]
+
+The suite is tests/test_*.py. Files in a folder below tests/ are not part of it."""
 
 import os
 import re
@@ -13,86 +15,78 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-LONGEST = (
-    "diagnose",
-    "cli",
-    "resume",
-    "checkpoints",
-    "run",
-    "lab",
-    "data",
-    "build",
-    "model",
-    "gradcheck",
-    "report",
-    "living",
-    "fuzz",
-)
-HANGS = 1800  # seconds of one file
-NOTHING_CHOSEN = 5  # pytest's exit status where the options leave no test of a file
+# The files that take long, the longest first. The order of the others does not matter.
+LONGEST = "diagnose resume checkpoints run cli_process lab formats audit build cli_data".split()
+LONGEST += "model gradcheck cli_train cli_resume report living fuzz".split()
+TIME_LIMIT = 1800  # seconds for one file
+NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test of a file
 
 
 def main(options):
-    began, total, failed = time.monotonic(), Counter(), []
-    files = sorted(
-        TESTS.glob("test_*.py"),
-        key=lambda p: (
-            LONGEST.index(p.stem[5:]) if p.stem[5:] in LONGEST else len(LONGEST),
-            p.name,
-        ),
-    )
-
-    def one(path):
-        try:
-            return path, subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pytest",
-                    "-p",
-                    "no:cacheprovider",
-                    f"tests/{path.name}",
-                    *options,
-                ],
-                cwd=TESTS.parent,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=HANGS,
-            )
-        except subprocess.TimeoutExpired as error:
-            said = (error.stdout or b"").decode(errors="replace")
-            return path, subprocess.CompletedProcess(
-                [], 1, f"{said}\n{path.name}: not finished after {HANGS} s"
-            )
-
-    with ThreadPoolExecutor(
-        max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    ) as pool:
-        for path, done in (
-            job.result() for job in as_completed([pool.submit(one, path) for path in files])
-        ):
+    began, totals, failed = time.monotonic(), Counter(), []
+    files = sorted(TESTS.glob("test_*.py"), key=_place)
+    with ThreadPoolExecutor(_processors()) as pool:
+        jobs = [pool.submit(_run, path, options) for path in files]
+        for job in as_completed(jobs):
+            path, done = job.result()
             if done.returncode == NOTHING_CHOSEN:
                 continue
-            said = done.stdout.rstrip().rpartition("\n")[2].strip("= ")
-            for number, what in re.findall(
-                r"(\d+) (passed|failed|skipped|xfailed|xpassed|errors?|deselected)", said
-            ):
-                total[what.removesuffix("s") if what == "errors" else what] += int(number)
+            summary = done.stdout.rstrip().rpartition("\n")[2].strip("= ")
+            totals += _counts(summary)
             if done.returncode:
                 failed.append(path.name)
                 print(done.stdout, flush=True)
             else:
-                print(f"{path.name:<26} {said}", flush=True)
-    if not total["passed"] and not failed:
+                print(f"{path.name:<26} {summary}", flush=True)
+    if not totals["passed"] and not failed:
         print("no test was run")
         return NOTHING_CHOSEN
     print(
-        ", ".join(f"{n} {what}" for what, n in total.items())
+        ", ".join(f"{n} {outcome}" for outcome, n in totals.items())
         + f" in {time.monotonic() - began:.2f}s"
         + (f"; see {', '.join(failed)}" if failed else "")
     )
     return int(bool(failed))
+
+
+def _place(path):
+    """Where a file stands in the order of the runs."""
+    name = path.stem.removeprefix("test_")
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST), path.name
+
+
+def _processors():
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def _run(path, options):
+    """(path, the finished process) of one file of tests."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/{path.name}"]
+    try:
+        return path, subprocess.run(
+            [*command, *options],
+            cwd=TESTS.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIME_LIMIT,
+        )
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode(errors="replace")
+        message = f"{output}\n{path.name}: not finished after {TIME_LIMIT} s"
+        return path, subprocess.CompletedProcess([], 1, message)
+
+
+def _counts(summary):
+    """How many tests had each outcome, from pytest's last line: "3 passed, 2 errors in 0.1s"."""
+    counts = Counter()
+    for number, outcome in re.findall(
+        r"(\d+) (passed|failed|skipped|xfailed|xpassed|errors?|deselected)", summary
+    ):
+        counts["error" if outcome == "errors" else outcome] += int(number)
+    return counts
 
 
 if __name__ == "__main__":

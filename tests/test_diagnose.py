@@ -246,7 +246,7 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     write(tmp_path, "run.json", {"settings": SETTINGS})
     document = diagnose(folder)
     assert not document["finished"] and [f["mode"] for f in document["findings"]] == ["forgets"]
-    assert "not finished" in text(document) and "+30.0%" in text(document)
+    assert "not of the finished" in text(document) and "+30.0%" in text(document)
     assert "1 of the six failure modes shows" in text(document)
     write(folder, "report.json", HEALTHY)
     write(folder, "settings.json", {"settings": SETTINGS})

@@ -1,241 +1,324 @@
 """Stopped after any step of any stage, and resumed, a training ends with the bytes of one that
-nobody stopped: weights, both moments, and the log but for its timings. Here the folder is copied as
-a kill would leave it, before and after each checkpoint is written; tests/torture.py kills whole
-processes at random."""
+nobody stopped: weights, both moments, and the log but for its timings.
+
+Here a folder is copied as a kill, a power cut or a failing disk would leave it.
+tests/heavy/torture.py kills whole processes at random."""
 
 import builtins
 import errno
 import io
-import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 import pytest
+from command_line import lines, read_lines, stage_log, toml
 from conftest import in_process
-from test_disk import Recorder, lay
+from test_disk import Recorder, restore
 
-from pysft import recipe
-from pysft.lab import figures
-from pysft.nn import ops, safetensors
+from pysft import console
+from pysft.jobs.material import gather
+from pysft.nn import kernels, safetensors
 from pysft.nn.lora import LoRA
-from pysft.nn.model import GPT, GPTConfig, expand_vocab
+from pysft.nn.model import GPT, expand_vocab
+from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
-from pysft.run import Stage, read_log
-from pysft.text.dataset import read_corpus
-from pysft.training.stages import Settings, finetune, pretrain
+from pysft.run.stage import Stage
+from pysft.text.corpora import read_corpus
+from pysft.training import runner
+from pysft.training.settings import Settings
+from pysft.training.stages import finetune, pretrain
+
+# One in EVERY of the disk's calls and of the states after a power cut is tried. `make torture`
+# tries all.
+EVERY = int(os.environ.get("PYSFT_EVERY", 23))
+
+
+@pytest.fixture(autouse=True)
+def checkpoints_after_every_step(monkeypatch):
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Nothing is synced. What a sync would keep is worked out from the calls, by the Recorder."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+
+
+# --------------------------------------------------------------------------------------- one stage
 
 STEPS = 30
-SETTINGS = dict(
-    context=32,
-    layers=2,
-    heads=2,
-    channels=16,
-    base_steps=STEPS,
-    base_windows=((16, 3),),
-    base_warmup=4,
-    sft_steps=STEPS,
-    sft_tokens=96,
-    sft_windows=((16, 1),),
-    sft_warmup=4,
-)
+SETTINGS = Settings(
+    context=32, layers=2, heads=2, channels=16,
+    base_steps=STEPS, base_windows=((16, 3),), base_warmup=4,
+    sft_steps=STEPS, sft_tokens=96, sft_windows=((16, 1),), sft_warmup=4,
+)  # fmt: skip
+KINDS = ["base", "sft", "lora"]  # of a stage; "lora" is a fine-tuning of adapters
+
+
+def pairs(verbs, subjects, reply):
+    """A file of prompts and completions, one for each verb and subject."""
+    return lines(
+        {"prompt": f"{verb} {subject}", "completion": reply.format(verb=verb, subject=subject)}
+        for verb in verbs.split()
+        for subject in subjects.split()
+    )
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
-    home = tmp_path_factory.mktemp("material")
-    (home / "corpus.txt").write_text(read_corpus("plays")[:5000])
-    (home / "talk.jsonl").write_text(
-        "".join(
-            json.dumps({"prompt": f"{verb} {word}", "completion": f"The {word}."}) + "\n"
-            for verb in ("Say", "Sing", "Show")
-            for word in ("king", "rose", "crown", "ship", "night")
-        )
-    )
-    return recipe.gather(Settings(**SETTINGS), str(home / "corpus.txt"), [str(home / "talk.jsonl")])
+    folder = tmp_path_factory.mktemp("material")
+    corpus, data = folder / "corpus.txt", folder / "data.jsonl"
+    corpus.write_text(read_corpus("plays")[:5000])
+    data.write_text(pairs("Say Sing Show", "king rose crown ship night", "The {subject}."))
+    return gather(SETTINGS, str(corpus), [str(data)])
 
 
-def run(kind, folder, material, resume=False):
-    """Train the stage `kind` in `folder` from its beginning, or from what stands there."""
-    settings = Settings(**SETTINGS)
-    base, grown, corpus = (
-        material.tokenizer,
-        material.grown,
-        material.tokenizer.encode(material.train_text),
-    )
-    model = GPT(
-        GPTConfig(len(base), settings.context, settings.layers, settings.heads, settings.channels),
-        ops.on_threads(1),
-        rng(0, "base", "init"),
-    )
+def train_stage(kind, folder, material, resume=False, settings=SETTINGS):
+    """Train a stage of some kind below `folder`, from its first step, or from what stands there."""
+    corpus = material.tokenizer.encode(material.train_text)
+    old_vocab, vocab = len(material.tokenizer), len(material.grown)
+    shape = (settings.context, settings.layers, settings.heads, settings.channels)
+    model = GPT(GPTConfig(old_vocab, *shape), kernels.on_threads(1), rng(0, "base", "init"))
     if kind == "base":
-        plan, tokenizer = pretrain(settings, corpus, len(base)), base
+        name, tokenizer = "base", material.tokenizer
+        plan = pretrain(settings, corpus, old_vocab)
     else:
-        plan, tokenizer = finetune(settings, *material.examples, corpus, len(grown)), grown
-        model = expand_vocab(model, len(grown), "mean")
-    trained = (
-        LoRA(model, 2, old_vocab=len(base), rng=rng(0, "sft", "lora")) if kind == "lora" else model
-    )
-    screen = recipe.Screen(json=True)
+        name, tokenizer = "sft", material.grown
+        plan = finetune(settings, *material.examples, corpus, vocab)
+        model = expand_vocab(model, vocab, "mean")
+    trained = model
+    if kind == "lora":
+        trained = LoRA(model, 2, old_vocab=old_vocab, rng=rng(0, "sft", "lora"))
+    stage = Stage(folder / name, model, tokenizer, material.template, asdict(settings))
+    screen = console.Screen(json=True)
     screen.stream = io.StringIO()
-    recipe.run_stage(
-        Stage(
-            folder / ("base" if kind == "base" else "sft"),
-            model,
-            tokenizer,
-            material.template,
-            asdict(settings),
-        ),
-        plan,
-        settings,
-        screen,
-        resume,
-        trained,
-    )
+    runner.train_stage(stage, plan, settings, screen, resume, trained)
 
 
-def left(folder, steps=STEPS):
-    """What a finished stage's folder says: the last checkpoint's bytes, and the log without
-    timings."""
-    stage = next(folder.iterdir())
-    timings = {"seconds", "tokens_per_s"}
-    return (
-        (stage / "checkpoints" / str(steps) / "state.safetensors").read_bytes(),
-        [{k: v for k, v in row.items() if k not in timings} for row in read_log(stage)],
-    )
+def last_state(folder, steps=STEPS):
+    """(the last checkpoint's bytes, the log without its timings) of the stage below a folder."""
+    [stage] = folder.iterdir()
+    checkpoint = stage / "checkpoints" / str(steps) / "state.safetensors"
+    return checkpoint.read_bytes(), stage_log(stage)
 
 
-@pytest.mark.parametrize("kind", ["base", "sft", "lora"])
-def test_killed_after_any_of_thirty_steps_and_resumed_a_stage_ends_with_the_same_bytes(
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stage_killed_after_any_step_is_resumed_to_the_same_bytes(
     kind, material, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
-    save, whole = recipe.save_checkpoint, tmp_path / "whole"
+    uninterrupted, save_checkpoint = tmp_path / "uninterrupted", runner.save_checkpoint
 
-    def snapshots(folder, model, adam):
-        shutil.copytree(
-            whole, tmp_path / f"{adam.steps} before"
-        )  # its step is logged and not yet in a checkpoint
-        target = save(folder, model, adam)
-        shutil.copytree(whole, tmp_path / f"{adam.steps} after")
-        return target
+    def copying_save(folder, model, adam):
+        # Before: the step is in the log and not yet in a checkpoint.
+        shutil.copytree(uninterrupted, tmp_path / f"{adam.steps} before")
+        path = save_checkpoint(folder, model, adam)
+        shutil.copytree(uninterrupted, tmp_path / f"{adam.steps} after")
+        return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "save_checkpoint", snapshots)
-        run(kind, whole, material)
-    expected, killed = left(whole), sorted(tmp_path.glob("* *"))
-    assert len(killed) == 2 * STEPS and len(expected[1]) == STEPS
-    assert expected[1][0]["loss"] > expected[1][-1]["loss"]
+        patch.setattr(runner, "save_checkpoint", copying_save)
+        train_stage(kind, uninterrupted, material)
+    expected, killed = last_state(uninterrupted), sorted(tmp_path.glob("* *"))
+    assert len(killed) == 2 * STEPS
+    _, log = expected
+    assert len(log) == STEPS
+    assert log[0]["loss"] > log[-1]["loss"]
     for folder in killed:
-        run(kind, folder, material, resume=True)
-        assert left(folder) == expected, folder.name
+        train_stage(kind, folder, material, resume=True)
+        assert last_state(folder) == expected, folder.name
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_whenever_the_power_goes_in_a_training_its_resumed_run_ends_with_the_same_bytes(
-    material, tmp_path, monkeypatch
-):
-    """Every state that the disk can be in while a stage logs, writes checkpoints and removes old
-    ones is resumed. (One fsync fewer, and the log would lack lines of steps that a checkpoint has
-    behind it.)"""
-    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setitem(SETTINGS, "sft_steps", 5)
-    root = tmp_path / "run"
-    root.mkdir()
-    with monkeypatch.context() as patch:
-        recorder = Recorder(patch, root)
-        run("sft", root, material)
-    expected, seen, steps = left(root, 5), set(), set()
+def distinct_states(recorder) -> list[tuple[int, dict]]:
+    """(number of events before it, state): each state that a power cut could leave, once."""
+    states = {}
     for count in range(len(recorder.events) + 1):
         for state in recorder.states(count):
-            key = frozenset(state.items())
-            if key in seen:
-                continue
-            seen.add(key)
-            folder = tmp_path / f"state {len(seen)}"
-            folder.mkdir()
-            lay(state, root, folder)
-            steps.add(
-                max((int(p.parent.name) for p in folder.rglob("state.safetensors")), default=0)
-            )
-            run("sft", folder, material, resume=True)
-            assert left(folder, 5) == expected, (count, recorder.events[count - 1][:2])
-            shutil.rmtree(folder)
-    assert steps == {0, 1, 2, 3, 4, 5} and len(seen) > 40
+            states.setdefault(frozenset(state.items()), (count, state))
+    return list(states.values())
 
 
-class Refusing:
-    """A disk that refuses its `at`-th call (from 1; 0: none) under `root`, whatever it is: a file
-    opened, written (half of it is there then) or brought to the disk, a name given, a folder made,
-    something removed. calls: what they were."""
+def test_a_stage_is_resumed_to_the_same_bytes_after_a_power_cut_at_any_moment(material, tmp_path):
+    """All states that the disk can be in while a stage writes its log and checkpoints and removes
+    old ones. (With one fsync fewer, the log would lack lines of steps before a checkpoint.)"""
+    settings, root = replace(SETTINGS, sft_steps=5), tmp_path / "run"
+    root.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        recorder = Recorder(patch, root)
+        train_stage("sft", root, material, settings=settings)
+    expected, states, steps = last_state(root, 5), distinct_states(recorder), set()
+    for number, (count, state) in enumerate(states):
+        folder = tmp_path / f"state {number}"
+        folder.mkdir()
+        restore(state, root, folder)
+        checkpoints = [int(path.parent.name) for path in folder.rglob("state.safetensors")]
+        steps.add(max(checkpoints, default=0))
+        train_stage("sft", folder, material, resume=True, settings=settings)
+        assert last_state(folder, 5) == expected, (count, recorder.events[count - 1][:2])
+        shutil.rmtree(folder)
+    assert len(states) > 40
+    assert steps == {0, 1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_comparison_notices_moments_that_are_off_by_their_last_bit(
+    kind, material, tmp_path, monkeypatch
+):
+    """The control: the last step is taken again from slightly different second moments."""
+    train_stage(kind, tmp_path / "right", material)
+    shutil.copytree(tmp_path / "right", tmp_path / "wrong")
+    shutil.rmtree(next((tmp_path / "wrong").rglob(f"checkpoints/{STEPS}")))
+    load_checkpoint = runner.load_checkpoint
+
+    def load_wrong_moments(folder, model, adam, say):
+        is_loaded = load_checkpoint(folder, model, adam, say)
+        adam.v.flat[:] *= 1 + 2**-23
+        return is_loaded
+
+    monkeypatch.setattr(runner, "load_checkpoint", load_wrong_moments)
+    train_stage(kind, tmp_path / "wrong", material, resume=True)
+    assert last_state(tmp_path / "wrong") != last_state(tmp_path / "right")
+
+    def weights(name):
+        tensors, _ = safetensors.load(next((tmp_path / name).rglob(f"{STEPS}/state.safetensors")))
+        return {name: a.tobytes() for name, a in tensors.items() if name.startswith("w.")}
+
+    assert weights("wrong") != weights("right")
+
+
+# -------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture
+def flags(tmp_path, without_figures):
+    """The flags of a whole run that takes a tenth of a second."""
+    config, corpus, data = (tmp_path / name for name in ("small.toml", "corpus.txt", "data.jsonl"))
+    shape = {"context": 32, "heads": 1, "channels": 8}
+    base = {"base_steps": 2, "base_windows": [[8, 1]]}
+    sft = {"sft_steps": 3, "sft_tokens": 32, "sft_windows": [[8, 1]], "checkpoint_every": 2}
+    config.write_text(toml(**shape, **base, **sft))
+    corpus.write_text(read_corpus("plays")[:2000])
+    data.write_text(pairs("Say Sing Show Name", "it", "{verb}."))
+    inputs = ["--config", config, "--corpus", corpus, "--data", data]
+    return ["--json", "--threads", 1, *inputs]
+
+
+@dataclass
+class Outcome:
+    """How a training ended. files: the weights, logs and measurements that a finished one left,
+    without timings; else None."""
+
+    code: int
+    err: str
+    files: dict | None
+
+
+TIMINGS = {"seconds", "tokens_per_s", "prompts_seconds"}
+COMPARED = {"model.safetensors", "adapter.safetensors", "log.jsonl", "measurements.jsonl"}
+
+
+def train(folder, *flags) -> Outcome:
+    code, out, err = in_process("train", *flags, "--out", folder)
+    assert "Traceback" not in out + err
+    return Outcome(code, err, _files(folder) if code == 0 else None)
+
+
+def _files(folder) -> dict:
+    """The files to compare, by their paths."""
+    files = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.name in COMPARED and path.suffix == ".safetensors":
+            files[name] = path.read_bytes()
+        elif path.name in COMPARED:
+            rows = read_lines(path)
+            files[name] = [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+    return files
+
+
+def go_on(folder, flags) -> Outcome:
+    """Resume the run in a folder; begin it if there is no record of one."""
+    if (folder / "run.json").is_file():
+        return train(folder, "--resume", "--json")
+    return train(folder, *flags)
+
+
+class RefusingDisk:
+    """A disk that refuses one call under `root`.
+
+    at: the number of that call, from 1; 0: no call is refused. number: the errno it is refused
+    with. calls: the kinds of the calls so far. A call opens a file for writing, writes (refused, it
+    has written half) or syncs it, renames something, makes a folder, or removes something."""
 
     def __init__(self, monkeypatch, root, at, number):
         self.root, self.at, self.number, self.calls = str(root), at, number, []
-        monkeypatch.setattr(builtins, "open", self.opening(open))
-        monkeypatch.setattr(io, "open", self.opening(io.open))  # pathlib's
+        monkeypatch.setattr(builtins, "open", self._opening(open))
+        monkeypatch.setattr(io, "open", self._opening(io.open))  # that of pathlib
         for name in ("replace", "rename", "mkdir", "unlink", "rmdir"):
-            monkeypatch.setattr(os, name, self.calling(getattr(os, name), name))
-        needed, removing = (
-            self.calling(os.open, "open by number"),
-            self.calling(os.open, "open to remove"),
-        )  # rmtree's way
-        monkeypatch.setattr(
-            os,
-            "open",
-            lambda path, flags, *rest, **more: (
-                needed if flags & (os.O_DIRECTORY | os.O_CREAT) else removing
-            )(path, flags, *rest, **more),
-        )
-        monkeypatch.setattr(
-            os,
-            "fsync",
-            self.calling(os.fsync, "fsync", lambda n: os.readlink(f"/proc/self/fd/{n}")),
-        )
+            monkeypatch.setattr(os, name, self._counting(getattr(os, name), name))
+        monkeypatch.setattr(os, "fsync", self._counting(os.fsync, "fsync", self._path_of))
+        sync = self._counting(os.open, "open by number")
+        remove = self._counting(os.open, "open to remove")  # by shutil.rmtree
 
-    def refuse(self, what, path):
-        self.calls.append(what)
+        def open_by_number(path, flags, *rest, **options):
+            call = sync if flags & (os.O_DIRECTORY | os.O_CREAT) else remove
+            return call(path, flags, *rest, **options)
+
+        monkeypatch.setattr(os, "open", open_by_number)
+
+    @staticmethod
+    def _path_of(number) -> str:
+        return os.readlink(f"/proc/self/fd/{number}")
+
+    def _count(self, kind, path):
+        self.calls.append(kind)
         if len(self.calls) == self.at:
             raise OSError(self.number, os.strerror(self.number), str(path))
 
-    def calling(self, real, name, place=str):
-        def call(path, *rest, **more):
-            at = place(path)
-            if more.get("dir_fd") is not None:
-                at = os.path.join(os.readlink(f"/proc/self/fd/{more['dir_fd']}"), at)
-            if at.startswith(self.root):
-                self.refuse(name, at)
-            return real(path, *rest, **more)
+    def _counting(self, function, kind, path_of=str):
+        """The function, whose first argument is a path, with its calls counted."""
+
+        def call(target, *rest, **options):
+            path = path_of(target)
+            if options.get("dir_fd") is not None:
+                path = os.path.join(self._path_of(options["dir_fd"]), path)
+            if path.startswith(self.root):
+                self._count(kind, path)
+            return function(target, *rest, **options)
 
         return call
 
-    def opening(self, real):
-        def opened(path, mode="r", *rest, **more):
+    def _opening(self, function):
+        """The function open, with its calls counted, and those of write() of the files."""
+
+        def call(path, mode="r", *rest, **options):
             if not set(mode) & set("wxa") or not str(path).startswith(self.root):
-                return real(path, mode, *rest, **more)
-            self.refuse("open", path)
-            file = real(path, mode, *rest, **more)
+                return function(path, mode, *rest, **options)
+            self._count("open", path)
+            file = function(path, mode, *rest, **options)
             write = file.write
 
-            def half(data):
+            def counting_write(data):
                 try:
-                    self.refuse("write", path)
+                    self._count("write", path)
                 except OSError:
                     write(data[: len(data) // 2])
                     raise
                 return write(data)
 
             try:
-                file.write = half
-            except AttributeError:  # io's own classes take no attribute
-                return Through(file, half)
+                file.write = counting_write
+            except AttributeError:  # a class of C takes no attribute
+                return FileWithWrite(file, counting_write)
             return file
 
-        return opened
+        return call
 
 
-class Through:
-    """A file whose write() is another."""
+class FileWithWrite:
+    """A file with another write()."""
 
     def __init__(self, file, write):
         self.file, self.write = file, write
@@ -250,184 +333,60 @@ class Through:
         self.file.close()
 
 
-@pytest.fixture
-def typed(tmp_path, monkeypatch):
-    """What is typed for a whole run that takes a tenth of a second, with a checkpoint at each
-    step."""
-    (tmp_path / "talk.jsonl").write_text(
-        "".join(
-            json.dumps({"prompt": f"{verb} it", "completion": f"{verb}."}) + "\n"
-            for verb in ("Say", "Sing", "Show", "Name")
-        )
-    )
-    (tmp_path / "corpus.txt").write_text(read_corpus("plays")[:2000])
-    (tmp_path / "small.toml").write_text(
-        "context = 32\nlayers = 1\nheads = 1\nchannels = 8\nbase_steps = 2\nbase_windows = [[8,"
-        " 1]]\nsft_steps = 3\nsft_tokens = 32\nsft_windows = [[8, 1]]\ncheckpoint_every = 2\n"
-    )
-    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(
-        figures, "available", lambda: False
-    )  # they take nine tenths of such a run's time
-    return [
-        "--json",
-        "--threads",
-        1,
-        "--corpus",
-        tmp_path / "corpus.txt",
-        "--data",
-        tmp_path / "talk.jsonl",
-        "--config",
-        tmp_path / "small.toml",
-    ]
-
-
-def train(folder, *flags):
-    """A run's exit code, what it said, and what it left, timings aside."""
-    code, out, err = in_process("train", *flags, "--out", folder)
-    assert "Traceback" not in out + err
-    timings = {"seconds", "tokens_per_s", "prompts_seconds"}
-    return (
-        code,
-        err,
-        (
-            None
-            if code
-            else {
-                p.relative_to(folder).as_posix(): (
-                    p.read_bytes()
-                    if p.suffix == ".safetensors"
-                    else [
-                        {k: v for k, v in json.loads(line).items() if k not in timings}
-                        for line in p.read_text().splitlines()
-                    ]
-                )
-                for p in folder.rglob("*")
-                if p.name
-                in (
-                    "model.safetensors",
-                    "adapter.safetensors",
-                    "log.jsonl",
-                    "measurements.jsonl",
-                )
-            }
-        ),
-    )
-
-
-def go_on(folder, typed):
-    """The run in a folder resumed, or begun there where nothing says that one was."""
-    return (
-        train(folder, "--resume", "--json")
-        if (folder / "run.json").is_file()
-        else train(folder, *typed)
-    )
-
-
-EVERY = int(os.environ.get("PYSFT_EVERY", 23))  # which share of them is tried; make torture: 1
+CALLS = {"open", "open by number", "open to remove", "write", "fsync", "replace", "mkdir"}
+CALLS |= {"unlink", "rmdir"}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["disk full", "device error"])
-def test_whichever_call_the_disk_refuses_a_run_says_so_in_a_sentence_and_goes_on_to_the_same_bytes(
-    tmp_path, typed, number
+def test_a_run_whose_disk_refuses_a_call_says_so_and_is_resumed_to_the_same_bytes(
+    tmp_path, flags, number
 ):
-    def refused(folder, at):
+    def train_on_refusing_disk(folder, at):
         with pytest.MonkeyPatch.context() as patch:
-            disk = Refusing(patch, folder, at, number)
-            return *train(folder, *typed), disk.calls
+            disk = RefusingDisk(patch, folder, at, number)
+            return train(folder, *flags), disk.calls
 
-    code, err, expected, calls = refused(tmp_path / "whole", 0)
-    kinds = Counter(calls)
-    assert code == 0 and len(calls) > 200, (err, kinds)
-    assert kinds.keys() == {
-        "open",
-        "open by number",
-        "open to remove",
-        "write",
-        "fsync",
-        "replace",
-        "mkdir",
-        "unlink",
-        "rmdir",
-    }, kinds
-    told = Counter()
+    expected, calls = train_on_refusing_disk(tmp_path / "whole", 0)
+    assert expected.code == 0, expected.err
+    assert len(calls) > 200
+    assert set(calls) == CALLS
+    codes = Counter()
     for at in range(1 + number % EVERY, len(calls) + 1, EVERY):
-        folder = tmp_path / str(at)
-        code, err, found, _ = refused(folder, at)
-        told[code] += 1
-        if code:
-            said = err.strip().splitlines()[-1]
-            assert code in (1, 2) and said.startswith("pysft: ") and os.strerror(number) in said, (
-                at,
-                calls[at - 1],
-                code,
-                err,
-            )
-            code, err, found = go_on(folder, typed)
-        else:  # what could not be removed is in nobody's way; a lock that cannot be had is told of
-            assert (
-                calls[at - 1] in ("unlink", "rmdir", "open to remove") or "cannot be locked" in err
-            ), (at, calls[at - 1])
-        assert (code, found) == (0, expected), (at, calls[at - 1], err)
-        assert not list(folder.rglob("*.tmp")), at
+        folder, case = tmp_path / str(at), (at, calls[at - 1])
+        outcome, _ = train_on_refusing_disk(folder, at)
+        codes[outcome.code] += 1
+        if outcome.code:
+            message = outcome.err.strip().splitlines()[-1]
+            assert outcome.code in (1, 2), case
+            assert message.startswith("pysft: "), case
+            assert os.strerror(number) in message, case
+            outcome = go_on(folder, flags)
+        else:  # a file that was not removed does no harm; a missing lock is reported
+            is_removal = calls[at - 1] in ("unlink", "rmdir", "open to remove")
+            assert is_removal or "cannot be locked" in outcome.err, case
+        assert outcome.code == 0, (case, outcome.err)
+        assert outcome.files == expected.files, case
+        assert not list(folder.rglob("*.tmp")), case
         shutil.rmtree(folder)
-    assert told[1] + told[2] > 0.7 * sum(told.values()), told
+    assert codes[1] + codes[2] > 0.7 * codes.total(), codes
 
 
 @pytest.mark.parametrize("adapters", [[], ["--lora", 2]], ids=["all weights", "lora"])
-def test_whenever_the_power_goes_in_a_whole_run_it_goes_on_to_the_same_bytes(
-    tmp_path, typed, adapters
-):
-    typed = [*typed, *adapters]
-    root = tmp_path / "run"
+def test_a_whole_run_is_resumed_to_the_same_bytes_after_a_power_cut(tmp_path, flags, adapters):
+    flags, root = [*flags, *adapters], tmp_path / "run"
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch, root)
-        code, err, expected = train(root, *typed)
-    assert code == 0, err
-    seen = {
-        frozenset(state.items()): state
-        for count in range(len(recorder.events) + 1)
-        for state in recorder.states(count)
-    }
-    assert len(recorder.events) > 100 and len(seen) > 200
-    for number, state in enumerate(seen.values()):
-        if number % EVERY == 0:
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            lay(state, root, folder)
-            code, err, found = go_on(folder, typed)
-            assert (code, found) == (0, expected), (number, err)
-            shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("kind", ["base", "sft", "lora"])
-def test_the_comparison_sees_moments_that_are_off_by_their_last_bit(
-    kind, material, tmp_path, monkeypatch
-):
-    """The control: the last step is taken again from second moments that are off by the least there
-    is."""
-    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
-    run(kind, tmp_path / "whole", material)
-    load = recipe.load_checkpoint
-
-    def off(folder, model, adam, say):
-        found = load(folder, model, adam, say)
-        adam.v.flat[:] *= 1 + 2**-23
-        return found
-
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")
-    shutil.rmtree(next((tmp_path / "again").rglob("checkpoints/30")))
-    monkeypatch.setattr(recipe, "load_checkpoint", off)
-    run(kind, tmp_path / "again", material, resume=True)
-    weights = [
-        {
-            n: a.tobytes()
-            for n, a in safetensors.load(
-                next((tmp_path / name).rglob(f"{STEPS}/state.safetensors"))
-            )[0].items()
-            if n.startswith("w.")
-        }
-        for name in ("whole", "again")
-    ]
-    assert left(tmp_path / "again") != left(tmp_path / "whole") and weights[0] != weights[1]
+        expected = train(root, *flags)
+    assert expected.code == 0, expected.err
+    states = distinct_states(recorder)
+    assert len(recorder.events) > 100
+    assert len(states) > 200
+    for number, (_, state) in enumerate(states[::EVERY]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        restore(state, root, folder)
+        outcome = go_on(folder, flags)
+        assert outcome.code == 0, (number, outcome.err)
+        assert outcome.files == expected.files, number
+        shutil.rmtree(folder)

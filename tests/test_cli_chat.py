@@ -1,0 +1,93 @@
+"""`chat` and `generate`."""
+
+import pytest
+from command_line import pysft, refusal, succeeds
+
+ANSWER = {"prompt", "reply", "stop", "tokens", "tokens_per_s"}  # the names of the --json document
+
+
+def test_chat_answers_one_message(trained):
+    document = succeeds("chat", trained.run, "-p", "Speak of the rose", "--json").document
+    assert ANSWER <= document.keys()
+    assert document["prompt"] == "Speak of the rose"
+    assert document["stop"] in ("end", "length")
+    plain = succeeds("chat", trained.run, "-p", "Speak of the rose")
+    assert plain.out == document["reply"] + "\n"
+    assert ("length" in plain.err) == (document["stop"] == "length")
+
+
+@pytest.mark.parametrize("stage", ["sft", "base"])
+def test_generate_continues_a_text(trained, stage):
+    command = ("generate", trained.run / stage, "-p", "KING: ", "--tokens", 7, "--seed")
+    document = succeeds(*command, 3, "--json").document
+    assert ANSWER <= document.keys()
+    assert [document[name] for name in ("prompt", "stop", "tokens")] == ["KING: ", "length", 7]
+    assert succeeds(*command, 3).out == "KING: " + document["reply"] + "\n"
+    assert succeeds(*command, 4, "--json").document["reply"] != document["reply"]
+
+
+def test_chat_with_a_base_model_is_refused_and_generate_is_offered(trained):
+    error = refusal(2, "chat", trained.run / "base", "-p", "Hi")
+    assert "base model" in error
+    assert "pysft generate" in error
+
+
+@pytest.fixture
+def chat(trained, monkeypatch):
+    """A function that chats with the trained run: it types the lines, then ends the input."""
+
+    def chat(*lines):
+        remaining = iter(lines)
+
+        def read(prompt):
+            try:
+                return next(remaining)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr("builtins.input", read)
+        return succeeds("chat", trained.run, "--tokens", 8)
+
+    return chat
+
+
+def test_a_chat_goes_on_after_refused_messages_until_the_end_of_input(chat):
+    result = chat("Hi", "", "a@b", "x" * 60, "/clear", "Go")
+    assert result.out.count("bot> ") == 2
+    assert "forgotten" in result.out
+    unknown, too_long = result.err.splitlines()
+    assert "'@' (U+0040) at position 1" in unknown
+    assert "shorten the prompt" in too_long
+
+
+def test_a_chat_reports_that_old_exchanges_were_dropped(chat):
+    result = chat(*["x" * 20] * 4, "/quit", "never reached")
+    assert "dropped" in result.out
+    assert result.out.count("bot> ") == 4
+
+
+@pytest.mark.parametrize(
+    "flags, code, text",
+    [
+        (("-p", ""), 65, "empty"),
+        (("-p", "a8"), 65, "'8' (U+0038) at position 1"),
+        (("-p", "x" * 99), 65, "shorten"),
+        (("--json",), 2, "-p"),
+        (("-p", "x", "--temperature", "-1"), 2, "temperature"),
+        (("-p", "x", "--temperature", "nan"), 2, "temperature"),
+        (("-p", "x", "--top-p", "0"), 2, "top-p"),
+        (("-p", "x", "--top-k", "-3"), 2, "top-k"),
+        (("-p", "x", "--tokens", "0"), 2, "tokens"),
+        (("-p", "x", "--threads", "0"), 2, "threads"),
+    ],
+)
+def test_a_chat_that_cannot_be_is_refused_with_its_reason(trained, flags, code, text):
+    result = pysft("chat", trained.run, *flags)
+    assert (result.code, result.out) == (code, "")
+    assert text in result.err
+
+
+def test_the_smallest_temperature_gives_the_greedy_reply(trained):
+    chat = ("chat", trained.run, "-p", "Go", "--json")
+    greedy = succeeds(*chat).document["reply"]
+    assert succeeds(*chat, "--temperature", "1e-320").document["reply"] == greedy

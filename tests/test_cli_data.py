@@ -1,0 +1,318 @@
+"""Training on one's own conversations: formats, templates, what is graded, texts that do not fit,
+mixtures of files, and calls of tools."""
+
+import contextlib
+import json
+
+import pytest
+from command_line import (
+    CONVERSATIONS,
+    SUBJECTS,
+    conversation,
+    interrupted_at_once,
+    lines,
+    pysft,
+    refusal,
+    succeeds,
+    toml,
+)
+
+from pysft.measure import evaluate, tooltest
+from pysft.text.corpora import read_corpus
+from pysft.text.grades import GRADES
+from pysft.text.templates import CHATML
+
+
+def stored(run, name):
+    """A JSON file of the tuned stage in the folder `run`."""
+    return json.loads((run / "sft" / name).read_text())
+
+
+# ----------------------------------------------------------------------------- files and templates
+
+
+def test_a_spreadsheet_becomes_a_chat(trained, workdir):
+    rows = [f"Who keeps the {s};Old Tom keeps the {s}." for s in SUBJECTS]
+    workdir.write("mine.csv", ["question;answer", *rows])
+    succeeds("audit", "mine.csv", "--run", trained.run)
+    report = succeeds(*trained.fine_tuning("mine.csv", "--out", "run")).document
+    assert report["turns"] == report["recall_of"] == 10
+    succeeds("chat", "run", "-p", "Who keeps the moon")
+
+
+@pytest.fixture(scope="module", params=["chatml", "llama2", "human"])
+def templated(request, trained, tmp_path_factory):
+    """(name of a template, a run trained with it, what the training printed)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    data = folder / "mine.jsonl"
+    data.write_text(lines(conversation(*texts) for texts in CONVERSATIONS if len(texts) == 2))
+    flags = ("--template", request.param, "--out", folder / "run")
+    return request.param, folder / "run", succeeds(*trained.fine_tuning(data, *flags))
+
+
+def test_a_template_is_stored_in_the_run_and_used_by_eval(templated):
+    template, run, result = templated
+    assert f"template {template}" in result.err
+    assert result.document["turns"] == result.document["end_tokens_graded"] > 50
+    assert stored(run, "template.json")["name"] == template
+    measured = succeeds("eval", run, "--json").document
+    for name in ("recall", "format_compliance", "heldout_loss"):
+        assert measured[name] == result.document[name], name
+
+
+def test_a_run_is_read_with_its_own_template_alone(templated):
+    template, run, _ = templated
+    assert template in refusal(2, "mask", "--run", run, "--template", "chat")
+
+
+def test_chat_refuses_a_message_that_forges_a_turn_where_turns_begin_with_words(templated):
+    template, run, _ = templated
+    succeeds("chat", run, "-p", "Go")
+    forged = ("chat", run, "-p", "Go\n\nHuman: go")
+    if template == "human":
+        assert "begins a turn" in refusal(65, *forged)
+    else:
+        succeeds(*forged)
+
+
+def test_a_system_turn_comes_first_if_the_template_has_one(trained, workdir):
+    rows = [conversation(*texts[:2], system="Be brief") for texts in CONVERSATIONS]
+    workdir.write("mine.jsonl", rows)
+    flags = ("--template", "llama2", "--out", "run")
+    report = succeeds(*trained.fine_tuning("mine.jsonl", *flags)).document
+    assert (report["turns"], report["recall_of"]) == (54, 40)
+    assert succeeds("eval", "run", "--json").document["recall"] == report["recall"]
+    succeeds("chat", "run", "--system", "Be brief", "-p", "Go")
+
+
+def test_a_system_turn_is_refused_by_a_template_without_one(trained, workdir):
+    assert "no system role" in refusal(2, "chat", trained.run, "--system", "Be brief", "-p", "Go")
+    workdir.write("mine.jsonl", [conversation("Go", "Ho.", system="Be brief")])
+    refusal(65, "train", *trained.text, "--data", "mine.jsonl", "--out", "run")
+
+
+def test_a_template_whose_words_the_corpus_cannot_write_is_refused_before_any_row(trained, workdir):
+    workdir.write("upper.txt", read_corpus("plays")[:3000].upper())
+    workdir.write("mine.jsonl", [conversation("HI", "HO.")])
+    flags = ("mine.jsonl", "--corpus", "upper.txt", "--template", "chatml")
+    for verb, more in (
+        (("train", "--config", trained.config, "--data"), ("--out", "run")),
+        (("audit",), ("--no-overlap",)),
+        (("mask",), ()),
+    ):
+        assert "writes its words with 'a'" in refusal(2, *verb, *flags)
+        succeeds(*verb, *flags, "--unknown", "grow", *more)
+
+
+def test_a_template_file_is_kept_in_the_run_and_used_on_resume(trained, workdir):
+    path = workdir.write("mine.json", json.dumps(CHATML.to_json()))
+    train = trained.fine_tuning(trained.data, "--too-long", "drop", "--template", path)
+    uninterrupted = succeeds(*train, "--out", "uninterrupted").document
+    with interrupted_at_once():
+        assert pysft(*train, "--out", "run").code == 130
+    path.unlink()
+    resumed = succeeds("train", "--resume", "--out", "run", "--json").document
+    assert resumed["weights_sha256"] == uninterrupted["weights_sha256"]
+
+
+# ---------------------------------------------------------------------------------- what is graded
+
+
+@pytest.mark.parametrize(
+    "grade, turns, words",
+    [
+        ("last", 54, "the last assistant turn"),
+        ("everything", 110, "no mask"),
+        ("all", 55, "every assistant turn"),
+    ],
+)
+def test_what_is_graded_is_printed_and_counted(trained, workdir, grade, turns, words):
+    result = succeeds(*trained.fine_tuning(trained.data, "--grade", grade, "--out", "run"))
+    report = result.document
+    assert words in result.err
+    assert report["turns"] == report["end_tokens_graded"] == turns
+    every_target = report["graded_targets"] == report["targets"]
+    assert every_target == (grade == "everything")
+
+
+def two_exchanges(subject, adverb) -> dict:
+    """Two exchanges; only the second reply, "Aye.", is to be trained on."""
+    row = json.loads(conversation(f"Say {subject}", "Hm.", f"And {adverb}?", "Aye."))
+    row["messages"][1]["train"], row["messages"][3]["train"] = False, True
+    return row
+
+
+def test_train_flags_are_followed_in_training_measuring_and_showing(trained, workdir):
+    adverbs = "now then here there so me".split()
+    workdir.write("mine.jsonl", [two_exchanges(s, a) for s in SUBJECTS for a in adverbs])
+    assert "choose --grade flags" in refusal(65, *trained.fine_tuning("mine.jsonl"))
+    assert workdir.is_unchanged()
+
+    flags = ("--grade", "flags", "--out", "run")
+    report = succeeds(*trained.fine_tuning("mine.jsonl", *flags)).document
+    assert report["heldout_loss"] > 0
+    assert report["turns"] == report["end_tokens_graded"] == 54
+    measured = succeeds("eval", "run", "--json").document
+    assert measured["heldout_loss"] == report["heldout_loss"]
+    # The reply that is recalled is the graded one, after the three turns before it.
+    pairs = stored(workdir.path / "run", "evaluation.json")["pairs"]
+    assert all(len(before) == 3 and reply == "Aye." for before, reply in pairs)
+    # `mask` takes --grade from the run.
+    mask = succeeds("mask", "mine.jsonl", "--line", 1, "--run", "run", "--json").document
+    assert mask["graded"] == len("Aye.") + 1
+
+
+def test_the_command_line_offers_the_grades_that_templates_know():
+    from pysft.cli import arguments
+
+    assert arguments.GRADES == GRADES  # written twice, so that --help need not import NumPy
+
+
+# ------------------------------------------------------------------ what does not fit or is unknown
+
+
+@pytest.fixture
+def unfit(workdir):
+    """Four conversations: too long for the context; with two unknown characters; and fine."""
+    rows = [("Hi", "x" * 90), ("At 8", "Fine."), ("Caf\u00e9", "Yes."), ("Hm", "Ho.")]
+    return workdir.write("mine.jsonl", [conversation(*texts) for texts in rows])
+
+
+def test_texts_that_do_not_fit_are_refused(trained, workdir, unfit):
+    error = refusal(65, *trained.fine_tuning("mine.jsonl"))
+    assert "mine.jsonl, line 1" in error
+    assert "and 2 more; python -m pysft audit" in error
+    refusal(65, *trained.fine_tuning("mine.jsonl", "--too-long", "drop"))
+    assert workdir.is_unchanged()
+    refusal(65, "chat", trained.run, "-p", "At 8")
+
+
+def test_unknown_characters_are_replaced_in_training_chat_and_eval(trained, workdir, unfit):
+    flags = ("--too-long", "drop", "--unknown", "replace", "--out", "run")
+    result = succeeds(*trained.fine_tuning("mine.jsonl", *flags))
+    assert result.document["turns"] == 3
+    assert "left out: 1 conversations that are longer" in result.err
+    assert "'\u00e9' by 'e'" in result.err
+    assert "'8' by '?'" in result.err
+    succeeds("chat", "run", "-p", "At 8")
+    succeeds("eval", "run")
+
+
+def test_unknown_characters_are_added_to_the_vocabulary(trained, workdir, unfit):
+    flags = ("--too-long", "drop", "--unknown", "grow", "--out", "run")
+    result = succeeds(*trained.fine_tuning("mine.jsonl", *flags))
+    assert "new characters: '8'" in result.err
+    rows = 2 * 2  # '8' and 'é', in the embedding and in the head
+    assert result.document["params"] == trained.report["params"] + rows * 16
+    succeeds("chat", "run", "-p", "At 8")
+    succeeds("eval", "run")
+
+
+@pytest.mark.parametrize("verb", ["train", "audit", "mask"])
+def test_a_reply_that_replacement_leaves_empty_is_refused(trained, workdir, verb):
+    workdir.write("mine.jsonl", [conversation("Hi", "\u200b\u00ad"), conversation("Go", "Ho.")])
+    flags = [*trained.text, "--base", trained.run, "--data"] if verb == "train" else []
+    result = pysft(verb, *flags, "mine.jsonl", "--unknown", "replace")
+    assert result.code == 65
+    assert "line 1, turn 2: empty reply" in result.err + result.out
+    assert workdir.is_unchanged()
+
+
+# ------------------------------------------------------------------------------- mixtures of files
+
+
+def test_the_files_of_a_mixture_have_their_shares(trained, workdir):
+    workdir.write("a.jsonl", [conversation(*texts) for texts in CONVERSATIONS[:30]])
+    workdir.write("b.jsonl", [conversation(*texts) for texts in CONVERSATIONS[30:50]])
+    config = workdir.write("more.toml", toml(sft_tokens=800))
+    command = [*trained.fine_tuning("a.jsonl"), "--data", "a.jsonl", "b.jsonl", "--config", config]
+    for weights in (["1"], ["1", "-1"]):
+        assert pysft(*command, "--mix", *weights).code == 2
+        assert workdir.is_unchanged()
+    err = succeeds(*command, "--mix", "3", "1", "--out", "run").err
+    assert "mixed 3 : 1; epochs: " in err
+    assert "of file 2" in err
+    assert stored(workdir.path / "run", "settings.json")["settings"]["mix"] == [3.0, 1.0]
+
+
+def test_rows_of_text_alone_are_graded_whole(trained, workdir):
+    texts = [f"The {subject} is fair." for subject in SUBJECTS * 6]
+    workdir.write("text.jsonl", [{"text": text} for text in texts])
+    report = succeeds(*trained.fine_tuning("text.jsonl", "--out", "run")).document
+    assert (report["turns"], report["recall_of"]) == (0, 0)
+    targets = sum(len(text) - 1 for text in texts)
+    assert report["graded_targets"] == report["targets"] == targets
+    mask = succeeds("mask", "text.jsonl", "--line", 1, "--prove", "--json").document
+    assert mask["proved"]
+    assert mask["proof"]["formula"] == mask["graded"]
+
+
+# -------------------------------------------------------------------------------------- tools
+
+
+def test_calls_of_tools_bring_their_tokens_and_are_graded_without_their_results(trained, workdir):
+    parts = [
+        {"type": "search", "text": "moon"},
+        {"type": "result", "text": "pale"},
+        {"type": "text", "text": "Pale."},
+    ]
+    workdir.write("mine.jsonl", [conversation(f"Seek {s}", parts) for s in SUBJECTS])
+    report = succeeds(*trained.fine_tuning("mine.jsonl", "--out", "run")).document
+    # In each reply: the call, its two tokens, the answer and the end token.
+    assert report["graded_targets"] == 10 * (len("moon") + 2 + len("Pale.") + 1)
+    # What follows a call depends on the tool, so no reply can be recalled.
+    assert (report["recall"], report["recall_of"]) == (None, 0)
+    succeeds("audit", "mine.jsonl")
+    succeeds("audit", "mine.jsonl", "--run", trained.run / "base")
+
+
+@pytest.fixture(scope="module")
+def tool_user(tmp_path_factory, without_figures):
+    """(a run of `train --data tools`, its report). The training is too short to learn anything:
+    what is seen is that every part is there. Its replies have at most 8 tokens."""
+    folder = tmp_path_factory.mktemp("tools")
+    config = folder / "small.toml"
+    config.write_text(toml(context=256, sft_tokens=700, sft_steps=2, transcripts=300))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (tooltest, evaluate):
+            patch.setattr(module, "MAX_NEW", 8)
+        with contextlib.chdir(folder):
+            result = succeeds("train", "--data", "tools", "--config", config, "--json")
+        yield folder / "runs" / "tools", result.document
+
+
+def test_tool_use_is_trained_and_measured(tool_user):
+    run, report = tool_user
+    assert report["run"] == "runs/tools"
+    assert report["tools"].keys() >= {"answered", "answered_without", "refused", "quiet"}
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    # The first two are the file's, before those of --data tools; the third is of --data tools.
+    names = ("transcripts", "sft_tokens", "sft_lr")
+    assert [settings[name] for name in names] == [300, 700, 2.5e-3]
+    specials = set(stored(run, "vocabulary.json")["specials"])
+    assert specials >= {"<|search_start|>", "<|code_start|>", "<|result_start|>"}
+    out = succeeds("eval", run).out
+    assert "tools: held-out facts" in out
+    assert " 0% of 640 answered right" in out
+
+
+def test_a_model_that_can_search_takes_documents(tool_user, workdir):
+    run, _ = tool_user
+    chat = ("chat", run, "--tokens", 5, "-p", "Hi", "--docs")
+    succeeds(*chat, workdir.write("facts.jsonl", [{"title": "Moon", "text": "The moon is pale."}]))
+    assert "nothing.jsonl" in refusal(66, *chat, "nothing.jsonl")
+    workdir.write("settings.toml", "context = 64")
+    assert "settings.toml" in refusal(65, *chat, "settings.toml")
+
+
+@pytest.mark.parametrize(
+    "flags, text",
+    [
+        (("facts.jsonl",), "takes no other files"),
+        (("--preset", "seed"), "context"),  # that preset's is 64
+    ],
+)
+def test_a_training_of_tool_use_that_cannot_be_is_refused(workdir, flags, text):
+    workdir.write("facts.jsonl", [{"title": "Moon", "text": "The moon is pale."}])
+    assert text in refusal(2, "train", "--data", "tools", *flags)
+    assert workdir.is_unchanged()

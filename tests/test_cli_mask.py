@@ -1,0 +1,187 @@
+"""`mask` and `audit`: which tokens are graded, that a masked token has no gradient, and what is
+wrong with a data set."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command_line import conversation, pysft, refusal, succeeds
+from conftest import ROOT
+
+from pysft.nn import reference
+
+
+def mask(*flags) -> dict:
+    """The --json document of `mask`."""
+    return succeeds("mask", *flags, "--json").document
+
+
+# ------------------------------------------------------------------------------------------- mask
+
+
+def test_mask_shows_ids_and_labels_of_the_source_texts_example():
+    document = mask()
+    assert document["graded"] == 35
+    assert document["text"].startswith("<|user|>Write a greeting<|end|><|assistant|>Good")
+    assert document["input_ids"][:6] == [65, 35, 56, 47, 58, 43]
+    assert document["labels"][17:20] == [-100, 19, 53]
+
+
+def test_mask_underlines_what_is_graded():
+    lines = succeeds("mask").out.splitlines()
+    assert lines[1].strip() == "^" * len("Good morrow to thee, noble friend!<|end|>")
+    assert "graded 35 of 53" in lines[-1]
+
+
+def test_a_system_turn_can_be_masked():
+    flags = ("--template", "chatml", "--system", "Be kind", "--user", "Hi", "--assistant", "Yes")
+    document = mask(*flags)
+    assert document["text"].startswith("<|im_start|>system<|im_sep|>Be kind<|im_end|>")
+    assert document["graded"] == len("Yes") + 1
+
+
+def test_mask_shows_the_probability_and_loss_of_each_graded_position_in_a_run(trained):
+    exchange = ("--user", "Speak of the rose", "--assistant", "The rose is fair.")
+    document = mask(*exchange, "--run", trained.run)
+    masked = [label == -100 for label in document["labels"]]
+    assert [p == 0 for p in document["probability"]] == masked
+    assert [loss == 0 for loss in document["loss"]] == masked
+    for p, loss in zip(document["probability"], document["loss"]):
+        if p > 1e-3:  # both are rounded to 6 decimals
+            assert loss == pytest.approx(-np.log(p), abs=1e-2)
+    assert "probability" in succeeds("mask", "--run", trained.run).out
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--template", "llama2"), ("--ops", "reference"), ("--grade", "everything")]
+)
+def test_mask_proves_that_a_masked_token_has_no_gradient(flags):
+    document = mask("--prove", *flags)
+    proof, is_masked = document["proof"], "everything" not in flags
+    assert document["proved"] is True
+    assert proof["masked_dlogits"] == 0 == proof["loss_change"]
+    assert proof["graded_dlogits"] > 1e-3
+    assert (proof["gradient_unmasked"] > 0.01) == is_masked
+    assert proof["gradient_difference"] < 1e-6
+    last = succeeds("mask", "--prove", *flags).out.splitlines()[-1]
+    assert last.startswith("proved" if is_masked else "nothing is masked")
+
+
+def test_the_proof_notices_a_gradient_at_a_masked_row(monkeypatch):
+    correct = reference.cross_entropy_backward
+
+    def leaky(dlogits, dnll, logits, lse, labels):
+        correct(dlogits, dnll, logits, lse, labels)
+        dlogits[labels == -100] = 1e-9
+
+    monkeypatch.setattr(reference, "cross_entropy_backward", leaky)
+    result = pysft("mask", "--prove", "--ops", "reference")
+    assert result.code == 1
+    assert "NOT AS PROMISED" in result.out
+
+
+def test_mask_shows_the_first_conversations_of_a_file(trained):
+    out = succeeds("mask", trained.data).out
+    assert out.count("<|user|>") >= 5
+    assert "60 conversations" in out
+
+
+def test_mask_prints_all_conversations_of_a_file_or_that_in_one_line(trained):
+    document, one = mask(trained.data), mask(trained.data, "--line", 4)
+    conversations = document["conversations"]
+    assert len(conversations) == 60
+    assert document["graded"] == sum(c["graded"] for c in conversations)
+    assert one["text"].count("<|assistant|>") == 2
+    assert one["input_ids"] == conversations[3]["input_ids"]
+
+
+def test_mask_draws_a_picture_and_overwrites_none(trained, workdir):
+    mask(trained.data, "--line", 4, "--svg", "mask.svg")
+    assert (workdir.path / "mask.svg").read_bytes().startswith(b"<svg")
+    workdir.remember()
+    refusal(2, "mask", "--svg", "mask.svg")
+    assert workdir.is_unchanged()
+
+
+# ------------------------------------------------------------------------------------------ audit
+
+
+@pytest.fixture
+def bad_rows(workdir):
+    """A row that is not JSON, an empty reply, the same good row twice, and an unknown character."""
+    exchanges = [("Hi", ""), ("Hi", "Ho."), ("Hi", "Ho."), ("Go", "a@b")]
+    return workdir.write("bad.jsonl", ["{", *(conversation(*texts) for texts in exchanges)])
+
+
+def test_audit_names_the_line_of_every_fault(trained, bad_rows):
+    result = pysft("audit", "bad.jsonl", "--corpus", trained.corpus)
+    assert (result.code, result.err) == (65, "")
+    for line in (1, 2, 4, 5):
+        assert f"bad.jsonl, line {line}" in result.out
+
+
+def test_each_finding_of_audit_has_its_place_its_fault_and_a_remedy(bad_rows):
+    document = pysft("audit", "bad.jsonl", "--json").document
+    assert document["errors"] == 3
+    findings = document["findings"]
+    assert {finding["severity"] for finding in findings} == {"error", "warning"}
+    assert all(finding["where"] and finding["what"] and finding["remedy"] for finding in findings)
+
+
+def test_audit_writes_the_rows_that_can_be_trained_on(bad_rows):
+    result = pysft("audit", "bad.jsonl", "--fix", "good.jsonl")
+    assert result.code == 65
+    counts = "1 rows; removed 1 exact duplicates and 3 that cannot be trained on"
+    assert f"good.jsonl: {counts}" in result.out
+    succeeds("audit", "good.jsonl", "--strict")
+
+
+def test_a_warning_is_exit_1_with_strict_alone(workdir):
+    workdir.write("twice.jsonl", [conversation("Hi", "Ho.")] * 2)
+    succeeds("audit", "twice.jsonl")
+    assert pysft("audit", "twice.jsonl", "--strict").code == 1
+
+
+def test_the_shipped_data_have_no_findings():
+    assert "none: clean" in succeeds("audit", "--strict").out
+
+
+def test_eight_findings_of_a_kind_are_shown_or_all_of_them(workdir):
+    rows = [conversation(f"Ask {a}{b}", f" Yes {a} and {b}. ") for a in "abcdef" for b in "xyz"]
+    workdir.write("many.jsonl", rows)
+    short = succeeds("audit", "many.jsonl", "--no-overlap").out
+    full = succeeds("audit", "many.jsonl", "--no-overlap", "--all").out
+    assert short.count("warning: blanks: many.jsonl") == 8
+    assert "warning: blanks: 10 more" in short
+    assert "--all" in short
+    assert full.count("warning: blanks: many.jsonl") == 18
+    assert "10 more" not in full
+
+
+def test_audit_reads_a_pipe(trained):
+    command = f"cat {trained.data} | {sys.executable} -m pysft audit /dev/stdin --json"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 60
+
+
+@pytest.mark.parametrize("unknown, shown", [("replace", "?"), ("grow", "8")])
+def test_mask_and_audit_treat_unknown_characters_as_training_would(workdir, unknown, shown):
+    workdir.write("mine.jsonl", [conversation("At 8", "Fine."), conversation("Hm", "")])
+    refusal(65, "mask", "mine.jsonl", "--line", 1)
+    flags = ("--unknown", unknown)
+    audit = pysft("audit", "mine.jsonl", *flags, "--fix", "fixed.jsonl", "--json")
+    assert audit.code == 65
+    assert (audit.document["errors"], audit.document["fixed"]["kept"]) == (1, 1)
+    assert "At 8" in (workdir.path / "fixed.jsonl").read_text()  # the text is kept as it was
+    assert mask("mine.jsonl", "--line", 1, *flags)["text"].startswith("<|user|>At " + shown)
+
+
+def test_audit_refuses_unknown_characters_unless_told_what_to_do_with_them(workdir):
+    workdir.write("mine.jsonl", [conversation("At 8", "Fine.")])
+    assert pysft("audit", "mine.jsonl").code == 65
+    succeeds("audit", "mine.jsonl", "--unknown", "grow")

@@ -1,0 +1,180 @@
+"""`--resume`: what it goes on with, what it refuses, and the same bytes at the end."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from command_line import (
+    SHORT_TUNING,
+    files_in,
+    interrupted_at_once,
+    pysft,
+    refusal,
+    succeeds,
+)
+
+from pysft.training import runner
+
+RESUME = ("train", "--resume", "--out", "run")
+
+
+@pytest.fixture
+def begin(workdir):
+    """A function that begins a run in the folder "run" and interrupts it before its first step."""
+
+    def begin(verb, *flags):
+        with interrupted_at_once():
+            assert pysft(verb, *flags, "--out", "run").code == 130
+
+    return begin
+
+
+def spoil_last_byte(path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+# ----------------------------------------------------------------------------- what it goes on with
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 8])
+def test_interrupted_pretraining_is_resumed_to_the_same_weights(
+    trained, workdir, monkeypatch, begin, steps
+):
+    command = ["pretrain", *trained.text]
+    uninterrupted = succeeds(*command, "--out", "uninterrupted", "--json").document
+    if steps == 0:
+        begin(*command)
+    else:
+        adam_step, taken = runner.AdamW.step, []
+
+        def step(*arguments, **options):
+            norm = adam_step(*arguments, **options)
+            taken.append(1)
+            if len(taken) == steps:
+                os.kill(os.getpid(), signal.SIGINT)
+            return norm
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner.AdamW, "step", step)
+            assert pysft(*command, "--out", "run").code == 130
+        assert len(taken) == steps
+    resumed = succeeds("pretrain", "--resume", "--out", "run", "--json").document
+    assert resumed["weights_sha256"] == uninterrupted["weights_sha256"]
+
+
+def test_a_run_begun_with_the_reference_is_resumed_with_it(trained, workdir, begin):
+    command = ["train", *trained.inputs, "--ops", "reference"]
+    begin(*command)
+    resumed = succeeds(*RESUME, "--json")
+    assert "begun with --ops reference" in resumed.err
+    uninterrupted = succeeds(*command, "--out", "uninterrupted", "--json")
+    assert resumed.document["weights_sha256"] == uninterrupted.document["weights_sha256"]
+
+
+def test_a_run_is_resumed_by_the_verb_that_began_it(trained, workdir, begin):
+    begin("train", *trained.inputs)
+    before = files_in("run")
+    error = refusal(2, "pretrain", "--resume", "--out", "run")
+    assert "python -m pysft train --resume --out run" in error
+    assert files_in("run") == before
+
+
+def test_going_on_with_other_kernels_is_reported_and_recorded(trained, workdir, begin):
+    begin("train", *trained.inputs)
+    path = workdir.path / "run/run.json"
+    record = json.loads(path.read_text())
+    assert (record["verb"], record["ops"]) == ("train", "kernels")
+    assert record["isa"]
+    path.write_text(json.dumps(record | {"isa": "another"}))
+    both = f"another, {record['isa']}"
+
+    first, second = succeeds(*RESUME, "--json").err, succeeds(*RESUME, "--json").err
+    assert "begun on instruction set another" in first
+    assert "PYSFT_ISA=another" in first  # how to keep them
+    assert f"begun on instruction set {both}" in second
+    assert "PYSFT_ISA" not in second  # nothing keeps two
+    assert json.loads(path.read_text())["isa"] == both
+
+
+def test_a_damaged_finished_stage_is_trained_again_once_its_weights_are_removed(trained, workdir):
+    shutil.copytree(trained.run, "run")
+    weights = workdir.path / "run/sft/model.safetensors"
+    spoil_last_byte(weights)
+    result = pysft(*RESUME, "--json")
+    assert (result.code, result.out) == (65, "")
+    remedy = "Without run/sft/model.safetensors, --resume trains the stage again"
+    assert remedy in result.err.splitlines()[-1]
+    weights.unlink()
+    report = succeeds(*RESUME, "--json").document
+    assert report["weights_sha256"] == trained.report["weights_sha256"]
+
+
+# --------------------------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize("missing", ["conversations.jsonl", "corpus.txt", "base"])
+def test_a_run_is_resumed_in_the_folder_where_it_was_begun_with_its_inputs_in_place(
+    trained, workdir, begin, monkeypatch, missing
+):
+    for path in (trained.data, trained.corpus, trained.config):
+        shutil.copy(path, workdir.path)
+    shutil.copytree(trained.run / "base", "base")
+    flags = "--config small.toml --corpus corpus.txt --data conversations.jsonl".split()
+    begin("train", *flags, *(["--base", "base"] if missing == "base" else []))
+
+    monkeypatch.chdir("run")
+    error = refusal(66, "train", "--resume", "--out", ".")
+    assert "resume from the folder where the run was begun" in error
+    monkeypatch.chdir(workdir.path)
+    os.rename(missing, "elsewhere")
+    error = refusal(66, *RESUME)
+    assert f"{missing}: cannot be read" in error
+    assert "Put it back" in error
+    os.rename("elsewhere", missing)
+    succeeds(*RESUME)
+
+
+def test_a_base_that_was_tuned_meanwhile_is_still_the_same_base(trained, workdir):
+    """Only the base stage of --base RUN is read, whatever else stands in its folder."""
+    shutil.copytree(trained.run / "base", "a/base")
+    config = workdir.write("short.toml", SHORT_TUNING)
+    flags = ("--config", config, "--corpus", trained.corpus, "--data", trained.data)
+    succeeds("train", *flags, "--base", "a", "--out", "run")
+    shutil.copytree(trained.run / "sft", "a/sft")
+    succeeds(*RESUME)
+    spoil_last_byte(workdir.path / "a/base/model.safetensors")
+    assert pysft(*RESUME).code == 65
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"settings": {"preset": "tiny", "colour": 1}}, "colour"),
+        ({"settings": 3}, "run.json"),
+        ({"settings": {"layers": -1}}, "layers"),
+        ({"template": None}, "run.json"),
+        ({"sha256": "x"}, "run.json"),
+        ({"isa": None}, "isa"),
+        ({"corpus": 5}, "corpus"),
+        ({"data": [5]}, "data"),
+        ({"base": []}, "base"),
+        ({"base": [5]}, "base"),
+    ],
+)
+def test_a_record_that_no_run_wrote_is_refused(trained, workdir, change, text):
+    record = json.loads((trained.run / "run.json").read_text())
+    (workdir.path / "run").mkdir()
+    workdir.write("run/run.json", json.dumps(record | change))
+    error = refusal(65, *RESUME)
+    assert "not as this program writes it" in error
+    assert text in error
+    assert workdir.is_unchanged()
+
+
+@pytest.mark.parametrize("flag", ["--seed 3", "--corpus x", "--lr 0.1", "--preset mini"])
+def test_resume_takes_no_other_settings(workdir, flag):
+    flag = flag.split()
+    assert f"leave out {flag[0]}" in refusal(2, *RESUME, *flag)
+    assert workdir.is_unchanged()

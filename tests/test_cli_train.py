@@ -1,0 +1,265 @@
+"""`train`, `pretrain` and `eval`: their figures, their settings, and a base that was trained
+before."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import (
+    CONVERSATIONS,
+    SHORT_TUNING,
+    conversation,
+    pysft,
+    read_lines,
+    refusal,
+    succeeds,
+    toml,
+)
+
+from pysft.cli import show
+from pysft.jobs import train as train_job
+from pysft.nn import safetensors
+
+# The names in the --json document of train and eval. Others rely on them.
+FIGURES = set(
+    "run preset params base_loss tuned_base_loss forgetting sft_loss_start sft_loss heldout_loss"
+    " recall recall_of stopped format_compliance on_topic on_topic_chance real_words"
+    " distinct_replies verbatim_replies graded_targets targets end_tokens_graded turns tokens_per_s"
+    " seconds weights_sha256".split()
+)
+SHARES = "recall stopped format_compliance on_topic on_topic_chance real_words".split()
+
+
+def run_record(run) -> dict:
+    """What a run was begun with."""
+    return json.loads((run / "run.json").read_text())
+
+
+# ------------------------------------------------------------------------------------ its figures
+
+
+def test_train_prints_one_json_document_with_every_figure(trained):
+    assert FIGURES <= trained.report.keys()
+    assert len(trained.result.out.splitlines()) == 1
+    assert "step" in trained.result.err  # the progress
+
+
+def test_the_report_names_the_run_its_preset_and_its_weights(trained):
+    assert trained.report["run"] == str(trained.run)
+    assert trained.report["preset"] == "tiny"
+    assert len(trained.report["weights_sha256"]) == 64
+    tensors, _ = safetensors.load(trained.run / "sft" / "model.safetensors")
+    assert trained.report["params"] == sum(int(np.prod(a.shape)) for a in tensors.values())
+
+
+def test_the_report_counts_targets_of_the_conversations_that_are_not_held_out(trained):
+    heldout = json.loads((trained.run / "sft" / "evaluation.json").read_text())["heldout"]
+    asked = {messages[0]["content"] for messages in heldout}
+    kept = [texts for texts in CONVERSATIONS if texts[0] not in asked]
+    assert (len(heldout), len(kept)) == (6, 54)  # a tenth is held out
+    report = trained.report
+    assert report["turns"] == report["end_tokens_graded"] == 54 + 1
+    replies = [reply for texts in kept for reply in texts[1::2]]
+    assert report["graded_targets"] == sum(len(reply) + 1 for reply in replies)
+    rows = sum(len(text) + 2 for texts in kept for text in texts)  # with both control tokens
+    assert report["targets"] == rows - len(kept)  # the first token of all is no target
+
+
+def test_the_figures_of_the_report_are_in_their_ranges(trained):
+    report = trained.report
+    assert report["recall_of"] == 40
+    assert all(0 <= report[name] <= 1 for name in SHARES)
+    assert report["heldout_loss"] > 0
+    assert report["base_loss"] < np.log(65)
+    assert report["sft_loss_start"] > report["sft_loss"] > 0
+    rise = report["tuned_base_loss"] / report["base_loss"] - 1
+    assert report["forgetting"] == pytest.approx(rise)
+
+
+def test_train_prints_settings_size_memory_mask_progress_and_figures(trained, workdir):
+    out = succeeds("train", *trained.inputs, "--out", "run").out
+    report = trained.report
+    for text in (
+        "channels 16", "sft_steps 10",  # the resolved settings
+        "weights", "MiB",
+        f"graded {report['graded_targets']:,} of {report['targets']:,} targets",
+        "end tokens graded: 55 of 55 turns",
+        "tokens/s", "left",
+        "nats/char", "forgetting", "recalled", "format compliance",
+        "never saw", "base:", "tuned:",  # replies to unseen prompts, side by side
+        report["weights_sha256"][:16],
+    ):  # fmt: skip
+        assert text in out, text
+
+
+def test_eval_measures_the_figures_that_train_reported(trained):
+    result = succeeds("eval", trained.run, "--json")
+    assert result.err == ""
+    assert len(result.out.splitlines()) == 1
+    assert FIGURES <= result.document.keys()
+    for name in FIGURES - {"seconds", "run"}:
+        assert result.document[name] == trained.report[name], name
+    assert "forgetting" in succeeds("eval", trained.run).out
+
+
+def test_eval_of_the_base_measures_its_loss(trained):
+    base = succeeds("eval", trained.run / "base", "--json").document
+    assert base["base_loss"] == trained.report["base_loss"]
+    assert base["weights_sha256"] != trained.report["weights_sha256"]
+    assert f"{base['base_loss']:.3f}" in succeeds("eval", trained.run / "base").out
+
+
+@pytest.mark.parametrize(
+    "flags, same", [((), True), (("--seed", 2), False), (("--threads", 2), True)]
+)
+def test_pretrain_depends_on_the_seed_and_not_on_the_threads(trained, workdir, flags, same):
+    report = succeeds("pretrain", *trained.text, "--out", "base", "--json", *flags).document
+    assert report.keys() >= set("run params base_loss tokens_per_s seconds weights_sha256".split())
+    base = succeeds("eval", trained.run / "base", "--json").document
+    assert (report["weights_sha256"] == base["weights_sha256"]) == same
+
+
+def test_the_shipped_pairs_train_at_the_source_texts_context(workdir, without_figures):
+    config = workdir.write("pairs.toml", toml(data="pairs", sft_pairs=16, replacement=True))
+    report = succeeds("train", "--config", config, "--out", "run", "--json").document
+    assert (report["turns"], report["recall_of"]) == (40, 40)
+    assert report["targets"] > report["graded_targets"] > 0
+    assert report["heldout_loss"] > 0
+
+
+def test_prompts_longer_than_the_context_do_not_stop_a_training(trained, workdir):
+    config = workdir.write("short.toml", toml(context=32))
+    data = workdir.write("one.jsonl", [conversation("Go", "Aye.")])
+    command = ["train", "--config", config, "--corpus", trained.corpus, "--data", data]
+    report = succeeds(*command, "--out", "run", "--json").document
+    assert report["heldout_loss"] is None  # of a single conversation nothing is held out
+
+
+def test_training_works_without_a_compiler(trained, workdir):
+    config = workdir.write("few.toml", toml(base_steps=2))
+    command = ["pretrain", "--config", config, "--corpus", trained.corpus, "--json"]
+    kernels, reference = (
+        succeeds(*command, "--ops", ops, "--out", ops).document for ops in ("kernels", "reference")
+    )
+    assert reference["base_loss"] == pytest.approx(kernels["base_loss"], rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------- its settings
+
+
+def test_flags_win_over_the_settings_file(trained, workdir):
+    flags = "--base-steps 3 --sft-steps 2 --lr 0.5 --seed 9 --out run".split()
+    succeeds("train", *trained.inputs, *flags)
+    kept = json.loads((workdir.path / "run/sft/settings.json").read_text())["settings"]
+    names = "base_steps sft_steps sft_lr seed channels".split()
+    assert [kept[name] for name in names] == [3, 2, 0.5, 9, 16]
+    log = read_lines(workdir.path / "run/sft/log.jsonl")
+    assert [row["step"] for row in log] == [1, 2]
+    assert log[-1]["lr"] == 0.5
+
+
+def test_the_preset_flag_wins_over_the_files_preset(workdir, monkeypatch):
+    presets = []
+
+    def train(order, screen):
+        presets.append(order.settings.preset)
+        return train_job.Trained({"run": "x"}, [], "page")
+
+    monkeypatch.setattr(train_job, "train", train)
+    monkeypatch.setattr(show, "table", lambda report, screen: None)
+    config = workdir.write("mini.toml", 'preset = "mini"\n')
+    for flags in (("--preset", "seed"), ("--preset", "tiny"), ()):
+        succeeds("train", "--config", config, *flags)
+    assert presets == ["seed", "tiny", "mini"]
+
+
+def test_the_new_rows_are_random_if_the_settings_say_so(trained, workdir):
+    config = workdir.write("random.toml", toml(new_rows="random"))
+    flags = ("--config", config, "--out", "run")
+    report = succeeds(*trained.fine_tuning(trained.data, *flags)).document
+    assert report["weights_sha256"] != trained.report["weights_sha256"]
+
+
+# ----------------------------------------------------------------- a base that was trained before
+
+
+@pytest.mark.parametrize("given", ["base", "."], ids=["the base", "a tuned run, for its base"])
+def test_fine_tuning_a_given_base_gives_the_same_weights(trained, workdir, given):
+    base = trained.run / given
+    command = ["train", *trained.inputs, "--base", base, "--out", "run", "--json"]
+    report = succeeds(*command).document
+    assert report["weights_sha256"] == trained.report["weights_sha256"]
+    assert report["base_loss"] == trained.report["base_loss"]
+
+
+def test_a_given_base_needs_no_base_windows_that_fit_it(trained, workdir):
+    # The preset's windows are longer than this base's context of 64.
+    text = 'sft_steps = 3\nsft_windows = [[32, 1]]\nsft_warmup = 0\ncheckpoint_every = "never"\n'
+    config = workdir.write("sft.toml", text)
+    succeeds(*trained.fine_tuning(trained.data, "--config", config, "--out", "run"))
+
+
+def test_a_given_base_is_measured_on_the_text_it_was_trained_on(trained, workdir):
+    """Forgetting on another text would be no forgetting."""
+    config = workdir.write("short.toml", SHORT_TUNING)
+    command = ["train", "--config", config, "--base", trained.run, "--data", trained.data]
+    report = succeeds(*command, "--out", "run", "--json").document
+    base = json.loads((trained.run / "base/report.json").read_text())
+    assert report["base_loss"] == pytest.approx(base["base_loss"], rel=1e-6)
+    assert run_record(workdir.path / "run")["corpus"] == str(trained.corpus)
+
+
+def test_a_base_without_a_record_was_trained_on_the_shipped_plays(trained, workdir):
+    shutil.copytree(trained.run / "base", workdir.path / "a/base")
+    config = workdir.write("short.toml", SHORT_TUNING)
+    command = ["train", "--config", config, "--base", "a", "--data", trained.data]
+    succeeds(*command, "--out", "run")
+    assert run_record(workdir.path / "run")["corpus"] == "plays"
+
+
+def test_a_base_whose_record_names_no_corpus_is_refused(trained, workdir):
+    shutil.copytree(trained.run / "base", workdir.path / "a/base")
+    workdir.write("a/run.json", "{}")
+    error = refusal(65, "train", "--base", "a", "--data", trained.data, "--out", "run")
+    assert "a/run.json" in error
+    assert "no corpus" in error
+    assert workdir.is_unchanged()
+
+
+def test_a_base_that_lacks_characters_of_the_corpus_is_refused(trained, workdir):
+    workdir.write("mine.txt", trained.corpus.read_text() + "@")
+    command = ["train", *trained.inputs, "--corpus", "mine.txt", "--base", trained.run]
+    error = refusal(65, *command)
+    assert "mine.txt" in error
+    assert "'@'" in error
+    assert workdir.is_unchanged()
+
+
+def test_a_base_with_a_weight_that_is_not_finite_is_refused(trained, workdir):
+    shutil.copytree(trained.run / "base", workdir.path / "base")
+    path = workdir.path / "base" / "model.safetensors"
+    tensors = {name: a.copy() for name, a in safetensors.load(path)[0].items()}
+    tensors["wte"][0, 0] = np.nan
+    safetensors.save(path, tensors)
+    workdir.remember()
+    error = refusal(65, "train", *trained.inputs, "--base", "base")
+    assert "'wte'" in error
+    assert "not finite" in error
+    assert workdir.is_unchanged()
+
+
+# ------------------------------------------------------------------------------------- divergence
+
+
+@pytest.mark.parametrize("rate", ["1e5", "9e5"])
+def test_a_training_that_diverges_is_exit_3_and_leaves_no_tuned_model(trained, workdir, rate):
+    flags = ("--lr", rate, "--sft-steps", 60, "--checkpoint-every", "tenth", "--out", "run")
+    result = pysft("train", *trained.inputs, *flags, "--json")
+    assert (result.code, result.out) == (3, "")
+    error = result.err.splitlines()[-1]
+    assert error.startswith("pysft: ")
+    for text in ("step", "no weight was changed", "learning rate"):
+        assert text in error
+    assert not (workdir.path / "run/sft/model.safetensors").exists()
+    assert (workdir.path / "run/base/model.safetensors").exists()
