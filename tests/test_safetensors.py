@@ -148,6 +148,7 @@ FLOATS = np.array([1, 2], np.float32).tobytes()
         (raw({"a": entry(["F32"])}, FLOATS), "dtype"),
         (raw({"a": entry({})}, FLOATS), "dtype"),
         (raw({"a": entry(shape=(3,))}, FLOATS), "shape"),
+        (raw({"a": entry(shape=(1,))}, FLOATS), "but 8 bytes"),
         (raw({"a": entry(shape=(-2,))}, FLOATS), "shape"),
         (raw({"a": entry(shape=(2.0,))}, FLOATS), "shape"),
         (raw({"a": entry(shape=(True, 2))}, FLOATS), "shape"),
@@ -164,7 +165,7 @@ FLOATS = np.array([1, 2], np.float32).tobytes()
         (raw({"a": 3}, FLOATS), "dtype"),
         (raw({"a": None}, FLOATS), "dtype"),
     ],
-    ids=range(33),
+    ids=range(34),
 )
 def test_a_header_that_lies_is_refused_in_one_sentence(tmp_path, content, named):
     path = tmp_path / "m.safetensors"
