@@ -1,120 +1,60 @@
-# make train | test do everything from a fresh clone: a virtual environment in .venv, what it needs,
-# the C part, then the job. They need Python 3.11 or newer with venv and headers, make, and a C
-# compiler with OpenMP, and say so where one is missing.
+# `make train` and `make test` work from a fresh clone. They make a virtual environment in .venv,
+# install what they need, and build the C part. They need Python 3.11 or newer with venv and
+# headers, make, and a C compiler with OpenMP. `make check` says what is missing and how to get it.
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -q --disable-pip-version-check
 TORCH ?= torch==2.13.0
+RUFF ?= ruff==0.17.6
 SOURCES := $(wildcard csrc/*) pysft/nn/_build.py setup.py pyproject.toml
+LINTED := pysft tests bench setup.py
+HEAVY := PY='$(CURDIR)/$(PY)' bash tests/heavy
 
-.PHONY: help train figures lab test test-torch test-isa test-wheel torture faults fuzz coverage asan tsan build gradcheck bench debug clean check
+.PHONY: help train figures lab test test-torch lint gradcheck bench build debug clean check
+.PHONY: test-isa test-wheel torture fuzz faults coverage asan tsan
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make train      train a base model and turn it into a chatbot (ARGS='--preset mini' for options)"
-	@echo "make lab        every claim of the source text as an experiment, under an hour (ARGS='first-token --seeds 3')"
-	@echo "make test       the tests"
-	@echo "make test-torch the tests against PyTorch and the safetensors package (installs $(TORCH) and that into .venv)"
-	@echo "make test-isa   the model's tests under every instruction set;  make test-wheel: one wheel, every Python"
-	@echo "make torture    trainings killed and checkpoints damaged at random, hostile messages;  make asan, make tsan: the C part under sanitizers"
-	@echo "make faults     faults planted one by one in the sources: does a test notice?  make coverage: which lines the tests run;  make fuzz"
-	@echo "make gradcheck  every derivative against finite differences"
-	@echo "make bench      how fast kernels and steps are, in short (under 5 minutes; with PyTorch, where installed)"
-	@echo "make build      only the environment and the C part;  make debug: with -O1 -g"
-	@echo "make clean      remove .venv and everything built"
+	@echo "make train       train a base model and fine-tune it into a chatbot (ARGS='--preset mini')"
+	@echo "make lab         measure every claim of the source text, in under an hour"
+	@echo "                 (ARGS='first-token --seeds 3' measures one)"
+	@echo "make test        run the tests (ARGS='-k name' chooses some)"
+	@echo "make test-torch  compare with PyTorch and the safetensors package; installs them in .venv"
+	@echo "make lint        check the format of Python and C, and Python for mistakes (ruff)"
+	@echo "make gradcheck   check every derivative against finite differences"
+	@echo "make bench       measure the speed of kernels and training steps, in under 5 minutes"
+	@echo "make build       make the environment and build the C part"
+	@echo "make debug       build the C part with -O1 -g"
+	@echo "make clean       remove .venv and everything that was built"
+	@echo
+	@echo "Longer checks, to run before a release:"
+	@echo "make test-isa    run the model's tests on each instruction set that this processor has"
+	@echo "make test-wheel  build one wheel and try it with every Python from 3.11 on"
+	@echo "make torture     kill trainings, damage checkpoints, fail disk calls, send hostile messages"
+	@echo "make fuzz        read files and arrays with random content, 20,000 of each kind"
+	@echo "make faults      plant faults in the sources one by one, count those that a test notices"
+	@echo "make coverage    list the lines of Python and C that no test runs"
+	@echo "make asan        run the C part under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make tsan        run the C part under ThreadSanitizer (needs clang)"
 
 train: build figures
 	$(PY) -m pysft train $(ARGS)
 
-# matplotlib, for the figures of the report; whoever has no way to get it has the tables.
+# matplotlib draws the figures of the report. Without it the report has tables alone.
 figures: build
-	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check 'matplotlib>=3.6' || \
-	echo "pysft: matplotlib could not be installed; the report will have tables and no figures"
+	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PIP) 'matplotlib>=3.6' || \
+	echo "pysft: matplotlib could not be installed. The report will have tables and no figures."
 
 lab: build figures
 	$(PY) -m pysft lab $(or $(ARGS),all)
 
-test: build
-	$(PY) tests/suite.py $(ARGS)
-
-test-torch: build
-	$(PY) -m pip install -q '$(TORCH)' safetensors
-	$(PY) -m pytest tests/test_torch.py tests/test_safetensors.py tests/test_living.py $(ARGS)
-
-# What depends on the instruction set at all, under each that this processor has; and one wheel, built once,
-# under every Python from 3.11 on that is called python3.N here.
-test-isa: build
-	@for isa in $$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)'); do echo "PYSFT_ISA=$$isa"; \
-	PYSFT_ISA=$$isa $(PY) -m pytest tests/test_model.py tests/test_lora.py tests/test_decode.py tests/test_training.py tests/test_generate.py \
-	tests/test_evaluate.py tests/test_run.py tests/test_cli.py $(ARGS) || exit 1; done
-
-# What takes too long for every day: trainings killed, checkpoints damaged, a disk that refuses each call of a run or stops after
-# it, hostile messages by the ten thousand.
-torture: build
-	$(PY) tests/torture.py 200
-	$(PY) tests/mutate.py 100000
-	PYSFT_EVERY=1 $(PY) -m pytest tests/test_resume.py
-	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
-
-# Files of any content, arrays of any kind: twenty thousand examples of each (of run folders a thousand), the same each time.
-fuzz: build
-	PYSFT_FUZZ=20000 $(PY) -m pytest tests/test_fuzz.py
-	PYSFT_FUZZ=20000 $(PY) -m pytest tests/test_data.py -k mutated_file
-
-faults: build
-	$(PY) tests/faults.py $(ARGS)
-
-# Which lines the tests run, in a copy, so that the fast build stays: of Python (coverage) by the suite but one test, whose time
-# limit tracing breaks; of C (gcov, a slow build) by the tests of kernels and gate alone, on every instruction set.
-coverage: build
-	@$(PY) -c 'import coverage' 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check 'coverage>=7.10'
-	rm -rf build/coverage && mkdir -p build/coverage && cp -r csrc pysft tests bench setup.py pyproject.toml Makefile README.md LICENSE build/coverage
-	@test ! -d ../shared || ln -sfn ../../shared build/shared
-	cd build/coverage && printf '[run]\nsource = pysft\nparallel = true\npatch = subprocess, _exit\n' > .coveragerc && \
-	PYTHONPATH=$$PWD ../../$(PY) -m coverage run tests/suite.py --deselect tests/test_data.py::test_a_corpus_full_of_one_stretch_is_searched_in_time $(ARGS)
-	cd build/coverage && ../../$(PY) -m coverage combine -q && ../../$(PY) -m coverage report --skip-covered --show-missing --fail-under=95
-	cd build/coverage && rm pysft/nn/*.so && PYSFT_COVERAGE=1 ../../$(PY) setup.py -q build_ext --inplace
-	isas=$$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)') && cd build/coverage && for isa in $$isas; do \
-	PYSFT_ISA=$$isa PYTHONPATH=$$PWD ../../$(PY) -m pytest tests/test_kernels.py tests/test_gate.py tests/test_decode.py || exit 1; done
-	cd build/coverage && ../../$(PY) tests/lines.py build
-
-# The C part under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy, so that the fast build stays. First the
-# control: a kernel that is told of one element too many must be caught.
-ASAN = LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-asan: build
-	@test -f "$$($(CC) -print-file-name=libasan.so)" || { echo "pysft: $(CC) has no AddressSanitizer; install it (apt-get install libasan8 for gcc 12)" >&2; exit 1; }
-	rm -rf build/asan && mkdir -p build/asan && cp -r csrc pysft tests setup.py pyproject.toml README.md LICENSE build/asan && rm -f build/asan/pysft/nn/*.so
-	cd build/asan && PYSFT_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace
-	cd build/asan && $(ASAN) PYTHONPATH=. ../../$(PY) tests/guarded.py overrun 2>&1 | grep -q heap-buffer-overflow && echo "control: the planted overrun was caught"
-	isas=$$($(PY) -c 'from pysft.nn import ops; print(*ops.ISAS)') && cd build/asan && for isa in $$isas; do echo "PYSFT_ISA=$$isa"; \
-	PYSFT_ISA=$$isa $(ASAN) ../../$(PY) -m pytest tests/test_kernels.py tests/test_gate.py tests/test_decode.py tests/test_model.py || exit 1; done
-
-# Data races, on a small driver in C: clang's ThreadSanitizer, told by Archer what OpenMP's barriers mean (gcc's is not, and
-# would report every one of them). First the control: a planted race must be found.
-CLANG ?= clang
-tsan:
-	@command -v $(CLANG) >/dev/null || { echo "pysft: no $(CLANG); install it (apt-get install clang libomp-dev)" >&2; exit 1; }
-	@mkdir -p build/tsan; for precision in "" -DPYSFT_F64; do for plant in -DPLANT ""; do \
-	$(CLANG) -std=gnu11 -O1 -g -march=native -fopenmp -fsanitize=thread -Wno-psabi -Icsrc $$precision $$plant csrc/*.c tests/races.c -lm -o build/tsan/races || exit 1; \
-	TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66" OMP_TOOL_LIBRARIES="$$($(CLANG) -print-resource-dir)/../../libarcher.so" \
-	build/tsan/races > build/tsan/log 2>&1; code=$$?; \
-	if [ -n "$$plant" ]; then [ $$code = 66 ] && echo "control: the planted race was found" || { cat build/tsan/log; echo "pysft: the planted race was not found" >&2; exit 1; }; \
-	else [ $$code = 0 ] && tail -1 build/tsan/log || { cat build/tsan/log; exit 1; }; fi; done; done
-
-PYTHONS ?= $(foreach n,11 12 13 14 15,$(shell for p in python3.$(n) $$HOME/.pyenv/versions/3.$(n).*/bin/python; do command -v $$p >/dev/null 2>&1 && $$p -c 'import venv, ensurepip' 2>/dev/null && echo $$p && break; done))
-test-wheel: build
-	rm -rf build/wheel && $(PY) -m pip wheel -q --no-build-isolation --no-deps -w build/wheel .
-	@ls build/wheel
-	@for p in $(PYTHONS); do rm -rf build/try && $$p -m venv build/try && \
-	build/try/bin/python -m pip install -q --disable-pip-version-check build/wheel/*.whl && (cd build/try && bin/python --version && \
-	bin/python -m pysft gradcheck | tail -1 && bin/python -m pysft info | head -3) || exit 1; done; rm -rf build/try
-
 gradcheck: build
 	$(PY) -m pysft gradcheck $(ARGS)
 
-# The short forms; PyTorch is compared with where it is installed (make test-torch installs it). The full ones
-# are in bench/RESULTS.md.
+# The short form of each benchmark; bench/RESULTS.md has the full ones. PyTorch is compared with if
+# it is installed (make test-torch installs it).
 bench: build
 	$(PY) bench/bench_ops.py --short $(ARGS)
 	$(PY) bench/bench_scale.py --short $(ARGS)
@@ -122,33 +62,109 @@ bench: build
 	$(PY) bench/bench_decode.py --short
 	$(PY) bench/bench_data.py --short --rounds 1
 
+# ------------------------------------------------------------------------------ everyday checks
+
+test: build
+	$(PY) tests/suite.py $(ARGS)
+
+test-torch: build
+	$(PIP) '$(TORCH)' safetensors
+	$(PY) -m pytest tests/test_torch.py tests/test_safetensors.py tests/test_living.py $(ARGS)
+
+lint: $(VENV)/ready
+	@$(PIP) '$(RUFF)'
+	$(PY) -m ruff format --check $(LINTED)
+	$(PY) -m ruff check $(LINTED)
+	@awk 'length > 100 { print FILENAME ":" FNR ": more than 100 columns"; bad = 1 } \
+	END { exit bad }' csrc/* bench/*.c tests/heavy/*.c
+
+# -------------------------------------------------------------------------------- longer checks
+
+# The tests that depend on the instruction set. Kernels, gate and gradients run on each of them in
+# `make test`.
+ISA_TESTS := tests/test_model.py tests/test_lora.py tests/test_decode.py tests/test_training.py
+ISA_TESTS += tests/test_generate.py tests/test_evaluate.py tests/test_runner.py tests/test_run.py
+ISA_TESTS += tests/test_cli.py tests/test_cli_train.py tests/test_cli_data.py tests/test_cli_mask.py
+ISA_TESTS += tests/test_cli_chat.py tests/test_cli_resume.py
+test-isa: build
+	@for isa in $$($(PY) -c 'from pysft.nn.gate import ISAS; print(*ISAS)'); do \
+		echo "PYSFT_ISA=$$isa"; \
+		PYSFT_ISA=$$isa $(PY) -m pytest $(ISA_TESTS) $(ARGS) || exit 1; \
+	done
+
+test-wheel: build
+	$(HEAVY)/wheel.sh
+
+# PYSFT_EVERY=1: refuse each disk call of a run in turn, and stop the disk after each.
+torture: build
+	$(PY) tests/heavy/torture.py 200
+	$(PY) tests/heavy/mutate.py 100000
+	PYSFT_EVERY=1 $(PY) -m pytest tests/test_resume.py
+	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
+
+# The same 20,000 examples of each kind every time; 1,000 of run folders.
+MUTATED := tests/test_formats.py::test_a_mutated_file_gives_data_or_one_line_errors_and_nothing_else
+fuzz: build
+	PYSFT_FUZZ=20000 $(PY) -m pytest tests/test_fuzz.py
+	PYSFT_FUZZ=20000 $(PY) -m pytest $(MUTATED)
+
+faults: build
+	$(PY) tests/heavy/faults.py $(ARGS)
+
+coverage: build
+	@$(PY) -c 'import coverage' 2>/dev/null || $(PIP) 'coverage>=7.10'
+	$(HEAVY)/coverage.sh $(ARGS)
+
+asan: build
+	$(HEAVY)/asan.sh
+
+tsan:
+	$(HEAVY)/tsan.sh
+
+# ---------------------------------------------------------------------------------- the build
+
 build: $(VENV)/built
 
 debug: $(VENV)/ready
 	rm -f $(VENV)/built
-	PYSFT_DEBUG=1 $(PY) -m pip install -q --no-build-isolation --no-deps -e .
+	PYSFT_DEBUG=1 $(PIP) --no-build-isolation --no-deps -e .
 	@echo "built with -O1 -g; the next make build, train, test or bench builds the fast kernels again"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info pysft/nn/*.so pysft/nn/_c_*.c .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info pysft/nn/*.so pysft/nn/_c_*.c
+	rm -rf .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/built: $(SOURCES) $(VENV)/ready
-	$(PY) -m pip install -q --no-build-isolation --no-deps -e .
+	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
 $(VENV)/ready: pyproject.toml | check
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cffi>=1.16' 'numpy>=1.26' 'pytest>=8' 'hypothesis>=6.90'
+	$(PIP) 'setuptools>=77' 'cffi>=1.16' 'numpy>=1.26' 'pytest>=8' 'hypothesis>=6.90'
 	@touch $@
+
+# What each line of `check` runs in the Python that makes the environment.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+HAS_VENV := import venv, ensurepip
+HAS_HEADERS := import os, sys, sysconfig; \
+	sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))
+OPENMP_PROGRAM := \#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n
 
 # One sentence for each thing that can be missing.
 check:
-	@command -v $(PYTHON) >/dev/null || { echo "pysft: no $(PYTHON); install Python 3.11 or newer (apt-get install python3 python3-venv python3-dev), or name one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pysft: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "pysft: $(PYTHON) has no venv; install it (apt-get install python3-venv)" >&2; exit 1; }
-	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "pysft: $(PYTHON) has no C headers; install them (apt-get install python3-dev)" >&2; exit 1; }
-	@command -v $(CC) >/dev/null || { echo "pysft: no C compiler ($(CC)); install one (apt-get install gcc libc6-dev), or name one: make CC=gcc-12" >&2; exit 1; }
-	@d=$$(mktemp -d); printf '#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' > $$d/a.c; \
-	$(CC) -fopenmp $$d/a.c -o $$d/a 2>/dev/null; s=$$?; rm -rf $$d; \
-	[ $$s = 0 ] || { echo "pysft: $(CC) cannot build with OpenMP; install gcc with libgomp (apt-get install gcc libc6-dev), or name such a compiler: make CC=gcc" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "pysft: no $(PYTHON). Install Python 3.11 or newer" \
+	"(apt-get install python3 python3-venv python3-dev), or name one: make PYTHON=python3.12" >&2; \
+	exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "pysft: $(PYTHON) is older than 3.11." \
+	"Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c '$(HAS_VENV)' 2>/dev/null || { echo "pysft: $(PYTHON) has no venv." \
+	"Install it (apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c '$(HAS_HEADERS)' || { echo "pysft: $(PYTHON) has no C headers." \
+	"Install them (apt-get install python3-dev)" >&2; exit 1; }
+	@command -v $(CC) >/dev/null || { echo "pysft: no C compiler ($(CC)). Install one" \
+	"(apt-get install gcc libc6-dev), or name one: make CC=gcc-12" >&2; exit 1; }
+	@folder=$$(mktemp -d); printf '$(OPENMP_PROGRAM)' > $$folder/a.c; \
+	$(CC) -fopenmp $$folder/a.c -o $$folder/a 2>/dev/null; status=$$?; rm -rf $$folder; \
+	[ $$status = 0 ] || { echo "pysft: $(CC) cannot build with OpenMP. Install gcc with libgomp" \
+	"(apt-get install gcc libc6-dev), or name such a compiler: make CC=gcc" >&2; exit 1; }

@@ -1,36 +1,42 @@
-"""How long it takes to write, with a cache of keys and values, against PyTorch; and what a token
-costs as the context fills.
+"""Measure how long it takes to generate tokens with a cache of keys and values, against PyTorch,
+and what a token costs as the context fills.
 
-    python bench/bench_decode.py                  # the seed and the tiny preset's models
-    python bench/bench_decode.py --short          # half a minute, to see that all is well
+    python bench/bench_decode.py                  # the models of the seed and tiny presets
+    python bench/bench_decode.py --short          # half a minute, to see that everything works
     python bench/bench_decode.py --sizes tiny --plot decode.png
 
-Greedy, from one token until the context is full, at batch 1 on one thread, which at one row is
-fastest for all. Runners: pysft decoder, the bare Decoder; pysft chat, the same through
-inference.generate.write with what a chat has around it (the end token, a look for calls of its
-tools, an event a token; the decoder of the reply before), but for the printing; PyTorch eager,
-modules with a cache kept in place; tuned functional, the same without the calls of modules. Ratios
-are to pysft chat: it is what people use.
+Decoding is greedy, from one token until the context is full, at batch 1. It runs on one thread,
+which is fastest for every runner at batch 1. The runners:
 
-Below: microseconds a token by its place in the context, with the cache and by a full forward of all
-tokens so far (which is what there is without one), and tokens a second with 24 replies written side
-by side."""
+    pysft decoder     nn.decode.Decoder alone
+    pysft chat        the decoder inside inference.generate.stream, as a chat uses it: it looks for
+                      the end token and for tool calls, and yields an event for each token. All
+                      replies use one decoder. Nothing is printed.
+    PyTorch eager     modules, with a cache that is updated in place
+    tuned functional  the same without the calls of modules
+
+Ratios are to pysft chat, because people use that. Further tables show microseconds per token by
+place in the context, with the cache and with a full forward of all tokens so far (the way without a
+cache), and tokens per second with 24 replies generated side by side."""
 
 import time
 
 import harness
 import numpy as np
-from harness import SIZES, TUNED_ENV, Worker, ratios, spread, take_turns, with_quartiles
+import report
+from harness import SIZES, TUNED_ENV, Worker, ratios, spread, take_turns
+from report import with_quartiles
 
 from pysft.errors import UsageError
-from pysft.inference.generate import SLOTS, write
-from pysft.inference.session import pause
+from pysft.inference.generate import SLOTS, stream
+from pysft.inference.tool_calls import answer_calls
 from pysft.inference.tools import tools
-from pysft.nn import ops
+from pysft.nn import kernels
 from pysft.nn.decode import Decoder
-from pysft.nn.model import GPT, GPTConfig
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
-from pysft.text.template import CHAT
+from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
 
 MODELS = {
@@ -38,7 +44,7 @@ MODELS = {
     "tiny": GPTConfig(vocab=68, context=256, layers=4, heads=4, channels=64),
 }
 RUNNERS = ["pysft decoder", "pysft chat", "PyTorch eager", "tuned functional"]
-PARTS = 8  # of the context, in which a token's cost is told
+PARTS = 8  # parts of the context; the cost of a token is reported for each
 
 
 # ------------------------------------------------------------------------------------- the runners
@@ -55,45 +61,47 @@ def build(runner, size, threads):
         torch.set_num_threads(threads)
         decode = decoder(config, "functional" in runner)
         return {"step": lambda: decode(1, count)}
-    model = GPT(config, ops.on_threads(threads), rng(1, "bench", "init"))
-    if runner == "pysft chat":
-        tokenizer = CharTokenizer("".join(map(chr, range(config.vocab)))).grow(
-            CHAT.tokens + CHAT.tool_tokens
+    model = GPT(config, kernels.on_threads(threads), rng(1, "bench", "init"))
+    return chat_functions(model, count) if runner == "pysft chat" else decoder_functions(model)
+
+
+def chat_functions(model, count):
+    """The functions of "pysft chat": write one reply, or SLOTS replies side by side."""
+    characters = "".join(map(chr, range(model.config.vocab)))
+    tokenizer = CharTokenizer(characters).grow(CHAT.tokens + CHAT.tool_tokens)
+    kept = model.decoder()  # as in a Session, which keeps its decoder from reply to reply
+    end = tokenizer.special[CHAT.end]  # not in the model's vocabulary: every reply is full length
+
+    def chat(prompts=1):
+        events = stream(
+            model,
+            [np.array([1])] * prompts,
+            count,
+            end,
+            inject=answer_calls(tokenizer, CHAT, tools()),
+            decoder=kept if prompts == 1 else None,
         )
+        return sum(1 for _ in events)
 
-        kept = model.decoder()  # as a Session keeps it from reply to reply
+    return {"step": chat, "side_by_side": lambda: chat(SLOTS)}
 
-        def chat(prompts=1):
-            never = tokenizer.special[
-                CHAT.end
-            ]  # beyond the vocabulary: no reply ends before the others
-            return sum(
-                1
-                for event in write(
-                    model,
-                    [np.array([1])] * prompts,
-                    count,
-                    never,
-                    pause=pause(tokenizer, CHAT, tools()),
-                    decoder=kept if prompts == 1 else None,
-                )
-            )
 
-        return {"step": chat, "side_by_side": lambda: chat(SLOTS)}
+def decoder_functions(model):
+    """The functions of "pysft decoder": fill the context, and measure the cost by place."""
     decoder = Decoder(model)
 
-    def one():
+    def fill():
         decoder.reset()
         token = 1
-        for _ in range(count):
+        for _ in range(model.config.context - 1):
             token = int(decoder.step(token).argmax())
 
-    return {"step": one, "places": lambda rounds: places(model, decoder, rounds)}
+    return {"step": fill, "places": lambda rounds: places(model, decoder, rounds)}
 
 
 def places(model, decoder, rounds):
-    """[[first place, last, seconds a token with the cache, with a full forward of the tokens up to
-    the last]]."""
+    """[[first place, last place, seconds per token with the cache, seconds of a full forward of the
+    tokens up to the last place], ...], a row for each part of the context."""
     context = model.config.context
     edges = np.linspace(0, context, PARTS + 1).astype(int)
     cached, full = np.zeros((2, rounds, PARTS))
@@ -119,7 +127,7 @@ def places(model, decoder, rounds):
 
 def measure(size, runners, args):
     """One row of the report."""
-    medians, where, beside = {r: [] for r in runners}, [], []
+    medians, costs, beside = {r: [] for r in runners}, [], []
     for _ in range(args.processes):
         workers = {
             r: Worker(TUNED_ENV if "tuned" in r else {}, runner=r, size=size, threads=1)
@@ -127,35 +135,32 @@ def measure(size, runners, args):
         }
         for r, values in take_turns(workers, args.rounds, 0.1 if args.short else 0.4).items():
             medians[r] += values
-        where.append(workers["pysft decoder"].ask("places", rounds=5 if args.short else 40))
+        costs.append(workers["pysft decoder"].ask("places", rounds=5 if args.short else 40))
         beside.append(float(np.median(workers["pysft chat"].run(3, "side_by_side"))))
         for w in workers.values():
             w.close()
     tokens = MODELS[size].context - 1
-    row = {
-        "size": size,
-        "tokens": tokens,
-        "runners": {
-            r: {
-                "seconds": spread(values),
-                "tokens_per_s": tokens / float(np.median(values)),
-                "ratio": ratios(values, medians["pysft chat"]),
-            }
-            for r, values in medians.items()
-        },
-    }
+    row = {"size": size, "tokens": tokens, "runners": {}}
+    for r, values in medians.items():
+        row["runners"][r] = {
+            "seconds": spread(values),
+            "tokens_per_s": tokens / float(np.median(values)),
+            "ratio": ratios(values, medians["pysft chat"]),
+        }
     row["places"] = [
-        [*fixed[0][:2], *np.median([f[2:] for f in fixed], 0).tolist()] for fixed in zip(*where)
+        [*rows[0][:2], *np.median([r[2:] for r in rows], 0).tolist()] for rows in zip(*costs)
     ]
-    row["side_by_side"] = {
-        "replies": SLOTS,
-        "tokens_per_s": SLOTS * tokens / float(np.median(beside)),
-    }
+    rate = SLOTS * tokens / float(np.median(beside))
+    row["side_by_side"] = {"replies": SLOTS, "tokens_per_s": rate}
     return row
 
 
-def tell(row):
-    """A row as text."""
+def as_text(row):
+    """One row of the report as text."""
+    head = [
+        *(f"{row['size']}: {row['tokens']} tokens", "ms (quartiles)"),
+        *("tokens/s", "us a token", "x pysft chat"),
+    ]
     rows = [
         [
             r,
@@ -166,80 +171,62 @@ def tell(row):
         ]
         for r, m in row["runners"].items()
     ]
-    places = row["places"]
-    lines = [
-        harness.table(
-            [
-                f"{row['size']}: {row['tokens']} tokens",
-                "ms (quartiles)",
-                "tokens/s",
-                "us a token",
-                "x pysft chat",
-            ],
-            rows,
-        ),
-        "",
-        harness.table(
-            ["place in the context", *(f"{a}-{b}" for a, b, _, _ in places)],
-            [
-                ["us a token, with the cache", *(f"{1e6 * c:.1f}" for _, _, c, _ in places)],
-                ["us a token, a full forward", *(f"{1e6 * f:.0f}" for _, _, _, f in places)],
-            ],
-        ),
-        (
-            f"the last {places[-1][1] - places[-1][0] + 1} cost {places[-1][2] / places[0][2]:.2f}"
-            f" times as much as the first; a full forward {places[-1][3] / places[-1][2]:.0f} times"
-            " as much as a token with the cache"
-        ),
-        (
-            f"{row['side_by_side']['replies']} replies side by side:"
-            f" {row['side_by_side']['tokens_per_s']:,.0f} tokens/s"
-        ),
-    ]
-    return "\n".join(lines)
+    places, beside = row["places"], row["side_by_side"]
+    costs = report.table(
+        ["place in the context", *(f"{a}-{b}" for a, b, _, _ in places)],
+        [
+            ["us a token, with the cache", *(f"{1e6 * c:.1f}" for _, _, c, _ in places)],
+            ["us a token, a full forward", *(f"{1e6 * f:.0f}" for _, _, _, f in places)],
+        ],
+    )
+    first, last = places[0], places[-1]
+    return (
+        f"{report.table(head, rows)}\n\n{costs}\n"
+        f"a token in the last {last[1] - last[0] + 1} places costs {last[2] / first[2]:.2f} times"
+        " as much as one in the first;"
+        f" there a full forward costs {last[3] / last[2]:.0f} times as much as the cache\n"
+        f"{beside['replies']} replies side by side: {beside['tokens_per_s']:,.0f} tokens/s"
+    )
 
 
 def main():
-    args = harness.arguments(__doc__)
+    args = report.arguments(__doc__)
+    names = ",".join(MODELS)
     args.add_argument(
-        "--sizes", type=harness.one_of(MODELS), default=list(MODELS), help="of " + ",".join(MODELS)
+        "--sizes", type=report.one_of(MODELS), default=list(MODELS), help=f"some of {names}"
     )
-    args.add_argument("--no-torch", action="store_true", help="pysft alone")
+    args.add_argument("--no-torch", action="store_true", help="measure pysft alone")
     args = args.parse_args()
     if args.threads not in (None, 1):
         raise UsageError(
-            f"--threads {args.threads}: at one row a second thread makes every runner slower; leave"
-            " it out"
+            f"--threads {args.threads}: with one row a second thread makes every runner slower."
+            " Leave it out"
         )
     args.threads = 1
-    args = harness.settle(args, short=(3, 1), full=(7, 5))
-    machine, show = harness.begin(args)
-    torch = harness.has_torch() and not args.no_torch
-    if not harness.has_torch() and not args.no_torch:
-        harness.say(harness.INSTALL_TORCH)
+    args = report.settle(args, short=(3, 1), full=(7, 5))
+    machine, show = report.begin(args)
+    runners = RUNNERS if harness.compares(args) else RUNNERS[:2]
     result = {"machine": machine, "rows": []}
     for size in args.sizes:
         harness.say(f"{size} ...")
-        result["rows"].append(measure(size, RUNNERS if torch else RUNNERS[:2], args))
-        show("\n" + tell(result["rows"][-1]))
-    panels = [
-        (
-            "time, as a multiple of pysft chat's",
-            {
-                row["size"]: {r: m["ratio"] for r, m in row["runners"].items() if r != "pysft chat"}
-                for row in result["rows"]
-            },
-        ),
-        (
-            "microseconds a token, with the cache",
-            {
-                row["size"]: {f"{a}-{b}": 1e6 * c for a, b, c, _ in row["places"]}
-                for row in result["rows"]
-            },
-        ),
+        row = measure(size, runners, args)
+        result["rows"].append(row)
+        show("\n" + as_text(row))
+    report.finish(args, result, panels(result["rows"]))
+
+
+def panels(rows):
+    """The panels that --plot draws."""
+    times, costs = {}, {}
+    for row in rows:
+        runners = {r: m["ratio"] for r, m in row["runners"].items() if r != "pysft chat"}
+        times[row["size"]] = runners
+        costs[row["size"]] = {f"{a}-{b}": 1e6 * c for a, b, c, _ in row["places"]}
+    return [
+        ("time, as a multiple of pysft chat's", times),
+        ("microseconds a token, with the cache", costs),
     ]
-    harness.finish(args, result, panels)
 
 
 if __name__ == "__main__":
-    harness.run(main, build)
+    report.run(main, build)

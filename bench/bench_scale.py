@@ -1,28 +1,35 @@
-"""How time and memory of a training step grow with channels, layers, context, vocabulary and rows.
+"""Measure how time and memory of a training step grow with channels, layers, context, vocabulary,
+rows and threads.
 
     python bench/bench_scale.py                         # all six
-    python bench/bench_scale.py --short                 # one minute, to see that all is well
+    python bench/bench_scale.py --short                 # one minute, to see that everything works
     python bench/bench_scale.py --axes context,rows --plot scale.png
 
-One thing grows at a time, from the base: 64 channels, 4 layers, 4 heads, context 64, 68 symbols,
-2,048 rows. An exponent is the slope of a straight line through the logarithms (least squares) over
-the upper half of the points: doubling what grows multiplies the time by 2 to the exponent. The
-expected one is the slope of the FLOP formula of harness.py through the same points, for memory that
-of what the model says it will hold. Every point is measured in fresh processes, which take turns;
-memory is the process's peak less its peak before there was a model. threads has the same work on 1,
-2, ... of them."""
+Each of the six is an axis. One grows at a time; the others stay at 64 channels, 4 layers, context
+64, 68 symbols, 2,048 rows and all threads, always with 4 heads. On the axis of threads the work
+stays the same.
+
+An exponent is the slope of a straight line through the logarithms (least squares), over the upper
+half of the points: doubling the quantity multiplies the time by 2 to the exponent. The expected
+exponent of time is the slope of harness.useful_flops through the same points, that of memory the
+slope of nn.shapes.sizes. Every point is measured in new processes, which take turns. Memory is the
+process's peak minus its peak before there was a model."""
 
 from dataclasses import replace
 
 import harness
 import numpy as np
-from harness import Worker, spread, take_turns, useful_flops, with_quartiles
+import report
+from harness import Worker, spread, take_turns, useful_flops
+from report import with_quartiles
 
-from pysft.nn import model, ops
-from pysft.nn.model import GPT, GPTConfig
+from pysft.batch import Batch
+from pysft.nn import gate, kernels, shapes
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
+from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
-from pysft.text.dataset import Batch, draw_windows
+from pysft.text.windows import draw_windows
 from pysft.training.loop import train_step
 from pysft.training.objectives import sft
 
@@ -33,31 +40,31 @@ AXES = {
     "context": [32, 64, 128, 256, 512, 1024],
     "vocab": [64, 256, 1024, 4096, 8192, 16384],
     "rows": [256, 512, 1024, 2048, 4096, 8192],
-    "threads": [1 << i for i in range(ops.default_threads().bit_length())],
+    "threads": [1 << i for i in range(gate.default_threads().bit_length())],
 }
-SHORT = 4  # points, the first
+SHORT = 4  # points of an axis with --short
 
 
 def point(axis, value):
-    """(config, rows) with one thing changed."""
+    """(config, rows) of the base with one value changed."""
     if axis in ("rows", "threads"):
         return BASE, value if axis == "rows" else ROWS
     return replace(BASE, **{axis: value}), ROWS
 
 
 def batch_of(config, rows):
+    """A batch of noise."""
     g = rng(1, "bench", "windows")
     noise = g.integers(0, config.vocab, 4 * config.context, np.int32)
-    return Batch.of(
-        draw_windows(noise, rows // config.context, config.context, g), config.vocab, config.context
-    )
+    windows = draw_windows(noise, rows // config.context, config.context, g)
+    return Batch.of(windows, config.vocab, config.context)
 
 
 def build(runner, axis, value, threads):
-    """A worker's functions: a step, and the bytes that training took."""
+    """A worker's functions: a step, and the bytes that training has taken."""
     config, rows = point(axis, value)
     batch, before = batch_of(config, rows), harness.peak_memory()
-    gpt = GPT(config, ops.on_threads(threads), rng(1, "bench", "init"))
+    gpt = GPT(config, kernels.on_threads(threads), rng(1, "bench", "init"))
     adam = AdamW(gpt)
 
     def one():
@@ -70,26 +77,23 @@ def measure(axis, values, args):
     """The points of one axis."""
     points = {v: {"value": v, "times": [], "bytes": []} for v in values}
     for _ in range(args.processes):
-        workers = {
-            v: Worker(
-                runner="pysft", axis=axis, value=v, threads=v if axis == "threads" else args.threads
-            )
-            for v in values
-        }
+        workers = {}
+        for v in values:
+            threads = v if axis == "threads" else args.threads
+            workers[v] = Worker(runner="pysft", axis=axis, value=v, threads=threads)
         for v, times in take_turns(workers, args.rounds, 0.1 if args.short else 0.3).items():
             points[v]["times"] += times
             points[v]["bytes"].append(workers[v].ask("training"))
             workers[v].close()
     for v, p in points.items():
         config, rows = point(axis, v)
-        batch, said = batch_of(config, rows), model.sizes(config, rows)
+        batch, sizes = batch_of(config, rows), shapes.sizes(config, rows)
+        held = ("weights", "gradients", "moments", "activations")
         p |= {
             "seconds": spread(p.pop("times")),
             "bytes": float(np.median(p["bytes"])),
             "gflop": useful_flops(config, batch.lengths) / 1e9,
-            "expected_bytes": sum(
-                said[k] for k in ("weights", "gradients", "moments", "activations")
-            ),
+            "expected_bytes": sum(sizes[k] for k in held),
         }
     points = list(points.values())
     return {
@@ -105,14 +109,15 @@ def measure(axis, values, args):
 
 
 def exponent(points, of):
-    """The slope over the upper half of the points (of two points, over both)."""
+    """The slope of log of(point) over the upper half of the points; with two or three points, over
+    the last two."""
     upper = points[min(len(points) // 2, len(points) - 2) :]
-    return float(
-        np.polyfit(np.log([p["value"] for p in upper]), np.log([of(p) for p in upper]), 1)[0]
-    )
+    values, results = [p["value"] for p in upper], [of(p) for p in upper]
+    return float(np.polyfit(np.log(values), np.log(results), 1)[0])
 
 
-def tell(row, peak):
+def as_text(row, peak):
+    """One axis as text. peak: GFLOP/s."""
     rows = [
         [
             f"{p['value']:,}",
@@ -124,46 +129,42 @@ def tell(row, peak):
         ]
         for p in row["points"]
     ]
+    head = [row["axis"], "ms (quartiles)", "GFLOP", "of peak", "MiB", "MiB expected"]
     return (
-        harness.table(
-            [row["axis"], "ms (quartiles)", "GFLOP", "of peak", "MiB", "MiB expected"], rows
-        )
-        + f"\nexponent of time {row['time_exponent']:.2f}, expected"
-        f" {row['expected_time_exponent']:.2f}; of memory {row['memory_exponent']:.2f}, expected"
-        f" {row['expected_memory_exponent']:.2f}"
+        f"{report.table(head, rows)}\n"
+        f"exponent of time {row['time_exponent']:.2f},"
+        f" expected {row['expected_time_exponent']:.2f};"
+        f" of memory {row['memory_exponent']:.2f},"
+        f" expected {row['expected_memory_exponent']:.2f}"
     )
 
 
 def main():
-    args = harness.arguments(__doc__)
+    args = report.arguments(__doc__)
+    names = ",".join(AXES)
     args.add_argument(
-        "--axes", type=harness.one_of(AXES), default=list(AXES), help="of " + ",".join(AXES)
+        "--axes", type=report.one_of(AXES), default=list(AXES), help=f"some of {names}"
     )
-    args = harness.settle(args.parse_args(), short=(2, 1), full=(5, 3))
-    machine, show = harness.begin(args)
+    args = report.settle(args.parse_args(), short=(2, 1), full=(5, 3))
+    machine, show = report.begin(args)
     result = {"machine": machine, "rows": []}
     for axis in [a for a in args.axes if len(AXES[a]) > 1]:  # one processor: no axis of threads
         harness.say(f"{axis} ...")
-        result["rows"].append(measure(axis, AXES[axis][:SHORT] if args.short else AXES[axis], args))
-        show("\n" + tell(result["rows"][-1], machine["fp32_peak"]))
-    harness.finish(
-        args,
-        result,
-        [
-            (
-                f"exponent of {what}",
-                {
-                    row["axis"]: {
-                        "measured": row[f"{what}_exponent"],
-                        "expected": row[f"expected_{what}_exponent"],
-                    }
-                    for row in result["rows"]
-                },
-            )
-            for what in ("time", "memory")
-        ],
-    )
+        row = measure(axis, AXES[axis][:SHORT] if args.short else AXES[axis], args)
+        result["rows"].append(row)
+        show("\n" + as_text(row, machine["fp32_peak"]))
+    panels = []
+    for what in ("time", "memory"):
+        exponents = {
+            row["axis"]: {
+                "measured": row[f"{what}_exponent"],
+                "expected": row[f"expected_{what}_exponent"],
+            }
+            for row in result["rows"]
+        }
+        panels.append((f"exponent of {what}", exponents))
+    report.finish(args, result, panels)
 
 
 if __name__ == "__main__":
-    harness.run(main, build)
+    report.run(main, build)

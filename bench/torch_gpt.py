@@ -1,10 +1,11 @@
-"""The peer: the same GPT in PyTorch, the model written for speed by somebody who knows PyTorch, the
-optimiser as the source text calls it or ("tuned") fused.
+"""The peer of the benchmarks: the same GPT in PyTorch. The model is written for speed, as by
+somebody who knows PyTorch; the optimiser is as the source text calls it, or ("tuned") fused.
 
-GPT-2's blocks with tanh GELU, learned positions, an untied head without bias, GPT-2's
-initialisation; fused attention (scaled_dot_product_attention), gradients set to None. Only workers
-import this file, because it imports torch."""
+It has GPT-2's blocks with tanh GELU, learned positions, an untied head without bias and GPT-2's
+initialisation. It uses fused attention (scaled_dot_product_attention) and sets gradients to None.
+Only workers import this file, because it imports torch."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,7 +30,7 @@ class Block(nn.Module):
         )
 
     def rest(self, x, att):
-        """What follows attention; att (B,H,T,D)."""
+        """The part of the block after attention; att (B,H,T,D)."""
         x = x + self.attproj(att.transpose(1, 2).reshape(x.shape))
         return x + self.fcproj(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))
 
@@ -39,7 +40,7 @@ class Block(nn.Module):
 
 
 class TorchGPT(nn.Module):
-    """config: a pysft GPTConfig."""
+    """GPT of a pysft GPTConfig."""
 
     def __init__(self, config):
         super().__init__()
@@ -65,7 +66,7 @@ class TorchGPT(nn.Module):
         )
 
     def grown(self, vocab):
-        """A copy with more symbols, the new rows as at initialisation."""
+        """A copy with a larger vocabulary, its new rows as at initialisation."""
         model = TorchGPT(type(self.config)(**{**vars(self.config), "vocab": vocab}))
         with torch.no_grad():
             for name, p in self.named_parameters():
@@ -73,9 +74,19 @@ class TorchGPT(nn.Module):
         return model
 
 
+def padded(examples, context):
+    """tokens, labels (S,T): the examples, padded with 0 and -100."""
+    tokens = torch.zeros(len(examples), context, dtype=torch.long)
+    labels = torch.full((len(examples), context), -100)
+    for s, e in enumerate(examples):
+        tokens[s, : len(e.labels)] = torch.from_numpy(e.input_ids.astype(np.int64))
+        labels[s, : len(e.labels)] = torch.from_numpy(e.labels.astype(np.int64))
+    return tokens, labels
+
+
 def trainer(model, runner, lr, decay=0.01):
-    """step(tokens, labels) -> the loss, a tensor. runner: "compile" in it compiles, "tuned" fuses
-    AdamW."""
+    """step(tokens, labels) -> the loss, a tensor. The model is compiled if `runner` contains
+    "compile"; AdamW is fused if it contains "tuned"."""
     run = torch.compile(model) if "compile" in runner else model
     adam = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=decay, fused="tuned" in runner or None
@@ -93,7 +104,8 @@ def trainer(model, runner, lr, decay=0.01):
 
 @torch.inference_mode()
 def decode(model, cache, token, count):
-    """Greedy: the `count` tokens after `token`. cache: keys and values, (L,2,1,H,T,D)."""
+    """`token` and the `count` tokens after it, by greedy decoding. cache: keys and values,
+    (L,2,1,H,T,D)."""
     ids = torch.empty(count + 1, dtype=torch.long)
     ids[0] = token
     for t in range(count):
@@ -109,25 +121,12 @@ def decode(model, cache, token, count):
 
 @torch.inference_mode()
 def decode_functional(model, cache, token, count):
-    """The same without the calls of modules, which at this size take a third of the time."""
+    """As `decode`, without the calls of modules, which take a third of the time at this size."""
     C, H = model.config.channels, model.config.heads
-    blocks = [
-        (
-            b.ln1.weight,
-            b.ln1.bias,
-            b.qkv.weight,
-            b.qkv.bias,
-            b.attproj.weight,
-            b.attproj.bias,
-            b.ln2.weight,
-            b.ln2.bias,
-            b.fc.weight,
-            b.fc.bias,
-            b.fcproj.weight,
-            b.fcproj.bias,
-        )
-        for b in model.blocks
-    ]
+    blocks = []
+    for b in model.blocks:
+        layers = (b.ln1, b.qkv, b.attproj, b.ln2, b.fc, b.fcproj)
+        blocks.append([p for layer in layers for p in (layer.weight, layer.bias)])
     ids = torch.empty(count + 1, dtype=torch.long)
     ids[0] = token
     for t in range(count):
@@ -149,7 +148,7 @@ def decode_functional(model, cache, token, count):
 
 
 def decoder(config, functional):
-    """decode(token, count) with a new model and its cache."""
+    """A function decode(token, count) with a new model and its cache."""
     model = TorchGPT(config).eval()
     cache = torch.zeros(
         config.layers, 2, 1, config.heads, config.context, config.channels // config.heads
