@@ -100,8 +100,8 @@ def answer(
 def checks(reply: Reply, tokenizer: CharTokenizer, template: Template) -> tuple[bool, bool, bool]:
     """The three parts of format compliance, as the source text defines it.
 
-    (the reply has content, it ends with the end token, it holds neither a control token other than
-    those of tools nor a marker of a turn spelled out in characters)."""
+    Returns (has content, ends with the end token, is clean). A clean reply holds neither a control
+    token, other than those of tools, nor a marker of a turn spelled out in characters."""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
     control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
     text = tokenizer.decode(reply.ids[reply.ids < len(tokenizer.characters)])

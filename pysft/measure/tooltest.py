@@ -43,7 +43,8 @@ def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, draws=
     refused_first     the same, for names that share their first word with a known person
     refused_last      the same, for names that share their last word with a known person
 
-    Of ordinary questions (the unseen prompts and the held-out conversations), the share where
+    Of ordinary questions (the unseen prompts, and the held-out conversations of one question and
+    one answer), the share where
     quiet             no call or result was begun
 
     answered_of, refused_of and quiet_of are numbers of questions. quiet and quiet_of are measured

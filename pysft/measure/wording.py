@@ -22,10 +22,7 @@ FIGURES = {
     "forgetting_matched": ("matched forgetting: the rise relative to that base", "share"),
     "sft_loss_start": ("fine-tuning loss, nats per graded token: in the first step", "loss"),
     "sft_loss": ("fine-tuning loss: mean of the last 20 steps", "loss"),
-    "heldout_loss": (
-        "loss on conversations never trained on, nats per graded token",
-        "loss",
-    ),
+    "heldout_loss": ("loss on conversations never trained on, nats per graded token", "loss"),
     "heldout_conversations": ("conversations that it was measured on", "count"),
     "recall": ("trained pairs answered word for word", "share"),
     "recall_of": ("trained pairs asked", "count"),
