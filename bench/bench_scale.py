@@ -31,7 +31,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.text.windows import draw_windows
 from pysft.training.loop import train_step
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 
 BASE, ROWS = GPTConfig(vocab=68, context=64, layers=4, heads=4, channels=64), 2048
 AXES = {
@@ -68,7 +68,7 @@ def build(runner, axis, value, threads):
     adam = AdamW(gpt)
 
     def one():
-        train_step(gpt, adam, [batch], sft, 1e-3)
+        train_step(gpt, adam, [batch], Sft(), 1e-3)
 
     return {"step": one, "training": lambda: harness.peak_memory() - before}
 

@@ -40,7 +40,7 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.text.windows import draw_windows
 from pysft.training.loop import train_step
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 
 MODELS = SIZES | LONG
 STEPS = {"pretrain": list(MODELS), "sft": ["seed"]}
@@ -90,7 +90,7 @@ def build(runner, step, size, threads):
     adam = AdamW(model, decay=0.01, decay_all=True)
 
     def one():
-        train_step(model, adam, [batch], sft, 3e-4)
+        train_step(model, adam, [batch], Sft(), 3e-4)
 
     return {"step": one, "clock": lambda steps: clocked(model, one, steps)}
 
@@ -133,8 +133,9 @@ def accuracy(size, threads):
     for dtype in (np.float32, np.float64):
         model = first if dtype == np.float32 else GPT(config, ops, dtype=dtype)
         model.params.flat[:] = first.params.flat
-        nll, value = model.forward(batch)
-        losses[dtype], dnll, dvalue = sft(batch, nll, value, sft.count(batch))
+        objective = Sft()
+        out = model.forward(batch)
+        losses[dtype], dnll, dvalue, _ = objective(batch, out, objective.counts(batch))
         model.backward(dnll, dvalue)
         grads[dtype] = model.grads
     single, double = grads[np.float32], grads[np.float64]

@@ -12,7 +12,8 @@ from harness import ratios
 from report import with_quartiles
 
 from pysft.nn import kernels
-from pysft.nn.model import GPT, expand_vocab
+from pysft.nn.grow import expand_vocab
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng

@@ -22,7 +22,9 @@ class Diverged(PysftError):
     weight, and a file that would hold it is not written.
 
     batches: the batches of the step, if it was found in one.
-    lasting: True if a weight is not finite, so that every later step would fail too."""
+    lasting: True if the step must not be skipped. Either a weight is not finite, so that every
+    later step would fail too, or a figure is not, although loss and gradient are. Skipping would
+    then throw good steps away and hide what is wrong with the figure."""
 
     exit_code = 3
 

@@ -21,7 +21,7 @@ from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.training.loop import train_step
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +71,7 @@ def train_and_decode(config, functions, dtype, g):
     lengths = config.context, 1, config.context // 2 + 1
     tokens = [g.integers(0, config.vocab, n + 1).astype(np.int32) for n in lengths]
     batch = Batch.of([Example(t[:-1], t[1:]) for t in tokens], config.vocab, config.context)
-    assert np.isfinite(train_step(model, AdamW(model), [batch], sft, 1e-3, 1.0).loss)
+    assert np.isfinite(train_step(model, AdamW(model), [batch], Sft(), 1e-3, 1.0).loss)
     decoder = decode.Decoder(model, 7)
     for t in g.integers(0, config.vocab, (config.context, 7)):
         assert np.isfinite(decoder.steps(t, range(7))).all()

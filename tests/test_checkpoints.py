@@ -44,7 +44,7 @@ from pysft.text.windows import draw_windows
 from pysft.training import runner
 from pysft.training.loop import schedule
 from pysft.training.loop import train as training_loop
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 from pysft.training.settings import Settings
 from pysft.training.stages import Plan, checkpoint_steps, replay_alone
 
@@ -589,7 +589,7 @@ def not_finite(step):
             loss, *rest = plan.objective(*given)
             return (math.nan if now["step"] == step else loss), *rest
 
-        objective.count = plan.objective.count
+        objective.counts = plan.objective.counts
         return dataclasses.replace(plan, draw=draw, objective=objective)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -852,7 +852,7 @@ def by_hand(home):
         return schedule(step, 20, 5e-3, 2, "linear")
 
     adam = AdamW(base.model, betas=(0.9, 0.99), eps=1e-8, decay_all=False, decay=0.3)
-    assert len([*training_loop(base.model, adam, draw, sft, rate, 20, 1.0)]) == 20
+    assert len([*training_loop(base.model, adam, draw, Sft(), rate, 20, 1.0)]) == 20
     return corpus_loss(base.model, base.tokenizer.encode(heldout))
 
 

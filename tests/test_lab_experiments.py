@@ -12,7 +12,7 @@ import pytest
 from small_lab import lab_at, record_of, small_presets, track_of, write_corpus
 
 from pysft import IGNORE
-from pysft.batch import Batch, Example
+from pysft.batch import Batch, Example, Output
 from pysft.inference.generate import Reply
 from pysft.lab import markers, names, personas
 from pysft.lab.arm import Arm, judge, standard
@@ -48,7 +48,7 @@ from pysft.text.formats import read_conversations
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.text.transcripts import REFUSAL
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 from pysft.training.settings import PRESETS
 from pysft.training.stages import finetune
 
@@ -350,13 +350,14 @@ def test_the_losses_by_kind_weighted_by_their_counts_give_the_loss(lab):
         assert mean == pytest.approx(loss, abs=2e-5)  # all are rounded to five places
 
 
-def test_a_kind_without_tokens_is_none_and_the_objective_is_unchanged():
-    objective = LossByKind(sft, END)
+def test_a_kind_without_tokens_counts_nothing_and_the_objective_is_unchanged():
+    objective = LossByKind(Sft(), END)
     batch = Batch.of([Example(np.int32([1, 2, 3]), np.int32([IGNORE, 2, 3]))], 68, 8)
-    loss, dnll, value = objective(batch, np.float32([0, 1, 3]), None, 2.0)
-    assert objective.losses == {"first": [1], "content": [3], "end": [None]}
-    assert loss == 2 and dnll.tolist() == [0, 0.5, 0.5] and value is None
-    assert objective.count(batch) == sft.count(batch) == 2
+    out = Output(np.float32([0, 1, 3]))
+    loss, dnll, dvalue, figures = objective(batch, out, objective.counts(batch))
+    assert figures == {"conversation": (4, 2), "first": (1, 1), "content": (3, 1), "end": (0, 0)}
+    assert loss == 2 and dnll.tolist() == [0, 0.5, 0.5] and dvalue is None
+    assert objective.counts(batch) == Sft().counts(batch) == {"graded": 2}
 
 
 # ------------------------------------------------------------------------------ masks and markers

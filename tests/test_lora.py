@@ -10,14 +10,15 @@ from pysft import IGNORE
 from pysft.batch import Batch, Example
 from pysft.errors import DataError, Diverged, MissingInput, UsageError
 from pysft.nn import gradcheck, kernels, reference, safetensors
+from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import MATRICES, METADATA, LoRA, apply_adapter, save_adapter
-from pysft.nn.model import GPT, expand_vocab
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
 from pysft.run.checkpoints import load_checkpoint, save_checkpoint
 from pysft.run.stage import weights_sha256
 from pysft.training.loop import train_step
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 
 OLD, NEW = 8, 3  # symbols of the base, and new symbols
 CONFIG = GPTConfig(OLD, context=12, layers=2, heads=2, channels=16)
@@ -56,7 +57,7 @@ def steps(lora, count=3, adam=None, lr=1e-2):
     """Train for `count` steps of one batch each. Returns the optimiser."""
     adam = adam or AdamW(lora, decay=0.1)
     for _ in range(count):
-        train_step(lora, adam, [batch_of(seed=adam.steps)], sft, lr)
+        train_step(lora, adam, [batch_of(seed=adam.steps)], Sft(), lr)
     return adam
 
 
@@ -166,7 +167,7 @@ def test_chosen_matrices_and_new_rows_learn_and_every_other_weight_keeps_its_bit
 def test_without_new_symbols_only_the_adapters_are_trained():
     lora = LoRA(base_of(), 1, ("fc",), old_vocab=OLD, rng=np.random.default_rng(0))
     assert list(lora.params) == ["h0.fc.At", "h0.fc.B", "h1.fc.At", "h1.fc.B"]
-    report = train_step(lora, AdamW(lora), [batch_of(vocab=OLD)], sft, 1e-2)
+    report = train_step(lora, AdamW(lora), [batch_of(vocab=OLD)], Sft(), 1e-2)
     assert np.isfinite(report.loss) and lora.params["h1.fc.B"].all()
 
 
@@ -174,14 +175,14 @@ def test_training_lowers_the_loss():
     lora, losses = lora_of(rank=4), []
     adam = AdamW(lora)
     for _ in range(40):
-        losses.append(train_step(lora, adam, [batch_of()], sft, 2e-2, limit=1.0).loss)
+        losses.append(train_step(lora, adam, [batch_of()], Sft(), 2e-2, limit=1.0).loss)
     assert losses[-1] < 0.4 * losses[0]
 
 
 def test_every_gradient_is_the_finite_difference():
     """On the kernels; test_gradcheck.py has the reference, which is slower."""
     rows = gradcheck.run(KERNELS, cases={n: c for n, c in gradcheck.CASES.items() if "LoRA" in n})
-    assert len(rows) == (2 + 2 * 8) + (1 + 8)
+    assert len(rows) == (2 + 2 * 8) + (1 + 8) + (2 + 8 + 2) + (1 + 8 + 2)  # the last two: a value
     assert not [row for row in rows if not row.passed]
 
 
@@ -191,8 +192,8 @@ def test_micro_batches_give_the_same_update_however_they_are_split(dtype, tolera
     whole, split = stirred(lora_of(base)), stirred(lora_of(base))
     # An eps as large as the gradients. Without it, Adam would turn the last bit of a gradient into
     # a whole step.
-    train_step(whole, AdamW(whole, eps=1e-2), [batch], sft, 1e-2)
-    train_step(split, AdamW(split, eps=1e-2), batch.split(4), sft, 1e-2)
+    train_step(whole, AdamW(whole, eps=1e-2), [batch], Sft(), 1e-2)
+    train_step(split, AdamW(split, eps=1e-2), batch.split(4), Sft(), 1e-2)
     assert distance(split.grads.flat, whole.grads.flat) <= tolerance
     assert distance(split.params.flat, whole.params.flat) <= tolerance
 
@@ -212,7 +213,7 @@ def test_fifty_steps_on_1_to_8_threads_give_the_same_bits():
         lora = lora_of(base, rank=8)  # merging qkv is 98,304 products: enough for several threads
         adam = AdamW(lora)
         for i in range(50):
-            train_step(lora, adam, [batch_of([32, 17, 30, 5], i, 68)], sft, 1e-2, limit=1.0)
+            train_step(lora, adam, [batch_of([32, 17, 30, 5], i, 68)], Sft(), 1e-2, limit=1.0)
         found.add((lora.params.flat.tobytes(), weights_sha256(lora.merge())))
     assert len(found) == 1
 
@@ -270,6 +271,7 @@ def test_the_base_and_the_adapters_file_make_the_trained_model_bit_for_bit(
         "old_vocab": str(OLD),
         "vocab": str(OLD + NEW),
         "base_sha256": weights_sha256(base),
+        "outputs": "nll",
     }
 
 

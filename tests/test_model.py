@@ -11,7 +11,8 @@ from pysft import IGNORE
 from pysft.batch import Batch, Example
 from pysft.errors import GateError, UsageError
 from pysft.nn import kernels, reference
-from pysft.nn.model import GPT, expand_vocab
+from pysft.nn.grow import expand_vocab
+from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig, activation_shapes, parameter_shapes, sizes
 from pysft.rng import rng
@@ -516,18 +517,19 @@ def test_the_model_trains_on_the_reference_where_there_is_no_compiled_part():
         import numpy as np
         from pysft.batch import Batch
         from pysft.nn import reference
-        from pysft.nn.model import GPT, expand_vocab
+        from pysft.nn.grow import expand_vocab
+        from pysft.nn.model import GPT
         from pysft.nn.optim import AdamW
         from pysft.nn.shapes import GPTConfig
         from pysft.text.windows import window
         from pysft.training.loop import train
-        from pysft.training.objectives import sft
+        from pysft.training.objectives import Sft
         model = GPT(GPTConfig(5, 8, 1, 2, 8), reference, np.random.default_rng(0))
         model = expand_vocab(model, 6, "mean")
         text = np.arange(50, dtype=np.int32) % 5
         def draw(step):
             return [Batch.of([window(text, step, 8)], 6, 8)]
-        reports = list(train(model, AdamW(model), draw, sft, lambda step: 0.03, 30))
+        reports = list(train(model, AdamW(model), draw, Sft(), lambda step: 0.03, 30))
         assert reports[-1].loss < 0.3 < 1.5 < reports[0].loss, (reports[0].loss, reports[-1].loss)
         print("pysft.nn.gate" in sys.modules, "pysft.nn.kernels" in sys.modules)
     """,

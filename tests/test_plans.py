@@ -12,7 +12,7 @@ from texts import one_line
 from pysft.batch import BASE, CONVERSATION, Example
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.rng import rng
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 from pysft.training.settings import Settings
 from pysft.training.stages import by_tokens, finetune, pretrain, widths
 
@@ -208,7 +208,7 @@ def test_a_fine_tuning_step_holds_conversations_pairs_and_weighted_windows():
     assert batch.lengths.tolist() == [6] * count + [5, 5, 4, 4]
     assert len(batch.tokens) <= plan.rows
     assert plan.steps == 5
-    assert plan.objective is sft
+    assert plan.objective == Sft()
     assert plan.rate(0) == pytest.approx(settings.sft_lr / settings.sft_warmup)
 
 

@@ -20,8 +20,9 @@ from test_disk import Recorder, restore
 from pysft import console
 from pysft.jobs.material import gather
 from pysft.nn import kernels, safetensors
+from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import LoRA
-from pysft.nn.model import GPT, expand_vocab
+from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.run.stage import Stage

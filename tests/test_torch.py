@@ -11,7 +11,7 @@ from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
 from pysft.training.loop import train_step
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -103,8 +103,7 @@ def without_key_bias(name, g):
 def test_loss_and_every_gradient_are_pytorchs(dtype, tied, scale):
     model, found = model_of(dtype, tied, scale), examples()
     b = Batch.of(found, 65, 64)
-    nll, _ = model.forward(b)
-    loss, dnll, _ = sft(b, nll, None, sft.count(b))
+    loss, dnll, *_ = Sft()(b, model.forward(b), Sft().counts(b))
     model.backward(dnll)
     p = weights_of(model)
     theirs = loss_of(p, model.config, *padded(found))
@@ -135,7 +134,7 @@ def ten_steps(dtype):
     losses = []
     for step in range(10):
         found, lr = examples(seed=step), 3e-3 * (step + 1) / 10
-        ours = train_step(model, adam, [Batch.of(found, 65, 64)], sft, lr).loss
+        ours = train_step(model, adam, [Batch.of(found, 65, 64)], Sft(), lr).loss
         for group in judge.param_groups:
             group["lr"] = lr
         judge.zero_grad()

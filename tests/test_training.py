@@ -13,7 +13,7 @@ from test_plans import CORPUS, TINY, VOCAB, conversations
 from texts import one_line, steady
 
 from pysft import IGNORE
-from pysft.batch import BASE, CONVERSATION, Batch, Example
+from pysft.batch import BASE, CONVERSATION, Batch, Example, Output
 from pysft.errors import Diverged
 from pysft.nn import kernels
 from pysft.nn.model import GPT
@@ -22,7 +22,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.text.examples import prepare_sft_example
 from pysft.training.loop import SKIPS, schedule, train, train_step
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 from pysft.training.stages import finetune, pretrain
 
 SYMBOLS = 11
@@ -51,12 +51,12 @@ def model_of(seed=1, dtype=np.float32):
 
 def step(model, adam=None, batches=None, lr=1e-3, **options):
     """One step of training; by default of a new optimiser, on one batch."""
-    return train_step(model, adam or AdamW(model), batches or [batch_of()], sft, lr, **options)
+    return train_step(model, adam or AdamW(model), batches or [batch_of()], Sft(), lr, **options)
 
 
 def steps(model, adam, count, draw=lambda step: [batch_of()], lr=1e-3, **options):
     """The reports of a training up to step `count`, at a constant rate."""
-    return train(model, adam, draw, sft, lambda step: lr, count, **options)
+    return train(model, adam, draw, Sft(), lambda step: lr, count, **options)
 
 
 def follow(plan, model, adam, count, limit):
@@ -84,9 +84,9 @@ def test_the_loss_is_the_weighted_mean_over_graded_tokens(lengths, seed):
     batch = batch_of(lengths, seed, weight)
     nll = np.random.default_rng(seed).random(len(batch.tokens))
     rows = batch.per_row(weight) * (batch.labels != IGNORE)
-    total = sft.count(batch)
-    loss, dnll, dvalue = sft(batch, nll, None, total)
-    assert total == pytest.approx(rows.sum(), rel=1e-12)
+    totals = Sft().counts(batch)
+    loss, dnll, dvalue, _ = Sft()(batch, Output(nll), totals)
+    assert totals["graded"] == pytest.approx(rows.sum(), rel=1e-12)
     assert loss == pytest.approx((rows * nll).sum() / rows.sum(), rel=1e-12)
     assert np.allclose(dnll, rows / rows.sum(), rtol=1e-12, atol=0)
     assert (dnll[batch.labels == IGNORE] == 0).all()
@@ -97,7 +97,7 @@ def test_rows_that_are_not_graded_do_not_move_the_loss():
     batch = batch_of()
     nll = np.ones(len(batch.tokens), np.float32)
     nll[batch.labels == IGNORE] = 7
-    loss, dnll, _ = sft(batch, nll, None, sft.count(batch))
+    loss, dnll, *_ = Sft()(batch, Output(nll), Sft().counts(batch))
     assert loss == pytest.approx(1, rel=1e-6)
     assert dnll.dtype == np.float32
 
@@ -120,7 +120,7 @@ def test_a_step_is_the_same_however_it_is_split_into_micro_batches(dtype, tolera
         scale = np.abs(other.flat).max()
         assert np.abs(mine.flat - other.flat).max() <= tolerance * scale
     assert many.loss == pytest.approx(one.loss, rel=tolerance)
-    assert many.losses == pytest.approx(one.losses, rel=tolerance)
+    assert many.figures == pytest.approx(one.figures, rel=tolerance)
     assert (many.graded, many.tokens) == (one.graded, one.tokens)
 
 
@@ -144,7 +144,7 @@ def test_a_step_reports_the_loss_of_each_source_without_its_weight():
         CONVERSATION: nll[graded & ~base].mean(dtype=np.float64),
         BASE: nll[graded & base].mean(dtype=np.float64),
     }
-    assert report.losses == pytest.approx(expected, rel=1e-6)
+    assert report.figures == pytest.approx(expected, rel=1e-6)
     rows = batch.per_row(np.array(weight)) * graded
     assert report.loss == pytest.approx((rows * nll).sum() / rows.sum(), rel=1e-6)
     assert (report.graded, report.tokens) == (graded.sum(), len(nll))

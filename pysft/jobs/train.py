@@ -28,8 +28,9 @@ from pysft.measure.probe import Probe
 from pysft.measure.report import write_report
 from pysft.measure.tooltest import tool_test
 from pysft.nn.computing import computing_ops
+from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import LoRA, save_adapter
-from pysft.nn.model import GPT, expand_vocab
+from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig, sizes
 from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints

@@ -76,7 +76,7 @@ def _judged(model, tokenizer, arm, answer, example, end: int) -> tuple[dict, dic
     for c in arm.pairs:
         e = example(c)
         e.labels[-end:] = IGNORE
-        nll, _ = model.forward(Batch.of([e], model.config.vocab, model.config.context))
+        nll = model.forward(Batch.of([e], model.config.vocab, model.config.context)).nll
         total += float(nll.sum(dtype=np.float64))
         count += int((e.labels != IGNORE).sum())
     recalled = [

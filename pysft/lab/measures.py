@@ -1,8 +1,8 @@
 """Measurements that only the lab makes: how far weights moved, the share of the gradient that the
 user's tokens have, and the loss by kind of token."""
 
-import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,32 +44,37 @@ def user_share(model, examples: list[Example]) -> dict[str, float]:
         some = examples[first : first + EXAMPLES]
         user = np.concatenate([e.labels == IGNORE for e in some])
         unmasked = [replace(e, labels=np.append(e.input_ids[1:], e.labels[-1:])) for e in some]
-        nll, _ = model.forward(Batch.of(unmasked, model.config.vocab, model.config.context))
+        batch = Batch.of(unmasked, model.config.vocab, model.config.context)
+        nll = model.forward(batch).nll
         weights = {"targets": np.ones(len(nll)), "gradient": 1 - np.exp(-nll.astype(np.float64))}
         for name, weight in weights.items():
             totals[name] += weight[user].sum(), weight.sum()
     return {f"user_{name}": float(part / whole) for name, (part, whole) in totals.items() if whole}
 
 
+KINDS = ("first", "content", "end")  # of graded tokens; LossByKind has a figure for each
+
+
+@dataclass(frozen=True)
 class LossByKind:
-    """An objective that also records, for each step, the mean loss on the first tokens of replies,
-    on their end tokens, and on the content between.
+    """An objective with three more figures: the mean loss on the first tokens of replies ("first"),
+    on their end tokens ("end"), and on the content between ("content").
 
-    losses: {"first", "content", "end"} -> [nats of each step; None where it graded no such token].
-    The loss and gradient are those of the objective that it wraps. Each call counts as a step, so
-    a step must have one micro-batch."""
+    Loss and gradients are those of the objective that it wraps. end: the id of the end token; None
+    if the vocabulary has none."""
 
-    def __init__(self, objective, end: int | None):
-        """end: the id of the end token; None if the vocabulary has none."""
-        self.objective, self.count, self.end = objective, objective.count, end
-        self.losses: dict[str, list] = {"first": [], "content": [], "end": []}
+    objective: Callable
+    end: int | None
 
-    def __call__(self, batch, nll, value, total):
-        graded = batch.labels != IGNORE
-        first = graded & ~np.concatenate([[False], graded[:-1]])
-        end = graded & (batch.labels == self.end)
-        kinds = {"first": first, "content": graded & ~first & ~end, "end": end}
-        for kind, rows in kinds.items():
-            mean = float(nll[rows].mean()) if rows.any() else math.nan
-            self.losses[kind].append(round(mean, 5) if math.isfinite(mean) else None)
-        return self.objective(batch, nll, value, total)
+    def counts(self, batch) -> dict[str, float]:
+        """Return the counts of the objective that it wraps."""
+        return self.objective.counts(batch)
+
+    def __call__(self, batch, out, totals):
+        loss, dnll, dvalue, figures = self.objective(batch, out, totals)
+        first = batch.graded & ~np.concatenate([[False], batch.graded[:-1]])
+        end = batch.graded & (batch.labels == self.end)
+        for kind, rows in zip(KINDS, (first, batch.graded & ~first & ~end, end)):
+            n = int(rows.sum())
+            figures[kind] = (float(out.nll[rows].mean()) * n, n) if n else (0.0, 0)
+        return loss, dnll, dvalue, figures

@@ -9,11 +9,11 @@ import numpy as np
 from pysft.batch import CONVERSATION, Example
 from pysft.errors import Diverged
 from pysft.lab.arm import Arm, judge
-from pysft.lab.measures import LossByKind, moved, user_share
+from pysft.lab.measures import KINDS, LossByKind, moved, user_share
 from pysft.lab.records import VERSION, digest, digest_of_examples, relevant
 from pysft.measure.evaluate import conversation_loss, finite, origins
+from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import LoRA
-from pysft.nn.model import expand_vocab
 from pysft.rng import rng
 from pysft.run.stage import Stage, weights_sha256
 from pysft.text.examples import encode_conversation
@@ -87,11 +87,13 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
     objective = plan.objective
     if arm.by_kind:
         objective = LossByKind(plan.objective, trial.tokenizer.special.get(CHAT.end))
-    track, losses, diverged = _Track(trial), [], None
+    track, losses, by_kind, diverged = _Track(trial), [], {kind: [] for kind in KINDS}, None
     track.measure(0, whole())
     try:
         for r in steps_of(trained, plan, settings, "sft", objective):
-            losses.append(round(r.losses.get(CONVERSATION, r.loss), 5))
+            losses.append(round(r.figures.get(CONVERSATION, r.loss), 5))
+            for kind, curve in by_kind.items():
+                curve.append(round(r.figures[kind], 5) if kind in r.figures else None)
             where = f"{arm.name}, seed {seed}: step {r.step:,} of {plan.steps:,}"
             progress(f"{where}, loss {losses[-1]:.3f}", False)
             if r.step in trial.at:
@@ -115,7 +117,7 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
         "seconds": round(time.monotonic() - began, 2),
     }
     if arm.by_kind:
-        record["by_kind"] = objective.losses
+        record["by_kind"] = by_kind
     if arm.finish is not None and diverged is None:
         record["finish"] = finite(arm.finish(finished, trial.tokenizer, seed))
     return record

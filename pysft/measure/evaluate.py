@@ -56,9 +56,9 @@ def _mean_nll(model, examples: list[Example]) -> float:
         batch = Batch.of(
             examples[first : first + per_batch], model.config.vocab, model.config.context
         )
-        nll, _ = model.forward(batch)
+        nll = model.forward(batch).nll
         total += float(nll.sum(dtype=np.float64))
-        graded += int(batch.wanted.sum())
+        graded += int(batch.graded.sum())
     return total / graded
 
 

@@ -6,21 +6,23 @@ import dataclasses
 import numpy as np
 
 from pysft import IGNORE
-from pysft.batch import Batch, Example
+from pysft.batch import Batch, Example, Output
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.text.render import graded_targets
 from pysft.text.template import Template
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
+
+SFT = Sft()
 
 
 def walk(model, example: Example) -> tuple[np.ndarray, np.ndarray]:
     """(probability, nll), both (L,): the model's probability of each label, and its loss in nats.
     Both are 0 where the label is -100."""
     batch = Batch.of([example], model.config.vocab, model.config.context)
-    nll, _ = model.forward(batch)
-    return np.where(batch.wanted, np.exp(-nll.astype(np.float64)), 0.0), nll
+    nll = model.forward(batch).nll
+    return np.where(batch.graded, np.exp(-nll.astype(np.float64)), 0.0), nll
 
 
 def small_model(vocab: int, rows: int, ops) -> GPT:
@@ -62,8 +64,8 @@ def _through_logits(model, batch: Batch, masked: np.ndarray) -> dict:
     N = len(labels)
     nll, lse, dlogits = np.empty(N, model.dtype), np.empty(N, model.dtype), np.empty_like(logits)
     model.ops.cross_entropy_forward(nll, lse, logits, labels)
-    total = sft.count(batch)
-    loss, dnll, _ = sft(batch, nll, None, total)
+    totals = SFT.counts(batch)
+    loss, dnll, *_ = SFT(batch, Output(nll), totals)
     model.ops.cross_entropy_backward(dlogits, dnll, logits, lse, labels)
     moved = logits.copy()
     shape = int(masked.sum()), logits.shape[1]
@@ -74,15 +76,14 @@ def _through_logits(model, batch: Batch, masked: np.ndarray) -> dict:
         "masked_dlogits": float(np.abs(dlogits[masked]).max(initial=0)),
         "graded_dlogits": float(np.abs(dlogits[~masked]).max(axis=1).min()),
         "loss": loss,
-        "loss_change": sft(batch, other, None, total)[0] - loss,
+        "loss_change": SFT(batch, Output(other), totals)[0] - loss,
     }
 
 
 def _through_weights(model, batch: Batch) -> dict:
     def gradient(b):
         model.grads.clear()
-        nll, _ = model.forward(b)
-        model.backward(sft(b, nll, None, sft.count(b))[1])
+        model.backward(SFT(b, model.forward(b), SFT.counts(b))[1])
         return model.grads.flat.astype(np.float64)
 
     all_rows = np.ones(len(batch.labels), bool)

@@ -187,44 +187,75 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
 # ------------------------------------------------------------------------------- whole models
 
 
-def _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L):
-    """Return a GPT with random weights, a batch for it, and an upstream gradient dnll (N,)."""
+def random_batch(rng, lengths, V=7, graded=0.7, wanted=0.0, groups=None, columns=None) -> Batch:
+    """Return a Batch of random tokens and labels for V symbols.
+
+    graded: about the share of rows with a label; the last row has one. wanted: about the share of
+    the other rows that are wanted. groups: the number of each sequence's group; None is a group
+    each. columns: name -> function(rng, N), which draws the column."""
     cu = _offsets(lengths)
     N, S = int(cu[-1]), len(lengths)
     tokens = rng.integers(0, V, N).astype(np.int32)
     labels = np.where(rng.random(N) < graded, rng.integers(0, V, N), IGNORE).astype(np.int32)
     labels[-1] = 1
-    batch = Batch(tokens, labels, cu, labels != IGNORE, np.ones(S), np.full(S, BASE))
-    model = GPT(GPTConfig(V, max(lengths), L, H, C, tied), ops, rng, np.float64)
-    for _, w in model.params.items():  # with the initial weights most gradients are nearly zero
+    rows = labels != IGNORE
+    if wanted:
+        rows = rows | (rng.random(N) < wanted)
+    group = np.arange(S) if groups is None else np.array(groups)
+    drawn = {name: draw(rng, N) for name, draw in (columns or {}).items()}
+    return Batch(tokens, labels, cu, rows, np.ones(S), np.full(S, BASE), group, drawn)
+
+
+def _random_model(ops, rng, batch, V, C, H, L, tied, outputs) -> GPT:
+    """Return a GPT for the batch. It is far from its initialisation, where most gradients are
+    nearly zero."""
+    config = GPTConfig(V, int(batch.lengths.max()), L, H, C, tied, outputs)
+    model = GPT(config, ops, rng, np.float64)
+    for _, w in model.params.items():
         w += 0.3 * rng.standard_normal(w.shape)
-    return model, batch, rng.standard_normal(N)
+    return model
 
 
-def check_model(ops, rng, lengths, graded=0.7, tied=False, V=7, C=8, H=2, L=2):
+def _upstream(rng, model, N):
+    """Return (weigh, upstream): random gradients of what the model gives for N rows, and the
+    function weigh(out) whose gradients they are."""
+    given = model.config.has_nll, model.config.has_value
+    upstream = [rng.standard_normal(N) if is_given else None for is_given in given]
+
+    def weigh(out):
+        return sum(float((d * x).sum()) for d, x in zip(upstream, out) if d is not None)
+
+    return weigh, upstream
+
+
+def check_model(ops, rng, lengths, graded=0.7, tied=False, outputs="nll", V=7, C=8, H=2, L=2):
     """Check every parameter of a whole GPT, through one forward and one backward."""
-    model, batch, dnll = _model_batch_dnll(ops, rng, lengths, graded, tied, V, C, H, L)
+    batch = random_batch(rng, lengths, V, graded, wanted=0.0 if outputs == "nll" else 0.5)
+    model = _random_model(ops, rng, batch, V, C, H, L, tied, outputs)
+    weigh, upstream = _upstream(rng, model, len(batch.tokens))
 
     def loss():
-        nll, _ = model.forward(batch)
-        return float((dnll * nll).sum())
+        return weigh(model.forward(batch))
 
     loss()
-    model.backward(dnll)
+    model.backward(*upstream)
     for name, w in model.params.items():
         yield name, model.grads[name].copy(), w, loss
 
 
-def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8, H=2, L=2):
-    """Check every adapter and new row of a LoRA around a whole GPT."""
-    model, batch, dnll = _model_batch_dnll(ops, rng, lengths, 0.7, tied, V, C, H, L)
+def check_lora(
+    ops, rng, lengths, tied=False, outputs="nll", rank=2, alpha=3.0, new=2, V=7, C=8, H=2, L=2
+):
+    """Check every adapter and new row of a LoRA around a whole GPT, and its value head."""
+    batch = random_batch(rng, lengths, V, wanted=0.0 if outputs == "nll" else 0.5)
+    model = _random_model(ops, rng, batch, V, C, H, L, tied, outputs)
+    weigh, upstream = _upstream(rng, model, len(batch.tokens))
     lora = LoRA(model, rank, alpha=alpha, old_vocab=V - new, rng=rng)
     for _, w in lora.params.items():  # at the start B is zero, and so is the gradient of A
         w += 0.3 * rng.standard_normal(w.shape)
 
     def loss():
-        nll, _ = lora.forward(batch)
-        return float((dnll * nll).sum())
+        return weigh(lora.forward(batch))
 
     loss()
     # Start as after an earlier micro-batch. The backward must add to the adapters' gradients, and
@@ -232,9 +263,35 @@ def check_lora(ops, rng, lengths, tied=False, rank=2, alpha=3.0, new=2, V=7, C=8
     for arena in (lora.grads, model.grads):
         arena.flat[:] = rng.standard_normal(len(arena.flat))
     before = {name: g.copy() for name, g in lora.grads.items()}
-    lora.backward(dnll)
+    lora.backward(*upstream)
     for name, w in lora.params.items():
         yield name, lora.grads[name] - before[name], w, loss
+
+
+def check_objective(
+    ops, rng, objective, lengths, outputs="nll", pieces=2, V=7, C=6, H=2, L=1, **batch
+):
+    """Check the derivatives of an objective (training/objectives.py) by every parameter of a GPT,
+    over the micro-batches of one step.
+
+    objective: its loss must be differentiable at random inputs. pieces: the number of
+    micro-batches. batch: further arguments of random_batch, such as groups and columns."""
+    whole = random_batch(rng, lengths, V, **batch)
+    model = _random_model(ops, rng, whole, V, C, H, L, False, outputs)
+    batches, totals = whole.split(pieces), {}
+    for b in batches:
+        for term, count in objective.counts(b).items():
+            totals[term] = totals.get(term, 0) + count
+
+    def loss():
+        return sum(objective(b, model.forward(b), totals)[0] for b in batches)
+
+    model.grads.clear()
+    for b in batches:
+        _, dnll, dvalue, _ = objective(b, model.forward(b), totals)
+        model.backward(dnll, dvalue)
+    for name, w in model.params.items():
+        yield name, model.grads[name].copy(), w, loss
 
 
 # ---------------------------------------------------------------------------------- the table
@@ -277,4 +334,16 @@ CASES = {  # name: (check, sizes)
     "GPT, tied head": (check_model, dict(lengths=[4], tied=True, L=1)),
     "GPT, LoRA": (check_lora, dict(lengths=[4, 1, 2], C=6)),
     "GPT, LoRA, tied head": (check_lora, dict(lengths=[4], tied=True, L=1)),
+    "GPT, value head": (check_model, dict(lengths=[5, 1, 3], outputs="nll+value")),
+    "GPT, value head, tied head": (
+        check_model,
+        dict(lengths=[4, 2], outputs="nll+value", tied=True, L=1),
+    ),
+    "GPT, value alone": (check_model, dict(lengths=[4, 1, 2], outputs="value", C=6)),
+    "GPT, value alone, tied": (
+        check_model,
+        dict(lengths=[3, 2], outputs="value", tied=True, C=6, L=1),
+    ),
+    "GPT, LoRA, value head": (check_lora, dict(lengths=[4, 2], outputs="nll+value", C=4, L=1)),
+    "GPT, LoRA, value alone": (check_lora, dict(lengths=[3, 2], outputs="value", C=4, L=1)),
 }

@@ -3,8 +3,9 @@
     W (K,C) = W0 + s B A        B (K,r), A (r,C), s = alpha / r        Hu et al. 2021, section 4.1
 
 The rank r is far smaller than K and C, so r (K + C) numbers are trained in place of K C. A starts
-random and B zero, so training starts from the model that was given. The rows of new symbols cannot
-stay frozen, because no base has trained them. They are trained directly, beside the adapters.
+random and B zero, so training starts from the model that was given. The rows of new symbols and a
+value head cannot stay frozen, because no base has trained them. They are trained directly, beside
+the adapters.
 
 GPT does not know of this. Before its forward the adapters are merged into its weights. After its
 backward the chain rule turns dW = dL/dW into the gradients of the adapters: dB = s dW AT and
@@ -22,11 +23,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from pysft.batch import Batch, Output
 from pysft.errors import DataError, Diverged, UsageError
 from pysft.nn import safetensors
 from pysft.nn.arena import Arena
 from pysft.nn.model import GPT
-from pysft.nn.shapes import MATRICES, PER_SYMBOL, GPTConfig, parameter_shapes
+from pysft.nn.shapes import MATRICES, PER_SYMBOL, VALUE_HEAD, GPTConfig, parameter_shapes
 
 # The metadata that every adapter file has.
 METADATA = ("rank", "alpha", "matrices", "old_vocab", "vocab", "base_sha256")
@@ -36,7 +38,8 @@ def adapter_shapes(
     config: GPTConfig, rank: int, matrices, old_vocab: int
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all trained arrays, in the arena's order: the new rows of wte and head,
-    then for each chosen W (K,C) the transpose of A, At (C,rank), and B (K,rank).
+    then for each chosen W (K,C) the transpose of A, At (C,rank), and B (K,rank), then the value
+    head, if the model has one.
 
     matrices: names from MATRICES. old_vocab: the number of symbols that the base has. A UsageError
     if rank, old_vocab or a matrix is not possible for this model."""
@@ -60,7 +63,7 @@ def adapter_shapes(
             if m in matrices:
                 K, C = weights[f"h{i}.{m}.w"]
                 shapes |= {f"h{i}.{m}.At": (C, rank), f"h{i}.{m}.B": (K, rank)}
-    return shapes
+    return shapes | {name: weights[name] for name in VALUE_HEAD if name in weights}
 
 
 def _scale(alpha: float, rank: int) -> float:
@@ -72,7 +75,7 @@ def _scale(alpha: float, rank: int) -> float:
 
 
 class LoRA:
-    """A GPT of which only adapters and new rows are trained.
+    """A GPT of which only adapters, new rows and a value head are trained.
 
     The training loop, AdamW, clip and the checkpoints take it in place of a model: params and grads
     are arenas of what is trained.
@@ -100,15 +103,18 @@ class LoRA:
         self.model, self.config, self.ops, self.dtype = model, model.config, model.ops, model.dtype
         self.rank, self.alpha, self.old_vocab = rank, alpha, old_vocab
         self.matrices = tuple(m for m in MATRICES if m in matrices)
-        self.base_sha256 = _base_sha256(model, old_vocab)
+        self.base_sha256 = _base_sha256(model, model.config, old_vocab)
         self.params, self.grads = Arena(shapes, self.dtype), Arena(shapes, self.dtype)
         self._rows = [name.removesuffix(".new") for name in shapes if name.endswith(".new")]
         adapted = [name.removesuffix(".B") for name in shapes if name.endswith(".B")]
         weights = {name: model.params[f"{name}.w"] for name in adapted}
         self._frozen = Arena({name: w.shape for name, w in weights.items()}, self.dtype)
         self._frozen.fill(weights)
+        self._value_head = [name for name in shapes if name in VALUE_HEAD]
         for name in self._rows:
             self.params[f"{name}.new"][:] = model.params[name][old_vocab:]
+        for name in self._value_head:
+            self.params[name][:] = model.params[name]
         if rng is not None:
             for name in adapted:
                 At = self.params[f"{name}.At"]
@@ -125,9 +131,9 @@ class LoRA:
         return self.trained / self.model.params.size
 
     def decaying(self) -> int:
-        """The number of elements that decay: all of them. Decay pulls the adapters towards zero,
-        and so the model towards its base."""
-        return len(self.params.flat)
+        """The number of elements that decay: all but value.b, the last. Decay pulls the adapters
+        towards zero, and so the model towards its base."""
+        return self.params.offsets.get("value.b", len(self.params.flat))
 
     def reserve(self, rows: int) -> None:
         """Make room for batches of up to `rows` rows."""
@@ -138,23 +144,25 @@ class LoRA:
         self.model.release()
 
     def merge(self) -> GPT:
-        """Write the adapters and new rows, as they are now, into the model's weights. Return the
-        model."""
+        """Write the adapters, new rows and value head, as they are now, into the model's weights.
+        Return the model."""
         p, w = self.params, self.model.params
         for name, frozen in self._frozen.items():
             sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
             self.ops.matmul_forward(w[f"{name}.w"], sB, At, None, frozen)
         for name in self._rows:
             w[name][self.old_vocab :] = p[f"{name}.new"]
+        for name in self._value_head:
+            w[name][:] = p[name]
         return self.model
 
-    def forward(self, batch):
-        """Return (nll, value) of the merged model, as GPT.forward does. It merges at each call,
+    def forward(self, batch: Batch) -> Output:
+        """Return nll and value of the merged model, as GPT.forward does. It merges at each call,
         because params may have changed."""
         return self.merge().forward(batch)
 
-    def backward(self, dnll, dvalue=None) -> None:
-        """Add the gradients of a loss to self.grads. dnll (N,) as in GPT.backward."""
+    def backward(self, dnll=None, dvalue=None) -> None:
+        """Add the gradients of a loss to self.grads. dnll and dvalue (N,) as in GPT.backward."""
         p, d, dw = self.params, self.grads, self.model.grads
         dw.clear()  # GPT adds to dw, and an earlier batch's part is in self.grads already
         self.model.backward(dnll, dvalue)
@@ -165,20 +173,27 @@ class LoRA:
             d[f"{name}.B"][:] += self.scale * dsB
         for name in self._rows:
             d[f"{name}.new"][:] += dw[name][self.old_vocab :]
+        for name in self._value_head:
+            d[name][:] += dw[name]
 
 
-def _base_sha256(model: GPT, old_vocab: int) -> str:
-    """Return the SHA-256 of the model's weights without the new rows, laid out as in the base.
+def _base_sha256(model: GPT, config: GPTConfig, old_vocab: int) -> str:
+    """Return the SHA-256 of those weights of `model` that an adapter with this config leaves
+    frozen or adapts, laid out as in the base: without new rows and value head.
 
-    So it equals run.stage.weights_sha256 of the base, if the model was grown from it."""
-    base = Arena(parameter_shapes(replace(model.config, vocab=old_vocab)), model.dtype)
+    So it equals run.stage.weights_sha256 of the base, if the model was grown from it and both give
+    nll. Without nll the head does not count either."""
+    shapes = parameter_shapes(replace(config, vocab=old_vocab))
+    shapes = {name: shape for name, shape in shapes.items() if name not in VALUE_HEAD}
+    base = Arena(shapes, model.dtype)
     for name, w in base.items():
         w[:] = model.params[name][: len(w)]
     return hashlib.sha256(base.flat).hexdigest()
 
 
 def save_adapter(path, lora: LoRA, metadata: dict[str, str] | None = None) -> None:
-    """Write adapters and new rows to a safetensors file, with METADATA, which names their base.
+    """Write adapters, new rows and value head to a safetensors file, with METADATA, which names
+    their base, and "outputs", the model's (shapes.OUTPUTS).
 
     metadata: further entries. Diverged if a number is not finite; nothing is then written."""
     if not np.isfinite(lora.params.flat).all():
@@ -188,6 +203,7 @@ def save_adapter(path, lora: LoRA, metadata: dict[str, str] | None = None) -> No
     matrices, alpha = ",".join(lora.matrices), float(lora.alpha)
     own = lora.rank, alpha, matrices, lora.old_vocab, lora.config.vocab, lora.base_sha256
     described = (metadata or {}) | dict(zip(METADATA, map(str, own)))
+    described["outputs"] = lora.config.outputs
     safetensors.save(path, dict(lora.params.items()), described)
 
 
@@ -195,8 +211,9 @@ def apply_adapter(path, model: GPT) -> GPT:
     """Return a new model: `model` with the adapters of the file merged. Its weights have the same
     bits as at the end of the training.
 
-    model: the base, with or without the new rows; it is not changed. MissingInput if there is no
-    file. A DataError if the file is damaged, or belongs to other weights."""
+    model: the base, with or without the new rows and the value head; it is not changed.
+    MissingInput if there is no file. A DataError if the file is damaged, or belongs to other
+    weights."""
     tensors, metadata = safetensors.load(path)
     missing = [name for name in METADATA if name not in metadata]
     if missing:
@@ -208,7 +225,8 @@ def apply_adapter(path, model: GPT) -> GPT:
     try:
         rank, alpha, old_vocab = int(rank), float(alpha), int(old_vocab)
         matrices = matrices.split(",")
-        config = replace(model.config, vocab=int(vocab))
+        outputs = metadata.get("outputs", "nll")  # files from before the value head have none
+        config = replace(model.config, vocab=int(vocab), outputs=outputs)
         shapes, _ = adapter_shapes(config, rank, matrices, old_vocab), _scale(alpha, rank)
     except (ValueError, UsageError) as error:
         raise DataError(
@@ -216,7 +234,8 @@ def apply_adapter(path, model: GPT) -> GPT:
             " were trained on"
         ) from None
     fits = model.config.vocab in (old_vocab, config.vocab)
-    if not fits or _base_sha256(model, old_vocab) != base:
+    fits = fits and (model.config.has_nll or not config.has_nll)
+    if not fits or _base_sha256(model, config, old_vocab) != base:
         raise DataError(
             f"{path}: its adapters belong to other weights, whose SHA-256 begins with"
             f" {base[:12]!r}; name the base that they were trained on"
@@ -231,7 +250,8 @@ def apply_adapter(path, model: GPT) -> GPT:
     )
     grown = GPT(config, model.ops, dtype=model.dtype)
     for name, w in model.params.items():
-        grown.params[name][: len(w)] = w
+        if name in grown.params:
+            grown.params[name][: len(w)] = w
     lora = LoRA(grown, rank, matrices, alpha, old_vocab=old_vocab, rng=None)
     lora.params.fill(tensors)
     return lora.merge()

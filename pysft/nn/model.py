@@ -4,30 +4,32 @@
     each block:  x = x + attproj(attention(qkv(ln1(x))))
                  x = x + fcproj(gelu(fc(ln2(x))))
     logits = head(lnf(x))
+    value  = lnf(x) . value.w + value.b        if the model has a value head
 
 Radford et al. 2019: a layer norm before each part, learned positions, GELU in its tanh form, biases
 in the linear layers and none in the head. Their head is `tied`: it uses the weights of wte. Here
 the head has its own weights, unless the config says tied.
 
 The model knows nothing of losses. forward(batch) gives the negative log-likelihood of each row's
-label. backward(dnll) takes the derivative of the loss by each of these.
+label, or a value for each row, or both (GPTConfig.outputs). backward(dnll, dvalue) takes the
+derivatives of the loss by these numbers.
 
 Rows that are not wanted (batch.wanted) cost less. In every block they give keys and values to the
 rows after them. In the last block nothing else of them is used. So the last block leaves out their
 queries and their MLP, and the head their logits (last_block_forward)."""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 
+from pysft.batch import Batch, Output
 from pysft.errors import UsageError
 from pysft.nn.arena import Arena
 from pysft.nn.computing import computing_ops
 from pysft.nn.decode import Decoder
+from pysft.nn.heads import nll_backward, nll_forward, value_backward, value_forward
 from pysft.nn.shapes import (
     FROM_ATTENTION_ON,
-    INIT_STD,
     LOGITS_BYTES,
     GPTConfig,
     activation_shapes,
@@ -211,9 +213,9 @@ class GPT:
 
     # -------------------------------------------------- from a batch to its losses, and back
 
-    def forward(self, batch):
-        """Return (nll, value) of a batch. nll (N,) is in nats, and 0 where the label is -100 or the
-        row is not wanted. value is None: this model has no value head.
+    def forward(self, batch: Batch) -> Output:
+        """Return nll (N,) and value (N,) of a batch, each None if the model does not give it. nll
+        is in nats, and 0 where the label is -100. Both are 0 where the row is not wanted.
 
         A UsageError if no row is wanted."""
         rows = np.flatnonzero(batch.wanted)
@@ -221,40 +223,51 @@ class GPT:
         if not M:
             raise UsageError("GPT.forward: no row of this batch is wanted")
         a = self._run_blocks(batch.tokens, batch.cu_seqlens, rows)
-        head = self.params[head_name(self.config)]
         labels = np.ascontiguousarray(batch.labels[rows])
-        for part, logits in self._logits_parts(M):
-            nll, lse = a["nll"][part], a["logits_lse"][part]
-            self._run("matmul_forward", logits, a["lnf"][part], head)
-            self._run("cross_entropy_forward", nll, lse, logits, labels[part])
+        nll = value = None
+        if self.config.has_nll:
+            nll_forward(self._run, self.params, a, labels, head_name(self.config))
+            nll = np.zeros(N, self.dtype)
+            nll[rows] = a["nll"][:M]
+        if self.config.has_value:
+            value_forward(self._run, self.params, a, M)
+            value = np.zeros(N, self.dtype)
+            value[rows] = a["value"][:M, 0]
         self._last = batch, rows, labels
-        nll = np.zeros(N, self.dtype)
-        nll[rows] = a["nll"][:M]
-        return nll, None
+        return Output(nll, value)
 
-    def backward(self, dnll, dvalue=None):
-        """Add the gradients of a loss to self.grads. dnll (N,) is the derivative of the loss by the
-        nll that the last forward returned.
+    def backward(self, dnll=None, dvalue=None) -> None:
+        """Add the gradients of a loss to self.grads. dnll (N,) and dvalue (N,) are the derivatives
+        of the loss by the nll and the value that the last forward returned. None is a gradient of
+        zero.
 
         It overwrites the logits, so each forward serves one backward: without a forward before it,
-        it is a UsageError. dvalue is for models with a value head."""
+        it is a UsageError. So is a gradient of something that the model does not give."""
         if self._last is None:
             raise UsageError(
                 "GPT.backward: no forward(batch) came before it (each forward serves one backward, "
                 "which overwrites the logits)"
             )
+        config = self.config
+        for name, gradient, is_given in (
+            ("dnll", dnll, config.has_nll),
+            ("dvalue", dvalue, config.has_value),
+        ):
+            if gradient is not None and not is_given:
+                raise UsageError(
+                    f"GPT.backward: {name} must be None, because the model's outputs are"
+                    f" {config.outputs!r}"
+                )
         (batch, rows, labels), self._last = self._last, None
-        name = head_name(self.config)
-        a, head, dhead = self._activations, self.params[name], self.grads[name]
-        N, M = len(batch.tokens), len(rows)
-        dnll = np.ascontiguousarray(dnll[rows])
-        parts = self._logits_parts(M)
-        for part, logits in parts:
-            lnf, dlnf, lse = a["lnf"][part], a["dbranch"][part], a["logits_lse"][part]
-            if len(parts) > 1:  # the logits of earlier parts have been overwritten
-                self._run("matmul_forward", logits, lnf, head)
-            self._run("cross_entropy_backward", logits, dnll[part], logits, lse, labels[part])
-            self._run("matmul_backward", dlnf, dhead, None, logits, lnf, head)
+        if dnll is None and dvalue is None:
+            return
+        p, d, a, N, M = self.params, self.grads, self._activations, len(batch.tokens), len(rows)
+        if dnll is not None:
+            dnll = np.ascontiguousarray(dnll[rows])
+            nll_backward(self._run, p, d, a, dnll, labels, head_name(config))
+        if dvalue is not None:
+            dvalue = np.ascontiguousarray(dvalue[rows])
+            value_backward(self._run, p, d, a, dvalue, adds=dnll is not None)
         # Nothing bypasses the last layer norm, so what it adds to starts at 0. That is dx, or
         # dx_wanted if some rows are not wanted. In that case the last block adds to dx.
         a["dx"][:N] = 0
@@ -266,7 +279,8 @@ class GPT:
         """Return the logits (R,V) of the R rows `rows`, in any order, or of all rows.
 
         tokens (N,) and cu_seqlens (S+1,) as in a Batch. The array is new. There is no backward for
-        it, nor for an earlier forward."""
+        it, nor for an earlier forward. A UsageError if the model has no head."""
+        self._refuse_without_logits("logits")
         asked = np.arange(len(tokens)) if rows is None else np.asarray(rows)
         wanted = np.unique(asked)
         lnf = self._run_blocks(tokens, cu_seqlens, wanted)["lnf"]
@@ -277,15 +291,16 @@ class GPT:
 
     def decoder(self, sequences: int = 1):
         """Return a Decoder (decode.py) for up to `sequences` sequences, with a copy of the
-        weights as they are now."""
+        weights as they are now. A UsageError if the model has no head."""
+        self._refuse_without_logits("decoder")
         return Decoder(self, sequences)
 
-    def _logits_parts(self, M: int):
-        """Return a list of (slice of the M wanted rows, array for their logits). All parts share
-        one array, so only the logits of one part are in memory at a time."""
-        logits = self._activations["logits"]
-        most = len(logits)
-        return [(slice(i, min(i + most, M)), logits[: min(most, M - i)]) for i in range(0, M, most)]
+    def _refuse_without_logits(self, name: str) -> None:
+        if not self.config.has_nll:
+            raise UsageError(
+                f"GPT.{name}: a model whose outputs are 'value' has no logits; ask one that gives"
+                " nll"
+            )
 
     def _run(self, kernel: str, *arrays) -> None:
         """Call one function of self.ops, and add its time to the clock if there is one."""
@@ -358,7 +373,7 @@ class GPT:
         wanted.layernorm_forward(a["lnf"], a["meanf"], a["rstdf"], a["x"], p["lnf.w"], p["lnf.b"])
 
     def _hidden_backward(self, every, wanted, a, tokens, cu_seqlens, rows):
-        """Add the gradients of all parameters but the head, from a["dbranch"], the gradient at
+        """Add the gradients of all parameters but the heads, from a["dbranch"], the gradient at
         a["lnf"]. Arguments as in _hidden_forward.
 
         On entry a["dx"] is zero, and so is a["dx_wanted"] if it is used."""
@@ -385,33 +400,3 @@ def _block(arrays, i: int) -> dict[str, np.ndarray]:
     """Return the arrays of block i by their names inside the block, without "h{i}."."""
     prefix = f"h{i}."
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-def expand_vocab(
-    model: GPT, vocab: int, rows: str = "random", rng: np.random.Generator | None = None
-) -> GPT:
-    """Return a new model with `vocab` symbols. Every old weight is copied exactly, so the logits of
-    the old symbols keep their bits.
-
-    rows: how to fill the rows of the new symbols in the embedding and, unless it is tied, in the
-    head. "random" (needs rng) draws them as at initialisation. "mean" takes the mean of the old
-    rows. A UsageError if the vocabulary does not grow, or if an argument does not fit."""
-    old = model.config
-    if vocab <= old.vocab:
-        raise UsageError(
-            f"the vocabulary has {old.vocab} symbols already; growing it to {vocab} "
-            "would not add any"
-        )
-    if rows not in ("random", "mean"):
-        raise UsageError(f"rows = {rows!r}: new rows are 'random' or 'mean'")
-    if rows == "random" and rng is None:
-        raise UsageError("random rows need a random generator")
-    grown = GPT(replace(old, vocab=vocab), model.ops, dtype=model.dtype)
-    for name, w in grown.params.items():
-        source = model.params[name]
-        w[: len(source)] = source
-        if len(source) < len(w):
-            new = (len(w) - len(source), w.shape[1])
-            drawn = rng.normal(0, INIT_STD, new) if rows == "random" else source.mean(axis=0)
-            w[len(source) :] = drawn
-    return grown

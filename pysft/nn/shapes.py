@@ -14,13 +14,15 @@ from pysft.nn.arena import Arena
 
 INIT_STD = 0.02  # GPT-2's
 LOGITS_BYTES = 256 << 20  # memory for logits, in bytes: see logits_rows
+OUTPUTS = ("nll", "nll+value", "value")  # what a model can give for a row
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The size of a model: V = vocab, T = context, C = channels, H = heads, and `layers` blocks.
 
-    tied: the head uses the weights of the embedding. An impossible size is a UsageError."""
+    tied: the head uses the weights of the embedding. outputs: what the model gives for a row, from
+    OUTPUTS. Without "nll" it has no head and no logits. An impossible size is a UsageError."""
 
     vocab: int
     context: int = 256
@@ -28,16 +30,29 @@ class GPTConfig:
     heads: int = 4
     channels: int = 64
     tied: bool = False
+    outputs: str = "nll"
 
     def __post_init__(self):
+        if self.outputs not in OUTPUTS:
+            raise UsageError(f"outputs = {self.outputs!r} must be one of {', '.join(OUTPUTS)}")
         for name, value in asdict(self).items():
-            if name != "tied" and (not isinstance(value, int) or value < 1):
+            if name not in ("tied", "outputs") and (not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} = {value!r} must be a whole number, at least 1")
         if self.channels % self.heads:
             raise UsageError(
                 f"channels = {self.channels} cannot be split over heads = {self.heads}; "
                 "choose a multiple"
             )
+
+    @property
+    def has_nll(self) -> bool:
+        """True if the model gives a negative log-likelihood for each row."""
+        return self.outputs != "value"
+
+    @property
+    def has_value(self) -> bool:
+        """True if the model gives a value for each row."""
+        return self.outputs != "nll"
 
 
 # ------------------------------------------------------------------------------- parameters
@@ -66,6 +81,7 @@ MATRICES = tuple(
     name.removesuffix(".w") for name, shape in block_parameter_shapes(1).items() if len(shape) == 2
 )
 PER_SYMBOL = ("wte", "head")  # parameters with a row for each symbol; a tied model has no "head"
+VALUE_HEAD = ("value.w", "value.b")  # the parameters of the value head
 
 
 def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -82,10 +98,13 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     }
     shapes = {"wte": (V, C), "wpe": (T, C)}
     shapes |= {name: shape for name, shape in blocks.items() if len(shape) == 2}
-    if not config.tied:
+    if config.has_nll and not config.tied:
         shapes["head"] = (V, C)
+    if config.has_value:
+        shapes["value.w"] = (1, C)
     shapes |= {name: shape for name, shape in blocks.items() if len(shape) == 1}
-    return shapes | {"lnf.w": (C,), "lnf.b": (C,)}
+    shapes |= {"lnf.w": (C,), "lnf.b": (C,)}
+    return shapes | {"value.b": (1,)} if config.has_value else shapes
 
 
 def reading_order(config: GPTConfig) -> list[str]:
@@ -170,19 +189,14 @@ def activation_shapes(
         for i in range(config.layers)
         for name, shape in block_activation_shapes(N, C, config.heads).items()
     }
-    return blocks | {
-        "x": (N, C),
-        "meanf": (N,),
-        "rstdf": (N,),
-        "lnf": (N, C),
-        "logits": (logits_rows(config, N, dtype, limit), V),
-        "nll": (N,),
-        "logits_lse": (N,),
-        "dx": (N, C),
-        "dx_wanted": (N, C),
-        "dbranch": (N, C),
-        "dwide": (N, 4 * C),
-    }
+    top = {"x": (N, C), "meanf": (N,), "rstdf": (N,), "lnf": (N, C)}
+    if config.has_nll:
+        rows = logits_rows(config, N, dtype, limit)
+        top |= {"logits": (rows, V), "nll": (N,), "logits_lse": (N,)}
+    if config.has_value:
+        top["value"] = (N, 1)
+    gradients = {"dx": (N, C), "dx_wanted": (N, C), "dbranch": (N, C), "dwide": (N, 4 * C)}
+    return blocks | top | gradients
 
 
 def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pysft import IGNORE
 from pysft.errors import Diverged
 from pysft.nn.optim import AdamW, clip
 
@@ -17,14 +16,15 @@ from pysft.nn.optim import AdamW, clip
 class Report:
     """What one step did.
 
-    step: its number, from 1. loss: the objective's value; for `sft` the mean of nats per graded
-    token, weighted as the batch says. losses: the unweighted mean for each source ("base",
-    "conversation"). norm: of the gradient before clipping. graded, tokens: the numbers of graded
-    rows and of all rows. skipped: True if the step was not finite, so that no weight moved."""
+    step: its number, from 1. loss: the objective's value; for Sft the mean of nats per graded
+    token, weighted as the batch says. figures: the objective's figures, each the mean over the
+    whole step; those that counted nothing are left out. norm: of the gradient before clipping.
+    graded, tokens: the numbers of graded rows and of all rows. skipped: True if the step was not
+    finite, so that no weight moved."""
 
     step: int
     loss: float
-    losses: dict[str, float]
+    figures: dict[str, float]
     norm: float
     lr: float
     graded: int
@@ -56,24 +56,30 @@ def train_step(
     """Update the model once, from all micro-batches. Up to rounding, the update is the same however
     a batch is split into them.
 
-    limit: clip the gradient to this norm; 0 is no limit. Diverged if the loss or the gradient is
-    not finite; no weight has moved then."""
+    objective: as objectives.py describes. limit: clip the gradient to this norm; 0 is no limit.
+    Diverged if the loss, the gradient or a figure is not finite; no weight has moved then."""
     model.grads.clear()
-    total = sum(objective.count(batch) for batch in micro_batches)
+    totals = {}
+    for batch in micro_batches:
+        for term, count in objective.counts(batch).items():
+            totals[term] = totals.get(term, 0) + count
     loss, sums = 0.0, {}
     for batch in micro_batches:
-        nll, value = model.forward(batch)
-        part, dnll, dvalue = objective(batch, nll, value, total)
+        out = model.forward(batch)
+        part, dnll, dvalue, figures = objective(batch, out, totals)
         loss += part
-        _by_source(sums, batch, nll)
+        for name, (more, count) in figures.items():
+            before, counted = sums.get(name, (0.0, 0))
+            sums[name] = before + more, counted + count
         model.backward(dnll, dvalue)
     norm = clip(model, limit)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise _diverged(model, adam.steps + 1, loss, norm, lr, micro_batches)
+    means = {name: total / count for name, (total, count) in sums.items() if count}
+    _refuse_bad_figures(means, adam.steps + 1, objective, micro_batches)
     adam.step(lr)
-    losses = {source: nats / count for source, (nats, count) in sums.items()}
-    graded = sum(count for _, count in sums.values())
-    return Report(adam.steps, loss, losses, norm, lr, graded, _rows(micro_batches))
+    graded = sum(int(batch.graded.sum()) for batch in micro_batches)
+    return Report(adam.steps, loss, means, norm, lr, graded, _rows(micro_batches))
 
 
 def _rows(batches) -> int:
@@ -102,15 +108,19 @@ def _not_finite(arena) -> str | None:
     return next((name for name, a in arena.items() if not np.isfinite(a).all()), None)
 
 
-def _by_source(sums, batch, nll):
-    """Add a batch to sums[source] = (total nll, number of graded rows)."""
-    first = batch.cu_seqlens[:-1]
-    totals = np.add.reduceat(nll, first, dtype=np.float64)
-    counts = np.add.reduceat(batch.labels != IGNORE, first, dtype=np.int64)
-    for name in sorted(set(batch.source.tolist())):
-        here = batch.source == name
-        total, count = sums.get(name, (0.0, 0))
-        sums[name] = total + float(totals[here].sum()), count + int(counts[here].sum())
+def _refuse_bad_figures(figures: dict, step: int, objective, batches) -> None:
+    """Raise Diverged for a figure that is not finite.
+
+    It is lasting, so that no such step is skipped: the update is fine, and the figure is wrong."""
+    for name, x in figures.items():
+        if not math.isfinite(x):
+            raise Diverged(
+                f"step {step}: the figure {name!r} of {type(objective).__name__} is {x}, although"
+                " loss and gradient are finite; no weight was changed. Correct how the objective"
+                " computes it",
+                batches,
+                lasting=True,
+            )
 
 
 class Outliers:

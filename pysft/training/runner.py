@@ -91,7 +91,7 @@ class Journal:
         line = {
             "step": r.step,
             "loss": r.loss,
-            "losses": r.losses,
+            "losses": r.figures,
             "norm": r.norm,
             "lr": r.lr,
             "graded_tokens": r.graded,

@@ -17,7 +17,7 @@ from pysft.errors import DataError, UsageError
 from pysft.rng import rng
 from pysft.text.windows import draw_windows
 from pysft.training.loop import schedule
-from pysft.training.objectives import sft
+from pysft.training.objectives import Sft
 from pysft.training.settings import Settings
 
 
@@ -52,7 +52,7 @@ def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
     def rate(step):
         return schedule(step, s.base_steps, s.base_lr, s.base_warmup, s.base_schedule)
 
-    return Plan(draw, rate, sft, s.base_steps, _micro_rows(s, _rows_of(windows)))
+    return Plan(draw, rate, Sft(), s.base_steps, _micro_rows(s, _rows_of(windows)))
 
 
 def finetune(
@@ -92,7 +92,7 @@ def finetune(
         return sum(int(n[pick(step)].sum()) for n, (_, pick) in zip(lengths, streams))
 
     rows = max(map(rows_of, range(s.sft_steps)), default=0) + _rows_of(s.sft_windows)
-    return Plan(draw, _sft_rate(s), sft, s.sft_steps, _micro_rows(s, rows), epochs)
+    return Plan(draw, _sft_rate(s), Sft(), s.sft_steps, _micro_rows(s, rows), epochs)
 
 
 def replay_alone(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
@@ -105,7 +105,7 @@ def replay_alone(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
     def draw(step):
         return Batch.of(_replay(s, corpus, step), vocab, s.context).split(s.micro_batches)
 
-    return Plan(draw, _sft_rate(s), sft, steps, _micro_rows(s, _rows_of(s.sft_windows)))
+    return Plan(draw, _sft_rate(s), Sft(), steps, _micro_rows(s, _rows_of(s.sft_windows)))
 
 
 def checkpoint_steps(settings: Settings, plan: Plan) -> list[int]:
