@@ -64,7 +64,8 @@ def padded(found):
     return torch.tensor(tokens), torch.tensor(labels)
 
 
-def loss_of(p, config, tokens, labels):
+def hidden_of(p, config, tokens):
+    """The output (S,T,C) of the last layer norm."""
     S, T = tokens.shape
     C, H = config.channels, config.heads
 
@@ -82,9 +83,11 @@ def loss_of(p, config, tokens, labels):
         x = x + F.linear(att, w["attproj.w"], w["attproj.b"])
         wide = F.linear(F.layer_norm(x, (C,), w["ln2.w"], w["ln2.b"]), w["fc.w"], w["fc.b"])
         x = x + F.linear(F.gelu(wide, approximate="tanh"), w["fcproj.w"], w["fcproj.b"])
-    logits = F.linear(
-        F.layer_norm(x, (C,), p["lnf.w"], p["lnf.b"]), p["wte" if config.tied else "head"]
-    )
+    return F.layer_norm(x, (C,), p["lnf.w"], p["lnf.b"])
+
+
+def loss_of(p, config, tokens, labels):
+    logits = F.linear(hidden_of(p, config, tokens), p["wte" if config.tied else "head"])
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
 
