@@ -334,16 +334,16 @@ CASES = {  # name: (check, sizes)
     "GPT, tied head": (check_model, dict(lengths=[4], tied=True, L=1)),
     "GPT, LoRA": (check_lora, dict(lengths=[4, 1, 2], C=6)),
     "GPT, LoRA, tied head": (check_lora, dict(lengths=[4], tied=True, L=1)),
-    "GPT, value head": (check_model, dict(lengths=[5, 1, 3], outputs="nll+value")),
+    "GPT, value head": (check_model, dict(lengths=[5, 1, 3], outputs="nll+value", C=6)),
     "GPT, value head, tied head": (
         check_model,
-        dict(lengths=[4, 2], outputs="nll+value", tied=True, L=1),
+        dict(lengths=[4, 2], outputs="nll+value", tied=True, C=6, L=1),
     ),
-    "GPT, value alone": (check_model, dict(lengths=[4, 1, 2], outputs="value", C=6)),
+    "GPT, value alone": (check_model, dict(lengths=[4, 1, 2], outputs="value", C=6, L=1)),
     "GPT, value alone, tied": (
         check_model,
         dict(lengths=[3, 2], outputs="value", tied=True, C=6, L=1),
     ),
-    "GPT, LoRA, value head": (check_lora, dict(lengths=[4, 2], outputs="nll+value", C=4, L=1)),
-    "GPT, LoRA, value alone": (check_lora, dict(lengths=[3, 2], outputs="value", C=4, L=1)),
+    "GPT, LoRA, value head": (check_lora, dict(lengths=[4, 2], outputs="nll+value", L=1)),
+    "GPT, LoRA, value alone": (check_lora, dict(lengths=[3, 2], outputs="value", L=1)),
 }

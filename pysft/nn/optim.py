@@ -10,8 +10,9 @@ class AdamW:
     """AdamW (Loshchilov and Hutter 2019): both moments of a model's parameters, and the step.
 
     model: a GPT or a LoRA. decay: the weight decay. It acts on the elements that model.decaying()
-    counts, which are a GPT's matrices (embeddings included) and all of a LoRA. With `decay_all` it
-    acts on every tensor, which is PyTorch's default. steps: the number of steps taken so far."""
+    counts, which are a GPT's matrices (embeddings included) and all of a LoRA but value.b. With
+    `decay_all` it acts on every tensor, which is PyTorch's default. steps: the number of steps
+    taken so far."""
 
     def __init__(self, model: GPT, betas=(0.9, 0.999), eps=1e-8, decay=0.0, decay_all=False):
         self.model, self.betas, self.eps, self.decay = model, betas, eps, decay
