@@ -1,6 +1,7 @@
 """The value head: a number for each wanted row, beside the nll or in its place."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -345,11 +346,26 @@ def test_a_stage_and_a_checkpoint_on_disk_keep_the_value_head(tmp_path, outputs)
     save_stage(Stage(tmp_path / "sft", model, tokenizer, CHAT, {}))
     loaded = load_stage(tmp_path / "sft").model
     assert loaded.config == model.config and weights_sha256(loaded) == weights_sha256(model)
+    settings = tmp_path / "sft" / "settings.json"
+    settings.write_text(settings.read_text().replace(f'"{outputs}"', '"logits"'))
+    with pytest.raises(DataError, match="settings.json: .*outputs = 'logits' must be one of"):
+        load_stage(tmp_path / "sft")
     _, lora = lora_of(outputs)
     save_checkpoint(tmp_path, lora, trained(lora))
     _, other = lora_of(outputs, seed=4)
     assert load_checkpoint(tmp_path, other, AdamW(other))
     assert np.array_equal(other.params.flat, lora.params.flat)
+
+
+def test_settings_from_before_the_value_head_are_those_of_a_model_of_nll(tmp_path):
+    tokenizer = CharTokenizer.of("abcdefgh").grow(CHAT.tokens)
+    model = lively(dataclasses.replace(SMALL, vocab=len(tokenizer)))
+    save_stage(Stage(tmp_path / "sft", model, tokenizer, CHAT, {}))
+    settings = tmp_path / "sft" / "settings.json"
+    data = json.loads(settings.read_text())
+    assert data["model"].pop("outputs") == "nll"
+    settings.write_text(json.dumps(data))
+    assert load_stage(tmp_path / "sft").model.config == model.config
 
 
 # -------------------------------------------------------------------------------- independently
