@@ -361,5 +361,5 @@ def test_groups_are_numbered_and_never_split():
         found = [set(part.group.tolist()) for part in parts]
         assert sum(map(len, found)) == 5 and set().union(*found) == set(range(5))
     assert [len(part.weight) for part in batch.split(2)] == [6, 2]
-    parts = [part for half in batch.split(2) for part in half.split(2)]  # numbers from above 0 too
-    assert [part.group.tolist() for part in parts] == [[0, 0, 1], [2, 2, 2], [3], [4]]
+    parts = [part for half in batch.split(2) for part in half.split(9)]  # numbers from above 0 too
+    assert [part.group.tolist() for part in parts] == [[0, 0], [1], [2, 2, 2], [3], [4]]
