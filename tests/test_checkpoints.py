@@ -853,7 +853,7 @@ def by_hand(home):
 
     adam = AdamW(base.model, betas=(0.9, 0.99), eps=1e-8, decay_all=False, decay=0.3)
     assert len([*training_loop(base.model, adam, draw, Sft(), rate, 20, 1.0)]) == 20
-    return corpus_loss(base.model, base.tokenizer.encode(heldout))
+    return corpus_loss(base.model, base.tokenizer, heldout)
 
 
 def test_matched_forgetting_compares_with_the_base_trained_on_the_replayed_windows_alone(home):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from texts import PLAIN
 
 from pysft.inference.generate import Reply
 from pysft.measure import evaluate
@@ -230,8 +231,8 @@ def test_real_words_by_hand():
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-14), (np.float32, 1e-6)])
 @pytest.mark.parametrize("length", [2, 33, 34, 1000])
 def test_a_model_of_zeros_has_loss_ln_v_on_any_text(dtype, tolerance, length):
-    text = np.random.default_rng(0).integers(0, 65, length).astype(np.int32)
-    loss = corpus_loss(zero_model(vocab=65, dtype=dtype), text)
+    text = PLAIN.decode(np.random.default_rng(0).integers(0, 65, length))
+    loss = corpus_loss(zero_model(vocab=65, dtype=dtype), PLAIN, text)
     assert loss == pytest.approx(math.log(65), rel=tolerance)
 
 
@@ -247,7 +248,8 @@ def test_a_corpus_loss_is_the_mean_over_every_target_once():
         targets = text[first + 1 : first + 17]
         logits = model.logits(rows, np.array([0, len(rows)], np.int32))
         total += (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(rows)), targets]).sum()
-    assert corpus_loss(model, text) == pytest.approx(total / (len(text) - 1), rel=1e-12)
+    loss = corpus_loss(model, PLAIN, PLAIN.decode(text))
+    assert loss == pytest.approx(total / (len(text) - 1), rel=1e-12)
 
 
 def test_a_conversation_loss_grades_only_replies_and_counts_the_conversations_that_fit():

@@ -120,13 +120,21 @@ def test_a_vocabulary_grown_by_characters_keeps_every_old_id():
         tokenizer.grow(CHAT.tokens).grow_characters("9")
 
 
-def test_a_grown_vocabulary_writes_the_templates_words_and_keeps_its_special_tokens():
-    few = CharTokenizer("Hio", HUMAN.tokens)
+def test_a_grown_vocabulary_writes_the_templates_words():
+    few = CharTokenizer("Hio")
     with pytest.raises(UsageError, match="writes its words with .* which the corpus lacks"):
         write_with([], few, HUMAN, "refuse")
     tokenizer = write_with([talk("8", "Ho")], few, HUMAN, "grow").tokenizer
     assert set(HUMAN.characters) | set("8") <= set(tokenizer.characters)
-    assert tokenizer.characters.startswith("Hio8") and tokenizer.specials == HUMAN.tokens
+    assert tokenizer.characters.startswith("Hio8") and not tokenizer.special
+
+
+def test_a_vocabulary_with_special_tokens_grows_by_no_character_because_their_ids_would_move():
+    tuned = PLAIN.grow(CHAT.tokens)
+    assert write_with([talk("Hi", "Ho")], tuned, CHAT, "grow").tokenizer is tuned
+    with pytest.raises(UsageError, match="lacks '8' and cannot grow .* --unknown replace") as error:
+        write_with([talk("At 8", "Ho")], tuned, CHAT, "grow")
+    one_line(error)
 
 
 # -------------------------------------------------------------------------- what is held out

@@ -319,7 +319,7 @@ def test_a_prompt_that_cannot_fit_is_refused_and_changes_nothing():
     chat.say("Hi")
     before = list(chat.messages)
     assert chat.prompt("x" * 29)[1] == 1  # 29 + 3 control tokens + ROOM: just fits, alone
-    for size, excess in ((30, "1 character"), (31, "2 characters")):
+    for size, excess in ((30, "1 token"), (31, "2 tokens")):
         with pytest.raises(
             DataError,
             match=f"{size + 3} tokens.*needs 32.*holds 64; shorten the prompt by {excess}$",

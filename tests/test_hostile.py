@@ -140,7 +140,7 @@ def test_a_message_of_any_bytes_from_a_real_command_line_is_answered_or_refused(
 def test_no_message_becomes_a_control_token(text):
     model = SimpleNamespace(config=SimpleNamespace(context=512))
     session = Session(model, T, CHAT, replace_unknown=True)
-    ids, _ = session.prompt(replaced(text, frozenset(T.characters)))
+    ids, _ = session.prompt(replaced(text, T))
     plain, _ = session.prompt("a")
     control = [[i for i in prompt if i >= len(T.characters)] for prompt in (ids, plain)]
     assert control[0] == control[1]

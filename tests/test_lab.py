@@ -300,7 +300,7 @@ def test_a_trial_has_another_name_if_anything_that_determines_it_changes(lab, mo
         "points": {"at": (300,)},
         "LoRA": {"lora": (1, ("qkv",))},
         "LoRA's rank": {"lora": (2, ("qkv",))},
-        "vocabulary": {"tokenizer": lab.characters.grow([*CHAT.tokens, "<|more|>"])},
+        "vocabulary": {"tokenizer": lab.tokenizer.grow([*CHAT.tokens, "<|more|>"])},
         "judge": {"judge": markers.judge_tokens},
         "finish": {"finish": personas.personas},
         "kinds": {"by_kind": False},

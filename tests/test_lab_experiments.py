@@ -336,7 +336,7 @@ def test_the_losses_by_kind_weighted_by_their_counts_give_the_loss(lab):
     record = lab.run(replace(plain(lab), at=()), 1)
     settings = replace(lab.settings("seed"), seed=1)
     examples = [standard(c, lab.chat, settings) for c in lab.pairs]
-    plan = finetune(settings, [], examples, lab.characters.encode(lab.train_text), 68)
+    plan = finetune(settings, [], examples, lab.tokenizer.encode(lab.train_text), 68)
     assert {kind: len(curve) for kind, curve in record["by_kind"].items()} == {
         "first": 10,
         "content": 10,

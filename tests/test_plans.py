@@ -243,7 +243,7 @@ def test_a_fine_tuning_without_a_conversation_is_refused():
 
 
 def test_a_corpus_too_short_to_train_on_is_refused():
-    with pytest.raises(DataError, match="8 characters"):
+    with pytest.raises(DataError, match="8 tokens"):
         pretrain(TINY, CORPUS[:8], VOCAB)
 
 

@@ -82,7 +82,7 @@ def test_a_tool_transcript_grades_calls_and_never_results_in_every_template(temp
     tokens, trained = render(talk, tokenizer, template)
     call = "[Hm <|search_start|>kings<|search_end|>]<|result_start|>Lear<|result_end|>"
     assert shown(tokens, trained, tokenizer).endswith(f"{call}[He{template.end}]")
-    assert trained.sum() == graded_targets(talk, template) == len("Hm kingsHe") + 3
+    assert trained.sum() == graded_targets(talk, template, tokenizer) == len("Hm kingsHe") + 3
 
 
 words = st.text("abc'. \n", min_size=1, max_size=12).filter(str.strip)
@@ -119,7 +119,7 @@ def test_what_holds_of_every_conversation_in_every_template(template, exchanges,
     tokens, trained = render(talk, tokenizer, template)
     input_ids, labels = shift(tokens, trained)
     end = tokenizer.special[template.end]
-    assert (labels != IGNORE).sum() == graded_targets(talk, template)
+    assert (labels != IGNORE).sum() == graded_targets(talk, template, tokenizer)
     assert (labels == end).sum() == len(exchanges)
     for n in range(1, len(talk)):
         some, _ = render(talk[:n], tokenizer, template)

@@ -134,7 +134,7 @@ def test_a_new_part_is_one_row_of_the_table():
         "<|user|>Who<|end|><|assistant|>[<|lookup_start|>Lear<|lookup_end|>]"
         "<|result_start|>A king<|result_end|>[He<|end|>]"
     )
-    assert trained.sum() == graded_targets(talk, template)
+    assert trained.sum() == graded_targets(talk, template, tokenizer)
 
 
 def with_developer(template, *more):
@@ -167,7 +167,7 @@ def test_a_new_role_is_one_row_of_the_table(tmp_path, shipped):
     alone = shown(*render(talk, tokenizer, template), tokenizer)
     assert text == f"<|developer|>Be kind{template.end}{alone}"
     example = encode_conversation(found[0], tokenizer, 256, template)
-    assert (example.labels != IGNORE).sum() == graded_targets(talk, template) == 6
+    assert (example.labels != IGNORE).sum() == graded_targets(talk, template, tokenizer) == 6
     prompt = render_prompt([first, talk[0]], tokenizer, template)
     assert example.input_ids[: len(prompt)].tolist() == prompt.tolist()
     everything = render([first, *talk], tokenizer, template, grade="everything")[1]

@@ -83,6 +83,7 @@ def test_an_unknown_character_is_named_with_its_position():
 def test_growing_keeps_every_old_id_and_can_be_repeated():
     assert TOOLS.special["<|search_start|>"] == 68 and len(TOOLS) == 74
     assert {n: i for n, i in TOOLS.special.items() if i < 68} == TOKENIZER.special
+    assert TOOLS.grow(["<|end|>", "<|new|>"]).special == {**TOOLS.special, "<|new|>": 74}
     assert TOOLS.encode("Write").tolist() == PLAIN.encode("Write").tolist()
     assert CharTokenizer.from_json(json.loads(json.dumps(TOOLS.to_json()))) == TOOLS
 
@@ -93,7 +94,7 @@ def test_growing_keeps_every_old_id_and_can_be_repeated():
         lambda: CharTokenizer(""),
         lambda: CharTokenizer("aa"),
         lambda: PLAIN.grow(["x"]),
-        lambda: TOKENIZER.grow(["<|end|>"]),
+        lambda: CharTokenizer("ab", ["<|end|>", "<|end|>"]),
     ],
 )
 def test_an_ambiguous_vocabulary_is_refused(make):

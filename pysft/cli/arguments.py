@@ -273,7 +273,7 @@ def policies(args, stage) -> tuple[str, str]:
     """Return (grade, unknown) for mask and audit: from the flags, else as the run was trained, else
     the defaults. A UsageError if the vocabulary of a run is asked to grow."""
     grade, unknown = "all", "refuse"
-    if stage is not None and stage.tokenizer.specials:  # a tuned run
+    if stage is not None and stage.can_talk:  # a tuned run
         if args.unknown == "grow":
             raise UsageError(
                 "--run has its own vocabulary, which cannot grow; leave --unknown out, or use"

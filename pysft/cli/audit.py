@@ -63,23 +63,26 @@ def run(args):
     from pysft.text.audit import audit
     from pysft.text.corpora import read_corpus, shipped
 
-    tokenizer, template, context, stage = reader_of(args.of_run, args.corpus, args.template)
+    reader = reader_of(args.of_run, args.corpus, args.template)
     files = args.files or [str(shipped(name)) for name in ("conversations.jsonl", "pairs40.jsonl")]
     heldout = args.heldout or (None if args.files else str(shipped("heldout_prompts.jsonl")))
     # The corpus of a run may be gone by now, so with --run no overlap is searched for.
-    corpus = None if args.no_overlap or stage is not None else read_corpus(args.corpus or "plays")
-    grade, unknown = policies(args, stage)
+    corpus = (
+        None if args.no_overlap or reader.stage is not None else read_corpus(args.corpus or "plays")
+    )
+    grade, unknown = policies(args, reader.stage)
     report = audit(
         files,
-        tokenizer,
-        template,
-        args.context or context,
+        reader.tokenizer,
+        reader.template,
+        args.context or reader.context,
         grade,
         args.tokens,
         corpus,
         heldout,
         args.fix,
         unknown,
+        reader.tokens,
     )
     if args.json:
         print_json(report | {"findings": [asdict(f) for f in report["findings"]]})
@@ -122,7 +125,7 @@ def _show_figures(report):
         ("characters a prompt", _spread(report["prompt_length"])),
         (
             "characters a reply",
-            f"{_spread(report['reply_length'])}; at inference at most {report['max_new']:,}",
+            f"{_spread(report['reply_length'])}; at inference at most {report['max_new']:,} tokens",
         ),
         (
             "graded",

@@ -76,7 +76,7 @@ def _require_tuned(stage, run):
     """Raise a UsageError that says what to do instead, if the stage is a base model."""
     from pysft.run.stage import unfinished
 
-    if stage.template.end in stage.tokenizer.special:
+    if stage.can_talk:
         return
     if unfinished(stage.folder.parent):
         remedy = (

@@ -48,6 +48,7 @@ def run(args):
     from pysft.cli import show
     from pysft.console import Screen
     from pysft.jobs.evaluate import evaluate
+    from pysft.measure.wording import unit_of
 
     warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
@@ -72,7 +73,7 @@ def run(args):
         show.domains(report, screen)
         show.provenance(report["samples"][: args.samples], screen)
     else:
-        print(f"base text, nats/char     {report['base_loss']:.3f}")
+        print(f"base text, nats/{unit_of(report)}     {report['base_loss']:.3f}")
     if not args.gate:
         return 0
     return 0 if _gate(rise, args.gate, args.matched, screen) else 1

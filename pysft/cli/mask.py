@@ -61,7 +61,7 @@ def run(args):
     from pysft.text.examples import encode_conversation
 
     reader = reader_of(args.of_run, args.corpus, args.template, args.ops, args.threads)
-    if reader.stage is not None and not reader.stage.tokenizer.specials:
+    if reader.stage is not None and not reader.stage.can_talk:
         raise UsageError(
             f"--run {args.of_run}: a base model, which knows no conversations; name a tuned run"
         )
@@ -69,7 +69,8 @@ def run(args):
     chosen = _conversations(args, reader.template)
     written = write_with(chosen, reader.tokenizer, reader.template, unknown)
     refuse_faults(written.faults)
-    conversations, reader = written.conversations, reader._replace(tokenizer=written.tokenizer)
+    conversations, tokenizer = written.conversations, written.tokenizer.grow(reader.tokens)
+    reader = reader._replace(tokenizer=tokenizer)
     examples = [
         encode_conversation(c, reader.tokenizer, reader.context, reader.template, grade)
         for c in conversations
@@ -177,7 +178,7 @@ def _proof(args, reader, conversation, example, grade):
     else:
         ops = computing_ops(args.ops, args.threads)
         model = small_model(len(reader.tokenizer), len(example.labels), ops)
-    proof = prove(model, example, conversation.messages, reader.template, grade)
+    proof = prove(model, example, conversation.messages, reader.template, reader.tokenizer, grade)
     return {"proof": proof, "proved": holds(proof)}
 
 

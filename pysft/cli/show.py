@@ -5,7 +5,7 @@ import textwrap
 from pysft.console import Screen
 from pysft.measure.provenance import RULE, origin_notes, verdict_counts
 from pysft.measure.tooltest import tool_rows
-from pysft.measure.wording import DOMAINS, GROUPS, domain_table, ended, written
+from pysft.measure.wording import DOMAINS, GROUPS, domain_table, ended, unit_of, written
 
 
 def side_by_side(rows: list[list], screen: Screen) -> None:
@@ -33,7 +33,7 @@ def table(report: dict, screen: Screen) -> None:
         forgetting += f", matched {figure('forgetting_matched', 'rise')}"
     rows = [
         (
-            "base text, nats/char",
+            f"base text, nats/{unit_of(report)}",
             f"{figure('base_loss', 'loss')} -> {figure('tuned_base_loss', 'loss')}"
             f"   ({forgetting})",
         ),

@@ -183,6 +183,6 @@ class Repl:
         return f"{name:>16} {p[event.token]:>7.1%}   of {candidates}"
 
     def _name(self, token) -> str:
-        """A character in quotes, or the name of a special token."""
+        """A token of text in quotes, or the name of a special token."""
         text = self.session.tokenizer.decode([int(token)])
-        return repr(text) if len(text) == 1 else text
+        return text if self.session.tokenizer.is_special(token) else repr(text)

@@ -14,7 +14,7 @@ from pysft.inference.tools import Tool
 from pysft.text.characters import replaced
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 
 MAX_NEW = 120  # maximum tokens that the model writes for a reply, unless another number is given
 ROOM = 32  # minimum tokens reserved for a reply; old turns are dropped to make room
@@ -39,7 +39,7 @@ class Session:
     A system message that is empty, or that the template has no role for, raises a UsageError."""
 
     model: object
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     template: Template
     sampling: Sampling = Sampling()
     max_new: int = MAX_NEW
@@ -82,7 +82,7 @@ class Session:
         excess = len(ids) + least - context
         raise DataError(
             f"the prompt takes {len(ids)} tokens and a reply needs {least}, but the context holds"
-            f" {context}; shorten the prompt by {excess} character{'s' * (excess > 1)}"
+            f" {context}; shorten the prompt by {excess} token{'s' * (excess > 1)}"
         )
 
     def _system_turn(self) -> list[dict]:
@@ -94,7 +94,7 @@ class Session:
         return [{"role": "system", "content": text}]
 
     def _known(self, text: str) -> str:
-        return replaced(text, frozenset(self.tokenizer.characters))
+        return replaced(text, self.tokenizer)
 
     def stream(self, text: str) -> Iterator:
         """Answer a message. Yields (ids, dropped) as prompt() returns them, then the Events of the

@@ -9,7 +9,7 @@ names them in its table of parts (text/templates.py):
 
 from pysft.inference.tools import Tool, run_tool
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 
 MAX_CALLS = 3  # calls of tools in one reply; another one ends it
 SPARE = 8  # tokens left for a reply beyond a result and its repetition
@@ -23,18 +23,18 @@ class ReplyReader:
         results the kind is "text".
     closers: {closing token: the kind that it closes}.
 
-    Only ids of characters are kept, so a control token in the wrong place is left out."""
+    Only ids of text are kept, so a control token in the wrong place is left out."""
 
-    def __init__(self, ids, tokenizer: CharTokenizer, template: Template):
-        special, characters = tokenizer.special, len(tokenizer.characters)
+    def __init__(self, ids, tokenizer: Tokenizer, template: Template):
+        special, ids = tokenizer.special, list(map(int, ids))
         segments = {
             kind: s for kind, s in template.parts.items() if {*s.opens, *s.closes} <= special.keys()
         }
         openers = {special[s.opens[0]]: kind for kind, s in segments.items()}
         self.closers = {special[s.closes[-1]]: kind for kind, s in segments.items()}
         self.finished, self.kind, self.held = [], "text", []
-        for i in map(int, ids):
-            if i < characters:
+        for i, is_special in zip(ids, tokenizer.is_special(ids)):
+            if not is_special:
                 self.held.append(i)
             elif self.kind == "text" and i in openers:
                 self._begin(openers[i])
@@ -42,14 +42,14 @@ class ReplyReader:
                 self._begin("text")
 
     def _begin(self, kind: str) -> None:
-        """Finish the open part and begin another. A text of no characters is no part."""
+        """Finish the open part and begin another. A text of no tokens is no part."""
         if self.held or self.kind != "text":
             self.finished.append((self.kind, self.held))
         self.kind, self.held = kind, []
 
 
 def answer_calls(
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     template: Template,
     tools: dict[str, Tool],
     max_calls: int = MAX_CALLS,
@@ -57,10 +57,10 @@ def answer_calls(
     """Return the function that answers calls while a reply is written (`inject` of stream()).
 
     When the model closes a call, its tool runs, and the result is injected between the tokens of
-    a result, exactly as training rendered it. The result takes at most half of the room that is
+    a result, exactly as training rendered it. The result takes at most half of the tokens that are
     left, so that the reply can repeat it. A call ends the reply if there is no tool for it, if
     max_calls were made before it, or if there is no room for a result."""
-    special, known = tokenizer.special, frozenset(tokenizer.characters)
+    special = tokenizer.special
     call_closers = {
         special[s.closes[-1]]
         for kind, s in template.parts.items()
@@ -78,14 +78,14 @@ def answer_calls(
         space = (room - len(result.opens) - len(result.closes) - SPARE) // 2
         if reader.kind not in tools or calls >= max_calls or space < 1:
             return False
-        text = run_tool(tools[reader.kind], tokenizer.decode(reader.held), space, known)
+        text = run_tool(tools[reader.kind], tokenizer.decode(reader.held), space, tokenizer)
         opener, closer = ([special[token] for token in s] for s in (result.opens, result.closes))
         return [*opener, *tokenizer.encode(text).tolist(), *closer]
 
     return inject
 
 
-def content_parts(ids, tokenizer: CharTokenizer, template: Template) -> list[dict]:
+def content_parts(ids, tokenizer: Tokenizer, template: Template) -> list[dict]:
     """Return a reply's ids as the parts of a message's content: {"type": kind, "text": text} for
     each text, call and result.
 

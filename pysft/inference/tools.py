@@ -13,6 +13,7 @@ and arithmetic) can execute the text that it is given. A new tool needs
 - a row of the same name in TOOLS (text/templates.py), which gives its calls their tokens,
 - conversations that call it, from which a model learns to use it."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from pysft.errors import DataError, PysftError
 from pysft.inference.calculator import calculate
 from pysft.inference.search import Search
 from pysft.text.characters import replaced
+from pysft.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,12 @@ def tools(search: Search | None = None) -> dict[str, Tool]:
     return {tool.name: tool for tool in rows}
 
 
-def run_tool(tool: Tool, call: str, room: int, known: frozenset[str]) -> str:
-    """Run a tool and return the text to inject: one line of at most `room` characters.
+def run_tool(tool: Tool, call: str, room: int, tokenizer: Tokenizer) -> str:
+    """Run a tool and return the text to inject: one line of at most `room` tokens.
 
-    known: the characters of the vocabulary; the text holds no others. An error is a result too
-    ("error: ..."). Words are never cut, because half a number or half a name would be another one,
-    so the text may be "". The name of a control token in a result stays characters."""
+    The text holds only what the vocabulary can write. An error is a result too ("error: ...").
+    Words are never cut, because half a number or half a name would be another one, so the text may
+    be "". The name of a control token in a result stays text."""
     try:
         text = tool.run(call)
         if not isinstance(text, str):
@@ -54,7 +56,11 @@ def run_tool(tool: Tool, call: str, room: int, known: frozenset[str]) -> str:
     except Exception as error:  # whatever is wrong with a tool must not end the chat
         text = f"error: {tool.name} failed ({type(error).__name__})"
     room = max(room, 0)
-    # At most `room` words can fit. Taking no more keeps a very long result cheap.
-    text = replaced(" ".join(text.split(None, room)[:room]), known)
-    text = " ".join("".join(c for c in text if c in known).split())
-    return text if len(text) <= room else text[: room + 1].rpartition(" ")[0]
+    # A word takes a token or more. Taking no more than `room` keeps a very long result cheap.
+    text = replaced(" ".join(text.split(None, room)[:room]), tokenizer)
+    words = "".join(c for c in text if tokenizer.can_write(c)).split()
+
+    def size(count):
+        return len(tokenizer.encode(" ".join(words[:count])))
+
+    return " ".join(words[: bisect_right(range(len(words) + 1), room, key=size) - 1])

@@ -91,13 +91,13 @@ def current_isa(ops_name: str) -> str:
 def base_stage(stage: Stage, path) -> Stage:
     """Return the base that --base names: `stage` itself, or the base beside it if it is tuned. A
     UsageError if there is none. path: the value of --base, for the message."""
-    if stage.tokenizer.specials:
+    if stage.can_talk:
         folder = stage.folder.parent / "base"
         if (folder / "model.safetensors").is_file():
             return load_stage(folder, stage.model.ops)
         raise UsageError(
-            f"--base {path}: this model is tuned already (its vocabulary has special tokens). Name "
-            "a base model"
+            f"--base {path}: this model is tuned already (its vocabulary has"
+            f" {stage.template.end}). Name a base model"
         )
     return stage
 

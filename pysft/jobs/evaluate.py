@@ -11,6 +11,7 @@ from pysft.measure.evaluate import (
     loss_after_replay,
     measure,
     origins,
+    unit_entry,
 )
 from pysft.measure.probe import Probe
 from pysft.measure.tooltest import tool_test
@@ -61,9 +62,10 @@ def evaluate(
         "params": stage.model.params.size,
         "weights_sha256": weights_sha256(stage.model),
     }
-    if not stage.tokenizer.specials:
-        loss = corpus_loss(stage.model, stage.tokenizer.encode(probe.heldout_text))
-        return report | {"base_loss": loss, "seconds": time.monotonic() - began}
+    if not stage.can_talk:
+        loss = corpus_loss(stage.model, stage.tokenizer, probe.heldout_text)
+        report |= {"base_loss": loss, **unit_entry(stage.tokenizer)}
+        return report | {"seconds": time.monotonic() - began}
     stored = _stored_figures(home, stage)
     grade = stage.setting("grade", "all")
     figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, grade)
@@ -78,7 +80,7 @@ def evaluate(
             raise
         base = None
     if report["base_loss"] is None and base is not None:
-        report["base_loss"] = corpus_loss(base.model, base.tokenizer.encode(probe.heldout_text))
+        report["base_loss"] = corpus_loss(base.model, base.tokenizer, probe.heldout_text)
     if report["base_loss"]:
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
     sides = before_and_after(base, replies) if base is not None else []
@@ -167,8 +169,9 @@ def matched_loss(
     return loss_after_replay(
         base.model,
         settings,
-        base.tokenizer.encode(probe.corpus_text),
-        base.tokenizer.encode(probe.heldout_text),
+        base.tokenizer,
+        probe.corpus_text,
+        probe.heldout_text,
         progress,
     )
 
@@ -180,12 +183,15 @@ def before_and_after(base: Stage, replies: dict) -> list[list]:
     reply stopped, True if the prompt was trained on]. A prompt with characters that the base lacks,
     or that is too long for it, is left out."""
     room = base.model.config.context - 1
+
+    def fits(prompt):
+        can_write = base.tokenizer.can_write(prompt)
+        return can_write and 0 < len(base.tokenizer.encode(prompt)) <= room
+
     rows = []
     for group, count in (("pairs", 4), ("prompts", 6)):
-        fits = [
-            r for r in replies[group] if 0 < len(r[0]) <= room and not base.tokenizer.unknown(r[0])
-        ]
-        rows += [(row, group == "pairs") for row in fits[:count]]
+        taken = [row for row in replies[group] if fits(row[0])][:count]
+        rows += [(row, group == "pairs") for row in taken]
     prompts = [base.tokenizer.encode(row[0]) for row, _ in rows]
     ends = generate(base.model, prompts, 40, sampling=Sampling(temperature=0.8, seed=1))
     return [

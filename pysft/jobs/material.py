@@ -17,7 +17,8 @@ from pysft.text.repeats import quick_check
 from pysft.text.spreadsheet import SUFFIXES, read_sheet
 from pysft.text.template import Template
 from pysft.text.templates import load_template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
+from pysft.text.tokenizers import vocabulary_of
 from pysft.text.transcripts import TOOLS, transcripts
 from pysft.training.settings import Settings
 
@@ -29,8 +30,8 @@ SHOWN = 8  # how many replaced or new characters a note names
 class Material:
     """All the text of a run.
 
-    train_text, heldout_text: the two parts of the corpus. tokenizer: the base's, which has the
-    characters of the corpus. grown: the tuned model's, which also has the template's tokens and,
+    train_text, heldout_text: the two parts of the corpus. tokenizer: the base's, which can write
+    the corpus. grown: the tuned model's, which also has the template's tokens and,
     with --unknown grow, the new characters of the conversations.
     conversations, pairs: what is trained on. examples: (those of the conversations, those of the
     pairs). heldout: conversations that are only measured on. files: for a mixture, the number of
@@ -39,9 +40,9 @@ class Material:
 
     train_text: str
     heldout_text: str
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     template: Template
-    grown: CharTokenizer | None = None
+    grown: Tokenizer | None = None
     conversations: list = field(default_factory=list)
     pairs: list = field(default_factory=list)
     heldout: list = field(default_factory=list)
@@ -55,7 +56,7 @@ def gather(
     settings: Settings,
     corpus: str,
     data: list[str] | None,
-    tokenizer: CharTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     template: Template | None = None,
 ) -> Material:
     """Read the corpus and the conversations, and render them.
@@ -65,7 +66,8 @@ def gather(
     trained on. A UsageError if the settings do not fit the data."""
     text = read_corpus(corpus)
     template = template or load_template(settings.template)
-    material = Material(*split_corpus(text), tokenizer or CharTokenizer.of(text), template)
+    tokenizer = tokenizer or vocabulary_of(settings.tokenizer, text)
+    material = Material(*split_corpus(text), tokenizer, template)
     material.tokenizer.encode(text, corpus)  # a given tokenizer may lack some of its characters
     _refuse_mixture(settings, data)
     files = data or [str(shipped("conversations.jsonl"))]
@@ -95,7 +97,7 @@ def gather(
         trained=material.conversations + material.pairs,
         recalled=material.pairs or material.conversations,
         heldout=material.heldout,
-        can_ask=lambda prompt: not material.grown.unknown(prompt),
+        can_ask=lambda prompt: material.grown.can_write(prompt),
         grade=settings.grade,
         own_data=bool(data),
     )

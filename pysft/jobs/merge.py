@@ -16,7 +16,7 @@ from pysft.run.stage import (
     weights_sha256,
 )
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizers import vocabulary_from_json
 
 
 def merge(adapter: Path, base: str, out: str) -> str:
@@ -30,7 +30,7 @@ def merge(adapter: Path, base: str, out: str) -> str:
             f"{adapter}: no such file; a training with --lora writes RUN/sft/adapter.safetensors"
         )
     home = adapter.parent
-    tokenizer = understood(home / "vocabulary.json", CharTokenizer.from_json)
+    tokenizer = understood(home / "vocabulary.json", vocabulary_from_json)
     template = understood(home / "template.json", Template.from_json)
     given = base_stage(load_stage(base), base)
     model = apply_adapter(adapter, given.model)

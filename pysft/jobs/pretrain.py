@@ -7,7 +7,7 @@ from pysft.console import Screen
 from pysft.errors import DataError, MissingInput
 from pysft.jobs.begin import Begun, Order, current_isa, describe, input_digests, open_run, resumed
 from pysft.jobs.material import Material
-from pysft.measure.evaluate import corpus_loss, finite
+from pysft.measure.evaluate import corpus_loss, finite, unit_entry
 from pysft.measure.memory import refuse_too_large, say_memory
 from pysft.measure.probe import Probe
 from pysft.nn.computing import computing_ops
@@ -17,7 +17,7 @@ from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints
 from pysft.run.stage import Stage, load_stage, save_stage, understood, weights_sha256, write_json
 from pysft.text.corpora import read_corpus, split_corpus
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizers import vocabulary_of
 from pysft.training.runner import stage_figures, train_stage
 from pysft.training.settings import Settings
 from pysft.training.stages import Plan, pretrain
@@ -35,7 +35,8 @@ def pretrain_only(order: Order, screen: Screen) -> dict:
     if begun is not None:
         begun.refuse_changes(inputs)
     text = read_corpus(order.corpus)
-    material = Material(*split_corpus(text), CharTokenizer.of(text), template)
+    tokenizer = vocabulary_of(settings.tokenizer, text)
+    material = Material(*split_corpus(text), tokenizer, template)
     config, plan = base_plan(settings, material)  # before a folder is made, because it may raise
     begun = begun or Begun(
         "pretrain", asdict(settings), order.corpus, None, None, template, order.ops,
@@ -85,7 +86,8 @@ def pretrain_base(
     report = {
         "run": str(folder),
         "params": params,
-        "base_loss": corpus_loss(model, tokenizer.encode(heldout_text)),
+        "base_loss": corpus_loss(model, tokenizer, heldout_text),
+        **unit_entry(tokenizer),
         "tokens_per_s": run["tokens"] / max(run["seconds"], 1e-9),
         "tokens": run["tokens"],
         "seconds": run["seconds"],
@@ -96,7 +98,8 @@ def pretrain_base(
     save_stage(stage)
     drop_checkpoints(target)
     screen.say(
-        f"base: {report['base_loss']:.3f} nats/char on the held-out tail, {run['seconds']:.0f} s"
+        f"base: {report['base_loss']:.3f} nats/{tokenizer.unit} on the held-out tail,"
+        f" {run['seconds']:.0f} s"
     )
     return stage, report
 

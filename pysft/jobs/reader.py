@@ -9,18 +9,21 @@ from pysft.run.stage import Stage, load_stage
 from pysft.text.corpora import read_corpus
 from pysft.text.template import Template
 from pysft.text.templates import load_template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
+from pysft.text.tokenizers import vocabulary_of
 from pysft.training.settings import Settings
 
 
 class Reader(NamedTuple):
-    """What a data set is read with. tokenizer: has the template's tokens. stage: the run's, or None
-    if no run is named."""
+    """What a data set is read with. tokenizer: that of the run, or of the base of a training from
+    scratch. tokens: the special tokens by which it grows before conversations are rendered. stage:
+    the run's, or None if no run is named."""
 
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     template: Template
     context: int
     stage: Stage | None
+    tokens: tuple[str, ...] = ()
 
 
 def reader_of(
@@ -35,17 +38,17 @@ def reader_of(
     its own."""
     if run is None:
         chosen = load_template(template or "chat")
-        tokenizer = CharTokenizer.of(read_corpus(corpus or "plays"))
-        tokenizer = tokenizer.grow(chosen.tokens + chosen.tool_tokens)
-        return Reader(tokenizer, chosen, Settings().context, None)
+        tokenizer = vocabulary_of(Settings().tokenizer, read_corpus(corpus or "plays"))
+        tokens = chosen.tokens + chosen.tool_tokens
+        return Reader(tokenizer, chosen, Settings().context, None, tokens)
     if corpus is not None:
         raise UsageError("--run has its own vocabulary; leave --corpus out")
     stage = load_stage(run, computing_ops(ops_name, threads))
     context = stage.model.config.context
-    if not stage.tokenizer.specials:  # a base model, which has no template yet
+    if not stage.can_talk:  # a base model, which has no template yet
         chosen = stage.template if template is None else load_template(template)
-        tokenizer = stage.tokenizer.grow(chosen.tokens + chosen.tool_tokens)
-        return Reader(tokenizer, chosen, context, stage)
+        tokens = chosen.tokens + chosen.tool_tokens
+        return Reader(stage.tokenizer, chosen, context, stage, tokens)
     if template is not None and load_template(template) != stage.template:
         raise UsageError(
             f"--run {run}: it was trained with template {stage.template.name!r}; leave"

@@ -110,6 +110,7 @@ def _given_base(order: Order, ops) -> tuple[Order, Stage]:
         require(order.base)
     base = base_stage(load_stage(order.base, ops), order.base)
     settings = with_shape_of(order.settings, base.model.config)
+    settings = replace(settings, tokenizer=base.tokenizer.kind)
     return replace(order, settings=settings, corpus=order.corpus or corpus_of(base)), base
 
 
@@ -130,8 +131,8 @@ def with_shape_of(settings: Settings, config: GPTConfig) -> Settings:
 def _given_report(base: Stage, material: Material, screen: Screen) -> dict:
     """Measure and print the loss of a base that was trained before. Return its figures, as
     pretrain_base() does; time and tokens count as 0."""
-    loss = corpus_loss(base.model, material.grown.encode(material.heldout_text))
-    screen.say(f"base: {base.folder}, {loss:.3f} nats/char on the held-out tail")
+    loss = corpus_loss(base.model, material.grown, material.heldout_text)
+    screen.say(f"base: {base.folder}, {loss:.3f} nats/{base.tokenizer.unit} on the held-out tail")
     return {"base_loss": loss, "seconds": 0.0, "tokens": 0}
 
 
@@ -157,7 +158,7 @@ def _tune(
     base.model.release()
     g = rng(settings.seed, "sft", "rows")
     model = expand_vocab(base.model, len(tokenizer), settings.new_rows, g)
-    grown_loss = corpus_loss(model, tokenizer.encode(material.heldout_text))
+    grown_loss = corpus_loss(model, tokenizer, material.heldout_text)
     parent = {"path": str(base.folder), "weights_sha256": weights_sha256(base.model)}
     tuned = Stage(folder / "sft", model, tokenizer, material.template, asdict(settings), parent)
     params = announce(

@@ -9,11 +9,11 @@ from pysft.measure.probe import Probe
 from pysft.text.conversation import Conversation
 from pysft.text.examples import encode_conversation
 from pysft.text.templates import CHAT
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 from pysft.training.settings import Settings
 
 
-def standard(conversation: Conversation, tokenizer: CharTokenizer, settings: Settings) -> Example:
+def standard(conversation: Conversation, tokenizer: Tokenizer, settings: Settings) -> Example:
     """The Example that `train` makes of a conversation."""
     return encode_conversation(conversation, tokenizer, settings.context, CHAT, settings.grade)
 
@@ -22,7 +22,7 @@ def standard(conversation: Conversation, tokenizer: CharTokenizer, settings: Set
 # on disk (Trial.description). After a function is renamed, its trials are trained again.
 
 
-def judge(model, tokenizer: CharTokenizer, arm: "Arm") -> tuple[dict, dict]:
+def judge(model, tokenizer: Tokenizer, arm: "Arm") -> tuple[dict, dict]:
     """(figures, replies) of a model, as measure() gives them."""
     return measure(model, tokenizer, CHAT, arm.probe)
 
@@ -54,7 +54,7 @@ class Arm:
     pairs: tuple[Conversation, ...] = ()
     at: tuple[int, ...] = ()
     encode: Callable = standard
-    tokenizer: CharTokenizer | None = None
+    tokenizer: Tokenizer | None = None
     judge: Callable = judge
     lora: tuple[int, tuple[str, ...]] | None = None
     finish: Callable | None = None

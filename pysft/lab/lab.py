@@ -18,13 +18,14 @@ from pysft.text.conversation import Conversation
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.formats import read_conversations
 from pysft.text.heldout import split_heldout
+from pysft.text.render import render, render_prompt
 from pysft.text.templates import CHAT
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizers import vocabulary_of
 from pysft.training.runner import steps_of
 from pysft.training.settings import PRESETS, Settings
 from pysft.training.stages import pretrain
 
-ROOM = 8  # tokens that must fit the context besides a prompt's characters: 3 markers, 5 of a reply
+ROOM = 5  # tokens of a reply that must fit the context behind a prompt
 
 
 class Lab:
@@ -57,12 +58,12 @@ class Lab:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"--out {folder}: this is a file. Name a folder")
         self.train_text, self.heldout_text = split_corpus(self.text)
-        self.characters = CharTokenizer.of(self.text)
-        self.chat = self.characters.grow(CHAT.tokens)
+        self.tokenizer = vocabulary_of(Settings().tokenizer, self.text)  # of the bases
+        self.chat = self.tokenizer.grow(CHAT.tokens)
         self.pairs = tuple(read_conversations(shipped("pairs40.jsonl")))
         kept, held = split_heldout(list(read_conversations(shipped("conversations.jsonl"))))
         self.conversations, self.heldout = tuple(kept), tuple(held)
-        # Refuse now a corpus whose characters cannot write the texts of the experiments.
+        # Refuse now a corpus whose vocabulary cannot write the texts of the experiments.
         for c in (*self.pairs, *self.conversations, *self.heldout):
             for m in c.messages:
                 self.chat.encode(m["content"], f"{c.where}, for the lab")
@@ -119,9 +120,16 @@ class Lab:
             self.heldout_text,
             trained=trained,
             recalled=recalled,
-            heldout=[c for c in heldout if len(c.messages) == 2 and _rows(c) <= context],
-            can_ask=lambda prompt: len(prompt) + ROOM <= context,
+            heldout=[c for c in heldout if len(c.messages) == 2 and self._rows(c) <= context],
+            can_ask=lambda prompt: self._prompt_tokens(prompt) + ROOM <= context,
         )
+
+    def _rows(self, conversation: Conversation) -> int:
+        """Rows of the example of a conversation: its tokens, less one for the shift."""
+        return len(render(conversation.messages, self.chat, CHAT)[0]) - 1
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        return len(render_prompt([{"role": "user", "content": prompt}], self.chat, CHAT))
 
     # ------------------------------------------------------------------------ bases and trials
 
@@ -139,14 +147,14 @@ class Lab:
             if not (folder / "model.safetensors").is_file():
                 save_stage(self._pretrained(folder, settings))
             stage = load_stage(folder, self.ops)
-            loss = corpus_loss(stage.model, self.characters.encode(self.heldout_text))
+            loss = corpus_loss(stage.model, self.tokenizer, self.heldout_text)
             self._bases[preset, seed] = Base(stage, loss)
             stage.model.release()
         return self._bases[preset, seed]
 
     def _pretrained(self, folder: Path, settings: Settings) -> Stage:
-        config = settings.shape(len(self.characters))
-        plan = pretrain(settings, self.characters.encode(self.train_text), config.vocab)
+        config = settings.shape(len(self.tokenizer))
+        plan = pretrain(settings, self.tokenizer.encode(self.train_text), config.vocab)
         model = GPT(config, self.ops, rng(settings.seed, "base", "init"))
         for r in steps_of(model, plan, settings, "base"):
             where = f"base {settings.preset}, seed {settings.seed}"
@@ -154,7 +162,7 @@ class Lab:
                 f"{where}: step {r.step:,} of {plan.steps:,}, loss {r.loss:.3f}",
                 r.step == plan.steps,
             )
-        return Stage(folder, model, self.characters, CHAT, asdict(settings))
+        return Stage(folder, model, self.tokenizer, CHAT, asdict(settings))
 
     def run(self, arm: Arm, seed: int) -> dict:
         """The record of an arm under one seed: from the folder, or measured now and kept there."""
@@ -170,7 +178,7 @@ class Lab:
             [arm.encode(c, tokenizer, settings) for c in arm.pairs],
             sorted({0, last, *(min(self.scaled(step), last) for step in arm.at)}),
         )
-        corpus = self.characters.encode(self.train_text)
+        corpus = self.tokenizer.encode(self.train_text)
         return stored(
             self.folder / "trials",
             trial.description(),
@@ -195,13 +203,7 @@ class Lab:
         def replayed() -> dict:
             model = GPT(base.config, self.ops)
             model.params.flat[:] = base.params.flat
-            texts = (self.characters.encode(t) for t in (self.train_text, self.heldout_text))
+            texts = self.tokenizer, self.train_text, self.heldout_text
             return {"loss": loss_after_replay(model, settings, *texts, self.progress)}
 
         return stored(self.folder / "trials", description, replayed)["loss"]
-
-
-def _rows(conversation: Conversation) -> int:
-    """Rows of the example of one question and one answer: its characters and four markers, less one
-    for the shift."""
-    return sum(len(m["content"]) for m in conversation.messages) + 3

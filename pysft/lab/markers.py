@@ -83,7 +83,7 @@ def _judged(model, tokenizer, arm, answer, example, end: int) -> tuple[dict, dic
         stopped and text == reply for (text, stopped), (_, reply) in zip(pairs, arm.probe.pairs)
     ]
     figures = {
-        "tuned_base_loss": corpus_loss(model, tokenizer.encode(arm.probe.heldout_text)),
+        "tuned_base_loss": corpus_loss(model, tokenizer, arm.probe.heldout_text),
         "reply_loss": total / count,
         "recall": float(np.mean(recalled)),
         "recall_of": len(pairs),

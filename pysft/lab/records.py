@@ -35,8 +35,9 @@ def digest_of_examples(examples: list[Example]) -> str:
 
 def relevant(settings: Settings) -> dict:
     """The settings that can change a result of the lab. It makes its own examples, so `transcripts`
-    does not count, and it never skips a step, so `on_nan` does not count."""
-    return {k: v for k, v in asdict(settings).items() if k not in ("transcripts", "on_nan")}
+    and `tokenizer` do not count, and it never skips a step, so `on_nan` does not count."""
+    others = ("transcripts", "tokenizer", "on_nan")
+    return {k: v for k, v in asdict(settings).items() if k not in others}
 
 
 def stored(folder: Path, description: dict, make: Callable[[], dict]) -> dict:

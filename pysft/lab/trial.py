@@ -18,7 +18,7 @@ from pysft.rng import rng
 from pysft.run.stage import Stage, weights_sha256
 from pysft.text.examples import encode_conversation
 from pysft.text.templates import CHAT
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 from pysft.training.runner import steps_of
 from pysft.training.settings import Settings
 from pysft.training.stages import finetune
@@ -46,7 +46,7 @@ class Trial:
     seed: int
     base: Base
     settings: Settings
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     conversations: list[Example]
     pairs: list[Example]
     at: list[int]

@@ -3,7 +3,7 @@
 from pysft.measure import figures
 from pysft.measure.figures import Series
 from pysft.measure.page import details, figure, paragraph, table
-from pysft.measure.wording import cell, reply_cell
+from pysft.measure.wording import UNITS, cell, reply_cell, unit_of
 
 POINTS = 200  # maximum points of a curve; if there are more steps, each point is a mean of several
 ROWS = 12  # maximum rows of a curve's table
@@ -156,7 +156,8 @@ def _checkpoint_curves(rows: list[dict]) -> list:
             "Losses by step",
             LOSSES,
             "nats",
-            "On conversations, trained and held out, per graded token; on base text per character.",
+            "On conversations, trained and held out, per graded token; on base text per"
+            f" {UNITS[unit_of(rows[0])]}.",
         ),
         figure(
             figures.paths("What is learned, and what it costs", paths, "forgetting", "share"),

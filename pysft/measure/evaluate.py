@@ -1,8 +1,9 @@
 """Measure a model: its losses, its replies, and the figures of its replies.
 
-Losses are in nats. Base loss is per character of the corpus's held-out tail, in windows of the
-context that do not overlap. Conversation loss is per graded token of held-out conversations.
-Replies are greedy and have at most 120 new tokens, or as many as the context has room for."""
+Losses are in nats. Base loss is per character of the corpus's held-out tail (per byte where tokens
+are not characters), in windows of the context that do not overlap. Conversation loss is per graded
+token of held-out conversations. Replies are greedy and have at most 120 new tokens, or as many as
+the context has room for."""
 
 from dataclasses import asdict
 
@@ -17,7 +18,7 @@ from pysft.measure.words import on_topic, real_words
 from pysft.text.examples import shift
 from pysft.text.render import render, render_prompt
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 from pysft.text.windows import tile_windows
 from pysft.training.runner import steps_of
 from pysft.training.stages import replay_alone
@@ -29,13 +30,22 @@ ROWS = 2048  # maximum rows of a batch that is measured, unless one context is l
 # ---------------------------------------------------------------------------------------- losses
 
 
-def corpus_loss(model, ids: np.ndarray) -> float:
-    """Mean loss of a text's ids (L,), in nats per character. Each target counts once."""
-    return _mean_nll(model, tile_windows(ids, model.config.context))
+def corpus_loss(model, tokenizer: Tokenizer, text: str) -> float:
+    """Loss of a text in nats per tokenizer.unit: the sum over its targets, which are all of its
+    tokens but the first, divided by the units that they stand for. Each target counts once."""
+    ids = tokenizer.encode(text)
+    total, _ = _total_nll(model, tile_windows(ids, model.config.context))
+    return total / tokenizer.count_units(ids[1:])
+
+
+def unit_entry(tokenizer: Tokenizer) -> dict:
+    """The entry of a --json document that names the unit of its losses on base text. Without it
+    they are per character."""
+    return {} if tokenizer.unit == "char" else {"base_loss_unit": tokenizer.unit}
 
 
 def conversation_loss(
-    model, conversations: list, tokenizer: CharTokenizer, template: Template, grade: str = "all"
+    model, conversations: list, tokenizer: Tokenizer, template: Template, grade: str = "all"
 ) -> tuple[float, int]:
     """(mean loss in nats per graded token, number of conversations measured).
 
@@ -46,10 +56,14 @@ def conversation_loss(
         ids, labels = shift(*render(messages, tokenizer, template, grade=grade))
         if len(ids) <= model.config.context and (labels != IGNORE).any():
             examples.append(Example(ids, labels))
-    return (_mean_nll(model, examples) if examples else float("nan")), len(examples)
+    if not examples:
+        return float("nan"), 0
+    total, graded = _total_nll(model, examples)
+    return total / graded, len(examples)
 
 
-def _mean_nll(model, examples: list[Example]) -> float:
+def _total_nll(model, examples: list[Example]) -> tuple[float, int]:
+    """(sum of the loss in nats over all graded targets, their number)."""
     total, graded = 0.0, 0
     per_batch = max(1, ROWS // model.config.context)
     for first in range(0, len(examples), per_batch):
@@ -59,26 +73,28 @@ def _mean_nll(model, examples: list[Example]) -> float:
         nll = model.forward(batch).nll
         total += float(nll.sum(dtype=np.float64))
         graded += int(batch.graded.sum())
-    return total / graded
+    return total, graded
 
 
-def loss_after_replay(model, settings, corpus: np.ndarray, heldout: np.ndarray, progress) -> float:
-    """corpus_loss of `heldout` after training `model`, a base, in place on base text alone.
+def loss_after_replay(
+    model, settings, tokenizer: Tokenizer, corpus: str, heldout: str, progress
+) -> float:
+    """corpus_loss of a text, `heldout`, after training `model`, a base, in place on base text alone.
 
-    The windows of `corpus` and the learning rates are those that a fine-tuning by `settings` has
-    for its replay. Matched forgetting compares with this loss. progress(text, last) takes a line of
-    text for the screen."""
-    plan = replay_alone(settings, corpus, model.config.vocab)
+    The windows of `corpus`, a text, and the learning rates are those that a fine-tuning by
+    `settings` has for its replay. Matched forgetting compares with this loss. progress(text, last)
+    takes a line of text for the screen."""
+    plan = replay_alone(settings, tokenizer.encode(corpus), model.config.vocab)
     for r in steps_of(model, plan, settings, "sft"):
         progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
-    return corpus_loss(model, heldout)
+    return corpus_loss(model, tokenizer, heldout)
 
 
 # --------------------------------------------------------------------------------------- replies
 
 
 def answer(
-    model, tokenizer: CharTokenizer, template: Template, prompts: list
+    model, tokenizer: Tokenizer, template: Template, prompts: list
 ) -> list[tuple[str, Reply]]:
     """(text, Reply) for each prompt, greedy. A prompt is a text, or the list of turns so far.
 
@@ -97,18 +113,19 @@ def answer(
     return [(tokenizer.decode(r.ids), r) for r in replies]
 
 
-def checks(reply: Reply, tokenizer: CharTokenizer, template: Template) -> tuple[bool, bool, bool]:
+def checks(reply: Reply, tokenizer: Tokenizer, template: Template) -> tuple[bool, bool, bool]:
     """The three parts of format compliance, as the source text defines it.
 
     Returns (has content, ends with the end token, is clean). A clean reply holds neither a control
     token, other than those of tools, nor a marker of a turn spelled out in characters."""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
-    control = [i for i in reply.ids.tolist() if i >= len(tokenizer.characters) and i not in allowed]
-    text = tokenizer.decode(reply.ids[reply.ids < len(tokenizer.characters)])
+    is_special = tokenizer.is_special(reply.ids)
+    text = tokenizer.decode(reply.ids[~is_special])
     return (
         bool(text.strip()),
         reply.stop == "end",
-        not control and not any(m in text for m in template.forgeable),
+        set(reply.ids[is_special].tolist()) <= allowed
+        and not any(m in text for m in template.forgeable),
     )
 
 
@@ -116,7 +133,7 @@ def checks(reply: Reply, tokenizer: CharTokenizer, template: Template) -> tuple[
 
 
 def measure(
-    model, tokenizer: CharTokenizer, template: Template, probe: Probe, grade: str = "all"
+    model, tokenizer: Tokenizer, template: Template, probe: Probe, grade: str = "all"
 ) -> tuple[dict, dict]:
     """(figures, replies) of a tuned model.
 
@@ -133,7 +150,8 @@ def measure(
     checked = [checks(r, tokenizer, template) for _, r in answers["prompts"]]
     replies = [text for text, _ in answers["prompts"]]
     figures = {
-        "tuned_base_loss": corpus_loss(model, tokenizer.encode(probe.heldout_text)),
+        "tuned_base_loss": corpus_loss(model, tokenizer, probe.heldout_text),
+        **unit_entry(tokenizer),
         "heldout_loss": heldout_loss,
         "heldout_conversations": fitted,
         **_recall(probe.pairs, answers["pairs"]),

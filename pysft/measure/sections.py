@@ -18,7 +18,16 @@ from pysft.measure.page import (
 from pysft.measure.provenance import RULE, VERDICTS, origin_notes, verdict_counts
 from pysft.measure.reproduce import preset_of, reproduce
 from pysft.measure.tooltest import tool_rows
-from pysft.measure.wording import DOMAINS, FIGURES, GROUPS, cell, domain_table, reply_cell
+from pysft.measure.wording import (
+    DOMAINS,
+    FIGURES,
+    GROUPS,
+    UNITS,
+    cell,
+    domain_table,
+    reply_cell,
+    unit_of,
+)
 
 SHOWN, MOST = 8, 400  # replies of a group that are visible at once, and that the page holds
 
@@ -158,8 +167,9 @@ def replies(groups: dict) -> list:
 def all_figures(r: dict | None, base: dict | None) -> list:
     """Every figure of the report, with its meaning."""
     r = r or base
+    unit = UNITS[unit_of(r)]
     rows = [
-        [stack(label, name), cell(r[name], form)]
+        [stack(label.format(unit=unit), name), cell(r[name], form)]
         for name, (label, form) in FIGURES.items()
         if name in r
     ]
@@ -177,7 +187,7 @@ def all_figures(r: dict | None, base: dict | None) -> list:
             table(headings, rows, "l" + "r" * (len(headings) - 1)),
             paragraph(DOMAINS),
         ]
-    shown = {*FIGURES, "by_domain", "origins", "tools"}
+    shown = {*FIGURES, "by_domain", "origins", "tools", "base_loss_unit"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:
         parts.append(

@@ -15,7 +15,7 @@ from pysft.text.characters import replaced
 from pysft.text.facts import Fact, Lexicon, invent, name, one, town
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 from pysft.text.transcripts import HELD_OUT, refusal
 
 INVENTED = 100  # facts in each draw, beside those of the town
@@ -27,7 +27,7 @@ STRANGERS = 50
 DRAWS = (1, 2, 3, 4)
 
 
-def tool_test(model, tokenizer: CharTokenizer, template: Template, probe, draws=DRAWS) -> dict:
+def tool_test(model, tokenizer: Tokenizer, template: Template, probe, draws=DRAWS) -> dict:
     """Measure how a model uses the search. Shares are from 0 to 1; all replies are greedy.
 
     Of the questions about held-out facts, the share where
@@ -86,8 +86,7 @@ class _Answer(NamedTuple):
 
 def _answers(model, tokenizer, template, questions: list[str], having: dict) -> list[_Answer]:
     """The answers of a model to questions. having: the tools that it can call."""
-    known = frozenset(tokenizer.characters)
-    asked = [[{"role": "user", "content": replaced(q, known)}] for q in questions]
+    asked = [[{"role": "user", "content": replaced(q, tokenizer)}] for q in questions]
     replies = generate(
         model,
         [render_prompt(q, tokenizer, template) for q in asked],
@@ -108,7 +107,7 @@ def _answers(model, tokenizer, template, questions: list[str], having: dict) -> 
 
 def _draw(model, tokenizer, template, probe, seed: int) -> dict:
     """The figures of one draw of names and wordings: all but those of the ordinary questions."""
-    g, known = rng(seed, "tools", "test"), frozenset(tokenizer.characters)
+    g = rng(seed, "tools", "test")
     lexicon = Lexicon(probe.heldout_text)  # no sentence of it was trained on
     held, others = town(trained=False), town(trained=True)
     facts = [*held, *(invent(g, lexicon) for _ in range(INVENTED))]
@@ -123,8 +122,8 @@ def _draw(model, tokenizer, template, probe, seed: int) -> dict:
         return float(np.mean(flags))
 
     questions = [one(g, HELD_OUT[f.kind]).format(f.title) for f in facts]
-    titles = [replaced(f.title, known) for f in facts]
-    texts = [replaced(f.text, known) for f in facts]
+    titles = [replaced(f.title, tokenizer) for f in facts]
+    texts = [replaced(f.text, tokenizer) for f in facts]
     replies = answers(questions, tools(search))
     answered = [a.is_fact(text) for a, text in zip(replies, texts)]
     without = [
@@ -135,7 +134,7 @@ def _draw(model, tokenizer, template, probe, seed: int) -> dict:
     ]
     about_unknown = [one(g, HELD_OUT["person"]).format(title) for title in unknown]
     refused = [
-        a.is_fact(replaced(refusal(title), known))
+        a.is_fact(replaced(refusal(title), tokenizer))
         for title, a in zip(unknown, answers(about_unknown, tools(search)))
     ]
     return {

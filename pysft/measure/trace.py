@@ -12,6 +12,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.text.render import graded_targets
 from pysft.text.template import Template
+from pysft.text.tokenizer import Tokenizer
 from pysft.training.objectives import Sft
 
 SFT = Sft()
@@ -30,7 +31,9 @@ def small_model(vocab: int, rows: int, ops) -> GPT:
     return GPT(GPTConfig(vocab, max(64, rows), 2, 2, 32), ops, rng(1, "mask", "init"))
 
 
-def prove(model, example: Example, messages, template: Template, grade: str) -> dict:
+def prove(
+    model, example: Example, messages, template: Template, tokenizer: Tokenizer, grade: str
+) -> dict:
     """Measure in `model` what the mask does. If it promises a value, the value follows the colon.
 
     rows, masked, graded  numbers of positions
@@ -52,7 +55,7 @@ def prove(model, example: Example, messages, template: Template, grade: str) -> 
         "rows": len(masked),
         "masked": int(masked.sum()),
         "graded": int((~masked).sum()),
-        "formula": graded_targets(messages, template) if grade == "all" else None,
+        "formula": graded_targets(messages, template, tokenizer) if grade == "all" else None,
         **_through_logits(model, batch, masked),
         **_through_weights(model, batch),
     }

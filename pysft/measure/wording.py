@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from pysft.measure.page import number, stack
 
-# Name in the --json document: (what it is, how it is written: a key of FORMS).
+# Name in the --json document: (what it is, how it is written: a key of FORMS). {unit}: in full.
 FIGURES = {
     "params": ("weights of the model", "count"),
     "trained_params": (
         "weights that were trained (with LoRA: those of the adapters and the new rows)",
         "count",
     ),
-    "base_loss": ("loss on base text, nats per character: of the base model", "loss"),
+    "base_loss": ("loss on base text, nats per {unit}: of the base model", "loss"),
     "grown_base_loss": ("loss on base text: after the vocabulary has grown", "loss"),
     "tuned_base_loss": ("loss on base text: after fine-tuning", "loss"),
     "forgetting": ("forgetting: relative rise of that loss from base to tuned model", "share"),
@@ -57,6 +57,9 @@ FIGURES = {
     "peak_memory": ("largest memory that the process held", "bytes"),
 }
 
+# The units of losses on base text: "base_loss_unit" in the --json document, in full.
+UNITS = {"char": "character", "byte": "byte"}
+
 FORMS = {
     "share": "{:.1%}",
     "percent": "{:.0%}",
@@ -88,6 +91,11 @@ GROUPS = {
     "prompts": "prompts it never saw",
     "heldout": "conversations kept from training",
 }
+
+
+def unit_of(figures: dict) -> str:
+    """The unit of the losses on base text among some figures: "char" or "byte"."""
+    return figures.get("base_loss_unit", "char")
 
 
 def written(value, form: str) -> str:

@@ -3,7 +3,7 @@
 RUN/run.json              what the run was begun with (begun.py)
 RUN/base, RUN/sft         a stage each:
     settings.json         the model's shape, the resolved settings, the parent and its hash
-    vocabulary.json       characters and special tokens
+    vocabulary.json       the tokenizer: its kind, its symbols, and special tokens
     template.json         how conversations are rendered
     model.safetensors     the weights, written last
     log.jsonl             a line for each step; {"step", "skipped"} if it was skipped
@@ -35,7 +35,8 @@ from pysft.nn import safetensors
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig, parameter_shapes
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
+from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
 
 STAGES = ("base", "sft")  # in the order of training
 
@@ -74,7 +75,7 @@ class Stage:
 
     folder: Path
     model: GPT
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     template: Template
     settings: dict
     parent: dict | None = None
@@ -82,6 +83,11 @@ class Stage:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def can_talk(self) -> bool:
+        """True if the stage was tuned: its vocabulary has the token that ends a reply."""
+        return self.template.end in self.tokenizer.special
 
     def setting(self, name: str, default):
         """Return the setting that the stage was trained with, or `default` if it is not stored."""
@@ -142,7 +148,7 @@ def save_stage(stage: Stage) -> None:
         stage.folder / "settings.json",
         {"model": asdict(stage.model.config), "settings": stage.settings, "parent": stage.parent},
     )
-    write_json(stage.folder / "vocabulary.json", stage.tokenizer.to_json())
+    write_json(stage.folder / "vocabulary.json", vocabulary_to_json(stage.tokenizer))
     write_json(stage.folder / "template.json", stage.template.to_json())
     safetensors.save(
         stage.folder / "model.safetensors",
@@ -192,7 +198,7 @@ def load_stage(path, ops=None) -> Stage:
     folder = find_stage(path)
     data = read_json(folder / "settings.json")
     config = understood(folder / "settings.json", lambda data: GPTConfig(**data["model"]))
-    tokenizer = understood(folder / "vocabulary.json", CharTokenizer.from_json)
+    tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)
     template = understood(folder / "template.json", Template.from_json)
     if len(tokenizer) != config.vocab:
         raise DataError(

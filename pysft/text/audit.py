@@ -28,7 +28,7 @@ from pysft.text.spread import diversity, spread
 from pysft.text.spreadsheet import SUFFIXES, read_sheet
 from pysft.text.template import Template
 from pysft.text.templates import CHAT, CHATML
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 
 COPIED = 32  # characters in a row that stand in the corpus too; from here on worth a warning
 ENDS = ".!?:'\")]"  # a complete reply ends with one of these, if most replies of the data do
@@ -52,7 +52,7 @@ class Finding:
 
 def audit(
     paths: list[str],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     template: Template = CHAT,
     context: int = 256,
     grade: str = "all",
@@ -61,11 +61,13 @@ def audit(
     heldout: str | None = None,
     fix: str | None = None,
     unknown: str = "refuse",
+    tokens: tuple[str, ...] = (),
 ) -> dict:
     """Check some files. The document has "findings" (Finding, in the order of the files, errors and
     warnings) and figures by name.
 
-    tokenizer: has the template's tokens. max_new: the tokens that a reply may have at inference.
+    tokenizer: that of the training, before it grows by `tokens`, the special tokens of the template
+    that it does not have yet. max_new: the tokens that a reply may have at inference.
     corpus: a text; the longest stretches that replies share with it are sought. heldout: a file of
     prompts or conversations that these should not repeat. fix: a file to write, which must not
     exist; it gets what can be trained on, without exact duplicates, as it was written. unknown: the
@@ -83,6 +85,7 @@ def audit(
             _heldout_prompts(heldout, template) if heldout else {},
             fixed,
             unknown,
+            tokens,
         )
         for path in work.paths:
             before = work.rows
@@ -101,12 +104,13 @@ class _Audit:
     """What the audit knows of the rows read so far."""
 
     def __init__(
-        self, paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed, unknown
-    ):
+        self, paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed, unknown,
+        tokens,
+    ):  # fmt: skip
         self.paths, self.template, self.context, self.grade = paths, template, context, grade
         self.max_new, self.corpus, self.heldout = max_new, corpus, heldout
-        self.fixed, self.unknown = fixed, unknown
-        self.tokenizer = write_with([], tokenizer, template, unknown).tokenizer
+        self.fixed, self.unknown, self.tokens = fixed, unknown, tokens
+        self._take(write_with([], tokenizer, template, unknown).tokenizer)
         self.overlap = Overlap(corpus) if corpus else None
         marks = "|".join(map(re.escape, sorted(template.marks)))
         self.marks = re.compile(marks) if marks else None
@@ -122,6 +126,10 @@ class _Audit:
         self.turns, self.openings, self.categories = Counter(), Counter(), Counter()
         self.identities, self.complete = Counter(), Counter()
         self.unended = []  # (where, end) of replies that do not end with one of ENDS
+
+    def _take(self, tokenizer: Tokenizer) -> None:
+        """Read on with this vocabulary. grown: the same with the template's tokens."""
+        self.tokenizer, self.grown = tokenizer, tokenizer.grow(self.tokens)
 
     def place(self, number: int) -> str:
         """Where the trainable row of this number stands."""
@@ -185,12 +193,13 @@ class _Audit:
         written = write_with([c], self.tokenizer, self.template, self.unknown)
         if written.faults:
             raise written.faults[0]
-        self.tokenizer = written.tokenizer
+        if written.tokenizer is not self.tokenizer:
+            self._take(written.tokenizer)
         return written.conversations[0]
 
     def _encoded(self, c: Conversation):
         """The row's training example. A RowError if training would refuse it."""
-        example = encode_conversation(c, self.tokenizer, ANY_LENGTH, self.template, self.grade)
+        example = encode_conversation(c, self.grown, ANY_LENGTH, self.template, self.grade)
         tokens = len(example.input_ids)
         if tokens > self.context:
             self.too_long += 1
@@ -234,8 +243,9 @@ class _Audit:
         if text != text.strip():
             what = "the reply begins or ends with blanks, which the model would learn"
             self.warn_of_turn("blanks", c, turn, what, "take them out")
-        if len(text) >= self.max_new:
-            what = f"a reply of {len(text)} tokens and its end; at inference at most {self.max_new}"
+        tokens = len(self.grown.encode(text))
+        if tokens >= self.max_new:
+            what = f"a reply of {tokens} tokens and its end; at inference at most {self.max_new}"
             remedy = "shorten it, or allow more tokens when you chat (--tokens)"
             self.warn_of_turn("long reply", c, turn, what, remedy)
         for claim in re.findall(r"\bI am (?:a|an|the) [\w']+(?: [\w']+)?", text)[:1]:
@@ -291,7 +301,7 @@ class _Audit:
             "context": self.context,
             "template": self.template.name,
             "grade": self.grade,
-            "characters": len(self.tokenizer.characters),
+            "characters": len(self.tokenizer) - len(self.tokenizer.special),
             "tables": {path: str(read_sheet(path)) for path in sheets},
             "tokens": spread(self.lengths),
             "too_long": self.too_long,

@@ -2,13 +2,12 @@
 
 import unicodedata
 from collections import Counter
-from functools import lru_cache
 from typing import NamedTuple
 
-from pysft.errors import RowError
+from pysft.errors import RowError, UsageError
 from pysft.text.conversation import Conversation, check_messages, plain
 from pysft.text.template import Template
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import CharTokenizer, Tokenizer
 
 # fmt: off
 LOOKALIKES = {
@@ -28,9 +27,8 @@ LOOKALIKES = {
 # fmt: on
 
 
-@lru_cache(10_000)
-def replacement(character: str, known: frozenset[str]) -> str | None:
-    """What is written for a character that the vocabulary `known` lacks.
+def replacement(character: str, tokenizer: Tokenizer) -> str | None:
+    """What is written for a character that the vocabulary lacks.
 
     The first of these that the vocabulary can write: the letter and its accent apart, a similar
     character, the letter without its accent, "?". For an invisible character (a soft hyphen, a
@@ -48,78 +46,89 @@ def replacement(character: str, known: frozenset[str]) -> str | None:
         if (
             found is not None
             and found != character
-            and set(found) <= known
+            and tokenizer.can_write(found)
             and (found or character in LOOKALIKES)
         ):
             return found
     return None
 
 
-def replaced(text: str, known: frozenset[str]) -> str:
+def replaced(text: str, tokenizer: Tokenizer) -> str:
     """A text with every character that the vocabulary lacks replaced. Characters without a
     replacement stay. A letter and its accent are first made one character, however they came."""
-    if known.issuperset(text):
+    if tokenizer.can_write(text):
         return text
-    out = []
-    for c in unicodedata.normalize("NFC", text):
-        new = c if c in known else replacement(c, known)
-        out.append(c if new is None else new)
-    return "".join(out)
+    text = unicodedata.normalize("NFC", text)
+    instead = {c: replacement(c, tokenizer) for _, c in tokenizer.unknown(text)}
+    return text.translate({ord(c): new for c, new in instead.items() if new is not None})
 
 
 class Written(NamedTuple):
     """What write_with() gives."""
 
     conversations: list[Conversation]  # as many as before, in the same order
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     changed: Counter  # (character, what is written for it) -> how often
     faults: list[RowError]  # conversations with a text that is empty now
 
 
 def write_with(
-    conversations: list[Conversation], tokenizer: CharTokenizer, template: Template, unknown: str
+    conversations: list[Conversation], tokenizer: Tokenizer, template: Template, unknown: str
 ) -> Written:
     """Prepare conversations and a vocabulary to be rendered, by a policy for characters that the
     vocabulary lacks.
 
     unknown: "refuse" leaves everything as it is, and rendering names such characters. "replace"
     puts similar characters in their place. "grow" adds them to the vocabulary, and those of the
-    template's words too; special tokens stay behind the characters. A UsageError if the vocabulary
-    cannot write the template's words."""
+    template's words too; the template's tokens come later, behind the characters. A UsageError if
+    the vocabulary cannot grow so, or cannot write the template's words."""
     changed, faults = Counter(), []
     if unknown == "refuse":
-        template.require(tokenizer.characters)
+        template.require(tokenizer)
         return Written(conversations, tokenizer, changed, faults)
-    known = frozenset(tokenizer.characters)
-    lacking = _lacking(conversations, known, unknown == "replace")
-    instead = {c: c if unknown == "grow" else replacement(c, known) for c in lacking}
+    lacking = _lacking(conversations, tokenizer, unknown == "replace")
+    instead = {c: c if unknown == "grow" else replacement(c, tokenizer) for c in lacking}
     changed.update({(c, instead[c]): n for c, n in lacking.items() if instead[c] is not None})
     if unknown == "grow":
         tokenizer = _grown(_grown(tokenizer, lacking), template.characters)
     else:
-        conversations = [c.mapped(lambda text: replaced(text, known)) for c in conversations]
+        conversations = [c.mapped(lambda text: replaced(text, tokenizer)) for c in conversations]
         for c in conversations:
             try:
                 check_messages(c.messages, c.where, template)
             except RowError as error:
                 faults.append(error)
-    template.require(tokenizer.characters)
+    template.require(tokenizer)
     return Written(conversations, tokenizer, changed, faults)
 
 
-def _lacking(conversations, known: frozenset[str], composed: bool) -> Counter:
-    """How often each character outside `known` comes; composed: with letter and accent as one."""
+def _lacking(conversations, tokenizer: Tokenizer, composed: bool) -> Counter:
+    """How often each character comes that the vocabulary lacks; composed: with letter and accent as
+    one."""
     texts = (plain(m["content"]) for c in conversations for m in c.messages)
     if composed:
         texts = (unicodedata.normalize("NFC", text) for text in texts)
     return Counter(
-        c for text in texts if not known.issuperset(text) for c in text if c not in known
+        c for text in texts if not tokenizer.can_write(text) for _, c in tokenizer.unknown(text)
     )
 
 
-def _grown(tokenizer: CharTokenizer, characters) -> CharTokenizer:
-    """The tokenizer with new characters, sorted, behind the old ones and before special tokens."""
-    if set(characters) <= set(tokenizer.characters):
+def _grown(tokenizer: Tokenizer, characters) -> Tokenizer:
+    """The tokenizer with new characters, sorted, behind the old ones. A UsageError if it lacks some
+    and cannot take them: if it is not one of characters, or has special tokens already, whose ids
+    would move."""
+    text = "".join(characters)
+    if tokenizer.can_write(text):
         return tokenizer
-    bare = CharTokenizer(tokenizer.characters).grow_characters("".join(characters))
-    return bare.grow(tokenizer.specials)
+    why = None
+    if not isinstance(tokenizer, CharTokenizer):
+        why = f"is of {tokenizer.kind}, which take no new characters"
+    elif tokenizer.special:
+        why = "has special tokens already, whose ids would move"
+    if why:
+        named = ", ".join(f"{c!r}" for c in sorted({c for _, c in tokenizer.unknown(text)})[:5])
+        raise UsageError(
+            f"--unknown grow: this vocabulary lacks {named} and cannot grow by characters, because"
+            f" it {why}; use --unknown replace, or start from a base whose corpus has them"
+        )
+    return tokenizer.grow_characters(text)

@@ -9,7 +9,7 @@ from pysft.text.conversation import Conversation, check_messages
 from pysft.text.render import render
 from pysft.text.template import Template
 from pysft.text.templates import CHAT
-from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer, Tokenizer
 
 
 def shift(tokens: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +21,7 @@ def shift(tokens: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def encode_conversation(
     conversation: Conversation,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     context: int,
     template: Template = CHAT,
     grade: str = "all",
@@ -48,7 +48,7 @@ def length_fault(where: str, tokens: int, context: int) -> RowError:
 
 def encode_all(
     conversations: list[Conversation],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     context: int,
     template: Template = CHAT,
     grade: str = "all",
@@ -69,7 +69,7 @@ def encode_all(
 
 
 def prepare_sft_example(
-    user: str, assistant: str, tokenizer: CharTokenizer | None = None, off_by_one: bool = False
+    user: str, assistant: str, tokenizer: Tokenizer | None = None, off_by_one: bool = False
 ) -> tuple[list[int], list[int]]:
     """(input_ids, labels) of one question and its answer; the name is the source text's.
 

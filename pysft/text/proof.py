@@ -115,7 +115,7 @@ def _prove(template, first: str | None) -> None:
                     "the prompt for an answer is not how training begins the answer's turn"
                 )
             graded += trained.sum()
-            if graded != graded_targets(messages[:turn], template):
+            if graded != graded_targets(messages[:turn], template, tokenizer):
                 raise UsageError("not exactly the replies and their ends would be graded")
         shorter = tokens
 

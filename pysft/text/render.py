@@ -12,11 +12,11 @@ import numpy as np
 from pysft.errors import DataError, RowError
 from pysft.text.conversation import TEXT, plain
 from pysft.text.grades import GRADES
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 
 
 def render(
-    messages, tokenizer: CharTokenizer, template, where: str = "conversation", grade: str = "all"
+    messages, tokenizer: Tokenizer, template, where: str = "conversation", grade: str = "all"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(tokens (L,) int32, trained (L,) bool) of a whole conversation.
 
@@ -29,9 +29,7 @@ def render(
     return out.result()
 
 
-def render_prompt(
-    messages, tokenizer: CharTokenizer, template, where: str = "prompt"
-) -> np.ndarray:
+def render_prompt(messages, tokenizer: Tokenizer, template, where: str = "prompt") -> np.ndarray:
     """The ids (L,) int32 after which the model should answer: the turns so far, and what opens an
     assistant turn. They are an id-for-id prefix of what training renders."""
     out = _Writer(tokenizer, template)
@@ -40,16 +38,19 @@ def render_prompt(
     return out.result()[0]
 
 
-def graded_targets(messages, template) -> int:
+def graded_targets(messages, template, tokenizer: Tokenizer) -> int:
     """The number of graded targets of a conversation under --grade all, by a formula instead of the
-    mask: for each assistant turn the text, the calls with the words that open and close them, and
-    the closing token."""
+    mask: for each assistant turn the tokens of its text, the calls with the words that open and
+    close them, and the closing token."""
+
+    def tokens(text):
+        return len(tokenizer.encode(text))
 
     def length(words):
-        return sum(1 if word in template.marks else len(word) for word in words)
+        return sum(1 if word in template.marks else tokens(word) for word in words)
 
-    if messages[0]["role"] == TEXT:  # every character but the first is a target
-        return len(messages[0]["content"]) - 1
+    if messages[0]["role"] == TEXT:  # every token but the first is a target
+        return tokens(messages[0]["content"]) - 1
     total = 0
     for message in messages:
         if message["role"] != "assistant":
@@ -57,10 +58,10 @@ def graded_targets(messages, template) -> int:
         content = message["content"]
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "text":
-                total += len(part["text"])
+                total += tokens(part["text"])
             elif part["type"] != "result":
                 row = template.parts[part["type"]]
-                total += length(row.opens) + len(part["text"]) + length(row.closes)
+                total += length(row.opens) + tokens(part["text"]) + length(row.closes)
         total += length(template.turns["assistant"].closes)
     return total
 
@@ -69,12 +70,13 @@ def graded_targets(messages, template) -> int:
 
 
 class _Writer:
-    """Collects texts and special tokens, each graded or not. All texts become ids in one call."""
+    """Collects texts and special tokens, each graded or not. All texts become ids in one call,
+    which encodes each by itself."""
 
-    def __init__(self, tokenizer: CharTokenizer, template):
+    def __init__(self, tokenizer: Tokenizer, template):
         self.tokenizer, self.marks = tokenizer, template.marks
         self.texts = []  # (text, where)
-        self.pieces = []  # (length of the text or id of the special token, is special, graded)
+        self.pieces = []  # (id of the special token, or None for the next text; graded)
 
     def words(self, words: tuple[str, ...], graded: bool, where: str) -> None:
         """Add words of the template: a special token each, or plain text."""
@@ -82,34 +84,36 @@ class _Writer:
             if word not in self.marks:
                 self.text(word, graded, where)
             elif word in self.tokenizer.special:
-                self.pieces.append((self.tokenizer.special[word], True, graded))
+                self.pieces.append((self.tokenizer.special[word], graded))
             else:
                 what = f"this vocabulary has no token {word}"
                 raise RowError(where, what, "grow it by the template's tokens", "tokens")
 
     def text(self, text: str, graded: bool, where: str) -> None:
         self.texts.append((text, where))
-        self.pieces.append((len(text), False, graded))
+        self.pieces.append((None, graded))
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """(tokens (L,) int32, trained (L,) bool) of all pieces in their order."""
-        ids = self._encoded()
-        size = sum(1 if special else n for n, special, _ in self.pieces)
+        ids, lengths = self._encoded()
+        size = len(ids) + len(self.pieces) - len(lengths)
         tokens, trained = np.empty(size, np.int32), np.empty(size, bool)
-        at = read = 0
-        for n, special, graded in self.pieces:
-            if special:
-                tokens[at], trained[at] = n, graded
+        at, read, length = 0, 0, iter(lengths)
+        for special, graded in self.pieces:
+            if special is not None:
+                tokens[at], trained[at] = special, graded
                 at += 1
             else:
+                n = next(length)
                 tokens[at : at + n], trained[at : at + n] = ids[read : read + n], graded
                 at, read = at + n, read + n
         return tokens, trained
 
-    def _encoded(self) -> np.ndarray:
-        """The ids of all texts. A RowError names the first turn with an unknown character."""
+    def _encoded(self) -> tuple[np.ndarray, list[int]]:
+        """(the ids of all texts end to end, the number of each). A RowError names the first turn
+        with an unknown character."""
         try:
-            return self.tokenizer.encode("".join([text for text, _ in self.texts]))
+            return self.tokenizer.encode_pieces([text for text, _ in self.texts])
         except DataError:
             for text, where in self.texts:
                 try:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from pysft.errors import UsageError
 from pysft.text.proof import check_template
+from pysft.text.tokenizer import Tokenizer
 
 # What is graded of a segment: (opener, text, closer).
 NOTHING, REPLY, ALL = (False, False, False), (False, True, True), (True, True, True)
@@ -121,9 +122,9 @@ class Template:
         words = [w for row in rows for w in row.opens + row.closes if w not in self.marks]
         return "".join(sorted(set("".join(words))))
 
-    def require(self, characters: str) -> None:
-        """Raise a UsageError unless its plain words can be written with these characters."""
-        lacking = [c for c in self.characters if c not in characters]
+    def require(self, tokenizer: Tokenizer) -> None:
+        """Raise a UsageError unless the tokenizer can write its plain words."""
+        lacking = [c for c in self.characters if not tokenizer.can_write(c)]
         if lacking:
             raise UsageError(
                 f"template {self.name!r} writes its words with {', '.join(map(repr, lacking))},"

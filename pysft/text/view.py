@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from pysft import IGNORE
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 
 OPEN_BOX = "\u2423"  # drawn for a space
 GRADED, MASKED, PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"  # bold green, faint, the default
@@ -17,16 +17,16 @@ BOX, GAP, ACROSS, LEFT, TOP = 46, 4, 18, 76, 64
 BLUE, GREY, WHITE, INK, FAINT = "#2f6fd0", "#d7d9dc", "#ffffff", "#222222", "#555b62"
 
 
-def names(ids, tokenizer: CharTokenizer) -> list[str]:
+def names(ids, tokenizer: Tokenizer) -> list[str]:
     """What is shown for each token: itself, the name of a special token, \\n for a line break."""
     shown = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
     return [
-        shown.get(t, t if t.isprintable() else f"U+{ord(t[0]):04X}")
-        for t in (tokenizer.decode([i]) for i in ids)
+        "".join(shown.get(c, c if c.isprintable() else f"U+{ord(c):04X}") for c in token)
+        for token in (tokenizer.decode([i]) for i in ids)
     ]
 
 
-def coloured(input_ids, labels, tokenizer: CharTokenizer, colour: bool) -> str:
+def coloured(input_ids, labels, tokenizer: Tokenizer, colour: bool) -> str:
     """The tokens of a sequence, in lines: those that are graded as targets in green, the others
     faint. Without colour each line has another below it, with ^ under what is graded."""
     tokens = [*names(input_ids[:1], tokenizer), *names(following(input_ids, labels), tokenizer)]
@@ -72,9 +72,7 @@ def following(input_ids, labels):
     return np.append(input_ids[1:], labels[-1:][labels[-1:] != IGNORE])
 
 
-def rows(
-    input_ids, labels, tokenizer: CharTokenizer, colour: bool, probability=None, nll=None
-) -> str:
+def rows(input_ids, labels, tokenizer: Tokenizer, colour: bool, probability=None, nll=None) -> str:
     """A line for each position: the token that is read there, its id, the label, and whether it is
     graded. probability (L,), nll (L,): the model's probability of the label and the loss, nats, to
     be shown too."""
@@ -99,7 +97,7 @@ def rows(
     return "\n".join(lines)
 
 
-def picture(input_ids, labels, tokenizer: CharTokenizer, title: str = "") -> str:
+def picture(input_ids, labels, tokenizer: Tokenizer, title: str = "") -> str:
     """An SVG document. Each position is a column of two boxes: the token that is read, and its
     label below, in blue if it is graded and in grey if it is masked."""
     read = names(input_ids, tokenizer)

@@ -6,11 +6,11 @@ from pysft.batch import BASE, Example
 
 
 def window(corpus: np.ndarray, start: int, length: int) -> Example:
-    """`length` rows of base text from `start`; the label of each is the character after it."""
+    """`length` rows of base text from `start`; the label of each is the token after it."""
     return Example(
         corpus[start : start + length],
         corpus[start + 1 : start + length + 1],
-        f"corpus, character {start}",
+        f"corpus, token {start}",
         BASE,
     )
 

@@ -20,7 +20,7 @@ from pysft.nn.optim import AdamW
 from pysft.run.checkpoints import load_checkpoint, save_checkpoint
 from pysft.run.log import append_log, cut_measurements, read_log
 from pysft.run.stage import Stage, write_json
-from pysft.text.tokenizer import CharTokenizer
+from pysft.text.tokenizer import Tokenizer
 from pysft.training.loop import Outliers, Report, train
 from pysft.training.settings import Settings
 from pysft.training.stages import Plan
@@ -251,7 +251,7 @@ def _go_back_to_checkpoint(stage: Stage, model, adam: AdamW, screen: Screen, res
         )
 
 
-def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: CharTokenizer) -> str:
+def keep_batch(folder: Path, step: int, error: Diverged, tokenizer: Tokenizer) -> str:
     """Write the batch of a step that was not finite to a file in `folder`. Return its path, or a
     text that says why it could not be written."""
     path = folder / f"not-finite-{step}.json"

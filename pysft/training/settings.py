@@ -8,6 +8,7 @@ from pathlib import Path
 from pysft.errors import MissingInput, UsageError
 from pysft.nn.shapes import MATRICES, GPTConfig
 from pysft.text.grades import GRADES
+from pysft.text.tokenizers import TOKENIZERS
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -16,6 +17,7 @@ CHOICES = {
     "base_schedule": SCHEDULES,
     "sft_schedule": SCHEDULES,
     "new_rows": ("random", "mean"),
+    "tokenizer": TOKENIZERS,
     "grade": tuple(GRADES),
     "too_long": ("refuse", "drop"),
     "unknown": ("refuse", "replace", "grow"),
@@ -61,14 +63,15 @@ class Settings:
     # The rows of new symbols: random as at initialisation, or the mean of the old rows.
     new_rows: str = "mean"
 
-    # The data: which of the shipped conversations, the template, what is graded, and what happens
-    # to a conversation that is longer than the context or has unknown characters.
+    # The data: which of the shipped conversations, the tokenizer, the template, what is graded, and
+    # what happens to a conversation that is longer than the context or has unknown characters.
     data: str = "conversations+pairs"
     # Each file's share of the tokens in a step. Empty: every conversation counts the same.
     mix: tuple[float, ...] = ()
     # How many transcripts of tool use are generated and mixed with the shipped conversations
     # (train --data tools).
     transcripts: int = 0
+    tokenizer: str = "characters"
     template: str = "chat"
     grade: str = "all"
     too_long: str = "refuse"

@@ -257,6 +257,6 @@ def _refuse_short(corpus: np.ndarray, windows) -> None:
     longest = max((length for length, _ in windows), default=0)
     if len(corpus) <= longest:
         raise DataError(
-            f"the corpus has {len(corpus)} characters to train on, windows of {longest} need more: "
+            f"the corpus has {len(corpus)} tokens to train on, windows of {longest} need more: "
             "use a longer text or shorter windows"
         )

@@ -88,7 +88,7 @@ def one_token(lab, seed):
     probe = lab.probe(lab.pairs, lab.pairs, CONTEXT[WIDE], heldout=())
     common = dict(preset=WIDE, probe=probe, settings=SOURCE, pairs=lab.pairs, at=EARLY)
     yield Arm(ONE, judge=judge_tokens, **common)
-    tokenizer = lab.characters.grow_characters("<|>")
+    tokenizer = lab.tokenizer.grow_characters("<|>")
     yield Arm(SPELLED, judge=judge_spelled, encode=spelled, tokenizer=tokenizer, **common)
 
 
