@@ -110,6 +110,18 @@ def test_nn_and_text_do_not_know_each_other():
                 assert not [m for m in imports(name) if m.startswith(f"pysft.{other}")], name
 
 
+def test_only_text_knows_that_a_token_may_be_a_character():
+    """What is outside of text/ reads no alphabet. The lab has one experiment on characters."""
+    for name in MODULES:
+        if room(name) != "text":
+            nodes = list(ast.walk(ast.parse((PACKAGE / name).read_text())))
+            read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+            read |= {a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+            found = read & {"CharTokenizer", "characters", "specials", "grow_characters"}
+            is_experiment = name == "lab/experiments/vocabulary.py"
+            assert found == ({"grow_characters"} if is_experiment else set()), name
+
+
 def test_kernels_and_reference_never_import_each_other():
     for name in ("nn/gate.py", "nn/kernels.py", "nn/calls.py"):
         assert "pysft.nn.reference" not in imports(name)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pair_tokenizer import PairTokenizer
 
 from pysft.inference.generate import Reply
 from pysft.inference.search import Document, Search
@@ -16,9 +17,10 @@ from pysft.text.transcripts import HELD_OUT, REFUSAL, refusal, transcripts
 from pysft.training.settings import TOOLS
 
 T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
-START, END = T.special["<|search_start|>"], T.special["<|search_end|>"]
+TEXT = read_corpus("plays")[:50_000]
+PAIRS = PairTokenizer.of(SHAKESPEARE + TEXT).grow(CHAT.tokens + CHAT.tool_tokens)
 PROBE = Probe(
-    read_corpus("plays")[:50_000],
+    TEXT,
     [],
     [{"prompt": "Speak of love", "domain": "in"}],
     [[{"role": "user", "content": "Who art thou?"}, {"role": "assistant", "content": "I."}]],
@@ -27,12 +29,13 @@ PROBE = Probe(
 )
 
 
-def figures_of(monkeypatch, answer):
+def figures_of(monkeypatch, answer, tokenizer=T):
     """The figures of the tool test for a model that answers by answer(question, search) -> reply.
 
     search(query) gives the result that is injected, or None if no tool answers; the reply is then
     None too."""
     questions = {}
+    start, end = (tokenizer.special[f"<|search_{which}|>"] for which in ("start", "end"))
     real = tooltest.render_prompt
 
     def rendered(messages, *rest):
@@ -46,19 +49,20 @@ def figures_of(monkeypatch, answer):
             written = []
 
             def search(query):
-                call = [START, *T.encode(query).tolist(), END]
+                call = [start, *tokenizer.encode(query).tolist(), end]
                 result = inject(call, 200) or []
                 written.extend(call + result)
-                return T.decode([i for i in result if i < len(T.characters)]) if result else None
+                text = [i for i in result if not tokenizer.is_special(i)]
+                return tokenizer.decode(text) if result else None
 
             text = answer(questions[prompt.tobytes()], search)
-            ids = np.array([*written, *T.encode(text or "").tolist()], np.int32)
+            ids = np.array([*written, *tokenizer.encode(text or "").tolist()], np.int32)
             replies.append(Reply(ids, "tool" if written and text is None else "end"))
         return replies
 
     monkeypatch.setattr(tooltest, "render_prompt", rendered)
     monkeypatch.setattr(tooltest, "generate", generate)
-    return tooltest.tool_test(None, T, CHAT, PROBE, (1, 2))
+    return tooltest.tool_test(None, tokenizer, CHAT, PROBE, (1, 2))
 
 
 def name_in(question):
@@ -69,7 +73,10 @@ def name_in(question):
     return None
 
 
-def test_a_model_that_asks_compares_and_copies_gets_all_and_nothing_without_search(monkeypatch):
+@pytest.mark.parametrize("tokenizer", [T, PAIRS], ids=["characters", "pairs"])
+def test_a_model_that_asks_compares_and_copies_gets_all_and_nothing_without_search(
+    monkeypatch, tokenizer
+):
     def perfect(question, search):
         name = name_in(question)
         if name is None:
@@ -77,7 +84,7 @@ def test_a_model_that_asks_compares_and_copies_gets_all_and_nothing_without_sear
         found = search(name)
         return None if found is None else found if found.startswith(name + " ") else refusal(name)
 
-    f = figures_of(monkeypatch, perfect)
+    f = figures_of(monkeypatch, perfect, tokenizer)
     shares = ("called", "queried", "answered", "town_answered")
     shares += ("refused", "refused_first", "refused_last", "quiet")
     assert [f[name] for name in shares] == [1] * 8 and f["answered_without"] == 0

@@ -79,11 +79,11 @@ def _total_nll(model, examples: list[Example]) -> tuple[float, int]:
 def loss_after_replay(
     model, settings, tokenizer: Tokenizer, corpus: str, heldout: str, progress
 ) -> float:
-    """corpus_loss of a text, `heldout`, after training `model`, a base, in place on base text alone.
+    """corpus_loss of `heldout` after training `model`, a base, in place on base text alone.
 
-    The windows of `corpus`, a text, and the learning rates are those that a fine-tuning by
-    `settings` has for its replay. Matched forgetting compares with this loss. progress(text, last)
-    takes a line of text for the screen."""
+    corpus, heldout: texts. The windows of `corpus` and the learning rates are those that a
+    fine-tuning by `settings` has for its replay. Matched forgetting compares with this loss.
+    progress(text, last) takes a line of text for the screen."""
     plan = replay_alone(settings, tokenizer.encode(corpus), model.config.vocab)
     for r in steps_of(model, plan, settings, "sft"):
         progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
