@@ -21,6 +21,7 @@ from pysft.inference.generate import Reply
 from pysft.inference.session import ROOM, Session
 from pysft.inference.tool_calls import SPARE, answer_calls, content_parts
 from pysft.inference.tools import Tool, run_tool
+from pysft.jobs.evaluate import before_and_after
 from pysft.measure.evaluate import checks, corpus_loss
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
@@ -295,6 +296,15 @@ def test_a_run_is_measured_again_to_the_same_figures(home):
     base = succeeds("eval", home.run / "base", "--json").document
     assert (base["base_loss"], base["base_loss_unit"]) == (home.report["base_loss"], "byte")
     assert "base text, nats/byte" in succeeds("eval", home.run / "base").out
+
+
+def test_before_and_after_leaves_out_prompts_whose_tokens_do_not_fit(home):
+    base = load_stage(home.run / "base")
+    room = base.model.config.context - 1
+    assert len(base.tokenizer.encode("th" * room)) == room
+    prompts = ["th" * room, "th" * room + "t", "\u00e9", ""]
+    rows = before_and_after(base, {"pairs": [(p, "Aye.", "end") for p in prompts], "prompts": []})
+    assert [row[0] for row in rows] == prompts[:1]
 
 
 def test_a_base_with_special_tokens_is_still_a_base(home, workdir):

@@ -39,7 +39,7 @@ class Arm:
     pairs          training data that is drawn by number (settings.sft_pairs a step)
     at             unscaled steps to measure after, besides step 0 and the last step
     encode         (conversation, tokenizer, settings) -> Example
-    tokenizer      None: the corpus's characters and the template's tokens
+    tokenizer      None: the lab's, which can write the corpus, and the template's tokens
     judge          (model, tokenizer, arm) -> (figures, replies)
     lora           (rank, matrices); None: all weights are trained
     finish         (model, tokenizer, seed) -> further figures of the finished model

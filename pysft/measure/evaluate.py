@@ -117,7 +117,7 @@ def checks(reply: Reply, tokenizer: Tokenizer, template: Template) -> tuple[bool
     """The three parts of format compliance, as the source text defines it.
 
     Returns (has content, ends with the end token, is clean). A clean reply holds neither a control
-    token, other than those of tools, nor a marker of a turn spelled out in characters."""
+    token, other than those of tools, nor a marker of a turn spelled out as text."""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
     is_special = tokenizer.is_special(reply.ids)
     text = tokenizer.decode(reply.ids[~is_special])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from pysft.errors import DataError, RowError
 
-TEXT = "text"  # the role of a row of plain text, of which every character is graded
+TEXT = "text"  # the role of a row of plain text, of which every token is graded
 SPEAKERS = ("user", "assistant")  # they alternate; turns of other roles stand before the first
 # Names of the roles in people's files.
 ROLES = {
