@@ -40,14 +40,11 @@ def render_prompt(messages, tokenizer: Tokenizer, template, where: str = "prompt
 
 def graded_targets(messages, template, tokenizer: Tokenizer) -> int:
     """The number of graded targets of a conversation under --grade all, by a formula instead of the
-    mask: for each assistant turn the tokens of its text, the calls with the words that open and
+    mask: for each assistant turn the tokens of its text, the calls with the tokens that open and
     close them, and the closing token."""
 
     def tokens(text):
         return len(tokenizer.encode(text))
-
-    def length(words):
-        return sum(1 if word in template.marks else tokens(word) for word in words)
 
     if messages[0]["role"] == TEXT:  # every token but the first is a target
         return tokens(messages[0]["content"]) - 1
@@ -61,8 +58,8 @@ def graded_targets(messages, template, tokenizer: Tokenizer) -> int:
                 total += tokens(part["text"])
             elif part["type"] != "result":
                 row = template.parts[part["type"]]
-                total += length(row.opens) + tokens(part["text"]) + length(row.closes)
-        total += length(template.turns["assistant"].closes)
+                total += len(row.opens) + tokens(part["text"]) + len(row.closes)
+        total += 1
     return total
 
 
