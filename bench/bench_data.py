@@ -62,7 +62,11 @@ def make(path: Path, count: int) -> None:
 def measure(what: str, path: str) -> dict:
     """Seconds, bytes of memory and tokens of one job ("audit" or "read and pack") on one file, in
     this process."""
-    corpus, template, context = read_corpus("plays"), load_template("chat"), Settings().context
+    corpus, template, context = (
+        read_corpus("plays"),
+        load_template("chat"),
+        Settings().model.context,
+    )
     tokenizer = CharTokenizer.of(corpus).grow(template.tokens + template.tool_tokens)
     before, start = peak_memory(), time.perf_counter()
     if what == "audit":

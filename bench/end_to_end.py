@@ -15,7 +15,6 @@ from pysft.nn import kernels
 from pysft.nn.grow import expand_vocab
 from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
-from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.examples import encode_conversation
@@ -23,7 +22,7 @@ from pysft.text.formats import read_conversations
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train, train_step
-from pysft.training.settings import resolve
+from pysft.training.presets import resolve
 from pysft.training.stages import finetune, pretrain
 
 SLICE = 50  # steps that a runner takes in one turn
@@ -40,7 +39,7 @@ def seed_material():
     settings, text = resolve("seed"), read_corpus("plays")
     tokenizer = CharTokenizer.of(text)
     grown = tokenizer.grow(CHAT.tokens)
-    corpus, pairs = tokenizer.encode(split_corpus(text)[0]), pairs40(grown, settings.context)
+    corpus, pairs = tokenizer.encode(split_corpus(text)[0]), pairs40(grown, settings.model.context)
     return settings, corpus, len(tokenizer), pairs, len(grown)
 
 
@@ -61,21 +60,23 @@ class _Pysft:
     def __init__(self, threads):
         self.settings, self.corpus, vocab, self.pairs, self.grown = seed_material()
         s = self.settings
-        config = GPTConfig(vocab, s.context, s.layers, s.heads, s.channels)
+        config = s.model.shape(vocab)
         model = GPT(config, kernels.on_threads(threads), rng(s.seed, "base", "init"))
-        self._begin("base", model, pretrain(s, self.corpus, vocab))
+        self._begin("base", model, pretrain(s, "base", self.corpus, vocab))
 
-    def _begin(self, stage, model, plan):
+    def _begin(self, name, model, plan):
         self.model, self.plan = model, plan
-        adam = AdamW(model, **self.settings.adam(stage))
+        stage = self.settings.stages[name]
+        adam = AdamW(model, **stage.adam())
         self.steps = train(
-            model, adam, plan.draw, plan.objective, plan.rate, plan.steps, self.settings.clip
+            model, adam, plan.draw, plan.objective, plan.rate, plan.steps, stage.clip
         )
 
     def grow(self):
         s = self.settings
-        model = expand_vocab(self.model, self.grown, s.new_rows, rng(s.seed, "sft", "rows"))
-        self._begin("sft", model, finetune(s, [], self.pairs, self.corpus, self.grown))
+        new_rows = s.stages["sft"].new_rows
+        model = expand_vocab(self.model, self.grown, new_rows, rng(s.seed, "sft", "rows"))
+        self._begin("sft", model, finetune(s, "sft", [], self.pairs, self.corpus, self.grown))
 
     def warm(self):
         train_step(self.model, AdamW(self.model), self.plan.draw(0), self.plan.objective, 0.0)
@@ -98,24 +99,23 @@ class _Torch:
         self.settings, corpus, vocab, pairs, self.grown = seed_material()
         s, self.pairs = self.settings, len(pairs)
         self.text = torch.from_numpy(corpus.astype(np.int64))
-        self.tokens, self.labels = padded(pairs, s.context)
-        config = GPTConfig(vocab, s.context, s.layers, s.heads, s.channels)
-        self._begin(TorchGPT(config), s.base_lr, s.base_decay, self._windows)
+        self.tokens, self.labels = padded(pairs, s.model.context)
+        self._begin(TorchGPT(s.model.shape(vocab)), s.stages["base"], self._windows)
 
-    def _begin(self, model, lr, decay, draw):
+    def _begin(self, model, stage, draw):
         from torch_gpt import trainer
 
         idle = trainer(model, self.runner, 0.0, 0.0)
         self.warm = lambda: idle(*draw(0))
         self.model, self.draw, self.at = model, draw, 0
-        self.update = trainer(model, self.runner, lr, decay)
+        self.update = trainer(model, self.runner, stage.lr, stage.decay)
 
     def _windows(self, step):
         import torch
 
-        s, T = self.settings, self.settings.context
+        s, T = self.settings, self.settings.model.context
         g = rng(s.seed, "base", "windows", step)
-        first = g.integers(0, len(self.text) - T, s.base_windows[0][1])
+        first = g.integers(0, len(self.text) - T, s.stages["base"].windows[0][1])
         found = self.text[torch.from_numpy(first)[:, None] + torch.arange(T + 1)]
         return found[:, :-1], found[:, 1:]
 
@@ -123,12 +123,12 @@ class _Torch:
         import torch
 
         g = rng(self.settings.seed, "sft", "pairs", step)
-        which = torch.from_numpy(g.integers(0, self.pairs, self.settings.sft_pairs))
+        which = torch.from_numpy(g.integers(0, self.pairs, self.settings.stages["sft"].pairs))
         return self.tokens[which], self.labels[which]
 
     def grow(self):
-        s = self.settings
-        self._begin(self.model.grown(self.grown), s.sft_lr, s.sft_decay, self._conversations)
+        stage = self.settings.stages["sft"]
+        self._begin(self.model.grown(self.grown), stage, self._conversations)
 
     def step(self):
         self.loss = self.update(*self.draw(self.at))
@@ -147,7 +147,7 @@ def measure(workers, fraction):
     workers: {runner: Worker}; they are closed. fraction: of the preset's steps."""
     settings, runners = resolve("seed"), list(workers)
     times, losses = {r: [] for r in runners}, {r: [] for r in runners}
-    for stage, total in (("base", settings.base_steps), ("sft", settings.sft_steps)):
+    for stage, total in ((name, s.steps) for name, s in settings.stages.items()):
         for w in workers.values():
             if stage == "sft":
                 w.ask("grow")

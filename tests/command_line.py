@@ -9,30 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import in_process
+from conftest import SMALL_RUN, as_toml, in_process, merged
 
 from pysft.jobs import pretrain as pretrain_job
-from pysft.jobs import train as train_job
+from pysft.jobs import tune as tune_job
 from pysft.text.corpora import read_corpus
 
 # A training that takes a fifth of a second. It is not measured on the way: that would take most of
 # its time.
-SETTINGS = {
-    "context": 64,
-    "layers": 1,
-    "heads": 2,
-    "channels": 16,
-    "base_steps": 8,
-    "base_windows": [[32, 8]],
-    "base_warmup": 2,
-    "sft_steps": 10,
-    "sft_tokens": 192,
-    "sft_windows": [[32, 2]],
-    "sft_warmup": 2,
-    "checkpoint_every": "never",
-}
+SETTINGS = merged(
+    SMALL_RUN,
+    base={"steps": 8, "windows": [[32, 8]]},
+    sft={"steps": 10, "windows": [[32, 2]], "checkpoint_every": "never"},
+)
 # A settings file for fine-tuning a given base. All else is the base's, or the preset's.
-SHORT_TUNING = 'sft_steps = 2\nsft_windows = []\ncheckpoint_every = "never"\n'
+SHORT_TUNING = '[sft]\nsteps = 2\nwindows = []\ncheckpoint_every = "never"\n'
 SUBJECTS = "king rose crown ship night sword moon song bread river".split()
 # Sixty conversations, each (user, assistant, user, ...). The fourth has two exchanges.
 CONVERSATIONS = [
@@ -78,7 +69,12 @@ def refusal(code, *arguments) -> str:
     result = pysft(*arguments)
     assert result.code == code, (result.code, result.err)
     assert result.out == ""
-    [line] = result.err.splitlines()
+    return sentence(result)
+
+
+def sentence(result: Result) -> str:
+    """The one line on standard error, beside notes about tables of settings that are not used."""
+    [line] = [line for line in result.err.splitlines() if "] not used, because" not in line]
     return line
 
 
@@ -98,8 +94,8 @@ def lines(rows) -> str:
 
 
 def toml(**changes) -> str:
-    """The text of a settings file: SETTINGS with these changes."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in (SETTINGS | changes).items())
+    """The text of a settings file: SETTINGS with these changes, as merged() takes them."""
+    return as_toml(merged(SETTINGS, **changes))
 
 
 def files_in(folder) -> dict[str, bytes]:
@@ -194,6 +190,6 @@ def disk_full() -> OSError:
 def interrupted_at_once():
     """Inside `with`, every training meets a Ctrl-C before its first step."""
     with pytest.MonkeyPatch.context() as patch:
-        for job in (train_job, pretrain_job):
+        for job in (tune_job, pretrain_job):
             patch.setattr(job, "train_stage", raising(KeyboardInterrupt))
         yield

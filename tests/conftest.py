@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -28,14 +29,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # Settings of a run that takes seconds. A test file adds its own steps and windows.
-SMALL_RUN = """context = 64
-layers = 1
-heads = 2
-channels = 16
-base_warmup = 2
-sft_tokens = 192
-sft_warmup = 2
-"""
+SMALL_RUN = {
+    "model": {"context": 64, "layers": 1, "heads": 2, "channels": 16},
+    "base": {"warmup": 2},
+    "sft": {"tokens": 192, "warmup": 2},
+}
+
+
+def merged(document: dict, **changes) -> dict:
+    """A document of settings with these changes, each a value or (a part of) a table."""
+    for name, value in changes.items():
+        is_table = isinstance(value, dict) and isinstance(document.get(name), dict)
+        document = document | {name: document[name] | value if is_table else value}
+    return document
+
+
+def as_toml(document: dict) -> str:
+    """A document of settings as a TOML file: its values, then its tables."""
+    tables = {name: values for name, values in document.items() if isinstance(values, dict)}
+    alone = {name: value for name, value in document.items() if name not in tables}
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in alone.items())
+    return text + "".join(f"[{name}]\n{as_toml(values)}" for name, values in tables.items())
 
 
 def in_process(*arguments):

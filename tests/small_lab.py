@@ -5,7 +5,6 @@ six prompts and four held-out conversations. So the tests are about the lab, not
 learns."""
 
 import contextlib
-from dataclasses import replace
 
 import pytest
 
@@ -15,7 +14,7 @@ from pysft.measure import evaluate, probe
 from pysft.nn.computing import computing_ops
 from pysft.text.corpora import shipped
 from pysft.text.tokenizer import SHAKESPEARE
-from pysft.training.settings import PRESETS
+from pysft.training.presets import PRESETS
 
 SCALE = 0.01  # ten steps of the source's thousand
 MAX_NEW = 6  # tokens of a reply
@@ -24,8 +23,9 @@ MAX_NEW = 6  # tokens of a reply
 @contextlib.contextmanager
 def small_presets():
     """Inside `with`, the lab's presets have a small model, and less is asked of it."""
-    shape = {"layers": 1, "channels": 16, "heads": 2, "base_windows": ((64, 8),)}
-    presets = {name: replace(PRESETS[name], **shape) for name in ("seed", "tiny")}
+    shape = {"layers": 1, "channels": 16, "heads": 2}
+    small = {"model": shape, "base": {"windows": ((64, 8),)}}
+    presets = {name: PRESETS[name].changed(small) for name in ("seed", "tiny")}
     read_prompts, split_heldout = probe.read_prompts, lab.split_heldout
 
     def fewer(conversations):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import SMALL_RUN, in_process
+from conftest import SMALL_RUN, as_toml, in_process, merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ from pysft.errors import UsageError
 from pysft.inference.generate import Reply
 from pysft.jobs import begin as beginning
 from pysft.jobs import pretrain as pretrain_job
-from pysft.jobs import train as train_job
+from pysft.jobs import tune as tune_job
 from pysft.jobs.material import gather
 from pysft.measure import evaluate, figures
 from pysft.measure.evaluate import corpus_loss, measure, origins
@@ -45,20 +45,17 @@ from pysft.training import runner
 from pysft.training.loop import schedule
 from pysft.training.loop import train as training_loop
 from pysft.training.objectives import Sft
-from pysft.training.settings import Settings
-from pysft.training.stages import Plan, checkpoint_steps, replay_alone
+from pysft.training.settings import FineTuning, Settings
+from pysft.training.stages import PLANS, Plan, checkpoint_steps, finetune, replay_alone
 
 steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
-TOML = (
-    SMALL_RUN
-    + """base_steps = 6
-base_windows = [[16, 4]]
-sft_steps = 20
-sft_windows = [[16, 2]]
-checkpoint_every = 5
-"""
+SETTINGS = merged(
+    SMALL_RUN,
+    base={"steps": 6, "windows": [[16, 4]]},
+    sft={"steps": 20, "windows": [[16, 2]], "checkpoint_every": 5},
 )
+TOML = as_toml(SETTINGS)
 KEPT = [5, 10, 15, 20]
 
 
@@ -207,7 +204,7 @@ def test_a_run_is_measured_before_the_first_step_at_each_checkpoint_and_after_th
 
 
 def test_the_training_loss_of_a_measurement_is_the_mean_since_the_one_before(home):
-    losses = [row["losses"]["conversation"] for row in logged(home.run)]
+    losses = [row["figures"]["conversation"] for row in logged(home.run)]
     assert [row["sft_loss"] for row in lines(home.run)[1:]] == [
         np.mean(losses[at - 5 : at]) for at in KEPT
     ]
@@ -275,7 +272,7 @@ def plan(steps, epochs=None):
 
 
 def at(every, steps, **epochs):
-    return checkpoint_steps(Settings(checkpoint_every=every), plan(steps, epochs))
+    return checkpoint_steps(FineTuning(checkpoint_every=every), plan(steps, epochs))
 
 
 whole = st.integers(1, 5000)
@@ -328,7 +325,7 @@ def test_never_means_no_checkpoint_and_a_single_step_has_one():
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "tenths", "", "all", True, 0, 2.0, [5]])
 def test_a_value_that_is_no_checkpoint_schedule_is_refused(value):
     with pytest.raises(UsageError, match="checkpoint_every.*expected tenth, epoch, never"):
-        Settings(checkpoint_every=value)
+        FineTuning(checkpoint_every=value)
 
 
 # --------------------------------------------------------------------------- killed and resumed
@@ -337,7 +334,7 @@ def test_a_value_that_is_no_checkpoint_schedule_is_refused(value):
 @contextlib.contextmanager
 def stopping(step, act=lambda: os.kill(os.getpid(), signal.SIGINT)):
     """Call act() while the batch of step + 1 of fine-tuning is drawn."""
-    make = train_job.finetune
+    make = PLANS["sft"]
 
     def made(*arguments):
         plan = make(*arguments)
@@ -350,7 +347,7 @@ def stopping(step, act=lambda: os.kill(os.getpid(), signal.SIGINT)):
         return dataclasses.replace(plan, draw=draw)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_job, "finetune", made)
+        patch.setitem(PLANS, "sft", made)
         yield
 
 
@@ -444,7 +441,7 @@ def test_a_training_killed_before_any_checkpoint_measures_from_the_beginning(hom
 def test_a_training_killed_while_it_measures_or_saves_continues_from_the_checkpoint_before(
     home, tmp_path, monkeypatch, name
 ):
-    work = getattr(train_job, name)
+    work = getattr(tune_job, name)
 
     def cut(*arguments):
         if arguments and getattr(arguments[0], "folder", None) and arguments[0].folder.name == "10":
@@ -461,7 +458,7 @@ def test_a_training_killed_while_it_measures_or_saves_continues_from_the_checkpo
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "CHECKPOINT_SECONDS", 0)
-        patch.setattr(train_job, name, cut)
+        patch.setattr(tune_job, name, cut)
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     assert sorted(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == ["8", "9"]
     assert [row["step"] for row in lines(tmp_path / "run")] == (
@@ -520,14 +517,14 @@ def test_a_resumed_run_reports_a_damaged_measurement(after_seven, tmp_path):
 def test_checkpoints_are_removed_only_after_the_weights_are_on_the_disk(
     home, tmp_path, monkeypatch
 ):
-    drop, seen = train_job.drop_checkpoints, []
+    drop, seen = tune_job.drop_checkpoints, []
 
     def dropped(folder):
         names = ("model.safetensors", "adapter.safetensors")
         seen.append((folder.name, *((folder / name).is_file() for name in names)))
         drop(folder)
 
-    monkeypatch.setattr(train_job, "drop_checkpoints", dropped)
+    monkeypatch.setattr(tune_job, "drop_checkpoints", dropped)
     monkeypatch.setattr(pretrain_job, "drop_checkpoints", dropped)
     assert pysft(*begin(home.path, tmp_path / "run"))[0] == 0
     assert pysft(*begin(home.path, tmp_path / "lora", "--lora", "2"))[0] == 0
@@ -576,7 +573,7 @@ def test_a_run_with_a_damaged_last_checkpoint_says_so_and_ends_with_the_same_byt
 @contextlib.contextmanager
 def not_finite(step):
     """The loss of fine-tuning is nan in step `step` + 1, each time that it is taken."""
-    make, now = train_job.finetune, {}
+    make, now = PLANS["sft"], {}
 
     def made(*arguments):
         plan = make(*arguments)
@@ -593,7 +590,7 @@ def not_finite(step):
         return dataclasses.replace(plan, draw=draw, objective=objective)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_job, "finetune", made)
+        patch.setitem(PLANS, "sft", made)
         yield
 
 
@@ -606,7 +603,10 @@ def test_a_run_that_stopped_at_a_step_that_is_not_finite_can_be_resumed_without_
     assert [row["step"] for row in logged(tmp_path / "run")] == list(range(1, 21))
     assert [row["step"] for row in logged(tmp_path / "run") if row.get("skipped")] == [7]
     assert "1 more step was skipped" in (tmp_path / "run" / "report.html").read_text()
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["on_nan"] == "skip"
+    assert (
+        json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["sft"]["on_nan"]
+        == "skip"
+    )
     with not_finite(6):  # the setting is kept
         assert pysft("train", "--resume", "--out", tmp_path / "run")[0] == 0
 
@@ -758,6 +758,7 @@ def test_an_impossible_setting_of_adapters_or_checkpoints_is_refused_in_one_sent
     home, tmp_path, line
 ):
     others = [kept for kept in TOML.splitlines() if "checkpoint" not in kept]
+    assert others[-1].startswith("windows")  # the table at the end is [sft]
     (tmp_path / "a.toml").write_text("\n".join([*others, line]))
     command = begin(home.path, tmp_path / "run")
     command[command.index(home.path / "a.toml")] = tmp_path / "a.toml"
@@ -877,13 +878,17 @@ def test_a_matched_eval_shows_the_replies_of_the_base_before_it_was_trained_furt
 
 
 def test_the_replay_alone_has_the_windows_and_rates_of_the_fine_tuning(home):
-    chosen = Settings(**load_stage(home.run).settings)
+    chosen = Settings.of_json(load_stage(home.run).settings)
     material = gather(chosen, str(home.path / "corpus.txt"), [str(home.path / "talk.jsonl")])
     corpus = material.tokenizer.encode(material.train_text)
-    both = train_job.finetune(
-        chosen, *material.examples, material.grown.encode(material.train_text), len(material.grown)
+    both = finetune(
+        chosen,
+        "sft",
+        *material.examples,
+        material.grown.encode(material.train_text),
+        len(material.grown),
     )
-    alone = replay_alone(chosen, corpus, len(material.tokenizer))
+    alone = replay_alone(chosen, "sft", corpus, len(material.tokenizer))
     assert alone.steps == both.steps == 20
     for step in range(20):
         (mixed,), (replayed,) = both.draw(step), alone.draw(step)
@@ -911,7 +916,7 @@ def test_matched_needs_the_very_base_of_the_run_and_plain_eval_needs_none(copy, 
     assert pysft("eval", copy, "--matched")[0] == 0  # the base is beside it
     other = load_stage(copy / "base")
     other.model.params["wte"][0, 0] += 1
-    train_job.save_stage(other)
+    on_disk.save_stage(other)
     for change in (lambda: None, lambda: shutil.rmtree(copy / "base")):
         change()
         code, report, said = pysft("eval", copy, "--matched")

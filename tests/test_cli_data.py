@@ -224,7 +224,7 @@ def test_a_reply_that_replacement_leaves_empty_is_refused(trained, workdir, verb
 def test_the_files_of_a_mixture_have_their_shares(trained, workdir):
     workdir.write("a.jsonl", [conversation(*texts) for texts in CONVERSATIONS[:30]])
     workdir.write("b.jsonl", [conversation(*texts) for texts in CONVERSATIONS[30:50]])
-    config = workdir.write("more.toml", toml(sft_tokens=800))
+    config = workdir.write("more.toml", toml(sft={"tokens": 800}))
     command = [*trained.fine_tuning("a.jsonl"), "--data", "a.jsonl", "b.jsonl", "--config", config]
     for weights in (["1"], ["1", "-1"]):
         assert pysft(*command, "--mix", *weights).code == 2
@@ -232,7 +232,7 @@ def test_the_files_of_a_mixture_have_their_shares(trained, workdir):
     err = succeeds(*command, "--mix", "3", "1", "--out", "run").err
     assert "mixed 3 : 1; epochs: " in err
     assert "of file 2" in err
-    assert stored(workdir.path / "run", "settings.json")["settings"]["mix"] == [3.0, 1.0]
+    assert stored(workdir.path / "run", "settings.json")["settings"]["data"]["mix"] == [3.0, 1.0]
 
 
 def test_rows_of_text_alone_are_graded_whole(trained, workdir):
@@ -272,7 +272,8 @@ def tool_user(tmp_path_factory, without_figures):
     what is seen is that every part is there. Its replies have at most 8 tokens."""
     folder = tmp_path_factory.mktemp("tools")
     config = folder / "small.toml"
-    config.write_text(toml(context=256, sft_tokens=700, sft_steps=2, transcripts=300))
+    tables = {"model": {"context": 256}, "sft": {"tokens": 700, "steps": 2}}
+    config.write_text(toml(**tables, data={"transcripts": 300}))
     with pytest.MonkeyPatch.context() as patch:
         for module in (tooltest, evaluate):
             patch.setattr(module, "MAX_NEW", 8)
@@ -287,8 +288,8 @@ def test_tool_use_is_trained_and_measured(tool_user):
     assert report["tools"].keys() >= {"answered", "answered_without", "refused", "quiet"}
     settings = json.loads((run / "run.json").read_text())["settings"]
     # The first two are the file's, before those of --data tools; the third is of --data tools.
-    names = ("transcripts", "sft_tokens", "sft_lr")
-    assert [settings[name] for name in names] == [300, 700, 2.5e-3]
+    assert settings["data"]["transcripts"] == 300
+    assert (settings["sft"]["tokens"], settings["sft"]["lr"]) == (700, 2.5e-3)
     specials = set(stored(run, "vocabulary.json")["specials"])
     assert specials >= {"<|search_start|>", "<|code_start|>", "<|result_start|>"}
     out = succeeds("eval", run).out

@@ -14,6 +14,7 @@ from command_line import (
     refusal,
     succeeds,
 )
+from conftest import merged
 
 from pysft.training import runner
 
@@ -151,9 +152,10 @@ def test_a_base_that_was_tuned_meanwhile_is_still_the_same_base(trained, workdir
 @pytest.mark.parametrize(
     "change, text",
     [
-        ({"settings": {"preset": "tiny", "colour": 1}}, "colour"),
+        ({"settings": {"colour": 1}}, "colour"),
+        ({"settings": {"sft": {"colour": 1}}}, "colour"),
         ({"settings": 3}, "run.json"),
-        ({"settings": {"layers": -1}}, "layers"),
+        ({"settings": {"model": {"layers": -1}}}, "layers"),
         ({"template": None}, "run.json"),
         ({"sha256": "x"}, "run.json"),
         ({"isa": None}, "isa"),
@@ -166,7 +168,7 @@ def test_a_base_that_was_tuned_meanwhile_is_still_the_same_base(trained, workdir
 def test_a_record_that_no_run_wrote_is_refused(trained, workdir, change, text):
     record = json.loads((trained.run / "run.json").read_text())
     (workdir.path / "run").mkdir()
-    workdir.write("run/run.json", json.dumps(record | change))
+    workdir.write("run/run.json", json.dumps(merged(record, **change)))
     error = refusal(65, *RESUME)
     assert "not as this program writes it" in error
     assert text in error

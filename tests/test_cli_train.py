@@ -16,9 +16,11 @@ from command_line import (
     succeeds,
     toml,
 )
+from conftest import as_toml
 
 from pysft.cli import show
 from pysft.jobs import train as train_job
+from pysft.jobs.compare import Sides
 from pysft.nn import safetensors
 
 # The names in the --json document of train and eval. Others rely on them.
@@ -81,7 +83,7 @@ def test_train_prints_settings_size_memory_mask_progress_and_figures(trained, wo
     out = succeeds("train", *trained.inputs, "--out", "run").out
     report = trained.report
     for text in (
-        "channels 16", "sft_steps 10",  # the resolved settings
+        "channels 16", "[sft] steps 10",  # the resolved settings
         "weights", "MiB",
         f"graded {report['graded_targets']:,} of {report['targets']:,} targets",
         "end tokens graded: 55 of 55 turns",
@@ -121,7 +123,9 @@ def test_pretrain_depends_on_the_seed_and_not_on_the_threads(trained, workdir, f
 
 
 def test_the_shipped_pairs_train_at_the_source_texts_context(workdir, without_figures):
-    config = workdir.write("pairs.toml", toml(data="pairs", sft_pairs=16, replacement=True))
+    config = workdir.write(
+        "pairs.toml", toml(data={"shipped": "pairs"}, sft={"pairs": 16, "replacement": True})
+    )
     report = succeeds("train", "--config", config, "--out", "run", "--json").document
     assert (report["turns"], report["recall_of"]) == (40, 40)
     assert report["targets"] > report["graded_targets"] > 0
@@ -129,7 +133,7 @@ def test_the_shipped_pairs_train_at_the_source_texts_context(workdir, without_fi
 
 
 def test_prompts_longer_than_the_context_do_not_stop_a_training(trained, workdir):
-    config = workdir.write("short.toml", toml(context=32))
+    config = workdir.write("short.toml", toml(model={"context": 32}))
     data = workdir.write("one.jsonl", [conversation("Go", "Aye.")])
     command = ["train", "--config", config, "--corpus", trained.corpus, "--data", data]
     report = succeeds(*command, "--out", "run", "--json").document
@@ -137,7 +141,7 @@ def test_prompts_longer_than_the_context_do_not_stop_a_training(trained, workdir
 
 
 def test_training_works_without_a_compiler(trained, workdir):
-    config = workdir.write("few.toml", toml(base_steps=2))
+    config = workdir.write("few.toml", toml(base={"steps": 2}))
     command = ["pretrain", "--config", config, "--corpus", trained.corpus, "--json"]
     kernels, reference = (
         succeeds(*command, "--ops", ops, "--out", ops).document for ops in ("kernels", "reference")
@@ -151,12 +155,44 @@ def test_training_works_without_a_compiler(trained, workdir):
 def test_flags_win_over_the_settings_file(trained, workdir):
     flags = "--base-steps 3 --sft-steps 2 --lr 0.5 --seed 9 --out run".split()
     succeeds("train", *trained.inputs, *flags)
-    kept = json.loads((workdir.path / "run/sft/settings.json").read_text())["settings"]
-    names = "base_steps sft_steps sft_lr seed channels".split()
-    assert [kept[name] for name in names] == [3, 2, 0.5, 9, 16]
+    kept = run_record(workdir.path / "run")["settings"]
+    assert kept["base"]["steps"] == 3
+    assert (kept["sft"]["steps"], kept["sft"]["lr"]) == (2, 0.5)
+    assert (kept["seed"], kept["model"]["channels"]) == (9, 16)
     log = read_lines(workdir.path / "run/sft/log.jsonl")
     assert [row["step"] for row in log] == [1, 2]
     assert log[-1]["lr"] == 0.5
+
+
+def test_set_takes_any_setting_and_wins_over_the_file(trained, workdir):
+    values = ("sft.steps=2", "base.steps=3", "sft.schedule=constant", "sft.windows=[[16, 1]]")
+    flags = ("--lr", "0.5", "--out", "run", "--json")
+    succeeds("train", *trained.inputs, "--set", *values, 'data.grade="last"', "sft.lr=9", *flags)
+    kept = run_record(workdir.path / "run")["settings"]
+    stage = kept["sft"]
+    assert (kept["base"]["steps"], stage["steps"], stage["windows"]) == (3, 2, [[16, 1]])
+    assert (stage["schedule"], kept["data"]["grade"]) == ("constant", "last")
+    assert stage["lr"] == 0.5  # a flag of its own wins over --set
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("lr=3", "--set lr=3: expected TABLE.NAME=VALUE"),
+        ("sft.lr", "expected TABLE.NAME=VALUE"),
+        ("sft.=3", "expected TABLE.NAME=VALUE"),
+        ("sft.lr=[1", "[sft] lr = '[1' must be a number"),
+        ("sft.lr=", "[sft] lr = '' must be a number"),
+        ("sft.lr=1\nsteps = 2", "one value"),
+        ('sft.lr="', "--set sft.lr="),
+        ("sft.colour=3", "unknown setting of [sft] 'colour'"),
+        ("tune.lr=3", "'tune'"),
+        ("sft-2.lr=3", "flags set [sft-2], but this run trains base, sft"),
+    ],
+)
+def test_an_assignment_that_sets_nothing_is_refused(trained, workdir, text, words):
+    assert words in refusal(2, "train", *trained.inputs, "--set", text)
+    assert workdir.is_unchanged()
 
 
 def test_the_preset_flag_wins_over_the_files_preset(workdir, monkeypatch):
@@ -164,7 +200,7 @@ def test_the_preset_flag_wins_over_the_files_preset(workdir, monkeypatch):
 
     def train(order, screen):
         presets.append(order.settings.preset)
-        return train_job.Trained({"run": "x"}, [], "page")
+        return train_job.Trained({"run": "x"}, Sides("base", False, []), "page")
 
     monkeypatch.setattr(train_job, "train", train)
     monkeypatch.setattr(show, "table", lambda report, screen: None)
@@ -175,7 +211,7 @@ def test_the_preset_flag_wins_over_the_files_preset(workdir, monkeypatch):
 
 
 def test_the_new_rows_are_random_if_the_settings_say_so(trained, workdir):
-    config = workdir.write("random.toml", toml(new_rows="random"))
+    config = workdir.write("random.toml", toml(sft={"new_rows": "random"}))
     flags = ("--config", config, "--out", "run")
     report = succeeds(*trained.fine_tuning(trained.data, *flags)).document
     assert report["weights_sha256"] != trained.report["weights_sha256"]
@@ -195,8 +231,8 @@ def test_fine_tuning_a_given_base_gives_the_same_weights(trained, workdir, given
 
 def test_a_given_base_needs_no_base_windows_that_fit_it(trained, workdir):
     # The preset's windows are longer than this base's context of 64.
-    text = 'sft_steps = 3\nsft_windows = [[32, 1]]\nsft_warmup = 0\ncheckpoint_every = "never"\n'
-    config = workdir.write("sft.toml", text)
+    sft = {"steps": 3, "windows": [[32, 1]], "warmup": 0, "checkpoint_every": "never"}
+    config = workdir.write("sft.toml", as_toml({"sft": sft}))
     succeeds(*trained.fine_tuning(trained.data, "--config", config, "--out", "run"))
 
 

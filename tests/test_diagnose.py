@@ -14,18 +14,19 @@ from pysft.lab.lab import Lab
 from pysft.lab.variants import exchange
 from pysft.measure.diagnose import RULES, Finding, diagnose, findings
 from pysft.nn import kernels
+from pysft.training.flat import tuning
 
-PLAIN = {"sft_windows": (), "sft_pairs": 0, "sft_lr": 3e-3}
+PLAIN = {"windows": (), "pairs": 0, "lr": 3e-3}
 SOURCE = {
-    "sft_windows": (),
-    "sft_pairs": 16,
-    "sft_schedule": "constant",
-    "sft_warmup": 0,
+    "windows": (),
+    "pairs": 16,
+    "schedule": "constant",
+    "warmup": 0,
     "replacement": True,
     "decay_all": True,
     "clip": 0.0,
     "beta2": 0.999,
-    "sft_decay": 0.01,
+    "decay": 0.01,
 }
 SCALE = 0.2
 MODES = [
@@ -53,7 +54,7 @@ def figures(record):
 
 
 def modes(lab, steps, settings, talks, pairs=(), recalled=None, **more):
-    settings = settings | {"sft_steps": round(steps / SCALE)}
+    settings = settings | {"steps": round(steps / SCALE)}
     probe = lab.probe([*talks, *pairs], recalled or talks[:40], 256)
     arm = Arm(
         "provoked",
@@ -66,7 +67,7 @@ def modes(lab, steps, settings, talks, pairs=(), recalled=None, **more):
         **more,
     )
     record = lab.run(arm, 1)
-    found = findings(figures(record), record["track"], record["settings"])
+    found = findings(figures(record), record["track"], tuning(record["settings"], "sft"))
     assert all(isinstance(f, Finding) and f.figure and f.cause and f.fix for f in found)
     return {f.mode: f for f in found}
 
@@ -81,7 +82,7 @@ def test_nothing_is_found_in_a_healthy_run(lab):
 
 
 def test_after_too_few_steps_at_too_low_a_rate_the_model_ignores_the_format(lab):
-    found = modes(lab, 12, PLAIN | {"sft_lr": 1e-5}, lab.conversations)
+    found = modes(lab, 12, PLAIN | {"lr": 1e-5}, lab.conversations)
     assert list(found) == ["ignores the format"]
     assert "fallen by less than half" in found["ignores the format"].cause
 
@@ -96,7 +97,7 @@ def test_missing_end_tokens_are_another_cause_than_too_few_steps(lab):
 
 
 def test_too_high_a_rate_gives_gibberish_in_the_right_format(lab):
-    found = modes(lab, 150, SOURCE | {"sft_lr": 1e-2}, (), lab.pairs, lab.pairs)
+    found = modes(lab, 150, SOURCE | {"lr": 1e-2}, (), lab.pairs, lab.pairs)
     assert {"gibberish", "forgets"} <= set(found) and "ignores the format" not in found
     assert "0.01" in found["gibberish"].cause
 
@@ -157,7 +158,9 @@ HEALTHY = {
     "sft_loss": 1.0,
 }
 TRACK = [{"step": s, "heldout_loss": h} for s, h in ((0, 2.3), (100, 1.5), (200, 1.4))]
-SETTINGS = {"sft_lr": 5e-3, "sft_steps": 200, "sft_windows": [[256, 4]], "grade": "all"}
+SETTINGS = {"lr": 5e-3, "steps": 200, "windows": [[256, 4]], "grade": "all"}
+
+TABLES = {"data": {"grade": "all"}, "sft": {k: v for k, v in SETTINGS.items() if k != "grade"}}
 
 
 def only(**changes):
@@ -243,13 +246,13 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
         for row, f in zip(TRACK, (0.0, 0.2, 0.3))
     ]
     write(folder, "measurements.jsonl", "\n".join(rows) + "\n")
-    write(tmp_path, "run.json", {"settings": SETTINGS})
+    write(tmp_path, "run.json", {"settings": TABLES})
     document = diagnose(folder)
     assert not document["finished"] and [f["mode"] for f in document["findings"]] == ["forgets"]
     assert "not of the finished" in text(document) and "+30.0%" in text(document)
     assert "1 of the six failure modes shows" in text(document)
     write(folder, "report.json", HEALTHY)
-    write(folder, "settings.json", {"settings": SETTINGS})
+    write(folder, "settings.json", {"settings": TABLES})
     then = diagnose(folder, TRACK[-1]["step"])  # as it was at its last checkpoint
     assert not then["finished"] and [f["mode"] for f in then["findings"]] == ["forgets"]
     with pytest.raises(MissingInput, match="nothing was measured at step 1"):

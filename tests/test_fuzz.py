@@ -11,9 +11,10 @@ import os
 import shutil
 import time
 
+import conftest
 import numpy as np
 import pytest
-from conftest import SMALL_RUN, in_process
+from conftest import SMALL_RUN, in_process, merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,8 @@ from pysft.run.stage import load_stage, weights_sha256
 from pysft.text.corpora import read_corpus
 from pysft.text.templates import TEMPLATES, load_template
 from pysft.training import runner
-from pysft.training.settings import PRESETS, Settings, resolve
+from pysft.training.presets import PRESETS, resolve
+from pysft.training.settings import Data, FineTuning, Model, Pretraining, Settings
 
 MANY = int(os.environ.get("PYSFT_FUZZ", "0"))
 
@@ -87,7 +89,8 @@ def is_refused(error):
 
 # ------------------------------------------------------------------------------------ settings
 
-FIELDS = [f.name for f in dataclasses.fields(Settings)]
+TABLES = {"model": Model, "data": Data, "base": Pretraining, "sft": FineTuning}
+FIELDS = sorted({f.name for table in TABLES.values() for f in dataclasses.fields(table)})
 WORDS = (
     "constant cosine linear random mean all last flags grow drop skip pairs conversations tenth"
     " epoch"
@@ -107,27 +110,33 @@ def as_toml(value):
 
 @many(300)
 @given(
-    st.dictionaries(st.sampled_from([*FIELDS, "preset", "unheard of"]), toml_values, max_size=5),
+    st.dictionaries(st.sampled_from(["seed", "preset", "stages", "unheard of"]), toml_values),
+    st.dictionaries(
+        st.sampled_from([*TABLES, "sft-2", "tune"]),
+        st.dictionaries(st.sampled_from([*FIELDS, "unheard of"]), toml_values, max_size=3),
+        max_size=3,
+    ),
     st.sampled_from(["", "", "[table]\n", "=", "\0", "layers = 2\n", "\x80"]),
 )
-def test_any_toml_file_gives_settings_or_a_sentence(tmp_path_factory, chosen, rest):
+def test_any_toml_file_gives_settings_or_a_sentence(tmp_path_factory, alone, tables, rest):
     path = tmp_path_factory.getbasetemp() / "settings.toml"
-    lines = [f"{json.dumps(name)} = {as_toml(value)}\n" for name, value in chosen.items()]
+    lines = [f"{json.dumps(name)} = {as_toml(value)}\n" for name, value in alone.items()]
+    for table, values in tables.items():
+        lines.append(f"[{table}]\n")
+        lines += [f"{json.dumps(name)} = {as_toml(value)}\n" for name, value in values.items()]
     path.write_bytes(("".join(lines) + rest).encode("utf-8", "surrogatepass"))
     try:
         found = resolve(file=str(path))
     except PysftError as error:
         return is_refused(error)
     assert isinstance(found, Settings)
-    assert Settings(**json.loads(json.dumps(dataclasses.asdict(found)))) == found
-    for name, value in chosen.items():  # each value of the file is in the settings
-        if name in FIELDS:
-            got = getattr(found, name)
-            if isinstance(got, tuple):
-                got = [list(v) if isinstance(v, tuple) else v for v in got]
-                assert got == value
-            else:
-                assert got in (value, str(value))
+    saved = json.loads(json.dumps(found.to_json()))
+    assert Settings.of_json(saved) == found
+    for table in (
+        TABLES.keys() & tables.keys() & saved.keys()
+    ):  # each value of the file is in the settings
+        for name, value in tables[table].items():
+            assert saved[table][name] in (value, str(value)), (table, name)
 
 
 @many(150)
@@ -226,9 +235,13 @@ def home(tmp_path_factory):
     ]
     (home / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (home / "a.toml").write_text(
-        SMALL_RUN
-        + "base_steps = 3\nbase_windows = [[16, 2]]\n"
-        + "sft_steps = 4\nsft_windows = [[16, 1]]\ncheckpoint_every = 2\n"
+        conftest.as_toml(
+            merged(
+                SMALL_RUN,
+                base={"steps": 3, "windows": [[16, 2]]},
+                sft={"steps": 4, "windows": [[16, 1]], "checkpoint_every": 2},
+            )
+        )
     )
     material = ["--corpus", home / "corpus.txt", "--data", home / "talk.jsonl"]
     train = ["train", "--config", home / "a.toml", *material, "--threads", 1, "--out"]

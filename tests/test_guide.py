@@ -1,7 +1,6 @@
 """README and the guide: the commands that they print run, and what they name exists."""
 
 import ast
-import dataclasses
 import io
 import json
 import re
@@ -13,7 +12,7 @@ from functools import cache, partial
 from itertools import islice, takewhile
 
 import pytest
-from conftest import ROOT, SMALL_RUN, in_process, python
+from conftest import ROOT, SMALL_RUN, as_toml, in_process, merged, python
 
 from pysft.cli import guide
 from pysft.cli import main as cli
@@ -26,7 +25,8 @@ from pysft.text.corpora import read_corpus
 from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.training.settings import PRESETS, TOOLS, Settings
+from pysft.training.presets import PRESETS, TOOLS
+from pysft.training.settings import Settings
 
 README = (ROOT / "README.md").read_text()
 PAGES = {"README": README, **guide.read_pages()}
@@ -35,14 +35,17 @@ FENCE = re.compile(r"^```\n(.*?)^```\n", re.M | re.S)
 CAPITALS = re.compile(r"[A-Z]{2,}")  # a word that stands for another: RUN, FILE, NAME
 
 # The settings of the runs that the pages' commands train here.
-SMALL = SMALL_RUN.replace("context = 64", "context = 256").replace("= 192", "= 700") + (
-    "base_steps = 4\nbase_windows = [[64, 4]]\nsft_steps = 4\nsft_windows = [[64, 2]]\n"
+SMALL = merged(
+    SMALL_RUN,
+    model={"context": 256},
+    base={"steps": 4, "windows": [[64, 4]]},
+    sft={"steps": 4, "tokens": 700, "windows": [[64, 2]], "checkpoint_every": "never"},
 )
 FILES = {
-    "small.toml": SMALL + "checkpoint_every = 2\n",
-    "mine.toml": SMALL + 'preset = "tiny"\ncheckpoint_every = "never"\n',
-    "never.toml": SMALL + 'checkpoint_every = "never"\n',
-    "tools.toml": SMALL + 'checkpoint_every = "never"\ntranscripts = 60\n',
+    "small.toml": as_toml(merged(SMALL, sft={"checkpoint_every": 2})),
+    "mine.toml": as_toml({"preset": "tiny"} | SMALL),
+    "never.toml": as_toml(SMALL),
+    "tools.toml": as_toml(merged(SMALL, data={"transcripts": 60})),
     "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
     "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
     "more.jsonl": '{"prompt": "Who sleeps?", "completion": "The moon, by noon."}\n',
@@ -52,9 +55,14 @@ FILES = {
 WRITTEN_BY_READERS = {*FILES, "mine.csv", "clean.jsonl", "mine.py", "mask.svg"}
 TYPED = {"chat": "I am sad\n", "rate": "3\nq\n"}  # on standard input
 
+FOCAL = (
+    "train --stages base,focal --set focal.gamma=2 --out runs/focal",
+    "train --base runs/focal/focal --stages sft --out runs/focal-sft",
+)
 NOT_RUN = {  # a command and why it is held to the parser alone
     "lab all --scale 0.01 --out try": "seventeen experiments; tests/test_lab.py runs each of them",
     "gradcheck --ops mine.py": "run by the test of the exercise, below",
+    **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),
 }
 # What the pages tell a reader to look at, in the output of the command.
 PROMISED = {
@@ -83,6 +91,12 @@ PROMISED = {
     "generate runs/tiny/base -p 'KING: '": ["KING: "],
     "lab first-token --seeds 3": ["yes", "Verdict:"],
     "info": ["isa"],
+    "info runs/tiny": ["base", "+- sft"],
+    "info runs/more": ["base", "+- sft", "   +- sft-2"],
+    "train --stages base,sft,sft-2 --set sft-2.lr=1e-3 --out runs/chain": ["[sft-2] as [sft]"],
+    "train --base runs/tiny/sft --data more.jsonl --out runs/more": [
+        "compared with its parent, sft",
+    ],
 }
 
 
@@ -391,10 +405,24 @@ def plain(value):
 
 
 def test_the_settings_page_has_every_setting_with_its_value():
-    rows = re.findall(r"^- `(\w+) = (.*?)`: \S", PAGES["settings"], re.M)
-    assert [name for name, _ in rows] == [f.name for f in dataclasses.fields(Settings)]
-    for name, value in rows:
-        assert value_of(value) == plain(getattr(Settings(), name)), name
+    shown, tables = {}, [None]
+    for line in PAGES["settings"].partition("## All settings")[2].splitlines():
+        if line.startswith("`["):  # the settings below it are of these tables
+            tables = re.findall(r"`\[(\w+)\]`", line)
+        if found := re.match(r"- `(\w+) = (.*?)`: \S", line):
+            for table in tables:
+                assert (table, found[1]) not in shown, line
+                shown[table, found[1]] = value_of(found[2])
+    assert shown == every_setting(Settings())
+
+
+def every_setting(settings) -> dict:
+    """{(table, name): value} of settings; the table of the preset and the seed is None."""
+    found = {}
+    for table, values in plain(settings.to_json()).items():
+        alone = not isinstance(values, dict)
+        found |= {(None, table): values} if alone else {(table, k): v for k, v in values.items()}
+    return found
 
 
 def test_the_settings_page_has_what_differs_in_the_presets():
@@ -402,14 +430,18 @@ def test_the_settings_page_has_what_differs_in_the_presets():
     columns = [head.strip("`") for head in heads[1:]]
     assert set(columns) == (set(PRESETS) - {"tiny"}) | {"--data tools"}
     for i, column in enumerate(columns, 1):
-        shown = {row[0].strip("`"): value_of(row[i]) for row in rows if row[i]}
+        shown = {
+            re.fullmatch(r"`\[(\w+)\] (\w+)`", row[0]).groups(): value_of(row[i])
+            for row in rows
+            if row[i]
+        }
         if column == "--data tools":
-            assert shown == {name: plain(value) for name, value in TOOLS.items()}
+            tools = {(table, name): v for table, t in TOOLS.items() for name, v in t.items()}
+            assert shown == {place: plain(value) for place, value in tools.items()}
             continue
-        preset, tiny = PRESETS[column], PRESETS["tiny"]
-        every = {f.name: plain(getattr(preset, f.name)) for f in dataclasses.fields(Settings)}
-        differs = {n: v for n, v in every.items() if v != plain(getattr(tiny, n))}
-        assert shown == {n: v for n, v in differs.items() if n != "preset"}, column
+        preset, tiny = every_setting(PRESETS[column]), every_setting(PRESETS["tiny"])
+        differs = {place: v for place, v in preset.items() if v != tiny[place]}
+        assert shown == {n: v for n, v in differs.items() if n != (None, "preset")}, column
 
 
 def test_the_claims_page_has_every_experiment():
@@ -450,7 +482,7 @@ def _rendered(exchanges):
 
 
 def test_the_size_of_the_activations_is_as_readme_says():
-    activations = sizes(PRESETS["tiny"].shape(68), 2048)["activations"] / 2**20
+    activations = sizes(PRESETS["tiny"].model.shape(68), 2048)["activations"] / 2**20
     assert f"{activations:.0f} MiB for N = 2,048 rows of `tiny`" in README
 
 

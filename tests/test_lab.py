@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html import escape
 from types import SimpleNamespace
 
@@ -117,7 +117,7 @@ def untimed(document):
 
 def diverging(lab):
     """An arm that diverges."""
-    return pairs_arm(lab, "far too high", settings={"sft_lr": 1e4})
+    return pairs_arm(lab, "far too high", settings={"lr": 1e4})
 
 
 # ----------------------------------------------------------------------------- every experiment
@@ -289,8 +289,8 @@ def test_a_trial_has_another_name_if_anything_that_determines_it_changes(lab, mo
         "preset": name_of(replace(arm, preset="tiny")),
     }
     for what, changed in {
-        "setting": {"settings": {"sft_lr": 2e-4}},
-        "steps": {"settings": {"sft_steps": 500}},
+        "setting": {"settings": {"lr": 2e-4}},
+        "steps": {"settings": {"steps": 500}},
         "label": {"encode": one_label_less},
         "letter": {"pairs": tuple(one_letter)},
         "order": {"pairs": lab.pairs[::-1]},
@@ -360,8 +360,9 @@ def test_two_processes_can_write_the_same_record_at_once(tmp_path, monkeypatch):
 
 
 def test_a_record_has_its_settings_and_the_measured_steps(lab):
-    record = lab.run(pairs_arm(lab, "x", (), settings={"sft_lr": 3e-5}), 1)
-    assert record["settings"] == asdict(replace(lab.settings("seed"), seed=1, sft_lr=3e-5))
+    record = lab.run(pairs_arm(lab, "x", (), settings={"lr": 3e-5}), 1)
+    expected = lab.settings("seed").only("sft").changed({"seed": 1, "sft": {"lr": 3e-5}})
+    assert stored(record["settings"]) == stored(expected.to_json())
     assert [row["step"] for row in record["track"]] == [0, 10] and record["trained_share"] == 1
 
 
@@ -391,7 +392,7 @@ def test_with_retrained_bases_each_seed_has_its_own_and_seed_1_has_the_shared_on
 def test_matched_loss_is_that_of_the_base_trained_on_the_same_windows_and_is_stored(
     lab, monkeypatch
 ):
-    arm = pairs_arm(lab, "x", settings={"sft_windows": ((64, 4),), "sft_lr": 1e-3})
+    arm = pairs_arm(lab, "x", settings={"windows": ((64, 4),), "lr": 1e-3})
     loss, base = lab.matched(arm, 1), lab.base("seed", 1)
     before = base.stage.model.params.flat.copy()
     assert lab.matched(plain(lab), 1) is None  # it replays nothing

@@ -49,7 +49,7 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.text.transcripts import REFUSAL
 from pysft.training.objectives import Sft
-from pysft.training.settings import PRESETS
+from pysft.training.presets import PRESETS
 from pysft.training.stages import finetune
 
 CHAT_TOKENS = CharTokenizer(SHAKESPEARE, CHAT.tokens)
@@ -222,21 +222,21 @@ def tried(lab, answer):
     with contextlib.suppress(StopIteration):
         while True:
             arm = arms.send(record)
-            assert arm.settings["sft_steps"] == 500
+            assert arm.settings["steps"] == 500
             rates = found.setdefault(arm.name.split(":")[0], [])
-            rates.append(arm.settings["sft_lr"])
-            record = curves[answer(arm.settings["sft_lr"], len(rates))]
+            rates.append(arm.settings["lr"])
+            record = curves[answer(arm.settings["lr"], len(rates))]
     return [found[start] for start, _ in STARTS]
 
 
 def test_the_rule_stops_at_a_rate_that_is_right(lab):
-    base = lab.settings("seed").base_lr
+    base = lab.settings("seed").stages["base"].lr
     assert tried(lab, lambda lr, n: "right") == [[base * factor] for _, factor in STARTS]
     assert STARTS[0][1] == 1 / 3
 
 
 def test_the_rule_halves_a_jumpy_rate_and_doubles_a_flat_one_until_it_is_right(lab):
-    base = lab.settings("seed").base_lr
+    base = lab.settings("seed").stages["base"].lr
 
     def answer(lr, n=0):
         return "flat" if lr < 2e-4 else "jumpy" if lr > 8e-4 else "right"
@@ -336,7 +336,7 @@ def test_the_losses_by_kind_weighted_by_their_counts_give_the_loss(lab):
     record = lab.run(replace(plain(lab), at=()), 1)
     settings = replace(lab.settings("seed"), seed=1)
     examples = [standard(c, lab.chat, settings) for c in lab.pairs]
-    plan = finetune(settings, [], examples, lab.tokenizer.encode(lab.train_text), 68)
+    plan = finetune(settings, "sft", [], examples, lab.tokenizer.encode(lab.train_text), 68)
     assert {kind: len(curve) for kind, curve in record["by_kind"].items()} == {
         "first": 10,
         "content": 10,

@@ -22,7 +22,7 @@ from pysft.text.formats import read_conversations
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
 from pysft.training.loop import train
-from pysft.training.settings import PRESETS
+from pysft.training.presets import PRESETS
 from pysft.training.stages import finetune, pretrain
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -540,28 +540,29 @@ def test_the_model_trains_on_the_reference_where_there_is_no_compiled_part():
 def test_fifty_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_to_8_threads():
     """Exactly the seed preset, but with 50 steps of each stage. Its 2,048 rows are above every
     threshold below which a kernel stays on one thread."""
-    settings = dataclasses.replace(PRESETS["seed"], base_steps=50, sft_steps=50)
+    settings = PRESETS["seed"].changed({"base": {"steps": 50}, "sft": {"steps": 50}})
     text = split_corpus(read_corpus("plays"))[0]
     base = CharTokenizer.of(text)
     chat = base.grow(CHAT.tokens)
     corpus = base.encode(text)
     pairs = [
-        encode_conversation(c, chat, settings.context)
+        encode_conversation(c, chat, settings.model.context)
         for c in read_conversations(shipped("pairs40.jsonl"))
     ]
 
     def losses_of(model, stage, plan):
-        how = plan.draw, plan.objective, plan.rate, plan.steps, settings.clip
-        return [r.loss for r in train(model, AdamW(model, **settings.adam(stage)), *how)]
+        how = plan.draw, plan.objective, plan.rate, plan.steps, stage.clip
+        return [r.loss for r in train(model, AdamW(model, **stage.adam()), *how)]
 
     def trained(threads):
-        s = settings
-        config = GPTConfig(len(base), s.context, s.layers, s.heads, s.channels)
-        model = GPT(config, kernels.on_threads(threads), rng(s.seed, "base", "init"))
-        losses = losses_of(model, "base", pretrain(s, corpus, len(base)))
+        s, own = settings, settings.stages
+        model = GPT(
+            s.model.shape(len(base)), kernels.on_threads(threads), rng(s.seed, "base", "init")
+        )
+        losses = losses_of(model, own["base"], pretrain(s, "base", corpus, len(base)))
         middle = model.params.flat.copy()
-        model = expand_vocab(model, len(chat), s.new_rows, rng(s.seed, "sft", "rows"))
-        losses += losses_of(model, "sft", finetune(s, [], pairs, corpus, len(chat)))
+        model = expand_vocab(model, len(chat), own["sft"].new_rows, rng(s.seed, "sft", "rows"))
+        losses += losses_of(model, own["sft"], finetune(s, "sft", [], pairs, corpus, len(chat)))
         return middle, model.params.flat, losses
 
     one, *others = (trained(threads) for threads in (1, 2, 3, 4, 7, 8))

@@ -21,7 +21,7 @@ from pysft.inference.generate import Reply
 from pysft.inference.session import ROOM, Session
 from pysft.inference.tool_calls import SPARE, answer_calls, content_parts
 from pysft.inference.tools import Tool, run_tool
-from pysft.jobs.evaluate import before_and_after
+from pysft.jobs.compare import compared
 from pysft.measure.evaluate import checks, corpus_loss
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
@@ -36,6 +36,7 @@ from pysft.text.tokenizer import CharTokenizer
 from pysft.text.tokenizers import TOKENIZERS, vocabulary_from_json, vocabulary_to_json
 from pysft.text.view import names
 from pysft.training import runner
+from pysft.training.settings import Data
 
 CORPUS = read_corpus("plays")[:12000] + "Human: Assistant"  # the words of every template
 BASE = PairTokenizer.of(CORPUS)
@@ -66,7 +67,7 @@ def known():
 def home(tmp_path_factory, without_figures, known):
     """A small run, one of whose conversations calls a tool."""
     folder = tmp_path_factory.mktemp("pairs")
-    return TrainedRun(folder, TALKS, tokenizer="pairs", checkpoint_every="5")
+    return TrainedRun(folder, TALKS, data={"tokenizer": "pairs"}, sft={"checkpoint_every": "5"})
 
 
 # ----------------------------------------------------------------------------------- the tokenizer
@@ -99,6 +100,12 @@ def test_both_tokenizers_keep_the_interface(texts):
         assert vocabulary_from_json(stored) == tokenizer != more
         assert tokenizer.can_write(text) and not tokenizer.can_write(text + "\u00e9")
         assert tokenizer.unknown(text + "\u00e9") == [(len(text), "\u00e9")]
+
+
+def test_the_setting_names_a_tokenizer_of_the_table():
+    assert Data().tokenizer == "characters" and Data(tokenizer="pairs").tokenizer == "pairs"
+    with pytest.raises(UsageError, match="tokenizer = 'words' is not one of characters, pairs"):
+        Data(tokenizer="words")
 
 
 def test_a_vocabulary_without_a_kind_is_one_of_characters_and_an_unknown_kind_is_refused():
@@ -298,12 +305,13 @@ def test_a_run_is_measured_again_to_the_same_figures(home):
     assert "base text, nats/byte" in succeeds("eval", home.run / "base").out
 
 
-def test_before_and_after_leaves_out_prompts_whose_tokens_do_not_fit(home):
+def test_the_comparison_with_a_base_leaves_out_prompts_whose_tokens_do_not_fit(home):
     base = load_stage(home.run / "base")
     room = base.model.config.context - 1
     assert len(base.tokenizer.encode("th" * room)) == room
     prompts = ["th" * room, "th" * room + "t", "\u00e9", ""]
-    rows = before_and_after(base, {"pairs": [(p, "Aye.", "end") for p in prompts], "prompts": []})
+    replies = {"pairs": [(p, "Aye.", "end") for p in prompts], "prompts": []}
+    rows = compared(base, replies).rows
     assert [row[0] for row in rows] == prompts[:1]
 
 
@@ -317,16 +325,16 @@ def test_a_base_with_special_tokens_is_still_a_base(home, workdir):
     tuned = ["train", *home.text, "--base", "alone", "--data", home.data, "--out", "b", "--json"]
     assert succeeds(*tuned).document["weights_sha256"] == home.report["weights_sha256"]
     record = json.loads((workdir.path / "b" / "run.json").read_text())
-    assert record["settings"]["tokenizer"] == "pairs"
+    assert record["settings"]["data"]["tokenizer"] == "pairs"
 
 
 def test_a_base_keeps_its_tokenizer_whatever_the_settings_say(home, workdir):
-    workdir.write("c.toml", 'sft_steps = 2\nsft_windows = []\ncheckpoint_every = "never"\n')
+    workdir.write("c.toml", '[sft]\nsteps = 2\nwindows = []\ncheckpoint_every = "never"\n')
     flags = ["--config", "c.toml", "--base", home.run, "--data", home.data, "--out", "r"]
     succeeds("train", *flags, "--corpus", home.corpus)
     assert load_stage("r").tokenizer == load_stage(home.run).tokenizer
     record = json.loads((workdir.path / "r" / "run.json").read_text())
-    assert record["settings"]["tokenizer"] == "pairs"
+    assert record["settings"]["data"]["tokenizer"] == "pairs"
 
 
 def test_chat_generate_select_and_diagnose_take_the_run(home):

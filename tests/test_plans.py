@@ -13,17 +13,26 @@ from pysft.batch import BASE, CONVERSATION, Example
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.rng import rng
 from pysft.training.objectives import Sft
-from pysft.training.settings import Settings
+from pysft.training.settings import FineTuning, Model, Pretraining, Settings
 from pysft.training.stages import by_tokens, finetune, pretrain, widths
 
 VOCAB = 68
 CORPUS = np.random.default_rng(0).integers(0, 60, 200).astype(np.int32)
 TINY = Settings(
-    context=12, channels=16, layers=1, heads=2,
-    base_windows=((8, 2),), base_steps=5,
-    sft_windows=((4, 2),), sft_tokens=24, sft_pairs=2, sft_steps=5,
-)  # fmt: skip
-NO_WINDOWS = replace(TINY, sft_pairs=0, sft_windows=())  # conversations alone
+    model=Model(context=12, channels=16, layers=1, heads=2),
+    stages={
+        "base": Pretraining(windows=((8, 2),), steps=5),
+        "sft": FineTuning(windows=((4, 2),), tokens=24, pairs=2, steps=5),
+    },
+)
+
+
+def tiny(**sft) -> Settings:
+    """TINY with these settings of fine-tuning."""
+    return TINY.changed({"sft": sft})
+
+
+ALONE = {"pairs": 0, "windows": ()}  # conversations alone
 
 
 def conversations(count, size=6):
@@ -36,7 +45,7 @@ def conversations(count, size=6):
 
 def tuning(settings, talks=(), pairs=(), files=None):
     """The plan of a fine-tuning."""
-    return finetune(settings, talks, pairs, CORPUS, VOCAB, files)
+    return finetune(settings, "sft", talks, pairs, CORPUS, VOCAB, files)
 
 
 def drawn_tokens(plan, step) -> list[int]:
@@ -63,7 +72,7 @@ def test_fine_tuning_draws_depend_on_seed_and_step_alone(step):
 
 
 def test_pretraining_draws_depend_on_seed_and_step_alone():
-    plans = [pretrain(replace(TINY, seed=n), CORPUS, VOCAB) for n in (1, 1, 2)]
+    plans = [pretrain(replace(TINY, seed=n), "base", CORPUS, VOCAB) for n in (1, 1, 2)]
     one, same, other = (drawn_tokens(plan, 4) for plan in plans)
     assert one == same
     assert one != other
@@ -72,7 +81,7 @@ def test_pretraining_draws_depend_on_seed_and_step_alone():
 
 @pytest.mark.parametrize(
     "plan",
-    [pretrain(TINY, CORPUS, VOCAB), tuning(TINY, conversations(7))],
+    [pretrain(TINY, "base", CORPUS, VOCAB), tuning(TINY, conversations(7))],
     ids=["pretrain", "finetune"],
 )
 def test_the_windows_of_base_text_are_drawn_anew_each_step(plan):
@@ -100,7 +109,7 @@ def test_the_same_key_draws_the_same_numbers():
 
 @pytest.mark.parametrize("count, pairs", [(7, 3), (6, 3), (3, 3), (2, 5)])
 def test_each_pair_comes_exactly_once_an_epoch(count, pairs):
-    plan = tuning(replace(TINY, sft_tokens=0, sft_pairs=pairs), pairs=conversations(count))
+    plan = tuning(tiny(tokens=0, pairs=pairs), pairs=conversations(count))
     drawn = sum((drawn_numbers(plan, step, pairs) for step in range(4 * count)), [])
     epochs = [drawn[i : i + count] for i in range(0, len(drawn), count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
@@ -109,7 +118,7 @@ def test_each_pair_comes_exactly_once_an_epoch(count, pairs):
 
 
 def test_pairs_drawn_with_replacement_repeat_within_an_epoch():
-    settings = replace(TINY, replacement=True, sft_tokens=0, sft_pairs=3)
+    settings = tiny(replacement=True, tokens=0, pairs=3)
     plan = tuning(settings, pairs=conversations(7))
     drawn = sum((drawn_numbers(plan, step, 3) for step in range(70)), [])
     assert set(drawn) == set(range(7))
@@ -127,21 +136,21 @@ def test_batches_by_tokens_keep_the_budget_and_hold_every_sequence_once_an_epoch
     longest, n = int(lengths.max()), len(lengths)
     budget = 2 * longest + more
     [width] = widths(budget, [longest], [1.0])
-    pick, steps = by_tokens(seed, "conversations", lengths, width)
+    pick, steps = by_tokens(seed, "sft", "conversations", lengths, width)
     picked = [pick(step) for step in range(math.ceil(3 * steps) + 1)]
     assert all(len(indices) and lengths[indices].sum() <= budget for indices in picked)
     drawn = np.concatenate(picked)
     for epoch in range(3):
         assert sorted(drawn[epoch * n : (epoch + 1) * n].tolist()) == list(range(n))
     # A draw depends on its step alone, not on the draws before it.
-    pick_again, _ = by_tokens(seed, "conversations", lengths, width)
+    pick_again, _ = by_tokens(seed, "sft", "conversations", lengths, width)
     assert np.array_equal(pick_again(len(picked) - 1), picked[-1])
 
 
 def test_epochs_come_in_new_orders_and_depend_on_the_seed():
     def orders(seed):
         """The orders of two epochs of 40 sequences."""
-        pick, steps = by_tokens(seed, "conversations", np.full(40, 5), 50)
+        pick, steps = by_tokens(seed, "sft", "conversations", np.full(40, 5), 50)
         steps = int(steps)
         drawn = [pick(step).tolist() for step in range(2 * steps)]
         return [sum(drawn[:steps], []), sum(drawn[steps:], [])]
@@ -153,7 +162,7 @@ def test_epochs_come_in_new_orders_and_depend_on_the_seed():
 
 
 def test_a_step_holds_no_conversation_twice_if_files_are_not_mixed():
-    plan = tuning(replace(NO_WINDOWS, sft_tokens=500), conversations(7))
+    plan = tuning(tiny(**ALONE, tokens=500), conversations(7))
     assert all(sorted(drawn_numbers(plan, step)) == list(range(7)) for step in range(5))
     assert plan.epochs["conversations"] == 5
 
@@ -173,7 +182,7 @@ def test_a_budget_of_tokens_that_is_too_small_is_refused_with_the_least_one(long
 
 @pytest.mark.parametrize("sizes", [(200, 200), (19, 12), (10, 10), (3, 400)])
 def test_a_mixture_gives_files_of_any_size_their_shares(sizes):
-    settings = replace(NO_WINDOWS, sft_tokens=200, mix=(3.0, 1.0), sft_steps=50)
+    settings = tiny(**ALONE, tokens=200, steps=50).changed({"data": {"mix": (3.0, 1.0)}})
     plan = tuning(settings, conversations(sum(sizes)), files=[0] * sizes[0] + [1] * sizes[1])
     first, second = (plan.epochs[f"file {n}"] * 6 * size for n, size in enumerate(sizes, 1))
     assert first / second == pytest.approx(3, rel=0.02)  # tokens
@@ -181,7 +190,7 @@ def test_a_mixture_gives_files_of_any_size_their_shares(sizes):
 
 
 def test_a_mixture_draws_each_file_by_its_share_and_in_its_own_epochs():
-    settings = replace(NO_WINDOWS, sft_tokens=80, mix=(3.0, 1.0))
+    settings = tiny(**ALONE, tokens=80).changed({"data": {"mix": (3.0, 1.0)}})
     plan = tuning(settings, conversations(40), files=[0] * 30 + [1] * 10)
     steps = [drawn_numbers(plan, step) for step in range(60)]
     shares = [sum(number < 30 for number in step) / len(step) for step in steps]
@@ -190,7 +199,7 @@ def test_a_mixture_draws_each_file_by_its_share_and_in_its_own_epochs():
         drawn, size = [number for step in steps for number in step if number in file], len(file)
         epochs = [drawn[i : i + size] for i in range(0, len(drawn) - size, size)]
         assert all(sorted(epoch) == list(file) for epoch in epochs)
-        expected = settings.sft_steps * len(drawn) / 60 / size
+        expected = settings.stages["sft"].steps * len(drawn) / 60 / size
         assert plan.epochs[name] == pytest.approx(expected, rel=0.1)
 
 
@@ -198,7 +207,7 @@ def test_a_mixture_draws_each_file_by_its_share_and_in_its_own_epochs():
 
 
 def test_a_fine_tuning_step_holds_conversations_pairs_and_weighted_windows():
-    settings = replace(TINY, sft_window_weight=0.25)
+    settings = tiny(window_weight=0.25)
     plan = tuning(settings, conversations(7), conversations(4, size=5))
     [batch] = plan.draw(0)
     count = len(batch.source) - 4  # of conversations, beside two pairs and two windows
@@ -209,11 +218,12 @@ def test_a_fine_tuning_step_holds_conversations_pairs_and_weighted_windows():
     assert len(batch.tokens) <= plan.rows
     assert plan.steps == 5
     assert plan.objective == Sft()
-    assert plan.rate(0) == pytest.approx(settings.sft_lr / settings.sft_warmup)
+    stage = settings.stages["sft"]
+    assert plan.rate(0) == pytest.approx(stage.lr / stage.warmup)
 
 
 def test_a_pretraining_step_grades_every_row_of_its_windows():
-    plan = pretrain(replace(TINY, base_windows=((4, 3), (12, 1))), CORPUS, VOCAB)
+    plan = pretrain(TINY.changed({"base": {"windows": ((4, 3), (12, 1))}}), "base", CORPUS, VOCAB)
     [batch] = plan.draw(0)
     assert batch.lengths.tolist() == [4, 4, 4, 12]
     assert batch.wanted.all()
@@ -223,11 +233,12 @@ def test_a_pretraining_step_grades_every_row_of_its_windows():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda s: pretrain(s, CORPUS, VOCAB), lambda s: tuning(s, conversations(7))],
+    [lambda s: pretrain(s, "base", CORPUS, VOCAB), lambda s: tuning(s, conversations(7))],
     ids=["pretrain", "finetune"],
 )
 def test_the_setting_micro_batches_splits_the_same_step(make):
-    whole, split = make(TINY), make(replace(TINY, micro_batches=2))
+    two = {"micro_batches": 2}
+    whole, split = make(TINY), make(TINY.changed({"base": two, "sft": two}))
     [one], parts = whole.draw(4), split.draw(4)
     assert len(parts) == 2
     assert np.array_equal(one.tokens, np.concatenate([part.tokens for part in parts]))
@@ -239,15 +250,15 @@ def test_the_setting_micro_batches_splits_the_same_step(make):
 
 def test_a_fine_tuning_without_a_conversation_is_refused():
     with pytest.raises(UsageError, match="no conversation"):
-        tuning(replace(TINY, sft_tokens=0), conversations(7))
+        tuning(tiny(tokens=0), conversations(7))
 
 
 def test_a_corpus_too_short_to_train_on_is_refused():
     with pytest.raises(DataError, match="8 tokens"):
-        pretrain(TINY, CORPUS[:8], VOCAB)
+        pretrain(TINY, "base", CORPUS[:8], VOCAB)
 
 
 def test_a_corpus_too_short_to_replay_is_refused():
     with pytest.raises(PysftError) as error:
-        finetune(TINY, conversations(7), [], CORPUS[:4], VOCAB).draw(0)
+        finetune(TINY, "sft", conversations(7), [], CORPUS[:4], VOCAB).draw(0)
     assert one_line(error)

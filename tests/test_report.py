@@ -6,8 +6,7 @@ import json
 import re
 import shlex
 import shutil
-import tomllib
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from html import unescape
 
 import pytest
@@ -15,19 +14,19 @@ import pytest
 from pysft.cli import arguments
 from pysft.cli import main as cli
 from pysft.errors import MissingInput
-from pysft.jobs import train as train_job
 from pysft.measure import figures
 from pysft.measure.curves import POINTS, grouped
 from pysft.measure.provenance import Provenance
 from pysft.measure.report import report, write_report
 from pysft.measure.reproduce import reproduce
-from pysft.measure.run_files import FILES
+from pysft.measure.run_files import BASE, RUN_FILE, TUNED
 from pysft.measure.sections import MOST
 from pysft.measure.tooltest import tool_rows
-from pysft.nn.shapes import GPTConfig
 from pysft.text.templates import CHAT
-from pysft.training.settings import PRESETS, Settings, resolve
+from pysft.training.presets import PRESETS, Parent, resolve
+from pysft.training.settings import Settings
 
+FILES = [RUN_FILE, *(f"base/{name}" for name in BASE), *(f"sft/{name}" for name in TUNED)]
 HOSTILE = "</table><script>alert('x')</script> \"quoted\" & 'single' $x$"
 ORIGINS = Provenance(
     ["Yes, my lord.", "A rose is a rose."],
@@ -37,7 +36,7 @@ LOG = [
     {
         "step": n,
         "loss": 3 / n,
-        "losses": {"conversation": 3 / n, "base": 2.0},
+        "figures": {"conversation": 3 / n, "base": 2.0},
         "norm": 1.5,
         "lr": 1e-4,
         "graded_tokens": 700,
@@ -133,7 +132,7 @@ def contents():
     ]
     return {
         "run.json": {
-            "settings": json.loads(json.dumps(asdict(PRESETS["seed"]))),
+            "settings": json.loads(json.dumps(PRESETS["seed"].to_json())),
             "corpus": "/data/my text.txt",
             "data": None,
             "base": None,
@@ -149,7 +148,7 @@ def contents():
             "seconds": 225.0,
             "weights_sha256": "845e" * 16,
         },
-        "base/log.jsonl": [{**row, "losses": {"base": row["loss"]}} for row in LOG],
+        "base/log.jsonl": [{**row, "figures": {"base": row["loss"]}} for row in LOG],
         "sft/report.json": FIGURES,
         "sft/log.jsonl": LOG,
         "sft/data.json": DATA,
@@ -273,6 +272,7 @@ def test_every_section_is_there_and_nothing_is_missing(run):
     document = report(run)
     assert re.findall("<h2>(.*?)</h2>", document) == [
         "In short",
+        "The stages",
         "Warnings",
         "Before and after",
         "Training the base",
@@ -417,7 +417,7 @@ def test_no_value_of_another_type_makes_it_fail(run, undrawn, name):
 def test_no_number_makes_a_figure_fail(run):
     pytest.importorskip("matplotlib")
     for values in ((1e308, -1e308, 1e-320), (float("inf"), None, 10**30), (0, True, -1e-9)):
-        rows = [{**row, "norm": v, "lr": v, "losses": {"base": v}} for row, v in zip(LOG, values)]
+        rows = [{**row, "norm": v, "lr": v, "figures": {"base": v}} for row, v in zip(LOG, values)]
         measured = [
             {**row, "recall": v, "forgetting": v, "sft_loss": v}
             for row, v in zip(contents()["sft/measurements.jsonl"], values)
@@ -450,7 +450,7 @@ def test_replies_without_provenance_are_shown_too(run, undrawn):
     fill(run, {"sft/samples.json": {"prompts": [["a prompt", "a reply", "end"]] * (MOST + 5)}})
     document = report(run)
     assert ["a prompt", "a reply"] in cells(document)
-    assert "the other 5 are in sft/samples.json" in document
+    assert "the other 5 are in samples.json" in document
 
 
 @pytest.mark.parametrize(
@@ -492,10 +492,10 @@ def test_verdicts_follow_figures_where_more_is_better_and_where_less_is(run, und
 
 def test_a_curve_is_made_of_the_means_of_equal_groups():
     rows = [
-        {"step": n, "losses": {"a": float(n)}, "norm": None if n == 1 else 1.0}
+        {"step": n, "figures": {"a": float(n)}, "norm": None if n == 1 else 1.0}
         for n in range(1, 2 * POINTS + 2)
     ]
-    points = grouped(rows, POINTS, "losses/a", "losses/b", "norm")
+    points = grouped(rows, POINTS, "figures/a", "figures/b", "norm")
     assert len(points) <= POINTS
     assert points[0] == [3, 2.0, None, 1.0] and points[-1][0] == 2 * POINTS + 1
     in_last = len(rows) - 3 * (len(points) - 1)
@@ -508,87 +508,95 @@ def test_a_curve_is_made_of_the_means_of_equal_groups():
 
 def recorded(settings, **more):
     """run.json of a run with these settings."""
-    run = {"settings": asdict(settings), "corpus": "plays", "data": None, "base": None}
+    run = {"settings": settings.to_json(), "corpus": "plays", "data": None, "base": None}
     return json.loads(json.dumps(run | more))
 
 
-def understood(run, tuned, tmp_path):
+def understood(run, tuned, parent=None):
     """(the settings that the command line makes of the command, its arguments)"""
-    toml, command = reproduce(run, tuned)
-    words = shlex.split(command.replace("\\\n", " "))
+    words = shlex.split(reproduce(run, tuned).replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "pysft"]
     args = cli.parser().parse_args(words[3:])
-    if toml:
-        tomllib.loads(toml)
-        (tmp_path / "settings.toml").write_text(toml)
-    assert bool(toml) is (args.config is not None)
-    if args.verb == "pretrain":
-        flags = {"base_steps": args.steps, "base_lr": args.lr}
-    else:
-        flags = {
-            "base_steps": args.base_steps,
-            "sft_steps": args.sft_steps,
-            "sft_lr": args.lr,
-            "lora_rank": args.lora,
-            "lora_matrices": args.lora_matrices,
-            "checkpoint_every": args.checkpoint_every,
-            **{name: getattr(args, name) for name in arguments.POLICIES},
-        }
-    config = str(tmp_path / "settings.toml") if toml else None
-    return resolve(args.preset, config, seed=args.seed, **flags), args
+    assert args.config is None
+    if not tuned:
+        flags = {"steps": ("base", "steps"), "lr": ("base", "lr")}
+        return arguments.settings_of(args, flags, stages=["base"]), args
+    stages = args.stages and args.stages.split(",")
+    return arguments.settings_of(args, arguments.SETTINGS, None, stages, parent), args
+
+
+def changed(preset, **tables) -> Settings:
+    return PRESETS[preset].changed(tables)
 
 
 SETTINGS = [
     *PRESETS.values(),
-    replace(PRESETS["seed"], seed=7, sft_steps=3, base_steps=4, sft_lr=1e-5),
-    replace(
-        PRESETS["tiny"],
-        template="a b.json",
-        grade="last",
-        too_long="drop",
-        unknown="grow",
-        mix=(0.1, 2),
-        sft_tokens=900,
+    changed("seed", seed=7, base={"steps": 4}, sft={"steps": 3, "lr": 1e-5}),
+    changed(
+        "tiny",
+        data={
+            "template": "a b.json",
+            "grade": "last",
+            "too_long": "drop",
+            "unknown": "grow",
+            "mix": (0.1, 2),
+        },
+        sft={"tokens": 900},
     ),
-    replace(
-        PRESETS["tiny"],
-        lora_rank=8,
-        lora_matrices=("qkv", "fc"),
-        lora_alpha=4.0,
-        checkpoint_every="50",
+    changed(
+        "tiny",
+        sft={
+            "lora_rank": 8,
+            "lora_matrices": ("qkv", "fc"),
+            "lora_alpha": 4.0,
+            "checkpoint_every": "50",
+        },
     ),
-    replace(
-        PRESETS["mini"],
-        eps=1e-9,
-        decay_all=True,
-        sft_windows=(),
-        base_windows=((9, 2), (256, 1)),
-        new_rows="random",
+    changed(
+        "mini",
+        model={"tied": True, "layers": 2},
+        base={"eps": 1e-9, "decay_all": True, "windows": ((9, 2), (256, 1))},
+        sft={"windows": (), "new_rows": "random"},
     ),
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=range(len(SETTINGS)))
 @pytest.mark.parametrize("tuned", [True, False])
-def test_the_command_gives_the_settings_of_the_run(settings, tuned, tmp_path):
+def test_the_command_gives_the_settings_of_the_run(settings, tuned):
+    settings = settings if tuned else settings.only("base")
     run = recorded(settings, corpus="a text.txt", data=["x y.jsonl", "z.jsonl"] if tuned else None)
-    found, args = understood(run, tuned, tmp_path)
+    found, args = understood(run, tuned)
     assert found == settings and args.corpus == "a text.txt"
     if tuned:
         assert args.data == run["data"] and args.base is None
 
 
+def test_the_command_of_a_chain_names_its_stages_and_what_differs_in_each():
+    tables = {"sft": {"steps": 7, "pairs": 0}, "sft-2": {"steps": 3, "lr": 1e-4}}
+    settings = resolve(flags=tables, stages=["base", "sft", "sft-2"])
+    run = recorded(settings)
+    found, args = understood(run, True)
+    assert found == settings
+    assert args.stages == "base,sft,sft-2"
+    assert args.set == ["sft.pairs=0", "sft-2.steps=3", "sft-2.lr=0.0001"]
+
+
 def test_only_what_differs_from_the_preset_is_in_the_command():
-    assert reproduce(recorded(Settings()), True) == (
-        "",
-        "python -m pysft train --preset tiny --corpus plays --seed 1",
+    plain = "python -m pysft train --preset tiny --corpus plays --seed 1"
+    assert reproduce(recorded(Settings()), True) == plain
+    other = recorded(changed("tiny", base={"beta2": 0.999}))
+    assert " ".join(reproduce(other, True).replace("\\\n", "").split()) == (
+        plain + " --set base.beta2=0.999"
     )
-    assert reproduce(recorded(replace(Settings(), beta2=0.999)), True)[0] == "beta2 = 0.999"
 
 
-def test_with_a_given_base_the_command_does_not_name_the_shape(tmp_path):
-    config = GPTConfig(65, 64, 2, 2, 32)
-    settings = train_job.with_shape_of(replace(PRESETS["tiny"], sft_steps=5), config)
-    found, args = understood(recorded(settings, base="runs/b"), True, tmp_path)
-    assert args.base == "runs/b" and args.config is None
-    assert train_job.with_shape_of(found, config) == settings
+def test_with_a_given_base_the_command_does_not_name_the_shape():
+    shape = {"context": 64, "layers": 2, "heads": 2, "channels": 32, "tied": False}
+    parent = Parent("base", "runs/b", {"model": shape})
+    settings = resolve("tiny", flags={"sft": {"steps": 5}}, parent=parent)
+    assert settings.model.channels == 32
+    assert settings.stages["sft"].windows == ((64, 4),)
+    found, args = understood(recorded(settings, base="runs/b"), True, parent)
+    assert (args.base, args.set, args.sft_steps) == ("runs/b", None, 5)
+    assert found == settings

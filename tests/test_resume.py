@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from command_line import lines, read_lines, stage_log, toml
@@ -23,12 +23,11 @@ from pysft.nn import kernels, safetensors
 from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT
-from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.run.stage import Stage
 from pysft.text.corpora import read_corpus
 from pysft.training import runner
-from pysft.training.settings import Settings
+from pysft.training.settings import FineTuning, Model, Pretraining, Settings
 from pysft.training.stages import finetune, pretrain
 
 # One in EVERY of the disk's calls and of the states after a power cut is tried. `make torture`
@@ -51,10 +50,12 @@ def no_waiting_for_the_disk(monkeypatch):
 
 STEPS = 30
 SETTINGS = Settings(
-    context=32, layers=2, heads=2, channels=16,
-    base_steps=STEPS, base_windows=((16, 3),), base_warmup=4,
-    sft_steps=STEPS, sft_tokens=96, sft_windows=((16, 1),), sft_warmup=4,
-)  # fmt: skip
+    model=Model(context=32, layers=2, heads=2, channels=16),
+    stages={
+        "base": Pretraining(steps=STEPS, windows=((16, 3),), warmup=4),
+        "sft": FineTuning(steps=STEPS, tokens=96, windows=((16, 1),), warmup=4),
+    },
+)
 KINDS = ["base", "sft", "lora"]  # of a stage; "lora" is a fine-tuning of adapters
 
 
@@ -80,22 +81,22 @@ def train_stage(kind, folder, material, resume=False, settings=SETTINGS):
     """Train a stage of some kind below `folder`, from its first step, or from what stands there."""
     corpus = material.tokenizer.encode(material.train_text)
     old_vocab, vocab = len(material.tokenizer), len(material.grown)
-    shape = (settings.context, settings.layers, settings.heads, settings.channels)
-    model = GPT(GPTConfig(old_vocab, *shape), kernels.on_threads(1), rng(0, "base", "init"))
+    model = GPT(settings.model.shape(old_vocab), kernels.on_threads(1), rng(0, "base", "init"))
     if kind == "base":
         name, tokenizer = "base", material.tokenizer
-        plan = pretrain(settings, corpus, old_vocab)
+        plan = pretrain(settings, name, corpus, old_vocab)
     else:
         name, tokenizer = "sft", material.grown
-        plan = finetune(settings, *material.examples, corpus, vocab)
+        plan = finetune(settings, name, *material.examples, corpus, vocab)
         model = expand_vocab(model, vocab, "mean")
     trained = model
     if kind == "lora":
         trained = LoRA(model, 2, old_vocab=old_vocab, rng=rng(0, "sft", "lora"))
-    stage = Stage(folder / name, model, tokenizer, material.template, asdict(settings))
+    stage = Stage(folder / name, model, tokenizer, material.template, settings.to_json())
     screen = console.Screen(json=True)
     screen.stream = io.StringIO()
-    runner.train_stage(stage, plan, settings, screen, resume, trained)
+    own = settings.stages[name]
+    list(runner.train_stage(stage, plan, own, screen, resume, trained))
 
 
 def last_state(folder, steps=STEPS):
@@ -144,7 +145,7 @@ def distinct_states(recorder) -> list[tuple[int, dict]]:
 def test_a_stage_is_resumed_to_the_same_bytes_after_a_power_cut_at_any_moment(material, tmp_path):
     """All states that the disk can be in while a stage writes its log and checkpoints and removes
     old ones. (With one fsync fewer, the log would lack lines of steps before a checkpoint.)"""
-    settings, root = replace(SETTINGS, sft_steps=5), tmp_path / "run"
+    settings, root = SETTINGS.changed({"sft": {"steps": 5}}), tmp_path / "run"
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch, root)
@@ -197,9 +198,9 @@ def flags(tmp_path, without_figures):
     """The flags of a whole run that takes a tenth of a second."""
     config, corpus, data = (tmp_path / name for name in ("small.toml", "corpus.txt", "data.jsonl"))
     shape = {"context": 32, "heads": 1, "channels": 8}
-    base = {"base_steps": 2, "base_windows": [[8, 1]]}
-    sft = {"sft_steps": 3, "sft_tokens": 32, "sft_windows": [[8, 1]], "checkpoint_every": 2}
-    config.write_text(toml(**shape, **base, **sft))
+    base = {"steps": 2, "windows": [[8, 1]]}
+    sft = {"steps": 3, "tokens": 32, "windows": [[8, 1]], "checkpoint_every": 2}
+    config.write_text(toml(model=shape, base=base, sft=sft))
     corpus.write_text(read_corpus("plays")[:2000])
     data.write_text(pairs("Say Sing Show Name", "it", "{verb}."))
     inputs = ["--config", config, "--corpus", corpus, "--data", data]

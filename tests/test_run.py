@@ -23,10 +23,12 @@ from command_line import (
 from pysft.disk import lock_folder
 from pysft.jobs import material
 from pysft.jobs import pretrain as pretrain_job
-from pysft.jobs import train as train_job
+from pysft.jobs import tune as tune_job
+from pysft.jobs import work as work_job
 from pysft.measure import probe
 from pysft.run.stage import load_stage, weights_sha256
 from pysft.text import corpora
+from pysft.training.stages import PLANS
 
 STAGES = ("base", "sft")
 STAGE_FILES = set(
@@ -39,8 +41,8 @@ STAGE_FILES = set(
 def trained(tmp_path_factory, without_figures):
     """A small run whose fine-tuning is measured on the way, and longer than the steps that its last
     loss is the mean of."""
-    settings = {"base_steps": 6, "sft_steps": 24, "checkpoint_every": 8}
-    return TrainedRun(tmp_path_factory.mktemp("trained"), **settings)
+    tables = {"base": {"steps": 6}, "sft": {"steps": 24, "checkpoint_every": 8}}
+    return TrainedRun(tmp_path_factory.mktemp("trained"), **tables)
 
 
 @pytest.fixture
@@ -73,10 +75,11 @@ def assert_same_run(folder, report, trained):
     assert files_in(folder).keys() == files_in(trained.run).keys()
 
 
-def interrupt(command, job, stage, at):
-    """Run a training; a SIGINT comes while step `at` (from 0) of a stage is drawn. job: the module
-    that plans the stage by its function `stage`."""
-    make_plan = getattr(job, stage)
+def interrupt(command, name, at):
+    """Run a training; a SIGINT comes while step `at` (from 0) of a stage is drawn. name: that of
+    the function that plans the stage."""
+    table, key = (PLANS, "sft") if name == "finetune" else (vars(work_job), name)
+    make_plan = table[key]
 
     def interrupted_plan(*arguments):
         plan = make_plan(*arguments)
@@ -89,7 +92,7 @@ def interrupt(command, job, stage, at):
         return replace(plan, draw=draw)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, stage, interrupted_plan)
+        patch.setitem(table, key, interrupted_plan)
         result = pysft(*command, "--json")
     assert (result.code, result.out) == (130, "")
     assert "--resume" in result.err
@@ -115,12 +118,13 @@ def test_a_tuned_stage_names_its_base_and_its_settings(trained):
     assert tuned.parent["weights_sha256"] == weights_sha256(base.model)
     assert weights_sha256(tuned.model) == trained.report["weights_sha256"]
     assert len(tuned.tokenizer) == len(base.tokenizer) + 3
-    assert tuned.settings["sft_steps"] == 24
+    assert tuned.settings["sft"]["steps"] == 24
+    assert "base" not in tuned.settings
     assert tuned.settings["preset"] == "tiny"
 
 
 def test_the_fine_tuning_loss_is_the_mean_over_conversations_in_the_last_20_steps(trained):
-    losses = [row["losses"]["conversation"] for row in stage_log(trained.run / "sft")]
+    losses = [row["figures"]["conversation"] for row in stage_log(trained.run / "sft")]
     assert len(losses) == 24
     assert trained.report["sft_loss_start"] == losses[0]
     assert trained.report["sft_loss"] == pytest.approx(np.mean(losses[-20:]), rel=1e-12)
@@ -172,17 +176,17 @@ def test_a_damaged_file_that_measuring_needs_is_named(trained, tmp_path, name, c
 
 
 @pytest.mark.parametrize(
-    "job, stage, at",
+    "plan, at",
     [
-        (pretrain_job, "pretrain", 0),
-        (pretrain_job, "pretrain", 5),
-        (train_job, "finetune", 3),
-        (train_job, "finetune", 23),
+        ("pretrain", 0),
+        ("pretrain", 5),
+        ("finetune", 3),
+        ("finetune", 23),
     ],
     ids="base-first base-last sft-early sft-last".split(),
 )
-def test_an_interrupted_run_is_resumed_to_the_same_run(trained, tmp_path, job, stage, at):
-    interrupt(["train", *trained.inputs, "--out", tmp_path / "run"], job, stage, at)
+def test_an_interrupted_run_is_resumed_to_the_same_run(trained, tmp_path, plan, at):
+    interrupt(["train", *trained.inputs, "--out", tmp_path / "run"], plan, at)
     assert_same_run(tmp_path / "run", resume(tmp_path / "run").document, trained)
 
 
@@ -191,7 +195,7 @@ def test_a_run_interrupted_while_it_measures_is_resumed_to_the_same_run(
     trained, tmp_path, monkeypatch, measuring
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(train_job, measuring, raising(KeyboardInterrupt))
+        patch.setattr(tune_job, measuring, raising(KeyboardInterrupt))
         result = pysft("train", *trained.inputs, "--out", tmp_path / "run", "--json")
     assert (result.code, result.out) == (130, "")
     assert_same_run(tmp_path / "run", resume(tmp_path / "run").document, trained)
@@ -205,7 +209,7 @@ def test_a_run_interrupted_while_it_measures_is_resumed_to_the_same_run(
 def test_a_run_interrupted_between_two_of_its_files_is_resumed_to_the_same_run(
     trained, tmp_path, monkeypatch, path
 ):
-    run, write_json = tmp_path / "run", train_job.write_json
+    run, write_json = tmp_path / "run", tune_job.write_json
 
     def interrupted(target, data):
         if target == run / path:
@@ -213,7 +217,7 @@ def test_a_run_interrupted_between_two_of_its_files_is_resumed_to_the_same_run(
         write_json(target, data)
 
     with monkeypatch.context() as patch:
-        for job in (train_job, pretrain_job):
+        for job in (tune_job, pretrain_job):
             patch.setattr(job, "write_json", interrupted)
         assert pysft("train", *trained.inputs, "--out", run).code == 130
     assert_same_run(run, resume(run).document, trained)
@@ -224,7 +228,7 @@ def test_a_run_on_a_given_base_is_resumed_on_that_base(trained, tmp_path):
     command = ["train", *trained.inputs, "--base", trained.run, "--out"]
     uninterrupted = succeeds(*command, tmp_path / "uninterrupted", "--json").document
     assert uninterrupted["weights_sha256"] == trained.report["weights_sha256"]
-    interrupt([*command, tmp_path / "run"], train_job, "finetune", 3)
+    interrupt([*command, tmp_path / "run"], "finetune", 3)
     assert figures(resume(tmp_path / "run").document) == figures(uninterrupted)
     assert not (tmp_path / "run" / "base").exists()
 
@@ -240,7 +244,7 @@ def test_a_run_whose_inputs_have_changed_is_not_resumed(trained, tmp_path, name,
     shutil.copy(trained.folder / name, tmp_path / name)
     moved = {trained.folder / name: tmp_path / name}
     inputs = [moved.get(argument, argument) for argument in trained.inputs]
-    interrupt(["train", *inputs, "--out", tmp_path / "run"], train_job, "finetune", 3)
+    interrupt(["train", *inputs, "--out", tmp_path / "run"], "finetune", 3)
     with open(tmp_path / name, "a") as f:
         f.write(line)
     before = files_in(tmp_path)

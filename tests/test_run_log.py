@@ -49,7 +49,7 @@ def state_of(folder, step):
 
 def log_line(step, **changes):
     """A line of the log."""
-    line = {"step": step, "loss": step / 3, "losses": {"base": step / 3}, "norm": 1.0}
+    line = {"step": step, "loss": step / 3, "figures": {"base": step / 3}, "norm": 1.0}
     return line | {"tokens": 48, "seconds": 0.1} | changes
 
 
@@ -75,7 +75,7 @@ def test_a_log_is_cut_to_a_step_even_if_its_last_line_is_half_written(tmp_path):
         "[]",
         "{}",
         '{"step": "4"}',
-        json.dumps({key: value for key, value in log_line(4).items() if key != "losses"}),
+        json.dumps({key: value for key, value in log_line(4).items() if key != "figures"}),
         json.dumps(log_line(4, loss=float("nan"))),
         json.dumps(log_line(4, losses={"base": None})),
         "[" * 100_000,

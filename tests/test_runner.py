@@ -22,17 +22,14 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training import loop, runner
 from pysft.training.loop import Outliers
-from pysft.training.settings import Settings
+from pysft.training.settings import Model, Pretraining, Settings
 from pysft.training.stages import pretrain
 
 CONFIG = GPTConfig(65, context=16, layers=1, heads=2, channels=16)
 CORPUS = np.random.default_rng(0).integers(0, 65, 500).astype(np.int32)
-SETTINGS = Settings(
-    context=16, layers=1, heads=2, channels=16,
-    base_steps=9, base_windows=((8, 4),), base_warmup=2, sft_windows=((8, 1),),
-)  # fmt: skip
+SETTINGS = Pretraining(steps=9, windows=((8, 4),), warmup=2)
 SKIPPING = replace(SETTINGS, on_nan="skip")
-PLAN = pretrain(SETTINGS, CORPUS, 65)  # of nine steps
+PLAN = pretrain(Settings(model=Model.of(CONFIG), stages={"base": SETTINGS}), "base", CORPUS, 65)
 ALL_STEPS = list(range(1, 10))
 SILENT = console.Screen(json=True)
 SILENT.stream = None
@@ -45,7 +42,8 @@ def new_stage(folder):
 
 
 def train(stage, plan=PLAN, settings=SETTINGS, screen=SILENT, resume=False, **options):
-    runner.train_stage(stage, plan, settings, screen, resume, **options)
+    """Train a stage to its end. Return the moments at which it is to be measured."""
+    return list(runner.train_stage(stage, plan, settings, screen, resume, **options))
 
 
 def plan_with(at, action):
@@ -143,7 +141,7 @@ def test_a_crash_loses_the_steps_since_the_last_checkpoint_alone(
 def test_log_lines_after_the_checkpoint_are_written_again_on_resume(tmp_path, uninterrupted):
     interrupt(new_stage(tmp_path), 3)
     # As after a power cut: two lines more than the checkpoint knows of, and half a third.
-    line = {"loss": 1.0, "losses": {"base": 1.0}, "norm": 1.0, "tokens": 48, "seconds": 0.1}
+    line = {"loss": 1.0, "figures": {"base": 1.0}, "norm": 1.0, "tokens": 48, "seconds": 0.1}
     append_log(tmp_path / "base", [{"step": 5, **line}, {"step": 6, **line}])
     with open(tmp_path / "base" / "log.jsonl", "a") as f:
         f.write('{"step": 7')
@@ -308,12 +306,8 @@ def test_skipped_steps_in_a_row_are_counted_across_an_interruption(tmp_path, mon
 
 
 def test_a_skipped_step_is_measured_like_any_other(tmp_path):
-    stage, measured = overflowing(new_stage(tmp_path), {5, 9}), []
-
-    def watch(step, loss):
-        measured.append((step, loss))
-
-    train(stage, settings=SKIPPING, at=[5, 6, 9], watch=watch)
+    stage = overflowing(new_stage(tmp_path), {5, 9})
+    measured = train(stage, settings=SKIPPING, at=[5, 6, 9])
     losses = {row["step"]: row["loss"] for row in stage_log(stage.folder) if "loss" in row}
     mean = {5: np.mean([losses[n] for n in (1, 2, 3, 4)]), 6: losses[6]}
     mean[9] = np.mean([losses[7], losses[8]])
@@ -331,15 +325,15 @@ def test_a_skipped_step_is_interrupted_like_any_other(tmp_path):
 # ----------------------------------------------------------------------------------------- its log
 
 
-def test_a_log_line_has_step_losses_norm_rate_and_speed(tmp_path):
+def test_a_log_line_has_step_loss_figures_norm_rate_and_speed(tmp_path):
     stage = new_stage(tmp_path)
     train(stage)
     rows = read_lines(stage.folder / "log.jsonl")
     for row in rows:
-        assert row.keys() >= set("step loss losses norm lr graded_tokens tokens_per_s".split())
-        assert row["losses"] == {"base": pytest.approx(row["loss"], rel=1e-6)}
+        assert row.keys() >= set("step loss figures norm lr graded_tokens tokens_per_s".split())
+        assert row["figures"] == {"base": pytest.approx(row["loss"], rel=1e-6)}
         assert row["graded_tokens"] == 32
-    assert rows[0]["lr"] == pytest.approx(SETTINGS.base_lr / 2)  # the first of two warm-up steps
+    assert rows[0]["lr"] == pytest.approx(SETTINGS.lr / 2)  # the first of two warm-up steps
 
 
 @pytest.fixture

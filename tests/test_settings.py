@@ -1,13 +1,15 @@
-"""Settings: the presets, a settings file, flags, and values that cannot be."""
+"""Settings: the presets, a settings file, flags, the list of stages, and values that cannot be."""
 
-import dataclasses
 import json
+import tomllib
 
 import pytest
 from texts import one_line
 
 from pysft.errors import MissingInput, UsageError
-from pysft.training.settings import PRESETS, Settings, resolve
+from pysft.training.flat import PLACES, of_flat, tuning
+from pysft.training.presets import PRESETS, Parent, resolve
+from pysft.training.settings import FineTuning, Model, Pretraining, Settings, next_name
 
 
 @pytest.fixture
@@ -26,21 +28,26 @@ def toml(tmp_path):
 
 
 def test_the_seed_preset_is_that_of_the_source_text():
-    expected = {
-        "context": 64, "layers": 4, "channels": 64, "heads": 4,
-        "base_lr": 3e-4, "sft_lr": 1e-4, "base_schedule": "constant", "sft_schedule": "constant",
-        "base_warmup": 0, "sft_warmup": 0, "base_steps": 5000, "sft_steps": 1000,
-        "base_windows": ((64, 32),), "sft_windows": (), "sft_pairs": 16, "replacement": True,
-        "data": "pairs", "new_rows": "random",
-        "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip": 0.0,
-        "base_decay": 0.01, "sft_decay": 0.01, "decay_all": True,
+    adam = {
+        "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip": 0.0, "decay": 0.01, "decay_all": True,
+        "schedule": "constant", "warmup": 0,
     }  # fmt: skip
-    settings = dataclasses.asdict(PRESETS["seed"])
-    assert {name: settings[name] for name in expected} == expected
+    expected = {
+        "model": {"context": 64, "layers": 4, "channels": 64, "heads": 4, "tied": False},
+        "data": {"shipped": "pairs"},
+        "base": adam | {"lr": 3e-4, "steps": 5000, "windows": ((64, 32),)},
+        "sft": adam | {
+            "lr": 1e-4, "steps": 1000, "windows": (), "pairs": 16, "replacement": True,
+            "new_rows": "random",
+        },
+    }  # fmt: skip
+    settings = PRESETS["seed"].to_json()
+    for table, values in expected.items():
+        assert {name: settings[table][name] for name in values} == values
 
 
 def test_the_other_presets_have_their_shapes():
-    tiny, mini, small = PRESETS["tiny"], PRESETS["mini"], PRESETS["small"]
+    tiny, mini, small = (PRESETS[name].model for name in ("tiny", "mini", "small"))
     assert (tiny.context, tiny.layers, tiny.channels) == (256, 4, 64)
     assert mini.context == small.context == 256
     assert (small.layers, small.heads, small.channels) == (6, 6, 384)
@@ -50,81 +57,193 @@ def test_the_other_presets_have_their_shapes():
 def test_presets_but_seed_decay_matrices_alone_and_draw_without_replacement(name):
     settings = PRESETS[name]
     assert settings.preset == name
-    assert not settings.decay_all
-    assert not settings.replacement
+    assert not any(stage.decay_all for stage in settings.stages.values())
+    assert not settings.stages["sft"].replacement
 
 
-def test_each_stage_decays_by_its_own_setting():
-    settings = Settings(base_decay=0.25, sft_decay=0.125)
-    assert settings.adam("base")["decay"] == 0.25
-    assert settings.adam("sft")["decay"] == 0.125
+def test_each_stage_has_its_own_adamw():
+    settings = Settings().changed({"base": {"decay": 0.25}, "sft": {"decay": 0.125, "eps": 1e-6}})
+    base, sft = (stage.adam() for stage in settings.stages.values())
+    assert (base["decay"], base["eps"]) == (0.25, 1e-8)
+    assert (sft["decay"], sft["eps"]) == (0.125, 1e-6)
 
 
 # ------------------------------------------------------------------------------- files and flags
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(toml):
-    path = toml("seed = 5\nsft_lr = 2\nbase_windows = [[32, 2]]\n")
-    settings = resolve("tiny", path, seed=7, base_steps=None)
-    assert (settings.seed, settings.sft_lr, settings.base_windows) == (7, 2.0, ((32, 2),))
-    assert isinstance(settings.sft_lr, float)
-    assert settings.base_steps == PRESETS["tiny"].base_steps
+    path = toml("seed = 5\n[sft]\nlr = 2\nsteps = 9\n[base]\nwindows = [[32, 2]]\n")
+    settings = resolve("tiny", path, flags={"seed": 7, "sft": {"steps": 4}})
+    base, sft = settings.stages["base"], settings.stages["sft"]
+    assert (settings.seed, sft.lr, sft.steps, base.windows) == (7, 2.0, 4, ((32, 2),))
+    assert isinstance(sft.lr, float)
+    assert base.steps == PRESETS["tiny"].stages["base"].steps
 
 
-def test_a_file_can_name_its_preset(toml):
-    settings = resolve(None, toml('preset = "seed"\nsft_steps = 3'))
-    assert settings == dataclasses.replace(PRESETS["seed"], sft_steps=3)
+def test_the_file_wins_over_what_a_recipe_puts_upon_the_preset(toml):
+    upon = {"sft": {"steps": 5, "tokens": 900}}
+    stage = resolve("tiny", toml("[sft]\nsteps = 6"), upon).stages["sft"]
+    assert (stage.steps, stage.tokens) == (6, 900)
+
+
+def test_a_file_can_name_its_preset_and_its_stages(toml):
+    settings = resolve(None, toml('preset = "seed"\nstages = ["base"]\n[base]\nsteps = 3'))
+    assert settings == PRESETS["seed"].only("base").changed({"base": {"steps": 3}})
+
+
+def test_a_table_of_a_kind_holds_for_each_of_its_stages_and_one_of_a_stage_for_it_alone(toml):
+    path = toml("[sft-2]\nlr = 1e-4\n[sft]\nlr = 1e-3\nsteps = 7")
+    settings = resolve(None, path, stages=["base", "sft", "sft-2"])
+    assert list(settings.stages) == ["base", "sft", "sft-2"]
+    assert [settings.stages[name].lr for name in ("sft", "sft-2")] == [1e-3, 1e-4]
+    assert [settings.stages[name].steps for name in ("sft", "sft-2")] == [7, 7]
+
+
+def test_tables_of_a_file_that_no_stage_uses_are_said_and_those_of_flags_refused(toml):
+    said, path = [], toml("[base]\nsteps = 3\n[sft-2]\nlr = 1e-4\n[sft]\nsteps = 2")
+    settings = resolve(None, path, stages=["base"], say=said.append)
+    assert list(settings.stages) == ["base"]
+    [sentence] = said
+    assert "mine.toml: [sft-2], [sft] not used, because this run trains base" in sentence
+    with pytest.raises(UsageError, match=r"flags set \[sft\], but this run trains base"):
+        resolve(flags={"sft": {"steps": 3}}, stages=["base"])
+
+
+def test_a_name_is_checked_even_in_a_table_that_no_stage_uses(toml):
+    with pytest.raises(UsageError, match=r"unknown setting of \[sft\] 'colour'"):
+        resolve(None, toml("[sft]\ncolour = 1"), stages=["base"])
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_saved_settings_can_be_read_back(name):
-    saved = json.dumps(dataclasses.asdict(PRESETS[name]))
-    assert Settings(**json.loads(saved)) == PRESETS[name]
+    settings = PRESETS[name].with_stages(["base", "sft", "sft-2"])
+    assert Settings.of_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+# ------------------------------------------------------------------------------------ the stages
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        ([], "none is named"),
+        (["tune"], "'tune': there is no such stage"),
+        (["base", "sft-1"], "'sft-1': there is no such stage"),
+        (["base", "sft-02"], "'sft-02': there is no such stage"),
+        (["base-2"], "'base-2': there is no such stage"),
+        (["base", "sft", "sft"], "'sft' is named twice.*'sft-2'"),
+        (["sft"], "begins from a model; name one by --base RUN.*--stages base,sft"),
+        (["base", "sft", "base"], "named twice"),
+        (["sft", "base"], "'sft' begins from a model"),
+    ],
+)
+def test_stages_that_cannot_follow_each_other_are_refused(toml, names, words):
+    for arguments in ({"stages": names}, {"file": toml(f"stages = {json.dumps(names)}")}):
+        if names or "file" in arguments:
+            with pytest.raises(UsageError, match=words) as error:
+                resolve(**arguments)
+            one_line(error)
+
+
+PARENT = Parent("sft", "runs/a/sft", {"model": vars(Model()), "data": {"template": "chat"}})
+
+
+def test_a_base_follows_nothing():
+    with pytest.raises(UsageError, match="'base' begins from nothing, so it cannot follow 'sft'"):
+        resolve(stages=["base"], parent=PARENT)
+    base = Parent("base", "runs/a/base", {"model": vars(Model())})
+    with pytest.raises(UsageError, match="cannot follow 'base'"):
+        resolve(stages=["base", "sft"], parent=base)
+
+
+def test_the_stage_after_a_parent_has_the_next_name():
+    assert list(resolve(parent=PARENT).stages) == ["sft-2"]
+    assert [next_name(n) for n in (None, "base", "sft", "sft-2", "sft-9")] == (
+        ["sft", "sft", "sft-2", "sft-3", "sft-10"]
+    )
+    with pytest.raises(UsageError, match="a stage of the same name; call it 'sft-2'"):
+        resolve(stages=["sft"], parent=PARENT)
+    assert list(resolve(stages=["sft-5", "sft-6"], parent=PARENT).stages) == ["sft-5", "sft-6"]
+
+
+def test_what_the_parent_decides_is_kept_and_another_value_refused(toml):
+    shape = vars(Model(context=32, layers=2, heads=2, channels=16, tied=True))
+    parent = Parent("sft", "runs/a/sft", {"model": shape, "data": {"template": "human"}})
+    settings = resolve("mini", parent=parent)
+    assert (vars(settings.model), settings.data.template) == (shape, "human")
+    assert settings.stages["sft-2"].windows == ((32, 8),)  # no longer than the context
+    assert resolve("mini", flags={"model": {"layers": 2}}, parent=parent) == settings
+    for text, words in (
+        ("[model]\nlayers = 3", r"\[model\] layers = 3, but runs/a/sft has 2"),
+        ('[data]\ntemplate = "chat"', r"\[data\] template = 'chat', but runs/a/sft has 'human'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            resolve(None, toml(text), parent=parent)
 
 
 # ------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
-    "text",
+    "table, text",
     [
-        "colour = 1",
-        "channels = 'many'",
-        "channels = 16.5",
-        "channels = true",
-        "channels = -1",
-        "channels = 0",
-        "channels = 6",
-        "heads = 0",
-        "context = 0\nbase_windows = []",
-        "base_lr = 'x'",
-        "base_lr = -0.1",
-        "base_lr = nan",
-        "base_lr = inf",
-        "beta1 = 1.0",
-        "beta2 = 1.5",
-        "decay_all = 1",
-        "sft_schedule = 'square'",
-        "sft_schedule = 3",
-        "new_rows = 'zero'",
-        "data = 'all'",
-        "base_windows = [[300, 2]]",
-        "base_windows = []",
-        "base_windows = [[32]]",
-        "base_windows = [[0, 4]]",
-        "base_windows = [['a', 1]]",
-        "base_windows = 5",
-        "base_windows = [32, 4]",
-        "sft_windows = [[32, true]]",
-        "preset = 'huge'",
-        "preset = 3",
-        "preset = ['tiny']",
+        ("", "colour = 1"),
+        ("", "sft = 3"),
+        ("", "model = [1]"),
+        ("", "preset = 'huge'"),
+        ("", "preset = 3"),
+        ("", "preset = ['tiny']"),
+        ("", "seed = -1"),
+        ("", "seed = true"),
+        ("", "stages = 3"),
+        ("", "stages = ['base', 3]"),
+        ("model", "colour = 1"),
+        ("model", "channels = 'many'"),
+        ("model", "channels = 16.5"),
+        ("model", "channels = true"),
+        ("model", "channels = -1"),
+        ("model", "channels = 0"),
+        ("model", "channels = 6"),
+        ("model", "heads = 0"),
+        ("model", "context = 0"),
+        ("model", "tied = 1"),
+        ("base", "lr = 'x'"),
+        ("base", "lr = -0.1"),
+        ("base", "lr = nan"),
+        ("base", "lr = inf"),
+        ("base", "beta1 = 1.0"),
+        ("sft", "beta2 = 1.5"),
+        ("base", "eps = 0"),
+        ("sft", "micro_batches = 0"),
+        ("sft", "decay_all = 1"),
+        ("sft", "schedule = 'square'"),
+        ("sft", "schedule = 3"),
+        ("sft", "new_rows = 'zero'"),
+        ("sft", "lora_rank = 65"),
+        ("data", "shipped = 'all'"),
+        ("base", "windows = [[300, 2]]"),
+        ("base", "windows = []"),
+        ("base", "windows = [[32]]"),
+        ("base", "windows = [[0, 4]]"),
+        ("base", "windows = [['a', 1]]"),
+        ("base", "windows = 5"),
+        ("base", "windows = [32, 4]"),
+        ("sft", "windows = [[32, true]]"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(toml, text):
+def test_a_setting_that_cannot_be_is_named_with_its_table(toml, table, text):
     with pytest.raises(UsageError) as error:
-        resolve(None, toml(text))
-    assert text.split(" ")[0] in one_line(error)
+        resolve(None, toml(f"[{table}]\n{text}" if table else text))
+    sentence = one_line(error)
+    assert text.split(" ")[0] in sentence
+    assert not table or f"[{table}]" in sentence
+
+
+def test_transcripts_of_tool_use_need_their_context_and_conversations(toml):
+    with pytest.raises(UsageError, match="context of at least 256"):
+        resolve("seed", toml('[data]\ntranscripts = 9\nshipped = "conversations"'))
+    with pytest.raises(UsageError, match="mixed with conversations"):
+        resolve("tiny", toml('[data]\ntranscripts = 9\nshipped = "pairs"'))
 
 
 def test_a_file_that_is_not_toml_is_refused(toml):
@@ -141,3 +260,63 @@ def test_a_missing_file_is_named(tmp_path):
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="'huge' is not one of seed, tiny, mini, small"):
         resolve("huge")
+
+
+# --------------------------------------------------------------- the flat form of earlier versions
+
+FLAT = {
+    "preset": "tiny", "seed": 4, "context": 64, "layers": 1, "heads": 2, "channels": 16,
+    "data": "pairs", "base_steps": 3, "base_windows": [[16, 4]], "base_lr": 0.01,
+    "base_decay": 0.2, "sft_steps": 5,
+    "sft_windows": [[16, 2]], "sft_window_weight": 0.5, "lora_rank": 2, "grade": "last",
+    "checkpoint_every": "never", "beta2": 0.95, "on_nan": "skip",
+}  # fmt: skip
+TABLES = {
+    "preset": "tiny",
+    "seed": 4,
+    "model": {"context": 64, "layers": 1, "heads": 2, "channels": 16},
+    "data": {"shipped": "pairs", "grade": "last"},
+    "base": {"steps": 3, "windows": [[16, 4]], "lr": 0.01, "decay": 0.2, "beta2": 0.95,
+             "on_nan": "skip"},
+    "sft": {
+        "steps": 5, "windows": [[16, 2]], "window_weight": 0.5, "lora_rank": 2,
+        "checkpoint_every": "never", "beta2": 0.95, "on_nan": "skip",
+    },
+}  # fmt: skip
+
+
+def test_flat_settings_of_an_old_run_give_the_same_tables():
+    assert of_flat(FLAT, ["base", "sft"]) == Settings.of_json(TABLES)
+    assert of_flat(FLAT, ["sft"]) == Settings.of_json(TABLES).only("sft")
+    assert tuning(FLAT, "sft") == TABLES["data"] | TABLES["sft"]
+    with pytest.raises(UsageError, match="'colour'"):
+        of_flat(FLAT | {"colour": 1}, ["sft"])
+
+
+def test_every_setting_that_was_flat_stands_in_a_table():
+    for name, where in PLACES.items():
+        for table, key in where:
+            assert key in resolve().to_json()[table], name
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_file_in_the_flat_form_is_refused_with_the_table_of_each_setting(toml, name):
+    with pytest.raises(UsageError, match="settings stand in tables now") as error:
+        resolve(None, toml(f"sft_lr = 1\n{name} = 1" if name != "sft_lr" else "sft_lr = 1"))
+    sentence = one_line(error)
+    assert "sft_lr is now [sft] lr" in sentence
+    places = [f"[{table}] {key}" for table, key in PLACES[name]]
+    assert f"{name} is now {' and '.join(places)}" in sentence
+
+
+def test_a_flat_name_beside_tables_is_refused_too(toml):
+    text = "base_steps = 3\n[sft]\nsteps = 2"
+    assert "sft" in tomllib.loads(text)
+    with pytest.raises(UsageError, match=r"base_steps is now \[base\] steps"):
+        resolve(None, toml(text))
+
+
+def test_the_kinds_of_stages_have_their_own_settings():
+    assert FineTuning().decay != Pretraining().decay
+    with pytest.raises(UsageError, match=r"unknown setting of \[base\] 'lora_rank'"):
+        resolve(flags={"base": {"lora_rank": 2}})

@@ -14,7 +14,7 @@ from pysft.text.facts import Lexicon, invent, town
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.text.transcripts import HELD_OUT, REFUSAL, refusal, transcripts
-from pysft.training.settings import TOOLS
+from pysft.training.presets import TOOLS
 
 T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
 TEXT = read_corpus("plays")[:50_000]
@@ -128,7 +128,7 @@ def test_a_model_that_knows_the_facts_by_heart_is_caught(monkeypatch):
 
 def test_no_fact_or_unknown_name_of_the_test_was_trained_on():
     train, heldout = split_corpus(read_corpus("plays"))
-    made = transcripts(TOOLS["transcripts"], town(True), Lexicon(train), 1)
+    made = transcripts(TOOLS["data"]["transcripts"], town(True), Lexicon(train), 1)
     parts = [[part["text"] for part in c.messages[1]["content"]] for c in made]
     asked = {call for call, _, _ in parts}
     seen = {text for _, result, answer in parts for text in (result, answer)}

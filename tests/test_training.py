@@ -3,7 +3,6 @@ finite."""
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,9 +219,9 @@ def test_pretraining_moves_every_parameter():
     model = GPT(GPTConfig(VOCAB, 12, 2, 2, 16), rng=np.random.default_rng(1))
     before = {name: w.copy() for name, w in model.params.items()}
     corpus = np.random.default_rng(0).integers(0, VOCAB, 3000).astype(np.int32)
-    settings = replace(TINY, base_windows=((12, 40),), base_warmup=0)
+    settings = TINY.changed({"base": {"windows": ((12, 40),), "warmup": 0}})
     adam = AdamW(model)
-    follow(pretrain(settings, corpus, VOCAB), model, adam, 3, limit=1.0)
+    follow(pretrain(settings, "base", corpus, VOCAB), model, adam, 3, limit=1.0)
     unmoved = {name: int((w == before[name]).sum()) for name, w in model.params.items()}
     # Only key biases may stand still: the softmax does not see them, so their gradient is zero but
     # for rounding.
@@ -234,10 +233,11 @@ def test_pretraining_moves_every_parameter():
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit():
     def weights(seed):
-        settings = replace(TINY, seed=seed, base_warmup=0)
+        settings = TINY.changed({"seed": seed, "base": {"warmup": 0}})
+        stage = settings.stages["base"]
         model = GPT(GPTConfig(VOCAB, 12, 1, 2, 16), rng=rng(seed, "base", "init"))
-        adam = AdamW(model, **settings.adam("base"))
-        follow(pretrain(settings, CORPUS, VOCAB), model, adam, 5, settings.clip)
+        adam = AdamW(model, **stage.adam())
+        follow(pretrain(settings, "base", CORPUS, VOCAB), model, adam, 5, stage.clip)
         return model.params.flat
 
     assert np.array_equal(weights(1), weights(1))
@@ -245,18 +245,21 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit():
 
 
 def test_the_number_of_threads_changes_no_bit_in_either_stage():
-    settings = replace(
-        TINY, context=64, base_windows=((64, 12),), base_warmup=0,
-        sft_windows=((64, 8),), sft_warmup=0, sft_tokens=240,
-    )  # fmt: skip
+    settings = TINY.changed(
+        {
+            "model": {"context": 64},
+            "base": {"windows": ((64, 12),), "warmup": 0},
+            "sft": {"windows": ((64, 8),), "warmup": 0, "tokens": 240},
+        }
+    )
     corpus = np.random.default_rng(0).integers(0, VOCAB, 3000).astype(np.int32)
     talks, pairs = conversations(7, size=60), conversations(4, size=50)
     config, weights = GPTConfig(VOCAB, 64, 1, 2, 32), set()
     for threads in (1, 2, 3):
         model = GPT(config, kernels.on_threads(threads), rng(1, "base", "init"))
-        tuning = finetune(settings, talks, pairs, corpus, VOCAB)
-        for plan in (pretrain(settings, corpus, VOCAB), tuning):
-            follow(plan, model, AdamW(model), 5, settings.clip)
+        tuning = finetune(settings, "sft", talks, pairs, corpus, VOCAB)
+        for plan in (pretrain(settings, "base", corpus, VOCAB), tuning):
+            follow(plan, model, AdamW(model), 5, settings.stages["base"].clip)
         weights.add(model.params.flat.tobytes())
     assert len(weights) == 1
 

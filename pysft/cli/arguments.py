@@ -11,8 +11,21 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 129/130/143"
     " interrupted"
 )
-# The flags of train that set the setting of the same name, and concern its data.
-POLICIES = ("template", "grade", "too_long", "unknown", "mix", "sft_tokens")
+# The flags of train and pretrain that set a setting: name -> its table and its name there.
+SETTINGS = {
+    "template": ("data", "template"),
+    "grade": ("data", "grade"),
+    "too_long": ("data", "too_long"),
+    "unknown": ("data", "unknown"),
+    "mix": ("data", "mix"),
+    "base_steps": ("base", "steps"),
+    "sft_steps": ("sft", "steps"),
+    "lr": ("sft", "lr"),
+    "sft_tokens": ("sft", "tokens"),
+    "lora": ("sft", "lora_rank"),
+    "lora_matrices": ("sft", "lora_matrices"),
+    "checkpoint_every": ("sft", "checkpoint_every"),
+}
 
 
 # -------------------------------------------------------------------- types of values, for argparse
@@ -75,6 +88,13 @@ def add_training(p):
         help="tiny (default), mini, small, or seed: the source text's recipe to the letter",
     )
     p.add_argument("--config", metavar="FILE.toml", help="a file of settings; flags override it")
+    p.add_argument(
+        "--set",
+        nargs="+",
+        metavar="TABLE.NAME=VALUE",
+        help="any setting, such as model.layers=6 or sft.lr=1e-3 (the guide's page settings lists"
+        " them)",
+    )
     p.add_argument(
         "--corpus",
         metavar="PATH|plays|shakespeare",
@@ -195,36 +215,72 @@ def print_json(document):
     print(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
-def settings_of(args, **flags):
-    """Return the settings that the flags of train or pretrain name.
+def settings_of(args, flags: dict, upon: dict | None = None, stages=None, parent=None):
+    """Return the settings that the arguments of train or pretrain name.
 
-    flags: further arguments of resolve(). A UsageError for flags that cannot stand beside
-    --resume."""
-    from pysft.training.settings import resolve
+    flags: the flags that set a setting, as SETTINGS has them. upon, stages, parent: as resolve()
+    takes them. A UsageError for flags that cannot stand beside --resume."""
+    from pysft.training.presets import resolve
 
     if args.resume:
-        refused = ("preset", "config", "corpus", "seed", "data", "base", "base_steps", "sft_steps")
-        refused += ("steps", "lr", "lora", "lora_matrices", "checkpoint_every", *POLICIES)
+        refused = ("preset", "config", "set", "corpus", "seed", "data", "base", "stages", *flags)
         given = [name for name in refused if getattr(args, name, None) is not None]
         if given:
             flag = given[0].replace("_", "-")
             raise UsageError(f"--resume uses the run's own settings; leave out --{flag}")
         if args.out is None:
             raise UsageError("--resume needs the run's folder: --resume --out RUN")
-    flags |= {"seed": args.seed, "on_nan": args.on_nan}
-    return resolve(args.preset, args.config, **flags)
+    document = _assigned(args.set or [])
+    for name, (table, setting) in flags.items():
+        if getattr(args, name) is not None:
+            document.setdefault(table, {})[setting] = getattr(args, name)
+    if args.seed is not None:
+        document["seed"] = args.seed
+    settings = resolve(args.preset, args.config, upon, document, stages, parent, _say)
+    if args.on_nan is not None:
+        settings = settings.changed({name: {"on_nan": args.on_nan} for name in settings.stages})
+    return settings
+
+
+def _assigned(assignments: list[str]) -> dict:
+    """Return the document of settings that --set names: {"sft": {"lr": 0.001}}."""
+    import tomllib
+
+    document = {}
+    for text in assignments:
+        place, equals, value = text.partition("=")
+        table, dot, name = place.partition(".")
+        try:
+            if not (equals and dot and name):
+                raise ValueError("expected TABLE.NAME=VALUE, such as sft.lr=1e-3")
+            if "\n" in value:
+                raise ValueError("expected one value")
+            try:
+                value = tomllib.loads(f"value = {value}")["value"]
+            except tomllib.TOMLDecodeError:
+                value = tomllib.loads(f'value = "{value}"')["value"]  # a word without its quotes
+        except ValueError as error:
+            raise UsageError(f"--set {' '.join(text.split())}: {error}") from None
+        document.setdefault(table, {})[name] = value
+    return document
+
+
+def _say(text: str) -> None:
+    print(f"pysft: {text}", file=sys.stderr)
 
 
 def tuned_stage(run):
-    """Return the folder of a run's fine-tuning, finished or not, or of the tuned stage at `run`.
-    MissingInput if there is only a base model."""
+    """Return the folder of a run's newest fine-tuning, finished or not, or of the tuned stage at
+    `run`. MissingInput if there is only a base model."""
     from pathlib import Path
 
     from pysft.errors import MissingInput
-    from pysft.run.stage import find_stage, measured_stage
+    from pysft.run.stage import find_stage, is_finished, measured_stage, stage_folders
 
-    folder = Path(run) / "sft"
-    folder = folder if folder.is_dir() else measured_stage(find_stage(run))
+    path = Path(run)
+    folders = [] if is_finished(path) or not path.is_dir() else stage_folders(path)
+    tuned = [folder for folder in folders if folder.name != "base"]
+    folder = tuned[-1] if tuned else measured_stage(find_stage(run))
     if folder.resolve().name == "base" and not (folder / "measurements.jsonl").is_file():
         raise MissingInput(
             f"{folder}: a base model. Fine-tune it first: python -m pysft train --base {run}"
@@ -250,14 +306,14 @@ def talker(args):
 
 
 def warn_if_unfinished(run):
-    """Print a warning if a run's fine-tuning is not finished, because then its base is used."""
-    from pysft.run.stage import unfinished
+    """Print a warning if a fine-tuning of a run is not finished, because then an older stage is
+    used."""
+    from pysft.run.stage import find_stage, unfinished
 
-    if unfinished(run):
-        print(
-            f"pysft: the fine-tuning of {run} never finished, so this is its base. Go on with:"
-            f" python -m pysft train --resume --out {run}",
-            file=sys.stderr,
+    if name := unfinished(run):
+        _say(
+            f"{name} of {run} never finished, so this is its {find_stage(run).name}. Go on with:"
+            f" python -m pysft train --resume --out {run}"
         )
 
 

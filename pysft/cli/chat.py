@@ -2,7 +2,7 @@
 
 import sys
 
-from pysft.cli.arguments import add_talking, print_json, talker, use_colour
+from pysft.cli.arguments import add_talking, print_json, talker, use_colour, warn_if_unfinished
 from pysft.errors import UsageError
 
 HELP = "talk to a tuned model"
@@ -54,6 +54,7 @@ def run(args):
 
     stage, sampling = talker(args)
     _require_tuned(stage, args.run_folder)
+    warn_if_unfinished(args.run_folder)
     session = Session(
         stage.model,
         stage.tokenizer,

@@ -47,6 +47,7 @@ def add_arguments(p):
 def run(args):
     from pysft.cli import show
     from pysft.console import Screen
+    from pysft.jobs.compare import Sides
     from pysft.jobs.evaluate import evaluate
     from pysft.measure.wording import unit_of
 
@@ -68,7 +69,9 @@ def run(args):
     if args.json:
         print_json(report)
     elif tuned:
-        show.side_by_side(report["before_after"], screen)
+        parent = report.get("parent")
+        name = parent["stage"] if parent else "base"
+        show.side_by_side(Sides(name, parent is not None, report["before_after"]), screen)
         show.table(report, screen)
         show.domains(report, screen)
         show.provenance(report["samples"][: args.samples], screen)

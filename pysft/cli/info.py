@@ -1,19 +1,29 @@
-"""`pysft info`: show how this copy was built, and with which versions it runs."""
+"""`pysft info`: show how this copy was built and with which versions it runs, or the stages of a
+run."""
 
 import sys
 
 from pysft import __version__
 from pysft.cli.arguments import print_json
 
-HELP = "show the build, the instruction set, the threads and the versions"
-EXAMPLES = ("info", "info --json")
+HELP = "show the build, the instruction set, the threads and the versions; or the stages of a run"
+EXAMPLES = ("info", "info --json", "info runs/tiny")
 
 
 def add_arguments(p):
-    pass
+    p.add_argument(
+        "run_folder", metavar="RUN", nargs="?", help="a run: show the tree of its stages"
+    )
 
 
 def run(args):
+    if args.run_folder is None:
+        _show_build(args)
+    else:
+        _show_run(args)
+
+
+def _show_build(args):
     import numpy
 
     from pysft.nn import gate
@@ -33,3 +43,27 @@ def run(args):
         return
     for name, value in document.items():
         print(f"{name:<10} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _show_run(args):
+    from pysft.run.tree import drawn, tree
+
+    rows = tree(args.run_folder)
+    if args.json:
+        print_json({"run": args.run_folder, "stages": rows})
+        return
+    for line, row in drawn(rows):
+        print(f"{line:<28} {_described(row)}")
+
+
+def _described(row: dict) -> str:
+    """One stage in words."""
+    if not row["finished"]:
+        return f"not finished: {row['steps']:,} steps so far; {row['folder']}"
+    if row["params"] is None:
+        return f"damaged; {row['folder']}"
+    return (
+        f"{row['steps']:,} steps, {row['params']:,} weights, {row['symbols']} symbols, SHA-256"
+        f" {(row['weights_sha256'] or '-')[:12]}, {row['folder']}"
+        + ("" if row["parent_found"] is not False else f"; its parent {row['parent']} is not found")
+    )

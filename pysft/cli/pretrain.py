@@ -15,11 +15,11 @@ def add_arguments(p):
 def run(args):
     from pysft.console import Screen
     from pysft.jobs.begin import Order
-    from pysft.jobs.pretrain import pretrain_only
+    from pysft.jobs.train import train
 
-    settings = settings_of(args, base_steps=args.steps, base_lr=args.lr)
+    flags = {"steps": ("base", "steps"), "lr": ("base", "lr")}
     order = Order(
-        settings,
+        settings_of(args, flags, stages=["base"]),
         corpus=args.corpus,
         out=args.out,
         resume=args.resume,
@@ -27,6 +27,6 @@ def run(args):
         threads=args.threads,
         on_nan=args.on_nan,
     )
-    report = pretrain_only(order, Screen(args.json))
+    report = train(order, Screen(args.json), "pretrain").report
     if args.json:
         print_json(report)

@@ -3,21 +3,33 @@
 import textwrap
 
 from pysft.console import Screen
+from pysft.jobs.compare import Sides
 from pysft.measure.provenance import RULE, origin_notes, verdict_counts
 from pysft.measure.tooltest import tool_rows
-from pysft.measure.wording import DOMAINS, GROUPS, domain_table, ended, unit_of, written
+from pysft.measure.wording import (
+    DOMAINS,
+    GROUPS,
+    compared_rows,
+    domain_table,
+    ended,
+    unit_of,
+    written,
+)
 
 
-def side_by_side(rows: list[list], screen: Screen) -> None:
-    """Print the replies of base and tuned model to the same prompts. rows: as before_and_after()
-    returns them."""
-    if rows:
-        screen.say("\nbase model (completes, temperature 0.8)  ->  tuned model (answers, greedy)")
-    for i, (prompt, completion, reply, stop, seen) in enumerate(rows):
-        if i == 0 or seen != rows[i - 1][4]:
-            screen.say(f"\n  {GROUPS['pairs' if seen else 'prompts']}")
-        completion = completion.replace("\n", " / ")
-        screen.say(f"  {prompt!r}\n      base:  {prompt}{completion} ...")
+def side_by_side(sides: Sides, screen: Screen) -> None:
+    """Print the replies of a tuned model and of its parent to the same prompts."""
+    left, how = ("base", "completes, temperature 0.8")
+    if sides.talks:
+        left, how = sides.parent, "answers, greedy"
+    if sides.rows:
+        screen.say(f"\n{left} model ({how})  ->  tuned model (answers, greedy)")
+    for i, (prompt, text, reply, stop, trained) in enumerate(sides.rows):
+        if i == 0 or trained != sides.rows[i - 1][4]:
+            screen.say(f"\n  {GROUPS['pairs' if trained else 'prompts']}")
+        text = text.replace("\n", " / ")
+        shown = text if sides.talks else f"{prompt}{text} ..."
+        screen.say(f"  {prompt!r}\n{f'{left}:':>11}  {shown}")
         screen.say(f"      tuned: {ended(reply, stop)}")
 
 
@@ -74,6 +86,10 @@ def table(report: dict, screen: Screen) -> None:
     screen.say("")
     for name, value in rows:
         screen.say(f"{name:<24} {value}")
+    if report.get("parent"):
+        screen.say(f"\ncompared with its parent, {report['parent']['stage']}:")
+        for label, before, now in compared_rows(report, written):
+            screen.say(f"  {label:<48} {before} -> {now}")
 
 
 def domains(report: dict, screen: Screen) -> None:

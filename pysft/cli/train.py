@@ -4,7 +4,7 @@ import os
 import sys
 
 from pysft.cli.arguments import (
-    POLICIES,
+    SETTINGS,
     add_rendering,
     add_training,
     positive,
@@ -18,6 +18,7 @@ EXAMPLES = (
     "train",
     "train --preset seed --corpus shakespeare",
     "train --base runs/tiny --data mine.jsonl",
+    "train --base runs/tiny/sft --data more.jsonl",
     "train --config mine.toml --out runs/mine",
 )
 
@@ -59,7 +60,15 @@ def add_arguments(p):
         " proportion (default: every conversation counts the same)",
     )
     p.add_argument(
-        "--base", metavar="RUN", help="fine-tune this run's base model instead of training one"
+        "--base",
+        metavar="RUN|STAGE",
+        help="begin from this run's base model instead of training one, or from any stage: RUN/sft",
+    )
+    p.add_argument(
+        "--stages",
+        metavar="NAMES",
+        help="the stages to train, one after the other (default: base,sft; with --base the next"
+        " fine-tuning)",
     )
     p.add_argument("--base-steps", type=positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=positive, metavar="N", help="steps of fine-tuning")
@@ -89,9 +98,10 @@ def add_arguments(p):
 def run(args):
     from pysft.cli.show import side_by_side, table
     from pysft.console import Screen
-    from pysft.jobs.begin import Order
+    from pysft.jobs.begin import Order, parent_named
     from pysft.jobs.train import train
-    from pysft.training.settings import TOOLS
+    from pysft.training.presets import TOOLS
+    from pysft.training.settings import kind_of
 
     upon = None
     if args.data and "tools" in args.data and not args.resume:
@@ -101,17 +111,11 @@ def run(args):
                 " shipped conversations only (for a file of that name write ./tools)"
             )
         args.data, upon = None, TOOLS
-    settings = settings_of(
-        args,
-        base_steps=args.base_steps,
-        sft_steps=args.sft_steps,
-        sft_lr=args.lr,
-        lora_rank=args.lora,
-        lora_matrices=args.lora_matrices,
-        checkpoint_every=args.checkpoint_every,
-        upon=upon,
-        **{name: getattr(args, name) for name in POLICIES},
-    )
+    parent = parent_named(args.base) if args.base and not args.resume else None
+    stages = [name.strip() for name in args.stages.split(",")] if args.stages is not None else None
+    settings = settings_of(args, SETTINGS, upon, stages, parent)
+    if args.data and all(kind_of(name) == "base" for name in settings.stages):
+        raise UsageError("--data: no stage of this run reads conversations; leave it out")
     if args.lora_matrices and not args.lora and not args.resume:
         raise UsageError("--lora-matrices needs the rank of the adapters too: --lora RANK")
     screen = Screen(args.json)
@@ -127,10 +131,11 @@ def run(args):
         args.on_nan,
     )
     done = train(order, screen)
-    side_by_side(done.before_after, screen)
-    table(done.report, screen)
-    python = os.path.relpath(sys.executable)
-    screen.say(f"\nTalk to it:  {python} -m pysft chat {done.report['run']}")
-    screen.say(f"Read all of it:  {done.page}")
+    if done.sides is not None:
+        side_by_side(done.sides, screen)
+        table(done.report, screen)
+        python = os.path.relpath(sys.executable)
+        screen.say(f"\nTalk to it:  {python} -m pysft chat {done.report['run']}")
+        screen.say(f"Read all of it:  {done.page}")
     if args.json:
         print_json(done.report)

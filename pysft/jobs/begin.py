@@ -10,21 +10,34 @@ from pysft.console import Screen
 from pysft.disk import lock_folder, remove_leftovers
 from pysft.errors import DataError, Interrupted, MissingInput, PysftError, UsageError
 from pysft.jobs.material import Material
+from pysft.nn.shapes import GPTConfig
 from pysft.run.begun import SHIPPED, Begun
-from pysft.run.stage import Stage, load_stage, new_run, read_json, write_json
+from pysft.run.stage import (
+    Stage,
+    measured_stage,
+    new_run,
+    read_json,
+    understood,
+    write_json,
+)
+from pysft.run.tree import named_base
 from pysft.text.corpora import CORPORA, read_corpus, shipped
 from pysft.text.template import Template
 from pysft.text.templates import load_template
-from pysft.training.settings import Settings
+from pysft.text.tokenizers import vocabulary_from_json
+from pysft.training.flat import is_flat, of_flat
+from pysft.training.presets import Parent
+from pysft.training.settings import Model, Settings, kind_of
 
 
 @dataclass(frozen=True)
 class Order:
     """What a training job is asked to do, from the flags of train or pretrain.
 
-    corpus: a path, "plays" or "shakespeare"; None is the corpus of the base, or plays without one.
-    data: files of conversations; None is the shipped ones. base: a run whose base model is tuned;
-    None trains one. out: the run's folder; None is runs/PRESET. ops: "kernels" or "reference".
+    settings: those of the stages to train. corpus: a path, "plays" or "shakespeare"; None is the
+    corpus of the base, or plays without one. data: files of conversations; None is the shipped
+    ones. base: a run or a stage to begin from; None begins from nothing. out: the run's folder;
+    None is runs/PRESET. ops: "kernels" or "reference".
     threads: None is gate.default_threads(). on_nan: replaces the setting of a resumed run; None
     keeps it. template: that of a resumed run; None is the one in the settings."""
 
@@ -40,7 +53,33 @@ class Order:
     template: Template | None = None
 
     def chosen_template(self) -> Template:
-        return self.template or load_template(self.settings.template)
+        return self.template or load_template(self.settings.data.template)
+
+    @property
+    def tunes(self) -> bool:
+        """True if a stage of it learns from conversations."""
+        return any(kind_of(name) != "base" for name in self.settings.stages)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the stages of a run are trained.
+
+    folder: the run's. resume: whether the run goes on. ops: the functions to compute with. inputs:
+    the SHA-256 of what the run reads. began: the time (time.monotonic) when the command began.
+    names: those of all its stages, in order."""
+
+    folder: Path
+    screen: Screen
+    resume: bool
+    ops: object
+    inputs: dict[str, str]
+    began: float
+    names: list[str]
+
+    def trained(self, name: str) -> list[Path]:
+        """Return the folders of the stages of this run up to `name`."""
+        return [self.folder / n for n in self.names[: self.names.index(name) + 1]]
 
 
 def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
@@ -50,10 +89,7 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
     differs from this machine's. Errors as in Begun.of."""
     folder = Path(order.out)
     begun = Begun.of(folder, verb)
-    try:
-        settings = Settings(**begun.settings)
-    except (TypeError, ValueError, UsageError) as error:
-        raise DataError(f"{folder / 'run.json'}: not as this program writes it ({error})") from None
+    settings = _stored_settings(begun, folder)
     if begun.ops != order.ops:
         screen.say(f"resume: this run was begun with --ops {begun.ops}, and goes on with it")
     isa, here = begun.isa, current_isa(begun.ops)
@@ -65,8 +101,9 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
             f" on the bits differ from those of an uninterrupted run{remedy}"
         )
         isa = isa if isa.endswith(here) else f"{isa or 'unknown'}, {here}"
-    settings = replace(settings, on_nan=order.on_nan or settings.on_nan)
-    begun = replace(begun, isa=isa, settings=asdict(settings))
+    if order.on_nan:
+        settings = settings.changed({name: {"on_nan": order.on_nan} for name in settings.stages})
+    begun = replace(begun, isa=isa, settings=settings.to_json())
     order = replace(
         order,
         settings=settings,
@@ -79,6 +116,17 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
     return order, begun
 
 
+def _stored_settings(begun: Begun, folder: Path) -> Settings:
+    """Return the settings in the record of a run. A DataError if they are damaged."""
+    try:
+        if not is_flat(begun.settings):
+            return Settings.of_json(begun.settings)
+        stages = ["base", "sft"] if begun.base is None else ["sft"]
+        return of_flat(begun.settings, stages if begun.verb == "train" else ["base"])
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise DataError(f"{folder / 'run.json'}: not as this program writes it ({error})") from None
+
+
 def current_isa(ops_name: str) -> str:
     """Return the instruction set of the kernels, or "" for the reference."""
     if ops_name == "reference":
@@ -88,24 +136,36 @@ def current_isa(ops_name: str) -> str:
     return gate.ISA
 
 
-def base_stage(stage: Stage, path) -> Stage:
-    """Return the base that --base names: `stage` itself, or the base beside it if it is tuned. A
-    UsageError if there is none. path: the value of --base, for the message."""
-    if stage.can_talk:
-        folder = stage.folder.parent / "base"
-        if (folder / "model.safetensors").is_file():
-            return load_stage(folder, stage.model.ops)
-        raise UsageError(
-            f"--base {path}: this model is tuned already (its vocabulary has"
-            f" {stage.template.end}). Name a base model"
-        )
-    return stage
+def parent_named(base: str) -> Parent:
+    """Return what the stage that --base names decides for a training. MissingInput or a UsageError
+    if there is none, a DataError if it is damaged."""
+    folder = named_base(base)
+    path = folder / "settings.json"
+    config = understood(path, lambda data: GPTConfig(**data["model"]))
+    fixed = {"model": asdict(Model.of(config)), "data": {}}
+    name = measured_stage(folder).name
+    template = understood(folder / "template.json", Template.from_json)
+    tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)
+    fixed["data"]["tokenizer"] = tokenizer.kind
+    talks = template.end in tokenizer.special
+    if talks:  # a base has a template too, but has not been trained with it
+        fixed["data"]["template"] = template.name
+    return Parent(known_name(name, "sft" if talks else "base"), str(folder), fixed)
 
 
-def corpus_of(base: Stage) -> str:
-    """Return the corpus that a base was trained on, because forgetting is measured on it. It is
-    "plays" if the base has no record. A DataError if the record is damaged."""
-    record = base.folder.parent / "run.json"
+def known_name(name: str, otherwise: str) -> str:
+    """Return the name of a stage's folder, or `otherwise` if somebody has renamed the folder."""
+    try:
+        kind_of(name)
+    except UsageError:
+        return otherwise
+    return name
+
+
+def corpus_of(stage: Stage) -> str:
+    """Return the corpus that a stage's run was trained on, because forgetting is measured on it. It
+    is "plays" if the stage has no record. A DataError if the record is damaged."""
+    record = measured_stage(stage.folder).parent / "run.json"
     if not record.is_file():
         return "plays"
     corpus = read_json(record).get("corpus")
@@ -114,22 +174,23 @@ def corpus_of(base: Stage) -> str:
     return corpus
 
 
-def input_digests(order: Order, base: Stage | None, tunes: bool = True) -> dict[str, str]:
+def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
     """Return the SHA-256 of everything that a run reads, by name. With other inputs it would be
     another run.
 
-    tunes: whether the run reads conversations. MissingInput if a resumed run lacks a file."""
+    given: the stage that --base names. MissingInput if a resumed run lacks a file."""
     if order.resume and order.corpus not in CORPORA:
         require(order.corpus)
     found = {order.corpus: hashlib.sha256(read_corpus(order.corpus).encode()).hexdigest()}
     files = {str(path): Path(path) for path in order.data or []}
-    if tunes and not order.data:
+    data = order.settings.data
+    if order.tunes and not order.data:
         names = ["conversations.jsonl"]
-        names += ["pairs40.jsonl"] if "pairs" in order.settings.data else []
-        names += ["town.jsonl"] if order.settings.transcripts else []
+        names += ["pairs40.jsonl"] if "pairs" in data.shipped else []
+        names += ["town.jsonl"] if data.transcripts else []
         files = {SHIPPED + name: shipped(name) for name in names}
-    if base is not None:
-        files |= {str(base.folder / "model.safetensors"): base.folder / "model.safetensors"}
+    if given is not None:
+        files |= {str(given.folder / "model.safetensors"): given.folder / "model.safetensors"}
     for name, file in files.items():
         if order.resume:
             require(file)
@@ -158,7 +219,8 @@ def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen):
     Yields the folder. Inside `with`, no other process can train in it (where folders can be locked)
     and every OSError becomes an error that says how to resume the run: Interrupted if the output
     can no longer be written, else PysftError. A UsageError if the folder is taken."""
-    preset = "tools" if begun.settings["transcripts"] else begun.settings["preset"]
+    settings = begun.settings
+    preset = "tools" if settings["data"]["transcripts"] else settings["preset"]
     folder = Path(out) if resume else new_run(out, preset)
     with lock_folder(folder) as is_locked:
         if not resume and (folder / "run.json").exists():  # another process was faster
@@ -189,10 +251,19 @@ def describe(
     screen: Screen, settings: Settings, folder: Path, corpus: str, material: Material
 ) -> None:
     """Print the resolved settings, the folder and the corpus."""
-    text = ", ".join(f"{k} {v}" for k, v in asdict(settings).items())
-    screen.say(
-        textwrap.fill("settings: " + text, 110, subsequent_indent="  ", break_on_hyphens=False)
-    )
+    tables = settings.to_json()
+    lines = [f"settings: preset {tables.pop('preset')}, seed {tables.pop('seed')}"]
+    first = {}  # kind -> the first stage of it; of further ones only the differences are shown
+    for name, table in tables.items():
+        shown = [f"{k} {v}" for k, v in table.items()]
+        if name in settings.stages:
+            before = first.setdefault(kind_of(name), name)
+            if before != name:
+                differs = [f"{k} {v}" for k, v in table.items() if v != tables[before][k]]
+                shown = [f"as [{before}]", *differs]
+        lines.append(f"[{name}] " + ", ".join(shown))
+    for line in lines:
+        screen.say(textwrap.fill(line, 110, subsequent_indent="  ", break_on_hyphens=False))
     screen.say(
         f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
         f"{len(material.heldout_text):,} held out)"

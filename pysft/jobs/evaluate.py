@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
-from pysft.inference.generate import Sampling, generate
+from pysft.jobs.compare import compared, parent_figures
 from pysft.measure.evaluate import (
     corpus_loss,
     finite,
@@ -24,6 +24,8 @@ from pysft.run.stage import (
     read_json,
     weights_sha256,
 )
+from pysft.run.tree import lineage
+from pysft.training.flat import is_flat, of_flat
 from pysft.training.settings import Settings
 
 # The figures of report.json that measuring again does not change.
@@ -74,22 +76,27 @@ def evaluate(
         figures |= {"tools": tool_test(stage.model, stage.tokenizer, stage.template, probe)}
     report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
     try:
-        base = parent_of(stage, home)
-    except PysftError:  # a damaged base is an error only with --matched
+        ancestors = lineage(stage)[1:]
+    except PysftError:  # a damaged parent is an error only with --matched
         if matched:
             raise
-        base = None
+        ancestors = []
+    base = ancestors[-1] if ancestors and not ancestors[-1].parent else None
     if report["base_loss"] is None and base is not None:
         report["base_loss"] = corpus_loss(base.model, base.tokenizer, probe.heldout_text)
     if report["base_loss"]:
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
-    sides = before_and_after(base, replies) if base is not None else []
+    sides = None
+    if ancestors:
+        sides = compared(ancestors[0], replies)
+        report["parent"] = parent_figures(ancestors[0], probe, grade)
     if matched:
-        loss = matched_loss(stage, base, probe, progress)
+        loss = matched_loss([stage, *ancestors], base, probe, progress)
         rise = figures["tuned_base_loss"] / loss - 1
         report |= {"matched_base_loss": loss, "forgetting_matched": rise}
     report = finite(report | {"seconds": time.monotonic() - began})
-    return report | {"before_after": sides, "samples": replies["prompts"]}
+    rows = sides.rows if sides else []
+    return report | {"before_after": rows, "samples": replies["prompts"]}
 
 
 def _stored_probe(home: Path, stage: Stage) -> Probe:
@@ -128,28 +135,16 @@ def _measurements(home: Path) -> list[dict]:
         return []
 
 
-def parent_of(stage: Stage, home: Path) -> Stage | None:
-    """Return the base that a stage was tuned from, or None. It is looked for beside the stage and
-    then at its old path, and recognised by the hash of its weights."""
-    parent = stage.parent if isinstance(stage.parent, dict) else {}
-    folders = [home.parent / "base"]
-    folders += [Path(parent["path"])] if isinstance(parent.get("path"), str) else []
-    for folder in folders:
-        if (folder / "model.safetensors").is_file():
-            base = load_stage(folder, stage.model.ops)
-            if weights_sha256(base.model) == parent.get("weights_sha256"):
-                return base
-    return None
-
-
 def matched_loss(
-    stage: Stage, base: Stage | None, probe: Probe, progress=lambda text, last: None
+    tuned: list[Stage], base: Stage | None, probe: Probe, progress=lambda text, last: None
 ) -> float:
     """Return the base-text loss of the base after further training on base text alone: on the
-    windows and at the rates of the fine-tuning's replay.
+    windows and at the rates of the replay of each fine-tuning since then.
 
-    The weights of `base` are changed. MissingInput if base is None, a DataError if the stage's
-    corpus or settings are not in its folder."""
+    tuned: the stages from the one that is measured back to the base. The weights of `base` are
+    changed. MissingInput if base is None, a DataError if the stage's corpus or settings are not in
+    its folder."""
+    stage = tuned[0]
     if base is None:
         raise MissingInput(
             f"{stage.folder}: the base it was tuned from is neither beside it nor at its old path,"
@@ -160,41 +155,19 @@ def matched_loss(
             f"{stage.folder}: the corpus is not in it, because an older version did not keep it."
             " --matched needs a run that is trained again"
         )
+    texts = base.tokenizer, probe.corpus_text, probe.heldout_text
+    for one in reversed(tuned[:-1]):
+        loss = loss_after_replay(base.model, _settings(one), one.name, *texts, progress)
+    return loss
+
+
+def _settings(stage: Stage) -> Settings:
+    """Return the settings that a stage was trained with."""
     try:
-        settings = Settings(**stage.settings)
-    except (TypeError, UsageError) as error:
+        if is_flat(stage.settings):
+            return of_flat(stage.settings, ["sft"])
+        return Settings.of_json(stage.settings)
+    except (KeyError, TypeError, UsageError) as error:
         raise DataError(
             f"{stage.folder / 'settings.json'}: not settings of this version ({error})"
         ) from None
-    return loss_after_replay(
-        base.model,
-        settings,
-        base.tokenizer,
-        probe.corpus_text,
-        probe.heldout_text,
-        progress,
-    )
-
-
-def before_and_after(base: Stage, replies: dict) -> list[list]:
-    """Compare base and tuned model on the same prompts, for the screen and the report.
-
-    Return rows [prompt, the base's completion at temperature 0.8, the tuned model's reply, why the
-    reply stopped, True if the prompt was trained on]. A prompt with characters that the base lacks,
-    or that is too long for it, is left out."""
-    room = base.model.config.context - 1
-
-    def fits(prompt):
-        can_write = base.tokenizer.can_write(prompt)
-        return can_write and 0 < len(base.tokenizer.encode(prompt)) <= room
-
-    rows = []
-    for group, count in (("pairs", 4), ("prompts", 6)):
-        taken = [row for row in replies[group] if fits(row[0])][:count]
-        rows += [(row, group == "pairs") for row in taken]
-    prompts = [base.tokenizer.encode(row[0]) for row, _ in rows]
-    ends = generate(base.model, prompts, 40, sampling=Sampling(temperature=0.8, seed=1))
-    return [
-        [row[0], base.tokenizer.decode(end.ids), row[1], row[2], seen]
-        for (row, seen), end in zip(rows, ends)
-    ]

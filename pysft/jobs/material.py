@@ -52,6 +52,12 @@ class Material:
     notes: list[str] = field(default_factory=list)
 
 
+def text_alone(settings: Settings, corpus: str, template: Template) -> Material:
+    """Return the material of a run that trains a base and nothing else."""
+    text = read_corpus(corpus)
+    return Material(*split_corpus(text), vocabulary_of(settings.data.tokenizer, text), template)
+
+
 def gather(
     settings: Settings,
     corpus: str,
@@ -61,12 +67,12 @@ def gather(
 ) -> Material:
     """Read the corpus and the conversations, and render them.
 
-    data: files that replace the shipped conversations. tokenizer: that of a base model that is
-    there already. template: that of a resumed run. A DataError names every row that cannot be
-    trained on. A UsageError if the settings do not fit the data."""
+    data: files that replace the shipped conversations. tokenizer: that of a model to begin from.
+    template: that of a resumed run, or of a model that was tuned before. A DataError names every
+    row that cannot be trained on. A UsageError if the settings do not fit the data."""
     text = read_corpus(corpus)
-    template = template or load_template(settings.template)
-    tokenizer = tokenizer or vocabulary_of(settings.tokenizer, text)
+    template = template or load_template(settings.data.template)
+    tokenizer = tokenizer or vocabulary_of(settings.data.tokenizer, text)
     material = Material(*split_corpus(text), tokenizer, template)
     material.tokenizer.encode(text, corpus)  # a given tokenizer may lack some of its characters
     _refuse_mixture(settings, data)
@@ -79,7 +85,7 @@ def gather(
     if dropped:
         material.notes.append(
             f"left out: {dropped:,} conversations that are longer than the context of"
-            f" {settings.context}"
+            f" {settings.model.context}"
         )
     if not material.conversations and not material.pairs:
         fits = " that fits" if dropped else ""
@@ -98,7 +104,7 @@ def gather(
         recalled=material.pairs or material.conversations,
         heldout=material.heldout,
         can_ask=lambda prompt: material.grown.can_write(prompt),
-        grade=settings.grade,
+        grade=settings.data.grade,
         own_data=bool(data),
     )
     return material
@@ -106,17 +112,19 @@ def gather(
 
 def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
     """Raise a UsageError if the settings mix data that are not there."""
-    if settings.transcripts and data:
+    if settings.data.transcripts and data:
         raise UsageError(
             "transcripts of tool use are mixed with the shipped conversations; leave --data"
             " FILE out"
         )
-    count = 2 if settings.transcripts else len(data or ())
-    if settings.mix and len(settings.mix) != count:
+    count = 2 if settings.data.transcripts else len(data or ())
+    if settings.data.mix and len(settings.data.mix) != count:
         parts = f"{count} files of --data"
-        if settings.transcripts:
+        if settings.data.transcripts:
             parts = "conversations and transcripts of tool use"
-        raise UsageError(f"mix has {len(settings.mix)} weights for {parts}; give each a weight")
+        raise UsageError(
+            f"mix has {len(settings.data.mix)} weights for {parts}; give each a weight"
+        )
 
 
 def _read(
@@ -127,15 +135,15 @@ def _read(
     template = material.template
     rows = [row for path in files for row in scan(path, template)]
     pairs = []
-    if not own_data and "pairs" in settings.data:
+    if not own_data and "pairs" in settings.data.shipped:
         pairs = list(scan(shipped("pairs40.jsonl"), template))
     material.conversations = [row for row in rows if isinstance(row, Conversation)]
     material.pairs = [row for row in pairs if isinstance(row, Conversation)]
-    if settings.transcripts:
+    if settings.data.transcripts:
         Lexicon(material.heldout_text)  # the tool test needs one: raise now if it is impossible
         lexicon = Lexicon(material.train_text)
         material.conversations += transcripts(
-            settings.transcripts, town(trained=True), lexicon, settings.seed
+            settings.data.transcripts, town(trained=True), lexicon, settings.seed
         )
     return [row for row in rows + pairs if isinstance(row, RowError)]
 
@@ -145,11 +153,11 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
     template's tokens. Return the faults."""
     count, template = len(material.conversations), material.template
     every = material.conversations + material.pairs
-    written = write_with(every, material.tokenizer, template, settings.unknown)
+    written = write_with(every, material.tokenizer, template, settings.data.unknown)
     every = written.conversations
     material.conversations, material.pairs = every[:count], every[count:]
     if written.changed:
-        material.notes.append(_changed(written, settings.unknown))
+        material.notes.append(_changed(written, settings.data.unknown))
     tokens = template.tokens
     if any(c.has_calls for c in every):
         tokens += template.tool_tokens
@@ -172,16 +180,16 @@ def _hold_out(material: Material, settings: Settings, own_data: bool) -> None:
     """Move some conversations to material.heldout.
 
     Transcripts of tool use are never held out, because other questions test what was learnt from
-    them. If settings.data is "pairs", only the held-out part of the shipped conversations is kept,
-    and none is trained on."""
+    them. If the setting `shipped` is "pairs", only the held-out part of the shipped conversations
+    is kept, and none is trained on."""
     generated = []
-    if settings.transcripts:
+    if settings.data.transcripts:
         generated = [c for c in material.conversations if c.category == TOOLS]
     read = material.conversations[: len(material.conversations) - len(generated)]
     if not own_data or len(read) >= FEW:
         read, material.heldout = split_heldout(read, shuffled=own_data)
     material.conversations = read + generated
-    if not own_data and settings.data == "pairs":
+    if not own_data and settings.data.shipped == "pairs":
         material.conversations = []
 
 
@@ -190,13 +198,13 @@ def _render(material: Material, settings: Settings, own_data: bool) -> tuple[lis
     too long). With a fault, the number is too high, but training does not begin."""
     before = len(material.conversations) + len(material.heldout) + len(material.pairs)
 
-    def encoded(conversations, context=settings.context):
-        policies = (material.template, settings.grade, settings.too_long)
+    def encoded(conversations, context=settings.model.context):
+        policies = (material.template, settings.data.grade, settings.data.too_long)
         return encode_all(conversations, material.grown, context, *policies)
 
     material.conversations, examples, faults = encoded(material.conversations)
     # Held-out conversations are checked too. Only shipped ones may be too long for a short context.
-    heldout_context = settings.context if own_data else sys.maxsize
+    heldout_context = settings.model.context if own_data else sys.maxsize
     material.heldout, _, of_heldout = encoded(material.heldout, heldout_context)
     material.pairs, pair_examples, of_pairs = encoded(material.pairs)
     material.examples = examples, pair_examples
@@ -211,9 +219,9 @@ def _mixed_files(
     tool use count as file 1.
 
     A DataError if no conversation of a file is left, a UsageError if a file is named twice."""
-    if settings.transcripts:
+    if settings.data.transcripts:
         return [int(c.category == TOOLS) for c in material.conversations]
-    if not settings.mix:
+    if not settings.data.mix:
         return None
     numbers = {str(Path(path)): i for i, path in enumerate(data)}
     if len(numbers) < len(data):

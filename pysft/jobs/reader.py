@@ -38,9 +38,10 @@ def reader_of(
     its own."""
     if run is None:
         chosen = load_template(template or "chat")
-        tokenizer = vocabulary_of(Settings().tokenizer, read_corpus(corpus or "plays"))
+        settings = Settings()
+        tokenizer = vocabulary_of(settings.data.tokenizer, read_corpus(corpus or "plays"))
         tokens = chosen.tokens + chosen.tool_tokens
-        return Reader(tokenizer, chosen, Settings().context, None, tokens)
+        return Reader(tokenizer, chosen, settings.model.context, None, tokens)
     if corpus is not None:
         raise UsageError("--run has its own vocabulary; leave --corpus out")
     stage = load_stage(run, computing_ops(ops_name, threads))

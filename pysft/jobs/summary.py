@@ -6,29 +6,34 @@ from pysft import IGNORE
 from pysft.batch import Example
 from pysft.console import Screen
 from pysft.jobs.material import Material
+from pysft.jobs.work import Work
 from pysft.text.conversation import Conversation
 from pysft.text.grades import GRADES
 from pysft.text.spread import spread
 from pysft.text.template import Template
-from pysft.training.settings import Settings
 from pysft.training.stages import Plan
 
 TOO_LONG = {"refuse": "refused", "drop": "left out"}
 UNKNOWN = {"refuse": "refused", "replace": "replaced", "grow": "added to the vocabulary"}
 
 
-def describe_data(screen: Screen, settings: Settings, material: Material, plan: Plan) -> dict:
+def describe_data(screen: Screen, works: list[Work], material: Material) -> dict:
     """Print what the model learns from and how it is graded. Return the counts of mask_counts(),
     and as "turns" the number of turns whose end token should be graded."""
     examples, template = [*material.examples[0], *material.examples[1]], material.template
-    turns = graded_ends(material.conversations + material.pairs, template, settings.grade)
+    data = works[0].settings.data
+    turns = graded_ends(material.conversations + material.pairs, template, data.grade)
     counts = mask_counts(examples, material.grown.special[template.end]) | {"turns": turns}
-    mixed = "mixed " + " : ".join(f"{w:g}" for w in settings.mix) + "; " if settings.mix else ""
-    epochs = ", ".join(f"{n:.1f} of {what}" for what, n in plan.epochs.items())
+    mixed = "mixed " + " : ".join(f"{w:g}" for w in data.mix) + "; " if data.mix else ""
+    tunings = [work for work in works if work.tunes]
+    epochs = "; ".join(
+        (f"epochs of {work.name}: " if len(tunings) > 1 else "epochs: ")
+        + ", ".join(f"{n:.1f} of {what}" for what, n in work.plan.epochs.items())
+        for work in tunings
+    )
     screen.say(
-        f"data: template {template.name}; graded: {GRADES[settings.grade]}; too long:"
-        f" {TOO_LONG[settings.too_long]}; unknown characters: {UNKNOWN[settings.unknown]};"
-        f" {mixed}epochs: {epochs}"
+        f"data: template {template.name}; graded: {GRADES[data.grade]}; too long:"
+        f" {TOO_LONG[data.too_long]}; unknown characters: {UNKNOWN[data.unknown]}; {mixed}{epochs}"
     )
     for note in material.notes:
         screen.say(f"data: {note}")

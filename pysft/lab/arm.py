@@ -15,7 +15,9 @@ from pysft.training.settings import Settings
 
 def standard(conversation: Conversation, tokenizer: Tokenizer, settings: Settings) -> Example:
     """The Example that `train` makes of a conversation."""
-    return encode_conversation(conversation, tokenizer, settings.context, CHAT, settings.grade)
+    return encode_conversation(
+        conversation, tokenizer, settings.model.context, CHAT, settings.data.grade
+    )
 
 
 # The names of the functions in an arm's fields `judge` and `finish` are part of the names of trials
@@ -34,9 +36,10 @@ class Arm:
     name           unique within its experiment; not part of the trial's file name
     preset         the preset whose base and settings it starts from
     probe          the texts that it is measured with
-    settings       the fields that differ from the preset's, with unscaled steps
-    conversations  training data that is drawn by tokens (settings.sft_tokens a step)
-    pairs          training data that is drawn by number (settings.sft_pairs a step)
+    settings       those of the fine-tuning and of its data that differ from the preset's, with
+                   unscaled steps
+    conversations  training data that is drawn by tokens (the setting tokens)
+    pairs          training data that is drawn by number (the setting pairs)
     at             unscaled steps to measure after, besides step 0 and the last step
     encode         (conversation, tokenizer, settings) -> Example
     tokenizer      None: the lab's, which can write the corpus, and the template's tokens

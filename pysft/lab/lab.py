@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from pysft.errors import UsageError
@@ -21,8 +20,9 @@ from pysft.text.heldout import split_heldout
 from pysft.text.render import render, render_prompt
 from pysft.text.templates import CHAT
 from pysft.text.tokenizers import vocabulary_of
+from pysft.training.presets import PRESETS
 from pysft.training.runner import steps_of
-from pysft.training.settings import PRESETS, Settings
+from pysft.training.settings import Data, Settings
 from pysft.training.stages import pretrain
 
 ROOM = 5  # tokens of a reply that must fit the context behind a prompt
@@ -58,7 +58,7 @@ class Lab:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"--out {folder}: this is a file. Name a folder")
         self.train_text, self.heldout_text = split_corpus(self.text)
-        self.tokenizer = vocabulary_of(Settings().tokenizer, self.text)  # of the bases
+        self.tokenizer = vocabulary_of(Settings().data.tokenizer, self.text)  # of the bases
         self.chat = self.tokenizer.grow(CHAT.tokens)
         self.pairs = tuple(read_conversations(shipped("pairs40.jsonl")))
         kept, held = split_heldout(list(read_conversations(shipped("conversations.jsonl"))))
@@ -95,14 +95,20 @@ class Lab:
     def settings(self, preset: str) -> Settings:
         """A preset with scaled steps."""
         chosen = PRESETS[preset]
-        steps = {name: self.scaled(getattr(chosen, name)) for name in ("base_steps", "sft_steps")}
-        return replace(chosen, **steps)
+        return chosen.changed(
+            {name: {"steps": self.scaled(stage.steps)} for name, stage in chosen.stages.items()}
+        )
 
     def _settings_of(self, arm: Arm, seed: int) -> Settings:
-        changes = dict(arm.settings)
-        if "sft_steps" in changes:
-            changes["sft_steps"] = self.scaled(changes["sft_steps"])
-        return replace(self.settings(arm.preset), seed=seed, **changes)
+        data = {name: v for name, v in arm.settings.items() if name in Data.__dataclass_fields__}
+        stage = {name: v for name, v in arm.settings.items() if name not in data}
+        if "steps" in stage:
+            stage["steps"] = self.scaled(stage["steps"])
+        return (
+            self.settings(arm.preset)
+            .only("sft")
+            .changed({"seed": seed, "data": data, "sft": stage})
+        )
 
     def probe(
         self,
@@ -137,7 +143,7 @@ class Lab:
         """The base of a preset: from memory, from the folder, or trained now and saved there."""
         seed = seed if self.retrain else 1
         if (preset, seed) not in self._bases:
-            settings = replace(self.settings(preset), seed=seed)
+            settings = self.settings(preset).only("base").changed({"seed": seed})
             description = {
                 "corpus": self._sha256(),
                 "settings": relevant(settings),
@@ -153,21 +159,21 @@ class Lab:
         return self._bases[preset, seed]
 
     def _pretrained(self, folder: Path, settings: Settings) -> Stage:
-        config = settings.shape(len(self.tokenizer))
-        plan = pretrain(settings, self.tokenizer.encode(self.train_text), config.vocab)
+        config = settings.model.shape(len(self.tokenizer))
+        plan = pretrain(settings, "base", self.tokenizer.encode(self.train_text), config.vocab)
         model = GPT(config, self.ops, rng(settings.seed, "base", "init"))
-        for r in steps_of(model, plan, settings, "base"):
+        for r in steps_of(model, plan, settings.stages["base"]):
             where = f"base {settings.preset}, seed {settings.seed}"
             self.progress(
                 f"{where}: step {r.step:,} of {plan.steps:,}, loss {r.loss:.3f}",
                 r.step == plan.steps,
             )
-        return Stage(folder, model, self.tokenizer, CHAT, asdict(settings))
+        return Stage(folder, model, self.tokenizer, CHAT, settings.to_json())
 
     def run(self, arm: Arm, seed: int) -> dict:
         """The record of an arm under one seed: from the folder, or measured now and kept there."""
         settings, tokenizer = self._settings_of(arm, seed), arm.tokenizer or self.chat
-        last = settings.sft_steps
+        last = settings.stages["sft"].steps
         trial = Trial(
             arm,
             seed,
@@ -190,7 +196,7 @@ class Lab:
         character, of the base trained on the windows that the arm replays and on nothing else.
         None if the arm replays nothing."""
         settings = self._settings_of(arm, seed)
-        if not settings.sft_windows:
+        if not settings.stages["sft"].windows:
             return None
         base = self.base(arm.preset, seed).stage.model
         description = {
@@ -204,6 +210,6 @@ class Lab:
             model = GPT(base.config, self.ops)
             model.params.flat[:] = base.params.flat
             texts = self.tokenizer, self.train_text, self.heldout_text
-            return {"loss": loss_after_replay(model, settings, *texts, self.progress)}
+            return {"loss": loss_after_replay(model, settings, "sft", *texts, self.progress)}
 
         return stored(self.folder / "trials", description, replayed)["loss"]

@@ -5,7 +5,6 @@ common."""
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,11 @@ def relevant(settings: Settings) -> dict:
     """The settings that can change a result of the lab. It makes its own examples, so `transcripts`
     and `tokenizer` do not count, and it never skips a step, so `on_nan` does not count."""
     others = ("transcripts", "tokenizer", "on_nan")
-    return {k: v for k, v in asdict(settings).items() if k not in others}
+    tables = settings.to_json()
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            tables[name] = {k: v for k, v in table.items() if k not in others}
+    return tables
 
 
 def stored(folder: Path, description: dict, make: Callable[[], dict]) -> dict:

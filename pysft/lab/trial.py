@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -77,20 +77,20 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
     began = time.monotonic()
     arm, seed, settings = trial.arm, trial.seed, trial.settings
     base, vocab = trial.base.stage.model, len(trial.tokenizer)
-    model = expand_vocab(base, vocab, settings.new_rows, rng(seed, "sft", "rows"))
+    model = expand_vocab(base, vocab, settings.stages["sft"].new_rows, rng(seed, "sft", "rows"))
     start = {name: w.copy() for name, w in model.params.items()}
     trained, whole = model, lambda: model
     if arm.lora is not None:
         trained = LoRA(model, *arm.lora, old_vocab=base.config.vocab, rng=rng(seed, "sft", "lora"))
         whole = trained.merge
-    plan = finetune(settings, trial.conversations, trial.pairs, corpus, vocab)
+    plan = finetune(settings, "sft", trial.conversations, trial.pairs, corpus, vocab)
     objective = plan.objective
     if arm.by_kind:
         objective = LossByKind(plan.objective, trial.tokenizer.special.get(CHAT.end))
     track, losses, by_kind, diverged = _Track(trial), [], {kind: [] for kind in KINDS}, None
     track.measure(0, whole())
     try:
-        for r in steps_of(trained, plan, settings, "sft", objective):
+        for r in steps_of(trained, plan, settings.stages["sft"], objective):
             losses.append(round(r.figures.get(CONVERSATION, r.loss), 5))
             for kind, curve in by_kind.items():
                 curve.append(round(r.figures[kind], 5) if kind in r.figures else None)
@@ -105,7 +105,7 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
         "arm": arm.name,
         "preset": arm.preset,
         "seed": seed,
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "base_loss": trial.base.loss,
         "epochs": max(plan.epochs.values()),
         "diverged": diverged,
@@ -136,7 +136,7 @@ class _Track:
         # there is no end token, so nothing can be rendered.
         self.masked = []
         if CHAT.end in trial.tokenizer.special:
-            context = trial.settings.context
+            context = trial.settings.model.context
             self.masked = [encode_conversation(c, trial.tokenizer, context) for c in trained]
 
     def measure(self, step: int, model) -> None:
@@ -154,6 +154,6 @@ class _Track:
             **user_share(model, self.masked),
         }
         self.rows.append(finite(row))
-        if arm.judge is judge and step == self.trial.settings.sft_steps:
+        if arm.judge is judge and step == self.trial.settings.stages["sft"].steps:
             self.rows[-1]["origins"] = origins(replies, arm.probe)[0]
         self.samples = [row for group in ("pairs", "prompts") for row in replies.get(group, ())[:6]]

@@ -1,11 +1,13 @@
 """The curves on the page of a run: each step of training, and each measured checkpoint."""
 
+from pysft.batch import BASE, CONVERSATION
 from pysft.measure import figures
 from pysft.measure.figures import Series
 from pysft.measure.page import details, figure, paragraph, table
 from pysft.measure.wording import UNITS, cell, reply_cell, unit_of
 
 POINTS = 200  # maximum points of a curve; if there are more steps, each point is a mean of several
+SOURCES = (BASE, CONVERSATION)  # the figures of a log that are losses
 ROWS = 12  # maximum rows of a curve's table
 
 # The figures that are drawn of each checkpoint: name -> label.
@@ -23,7 +25,7 @@ def grouped(rows: list[dict], most: int, *names) -> list[list]:
     """[last step, mean of each name] for each group of consecutive rows.
 
     There are at most `most` groups, all of one size except the last. A name may be a path:
-    "losses/base". A mean over no numbers is None."""
+    "figures/base". A mean over no numbers is None."""
     size = -(-len(rows) // most)
     groups = [rows[i : i + size] for i in range(0, len(rows), size)]
 
@@ -51,13 +53,13 @@ def training(rows: list[dict]) -> list:
     if skipped:
         steps = "step was" if skipped == 1 else "steps were"
         text += f" {skipped:,} more {steps} skipped: loss or gradient was not finite."
-    sources = list(dict.fromkeys(source for row in rows for source in row["losses"]))
-    loss_curve, more_curves = _log_curves(rows, sources)
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    loss_curve, more_curves = _log_curves(rows, names)
     numbers = [
         paragraph(
             f"Each row is the mean of {-(-len(rows) // ROWS):,} steps; it names the last of them."
         ),
-        _log_table(rows, sources),
+        _log_table(rows, names),
     ]
     if not more_curves:
         return [paragraph(text), *numbers]
@@ -65,12 +67,12 @@ def training(rows: list[dict]) -> list:
     return [paragraph(text), *loss_curve, folded]
 
 
-def _log_curves(rows: list[dict], sources: list[str]) -> tuple[list, list]:
-    """(the chart of the losses, the charts of gradient norm and learning rate), both as lists,
-    which are empty without matplotlib."""
+def _log_curves(rows: list[dict], names: list[str]) -> tuple[list, list]:
+    """(the chart of the losses, the charts of other figures of the objective, of gradient norm and
+    learning rate), both as lists, which are empty without matplotlib."""
     if not figures.available():
         return [], []
-    points = grouped(rows, POINTS, *(f"losses/{s}" for s in sources), "norm", "lr")
+    points = grouped(rows, POINTS, *(f"figures/{name}" for name in names), "norm", "lr")
     steps, *columns = map(list, zip(*points))
     each = -(-len(rows) // POINTS)
     note = f"Each point is the mean of {each:,} steps." if each > 1 else "Each point is one step."
@@ -79,30 +81,38 @@ def _log_curves(rows: list[dict], sources: list[str]) -> tuple[list, list]:
         lines = [Series(name, steps, [column]) for name, column in series]
         return figure(figures.curves(title, lines, "step", y_label, log_y=log_y), note)
 
-    *losses, norm, rate = columns
-    named = [(f"loss of {source}", column) for source, column in zip(sources, losses)]
-    return [drawn("Loss by step", named, "nats per graded token")], [
+    *columns, norm, rate = columns
+    named = [(_label(name), column) for name, column in zip(names, columns) if name in SOURCES]
+    others = [(name, column) for name, column in zip(names, columns) if name not in SOURCES]
+    losses = [drawn("Loss by step", named, "nats per graded token")] if named else []
+    return losses, [
+        *(drawn(name, [(name, column)], "") for name, column in others),
         drawn("Gradient norm", [("gradient norm", norm)], "", log_y=True),
         drawn("Learning rate", [("learning rate", rate)], ""),
     ]
 
 
-def _log_table(rows: list[dict], sources: list[str]) -> str:
-    names = [f"losses/{s}" for s in sources]
+def _label(name: str) -> str:
+    """The name of an objective's figure for people: that of a source is its loss."""
+    return f"loss of {name}" if name in SOURCES else name
+
+
+def _log_table(rows: list[dict], names: list[str]) -> str:
+    columns = [f"figures/{name}" for name in names]
     cells = [
         [
             step,
-            *(cell(loss, "loss") for loss in losses),
+            *(cell(value, "loss") for value in values),
             norm,
             rate,
             cell(graded, "count"),
             cell(speed, "count"),
         ]
-        for step, *losses, norm, rate, graded, speed in grouped(
-            rows, ROWS, *names, "norm", "lr", "graded_tokens", "tokens_per_s"
+        for step, *values, norm, rate, graded, speed in grouped(
+            rows, ROWS, *columns, "norm", "lr", "graded_tokens", "tokens_per_s"
         )
     ]
-    headings = ["step", *(f"loss, {s}" for s in sources)]
+    headings = ["step", *(f"loss, {name}" if name in SOURCES else name for name in names)]
     headings += ["norm", "rate", "graded tokens", "tokens/s"]
     return table(headings, cells, "r" * len(headings))
 

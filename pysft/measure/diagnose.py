@@ -13,7 +13,8 @@ from pathlib import Path
 from pysft.errors import DataError, MissingInput
 from pysft.measure.provenance import MEMORISED
 from pysft.run.log import read_measurements
-from pysft.run.stage import read_json
+from pysft.run.stage import measured_stage, read_json
+from pysft.training.flat import tuning
 
 # Limits of the rules. The source text gives the one for forgetting (10 to 15 %). The others lie
 # between healthy runs and runs that were made to fail, both trained by tests/test_diagnose.py.
@@ -45,7 +46,7 @@ class Run:
     """What the rules read.
 
     figures: those of the moment that is diagnosed. track: those of each checkpoint up to then.
-    settings: the run's. data: the census of its data (data.json)."""
+    settings: those of the fine-tuning and of its data. data: the census of its data (data.json)."""
 
     figures: dict
     track: list[dict]
@@ -60,7 +61,7 @@ class Run:
     @property
     def rate(self) -> str:
         """The learning rate, in words if it is unknown."""
-        return f"{self.settings['sft_lr']:g}" if "sft_lr" in self.settings else "as it is now"
+        return f"{self.settings['lr']:g}" if "lr" in self.settings else "as it is now"
 
     @property
     def epochs(self) -> float:
@@ -91,7 +92,7 @@ def _ignores_format(run: Run) -> Finding | None:
         fix = "look at the mask of an example: python -m pysft mask FILE --line 1"
     else:
         cause = (
-            f"too few steps ({run.settings.get('sft_steps', '?')}) or too low a learning rate"
+            f"too few steps ({run.settings.get('steps', '?')}) or too low a learning rate"
             f" ({run.rate})"
         )
         if None not in (loss, first):  # a checkpoint does not know the first loss
@@ -119,8 +120,8 @@ def _gibberish(run: Run) -> Finding | None:
         f" (limit: at least {WORDS:.0%})",
         f"too high a learning rate ({run.rate}) or too long a training{many}: what the base model"
         " knew is destroyed",
-        "start again from the base with a lower --lr, and mix in base text (sft_windows in a"
-        " --config file)",
+        "start again from the base with a lower --lr, and mix in base text (--set"
+        " 'sft.windows=[[256,4]]')",
     )
 
 
@@ -198,17 +199,17 @@ def _forgets(run: Run) -> Finding | None:
     rise = run.figures.get("forgetting")
     if rise is None or rise <= FORGOTTEN:
         return None
-    windows = run.settings.get("sft_windows")
+    windows = run.settings.get("windows")
     mix = (
         "mix in more base text"
         if windows
-        else "mix in base text (sft_windows in a --config file, as in the tiny preset)"
+        else "mix in base text (--set 'sft.windows=[[256,4]]', as in the tiny preset)"
     )
     return Finding(
         "forgets",
         "it has become worse at the base model's own text",
         f"the base loss rose by {rise:+.1%} (limit: {FORGOTTEN:.0%}; 15% and more is severe)",
-        f"too many steps ({run.settings.get('sft_steps', '?')}) or too high a learning rate"
+        f"too many steps ({run.settings.get('steps', '?')}) or too high a learning rate"
         f" ({run.rate})" + ("" if windows else ", and no base text was mixed in"),
         f"{mix}, train for fewer steps, or lower the learning rate (python -m pysft lab forgetting"
         " compares these)",
@@ -262,6 +263,7 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
         or {}
     )
     try:
+        settings = tuning(settings, measured_stage(folder).name)
         found = findings(figures, track, settings, _read_if_there(folder / "data.json"))
     except (TypeError, AttributeError, ValueError, KeyError) as error:
         raise DataError(

@@ -21,6 +21,7 @@ from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.text.windows import tile_windows
 from pysft.training.runner import steps_of
+from pysft.training.settings import Settings
 from pysft.training.stages import replay_alone
 
 MAX_NEW = 120  # maximum tokens of a reply
@@ -77,15 +78,21 @@ def _total_nll(model, examples: list[Example]) -> tuple[float, int]:
 
 
 def loss_after_replay(
-    model, settings, tokenizer: Tokenizer, corpus: str, heldout: str, progress
+    model,
+    settings: Settings,
+    name: str,
+    tokenizer: Tokenizer,
+    corpus: str,
+    heldout: str,
+    progress,
 ) -> float:
     """corpus_loss of `heldout` after training `model`, a base, in place on base text alone.
 
-    corpus, heldout: texts. The windows of `corpus` and the learning rates are those that a
-    fine-tuning by `settings` has for its replay. Matched forgetting compares with this loss.
-    progress(text, last) takes a line of text for the screen."""
-    plan = replay_alone(settings, tokenizer.encode(corpus), model.config.vocab)
-    for r in steps_of(model, plan, settings, "sft"):
+    corpus, heldout: texts. The windows of `corpus` and the learning rates are those that the
+    fine-tuning `name` of the settings has for its replay. Matched forgetting compares with this
+    loss. progress(text, last) takes a line of text for the screen."""
+    plan = replay_alone(settings, name, tokenizer.encode(corpus), model.config.vocab)
+    for r in steps_of(model, plan, settings.stages[name]):
         progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
     return corpus_loss(model, tokenizer, heldout)
 

@@ -8,29 +8,57 @@ from pathlib import Path
 from pysft import __version__, disk
 from pysft.measure import curves, figures, sections
 from pysft.measure.page import heading, page, table
-from pysft.measure.run_files import read_run
+from pysft.measure.run_files import RUN_FILE, RunFiles, read_run
 
-# Title of a section, its builder, and the files whose contents the builder takes.
-SECTIONS = (
-    ("In short", sections.summary, "sft/report.json", "run.json"),
-    (
-        "Warnings",
-        sections.warnings,
-        "sft/report.json",
-        "sft/data.json",
-        "sft/measurements.jsonl",
-        "run.json",
-    ),
-    ("Before and after", sections.before_and_after, "sft/before.json"),
-    ("Training the base", curves.training, "base/log.jsonl"),
-    ("Fine-tuning", curves.training, "sft/log.jsonl"),
-    ("Measured during fine-tuning", curves.checkpoints, "sft/measurements.jsonl"),
-    ("Replies, and where they may come from", sections.replies, "sft/samples.json"),
-    ("The figures", sections.all_figures, "sft/report.json", "base/report.json"),
-    ("The data", sections.census, "sft/data.json", "sft/report.json"),
-    ("Settings", sections.settings, "run.json"),
-    ("Making it again", sections.reproduction, "run.json", "sft/report.json", "base/report.json"),
-)
+
+def _sections(files: RunFiles) -> list[tuple]:
+    """[(title, builder, what the builder takes, names for messages)] of the sections of a page. The
+    newest fine-tuning is shown in full, and of earlier ones the training and the measurements."""
+    newest = files.tuned[-1] if files.tuned else "sft"
+    earlier = files.tuned[:-1]
+
+    def section(title, build, *names):
+        return title, build, [files.data.get(name) for name in names], names
+
+    def of(name, file):
+        return f"{name}/{file}"
+
+    report, track = of(newest, "report.json"), of(newest, "measurements.jsonl")
+    reports = {name: files.data[of(name, "report.json")] for name in files.stages}
+    made = [
+        section("In short", sections.summary, report, RUN_FILE),
+        ("The stages", sections.stages, [files.tree], ("the stages",)),
+        section("Warnings", sections.warnings, report, of(newest, "data.json"), track, RUN_FILE),
+        section("Compared with its parent", sections.comparison, report),
+        section("Before and after", sections.before_and_after, of(newest, "before.json")),
+        section("Training the base", curves.training, "base/log.jsonl"),
+    ]
+    for name in earlier:
+        made += [
+            section(f"Fine-tuning: {name}", curves.training, of(name, "log.jsonl")),
+            section(f"Measured during {name}", curves.checkpoints, of(name, "measurements.jsonl")),
+            section(f"The figures of {name}", sections.all_figures, of(name, "report.json")),
+        ]
+    last = f": {newest}" if earlier else ""
+    return [
+        *made,
+        section(f"Fine-tuning{last}", curves.training, of(newest, "log.jsonl")),
+        section("Measured during fine-tuning", curves.checkpoints, track),
+        section(
+            "Replies, and where they may come from",
+            sections.replies,
+            of(newest, "samples.json"),
+        ),
+        section("The figures", sections.all_figures, report, "base/report.json"),
+        section("The data", sections.census, of(newest, "data.json"), report),
+        section("Settings", sections.settings, RUN_FILE),
+        (
+            "Making it again",
+            sections.reproduction,
+            [files.data[RUN_FILE], reports],
+            (RUN_FILE, *(of(name, "report.json") for name in files.stages)),
+        ),
+    ]
 
 
 def write_report(folder) -> Path:
@@ -49,8 +77,7 @@ def report(folder) -> str:
         lacks = "the curves; their numbers are in the tables"
         files.missing.append(("matplotlib", figures.NEEDED, lacks))
     parts = []
-    for title, build, *names in SECTIONS:
-        given = [files.data[name] for name in names]
+    for title, build, given, names in _sections(files):
         if not any(given):
             continue
         try:

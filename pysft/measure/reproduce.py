@@ -2,70 +2,83 @@
 
 import json
 import shlex
-from dataclasses import asdict
 
-from pysft.training.settings import PRESETS
+from pysft.training.presets import PRESETS
+from pysft.training.settings import kind_of
 
-# Settings that have a flag, for each verb. Others that differ from the preset go through a file.
+# Settings that have a flag, for each verb: (table, name) -> flag. Others go through --set.
 TRAIN = {
-    "base_steps": "--base-steps",
-    "sft_steps": "--sft-steps",
-    "sft_lr": "--lr",
-    "sft_tokens": "--sft-tokens",
-    "mix": "--mix",
-    "template": "--template",
-    "grade": "--grade",
-    "too_long": "--too-long",
-    "unknown": "--unknown",
-    "lora_rank": "--lora",
-    "lora_matrices": "--lora-matrices",
-    "checkpoint_every": "--checkpoint-every",
+    ("base", "steps"): "--base-steps",
+    ("sft", "steps"): "--sft-steps",
+    ("sft", "lr"): "--lr",
+    ("sft", "tokens"): "--sft-tokens",
+    ("data", "mix"): "--mix",
+    ("data", "template"): "--template",
+    ("data", "grade"): "--grade",
+    ("data", "too_long"): "--too-long",
+    ("data", "unknown"): "--unknown",
+    ("sft", "lora_rank"): "--lora",
+    ("sft", "lora_matrices"): "--lora-matrices",
+    ("sft", "checkpoint_every"): "--checkpoint-every",
 }
-PRETRAIN = {"base_steps": "--steps", "base_lr": "--lr"}
+PRETRAIN = {("base", "steps"): "--steps", ("base", "lr"): "--lr"}
+
+
+def stages_of(settings: dict) -> list[str]:
+    """The names of the stages in stored settings."""
+    return [name for name in settings if name not in ("preset", "seed", "model", "data")]
 
 
 def preset_of(settings: dict) -> dict:
-    """The settings of the preset that a run began with, as they are after a trip through JSON."""
-    return json.loads(json.dumps(asdict(PRESETS[settings["preset"]])))
+    """The settings of the preset that a run began with, in the form of the stored ones."""
+    preset = PRESETS[settings["preset"]].with_stages(stages_of(settings))
+    return json.loads(json.dumps(preset.to_json()))
 
 
-def reproduce(run: dict, tuned: bool) -> tuple[str, str]:
-    """(text of settings.toml, command) that make a run again. The text is "" if every setting that
-    differs has a flag.
+def reproduce(run: dict, tuned: bool) -> str:
+    """The command that makes a run again.
 
-    run: its run.json. tuned: was it fine-tuned?"""
+    run: its run.json, with settings in tables. tuned: was it fine-tuned?"""
     settings, flags = run["settings"], TRAIN if tuned else PRETRAIN
-    preset = _given(run)
-    changed = {
-        name: value
-        for name, value in settings.items()
-        if name not in ("preset", "seed") and value != preset.get(name)
-    }
-    in_file = {name: value for name, value in changed.items() if name not in flags}
-    verb = "train" if tuned else "pretrain"
-    groups = [["--preset", settings["preset"]]]
-    groups += [["--config", "settings.toml"]] if in_file else []
-    groups += [["--corpus", run["corpus"]]]
+    groups = [["--preset", settings["preset"]], ["--corpus", run["corpus"]]]
     groups += [["--data", *run["data"]]] if run["data"] else []
     groups += [["--base", run["base"]]] if run["base"] else []
+    stages = stages_of(settings)
+    usual = ["base", "sft"] if run["base"] is None else stages[:1]
+    groups += [["--stages", ",".join(stages)]] if tuned and stages != usual else []
     groups += [["--seed", settings["seed"]]]
-    for name, value in changed.items():
-        if name in flags:
-            groups.append([flags[name], *(value if isinstance(value, list) else [value])])
+    others = []
+    for table, name, value in _changed(run):
+        if value and (table, name) in flags:  # no flag takes an empty value or 0
+            groups.append([flags[table, name], *(value if isinstance(value, list) else [value])])
+        else:
+            others.append(f"{table}.{name}={json.dumps(value)}")
+    groups += [["--set", *others]] if others else []
     first, *pieces = [shlex.join(map(str, group)) for group in groups]
+    verb = "train" if tuned else "pretrain"
     pieces = [f"python -m pysft {verb} {first}", *pieces]
     short = len(" ".join(pieces)) < 80
-    toml = "\n".join(f"{name} = {json.dumps(value)}" for name, value in in_file.items())
-    return toml, (" " if short else " \\\n    ").join(pieces)
+    return (" " if short else " \\\n    ").join(pieces)
 
 
-def _given(run: dict) -> dict:
-    """The settings that the run gets without a flag or a file: those of its preset. If it has a
-    given base, that base decides the shape of the model, and no base is trained."""
-    settings, preset = run["settings"], preset_of(run["settings"])
-    if run["base"] is None:
-        return preset
-    shape = ("context", "layers", "heads", "channels", "base_windows")
-    preset |= {name: settings[name] for name in shape}
-    windows = [[min(n, settings["context"]), count] for n, count in preset["sft_windows"]]
-    return preset | {"sft_windows": windows}
+def _changed(run: dict) -> list[tuple[str, str, object]]:
+    """[(table, name, value)] of the settings that the run would not have without a flag or a file.
+
+    The first stage of a kind stands under the kind's name, and further ones differ from it."""
+    settings, given = run["settings"], preset_of(run["settings"])
+    if run["base"] is not None:  # the model that a run begins from decides the shape
+        given["model"] = settings["model"]
+        for name in stages_of(given):
+            windows = given[name]["windows"]
+            context = settings["model"]["context"]
+            given[name]["windows"] = [[min(rows, context), count] for rows, count in windows]
+    found, first = [], {}
+    for table, values in settings.items():
+        if table in ("preset", "seed"):
+            continue
+        kind = table if table in ("model", "data") else kind_of(table)
+        usual = settings[first[kind]] if kind in first else given[table]
+        under = table if kind in first else kind
+        first.setdefault(kind, table)
+        found += [(under, name, v) for name, v in values.items() if v != usual.get(name)]
+    return found

@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pysft.errors import MissingInput, PysftError
-from pysft.run.stage import read_json
+from pysft.run.log import of_this_version
+from pysft.run.stage import read_json, stage_folders
+from pysft.run.tree import tree
+from pysft.training.flat import nested
 
-# What each file gives the page.
-FILES = {
-    "run.json": "the settings, and the command that makes the run again",
-    "base/report.json": "the figures of the base model",
-    "base/log.jsonl": "the curves of the base",
-    "sft/report.json": "the figures",
-    "sft/log.jsonl": "the curves of fine-tuning",
-    "sft/data.json": "the census of the data",
-    "sft/measurements.jsonl": "the measurements by checkpoint",
-    "sft/before.json": "before and after",
-    "sft/samples.json": "the replies",
+RUN_FILE = "run.json"
+# What each file of a stage gives the page, for a base and for a fine-tuning.
+BASE = {"report.json": "the figures of the base model", "log.jsonl": "the curves of the base"}
+TUNED = {
+    "report.json": "the figures",
+    "log.jsonl": "the curves of fine-tuning",
+    "data.json": "the census of the data",
+    "measurements.jsonl": "the measurements by checkpoint",
+    "before.json": "before and after",
+    "samples.json": "the replies",
 }
 
 
@@ -26,69 +28,82 @@ FILES = {
 class RunFiles:
     """The contents of a run folder.
 
-    data: {name of a file in FILES: its contents, None if it could not be read}. The contents of
-    run.json get one entry more, "tuned": True if the run was fine-tuned, or was meant to be.
-    missing: [(what is missing, why, what the page lacks without it)]."""
+    stages: the names of its stages, in order. tree: as run.tree.tree gives it. data: {name of a
+    file: its contents, None if it could not be read}, such as "sft/report.json". The contents of
+    run.json have settings in tables, whichever version wrote them, and one entry more, "tuned":
+    True if the run was fine-tuned, or was meant to be. missing: [(what is missing, why, what the
+    page lacks without it)]."""
 
+    stages: list[str] = field(default_factory=list)
+    tree: list[dict] = field(default_factory=list)
     data: dict = field(default_factory=dict)
     missing: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def tuned(self) -> list[str]:
+        """The names of the fine-tunings."""
+        return [name for name in self.stages if name != "base"]
 
 
 def read_run(folder: Path) -> RunFiles:
     """Read the files of a run folder. MissingInput if the folder is none."""
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such run folder. 'python -m pysft train' makes one")
-    tuned, own_base = (folder / "sft").is_dir(), (folder / "base").is_dir()
-    if not (tuned or own_base or (folder / "run.json").is_file()):
+    stages = [path.name for path in stage_folders(folder)]
+    if not stages and not (folder / RUN_FILE).is_file():
         raise MissingInput(
             f"{folder}: not a run folder; name one that 'python -m pysft train' made"
         )
-    files = RunFiles()
-    for name in FILES:
-        stage = name.partition("/")[0]
-        wanted = (stage != "sft" or tuned) and (stage != "base" or own_base)
-        files.data[name] = _read(folder / name, name, files.missing) if wanted else None
-    run = files.data["run.json"]
+    files = RunFiles(stages, tree(folder) if stages else [])
+    gives = {RUN_FILE: "the settings, and the command that makes the run again"}
+    for stage in stages:
+        of_stage = BASE if stage == "base" else TUNED
+        gives |= {f"{stage}/{name}": what for name, what in of_stage.items()}
+    for name, what in gives.items():
+        files.data[name] = _read(folder / name, name, what, files.missing)
+    run = files.data[RUN_FILE]
     if run:
-        run["tuned"] = tuned or bool(run.get("base") or run.get("data"))
-    if not tuned:
+        if isinstance(run.get("settings"), dict):
+            run["settings"] = nested(run["settings"])
+        run["tuned"] = bool(files.tuned or run.get("base") or run.get("data"))
+    if not files.tuned:
         why = "this run was not fine-tuned, or not yet"
         files.missing.append(("sft", why, "everything about a tuned model"))
-    if not own_base:
+    if "base" not in stages:
         elsewhere = run and run.get("base")
         why = f"trained in {elsewhere}, whose page shows it" if elsewhere else "no such folder"
         files.missing.append(("base", why, "the curves of the base"))
     return files
 
 
-def _read(path: Path, name: str, missing: list):
+def _read(path: Path, name: str, what: str, missing: list):
     """The contents of a file, or None. A fault is added to `missing`."""
     try:
         if name.endswith(".jsonl"):
-            data = _read_lines(path, name, missing)
+            data = _read_lines(path, name, what, missing)
         else:
             data = read_json(path)
         if not data:
-            missing.append((name, "it is empty", FILES[name]))
+            missing.append((name, "it is empty", what))
         return data
     except (PysftError, OSError, ValueError, RecursionError) as error:
         why = str(error).removeprefix(f"{path}: ") if path.exists() else "no such file"
-        missing.append((name, why, FILES[name]))
+        missing.append((name, why, what))
     return None
 
 
-def _read_lines(path: Path, name: str, missing: list) -> list[dict]:
+def _read_lines(path: Path, name: str, what: str, missing: list) -> list[dict]:
     """A row for each step, up to the first line that is not one. (run/log.py stops there too, but
     does not say where it stopped.)"""
     rows, lines = [], path.read_bytes().splitlines()
     for n, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = of_this_version(json.loads(line))
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             why = f"line {n} of {len(lines)} is cut off, or is not a step"
-            missing.append((name, why, f"{FILES[name]}, from that line on"))
+            missing.append((name, why, f"{what}, from that line on"))
             break
         rows.append(row)
     return rows

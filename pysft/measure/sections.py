@@ -24,10 +24,13 @@ from pysft.measure.wording import (
     GROUPS,
     UNITS,
     cell,
+    compared_rows,
     domain_table,
     reply_cell,
     unit_of,
 )
+from pysft.run.tree import drawn
+from pysft.training.flat import tuning
 
 SHOWN, MOST = 8, 400  # replies of a group that are visible at once, and that the page holds
 
@@ -109,7 +112,8 @@ def warnings(r: dict | None, data: dict | None, track: list | None, run: dict | 
         found.append(
             f"{r['prompts']:,} unseen prompts got only {r['distinct_replies']:,} different replies."
         )
-    for f in findings(r, track or [], (run or {}).get("settings", {}), data) if r else ():
+    settings = tuning((run or {}).get("settings", {}), r.get("stage", "sft"))
+    for f in findings(r, track or [], settings, data) if r else ():
         found.append(
             stack(
                 f"{f.mode}: {f.symptom}",
@@ -126,19 +130,33 @@ def _title(group: str) -> str:
     return title[:1].upper() + title[1:]
 
 
+def comparison(r: dict) -> list:
+    """The figures of a stage beside those of its parent, if the parent can talk."""
+    if not r.get("parent"):
+        return []
+    rows = [[*row] for row in compared_rows(r, cell)]
+    return [table(["figure", r["parent"]["stage"], r.get("stage", "")], rows, "lrr")]
+
+
 def before_and_after(sides: dict) -> list:
     """The replies of both models to the same prompts."""
+    talks, parent = sides.get("talks", False), sides.get("parent", "base")
+    left = f"{parent} answers" if talks else "the base model completes"
     parts = []
     for trained, group in ((True, "pairs"), (False, "prompts")):
         some = [
-            [prompt, "\u2026" + base.replace("\n", " / ") + "\u2026", reply_cell(reply, stop)]
-            for prompt, base, reply, stop, seen in sides["rows"]
+            [prompt, text if talks else _completion(text), reply_cell(reply, stop)]
+            for prompt, text, reply, stop, seen in sides["rows"]
             if bool(seen) is trained
         ]
-        headings = ["prompt", "the base model completes", "the tuned model answers"]
+        headings = ["prompt", left, "the tuned model answers"]
         if some:
             parts += [heading(_title(group), 3), table(headings, some, "lll")]
     return parts
+
+
+def _completion(text: str) -> str:
+    return "\u2026" + text.replace("\n", " / ") + "\u2026"
 
 
 def replies(groups: dict) -> list:
@@ -157,7 +175,7 @@ def replies(groups: dict) -> list:
         if len(rows) > SHOWN:
             more = f"{len(cells) - SHOWN:,} more"
             if len(rows) > MOST:
-                more += f" (the other {len(rows) - MOST:,} are in sft/samples.json)"
+                more += f" (the other {len(rows) - MOST:,} are in samples.json)"
             parts.append(details(more, [table(["prompt", "reply"], cells[SHOWN:], "ll")]))
     if counted:
         parts[:0] = [table(["replies to", "all", *VERDICTS], counted), paragraph(RULE)]
@@ -187,7 +205,7 @@ def all_figures(r: dict | None, base: dict | None) -> list:
             table(headings, rows, "l" + "r" * (len(headings) - 1)),
             paragraph(DOMAINS),
         ]
-    shown = {*FIGURES, "by_domain", "origins", "tools", "base_loss_unit"}
+    shown = {*FIGURES, "by_domain", "origins", "tools", "parent", "base_loss_unit"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:
         parts.append(
@@ -243,34 +261,36 @@ def census(d: dict | None, r: dict | None) -> list:
 
 def settings(run: dict) -> list:
     """All settings; those that differ from the preset come first."""
-    name, preset = run["settings"]["preset"], preset_of(run["settings"])
+    own, preset = run["settings"], preset_of(run["settings"])
     rows = [
-        [setting, json.dumps(value), json.dumps(preset.get(setting))]
-        for setting, value in run["settings"].items()
+        [f"[{place}] {name}", json.dumps(value), json.dumps(preset[place].get(name))]
+        for place, values in own.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
     ]
-    changed = [row for row in rows if row[1] != row[2] and row[0] != "preset"]
+    rows.insert(0, ["seed", json.dumps(own["seed"]), json.dumps(preset["seed"])])
+    changed = [row for row in rows if row[1] != row[2]]
     all_of_them = table(["setting", "value"], [row[:2] for row in rows], "ll")
     return [
-        table(["changed setting", "in this run", f"in preset {name}"], changed, "lll")
+        table(["changed setting", "in this run", f"in preset {own['preset']}"], changed, "lll")
         if changed
-        else paragraph(f"All settings are those of preset {name}."),
+        else paragraph(f"All settings are those of preset {own['preset']}."),
         details(f"All {len(rows)} settings", [all_of_them]),
     ]
 
 
-def reproduction(run: dict | None, r: dict | None, base: dict | None) -> list:
-    """The command that makes the run again, its inputs, and the weights that should come out."""
+def reproduction(run: dict | None, reports: dict) -> list:
+    """The command that makes the run again, its inputs, and the weights that should come out.
+
+    reports: {stage: its report}."""
     parts = []
     if run:
-        toml, command = reproduce(run, run["tuned"])
-        if toml:
-            text = "Some settings have no flag. Save these lines as settings.toml:"
-            parts += [paragraph(text), code(toml)]
         digests = [[*pair] for pair in run["sha256"].items()]
-        parts += [code(command), table(["input", "SHA-256"], digests, "ll")]
+        command = code(reproduce(run, run["tuned"]))
+        parts += [command, table(["input", "SHA-256"], digests, "ll")]
     rows = [
         [stage, report["weights_sha256"]]
-        for stage, report in (("base", base), ("sft", r))
+        for stage, report in reports.items()
         if report and "weights_sha256" in report
     ]
     if rows:
@@ -282,3 +302,21 @@ def reproduction(run: dict | None, r: dict | None, base: dict | None) -> list:
             table(["stage", "SHA-256 of the weights"], rows, "ll"),
         ]
     return parts
+
+
+def stages(rows: list[dict]) -> list:
+    """The tree of the stages: what each was begun from."""
+    cells = [
+        [
+            line,
+            row["parent"] or "nothing",
+            row["steps"],
+            row["params"],
+            row["symbols"],
+            (row["weights_sha256"] or "")[:16] or ("" if row["finished"] else "not finished"),
+            "this run" if row["in_run"] else row["folder"],
+        ]
+        for line, row in drawn(rows)
+    ]
+    headings = ["stage", "begun from", "steps", "weights", "symbols", "SHA-256", "folder"]
+    return [table(headings, cells, "llrrrll")]

@@ -85,6 +85,17 @@ DOMAINS = (
     " to those and far from them."
 )
 
+# The figures that a stage's report has of its parent too, if that can talk.
+COMPARED = {
+    "recall": ("recalled word for word", "share"),
+    "format_compliance": ("format compliance", "share"),
+    "on_topic": ("on topic", "share"),
+    "real_words": ("real words", "share"),
+    "heldout_loss": ("held-out conversations, nats per graded token", "loss"),
+    "tuned_base_loss": ("base text, nats/{unit}", "loss"),
+    "reply_length": ("characters of a reply", "count"),
+}
+
 # The groups of replies that measure() returns.
 GROUPS = {
     "pairs": "prompts it was trained on",
@@ -123,6 +134,19 @@ def domain_table(by_domain: dict, write: Callable = written) -> tuple[list[str],
         for domain, row in by_domain.items()
     ]
     return headings, rows
+
+
+def compared_rows(report: dict, write: Callable = written) -> list[tuple[str, str, str]]:
+    """[(figure, the parent's value, the stage's)] of a report whose stage has a parent that can
+    talk."""
+    return [
+        (
+            label.format(unit=unit_of(report)),
+            write(report["parent"].get(name), form),
+            write(report.get(name), form),
+        )
+        for name, (label, form) in COMPARED.items()
+    ]
 
 
 def ended(reply: str, stop: str) -> str:

@@ -38,7 +38,7 @@ def read_log(folder: Path, skipped: bool = False) -> list[dict]:
     rows = []
     try:
         for line in (folder / "log.jsonl").read_bytes().splitlines():
-            row = json.loads(line)
+            row = of_this_version(json.loads(line))
             if not _is_step(row):
                 break
             if skipped or not row.get("skipped"):
@@ -46,6 +46,14 @@ def read_log(folder: Path, skipped: bool = False) -> list[dict]:
     except (OSError, ValueError, RecursionError):
         pass
     return rows
+
+
+def of_this_version(row):
+    """Return a line of a log as this version writes it. An earlier one called the figures of the
+    objective "losses", because there were no others."""
+    if isinstance(row, dict) and "losses" in row:
+        row["figures"] = row.pop("losses")
+    return row
 
 
 def _is_step(row) -> bool:
@@ -57,8 +65,8 @@ def _is_step(row) -> bool:
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return False
     return row.get("skipped") is True or (
-        isinstance(row.get("losses"), dict)
-        and all(map(is_number, row["losses"].values()))
+        isinstance(row.get("figures"), dict)
+        and all(map(is_number, row["figures"].values()))
         and all(is_number(row.get(name)) for name in ("loss", "norm", "tokens", "seconds"))
     )
 

@@ -1,8 +1,8 @@
 """A run on disk: a folder of stages, each complete in itself.
 
 RUN/run.json              what the run was begun with (begun.py)
-RUN/base, RUN/sft         a stage each:
-    settings.json         the model's shape, the resolved settings, the parent and its hash
+RUN/base, RUN/sft, ...    a stage each; a model that was tuned once more is RUN/sft-2:
+    settings.json         the model's shape, the stage's settings, its parent and its inputs
     vocabulary.json       the tokenizer: its kind, its symbols, and special tokens
     template.json         how conversations are rendered
     model.safetensors     the weights, written last
@@ -11,14 +11,14 @@ RUN/base, RUN/sft         a stage each:
     report.json           the measurements
     checkpoints/STEP/     weights and both moments, for --resume
     not-finite-STEP.json  the batch of a step whose loss or gradient was not finite
-RUN/sft also has
+a fine-tuning (RUN/sft, RUN/sft-2, ...) also has
     samples.json          the replies that the measurements were taken from
     adapter.safetensors   the adapters that LoRA trained (model.safetensors is merged)
     measurements.jsonl    a line for each measured checkpoint
     ratings.jsonl         marks that a person gave
     steps/STEP/           the model at each measured checkpoint, a stage itself
     data.json             the training data in numbers
-    before.json           replies of base and tuned model side by side
+    before.json           replies of the parent and of the tuned model side by side
 RUN/report.html           all of it on a page
 """
 
@@ -37,8 +37,6 @@ from pysft.nn.shapes import GPTConfig, parameter_shapes
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
-
-STAGES = ("base", "sft")  # in the order of training
 
 
 def weights_sha256(model: GPT) -> str:
@@ -70,8 +68,9 @@ def read_json(path: Path) -> dict:
 class Stage:
     """A trained model with its tokenizer, template and settings.
 
-    folder: RUN/base, RUN/sft, or RUN/sft/steps/STEP. settings: as JSON. parent: {"path",
-    "weights_sha256"} of the base that it was tuned from; None for a base."""
+    folder: RUN/base, RUN/sft, ..., or RUN/sft/steps/STEP. settings: as JSON, of this stage alone.
+    parent: {"path", "weights_sha256"} of the stage that it was begun from; None for a base. inputs:
+    the SHA-256 of every file that it was trained with, by name."""
 
     folder: Path
     model: GPT
@@ -79,10 +78,11 @@ class Stage:
     template: Template
     settings: dict
     parent: dict | None = None
+    inputs: dict | None = None
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return measured_stage(self.folder).name
 
     @property
     def can_talk(self) -> bool:
@@ -90,8 +90,11 @@ class Stage:
         return self.template.end in self.tokenizer.special
 
     def setting(self, name: str, default):
-        """Return the setting that the stage was trained with, or `default` if it is not stored."""
-        return self.settings.get(name, default) if isinstance(self.settings, dict) else default
+        """Return a setting of the data that the stage was trained with, or `default` if it is not
+        stored."""
+        settings = self.settings if isinstance(self.settings, dict) else {}
+        tables = isinstance(settings.get("data"), dict)  # else an earlier version wrote them
+        return (settings["data"] if tables else settings).get(name, default)
 
 
 def new_run(out: str | None, preset: str) -> Path:
@@ -133,6 +136,20 @@ def new_run(out: str | None, preset: str) -> Path:
     return folder
 
 
+def save_origin(stage: Stage) -> None:
+    """Write settings.json, which says what a stage is and what it is begun from."""
+    disk.make_folder(stage.folder)
+    write_json(
+        stage.folder / "settings.json",
+        {
+            "model": asdict(stage.model.config),
+            "settings": stage.settings,
+            "parent": stage.parent,
+            "inputs": stage.inputs,
+        },
+    )
+
+
 def save_stage(stage: Stage) -> None:
     """Write a stage's model, vocabulary, template and settings. The weights are written last, so a
     folder that has them is complete.
@@ -143,11 +160,7 @@ def save_stage(stage: Stage) -> None:
             f"{stage.folder}: the weights are not finite after the last step, so they were not"
             " written"
         )
-    disk.make_folder(stage.folder)
-    write_json(
-        stage.folder / "settings.json",
-        {"model": asdict(stage.model.config), "settings": stage.settings, "parent": stage.parent},
-    )
+    save_origin(stage)
     write_json(stage.folder / "vocabulary.json", vocabulary_to_json(stage.tokenizer))
     write_json(stage.folder / "template.json", stage.template.to_json())
     safetensors.save(
@@ -157,41 +170,78 @@ def save_stage(stage: Stage) -> None:
     )
 
 
+def stage_folders(run) -> list[Path]:
+    """Return the folders of a run's stages in the order of training, whether finished or not."""
+    try:
+        tables = read_json(Path(run) / "run.json")["settings"].items()
+        listed = [n for n, v in tables if isinstance(v, dict) and n not in ("model", "data")]
+    except (DataError, MissingInput, KeyError, AttributeError):
+        listed = []  # as in a run that `merge` made
+    if "base" not in listed:
+        listed += ["base", "sft"]  # as an earlier version called them, without a list
+    found = [
+        p
+        for p in Path(run).iterdir()
+        if p.is_dir() and (p.name in listed or (p / "settings.json").is_file())
+    ]
+    rank = {name: place for place, name in enumerate(listed)}
+    return sorted(found, key=lambda path: (rank.get(path.name, len(rank)), path.name))
+
+
+def is_finished(folder: Path) -> bool:
+    """True if the folder holds a stage whose training is finished."""
+    return (folder / "model.safetensors").is_file()
+
+
 def find_stage(path) -> Path:
-    """Return the folder of a run's last finished stage, or `path` itself if it is a finished stage.
-    MissingInput if there is none."""
+    """Return the folder of a run's newest finished stage that can talk, or if none can, of its
+    newest finished stage; or `path` itself if it is a finished stage. MissingInput if there is
+    none."""
     path = Path(path)
     if not path.is_dir():
-        raise MissingInput(f"{path}: {_not_a_folder(path)}")
-    if (path / "model.safetensors").is_file():
+        raise MissingInput(f"{path}: {not_a_folder(path)}")
+    if is_finished(path):
         return path
-    for name in reversed(STAGES):
-        if (path / name / "model.safetensors").is_file():
-            return path / name
-    raise MissingInput(
-        f"{path}: no stage in it ({' or '.join(STAGES)} with a model.safetensors). It is not a"
-        " run's folder, or its training never finished (--resume continues it)"
-    )
+    newest = [folder for folder in reversed(stage_folders(path)) if is_finished(folder)]
+    if not newest:
+        raise MissingInput(
+            f"{path}: no stage in it (base, sft or sft-2, ... with a model.safetensors). It is not"
+            " a run's folder, or its training never finished (--resume continues it)"
+        )
+    return next(filter(_can_talk, newest), newest[0])
 
 
-def _not_a_folder(path: Path) -> str:
+def _can_talk(folder: Path) -> bool:
+    """True if a stage's vocabulary has the end token of its template."""
+    tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)
+    return understood(folder / "template.json", Template.from_json).end in tokenizer.special
+
+
+def not_a_folder(path: Path) -> str:
     """What to say of a path that should be a run's folder and is no folder."""
     if path.exists():
         return "this is a file. Name the folder of a run"
     kept = sorted(p.name for p in path.parent.glob("*") if p.name.isdecimal())
     if path.parent.name == "steps" and kept:
         return f"no such checkpoint. There are {', '.join(sorted(kept, key=int))}"
+    if (path.parent / "run.json").is_file():
+        names = [folder.name for folder in stage_folders(path.parent)]
+        if names:
+            return f"no such stage. This run has {', '.join(names)}"
     return "no such run folder. 'python -m pysft train' makes one"
 
 
-def unfinished(run) -> bool:
-    """True if the fine-tuning in a run's folder was begun and is not finished."""
-    stage = Path(run) / STAGES[-1]
-    return stage.is_dir() and not (stage / "model.safetensors").is_file()
+def unfinished(run) -> str | None:
+    """Return the name of the stage in a run's folder that was begun and is not finished, or None.
+    A base that is not finished does not count, because nothing can be done with such a run."""
+    if not Path(run).is_dir():
+        return None
+    names = [p.name for p in stage_folders(run) if not is_finished(p) and p.name != "base"]
+    return names[0] if names else None
 
 
 def load_stage(path, ops=None) -> Stage:
-    """Load the last finished stage of the run at `path`, or the stage at `path`.
+    """Load the stage at `path`, or of the run at `path` the one that find_stage() gives.
 
     ops: the functions to compute with (computing.py); None is the kernels. MissingInput if there is
     no stage or a file is missing. DataError if a file is damaged or does not fit the others."""
@@ -217,7 +267,8 @@ def load_stage(path, ops=None) -> Stage:
     model.params.fill(tensors)
     if metadata.get("weights_sha256", weights_sha256(model)) != weights_sha256(model):
         raise DataError(f"{weights}: the weights' checksum does not match. The file is damaged")
-    return Stage(folder, model, tokenizer, template, data.get("settings", {}), data.get("parent"))
+    known = (data.get(name) for name in ("parent", "inputs"))
+    return Stage(folder, model, tokenizer, template, data.get("settings", {}), *known)
 
 
 def understood(path: Path, make):

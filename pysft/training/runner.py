@@ -1,7 +1,8 @@
 """Run one stage of training on disk: its log, its checkpoints, and the signals that stop it.
 
-`train_stage` is the only driver that writes to disk. `steps_of` writes nothing. It serves where
-only the trained model is needed: a base trained further for comparison, a trial of the lab."""
+`train_stage` is the only driver that writes to disk. It is a generator that yields where the model
+is to be measured; the caller measures. `steps_of` writes nothing. It serves where only the trained
+model is needed: a base trained further for comparison, a trial of the lab."""
 
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,18 +24,18 @@ from pysft.run.log import append_log, cut_measurements, read_log
 from pysft.run.stage import Stage, write_json
 from pysft.text.tokenizer import Tokenizer
 from pysft.training.loop import Outliers, Report, train
-from pysft.training.settings import Settings
+from pysft.training.settings import Training
 from pysft.training.stages import Plan
 
 CHECKPOINT_SECONDS = 60  # time between two checkpoints
 LAST_STEPS = 20  # the loss that is shown and reported is the mean of this many steps
 
 
-def steps_of(model, plan: Plan, settings: Settings, stage: str, objective=None) -> Iterator[Report]:
+def steps_of(model, plan: Plan, settings: Training, objective=None) -> Iterator[Report]:
     """Train `model` in place along a plan, and yield a Report after each step. Nothing is written.
 
-    stage: "base" or "sft", for the settings of AdamW. objective: None is the plan's."""
-    adam = AdamW(model, **settings.adam(stage))
+    settings: those of the stage. objective: None is the plan's."""
+    adam = AdamW(model, **settings.adam())
     model.reserve(plan.rows)
     objective = plan.objective if objective is None else objective
     yield from train(model, adam, plan.draw, objective, plan.rate, plan.steps, settings.clip)
@@ -91,7 +93,7 @@ class Journal:
         line = {
             "step": r.step,
             "loss": r.loss,
-            "losses": r.figures,
+            "figures": r.figures,
             "norm": r.norm,
             "lr": r.lr,
             "graded_tokens": r.graded,
@@ -127,7 +129,7 @@ class Journal:
 
 def _loss(row: dict) -> float:
     """Return the loss of a log line: that of its conversations if the step had any."""
-    return row["losses"].get(CONVERSATION, row["loss"])
+    return row["figures"].get(CONVERSATION, row["loss"])
 
 
 class _Running:
@@ -173,34 +175,41 @@ class _Running:
         return Diverged(f"{error} (its batch: {self.keep_batch(error)})")
 
 
+class Moment(NamedTuple):
+    """A moment of a training at which the model is to be measured. step: the steps taken so far.
+    loss: the mean loss since the last moment; None before the first step."""
+
+    step: int
+    loss: float | None
+
+
 def train_stage(
     stage: Stage,
     plan: Plan,
-    settings: Settings,
+    settings: Training,
     screen: Screen,
     resume: bool,
     model=None,
     at=(),
-    watch=lambda step, loss: None,
-) -> None:
-    """Train a stage along its plan in stage.folder, and log each step.
+) -> Iterator[Moment]:
+    """Train a stage along its plan in stage.folder, and log each step. Yield a Moment after each
+    step in `at` and, if there are any, one before the first step. Training goes on when the next
+    one is asked for, so the caller must exhaust the generator.
 
-    resume: go on from the last checkpoint, if there is one. model: the LoRA around stage.model, if
-    that is trained; None is stage.model itself. at: the steps to measure after.
-    watch(step, mean loss since its last call) measures. It is called after each step in `at` and,
-    if there are any, once before the first step as watch(0, None).
+    settings: those of the stage. resume: go on from the last checkpoint, if there is one. model:
+    the LoRA around stage.model, if that is trained; None is stage.model itself.
 
     If a signal comes, or if the output can no longer be written, a checkpoint is written and
     Interrupted is raised. A step that is not finite is skipped or raises Diverged, as
     settings.on_nan says."""
     folder, model = stage.folder, stage.model if model is None else model
     make_folder(folder)
-    adam = AdamW(model, **settings.adam(stage.name))
+    adam = AdamW(model, **settings.adam())
     _go_back_to_checkpoint(stage, model, adam, screen, resume)
     model.reserve(plan.rows)
     journal = Journal(folder, max((s for s in at if s <= adam.steps), default=0))
     if adam.steps == 0 and len(at):
-        watch(0, None)
+        yield Moment(0, None)
     running = _Running(stage, model, adam, journal, screen)
     skip = running.skip if settings.on_nan == "skip" else None
     seconds, tokens, first = 0.0, 0, adam.steps
@@ -211,7 +220,7 @@ def train_stage(
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
                 outlier = journal.add(r)
                 if r.step in at:
-                    watch(r.step, journal.loss_since_measured())
+                    yield Moment(r.step, journal.loss_since_measured())
                 if outlier:  # only after measuring, because printing raises if the reader has gone
                     screen.say(f"{stage.name}: step {r.step:,}: {outlier}")
                 left = (plan.steps - r.step) * seconds / (r.step - first)

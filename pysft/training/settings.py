@@ -1,11 +1,22 @@
-"""The settings of a run, which come from a preset, a TOML file and flags."""
+"""The settings of a run: its model, its data, and each of its stages by name.
+
+They come from a preset, a TOML file and flags, and have the same form everywhere: a table for the
+model, one for the data, and one for each stage.
+
+    seed = 7
+    [model]
+    layers = 6
+    [sft]
+    lr = 1e-3
+
+A stage's name is its kind, "base" or "sft", or for a model that is tuned once more "sft-2", "sft-3"
+and so on. [sft] holds for every stage of that kind, [sft-2] for that stage alone."""
 
 import dataclasses
-import tomllib
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from dataclasses import dataclass, field
 
-from pysft.errors import MissingInput, UsageError
+from pysft.errors import UsageError
 from pysft.nn.shapes import MATRICES, GPTConfig
 from pysft.text.grades import GRADES
 from pysft.text.tokenizers import TOKENIZERS
@@ -14,75 +25,98 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 # The settings that take one of a few words, and these words.
 CHOICES = {
-    "base_schedule": SCHEDULES,
-    "sft_schedule": SCHEDULES,
+    "schedule": SCHEDULES,
     "new_rows": ("random", "mean"),
     "tokenizer": TOKENIZERS,
     "grade": tuple(GRADES),
     "too_long": ("refuse", "drop"),
     "unknown": ("refuse", "replace", "grow"),
     "on_nan": ("abort", "skip"),
-    "data": ("pairs", "conversations", "conversations+pairs"),
+    "shipped": ("pairs", "conversations", "conversations+pairs"),
 }
 
 
+class _Table:
+    """A table of settings. A value that is not possible is a UsageError."""
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+
+
+# ----------------------------------------------------------------------------- the model, the data
+
+
 @dataclass(frozen=True)
-class Settings:
-    """All settings of a run. resolve() takes them from a preset, a TOML file and flags. A value
-    that is not possible is a UsageError."""
+class Model(_Table):
+    """The shape of the model. tied: the head uses the weights of the embedding."""
 
-    preset: str = "tiny"
-    seed: int = 1
-
-    # The model.
     context: int = 256
     layers: int = 4
     heads: int = 4
     channels: int = 64
+    tied: bool = False
 
-    # Pre-training. base_windows: the windows of base text in each step, as pairs (rows, count).
-    base_steps: int = 3000
-    base_windows: tuple[tuple[int, int], ...] = ((64, 16), (256, 4))
-    base_lr: float = 3e-3
-    base_schedule: str = "cosine"
-    base_warmup: int = 100
+    def __post_init__(self):
+        super().__post_init__()
+        self.shape(1)  # raises if the shape is impossible
 
-    # Fine-tuning. Each step takes at most sft_tokens tokens of conversations, sft_pairs of the 40
-    # pairs, and the windows sft_windows of base text (replay). The loss of a replayed token is
-    # weighted by sft_window_weight.
-    sft_steps: int = 2500
-    sft_tokens: int = 1600
-    sft_pairs: int = 4
-    sft_windows: tuple[tuple[int, int], ...] = ((256, 4),)
-    sft_window_weight: float = 1.0
-    sft_lr: float = 5e-3
-    sft_schedule: str = "linear"
-    sft_warmup: int = 50
-    # Draw pairs with replacement, as the source text does. If false, each comes once an epoch.
-    replacement: bool = False
-    # The rows of new symbols: random as at initialisation, or the mean of the old rows.
-    new_rows: str = "mean"
+    def shape(self, vocab: int) -> GPTConfig:
+        """Return the model's shape with a vocabulary of `vocab` symbols."""
+        return GPTConfig(vocab, **dataclasses.asdict(self))
 
-    # The data: which of the shipped conversations, the tokenizer, the template, what is graded, and
-    # what happens to a conversation that is longer than the context or has unknown characters.
-    data: str = "conversations+pairs"
+    @classmethod
+    def of(cls, config: GPTConfig) -> "Model":
+        """The settings of a model that is there already."""
+        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True)
+class Data(_Table):
+    """What fine-tuning learns from, and how it is written as tokens."""
+
+    # Which of the shipped conversations are used, if the user names no files.
+    shipped: str = "conversations+pairs"
     # Each file's share of the tokens in a step. Empty: every conversation counts the same.
     mix: tuple[float, ...] = ()
     # How many transcripts of tool use are generated and mixed with the shipped conversations
     # (train --data tools).
     transcripts: int = 0
+    # The tokenizer, the template, what is graded, and what happens to a conversation that is longer
+    # than the context or has unknown characters.
     tokenizer: str = "characters"
     template: str = "chat"
     grade: str = "all"
     too_long: str = "refuse"
     unknown: str = "refuse"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.transcripts and self.shipped == "pairs":
+            raise UsageError(
+                "transcripts of tool use are mixed with conversations: set shipped ="
+                ' "conversations"'
+            )
+
+
+# -------------------------------------------------------------------------------------- the stages
+
+
+@dataclass(frozen=True)
+class Training(_Table):
+    """What the settings of every stage have: its steps, its learning rate, and AdamW.
+
+    The values here are placeholders. Each kind of stage has its own."""
+
+    steps: int = 0
+    lr: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
     # AdamW, clipping, and what happens to a step whose loss or gradient is not finite.
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
-    base_decay: float = 0.1
-    sft_decay: float = 0.3
+    decay: float = 0.0
     decay_all: bool = False
     clip: float = 1.0
     on_nan: str = "abort"
@@ -90,28 +124,8 @@ class Settings:
     # need less memory and give, up to rounding, the same update.
     micro_batches: int = 1
 
-    # LoRA: the rank of the adapters (0: no LoRA, all weights are trained), the matrices of each
-    # block that get an adapter, and alpha (0: twice the rank).
-    lora_rank: int = 0
-    lora_matrices: tuple[str, ...] = MATRICES
-    lora_alpha: float = 0.0
-
-    # When the model is measured and kept during fine-tuning: after each "tenth" of the steps, after
-    # each "epoch", after every K steps (a number), or "never".
-    checkpoint_every: str = "tenth"
-
     def __post_init__(self):
-        for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name), self.context))
-        if self.transcripts and self.context < 256:
-            raise UsageError(
-                "transcripts of tool use need a context of at least 256, and this one is"
-                f" {self.context}: choose the preset tiny, mini or small, or set context = 256"
-            )
-        if self.transcripts and self.data == "pairs":
-            raise UsageError(
-                'transcripts of tool use are mixed with conversations: set data = "conversations"'
-            )
+        super().__post_init__()
         if self.eps < 1e-12:
             raise UsageError(
                 f"eps = {self.eps} must be at least 1e-12: the step of a weight without gradient"
@@ -122,37 +136,247 @@ class Settings:
         for name in ("beta1", "beta2"):
             if not getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
-        self.shape(1)  # raises if the shape is impossible
-        if self.lora_rank > self.channels:
-            raise UsageError(
-                f"lora_rank = {self.lora_rank} is above the {self.channels} channels; LoRA needs a"
-                " smaller rank"
-            )
-        if not self.base_windows:
-            raise UsageError("base_windows is empty; the base needs text to learn from")
 
-    def shape(self, vocab: int) -> GPTConfig:
-        """Return the model's shape with a vocabulary of `vocab` symbols."""
-        return GPTConfig(vocab, self.context, self.layers, self.heads, self.channels)
-
-    def adam(self, stage: str) -> dict:
-        """Return the keyword arguments of AdamW in stage "base" or "sft"."""
+    def adam(self) -> dict:
+        """Return the keyword arguments of AdamW."""
         return {
             "betas": (self.beta1, self.beta2),
             "eps": self.eps,
             "decay_all": self.decay_all,
-            "decay": self.base_decay if stage == "base" else self.sft_decay,
+            "decay": self.decay,
         }
 
 
-def _checked(field, value, context):
-    """Return a setting's value in the setting's type. A UsageError says what was expected."""
-    name, given = field.name, f"{field.name} = {value!r}"
-    if name.endswith("_windows"):
-        if not _are_windows(value, context):
+@dataclass(frozen=True)
+class Pretraining(Training):
+    """Pre-training. windows: the windows of base text in each step, as pairs (rows, count)."""
+
+    steps: int = 3000
+    lr: float = 3e-3
+    schedule: str = "cosine"
+    warmup: int = 100
+    decay: float = 0.1
+    windows: tuple[tuple[int, int], ...] = ((64, 16), (256, 4))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.windows:
+            raise UsageError("windows is empty; the base needs text to learn from")
+
+
+@dataclass(frozen=True)
+class FineTuning(Training):
+    """Fine-tuning. Each step takes at most `tokens` tokens of conversations, `pairs` of the 40
+    pairs, and the windows `windows` of base text (replay). The loss of a replayed token is weighted
+    by window_weight."""
+
+    steps: int = 2500
+    lr: float = 5e-3
+    schedule: str = "linear"
+    warmup: int = 50
+    decay: float = 0.3
+    tokens: int = 1600
+    pairs: int = 4
+    windows: tuple[tuple[int, int], ...] = ((256, 4),)
+    window_weight: float = 1.0
+    # Draw pairs with replacement, as the source text does. If false, each comes once an epoch.
+    replacement: bool = False
+    # The rows of new symbols: random as at initialisation, or the mean of the old rows.
+    new_rows: str = "mean"
+    # LoRA: the rank of the adapters (0: no LoRA, all weights are trained), the matrices of each
+    # block that get an adapter, and alpha (0: twice the rank).
+    lora_rank: int = 0
+    lora_matrices: tuple[str, ...] = MATRICES
+    lora_alpha: float = 0.0
+    # When the model is measured and kept: after each "tenth" of the steps, after each "epoch",
+    # after every K steps (a number), or "never".
+    checkpoint_every: str = "tenth"
+
+
+KINDS = {"base": Pretraining, "sft": FineTuning}  # in the order of training
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a stage: "sft" for "sft" and for "sft-2". A UsageError if there is no such
+    stage."""
+    kind, number = re.fullmatch(r"([^-]*)(-.*)?", name, re.DOTALL).groups()
+    is_numbered = kind != "base" and re.fullmatch(r"-([2-9]|[1-9][0-9]+)", number or "")
+    if kind not in KINDS or (number is not None and not is_numbered):
+        raise UsageError(
+            f"stage {name!r}: there is no such stage; a stage is {', '.join(KINDS)}, or for a model"
+            " that is tuned once more sft-2, sft-3, ..."
+        )
+    return kind
+
+
+def next_name(name: str | None) -> str:
+    """Return the name of the fine-tuning that follows the stage `name` (None: nothing)."""
+    if name is None or kind_of(name) != "sft":
+        return "sft"
+    return f"sft-{int(name.partition('-')[2] or 1) + 1}"
+
+
+def check_stages(names: list[str], parent: str | None = None) -> None:
+    """Raise a UsageError unless these stages can be trained one after the other.
+
+    parent: the name of the stage that the first begins from; None if there is none."""
+    if not names:
+        raise UsageError("stages: none is named; the usual list is base,sft")
+    for i, name in enumerate(names):
+        kind = kind_of(name)
+        if name in names[:i]:
+            again = "" if kind == "base" else f"; a model tuned once more is {next_name(name)!r}"
+            raise UsageError(f"stage {name!r} is named twice{again}")
+        if kind == "base" and (i or parent):
+            begins = names[i - 1] if i else parent
             raise UsageError(
-                f"{given}: expected a list of pairs [rows, count] of whole numbers above 0, with"
-                f" rows at most the context {context!r}"
+                f"stage {name!r} begins from nothing, so it cannot follow {begins!r}; name it first"
+            )
+        if kind != "base" and not i and parent is None:
+            raise UsageError(
+                f"stage {name!r} begins from a model; name one by --base RUN, or train a base"
+                f" first: --stages base,{name}"
+            )
+        if name == parent:
+            raise UsageError(
+                f"stage {name!r} would begin from a stage of the same name; call it"
+                f" {next_name(name)!r}"
+            )
+
+
+# --------------------------------------------------------------------------------- all of a run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run. stages: name -> settings, in the order of training. A value that is
+    not possible is a UsageError."""
+
+    preset: str = "tiny"
+    seed: int = 1
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    stages: dict[str, Training] = field(
+        default_factory=lambda: {"base": Pretraining(), "sft": FineTuning()}
+    )
+
+    def __post_init__(self):
+        if not isinstance(self.preset, str):
+            raise UsageError(f"preset = {self.preset!r} must be text")
+        if not _is_whole(self.seed):
+            raise UsageError(f"seed = {self.seed!r} must be a whole number, not negative")
+        context = self.model.context
+        if self.data.transcripts and context < 256:
+            raise UsageError(
+                "transcripts of tool use need a context of at least 256, and this one is"
+                f" {context}: choose the preset tiny, mini or small, or set context = 256"
+            )
+        for name, stage in self.stages.items():
+            if any(rows > context for rows, _ in stage.windows):
+                raise UsageError(
+                    f"[{name}] windows = {stage.windows}: expected rows of at most the"
+                    f" context {context}"
+                )
+            if isinstance(stage, FineTuning) and stage.lora_rank > self.model.channels:
+                raise UsageError(
+                    f"[{name}] lora_rank = {stage.lora_rank} is above the {self.model.channels}"
+                    " channels; LoRA needs a smaller rank"
+                )
+
+    def changed(self, document: dict) -> "Settings":
+        """Return these settings with the values of a document {"seed": ..., "sft": {...}, ...}.
+
+        A table of a kind holds for each of its stages, and one of a stage for that stage alone. A
+        UsageError names what is unknown."""
+        kinds = [kind for kind in KINDS if any(kind_of(name) == kind for name in self.stages)]
+        refuse_unknown(document, "setting", ("seed", "model", "data", *kinds, *self.stages))
+        stages = {
+            name: _changed(_changed(stage, kind_of(name), document), name, document)
+            for name, stage in self.stages.items()
+        }
+        return dataclasses.replace(
+            self,
+            seed=document.get("seed", self.seed),
+            model=_changed(self.model, "model", document),
+            data=_changed(self.data, "data", document),
+            stages=stages,
+        )
+
+    def only(self, name: str) -> "Settings":
+        """Return these settings with one stage alone."""
+        return dataclasses.replace(self, stages={name: self.stages[name]})
+
+    def with_stages(self, names: list[str]) -> "Settings":
+        """Return these settings with the stages `names`. Each has the settings of its kind. A kind
+        that is not there has those of "sft", as far as it has the same."""
+        kinds = {kind_of(name) for name in names}
+        known = self.stages | {
+            kind: _like(KINDS[kind], self.stages["sft"]) for kind in kinds - set(self.stages)
+        }
+        return dataclasses.replace(self, stages={name: known[kind_of(name)] for name in names})
+
+    def to_json(self) -> dict:
+        """Return the document that of_json() reads: "preset", "seed", "model", "data", and a table
+        for each stage."""
+        document = dataclasses.asdict(self)
+        return document | document.pop("stages")
+
+    @classmethod
+    def of_json(cls, document: dict) -> "Settings":
+        """The settings that a run stored. A UsageError, TypeError or KeyError if the document is
+        not as to_json() writes it."""
+        known = ("preset", "seed", "model", "data")
+        return cls(
+            document["preset"],
+            document["seed"],
+            Model(**document["model"]),
+            Data(**document["data"]),
+            {
+                name: KINDS[kind_of(name)](**table)
+                for name, table in document.items()
+                if name not in known
+            },
+        )
+
+
+def _like(kind: type[Training], other: Training) -> Training:
+    """Return settings of a kind with the values that another stage has for the same names."""
+    names = [f.name for f in dataclasses.fields(kind) if hasattr(other, f.name)]
+    return kind(**{name: getattr(other, name) for name in names})
+
+
+def _changed(table, name: str, document: dict):
+    """Return a table of settings with the values of document[name], if there are any."""
+    values = document.get(name, {})
+    if not isinstance(values, dict):
+        raise UsageError(f"{name} = {values!r}: expected a table of settings, [{name}]")
+    known = [f.name for f in dataclasses.fields(table)]
+    refuse_unknown(values, f"setting of [{name}]", known)
+    try:
+        return dataclasses.replace(table, **values)
+    except UsageError as error:
+        raise UsageError(f"[{name}] {error}") from None
+
+
+def refuse_unknown(values: dict, what: str, known) -> None:
+    """Raise a UsageError if `values`, which should be a table, has a name that is not known."""
+    for name in values:
+        if name not in known:
+            raise UsageError(
+                f"unknown {what} {name!r}. There are {', '.join(dict.fromkeys(known))}"
+            )
+
+
+# --------------------------------------------------------------------------------- single values
+
+
+def _checked(f: dataclasses.Field, value):
+    """Return a setting's value in the setting's type. A UsageError says what was expected."""
+    name, given = f.name, f"{f.name} = {value!r}"
+    if name == "windows":
+        if not isinstance(value, (list, tuple)) or not all(map(_is_window, value)):
+            raise UsageError(
+                f"{given}: expected a list of pairs [rows, count] of whole numbers above 0"
             )
         return tuple(tuple(pair) for pair in value)
     if name == "lora_matrices":
@@ -169,14 +393,14 @@ def _checked(field, value, context):
         if not isinstance(value, (list, tuple)) or not all(_is_real(w) and w > 0 for w in value):
             raise UsageError(f"{given}: expected a list of numbers above 0, one for each file")
         return tuple(float(w) for w in value)
-    if field.type is int and not _is_whole(value):
+    if f.type is int and not _is_whole(value):
         raise UsageError(f"{given} must be a whole number, not negative")
-    if field.type is float:
+    if f.type is float:
         if not _is_real(value):
             raise UsageError(f"{given} must be a number from 0 to a million")
         return float(value)
-    if field.type in (bool, str) and not isinstance(value, field.type):
-        raise UsageError(f"{given} must be {'true or false' if field.type is bool else 'text'}")
+    if f.type in (bool, str) and not isinstance(value, f.type):
+        raise UsageError(f"{given} must be {'true or false' if f.type is bool else 'text'}")
     if name in CHOICES and value not in CHOICES[name]:
         raise UsageError(f"{given} is not one of {', '.join(CHOICES[name])}")
     return value
@@ -190,105 +414,7 @@ def _is_real(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
 
 
-def _are_windows(value, context) -> bool:
-    """True for a list of pairs (rows, count) of whole numbers above 0, with rows <= context."""
-
-    def is_window(pair):
-        return (
-            isinstance(pair, (list, tuple))
-            and len(pair) == 2
-            and all(_is_whole(n) and n > 0 for n in pair)
-            and _is_whole(context)
-            and pair[0] <= context
-        )
-
-    return isinstance(value, (list, tuple)) and all(map(is_window, value))
-
-
-PRESETS = {
-    # The recipe of the source text to the letter. What it leaves open was chosen here, and the
-    # guide's page on settings says so: 32 windows, 16 conversations, PyTorch's defaults for AdamW.
-    "seed": Settings(
-        preset="seed",
-        context=64,
-        base_steps=5000,
-        base_windows=((64, 32),),
-        base_lr=3e-4,
-        base_schedule="constant",
-        base_warmup=0,
-        sft_steps=1000,
-        sft_tokens=1024,
-        sft_pairs=16,
-        sft_windows=(),
-        sft_lr=1e-4,
-        sft_schedule="constant",
-        sft_warmup=0,
-        replacement=True,
-        new_rows="random",
-        data="pairs",
-        beta2=0.999,
-        base_decay=0.01,
-        sft_decay=0.01,
-        decay_all=True,
-        clip=0.0,
-    ),
-    "tiny": Settings(),
-    "mini": Settings(
-        preset="mini",
-        channels=128,
-        layers=6,
-        base_steps=3000,
-        base_lr=2e-3,
-        sft_steps=1000,
-        sft_tokens=4400,
-        sft_windows=((256, 8),),
-        sft_lr=8e-3,
-    ),
-    "small": Settings(preset="small", channels=384, layers=6, heads=6),
-}
-
-
-# What `train --data tools` changes in any preset. How well the model learns to copy depends more on
-# the number of steps than on the number of rows, so the steps are many and small.
-TOOLS = {
-    "data": "conversations",
-    "transcripts": 120000,
-    "mix": (1.0, 3.0),
-    "sft_steps": 55000,
-    "sft_tokens": 1700,
-    "sft_windows": ((256, 2),),
-    "sft_lr": 2.5e-3,
-    "sft_decay": 0.1,
-}
-
-
-def resolve(
-    preset: str | None = None, file: str | None = None, upon: dict | None = None, **flags
-) -> Settings:
-    """Return the settings of a preset, changed by `upon`, then by a TOML file, then by the flags
-    that are not None.
-
-    The preset is `preset`, else the one that the file names, else tiny. MissingInput if there is no
-    file, UsageError if it is not TOML, or a name or value in it is not valid."""
-    fields = {f.name for f in dataclasses.fields(Settings)}
-    chosen = {}
-    if file is not None:
-        try:
-            chosen = tomllib.loads(Path(file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingInput(f"--config {file}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--config {file}: not TOML ({error})") from None
-        for name in chosen:
-            if name not in fields:
-                raise UsageError(
-                    f"--config {file}: unknown setting {name!r}. The settings are "
-                    f"{', '.join(sorted(fields))}"
-                )
-        named = chosen.pop("preset", None)
-        preset = preset or named
-    preset = "tiny" if preset is None else preset
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise UsageError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
-    flags = {name: value for name, value in flags.items() if value is not None}
-    return dataclasses.replace(PRESETS[preset], **((upon or {}) | chosen | flags))
+def _is_window(value) -> bool:
+    """True for a pair (rows, count) of whole numbers above 0."""
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return is_pair and all(_is_whole(n) and n > 0 for n in value)

@@ -18,7 +18,7 @@ from pysft.rng import rng
 from pysft.text.windows import draw_windows
 from pysft.training.loop import schedule
 from pysft.training.objectives import Sft
-from pysft.training.settings import Settings
+from pysft.training.settings import FineTuning, Settings, Training
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,25 @@ class Plan:
 # ------------------------------------------------------------------------------------- the stages
 
 
-def pretrain(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
-    """Pre-training: windows of base text, every token graded. A DataError if the corpus is too
-    short for them."""
-    _refuse_short(corpus, settings.base_windows)
-    s, windows = settings, settings.base_windows
+def pretrain(settings: Settings, name: str, corpus: np.ndarray, vocab: int) -> Plan:
+    """Pre-training: windows of base text, every token graded.
+
+    name: that of the stage in `settings`. corpus: base text as ids. A DataError if it is too short
+    for the windows."""
+    stage, context = settings.stages[name], settings.model.context
+    _refuse_short(corpus, stage.windows)
 
     def draw(step):
-        examples = _draw(corpus, windows, rng(s.seed, "base", "windows", step))
-        return Batch.of(examples, vocab, s.context).split(s.micro_batches)
+        examples = _draw(corpus, stage.windows, rng(settings.seed, name, "windows", step))
+        return Batch.of(examples, vocab, context).split(stage.micro_batches)
 
-    def rate(step):
-        return schedule(step, s.base_steps, s.base_lr, s.base_warmup, s.base_schedule)
-
-    return Plan(draw, rate, Sft(), s.base_steps, _micro_rows(s, _rows_of(windows)))
+    rows = _micro_rows(stage, context, _rows_of(stage.windows))
+    return Plan(draw, _rate(stage), Sft(), stage.steps, rows)
 
 
 def finetune(
     settings: Settings,
+    name: str,
     conversations: list[Example],
     pairs: list[Example],
     corpus: np.ndarray,
@@ -66,52 +67,65 @@ def finetune(
     """Fine-tuning: whole conversations and pairs, graded as their labels say, and windows of base
     text (replay), so that the model does not forget it.
 
-    conversations, pairs: rendered examples. corpus: base text as ids. files: for a mixture
-    (settings.mix), the number of each conversation's file; each file then has its own epochs. A
-    UsageError if nothing is left to learn from or sft_tokens is too small, a DataError if a file of
-    the mixture is empty or the corpus is too short."""
-    _refuse_short(corpus, settings.sft_windows)
-    s, streams, epochs = settings, [], {}
-    if conversations and s.sft_tokens:
-        streams, epochs = _conversation_streams(s, conversations, files)
-    if pairs and s.sft_pairs:
-        streams.append((pairs, _pick_pairs(s, len(pairs))))
-        epochs["pairs"] = s.sft_steps * s.sft_pairs / len(pairs)
+    name: that of the stage in `settings`. conversations, pairs: rendered examples. corpus: base
+    text as ids. files: for a mixture (the setting mix), the number of each conversation's file;
+    each file then has its own epochs. A UsageError if nothing is left to learn from or the stage
+    has too few tokens a step, a DataError if a file of the mixture is empty or the corpus is too
+    short."""
+    stage, context = settings.stages[name], settings.model.context
+    _refuse_short(corpus, stage.windows)
+    streams, epochs = [], {}
+    if conversations and stage.tokens:
+        streams, epochs = _conversation_streams(settings, name, conversations, files)
+    if pairs and stage.pairs:
+        streams.append((pairs, _pick_pairs(settings, name, len(pairs))))
+        epochs["pairs"] = stage.steps * stage.pairs / len(pairs)
     if not streams:
-        raise UsageError("no conversation to learn from: sft_tokens or sft_pairs must be above 0")
+        raise UsageError(
+            f"no conversation to learn from: tokens or pairs of [{name}] must be above 0"
+        )
 
     def draw(step):
         graded = [examples[i] for examples, pick in streams for i in pick(step)]
-        replay = _replay(s, corpus, step)
-        weight = [1.0] * len(graded) + [s.sft_window_weight] * len(replay)
-        return Batch.of(graded + replay, vocab, s.context, weight).split(s.micro_batches)
+        replay = _replay(settings, name, corpus, step)
+        weight = [1.0] * len(graded) + [stage.window_weight] * len(replay)
+        return Batch.of(graded + replay, vocab, context, weight).split(stage.micro_batches)
 
     lengths = [np.array([len(e.input_ids) for e in examples]) for examples, _ in streams]
 
     def rows_of(step):
         return sum(int(n[pick(step)].sum()) for n, (_, pick) in zip(lengths, streams))
 
-    rows = max(map(rows_of, range(s.sft_steps)), default=0) + _rows_of(s.sft_windows)
-    return Plan(draw, _sft_rate(s), Sft(), s.sft_steps, _micro_rows(s, rows), epochs)
+    rows = max(map(rows_of, range(stage.steps)), default=0) + _rows_of(stage.windows)
+    rows = _micro_rows(stage, context, rows)
+    return Plan(draw, _rate(stage), Sft(), stage.steps, rows, epochs)
 
 
-def replay_alone(settings: Settings, corpus: np.ndarray, vocab: int) -> Plan:
-    """The fine-tuning without its conversations: the same windows of base text at the same rates.
+def replay_alone(settings: Settings, name: str, corpus: np.ndarray, vocab: int) -> Plan:
+    """A fine-tuning without its conversations: the same windows of base text at the same rates.
 
     Matched forgetting compares the tuned model with the base trained like this, so that both have
     seen the same additional base text."""
-    s, steps = settings, settings.sft_steps if settings.sft_windows else 0
+    stage, context = settings.stages[name], settings.model.context
+    steps = stage.steps if stage.windows else 0
 
     def draw(step):
-        return Batch.of(_replay(s, corpus, step), vocab, s.context).split(s.micro_batches)
+        windows = _replay(settings, name, corpus, step)
+        return Batch.of(windows, vocab, context).split(stage.micro_batches)
 
-    return Plan(draw, _sft_rate(s), Sft(), steps, _micro_rows(s, _rows_of(s.sft_windows)))
+    rows = _micro_rows(stage, context, _rows_of(stage.windows))
+    return Plan(draw, _rate(stage), Sft(), steps, rows)
 
 
-def checkpoint_steps(settings: Settings, plan: Plan) -> list[int]:
+# Kind of a stage that begins from a model -> the function that plans it. All take what finetune()
+# takes.
+PLANS = {"sft": finetune}
+
+
+def checkpoint_steps(stage: FineTuning, plan: Plan) -> list[int]:
     """Return the steps, rising, after which a fine-tuning is measured and its weights are kept. The
     last step is always one of them, unless checkpoint_every is "never"."""
-    every = settings.checkpoint_every
+    every = stage.checkpoint_every
     if every == "never":
         return []
     if every == "tenth":
@@ -134,66 +148,68 @@ def _draw(corpus: np.ndarray, windows, g: np.random.Generator) -> list[Example]:
     return [e for length, count in windows for e in draw_windows(corpus, count, length, g)]
 
 
-def _replay(settings: Settings, corpus: np.ndarray, step: int) -> list[Example]:
+def _replay(settings: Settings, name: str, corpus: np.ndarray, step: int) -> list[Example]:
     """Draw the base text of a fine-tuning step."""
-    return _draw(corpus, settings.sft_windows, rng(settings.seed, "sft", "windows", step))
+    windows = settings.stages[name].windows
+    return _draw(corpus, windows, rng(settings.seed, name, "windows", step))
 
 
-def _sft_rate(settings: Settings):
-    s = settings
-    return lambda step: schedule(step, s.sft_steps, s.sft_lr, s.sft_warmup, s.sft_schedule)
+def _rate(stage: Training):
+    return lambda step: schedule(step, stage.steps, stage.lr, stage.warmup, stage.schedule)
 
 
-def _pick_pairs(settings: Settings, n: int):
-    """Return pick(step), which gives the numbers of the step's sft_pairs pairs out of n.
+def _pick_pairs(settings: Settings, name: str, n: int):
+    """Return pick(step), which gives the numbers of the step's pairs out of n.
 
-    Each pair comes once an epoch, in an order drawn for each epoch. With settings.replacement,
+    Each pair comes once an epoch, in an order drawn for each epoch. With the setting `replacement`,
     pairs are drawn with replacement instead."""
-    count = settings.sft_pairs
+    stage, seed = settings.stages[name], settings.seed
+    count = stage.pairs
 
     @lru_cache(2)
     def order(epoch):
-        return rng(settings.seed, "sft", "pairs", epoch).permutation(n)
+        return rng(seed, name, "pairs", epoch).permutation(n)
 
     def pick(step):
-        if settings.replacement:
-            return rng(settings.seed, "sft", "pairs", step).integers(0, n, count)
+        if stage.replacement:
+            return rng(seed, name, "pairs", step).integers(0, n, count)
         return np.array([order(i // n)[i % n] for i in range(step * count, (step + 1) * count)])
 
     return pick
 
 
-def _conversation_streams(settings: Settings, conversations: list[Example], files):
-    """Return ([(examples, pick)], {name: epochs}), with one stream (examples, pick) for all
+def _conversation_streams(settings: Settings, name: str, conversations: list[Example], files):
+    """Return ([(examples, pick)], {purpose: epochs}), with one stream (examples, pick) for all
     conversations, or one for each file of a mixture."""
+    stage = settings.stages[name]
     if files is None:
         shares, groups = [1.0], [conversations]
     else:
-        shares = list(settings.mix)
+        shares = list(settings.data.mix)
         numbered = list(zip(conversations, files))
         groups = [[e for e, file in numbered if file == i] for i in range(len(shares))]
     if not all(groups):
         raise DataError("a file of the mixture has no conversation to learn from")
     lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
     streams, epochs = [], {}
-    each = widths(settings.sft_tokens, [int(n.max()) for n in lengths], shares)
+    each = widths(stage.tokens, [int(n.max()) for n in lengths], shares)
     for i, (some, n, width) in enumerate(zip(groups, lengths, each), 1):
         purpose = f"file {i}" if len(shares) > 1 else "conversations"
         if files is None:
             width = min(width, int(n.sum()))  # so that no step has a conversation twice
-        pick, steps = by_tokens(settings.seed, purpose, n, width)
+        pick, steps = by_tokens(settings.seed, name, purpose, n, width)
         streams.append((some, pick))
-        epochs[purpose] = settings.sft_steps / steps
+        epochs[purpose] = stage.steps / steps
     return streams, epochs
 
 
-def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: int):
+def by_tokens(seed: int, name: str, purpose: str, lengths: np.ndarray, width: int):
     """Return (pick, steps). pick(step) gives the numbers of the sequences that a step takes. An
     epoch takes `steps` steps, which need not be a whole number. Each sequence comes exactly once in
     every epoch.
 
-    lengths (n,): rows of each sequence. purpose: names the draw for the random generator. width:
-    the mean number of tokens in a step.
+    lengths (n,): rows of each sequence. name, purpose: of the stage and of the draw, for the random
+    generator. width: the mean number of tokens in a step.
 
     Lay all epochs end to end, each in an order of its own. Step i takes the sequences that begin in
     tokens i width to (i + 1) width - 1. Without its last sequence a step has fewer than `width`
@@ -208,7 +224,7 @@ def by_tokens(seed: int, purpose: str, lengths: np.ndarray, width: int):
 
     @lru_cache(4)
     def epoch_of(epoch):
-        order = rng(seed, "sft", purpose, epoch).permutation(len(lengths))
+        order = rng(seed, name, purpose, epoch).permutation(len(lengths))
         return order, np.cumsum(lengths[order]) - lengths[order]
 
     def pick(step):
@@ -234,7 +250,7 @@ def widths(budget: int, longest: list[int], shares: list[float]) -> list[int]:
         least = math.ceil(max(least, sum(longest) + sum(shares) / min(shares)))
         files = f" in {len(shares)} files" if len(shares) > 1 else ""
         raise UsageError(
-            f"sft_tokens = {budget:,} tokens a step are too few for conversations of up to"
+            f"{budget:,} tokens a step are too few for conversations of up to"
             f" {max(longest):,} tokens{files}; at least {least:,} are needed: --sft-tokens {least}"
         )
     return found
@@ -247,10 +263,10 @@ def _rows_of(windows) -> int:
     return sum(length * count for length, count in windows)
 
 
-def _micro_rows(settings: Settings, rows: int) -> int:
+def _micro_rows(stage: Training, context: int, rows: int) -> int:
     """Return a bound on the rows of a micro-batch. Sequences stay whole, so it can have up to one
     sequence more than its share of `rows`."""
-    return min(rows, rows // settings.micro_batches + settings.context)
+    return min(rows, rows // stage.micro_batches + context)
 
 
 def _refuse_short(corpus: np.ndarray, windows) -> None:

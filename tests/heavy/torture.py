@@ -46,17 +46,20 @@ def loading(folder, model, adam, say):
 runner.save_checkpoint, runner.load_checkpoint = saving, loading
 sys.exit(main(sys.argv[1:]))
 """
-SETTINGS = """context = 64
+SETTINGS = """[model]
+context = 64
 layers = 1
 heads = 2
 channels = 16
-base_steps = 200
-base_windows = [[32, 4]]
-base_warmup = 2
-sft_steps = 200
-sft_tokens = 192
-sft_windows = [[32, 2]]
-sft_warmup = 2
+[base]
+steps = 200
+windows = [[32, 4]]
+warmup = 2
+[sft]
+steps = 200
+tokens = 192
+windows = [[32, 2]]
+warmup = 2
 checkpoint_every = "100"
 """
 
@@ -104,7 +107,7 @@ def contents(run: Path) -> dict:
 
 def last_checkpoint(run: Path) -> tuple[str, int] | None:
     """(stage, step) of the last checkpoint in a run that was killed; None if its stage has none."""
-    for stage in ("sft", "base"):
+    for stage in ("sft-2", "sft", "base"):
         found = (run / stage / "checkpoints").glob("*/state.safetensors")
         steps = [int(path.parent.name) for path in found if path.parent.name.isdecimal()]
         if steps and not (run / stage / "model.safetensors").is_file():
@@ -198,7 +201,10 @@ def main(kills=200, seed=0) -> int:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         plain = ["train", *write_inputs(home)]
-        commands, whole = [plain, [*plain, "--lora", "2"]], []
+        commands, whole = (
+            [plain, [*plain, "--lora", "2"], [*plain, "--stages", "base,sft,sft-2"]],
+            [],
+        )
         for i, command in enumerate(commands):
             began = time.monotonic()
             child = start(*command, "--out", home / f"whole{i}")
@@ -207,7 +213,7 @@ def main(kills=200, seed=0) -> int:
             counts.longest = max(counts.longest, time.monotonic() - began)
             whole.append(contents(home / f"whole{i}"))
         while counts.kills < kills:
-            run, which = home / f"run{counts.runs}", counts.runs % 2
+            run, which = home / f"run{counts.runs}", counts.runs % len(commands)
             counts.runs += 1
             tortured_run(run, commands[which], kills, counts, dice)
             counts.wrong += contents(run) != whole[which] or bool(list(run.rglob("*.tmp")))

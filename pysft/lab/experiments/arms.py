@@ -12,7 +12,7 @@ CONTEXT = {SMALL: 64, WIDE: 256}
 ALONG = (10, 25, 50, 100, 200, 400)
 EARLY = (50, 100, 200, 300, 500, 700)
 # On WIDE, a plain recipe for conversations.
-TALK = {"sft_steps": 600, "sft_pairs": 0, "sft_windows": (), "sft_lr": 3e-3, "sft_warmup": 30}
+TALK = {"steps": 600, "pairs": 0, "windows": (), "lr": 3e-3, "warmup": 30}
 PLAIN = "the source's recipe"
 
 

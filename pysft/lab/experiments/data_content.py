@@ -32,7 +32,7 @@ def diversity(lab, seed):
     for c in single(shuffled(lab.conversations, "diversity", seed)):
         kinds.setdefault(c.category, []).append(c)
     largest = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))[:10]
-    settings = {"sft_steps": 300}
+    settings = {"steps": 300}
     yield conversations_arm(lab, DEPTH, kinds[largest[0]][:20], ALONG, settings=settings)
     broad = [c for kind in largest for c in kinds[kind][:2]]
     yield conversations_arm(lab, BREADTH, broad, ALONG, settings=settings)
@@ -178,7 +178,7 @@ def hallucination(lab, seed):
             name,
             rows,
             recalled=facts,
-            settings={"sft_steps": 1000},
+            settings={"steps": 1000},
             finish=hallucinations,
         )
 

@@ -28,7 +28,7 @@ SIZES = (5, 20, 80, 320, 1280, 2500)
 def data_size(lab, seed):
     rows = shuffled(lab.conversations, "data size", seed)
     for n in SIZES:
-        yield conversations_arm(lab, f"{n:,}", rows[:n], ALONG, settings={"sft_steps": 800})
+        yield conversations_arm(lab, f"{n:,}", rows[:n], ALONG, settings={"steps": 800})
 
 
 def _by_size(results, value, title, label, scale=1.0, chance=None) -> tuple[str, str]:
@@ -148,7 +148,7 @@ ONLY = "300 conversations"
 
 def epochs(lab, seed):
     rows = shuffled(lab.conversations, "epochs", seed)[:300]
-    settings = {"sft_steps": 1500, "sft_schedule": "constant", "sft_lr": 1e-3}
+    settings = {"steps": 1500, "schedule": "constant", "lr": 1e-3}
     yield conversations_arm(lab, ONLY, rows, LATE, settings=settings)
 
 
@@ -159,7 +159,7 @@ def turn(record: dict) -> int:
 
 def epochs_at_turn(record: dict) -> float:
     """The number of epochs until that step."""
-    return turn(record) / record["settings"]["sft_steps"] * record["epochs"]
+    return turn(record) / record["settings"]["sft"]["steps"] * record["epochs"]
 
 
 def since(name: str):

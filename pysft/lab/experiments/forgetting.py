@@ -17,14 +17,14 @@ from pysft.lab.experiments.rates import rate_arm, short
 from pysft.measure import figures
 from pysft.nn.shapes import MATRICES
 
-FALLING = {"sft_schedule": "linear", "beta2": 0.99}
+FALLING = {"schedule": "linear", "beta2": 0.99}
 LORAS = ((1, 1e-3), (4, 1e-3), (16, 1e-3), (16, 3e-4), (16, 1e-4))  # (rank, learning rate)
 
 
 def _replay_arm(lab, name, windows, lora=None, **settings):
     """The source's recipe with windows of base text beside the pairs, and new rows that start at
     the mean."""
-    settings = {"new_rows": "mean", "sft_windows": ((64, windows),), **settings}
+    settings = {"new_rows": "mean", "windows": ((64, windows),), **settings}
     return pairs_arm(lab, name, (200, 500), settings, lora=lora, matched=True)
 
 
@@ -35,19 +35,19 @@ def forgetting(lab, seed):
         yield rate_arm(lab, lr)
     for windows in (4, 16, 32):
         yield _replay_arm(lab, f"replay, {windows} windows", windows)
-    yield _replay_arm(lab, "replay, 16 windows, 1e-3 to 0", 16, sft_lr=1e-3, **FALLING)
-    tuned = {"sft_lr": 5e-3, "sft_warmup": 50, "sft_decay": 0.3, "decay_all": False, "clip": 1.0}
+    yield _replay_arm(lab, "replay, 16 windows, 1e-3 to 0", 16, lr=1e-3, **FALLING)
+    tuned = {"lr": 5e-3, "warmup": 50, "decay": 0.3, "decay_all": False, "clip": 1.0}
     yield _replay_arm(lab, "replay, 16 windows, 5e-3 to 0", 16, **tuned, **FALLING)
     for rank, lr in LORAS:
         yield pairs_arm(
             lab,
             f"LoRA rank {rank}, {short(lr)}",
             (100, 200, 500),
-            {"sft_lr": lr},
+            {"lr": lr},
             lora=(rank, MATRICES),
         )
     lora = (16, MATRICES)
-    yield _replay_arm(lab, "LoRA rank 16 and replay", 16, lora, sft_lr=1e-3, **FALLING)
+    yield _replay_arm(lab, "LoRA rank 16 and replay", 16, lora, lr=1e-3, **FALLING)
 
 
 def matched(record: dict) -> float | None:

@@ -31,7 +31,7 @@ def short(lr: float) -> str:
 
 def rate_arm(lab, lr: float):
     """The source's recipe at another rate."""
-    return pairs_arm(lab, f"rate {short(lr)}", settings={"sft_lr": lr})
+    return pairs_arm(lab, f"rate {short(lr)}", settings={"lr": lr})
 
 
 # ------------------------------------------------------------------------------ learning-rate
@@ -119,9 +119,9 @@ def find_lr(lab, seed):
     pre-training rate; halve it if the loss is jumpy; double it if the loss has hardly moved after
     500 steps. It ends with a rate that is right, before a rate is tried again, or after TRIES."""
     for start, factor in STARTS:
-        lr, tried = lab.settings(SMALL).base_lr * factor, []
+        lr, tried = lab.settings(SMALL).stages["base"].lr * factor, []
         while lr not in tried and len(tried) < TRIES:
-            settings = {"sft_lr": lr, "sft_steps": 500}
+            settings = {"lr": lr, "steps": 500}
             record = yield pairs_arm(lab, f"{start}: {lr:.3g}", (100, 200), settings)
             tried.append(lr)
             judged = judge_rate(record)

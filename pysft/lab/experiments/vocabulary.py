@@ -69,16 +69,16 @@ NEW_ROWS = Experiment(
 ONE, SPELLED = "one token each", "spelled with characters"
 # The source text's fine-tuning, on the base of WIDE, because spelled markers need its context.
 SOURCE = {
-    "sft_steps": 1000,
-    "sft_pairs": 16,
-    "sft_windows": (),
-    "sft_lr": 1e-4,
-    "sft_schedule": "constant",
-    "sft_warmup": 0,
+    "steps": 1000,
+    "pairs": 16,
+    "windows": (),
+    "lr": 1e-4,
+    "schedule": "constant",
+    "warmup": 0,
     "replacement": True,
     "new_rows": "random",
     "beta2": 0.999,
-    "sft_decay": 0.01,
+    "decay": 0.01,
     "decay_all": True,
     "clip": 0.0,
 }

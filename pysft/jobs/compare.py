@@ -1,0 +1,83 @@
+"""A tuned model beside its parent: their replies to the same prompts, and the parent's figures."""
+
+from dataclasses import dataclass, replace
+
+from pysft.errors import DataError
+from pysft.inference.generate import Sampling, generate
+from pysft.measure.evaluate import answer, finite, measure
+from pysft.measure.probe import Probe
+from pysft.measure.wording import COMPARED
+from pysft.run.stage import Stage
+from pysft.text.render import render
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Replies of a tuned model and of its parent, for the screen and the report.
+
+    parent: the parent's name. talks: whether the parent answers; else it completes the prompt.
+    rows: [prompt, the parent's text, the tuned model's reply, why the reply stopped, True if the
+    prompt was trained on]."""
+
+    parent: str
+    talks: bool
+    rows: list[list]
+
+    def to_json(self) -> dict:
+        return {"parent": self.parent, "talks": self.talks, "rows": self.rows}
+
+
+def compared(parent: Stage, replies: dict) -> Sides:
+    """Return the parent's texts beside some of the tuned model's replies. A base completes at
+    temperature 0.8; a tuned parent answers, greedy.
+
+    replies: those of measure(). A prompt that the parent cannot read is left out."""
+    room = parent.model.config.context - 1
+    rows = []
+    for group, count in (("pairs", 4), ("prompts", 6)):
+        fits = [r for r in replies[group] if _can_read(parent, r[0], room)]
+        rows += [(row, group == "pairs") for row in fits[:count]]
+    prompts = [row[0] for row, _ in rows]
+    tokenizer = parent.tokenizer
+    if parent.can_talk:
+        texts = [text for text, _ in answer(parent.model, tokenizer, parent.template, prompts)]
+    else:
+        ids = [tokenizer.encode(prompt) for prompt in prompts]
+        ends = generate(parent.model, ids, 40, sampling=Sampling(temperature=0.8, seed=1))
+        texts = [tokenizer.decode(end.ids) for end in ends]
+    rows = [[row[0], text, row[1], row[2], trained] for (row, trained), text in zip(rows, texts)]
+    return Sides(parent.name, parent.can_talk, rows)
+
+
+def _can_read(stage: Stage, prompt: str, room: int) -> bool:
+    can_write = stage.tokenizer.can_write(prompt)
+    return can_write and 0 < len(stage.tokenizer.encode(prompt)) <= room
+
+
+def parent_figures(parent: Stage, probe: Probe, grade: str) -> dict | None:
+    """Return the figures of a parent that can talk, measured with its child's probe, and its name
+    as "stage". None for a base.
+
+    What the parent has no tokens for, such as calls of a tool that its child has learned, is left
+    out."""
+    if not parent.can_talk:
+        return None
+    readable = replace(
+        probe,
+        pairs=[pair for pair in probe.pairs if _can_render(parent, pair[0])],
+        heldout=[messages for messages in probe.heldout if _can_render(parent, messages)],
+    )
+    figures, _ = measure(parent.model, parent.tokenizer, parent.template, readable, grade)
+    parent.model.release()
+    return {"stage": parent.name} | finite({name: figures[name] for name in COMPARED})
+
+
+def _can_render(stage: Stage, messages) -> bool:
+    """True if a stage can write a prompt, or the turns of a conversation, as tokens."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    try:
+        render(messages, stage.tokenizer, stage.template, grade="flags")
+    except DataError:
+        return False
+    return True

@@ -1,0 +1,239 @@
+"""Fine-tuning as a stage of a run: a model that answers, begun from a base or from a model that was
+tuned before."""
+
+import time
+from contextlib import closing
+from dataclasses import replace
+
+from pysft.console import Screen
+from pysft.jobs.begin import Place
+from pysft.jobs.compare import Sides, compared, parent_figures
+from pysft.jobs.material import Material
+from pysft.jobs.pretrain import announce, finished_stage
+from pysft.jobs.summary import data_figures
+from pysft.jobs.work import Work
+from pysft.measure.evaluate import corpus_loss, finite, measure, origins
+from pysft.measure.memory import peak_memory
+from pysft.measure.tooltest import tool_test
+from pysft.nn.grow import expand_vocab
+from pysft.nn.lora import LoRA, save_adapter
+from pysft.nn.model import GPT
+from pysft.rng import rng
+from pysft.run.checkpoints import drop_checkpoints
+from pysft.run.log import add_measurement, whole_log
+from pysft.run.stage import (
+    Stage,
+    is_finished,
+    read_json,
+    save_origin,
+    save_stage,
+    weights_sha256,
+    write_json,
+)
+from pysft.run.tree import base_of, refuse_other_parent
+from pysft.training.runner import Moment, stage_figures, train_stage
+from pysft.training.stages import checkpoint_steps
+
+
+def tune(
+    work: Work,
+    material: Material,
+    counts: dict,
+    parent: Stage,
+    base_loss: float | None,
+    place: Place,
+) -> tuple[Stage, dict, Sides | None]:
+    """Grow the parent's vocabulary, fine-tune it and measure the result, as far as a resumed run
+    has not done so. Return (the stage, its report, its replies beside the parent's, which are None
+    if a resumed run has compared them before and goes on to another stage).
+
+    counts: those of describe_data(). base_loss: of the base under the parent; None if it is not
+    known, and then forgetting is not either."""
+    folder, done = place.folder / work.name, None
+    if place.resume:
+        refuse_other_parent(folder, parent)
+    if place.resume and is_finished(folder):
+        done = finished_stage(folder, work, material.grown, parent.model.ops)
+        if (folder / "report.json").is_file() and work.name != place.names[-1]:
+            return done, read_json(folder / "report.json"), None
+    tuned, known = _trained(work, material, counts, parent, base_loss, place, done)
+    place.screen.say(f"measuring {work.name} ...")
+    report, replies = _measured(work, material, tuned, base_loss, known, place)
+    sides = compared(parent, replies)
+    report["parent"] = parent_figures(parent, material.probe, work.settings.data.grade)
+    report |= {"seconds": time.monotonic() - place.began}
+    write_json(tuned.folder / "samples.json", replies)
+    write_json(tuned.folder / "before.json", sides.to_json())
+    write_json(tuned.folder / "report.json", report)
+    return tuned, report, sides
+
+
+def loss_under(given: Stage, material: Material, screen: Screen) -> float | None:
+    """Return the loss on base text of the base under a stage that was trained before, and print it.
+    None if the base is not found."""
+    base = base_of(given)
+    if base is None:
+        screen.say(
+            f"{given.folder}: the base under it is neither beside it nor at its old path, so"
+            " forgetting cannot be measured"
+        )
+        return None
+    loss = corpus_loss(base.model, base.tokenizer, material.heldout_text)
+    base.model.release()
+    under = "" if base.folder == given.folder else f", under {given.folder}"
+    screen.say(
+        f"base: {base.folder}{under}, {loss:.3f} nats/{base.tokenizer.unit} on the held-out tail"
+    )
+    return loss
+
+
+def _trained(
+    work: Work,
+    material: Material,
+    counts: dict,
+    parent: Stage,
+    base_loss: float | None,
+    place: Place,
+    done: Stage | None,
+) -> tuple[Stage, dict]:
+    """Fine-tune the parent. Return (the stage, its figures that are known before it is measured).
+
+    done: the stage, if a resumed run has finished it; it is not trained again."""
+    settings, screen, tokenizer = work.stage, place.screen, material.grown
+    parent.model.release()
+    model = _grown(work, parent)
+    grown_loss = corpus_loss(model, tokenizer, material.heldout_text)
+    origin = {"path": str(parent.folder), "weights_sha256": weights_sha256(parent.model)}
+    tuned = Stage(
+        place.folder / work.name,
+        model,
+        tokenizer,
+        material.template,
+        work.settings.to_json(),
+        origin,
+        place.inputs,
+    )
+    old, new = parent.model.config.vocab, work.config.vocab
+    growth = f"{old} -> {new} ({settings.new_rows} rows; base text now {grown_loss:.3f})"
+    if old == new:
+        growth = f"of {old}, as in {parent.name} (base text {grown_loss:.3f})"
+    params = announce(screen, f"{work.name}: vocabulary {growth}", model.config)
+    trained = _adapted(work, model, old, screen)
+    if done is not None:
+        tuned = done
+        if not whole_log(tuned.folder, work.plan.steps):
+            screen.say(
+                f"{tuned.folder / 'log.jsonl'}: lines are damaged or missing. The figures of the"
+                " training itself (losses, tokens per second) are computed from the other lines"
+            )
+    else:
+        save_origin(tuned)
+        write_json(tuned.folder / "data.json", data_figures(material, work.plan, counts))
+        write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+        at = checkpoint_steps(settings, work.plan)
+        steps = train_stage(tuned, work.plan, settings, screen, place.resume, trained, at)
+        with closing(steps):  # an error while measuring must also end the training cleanly
+            for moment in steps:
+                _measure(moment, work, tuned, trained, material, base_loss)
+        if trained is not model:
+            trained.merge()
+            save_adapter(tuned.folder / "adapter.safetensors", trained)
+        save_stage(tuned)
+    drop_checkpoints(tuned.folder)
+    known = {"params": params, "trained_params": trained.params.size, "grown_base_loss": grown_loss}
+    return tuned, known | counts
+
+
+def _grown(work: Work, parent: Stage) -> GPT:
+    """Return a copy of the parent's model with the vocabulary of the stage."""
+    if work.config.vocab == parent.model.config.vocab:
+        model = GPT(parent.model.config, parent.model.ops)
+        model.params.flat[:] = parent.model.params.flat
+        return model
+    g = rng(work.settings.seed, work.name, "rows")
+    return expand_vocab(parent.model, work.config.vocab, work.stage.new_rows, g)
+
+
+def _adapted(work: Work, model: GPT, old_vocab: int, screen: Screen):
+    """Return what is trained: the model, or a LoRA around it."""
+    settings = work.stage
+    if not settings.lora_rank:
+        return model
+    lora = LoRA(
+        model,
+        settings.lora_rank,
+        settings.lora_matrices,
+        settings.lora_alpha or None,
+        old_vocab=old_vocab,
+        rng=rng(work.settings.seed, work.name, "lora"),
+    )
+    screen.say(
+        f"{work.name}: LoRA of rank {settings.lora_rank} on {', '.join(settings.lora_matrices)}:"
+        f" {lora.trained:,} weights are trained ({lora.share:.2%}), new rows included. The others"
+        " stay frozen"
+    )
+    return lora
+
+
+def _measure(
+    moment: Moment, work: Work, tuned: Stage, trained, material: Material, base_loss: float | None
+) -> None:
+    """Measure the model at a moment of its training. Keep the figures, some replies and, after step
+    0, the weights."""
+    if trained is not tuned.model:
+        trained.merge()
+    grade = work.settings.data.grade
+    figures, replies = measure(tuned.model, tuned.tokenizer, tuned.template, material.probe, grade)
+    some = (("pairs", 4), ("prompts", 8), ("heldout", 4))
+    samples = [row for group, count in some for row in replies[group][:count]]
+    forgetting = _rise(figures["tuned_base_loss"], base_loss)
+    row = {"step": moment.step, "sft_loss": moment.loss, **figures, "forgetting": forgetting}
+    add_measurement(tuned.folder, finite(row) | {"samples": samples})
+    if moment.step:
+        save_stage(replace(tuned, folder=tuned.folder / "steps" / str(moment.step)))
+
+
+def _rise(loss: float, base_loss: float | None) -> float | None:
+    """Return the relative rise of a loss; None without a loss to compare with."""
+    return loss / base_loss - 1 if base_loss else None
+
+
+def _measured(
+    work: Work,
+    material: Material,
+    tuned: Stage,
+    base_loss: float | None,
+    known: dict,
+    place: Place,
+) -> tuple[dict, dict]:
+    """Measure the tuned model. Return (the report without "parent" and "seconds", the replies that
+    it was taken from). known: figures of the report that are known already."""
+    model, tokenizer, template = tuned.model, tuned.tokenizer, tuned.template
+    data = work.settings.data
+    model.release()
+    figures, replies = measure(model, tokenizer, template, material.probe, data.grade)
+    model.release()
+    verdicts, replies = origins(replies, material.probe)
+    if data.transcripts:
+        figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
+        model.release()
+    own = stage_figures(tuned.folder)
+    runs = [stage_figures(folder) for folder in place.trained(work.name)]
+    seconds, tokens = (sum(run[name] for run in runs) for name in ("seconds", "tokens"))
+    report = {
+        "run": str(place.folder),
+        "stage": work.name,
+        "preset": work.settings.preset,
+        "base_loss": base_loss,
+        **known,
+        **figures,
+        "origins": verdicts,
+        "forgetting": _rise(figures["tuned_base_loss"], base_loss),
+        "sft_loss_start": own["loss_start"],
+        "sft_loss": own["loss"],
+        "tokens_per_s": tokens / max(seconds, 1e-9),
+        "peak_memory": peak_memory(),
+        "training_seconds": seconds,
+        "weights_sha256": weights_sha256(model),
+    }
+    return finite(report), replies
