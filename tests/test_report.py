@@ -23,7 +23,7 @@ from pysft.measure.run_files import BASE, RUN_FILE, TUNED
 from pysft.measure.sections import MOST
 from pysft.measure.tooltest import tool_rows
 from pysft.text.templates import CHAT
-from pysft.training.presets import PRESETS, Parent, resolve
+from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS, Parent, resolve
 from pysft.training.settings import Settings
 
 FILES = [RUN_FILE, *(f"base/{name}" for name in BASE), *(f"sft/{name}" for name in TUNED)]
@@ -345,6 +345,10 @@ def test_a_log_is_shown_up_to_a_damaged_line(run, undrawn):
 
 def test_a_base_alone_has_its_page(run, undrawn):
     shutil.rmtree(run / "sft")
+    assert "python -m pysft train --preset seed" in report(run)  # it was meant to be tuned
+    record = contents()["run.json"]
+    alone = {name: table for name, table in record["settings"].items() if name != "sft"}
+    fill(run, {"run.json": record | {"settings": alone}})
     document = report(run)
     assert set(missing(document)) == {"sft", "matplotlib"}
     assert "python -m pysft pretrain --preset seed" in document
@@ -519,10 +523,9 @@ def understood(run, tuned, parent=None):
     args = cli.parser().parse_args(words[3:])
     assert args.config is None
     if not tuned:
-        flags = {"steps": ("base", "steps"), "lr": ("base", "lr")}
-        return arguments.settings_of(args, flags, stages=["base"]), args
+        return arguments.settings_of(args, PRETRAIN_FLAGS, stages=["base"]), args
     stages = args.stages and args.stages.split(",")
-    return arguments.settings_of(args, arguments.SETTINGS, None, stages, parent), args
+    return arguments.settings_of(args, TRAIN_FLAGS, None, stages, parent), args
 
 
 def changed(preset, **tables) -> Settings:

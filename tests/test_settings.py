@@ -149,11 +149,13 @@ PARENT = Parent("sft", "runs/a/sft", {"model": vars(Model()), "data": {"template
 
 
 def test_a_base_follows_nothing():
-    with pytest.raises(UsageError, match="'base' begins from nothing, so it cannot follow 'sft'"):
+    with pytest.raises(UsageError, match="'base' begins from nothing, but --base names"):
         resolve(stages=["base"], parent=PARENT)
     base = Parent("base", "runs/a/base", {"model": vars(Model())})
-    with pytest.raises(UsageError, match="cannot follow 'base'"):
+    with pytest.raises(UsageError, match="but --base names"):
         resolve(stages=["base", "sft"], parent=base)
+    with pytest.raises(UsageError, match="'base' begins from nothing; name it first"):
+        resolve(stages=["sft", "base"], parent=base)
 
 
 def test_the_stage_after_a_parent_has_the_next_name():
@@ -161,7 +163,9 @@ def test_the_stage_after_a_parent_has_the_next_name():
     assert [next_name(n) for n in (None, "base", "sft", "sft-2", "sft-9")] == (
         ["sft", "sft", "sft-2", "sft-3", "sft-10"]
     )
-    with pytest.raises(UsageError, match="a stage of the same name; call it 'sft-2'"):
+    with pytest.raises(
+        UsageError, match="the name of the stage that the run begins from; call it 'sft-2'"
+    ):
         resolve(stages=["sft"], parent=PARENT)
     assert list(resolve(stages=["sft-5", "sft-6"], parent=PARENT).stages) == ["sft-5", "sft-6"]
 

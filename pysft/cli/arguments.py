@@ -11,21 +11,6 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 usage, 3 diverged, 65 bad data, 66 missing input, 129/130/143"
     " interrupted"
 )
-# The flags of train and pretrain that set a setting: name -> its table and its name there.
-SETTINGS = {
-    "template": ("data", "template"),
-    "grade": ("data", "grade"),
-    "too_long": ("data", "too_long"),
-    "unknown": ("data", "unknown"),
-    "mix": ("data", "mix"),
-    "base_steps": ("base", "steps"),
-    "sft_steps": ("sft", "steps"),
-    "lr": ("sft", "lr"),
-    "sft_tokens": ("sft", "tokens"),
-    "lora": ("sft", "lora_rank"),
-    "lora_matrices": ("sft", "lora_matrices"),
-    "checkpoint_every": ("sft", "checkpoint_every"),
-}
 
 
 # -------------------------------------------------------------------- types of values, for argparse
@@ -91,6 +76,7 @@ def add_training(p):
     p.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         metavar="TABLE.NAME=VALUE",
         help="any setting, such as model.layers=6 or sft.lr=1e-3 (the guide's page settings lists"
         " them)",
@@ -218,8 +204,8 @@ def print_json(document):
 def settings_of(args, flags: dict, upon: dict | None = None, stages=None, parent=None):
     """Return the settings that the arguments of train or pretrain name.
 
-    flags: the flags that set a setting, as SETTINGS has them. upon, stages, parent: as resolve()
-    takes them. A UsageError for flags that cannot stand beside --resume."""
+    flags: the flags that set a setting: TRAIN_FLAGS or PRETRAIN_FLAGS. upon, stages, parent: as
+    resolve() takes them. A UsageError for flags that cannot stand beside --resume."""
     from pysft.training.presets import resolve
 
     if args.resume:
@@ -251,6 +237,8 @@ def _assigned(assignments: list[str]) -> dict:
         place, equals, value = text.partition("=")
         table, dot, name = place.partition(".")
         try:
+            if table in ("seed", "preset", "stages") and equals and not dot:
+                raise ValueError(f"write --{table} {value}")
             if not (equals and dot and name):
                 raise ValueError("expected TABLE.NAME=VALUE, such as sft.lr=1e-3")
             if "\n" in value:
@@ -261,7 +249,9 @@ def _assigned(assignments: list[str]) -> dict:
                 value = tomllib.loads(f'value = "{value}"')["value"]  # a word without its quotes
         except ValueError as error:
             raise UsageError(f"--set {' '.join(text.split())}: {error}") from None
-        document.setdefault(table, {})[name] = value
+        if name in document.setdefault(table, {}):
+            raise UsageError(f"--set names {table}.{name} twice")
+        document[table][name] = value
     return document
 
 

@@ -36,6 +36,7 @@ def add_arguments(p):
     p.add_argument(
         "--docs",
         nargs="+",
+        action="extend",
         metavar="FOLDER|FILE",
         help=(
             "documents for a model that was trained to search (default: the shipped facts of a"

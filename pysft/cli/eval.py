@@ -89,6 +89,9 @@ def _gate(rise: float, allowed: float, matched: bool, screen) -> bool:
     text += f" {rise:+.1%}{' above the matched base' if matched else ''},"
     text += f" {100 * allowed:g} % is allowed"
     if not passed:
-        text += "; mix in base text (sft_windows), lower the rate, or train for fewer steps"
+        text += (
+            "; mix in base text (--set 'sft.windows=[[256,4]]'), lower the rate, or train for fewer"
+        )
+        text += " steps"
     screen.say(text)
     return passed

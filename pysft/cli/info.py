@@ -58,12 +58,15 @@ def _show_run(args):
 
 def _described(row: dict) -> str:
     """One stage in words."""
+    if row["damaged"]:
+        return f"damaged: {row['damaged']}"
+    steps = "steps unknown" if row["steps"] is None else f"{row['steps']:,} steps"
     if not row["finished"]:
-        return f"not finished: {row['steps']:,} steps so far; {row['folder']}"
-    if row["params"] is None:
-        return f"damaged; {row['folder']}"
-    return (
-        f"{row['steps']:,} steps, {row['params']:,} weights, {row['symbols']} symbols, SHA-256"
-        f" {(row['weights_sha256'] or '-')[:12]}, {row['folder']}"
-        + ("" if row["parent_found"] is not False else f"; its parent {row['parent']} is not found")
+        return f"not finished: {steps} so far; {row['folder']}"
+    text = (
+        f"{steps}, {row['params']:,} weights, {row['symbols']} symbols, SHA-256"
+        f" {row['weights_sha256'][:12]}, {row['folder']}"
     )
+    if row["parent_found"] is False:
+        text += f"; its parent {row['parent']} is not found, which was {row['parent_folder']}"
+    return text

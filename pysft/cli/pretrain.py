@@ -16,10 +16,10 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.begin import Order
     from pysft.jobs.train import train
+    from pysft.training.presets import PRETRAIN_FLAGS
 
-    flags = {"steps": ("base", "steps"), "lr": ("base", "lr")}
     order = Order(
-        settings_of(args, flags, stages=["base"]),
+        settings_of(args, PRETRAIN_FLAGS, stages=["base"]),
         corpus=args.corpus,
         out=args.out,
         resume=args.resume,

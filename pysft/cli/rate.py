@@ -14,6 +14,7 @@ def add_arguments(p):
         "--steps",
         type=positive,
         nargs="+",
+        action="extend",
         metavar="STEP",
         help="the checkpoints (default: up to four, those that the criteria of select pick first)",
     )

@@ -30,7 +30,7 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
         text = text.replace("\n", " / ")
         shown = text if sides.talks else f"{prompt}{text} ..."
         screen.say(f"  {prompt!r}\n{f'{left}:':>11}  {shown}")
-        screen.say(f"      tuned: {ended(reply, stop)}")
+        screen.say(f"      tuned: {ended(reply.replace(chr(10), ' / '), stop)}")
 
 
 def table(report: dict, screen: Screen) -> None:

@@ -4,7 +4,6 @@ import os
 import sys
 
 from pysft.cli.arguments import (
-    SETTINGS,
     add_rendering,
     add_training,
     positive,
@@ -29,6 +28,7 @@ def add_arguments(p):
         "--data",
         metavar="FILE",
         nargs="+",
+        action="extend",
         help="files of conversations that replace the shipped ones: JSON lines"
         ' ({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two'
         " columns. The word tools instead of a file mixes the shipped ones with generated"
@@ -55,6 +55,7 @@ def add_arguments(p):
         "--mix",
         type=float,
         nargs="+",
+        action="extend",
         metavar="WEIGHT",
         help="one weight for each file of --data; the files share the tokens of a step in this"
         " proportion (default: every conversation counts the same)",
@@ -66,7 +67,7 @@ def add_arguments(p):
     )
     p.add_argument(
         "--stages",
-        metavar="NAMES",
+        metavar="NAME,NAME,...",
         help="the stages to train, one after the other (default: base,sft; with --base the next"
         " fine-tuning)",
     )
@@ -82,6 +83,7 @@ def add_arguments(p):
     p.add_argument(
         "--lora-matrices",
         nargs="+",
+        action="extend",
         choices=["qkv", "attproj", "fc", "fcproj"],
         metavar="NAME",
         help="the matrices of each block that get an adapter: qkv attproj fc fcproj (default: all"
@@ -100,7 +102,7 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.begin import Order, parent_named
     from pysft.jobs.train import train
-    from pysft.training.presets import TOOLS
+    from pysft.training.presets import TOOLS, TRAIN_FLAGS
     from pysft.training.settings import kind_of
 
     upon = None
@@ -111,9 +113,11 @@ def run(args):
                 " shipped conversations only (for a file of that name write ./tools)"
             )
         args.data, upon = None, TOOLS
-    parent = parent_named(args.base) if args.base and not args.resume else None
-    stages = [name.strip() for name in args.stages.split(",")] if args.stages is not None else None
-    settings = settings_of(args, SETTINGS, upon, stages, parent)
+    parent = None if args.base is None or args.resume else parent_named(args.base)
+    stages = None if args.stages is None else [name.strip() for name in args.stages.split(",")]
+    if stages and not all(stages):
+        raise UsageError(f"--stages {args.stages!r}: a name is empty; write it as in base,sft")
+    settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent)
     if args.data and all(kind_of(name) == "base" for name in settings.stages):
         raise UsageError("--data: no stage of this run reads conversations; leave it out")
     if args.lora_matrices and not args.lora and not args.resume:

@@ -20,14 +20,14 @@ from pysft.run.stage import (
     understood,
     write_json,
 )
-from pysft.run.tree import named_base
+from pysft.run.tree import named_base, parent_folder
 from pysft.text.corpora import CORPORA, read_corpus, shipped
 from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizers import vocabulary_from_json
 from pysft.training.flat import is_flat, of_flat
 from pysft.training.presets import Parent
-from pysft.training.settings import Model, Settings, kind_of
+from pysft.training.settings import Model, Settings, as_toml, check_stages, kind_of
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,12 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
 def _stored_settings(begun: Begun, folder: Path) -> Settings:
     """Return the settings in the record of a run. A DataError if they are damaged."""
     try:
-        if not is_flat(begun.settings):
-            return Settings.of_json(begun.settings)
-        stages = ["base", "sft"] if begun.base is None else ["sft"]
-        return of_flat(begun.settings, stages if begun.verb == "train" else ["base"])
+        if is_flat(begun.settings):
+            stages = ["base", "sft"] if begun.base is None else ["sft"]
+            return of_flat(begun.settings, stages if begun.verb == "train" else ["base"])
+        settings = Settings.of_json(begun.settings)
+        check_stages(list(settings.stages), begun.base)
+        return settings
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise DataError(f"{folder / 'run.json'}: not as this program writes it ({error})") from None
 
@@ -139,9 +141,16 @@ def current_isa(ops_name: str) -> str:
 def parent_named(base: str) -> Parent:
     """Return what the stage that --base names decides for a training. MissingInput or a UsageError
     if there is none, a DataError if it is damaged."""
+    if not base.strip():
+        raise UsageError("--base is empty; name a run or a stage to begin from, or leave it out")
     folder = named_base(base)
     path = folder / "settings.json"
     config = understood(path, lambda data: GPTConfig(**data["model"]))
+    if config.outputs != "nll":
+        raise UsageError(
+            f"--base {base}: its outputs are {config.outputs!r}; a training begins from a model"
+            " that gives nll alone"
+        )
     fixed = {"model": asdict(Model.of(config)), "data": {}}
     name = measured_stage(folder).name
     template = understood(folder / "template.json", Template.from_json)
@@ -164,10 +173,15 @@ def known_name(name: str, otherwise: str) -> str:
 
 def corpus_of(stage: Stage) -> str:
     """Return the corpus that a stage's run was trained on, because forgetting is measured on it. It
-    is "plays" if the stage has no record. A DataError if the record is damaged."""
-    record = measured_stage(stage.folder).parent / "run.json"
-    if not record.is_file():
-        return "plays"
+    is "plays" if neither the stage nor those that it was begun from have a record. A DataError if
+    the record is damaged."""
+    folder = stage.folder
+    record = measured_stage(folder).parent / "run.json"
+    while not record.is_file():  # as beside a stage that `merge` made
+        folder = parent_folder(folder)
+        if folder is None:
+            return "plays"
+        record = measured_stage(folder).parent / "run.json"
     corpus = read_json(record).get("corpus")
     if not isinstance(corpus, str):
         raise DataError(f"{record}: not as this program writes it (no corpus)")
@@ -255,11 +269,11 @@ def describe(
     lines = [f"settings: preset {tables.pop('preset')}, seed {tables.pop('seed')}"]
     first = {}  # kind -> the first stage of it; of further ones only the differences are shown
     for name, table in tables.items():
-        shown = [f"{k} {v}" for k, v in table.items()]
+        shown = [_shown(k, v) for k, v in table.items()]
         if name in settings.stages:
             before = first.setdefault(kind_of(name), name)
             if before != name:
-                differs = [f"{k} {v}" for k, v in table.items() if v != tables[before][k]]
+                differs = [_shown(k, v) for k, v in table.items() if v != tables[before][k]]
                 shown = [f"as [{before}]", *differs]
         lines.append(f"[{name}] " + ", ".join(shown))
     for line in lines:
@@ -268,3 +282,7 @@ def describe(
         f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
         f"{len(material.heldout_text):,} held out)"
     )
+
+
+def _shown(name: str, value) -> str:
+    return f"{name} {value if isinstance(value, str) else as_toml(value)}"

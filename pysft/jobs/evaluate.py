@@ -81,8 +81,8 @@ def evaluate(
         if matched:
             raise
         ancestors = []
-    base = ancestors[-1] if ancestors and not ancestors[-1].parent else None
-    if report["base_loss"] is None and base is not None:
+    base = next((s for s in ancestors[-1:] if not s.parent and not s.can_talk), None)
+    if report["base_loss"] is None and base and base.tokenizer.can_write(probe.heldout_text):
         report["base_loss"] = corpus_loss(base.model, base.tokenizer, probe.heldout_text)
     if report["base_loss"]:
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
@@ -157,7 +157,11 @@ def matched_loss(
         )
     texts = base.tokenizer, probe.corpus_text, probe.heldout_text
     for one in reversed(tuned[:-1]):
-        loss = loss_after_replay(base.model, _settings(one), one.name, *texts, progress)
+        settings, folder = _settings(one), one.folder.resolve()
+        [name] = settings.stages
+        is_checkpoint = folder.parent.name == "steps" and folder.name.isdecimal()
+        steps = int(folder.name) if is_checkpoint else settings.stages[name].steps
+        loss = loss_after_replay(base.model, settings, name, *texts, progress, steps)
     return loss
 
 

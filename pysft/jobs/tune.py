@@ -78,6 +78,12 @@ def loss_under(given: Stage, material: Material, screen: Screen) -> float | None
             " forgetting cannot be measured"
         )
         return None
+    if not base.tokenizer.can_write(material.heldout_text):
+        screen.say(
+            f"{base.folder}: the base under {given.folder} lacks characters of this corpus, so"
+            " forgetting cannot be measured"
+        )
+        return None
     loss = corpus_loss(base.model, base.tokenizer, material.heldout_text)
     base.model.release()
     under = "" if base.folder == given.folder else f", under {given.folder}"
@@ -103,7 +109,7 @@ def _trained(
     parent.model.release()
     model = _grown(work, parent)
     grown_loss = corpus_loss(model, tokenizer, material.heldout_text)
-    origin = {"path": str(parent.folder), "weights_sha256": weights_sha256(parent.model)}
+    origin = {"path": str(parent.folder.resolve()), "weights_sha256": weights_sha256(parent.model)}
     tuned = Stage(
         place.folder / work.name,
         model,

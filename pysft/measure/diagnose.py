@@ -46,17 +46,25 @@ class Run:
     """What the rules read.
 
     figures: those of the moment that is diagnosed. track: those of each checkpoint up to then.
-    settings: those of the fine-tuning and of its data. data: the census of its data (data.json)."""
+    settings: those of the fine-tuning and of its data. data: the census of its data (data.json).
+    stage: the name of the fine-tuning."""
 
     figures: dict
     track: list[dict]
     settings: dict
     data: dict
+    stage: str = "sft"
 
     def get(self, name: str, default=None):
         """A figure; the default if it is missing or was not measured."""
         value = self.figures.get(name)
         return default if value is None else value
+
+    def flag(self, name: str) -> str:
+        """How to set "steps" or "lr" of this fine-tuning on the command line."""
+        if self.stage == "sft":
+            return {"steps": "--sft-steps", "lr": "--lr"}[name]
+        return f"--set {self.stage}.{name}=..."
 
     @property
     def rate(self) -> str:
@@ -97,7 +105,10 @@ def _ignores_format(run: Run) -> Finding | None:
         )
         if None not in (loss, first):  # a checkpoint does not know the first loss
             cause += ": the loss has fallen by less than half"
-        fix = "train for more steps (--sft-steps), or raise the learning rate (--lr)"
+        fix = (
+            f"train for more steps ({run.flag('steps')}), or raise the learning rate"
+            f" ({run.flag('lr')})"
+        )
     return Finding(
         "ignores the format",
         "it completes text instead of answering",
@@ -120,8 +131,8 @@ def _gibberish(run: Run) -> Finding | None:
         f" (limit: at least {WORDS:.0%})",
         f"too high a learning rate ({run.rate}) or too long a training{many}: what the base model"
         " knew is destroyed",
-        "start again from the base with a lower --lr, and mix in base text (--set"
-        " 'sft.windows=[[256,4]]')",
+        f"start again from the base with a lower rate ({run.flag('lr')}), and mix in base text"
+        " (--set 'sft.windows=[[256,4]]')",
     )
 
 
@@ -227,11 +238,15 @@ RULES: list[Callable[[Run], Finding | None]] = [
 
 
 def findings(
-    figures: dict, track: list[dict], settings: dict, data: dict | None = None
+    figures: dict,
+    track: list[dict],
+    settings: dict,
+    data: dict | None = None,
+    stage: str = "sft",
 ) -> list[Finding]:
     """What the rules find, in the source text's order; [] for a healthy run. The arguments are the
     fields of Run."""
-    run = Run(figures, track, settings, data or {})
+    run = Run(figures, track, settings, data or {}, stage)
     return [found for rule in RULES if (found := rule(run)) is not None]
 
 
@@ -263,8 +278,9 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
         or {}
     )
     try:
-        settings = tuning(settings, measured_stage(folder).name)
-        found = findings(figures, track, settings, _read_if_there(folder / "data.json"))
+        name = measured_stage(folder).name
+        settings = tuning(settings, name)
+        found = findings(figures, track, settings, _read_if_there(folder / "data.json"), name)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
         raise DataError(
             f"{folder}: its figures are not as this program writes them ({error})"

@@ -5,7 +5,7 @@ are not characters), in windows of the context that do not overlap. Conversation
 token of held-out conversations. Replies are greedy and have at most 120 new tokens, or as many as
 the context has room for."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -85,13 +85,17 @@ def loss_after_replay(
     corpus: str,
     heldout: str,
     progress,
+    steps: int | None = None,
 ) -> float:
     """corpus_loss of `heldout` after training `model`, a base, in place on base text alone.
 
     corpus, heldout: texts. The windows of `corpus` and the learning rates are those that the
     fine-tuning `name` of the settings has for its replay. Matched forgetting compares with this
-    loss. progress(text, last) takes a line of text for the screen."""
+    loss. progress(text, last) takes a line of text for the screen. steps: how many steps of the
+    replay to take; None is all of them."""
     plan = replay_alone(settings, name, tokenizer.encode(corpus), model.config.vocab)
+    if steps is not None:
+        plan = replace(plan, steps=min(steps, plan.steps))
     for r in steps_of(model, plan, settings.stages[name]):
         progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
     return corpus_loss(model, tokenizer, heldout)

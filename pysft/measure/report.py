@@ -6,6 +6,7 @@ everything else."""
 from pathlib import Path
 
 from pysft import __version__, disk
+from pysft.errors import PysftError
 from pysft.measure import curves, figures, sections
 from pysft.measure.page import heading, page, table
 from pysft.measure.run_files import RUN_FILE, RunFiles, read_run
@@ -61,6 +62,17 @@ def _sections(files: RunFiles) -> list[tuple]:
     ]
 
 
+# What the contents of a file can raise that this program did not write.
+NOT_AS_WRITTEN = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    PysftError,
+    TypeError,
+    ValueError,
+)
+
+
 def write_report(folder) -> Path:
     """Write RUN/report.html, whole or not at all, and return its path. MissingInput if `folder` is
     no run folder."""
@@ -82,7 +94,7 @@ def report(folder) -> str:
             continue
         try:
             made = build(*given)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except NOT_AS_WRITTEN as error:
             read = " or ".join(name for name, data in zip(names, given) if data)
             why = f"not as this program writes it ({type(error).__name__}: {error})"
             files.missing.append((read, why, f"\u201c{title}\u201d"))

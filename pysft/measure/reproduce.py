@@ -3,30 +3,8 @@
 import json
 import shlex
 
-from pysft.training.presets import PRESETS
-from pysft.training.settings import kind_of
-
-# Settings that have a flag, for each verb: (table, name) -> flag. Others go through --set.
-TRAIN = {
-    ("base", "steps"): "--base-steps",
-    ("sft", "steps"): "--sft-steps",
-    ("sft", "lr"): "--lr",
-    ("sft", "tokens"): "--sft-tokens",
-    ("data", "mix"): "--mix",
-    ("data", "template"): "--template",
-    ("data", "grade"): "--grade",
-    ("data", "too_long"): "--too-long",
-    ("data", "unknown"): "--unknown",
-    ("sft", "lora_rank"): "--lora",
-    ("sft", "lora_matrices"): "--lora-matrices",
-    ("sft", "checkpoint_every"): "--checkpoint-every",
-}
-PRETRAIN = {("base", "steps"): "--steps", ("base", "lr"): "--lr"}
-
-
-def stages_of(settings: dict) -> list[str]:
-    """The names of the stages in stored settings."""
-    return [name for name in settings if name not in ("preset", "seed", "model", "data")]
+from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS
+from pysft.training.settings import kind_of, stages_of
 
 
 def preset_of(settings: dict) -> dict:
@@ -39,13 +17,17 @@ def reproduce(run: dict, tuned: bool) -> str:
     """The command that makes a run again.
 
     run: its run.json, with settings in tables. tuned: was it fine-tuned?"""
-    settings, flags = run["settings"], TRAIN if tuned else PRETRAIN
+    settings = run["settings"]
+    flags = {
+        place: f"--{flag.replace('_', '-')}"
+        for flag, place in (TRAIN_FLAGS if tuned else PRETRAIN_FLAGS).items()
+    }
     groups = [["--preset", settings["preset"]], ["--corpus", run["corpus"]]]
     groups += [["--data", *run["data"]]] if run["data"] else []
     groups += [["--base", run["base"]]] if run["base"] else []
     stages = stages_of(settings)
-    usual = ["base", "sft"] if run["base"] is None else stages[:1]
-    groups += [["--stages", ",".join(stages)]] if tuned and stages != usual else []
+    is_usual = run["base"] is None and stages == ["base", "sft"]
+    groups += [["--stages", ",".join(stages)]] if tuned and not is_usual else []
     groups += [["--seed", settings["seed"]]]
     others = []
     for table, name, value in _changed(run):

@@ -10,6 +10,7 @@ from pysft.run.log import of_this_version
 from pysft.run.stage import read_json, stage_folders
 from pysft.run.tree import tree
 from pysft.training.flat import nested
+from pysft.training.settings import stages_of
 
 RUN_FILE = "run.json"
 # What each file of a stage gives the page, for a base and for a fine-tuning.
@@ -65,7 +66,9 @@ def read_run(folder: Path) -> RunFiles:
     if run:
         if isinstance(run.get("settings"), dict):
             run["settings"] = nested(run["settings"])
-        run["tuned"] = bool(files.tuned or run.get("base") or run.get("data"))
+        planned = stages_of(run["settings"]) if isinstance(run["settings"], dict) else []
+        was_meant = run.get("verb") != "pretrain" and any(name != "base" for name in planned)
+        run["tuned"] = bool(files.tuned or was_meant)
     if not files.tuned:
         why = "this run was not fine-tuned, or not yet"
         files.missing.append(("sft", why, "everything about a tuned model"))

@@ -112,8 +112,9 @@ def warnings(r: dict | None, data: dict | None, track: list | None, run: dict | 
         found.append(
             f"{r['prompts']:,} unseen prompts got only {r['distinct_replies']:,} different replies."
         )
-    settings = tuning((run or {}).get("settings", {}), r.get("stage", "sft"))
-    for f in findings(r, track or [], settings, data) if r else ():
+    name = r.get("stage", "sft")
+    settings = tuning((run or {}).get("settings", {}), name)
+    for f in findings(r, track or [], settings, data, name) if r else ():
         found.append(
             stack(
                 f"{f.mode}: {f.symptom}",

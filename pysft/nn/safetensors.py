@@ -88,9 +88,34 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
     return tensors, metadata
 
 
+def load_metadata(path) -> dict[str, str]:
+    """Return the metadata of a file, without reading its tensors. Errors as in load(), but nothing
+    is compared with a checksum."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as f:
+            metadata, _, _ = _header(path, f, size)
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return metadata
+
+
 def _read(path, f, size: int):
     """Return (metadata, spans, data) of an open file of `size` bytes. spans is a list of ((first,
     last, dtype name, shape), tensor name) by rising offset; data are the bytes after the header."""
+    metadata, spans, end = _header(path, f, size)
+    data = f.read(end)
+    if len(data) != end:
+        raise DataError(f"{path}: cut short while it was read")
+    return metadata, spans, memoryview(data)
+
+
+def _header(path, f, size: int):
+    """Return (metadata, spans, bytes of data) of an open file, as _read() does. f then stands at
+    the data."""
     start = f.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
@@ -116,10 +141,7 @@ def _read(path, f, size: int):
             f"{path}: {size} bytes, but its tensors end at {8 + length + end}; the "
             "file was cut short or has grown"
         )
-    data = f.read(end)
-    if len(data) != end:
-        raise DataError(f"{path}: cut short while it was read")
-    return metadata, spans, memoryview(data)
+    return metadata, spans, end
 
 
 def _table(path, header: bytes) -> dict:

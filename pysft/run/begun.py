@@ -64,6 +64,8 @@ class Begun:
             named += [] if found.base is None else [found.base]
             if not all(isinstance(name, str) for name in named):
                 raise TypeError("corpus, base, ops, isa and data must be text")
+            if found.ops not in ("kernels", "reference"):
+                raise ValueError(f"ops is {found.ops!r}")
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise DataError(f"{record}: not as this program writes it ({error})") from None
         if found.verb != verb:

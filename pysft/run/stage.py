@@ -103,6 +103,8 @@ def new_run(out: str | None, preset: str) -> Path:
 
     An empty folder `out` is used. A UsageError if `out` is not empty, or if the folder cannot be
     made."""
+    if out is not None and not out.strip():
+        raise UsageError("--out is empty; name a folder, or leave it out")
     if out is not None:
         folder = Path(out)
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.nn import safetensors
+from pysft.nn.computing import computing_ops
 from pysft.run.log import read_log
 from pysft.run.stage import (
     Stage,
@@ -38,14 +39,17 @@ def named_base(path) -> Path:
 
 def parent_folder(folder: Path) -> Path | None:
     """Return the folder of the stage that the stage in `folder` was begun from. None if it has no
-    parent, or if the parent is neither in the run nor at its old path."""
+    parent, or if the parent is not found: in the same run, in a run beside it, or at its old
+    path."""
     home = measured_stage(Path(folder))
     parent = read_json(Path(folder) / "settings.json").get("parent")
     if not isinstance(parent, dict) or not isinstance(parent.get("path"), str):
         return None
     path = Path(parent["path"])
-    inside = path.parts[-3:] if path.parent.name == "steps" else path.parts[-1:]
-    for found in (home.parent.joinpath(*inside), path):
+    length = 3 if path.parent.name == "steps" else 1  # of the path inside a run
+    runs = home.resolve().parent.parent
+    inside, beside = path.parts[-length:], path.parts[-length - 1 :]
+    for found in (home.parent.joinpath(*inside), runs.joinpath(*beside), path):
         if is_finished(found) and stored_sha256(found) == parent.get("weights_sha256"):
             return found
     return None
@@ -61,7 +65,7 @@ def label(path) -> str:
 
 def stored_sha256(folder: Path) -> str | None:
     """Return the SHA-256 of a finished stage's weights, as its file names it."""
-    return safetensors.load(folder / "model.safetensors")[1].get("weights_sha256")
+    return safetensors.load_metadata(folder / "model.safetensors").get("weights_sha256")
 
 
 def parent_of(stage: Stage) -> Stage | None:
@@ -75,9 +79,13 @@ def parent_of(stage: Stage) -> Stage | None:
 
 
 def lineage(stage: Stage) -> list[Stage]:
-    """Return the stages from `stage` back to its base, as far as they are found, `stage` first."""
-    found = [stage]
+    """Return the stages from `stage` back to its base, as far as they are found, `stage` first. A
+    DataError if they go round in a circle, as only a damaged file can say."""
+    found, seen = [stage], {stage.folder.resolve()}
     while (parent := parent_of(found[-1])) is not None:
+        if parent.folder.resolve() in seen:
+            raise DataError(f"{parent.folder}: its settings.json makes it a parent of itself")
+        seen.add(parent.folder.resolve())
         found.append(parent)
     return found
 
@@ -85,7 +93,7 @@ def lineage(stage: Stage) -> list[Stage]:
 def base_of(stage: Stage) -> Stage | None:
     """Return the base under a stage, `stage` itself if it is one. None if it is not found."""
     oldest = lineage(stage)[-1]
-    return None if oldest.parent else oldest
+    return None if oldest.parent or oldest.can_talk else oldest
 
 
 def refuse_other_parent(folder: Path, parent: Stage) -> None:
@@ -104,62 +112,94 @@ def refuse_other_parent(folder: Path, parent: Stage) -> None:
 
 def tree(run) -> list[dict]:
     """Return what is known of the stages of a run, or of one stage, and of those that they were
-    begun from, oldest first. MissingInput if there is no stage.
+    begun from. A stage comes after the one that it was begun from. MissingInput if there is no
+    stage.
 
-    A dict for each: "stage" (its name), "folder", "parent" (the name of the stage that it was begun
-    from, None for a base), "parent_found" (False if that is not where it was), "finished", "steps"
-    (in its log), "symbols" (of its vocabulary), "params", "weights_sha256", "in_run" (False
-    if it is in another run)."""
+    A dict for each: "stage" (its name), "folder", "in_run" (False if it is in another run),
+    "finished", "damaged" (None, or what is wrong with it), "steps" (None if unknown), "symbols" (of
+    its vocabulary), "params", "weights_sha256", "parent" (the name of the stage that it was begun
+    from, None for a base), "parent_folder" (where that is, or was), "parent_found"."""
     if not Path(run).is_dir():
         raise MissingInput(f"{run}: {not_a_folder(Path(run))}")
-    folders = [Path(run)] if is_finished(Path(run)) else stage_folders(run)
-    rows = [_row(folder) | {"in_run": True} for folder in folders]
-    known = {folder.resolve() for folder in folders}
-    for folder in folders:
-        while folder is not None and is_finished(folder):
-            folder = parent_folder(folder)
-            if folder is not None and folder.resolve() not in known:
-                known.add(folder.resolve())
-                rows.insert(0, _row(folder) | {"in_run": False})
+    own = [Path(run)] if is_finished(Path(run)) else stage_folders(run)
+    rows, found = {}, list(own)
+    while found:
+        folder = found.pop(0)
+        if folder.resolve() not in rows:
+            rows[folder.resolve()] = row = _row(folder)
+            row["in_run"] = folder in own
+            found += [Path(row["parent_folder"])] if row["parent_found"] else []
     if not rows:
         raise MissingInput(f"{run}: no stage in it. 'python -m pysft train' makes a run")
-    return rows
+    return [row for row, _ in _ordered(rows)]
+
+
+def _ordered(rows: dict[Path, dict]) -> list[tuple[dict, int]]:
+    """[(row, depth)] of rows by folder, each after its parent and before other children of that."""
+
+    def below(parent, depth):
+        for folder, row in rows.items():
+            above = Path(row["parent_folder"]).resolve() if row["parent_found"] else None
+            if (above if above in rows else None) == parent:
+                yield row, depth
+                yield from below(folder, depth + 1)
+
+    return list(below(None, 0))
 
 
 def _row(folder: Path) -> dict:
+    """What is known of one stage, finished or not. Anything in its files may be damaged."""
     row = {
         "stage": label(folder),
         "folder": str(folder),
-        "parent": None,
-        "parent_found": None,
+        "in_run": True,
         "finished": is_finished(folder),
-        "steps": max((line["step"] for line in read_log(folder, skipped=True)), default=0),
+        "damaged": None,
+        "steps": _steps(folder),
         "symbols": None,
         "params": None,
         "weights_sha256": None,
+        "parent": None,
+        "parent_folder": None,
+        "parent_found": None,
     }
     try:
-        settings = read_json(folder / "settings.json")
-        parent = settings.get("parent") or {}
-        row |= {
-            "parent": label(parent["path"]) if parent else None,
-            "parent_found": parent_folder(folder) is not None if parent else None,
-            "symbols": settings["model"]["vocab"],
-        }
+        if (folder / "settings.json").is_file() or row["finished"]:
+            row |= _parent_of(folder)
         if row["finished"]:
-            tensors, metadata = safetensors.load(folder / "model.safetensors")
-            row["params"] = sum(tensor.size for tensor in tensors.values())
-            row["weights_sha256"] = metadata.get("weights_sha256")
-    except (PysftError, KeyError, TypeError):
-        pass  # a stage that is not finished or damaged is shown with what can be read of it
+            stage = load_stage(folder, computing_ops("reference", None))
+            row["symbols"], row["params"] = len(stage.tokenizer), stage.model.params.size
+            row["weights_sha256"] = weights_sha256(stage.model)
+    except PysftError as error:
+        row["damaged"] = str(error)
     return row
+
+
+def _parent_of(folder: Path) -> dict:
+    """The entries of a row that are about the parent. A DataError if settings.json is damaged."""
+    parent = read_json(folder / "settings.json").get("parent")
+    if parent is None:
+        return {}
+    path = understood(folder / "settings.json", lambda data: Path(data["parent"]["path"]))
+    found = parent_folder(folder)
+    return {
+        "parent": label(path),
+        "parent_folder": str(path if found is None else found),
+        "parent_found": found is not None,
+    }
+
+
+def _steps(folder: Path) -> int | None:
+    """Return how many steps a stage or a checkpoint was trained; None if its log is not there."""
+    if folder.parent.name == "steps" and folder.name.isdecimal():
+        return int(folder.name)
+    return max((line["step"] for line in read_log(folder, skipped=True)), default=None)
 
 
 def drawn(rows: list[dict]) -> list[tuple[str, dict]]:
     """Return (a line that draws the stage's place in the tree, its row) for each row of tree()."""
-    lines, depth = [], {}
-    for row in rows:
-        depth[row["stage"]] = depth.get(row["parent"], -1) + 1
-        branch = "   " * (depth[row["stage"]] - 1) + "+- " if depth[row["stage"]] else ""
-        lines.append((branch + row["stage"], row))
-    return lines
+    by_folder = {Path(row["folder"]).resolve(): row for row in rows}
+    return [
+        ("   " * (depth - 1) + "+- " * bool(depth) + row["stage"], row)
+        for row, depth in _ordered(by_folder)
+    ]

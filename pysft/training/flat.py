@@ -3,7 +3,7 @@
 Old run folders are read with this table, and an old file of settings is refused with it."""
 
 from pysft.errors import UsageError
-from pysft.training.settings import KINDS, Settings
+from pysft.training.settings import Settings
 
 BOTH = ("beta1", "beta2", "eps", "decay_all", "clip", "on_nan", "micro_batches")
 
@@ -28,7 +28,7 @@ PLACES = {
         for name in ("replacement", "new_rows", "lora_rank", "lora_matrices", "lora_alpha")
     },
     "checkpoint_every": [("sft", "checkpoint_every")],
-    **{name: [(kind, name) for kind in KINDS] for name in BOTH},
+    **{name: [("base", name), ("sft", name)] for name in BOTH},
 }
 
 

@@ -72,6 +72,24 @@ TOOLS = {
 }
 
 
+# The flags that set a setting, without "--": flag -> its table and its name there.
+TRAIN_FLAGS = {
+    "template": ("data", "template"),
+    "grade": ("data", "grade"),
+    "too_long": ("data", "too_long"),
+    "unknown": ("data", "unknown"),
+    "mix": ("data", "mix"),
+    "base_steps": ("base", "steps"),
+    "sft_steps": ("sft", "steps"),
+    "lr": ("sft", "lr"),
+    "sft_tokens": ("sft", "tokens"),
+    "lora": ("sft", "lora_rank"),
+    "lora_matrices": ("sft", "lora_matrices"),
+    "checkpoint_every": ("sft", "checkpoint_every"),
+}
+PRETRAIN_FLAGS = {"steps": ("base", "steps"), "lr": ("base", "lr")}
+
+
 @dataclasses.dataclass(frozen=True)
 class Parent:
     """What a model that is trained already decides for the stages that begin from it.
@@ -104,15 +122,19 @@ def resolve(
     the parent."""
     chosen = {} if file is None else _read(file)
     named, listed = chosen.pop("preset", None), chosen.pop("stages", None)
-    preset = preset or named
+    preset = named if preset is None else preset
     preset = "tiny" if preset is None else preset
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise UsageError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
-    names = stages or listed
+        where = f"--config {file}: " if preset is named else ""
+        raise UsageError(f"{where}preset {preset!r} is not one of {', '.join(PRESETS)}")
+    names = listed if stages is None else stages
     if names is None:
         names = ["base", "sft"] if parent is None else [next_name(parent.stage)]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"stages = {names!r}: expected a list of names, such as base, sft")
+        raise UsageError(
+            f"--config {file}: stages = {names!r}: expected a list of names, such as"
+            ' ["base", "sft"]'
+        )
     check_stages(names, None if parent is None else parent.stage)
     settings = PRESETS[preset].with_stages(names)
     if parent is not None:
@@ -120,6 +142,10 @@ def resolve(
     layers = [(upon or {}, ""), (chosen, f"--config {file}: "), (flags or {}, "")]
     for document, where in layers:
         try:
+            for name, values in document.items():
+                is_table = name.partition("-")[0] in ("model", "data", *KINDS)
+                if is_table and not isinstance(values, dict):
+                    raise UsageError(f"{name} = {values!r}: expected a table of settings, [{name}]")
             used = _used(document, settings, where, say)
             if parent is not None:
                 _refuse_other(used, parent)
@@ -169,7 +195,10 @@ def _used(document: dict, settings: Settings, where: str, say) -> dict:
         tables = ", ".join(f"[{name}]" for name in idle)
         trains = ", ".join(settings.stages)
         if not where:
-            raise UsageError(f"flags set {tables}, but this run trains {trains}; leave them out")
+            raise UsageError(
+                f"flags set {tables}, but this run trains {trains}; leave them out, or name the"
+                " stage by --stages"
+            )
         say(f"{where}{tables} not used, because this run trains {trains}")
     return {name: value for name, value in document.items() if name not in idle}
 

@@ -13,6 +13,7 @@ A stage's name is its kind, "base" or "sft", or for a model that is tuned once m
 and so on. [sft] holds for every stage of that kind, [sft-2] for that stage alone."""
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -200,13 +201,18 @@ def kind_of(name: str) -> str:
     """Return the kind of a stage: "sft" for "sft" and for "sft-2". A UsageError if there is no such
     stage."""
     kind, number = re.fullmatch(r"([^-]*)(-.*)?", name, re.DOTALL).groups()
-    is_numbered = kind != "base" and re.fullmatch(r"-([2-9]|[1-9][0-9]+)", number or "")
+    is_numbered = kind != "base" and re.fullmatch(r"-([2-9]|[1-9][0-9]{1,2})", number or "")
     if kind not in KINDS or (number is not None and not is_numbered):
         raise UsageError(
             f"stage {name!r}: there is no such stage; a stage is {', '.join(KINDS)}, or for a model"
             " that is tuned once more sft-2, sft-3, ..."
         )
     return kind
+
+
+def stages_of(document: dict) -> list[str]:
+    """Return the names of the stages in a document as Settings.to_json() gives it."""
+    return [name for name in document if name not in ("preset", "seed", "model", "data")]
 
 
 def next_name(name: str | None) -> str:
@@ -227,10 +233,12 @@ def check_stages(names: list[str], parent: str | None = None) -> None:
         if name in names[:i]:
             again = "" if kind == "base" else f"; a model tuned once more is {next_name(name)!r}"
             raise UsageError(f"stage {name!r} is named twice{again}")
-        if kind == "base" and (i or parent):
-            begins = names[i - 1] if i else parent
+        if kind == "base" and i:
+            raise UsageError(f"stage {name!r} begins from nothing; name it first")
+        if kind == "base" and parent:
             raise UsageError(
-                f"stage {name!r} begins from nothing, so it cannot follow {begins!r}; name it first"
+                f"stage {name!r} begins from nothing, but --base names a stage to begin from; leave"
+                " one of them out"
             )
         if kind != "base" and not i and parent is None:
             raise UsageError(
@@ -239,7 +247,7 @@ def check_stages(names: list[str], parent: str | None = None) -> None:
             )
         if name == parent:
             raise UsageError(
-                f"stage {name!r} would begin from a stage of the same name; call it"
+                f"stage {name!r} has the name of the stage that the run begins from; call it"
                 f" {next_name(name)!r}"
             )
 
@@ -274,7 +282,7 @@ class Settings:
         for name, stage in self.stages.items():
             if any(rows > context for rows, _ in stage.windows):
                 raise UsageError(
-                    f"[{name}] windows = {stage.windows}: expected rows of at most the"
+                    f"[{name}] windows = {as_toml(stage.windows)}: expected rows of at most the"
                     f" context {context}"
                 )
             if isinstance(stage, FineTuning) and stage.lora_rank > self.model.channels:
@@ -289,7 +297,12 @@ class Settings:
         A table of a kind holds for each of its stages, and one of a stage for that stage alone. A
         UsageError names what is unknown."""
         kinds = [kind for kind in KINDS if any(kind_of(name) == kind for name in self.stages)]
-        refuse_unknown(document, "setting", ("seed", "model", "data", *kinds, *self.stages))
+        tables = {"model": Model, "data": Data} | {kind: KINDS[kind] for kind in kinds}
+        for name in document:
+            places = [f"[{t}]" for t, made in tables.items() if hasattr(made, name)]
+            if places and name not in (*tables, "seed"):
+                raise UsageError(f"{name} stands in no table; write it below {' or '.join(places)}")
+        refuse_unknown(document, "setting", ("seed", *tables, *self.stages))
         stages = {
             name: _changed(_changed(stage, kind_of(name), document), name, document)
             for name, stage in self.stages.items()
@@ -325,17 +338,12 @@ class Settings:
     def of_json(cls, document: dict) -> "Settings":
         """The settings that a run stored. A UsageError, TypeError or KeyError if the document is
         not as to_json() writes it."""
-        known = ("preset", "seed", "model", "data")
         return cls(
             document["preset"],
             document["seed"],
             Model(**document["model"]),
             Data(**document["data"]),
-            {
-                name: KINDS[kind_of(name)](**table)
-                for name, table in document.items()
-                if name not in known
-            },
+            {name: KINDS[kind_of(name)](**document[name]) for name in stages_of(document)},
         )
 
 
@@ -348,8 +356,6 @@ def _like(kind: type[Training], other: Training) -> Training:
 def _changed(table, name: str, document: dict):
     """Return a table of settings with the values of document[name], if there are any."""
     values = document.get(name, {})
-    if not isinstance(values, dict):
-        raise UsageError(f"{name} = {values!r}: expected a table of settings, [{name}]")
     known = [f.name for f in dataclasses.fields(table)]
     refuse_unknown(values, f"setting of [{name}]", known)
     try:
@@ -370,9 +376,14 @@ def refuse_unknown(values: dict, what: str, known) -> None:
 # --------------------------------------------------------------------------------- single values
 
 
+def as_toml(value) -> str:
+    """A value as people write it in a file of settings; a text in the quotes of Python."""
+    return json.dumps(value) if isinstance(value, (list, tuple, bool)) else repr(value)
+
+
 def _checked(f: dataclasses.Field, value):
     """Return a setting's value in the setting's type. A UsageError says what was expected."""
-    name, given = f.name, f"{f.name} = {value!r}"
+    name, given = f.name, f"{f.name} = {as_toml(value)}"
     if name == "windows":
         if not isinstance(value, (list, tuple)) or not all(map(_is_window, value)):
             raise UsageError(

@@ -192,7 +192,7 @@ def _conversation_streams(settings: Settings, name: str, conversations: list[Exa
         raise DataError("a file of the mixture has no conversation to learn from")
     lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
     streams, epochs = [], {}
-    each = widths(stage.tokens, [int(n.max()) for n in lengths], shares)
+    each = widths(stage.tokens, [int(n.max()) for n in lengths], shares, name)
     for i, (some, n, width) in enumerate(zip(groups, lengths, each), 1):
         purpose = f"file {i}" if len(shares) > 1 else "conversations"
         if files is None:
@@ -238,20 +238,21 @@ def by_tokens(seed: int, name: str, purpose: str, lengths: np.ndarray, width: in
     return pick, total / width
 
 
-def widths(budget: int, longest: list[int], shares: list[float]) -> list[int]:
+def widths(budget: int, longest: list[int], shares: list[float], name: str = "sft") -> list[int]:
     """Return the width of each file for by_tokens(), in proportion to `shares`. With these widths,
     no step has more than `budget` tokens of all files together.
 
-    longest: tokens of each file's longest conversation. A UsageError names the budget that is
-    needed, if a step could otherwise be empty or a width would be below 1."""
+    longest: tokens of each file's longest conversation. name: that of the stage. A UsageError names
+    the budget that is needed, if a step could otherwise be empty or a width would be below 1."""
     found = [int((budget - sum(longest)) * share / sum(shares)) for share in shares]
     if not any(width >= n for width, n in zip(found, longest)) or min(found) < 1:
         least = sum(longest) + min(n * sum(shares) / share for n, share in zip(longest, shares))
         least = math.ceil(max(least, sum(longest) + sum(shares) / min(shares)))
         files = f" in {len(shares)} files" if len(shares) > 1 else ""
+        flag = f"--sft-tokens {least}" if name == "sft" else f"--set {name}.tokens={least}"
         raise UsageError(
             f"{budget:,} tokens a step are too few for conversations of up to"
-            f" {max(longest):,} tokens{files}; at least {least:,} are needed: --sft-tokens {least}"
+            f" {max(longest):,} tokens{files}; at least {least:,} are needed: {flag}"
         )
     return found
 
