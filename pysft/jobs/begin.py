@@ -20,7 +20,7 @@ from pysft.run.stage import (
     understood,
     write_json,
 )
-from pysft.run.tree import named_base, parent_folder
+from pysft.run.tree import line_of, named_base
 from pysft.text.corpora import CORPORA, read_corpus, shipped
 from pysft.text.template import Template
 from pysft.text.templates import load_template
@@ -174,14 +174,11 @@ def known_name(name: str, otherwise: str) -> str:
 def corpus_of(stage: Stage) -> str:
     """Return the corpus that a stage's run was trained on, because forgetting is measured on it. It
     is "plays" if neither the stage nor those that it was begun from have a record. A DataError if
-    the record is damaged."""
-    folder = stage.folder
-    record = measured_stage(folder).parent / "run.json"
-    while not record.is_file():  # as beside a stage that `merge` made
-        folder = parent_folder(folder)
-        if folder is None:
-            return "plays"
-        record = measured_stage(folder).parent / "run.json"
+    the record is damaged, or as in line_of()."""
+    records = (measured_stage(folder).parent / "run.json" for folder in line_of(stage.folder))
+    record = next((path for path in records if path.is_file()), None)
+    if record is None:  # as beside a stage that `merge` made
+        return "plays"
     corpus = read_json(record).get("corpus")
     if not isinstance(corpus, str):
         raise DataError(f"{record}: not as this program writes it (no corpus)")

@@ -314,10 +314,17 @@ def stages(rows: list[dict]) -> list:
             row["steps"],
             row["params"],
             row["symbols"],
-            (row["weights_sha256"] or "")[:16] or ("" if row["finished"] else "not finished"),
+            _state(row),
             "this run" if row["in_run"] else row["folder"],
         ]
         for line, row in drawn(rows)
     ]
     headings = ["stage", "begun from", "steps", "weights", "symbols", "SHA-256", "folder"]
     return [table(headings, cells, "llrrrll")]
+
+
+def _state(row: dict) -> str:
+    """The first digits of a stage's hash, or why it has none."""
+    if row["damaged"]:
+        return f"damaged: {row['damaged']}"
+    return row["weights_sha256"][:16] if row["finished"] else "not finished"

@@ -3,6 +3,7 @@
 A stage names its parent by path and by the hash of its weights. The parent is looked for in the
 same run first, then at that path, and is recognised by the hash, so a run can be moved."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
@@ -68,24 +69,27 @@ def stored_sha256(folder: Path) -> str | None:
     return safetensors.load_metadata(folder / "model.safetensors").get("weights_sha256")
 
 
-def parent_of(stage: Stage) -> Stage | None:
-    """Load the stage that `stage` was begun from; None if parent_folder() finds none."""
-    folder = parent_folder(stage.folder)
-    if folder is None:
-        return None
-    parent = load_stage(folder, stage.model.ops)
-    wanted = stage.parent.get("weights_sha256")
-    return parent if weights_sha256(parent.model) == wanted else None
+def line_of(folder: Path) -> Iterator[Path]:
+    """Yield the folder of a stage and those of the stages that it was begun from, back to its base,
+    as far as they are found. A DataError if they go round in a circle, as only a damaged file can
+    say."""
+    seen = set()
+    while folder is not None:
+        if folder.resolve() in seen:
+            raise DataError(f"{folder}: its settings.json makes it a parent of itself")
+        seen.add(folder.resolve())
+        yield folder
+        folder = parent_folder(folder)
 
 
 def lineage(stage: Stage) -> list[Stage]:
-    """Return the stages from `stage` back to its base, as far as they are found, `stage` first. A
-    DataError if they go round in a circle, as only a damaged file can say."""
-    found, seen = [stage], {stage.folder.resolve()}
-    while (parent := parent_of(found[-1])) is not None:
-        if parent.folder.resolve() in seen:
-            raise DataError(f"{parent.folder}: its settings.json makes it a parent of itself")
-        seen.add(parent.folder.resolve())
+    """Load the stages from `stage` back to its base, as far as they are found, `stage` first.
+    Errors as in line_of()."""
+    found = [stage]
+    for folder in list(line_of(stage.folder))[1:]:
+        parent = load_stage(folder, stage.model.ops)
+        if weights_sha256(parent.model) != found[-1].parent.get("weights_sha256"):
+            break
         found.append(parent)
     return found
 
@@ -135,16 +139,24 @@ def tree(run) -> list[dict]:
 
 
 def _ordered(rows: dict[Path, dict]) -> list[tuple[dict, int]]:
-    """[(row, depth)] of rows by folder, each after its parent and before other children of that."""
+    """[(row, depth)] of rows by folder, each after its parent and before other children of that.
 
-    def below(parent, depth):
-        for folder, row in rows.items():
-            above = Path(row["parent_folder"]).resolve() if row["parent_found"] else None
-            if (above if above in rows else None) == parent:
-                yield row, depth
-                yield from below(folder, depth + 1)
+    Stages that go round in a circle, as only a damaged file can say, begin with any of them."""
+    above = {
+        folder: Path(row["parent_folder"]).resolve() if row["parent_found"] else None
+        for folder, row in rows.items()
+    }
+    depths = {}
 
-    return list(below(None, 0))
+    def place(folder, depth):
+        if folder not in depths:
+            depths[folder] = depth
+            for child in [f for f, parent in above.items() if parent == folder]:
+                place(child, depth + 1)
+
+    for folder in sorted(rows, key=lambda f: above[f] in rows):  # roots first
+        place(folder, 0)
+    return [(rows[folder], depth) for folder, depth in depths.items()]
 
 
 def _row(folder: Path) -> dict:
@@ -181,7 +193,10 @@ def _parent_of(folder: Path) -> dict:
     if parent is None:
         return {}
     path = understood(folder / "settings.json", lambda data: Path(data["parent"]["path"]))
-    found = parent_folder(folder)
+    try:
+        found = parent_folder(folder)
+    except DataError:  # the parent is damaged, and its own row says so
+        found = None
     return {
         "parent": label(path),
         "parent_folder": str(path if found is None else found),
