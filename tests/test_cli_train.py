@@ -179,6 +179,9 @@ def test_set_takes_any_setting_and_wins_over_the_file(trained, workdir):
     "text, words",
     [
         ("lr=3", "--set lr=3: expected TABLE.NAME=VALUE"),
+        ("seed=7", "--set seed=7: write --seed 7"),
+        ("preset=mini", "--set preset=mini: write --preset mini"),
+        ("stages=base", "--set stages=base: write --stages base"),
         ("sft.lr", "expected TABLE.NAME=VALUE"),
         ("sft.=3", "expected TABLE.NAME=VALUE"),
         ("sft.lr=[1", "[sft] lr = '[1' must be a number"),
@@ -192,6 +195,38 @@ def test_set_takes_any_setting_and_wins_over_the_file(trained, workdir):
 )
 def test_an_assignment_that_sets_nothing_is_refused(trained, workdir, text, words):
     assert words in refusal(2, "train", *trained.inputs, "--set", text)
+    assert workdir.is_unchanged()
+
+
+def test_set_can_be_given_several_times(trained, workdir):
+    succeeds(
+        "train", *trained.inputs, "--set", "base.steps=2", "--set", "sft.steps=1", "--out", "r"
+    )
+    kept = run_record(workdir.path / "r")["settings"]
+    assert (kept["base"]["steps"], kept["sft"]["steps"]) == (2, 1)
+
+
+@pytest.mark.parametrize("values", [("sft.lr=1", "sft.lr=2"), ("sft.lr=1", "--set", "sft.lr=1")])
+def test_a_setting_that_is_set_twice_is_refused(trained, workdir, values):
+    assert "--set names sft.lr twice" in refusal(2, "train", *trained.inputs, "--set", *values)
+    assert workdir.is_unchanged()
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--base", ""), "--base is empty"),
+        (("--base", " "), "--base is empty"),
+        (("--out", ""), "--out is empty"),
+        (("--preset", ""), "preset '' is not one of"),
+        (("--stages", "base,,sft"), "a name is empty; write it as in base,sft"),
+        (("--stages", ""), "a name is empty"),
+        (("--stages", "base,sft-9999"), "there is no such stage"),
+        (("--stages", "base,sft-1000"), "there is no such stage"),
+    ],
+)
+def test_an_empty_value_or_a_name_of_no_stage_is_refused(trained, workdir, flags, words):
+    assert words in refusal(2, "train", *trained.inputs, *flags)
     assert workdir.is_unchanged()
 
 

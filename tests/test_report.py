@@ -603,3 +603,15 @@ def test_with_a_given_base_the_command_does_not_name_the_shape():
     found, args = understood(recorded(settings, base="runs/b"), True, parent)
     assert (args.base, args.set, args.sft_steps) == ("runs/b", None, 5)
     assert found == settings
+
+
+@pytest.mark.parametrize(
+    "stage, names", [("base", ["sft"]), ("sft", ["sft-2"]), ("sft", ["sft-5"])]
+)
+def test_with_a_given_base_the_command_names_the_stages(stage, names):
+    """What is at the path of the base later may be another stage."""
+    parent = Parent(stage, "runs/b", {"model": vars(Settings().model)})
+    settings = resolve(stages=names, parent=parent)
+    found, args = understood(recorded(settings, base="runs/b"), True, parent)
+    assert (args.base, args.stages) == ("runs/b", ",".join(names))
+    assert found == settings

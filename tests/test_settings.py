@@ -243,6 +243,29 @@ def test_a_setting_that_cannot_be_is_named_with_its_table(toml, table, text):
     assert not table or f"[{table}]" in sentence
 
 
+@pytest.mark.parametrize("name", ["model", "base", "sft", "sft-2"])
+@pytest.mark.parametrize("parent", [None, PARENT], ids=["alone", "begun from a stage"])
+def test_a_table_that_is_a_number_is_refused(toml, name, parent):
+    """Also if no stage of the run uses it."""
+    with pytest.raises(UsageError, match=rf"mine.toml: {name} = 3: expected a table.*\[{name}\]"):
+        resolve(None, toml(f"{name} = 3"), parent=parent)
+
+
+@pytest.mark.parametrize(
+    "text, tables",
+    [
+        ("lr = 1", r"\[base\] or \[sft\]"),
+        ("tokens = 1", r"\[sft\]"),
+        ("tied = true", r"\[model\]"),
+        ("shipped = 'pairs'", r"\[data\]"),
+    ],
+)
+def test_a_setting_outside_a_table_is_refused_with_its_tables(toml, text, tables):
+    name = text.partition(" ")[0]
+    with pytest.raises(UsageError, match=f"{name} stands in no table; write it below {tables}$"):
+        resolve(None, toml(text))
+
+
 def test_transcripts_of_tool_use_need_their_context_and_conversations(toml):
     with pytest.raises(UsageError, match="context of at least 256"):
         resolve("seed", toml('[data]\ntranscripts = 9\nshipped = "conversations"'))
