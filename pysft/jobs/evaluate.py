@@ -143,7 +143,7 @@ def matched_loss(
 
     tuned: the stages from the one that is measured back to the base. The weights of `base` are
     changed. MissingInput if base is None, a DataError if the stage's corpus or settings are not in
-    its folder."""
+    its folder, or if the base lacks characters of the corpus."""
     stage = tuned[0]
     if base is None:
         raise MissingInput(
@@ -154,6 +154,11 @@ def matched_loss(
         raise DataError(
             f"{stage.folder}: the corpus is not in it, because an older version did not keep it."
             " --matched needs a run that is trained again"
+        )
+    if not base.tokenizer.can_write(probe.corpus_text + probe.heldout_text):
+        raise DataError(
+            f"{base.folder}: lacks characters of the corpus of {stage.folder}, so --matched cannot"
+            " train it on that"
         )
     texts = base.tokenizer, probe.corpus_text, probe.heldout_text
     for one in reversed(tuned[:-1]):
