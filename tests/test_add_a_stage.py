@@ -105,3 +105,17 @@ def test_its_commands_train_the_stage_and_go_on_from_it(copy):
     assert all(0 < row["loss"] < row["figures"]["conversation"] for row in rows)
     report = json.loads((copy / "runs/focal-sft/sft/report.json").read_text())
     assert report["parent"]["stage"] == "focal"
+
+
+def test_settings_are_read_as_before_also_those_of_an_old_run(copy):
+    """The table of the flat names of earlier versions does not know the new kind."""
+    for name in ("conftest.py", "texts.py", "test_settings.py"):
+        shutil.copy(ROOT / "tests" / name, copy / "tests")
+    done = python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_settings.py", cwd=copy
+    )
+    assert done.returncode == 0, done.stdout
+    code = "from pysft.training.flat import PLACES; from pysft.training.settings import KINDS;"
+    code += "print(*KINDS, *{table for places in PLACES.values() for table, _ in places})"
+    tables = python("-c", code, cwd=copy).stdout.split()
+    assert sorted(tables) == sorted(["base", "sft", "focal", "base", "sft", "model", "data"])

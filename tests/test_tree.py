@@ -4,6 +4,7 @@ it."""
 import json
 import os
 import shutil
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from command_line import (
     files_in,
     lines,
     pysft,
+    raising,
     read_lines,
     refusal,
     stage_log,
@@ -27,9 +29,11 @@ from pysft.jobs import work as work_job
 from pysft.measure.evaluate import loss_after_replay
 from pysft.measure.wording import COMPARED
 from pysft.nn import safetensors
+from pysft.nn.grow import with_outputs
+from pysft.rng import rng
 from pysft.run.log import read_measurements
-from pysft.run.stage import find_stage, load_stage, read_json, weights_sha256
-from pysft.run.tree import base_of, lineage
+from pysft.run.stage import find_stage, load_stage, read_json, save_stage, weights_sha256
+from pysft.run.tree import base_of, drawn, lineage, parent_folder
 from pysft.text.corpora import split_corpus
 from pysft.training import runner
 from pysft.training.flat import PLACES
@@ -151,6 +155,33 @@ def test_the_template_of_the_parent_is_kept(home, workdir):
     assert workdir.is_unchanged()
 
 
+@pytest.mark.parametrize("outputs", ["value", "nll+value"])
+def test_a_model_with_other_outputs_is_no_base(home, workdir, outputs):
+    stage = load_stage(home.run / "base")
+    model = with_outputs(stage.model, outputs, rng(1, "value", "rows"))
+    save_stage(replace(stage, model=model, folder=workdir.path / "base"))
+    workdir.remember()
+    error = refusal(2, *home.fine_tuning(home.data, "--base", "base"))
+    assert f"--base base: its outputs are {outputs!r}" in error
+    assert workdir.is_unchanged()
+
+
+def test_a_base_that_lacks_characters_of_the_corpus_gives_no_forgetting(home, workdir):
+    """The vocabulary of the stage between was grown."""
+    data = workdir.write("new.jsonl", [conversation("Hi", "\u00e9"), conversation("Ho", "No")])
+    grown = ("--unknown", "grow", "--out", "grown")
+    succeeds(*home.fine_tuning(data, *grown))
+    corpus = workdir.write("corpus.txt", home.corpus.read_text() + "\u00e9" * 9)
+    command = ("train", "--config", home.config, "--corpus", corpus, "--base", "grown/sft")
+    result = succeeds(*command, "--data", data, "--out", "run", "--json")
+    assert "lacks characters of this corpus, so forgetting cannot be measured" in result.err
+    report = succeeds("eval", "run", "--json").document
+    for one in (result.document, report):
+        assert one["base_loss"] is None and one.get("forgetting") is None
+        assert one["tuned_base_loss"] > 0
+    assert "lacks characters of the corpus" in refusal(65, "eval", "run", "--matched")
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -257,12 +288,14 @@ def hidden(path):
 
 
 def by_hand(home, *runs) -> float:
-    """The loss of the base after the replay of these fine-tunings, [(run, stage)]."""
+    """The loss of the base after the replay of these fine-tunings, [(run, stage)] or [(run, stage,
+    steps)]."""
     base = load_stage(home.run / "base")
     texts = base.tokenizer, *split_corpus(home.corpus.read_text())
-    for run, name in runs:
+    for run, name, *steps in runs:
         settings = Settings.of_json(read_json(run / name / "settings.json")["settings"])
-        loss = loss_after_replay(base.model, settings, name, *texts, lambda text, last: None)
+        progress = lambda text, last: None  # noqa: E731
+        loss = loss_after_replay(base.model, settings, name, *texts, progress, *steps)
     return loss
 
 
@@ -277,6 +310,22 @@ def test_matched_forgetting_counts_the_replay_of_every_fine_tuning(home, second,
         assert report["forgetting_matched"] == report["tuned_base_loss"] / expected - 1
     alone = by_hand(home, (chain, "sft"))
     assert alone != expected
+
+
+def test_matched_forgetting_of_a_stage_in_a_renamed_folder(home, workdir):
+    shutil.copytree(home.run, workdir.path / "run")
+    shutil.copytree(home.run / "sft", workdir.path / "mychat")
+    report = succeeds("eval", "mychat", "--matched", "--json").document
+    assert report["matched_base_loss"] == by_hand(home, (home.run, "sft"))
+
+
+def test_matched_forgetting_counts_the_replay_of_a_checkpoint_up_to_it(home, workdir):
+    parent = home.run / "sft/steps/3"
+    succeeds(*home.fine_tuning(home.data, "--base", parent, "--out", "run"))
+    report = succeeds("eval", "run", "--matched", "--json").document
+    later = (workdir.path / "run", "sft-2")
+    assert report["matched_base_loss"] == by_hand(home, (home.run, "sft", 3), later)
+    assert report["matched_base_loss"] != by_hand(home, (home.run, "sft"), later)
 
 
 def test_without_its_parent_a_stage_can_be_measured_but_not_matched(second, workdir):
@@ -297,6 +346,77 @@ def test_a_folder_of_the_parents_name_with_other_weights_is_not_the_parent(home,
         home.run / "base",
     ]
     assert base_of(load_stage(run / "sft-2")).folder == home.run / "base"
+
+
+# ---------------------------------------------------------------------------- parents in other runs
+
+
+@pytest.fixture
+def two(home, workdir):
+    """The folder of a run "one" and of "two", which was begun from it by a relative path."""
+    shutil.copytree(home.run, workdir.path / "one")
+    succeeds(*home.fine_tuning(home.data, "--base", "one/sft", "--out", "two"))
+    return workdir.path
+
+
+def parents(folder) -> list[tuple[str, bool]]:
+    """[(folder, found)] of the parents in the tree of a run, the oldest first."""
+    rows = succeeds("info", folder, "--json").document["stages"]
+    return [(row["parent_folder"], row["parent_found"]) for row in rows if row["parent"]]
+
+
+def test_a_parent_is_found_from_another_folder_and_after_both_runs_were_moved(
+    two, tmp_path_factory, monkeypatch
+):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert parents(two / "two") == [
+        (str(two / "one/base"), True),
+        (str(two / "one/sft"), True),
+    ]
+    new = tmp_path_factory.mktemp("new")
+    for name in ("one", "two"):
+        shutil.move(two / name, new / name)
+    assert parents(new / "two") == [(str(new / "one/base"), True), (str(new / "one/sft"), True)]
+    monkeypatch.chdir(new)
+    assert parent_folder(Path("two/sft-2")).resolve() == new / "one/sft"
+
+
+def test_a_stage_of_other_weights_beside_the_run_is_not_the_parent(two):
+    shutil.move(two / "one", two / "other")
+    shutil.copytree(two / "other/base", two / "one/sft")
+    assert parents(two / "two") == [(str(two / "one/sft"), False)]
+    assert f"not found, which was {two / 'one/sft'}" in succeeds("info", two / "two").out
+    shutil.rmtree(two / "one/sft")
+    shutil.copytree(two / "other/sft", two / "one/sft")
+    assert parents(two / "two")[-1] == (str(two / "one/sft"), True)
+
+
+@pytest.fixture
+def a_minute():
+    """Ends a test that takes longer, such as one in an endless loop."""
+    before = signal.signal(signal.SIGALRM, raising(AssertionError("a minute is over")))
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("above", ["sft", "base"])
+def test_parents_in_a_circle_end_in_a_sentence_or_a_tree(home, workdir, a_minute, above):
+    """The base is made to be begun from its own child, or from itself."""
+    run = shutil.copytree(home.run, workdir.path / "run")
+    sha256 = weights_sha256(load_stage(run / above).model)
+    edit(run / "base/settings.json", parent={"path": str(run / above), "weights_sha256": sha256})
+    for command in (("info", run), ("info", run / "sft")):
+        out = succeeds(*command).out
+        assert "base " in out and "sft " in out
+        assert len(succeeds(*command, "--json").document["stages"]) == 2
+    succeeds("eval", run, "--json")
+    assert "makes it a parent of itself" in refusal(65, "eval", run, "--matched")
+    succeeds("report", run)
+    (run / "run.json").unlink()
+    error = refusal(65, "train", "--config", home.config, "--base", run / "sft", "--out", "again")
+    assert "makes it a parent of itself" in error
 
 
 # ------------------------------------------------------------------------ adapters, and tied heads
@@ -386,6 +506,74 @@ def test_info_names_a_parent_that_is_missing_and_a_stage_that_is_not_finished(se
     assert "not finished: 6 steps so far" in succeeds("info", "run").out
     os.makedirs("empty")
     assert "no stage in it" in refusal(66, "info", "empty")
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "sft-2"])
+@pytest.mark.parametrize(
+    "name, damage",
+    [("settings.json", cut), ("model.safetensors", cut), ("vocabulary.json", Path.unlink)],
+)
+def test_a_damaged_stage_is_named_in_the_tree_and_on_the_page(chain, workdir, stage, name, damage):
+    run = shutil.copytree(chain, workdir.path / "run")
+    damage(run / stage / name)
+    rows = succeeds("info", run, "--json").document["stages"]
+    assert sorted(row["stage"] for row in rows) == ["base", "sft", "sft-2"]
+    [row] = [row for row in rows if row["damaged"]]
+    assert row["stage"] == stage and str(run / stage / name) in row["damaged"]
+    [line] = [line for line in succeeds("info", run).out.splitlines() if "damaged: " in line]
+    assert line.split(" damaged: ")[0].strip().removeprefix("+- ") == stage
+    assert row["damaged"] in line
+    succeeds("report", run)
+    tree = page_of(run).partition("<h2>The stages")[2].partition("<h2>")[0]
+    assert tree.count("damaged: ") == 1
+    for name in STEPS:  # the others are shown whole
+        sha256 = weights_sha256(load_stage(chain / name).model)
+        assert (sha256[:16] in tree) is (name != stage)
+
+
+def test_the_tree_shows_each_child_under_its_own_parent():
+    def row(stage, parent=None, found=True):
+        return {
+            "stage": stage,
+            "folder": f"runs/{stage}",
+            "parent_folder": parent and f"runs/{parent}",
+            "parent_found": found if parent else None,
+        }
+
+    given = [row("c", "b"), row("a"), row("b"), row("d", "a"), row("e", "d"), row("f", "x", False)]
+    lines = [line for line, _ in drawn(given)]
+    assert lines == ["a", "+- d", "   +- e", "b", "+- c", "f"]
+    assert [row["stage"] for _, row in drawn(given)] == ["a", "d", "e", "b", "c", "f"]
+
+
+def test_a_stage_that_is_not_finished_stands_under_its_parent(home, workdir):
+    with stopped_in("sft", 3):
+        assert pysft("train", *home.inputs, "--out", "run").code == 130
+    base, sft = succeeds("info", "run").out.splitlines()
+    assert base.startswith("base ") and sft.startswith("+- sft ")
+    assert "not finished: 3 steps so far" in sft
+    succeeds("report", "run")
+
+
+def test_a_run_that_stopped_in_its_base_is_made_again_by_train(home, workdir):
+    with stopped_in("base", 2):
+        assert pysft("train", *home.inputs, "--out", "run").code == 130
+    succeeds("report", "run")
+    assert "python -m pysft train --preset" in page_of(workdir.path / "run")
+
+
+def test_the_steps_of_a_stage_without_its_log_are_unknown(home, workdir):
+    run = shutil.copytree(home.run, workdir.path / "run")
+    (run / "sft/log.jsonl").unlink()
+    rows = succeeds("info", run, "--json").document["stages"]
+    assert [row["steps"] for row in rows] == [4, None]
+    assert "steps unknown, " in succeeds("info", run).out
+    rows = succeeds("info", run / "sft/steps/3", "--json").document["stages"]
+    assert [row["steps"] for row in rows] == [4, 3]
 
 
 def test_a_folder_of_somebody_else_in_a_run_is_no_stage(home, workdir):
@@ -558,6 +746,35 @@ def test_a_parent_of_another_vocabulary_or_shape_is_refused_by_the_last_stage_to
     result = pysft("train", "--resume", "--out", run, "--json")
     assert result.code == 65, result.err
     assert "Put the right stage back" in result.err.splitlines()[-1]
+
+
+def without(*names):
+    def change(record):
+        for name in names:
+            del record["settings"][name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("base", "sft"),
+        without("base"),
+        lambda record: record.update(ops="foo"),
+        lambda record: record.update(base="elsewhere"),  # and [base], which begins from nothing
+        lambda record: record["settings"].update(sft=3),
+    ],
+    ids=["no stage", "sft from nothing", "ops", "base from a stage", "sft is a number"],
+)
+def test_a_record_that_no_training_writes_is_not_resumed(home, workdir, change):
+    run = shutil.copytree(home.run, workdir.path / "run")
+    record = json.loads((run / "run.json").read_text())
+    change(record)
+    (run / "run.json").write_text(json.dumps(record))
+    workdir.remember()
+    assert "run.json: not as this program" in refusal(65, "train", "--resume", "--out", "run")
+    assert workdir.is_unchanged()
 
 
 # ------------------------------------------------------------------ run folders of earlier versions
