@@ -413,6 +413,7 @@ def test_the_settings_page_has_every_setting_with_its_value():
             for table in tables:
                 assert (table, found[1]) not in shown, line
                 shown[table, found[1]] = value_of(found[2])
+    assert shown.pop((None, "stages")) == list(Settings().stages)  # stored as the tables' names
     assert shown == every_setting(Settings())
 
 

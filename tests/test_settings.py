@@ -99,6 +99,13 @@ def test_a_table_of_a_kind_holds_for_each_of_its_stages_and_one_of_a_stage_for_i
     assert [settings.stages[name].steps for name in ("sft", "sft-2")] == [7, 7]
 
 
+def test_a_flag_for_a_kind_wins_over_the_files_table_of_one_stage_and_not_over_a_flag_for_it(toml):
+    path, names = toml("[sft-2]\nlr = 1e-4"), ["base", "sft", "sft-2"]
+    for flags, rate in (({"sft": {"lr": 1e-3}}, 1e-3), ({"sft-2": {"lr": 2}}, 2)):
+        settings = resolve(None, path, flags={"sft": {"lr": 1e-3}} | flags, stages=names)
+        assert [settings.stages[name].lr for name in names[1:]] == [1e-3, rate]
+
+
 def test_tables_of_a_file_that_no_stage_uses_are_said_and_those_of_flags_refused(toml):
     said, path = [], toml("[base]\nsteps = 3\n[sft-2]\nlr = 1e-4\n[sft]\nsteps = 2")
     settings = resolve(None, path, stages=["base"], say=said.append)
