@@ -60,6 +60,11 @@ def add_arguments(p):
         help="one weight for each file of --data; the files share the tokens of a step in this"
         " proportion (default: every conversation counts the same)",
     )
+    _add_stages(p)
+
+
+def _add_stages(p):
+    """The flags that say what is trained, and how."""
     p.add_argument(
         "--base",
         metavar="RUN|STAGE",

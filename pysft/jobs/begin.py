@@ -27,7 +27,8 @@ from pysft.text.templates import load_template
 from pysft.text.tokenizers import vocabulary_from_json
 from pysft.training.flat import is_flat, of_flat
 from pysft.training.presets import Parent
-from pysft.training.settings import Model, Settings, as_toml, check_stages, kind_of
+from pysft.training.settings import Model, Settings, check_stages, kind_of
+from pysft.training.values import as_toml
 
 
 @dataclass(frozen=True)

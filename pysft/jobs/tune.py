@@ -105,49 +105,63 @@ def _trained(
     """Fine-tune the parent. Return (the stage, its figures that are known before it is measured).
 
     done: the stage, if a resumed run has finished it; it is not trained again."""
-    settings, screen, tokenizer = work.stage, place.screen, material.grown
     parent.model.release()
-    model = _grown(work, parent)
-    grown_loss = corpus_loss(model, tokenizer, material.heldout_text)
+    tuned = _begun(work, material, parent, place)
+    grown_loss = corpus_loss(tuned.model, tuned.tokenizer, material.heldout_text)
+    old, new = parent.model.config.vocab, work.config.vocab
+    growth = f"{old} -> {new} ({work.stage.new_rows} rows; base text now {grown_loss:.3f})"
+    if old == new:
+        growth = f"of {old}, as in {parent.name} (base text {grown_loss:.3f})"
+    params = announce(place.screen, f"{work.name}: vocabulary {growth}", work.config)
+    trained = _adapted(work, tuned.model, old, place.screen)
+    if done is None:
+        save_origin(tuned)
+        write_json(tuned.folder / "data.json", data_figures(material, work.plan, counts))
+        write_json(tuned.folder / "evaluation.json", material.probe.to_json())
+        _train(tuned, trained, work, material, base_loss, place)
+    elif not whole_log(done.folder, work.plan.steps):
+        place.screen.say(
+            f"{done.folder / 'log.jsonl'}: lines are damaged or missing. The figures of the"
+            " training itself (losses, tokens per second) are computed from the other lines"
+        )
+    drop_checkpoints(tuned.folder)
+    known = {"params": params, "trained_params": trained.params.size, "grown_base_loss": grown_loss}
+    return tuned if done is None else done, known | counts
+
+
+def _begun(work: Work, material: Material, parent: Stage, place: Place) -> Stage:
+    """Return the stage as it begins: the parent's weights with the vocabulary of the stage."""
     origin = {"path": str(parent.folder.resolve()), "weights_sha256": weights_sha256(parent.model)}
-    tuned = Stage(
+    return Stage(
         place.folder / work.name,
-        model,
-        tokenizer,
+        _grown(work, parent),
+        material.grown,
         material.template,
         work.settings.to_json(),
         origin,
         place.inputs,
     )
-    old, new = parent.model.config.vocab, work.config.vocab
-    growth = f"{old} -> {new} ({settings.new_rows} rows; base text now {grown_loss:.3f})"
-    if old == new:
-        growth = f"of {old}, as in {parent.name} (base text {grown_loss:.3f})"
-    params = announce(screen, f"{work.name}: vocabulary {growth}", model.config)
-    trained = _adapted(work, model, old, screen)
-    if done is not None:
-        tuned = done
-        if not whole_log(tuned.folder, work.plan.steps):
-            screen.say(
-                f"{tuned.folder / 'log.jsonl'}: lines are damaged or missing. The figures of the"
-                " training itself (losses, tokens per second) are computed from the other lines"
-            )
-    else:
-        save_origin(tuned)
-        write_json(tuned.folder / "data.json", data_figures(material, work.plan, counts))
-        write_json(tuned.folder / "evaluation.json", material.probe.to_json())
-        at = checkpoint_steps(settings, work.plan)
-        steps = train_stage(tuned, work.plan, settings, screen, place.resume, trained, at)
-        with closing(steps):  # an error while measuring must also end the training cleanly
-            for moment in steps:
-                _measure(moment, work, tuned, trained, material, base_loss)
-        if trained is not model:
-            trained.merge()
-            save_adapter(tuned.folder / "adapter.safetensors", trained)
-        save_stage(tuned)
-    drop_checkpoints(tuned.folder)
-    known = {"params": params, "trained_params": trained.params.size, "grown_base_loss": grown_loss}
-    return tuned, known | counts
+
+
+def _train(
+    tuned: Stage,
+    trained,
+    work: Work,
+    material: Material,
+    base_loss: float | None,
+    place: Place,
+) -> None:
+    """Train a stage, measure it on the way, and write it. trained: its model, or a LoRA around
+    it."""
+    at = checkpoint_steps(work.stage, work.plan)
+    moments = train_stage(tuned, work.plan, work.stage, place.screen, place.resume, trained, at)
+    with closing(moments):  # an error while measuring must also end the training cleanly
+        for moment in moments:
+            _measure(moment, work, tuned, trained, material, base_loss)
+    if trained is not tuned.model:
+        trained.merge()
+        save_adapter(tuned.folder / "adapter.safetensors", trained)
+    save_stage(tuned)
 
 
 def _grown(work: Work, parent: Stage) -> GPT:

@@ -1,7 +1,8 @@
 """The tree of stages: which stage a model was begun from, back to its base.
 
 A stage names its parent by path and by the hash of its weights. The parent is looked for in the
-same run first, then at that path, and is recognised by the hash, so a run can be moved."""
+same run, then in a run beside it, then at that path, and is recognised by the hash. So runs can be
+moved."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -13,28 +13,12 @@ A stage's name is its kind, "base" or "sft", or for a model that is tuned once m
 and so on. [sft] holds for every stage of that kind, [sft-2] for that stage alone."""
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
 
 from pysft.errors import UsageError
 from pysft.nn.shapes import MATRICES, GPTConfig
-from pysft.text.grades import GRADES
-from pysft.text.tokenizers import TOKENIZERS
-
-SCHEDULES = ("constant", "cosine", "linear")
-
-# The settings that take one of a few words, and these words.
-CHOICES = {
-    "schedule": SCHEDULES,
-    "new_rows": ("random", "mean"),
-    "tokenizer": TOKENIZERS,
-    "grade": tuple(GRADES),
-    "too_long": ("refuse", "drop"),
-    "unknown": ("refuse", "replace", "grow"),
-    "on_nan": ("abort", "skip"),
-    "shipped": ("pairs", "conversations", "conversations+pairs"),
-}
+from pysft.training.values import as_toml, checked, is_whole
 
 
 class _Table:
@@ -42,7 +26,7 @@ class _Table:
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
 
 
 # ----------------------------------------------------------------------------- the model, the data
@@ -271,7 +255,7 @@ class Settings:
     def __post_init__(self):
         if not isinstance(self.preset, str):
             raise UsageError(f"preset = {self.preset!r} must be text")
-        if not _is_whole(self.seed):
+        if not is_whole(self.seed):
             raise UsageError(f"seed = {self.seed!r} must be a whole number, not negative")
         context = self.model.context
         if self.data.transcripts and context < 256:
@@ -371,61 +355,3 @@ def refuse_unknown(values: dict, what: str, known) -> None:
             raise UsageError(
                 f"unknown {what} {name!r}. There are {', '.join(dict.fromkeys(known))}"
             )
-
-
-# --------------------------------------------------------------------------------- single values
-
-
-def as_toml(value) -> str:
-    """A value as people write it in a file of settings; a text in the quotes of Python."""
-    return json.dumps(value) if isinstance(value, (list, tuple, bool)) else repr(value)
-
-
-def _checked(f: dataclasses.Field, value):
-    """Return a setting's value in the setting's type. A UsageError says what was expected."""
-    name, given = f.name, f"{f.name} = {as_toml(value)}"
-    if name == "windows":
-        if not isinstance(value, (list, tuple)) or not all(map(_is_window, value)):
-            raise UsageError(
-                f"{given}: expected a list of pairs [rows, count] of whole numbers above 0"
-            )
-        return tuple(tuple(pair) for pair in value)
-    if name == "lora_matrices":
-        known = isinstance(value, (list, tuple)) and all(m in MATRICES for m in value)
-        if not known or not value:
-            raise UsageError(f"{given}: expected some of {', '.join(MATRICES)}")
-        return tuple(value)
-    if name == "checkpoint_every":
-        words, text = ("tenth", "epoch", "never"), str(value)
-        if isinstance(value, bool) or not (text in words or (text.isdecimal() and int(text) > 0)):
-            raise UsageError(f"{given}: expected tenth, epoch, never, or a number of steps above 0")
-        return text
-    if name == "mix":
-        if not isinstance(value, (list, tuple)) or not all(_is_real(w) and w > 0 for w in value):
-            raise UsageError(f"{given}: expected a list of numbers above 0, one for each file")
-        return tuple(float(w) for w in value)
-    if f.type is int and not _is_whole(value):
-        raise UsageError(f"{given} must be a whole number, not negative")
-    if f.type is float:
-        if not _is_real(value):
-            raise UsageError(f"{given} must be a number from 0 to a million")
-        return float(value)
-    if f.type in (bool, str) and not isinstance(value, f.type):
-        raise UsageError(f"{given} must be {'true or false' if f.type is bool else 'text'}")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise UsageError(f"{given} is not one of {', '.join(CHOICES[name])}")
-    return value
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_real(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
-
-
-def _is_window(value) -> bool:
-    """True for a pair (rows, count) of whole numbers above 0."""
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    return is_pair and all(_is_whole(n) and n > 0 for n in value)
