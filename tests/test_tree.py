@@ -377,8 +377,33 @@ def test_a_parent_is_found_from_another_folder_and_after_both_runs_were_moved(
     for name in ("one", "two"):
         shutil.move(two / name, new / name)
     assert parents(new / "two") == [(str(new / "one/base"), True), (str(new / "one/sft"), True)]
-    monkeypatch.chdir(new)
-    assert parent_folder(Path("two/sft-2")).resolve() == new / "one/sft"
+    for here, stage in ((new, "two/sft-2"), (new / "two", "sft-2")):
+        monkeypatch.chdir(here)
+        assert parent_folder(Path(stage)).resolve() == new / "one/sft"
+
+
+def test_a_checkpoint_is_found_as_a_parent_after_both_runs_were_moved(home, workdir):
+    shutil.copytree(home.run, workdir.path / "one")
+    succeeds(*home.fine_tuning(home.data, "--base", "one/sft/steps/3", "--out", "two"))
+    new = workdir.path / "new"
+    new.mkdir()
+    for name in ("one", "two"):
+        shutil.move(name, new / name)
+    expected = [(str(new / "one" / name), True) for name in ("base", "sft/steps/3")]
+    assert parents(new / "two") == expected
+
+
+@pytest.mark.parametrize(
+    "parent", [{"path": "gone/base", "weights_sha256": "0" * 64}, None], ids=["gone", "none"]
+)
+def test_a_tuned_stage_without_a_base_under_it_can_be_begun_from(home, workdir, parent):
+    """It can talk, so it is no base itself."""
+    shutil.copytree(home.run / "sft", workdir.path / "only/sft")
+    edit(workdir.path / "only/sft/settings.json", parent=parent)
+    command = ("train", *home.inputs, "--base", "only/sft", "--out", "run", "--json")
+    result = succeeds(*command)
+    assert "the base under it is neither beside it nor at its old path" in result.err
+    assert result.document["base_loss"] is None and result.document["forgetting"] is None
 
 
 def test_a_stage_of_other_weights_beside_the_run_is_not_the_parent(two):

@@ -86,13 +86,8 @@ def line_of(folder: Path) -> Iterator[Path]:
 def lineage(stage: Stage) -> list[Stage]:
     """Load the stages from `stage` back to its base, as far as they are found, `stage` first.
     Errors as in line_of()."""
-    found = [stage]
-    for folder in list(line_of(stage.folder))[1:]:
-        parent = load_stage(folder, stage.model.ops)
-        if weights_sha256(parent.model) != found[-1].parent.get("weights_sha256"):
-            break
-        found.append(parent)
-    return found
+    above = list(line_of(stage.folder))[1:]
+    return [stage, *(load_stage(folder, stage.model.ops) for folder in above)]
 
 
 def base_of(stage: Stage) -> Stage | None:
