@@ -126,6 +126,16 @@ def test_base_names_a_run_for_its_base_or_any_stage(home, workdir, named, parent
         assert report["parent"] is None
 
 
+def test_a_run_without_a_base_is_refused_with_its_finished_stages(home, second, workdir):
+    run = shutil.copytree(second, workdir.path / "run")
+    (run / "sft-3").mkdir()
+    shutil.copy(run / "sft-2/settings.json", run / "sft-3")
+    workdir.remember()
+    error = refusal(2, *home.fine_tuning(home.data, "--base", "run"))
+    assert error.endswith("Name a stage of it: run/sft-2")
+    assert workdir.is_unchanged()
+
+
 def test_the_ids_of_a_parent_that_was_tuned_never_move(home, workdir):
     """New characters would stand before the special tokens."""
     data = workdir.write("new.jsonl", [conversation("Hi", "é")])
