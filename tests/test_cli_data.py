@@ -225,7 +225,7 @@ def test_the_files_of_a_mixture_have_their_shares(trained, workdir):
     workdir.write("a.jsonl", [conversation(*texts) for texts in CONVERSATIONS[:30]])
     workdir.write("b.jsonl", [conversation(*texts) for texts in CONVERSATIONS[30:50]])
     config = workdir.write("more.toml", toml(sft={"tokens": 800}))
-    command = [*trained.fine_tuning("a.jsonl"), "--data", "a.jsonl", "b.jsonl", "--config", config]
+    command = [*trained.fine_tuning("a.jsonl"), "--data", "b.jsonl", "--config", config]
     for weights in (["1"], ["1", "-1"]):
         assert pysft(*command, "--mix", *weights).code == 2
         assert workdir.is_unchanged()
