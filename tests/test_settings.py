@@ -91,6 +91,11 @@ def test_a_file_can_name_its_preset_and_its_stages(toml):
     assert settings == PRESETS["seed"].only("base").changed({"base": {"steps": 3}})
 
 
+def test_the_stages_of_a_command_win_over_those_of_its_file(toml):
+    settings = resolve(None, toml('stages = ["base"]'), stages=["base", "sft"])
+    assert list(settings.stages) == ["base", "sft"]
+
+
 def test_a_table_of_a_kind_holds_for_each_of_its_stages_and_one_of_a_stage_for_it_alone(toml):
     path = toml("[sft-2]\nlr = 1e-4\n[sft]\nlr = 1e-3\nsteps = 7")
     settings = resolve(None, path, stages=["base", "sft", "sft-2"])
