@@ -328,6 +328,8 @@ def test_flat_settings_of_an_old_run_give_the_same_tables():
     assert of_flat(FLAT, ["base", "sft"]) == Settings.of_json(TABLES)
     assert of_flat(FLAT, ["sft"]) == Settings.of_json(TABLES).only("sft")
     assert tuning(FLAT, "sft") == TABLES["data"] | TABLES["sft"]
+    document = TABLES | {"sft-2": {"steps": 9}}
+    assert tuning(document, "sft-2") == TABLES["data"] | {"steps": 9}
     with pytest.raises(UsageError, match="'colour'"):
         of_flat(FLAT | {"colour": 1}, ["sft"])
 
