@@ -158,6 +158,13 @@ def test_a_further_stage_can_add_the_tokens_of_tools(home, workdir):
     assert parent.tokenizer.decode(ids) == stage.tokenizer.decode(ids)
 
 
+def test_a_base_is_tuned_with_any_template(home, workdir):
+    """Its folder names one, but it was not trained with it."""
+    flags = ("--base", home.run, "--template", "human", "--out", "run")
+    succeeds(*home.fine_tuning(home.data, *flags))
+    assert load_stage("run").template.name == "human"
+
+
 def test_the_template_of_the_parent_is_kept(home, workdir):
     flags = ("--base", home.run / "sft", "--template", "human")
     error = refusal(2, *home.fine_tuning(home.data, *flags))
@@ -390,6 +397,16 @@ def test_a_parent_is_found_from_another_folder_and_after_both_runs_were_moved(
     for here, stage in ((new, "two/sft-2"), (new / "two", "sft-2")):
         monkeypatch.chdir(here)
         assert parent_folder(Path(stage)).resolve() == new / "one/sft"
+
+
+def test_a_parent_that_was_named_by_a_relative_path_is_found_from_another_folder(
+    home, workdir, tmp_path_factory, monkeypatch
+):
+    """Also if the runs do not stand beside each other."""
+    shutil.copytree(home.run, workdir.path / "one")
+    succeeds(*home.fine_tuning(home.data, "--base", "one/sft", "--out", "a/b/two"))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert parents(workdir.path / "a/b/two")[-1] == (str(workdir.path / "one/sft"), True)
 
 
 def test_a_checkpoint_is_found_as_a_parent_after_both_runs_were_moved(home, workdir):
