@@ -160,7 +160,7 @@ def test_a_further_stage_can_add_the_tokens_of_tools(home, workdir):
 
 def test_a_base_is_tuned_with_any_template(home, workdir):
     """Its folder names one, but it was not trained with it."""
-    flags = ("--base", home.run, "--template", "human", "--out", "run")
+    flags = ("--base", home.run, "--template", "human", "--too-long", "drop", "--out", "run")
     succeeds(*home.fine_tuning(home.data, *flags))
     assert load_stage("run").template.name == "human"
 
