@@ -79,12 +79,11 @@ def others(size):
     GB."""
     config, count = SIZES[size]
     T, C, V, H = config.context, config.channels, config.vocab, config.heads
-    N, M = count * T, count * T // 2
+    N = count * T
     cu_seqlens = np.arange(0, N + 1, T, dtype=np.int32)
     g = np.random.default_rng(1)
     tokens, labels = g.integers(0, V, (2, N), np.int32)
-    rows = np.arange(0, N, 2, dtype=np.int32)
-    x, y, dy, few = arrays((N, C), (N, C), (N, C), (M, C))
+    x, y, dy = arrays((N, C), (N, C), (N, C))
     qkv, dqkv, wide, dydx, dwide = arrays(*2 * [(N, 3 * C)], *3 * [(N, 4 * C)])
     logits, wte, wpe = arrays((N, V), (V, C), (T, C))
     w, b, dw, db, mean, rstd, nll, lse = arrays(*4 * [C], *4 * [N])
@@ -110,8 +109,6 @@ def others(size):
         "gelu_backward": ((dwide, wide, None, dydx), 12 * N * C),
         "embedding_forward": (read, N * C + seen + T * C),
         "embedding_backward": (read_back, N * C + 2 * seen + 2 * T * C),
-        "take_rows_forward": ((few, x, rows), 2 * M * C),
-        "take_rows_backward": ((y, few, rows), 3 * M * C),
         "cross_entropy_forward": ((nll, lse, logits, labels), N * V),
         "cross_entropy_backward": ((logits, nll, logits, lse, labels), 2 * N * V),
         "adamw": ((weights, m, v, gradient, 1, 1e-3), 7 * parameters),
@@ -130,8 +127,8 @@ def bind(kernel, arguments, size, threads):
     if kernel in ("adamw", "sum_squares"):
         return lambda: getattr(here, kernel)(*arguments)
     calls, N = here.calls(config.context), count * config.context
-    getattr(calls.on("N"), kernel)(*arguments)
-    return lambda: calls.run(N, count, N // 2)
+    getattr(calls.noting(), kernel)(*arguments)
+    return lambda: calls.run(N, count)
 
 
 def build(runner, size, threads):

@@ -69,28 +69,22 @@ typedef struct {
                              and ends in the next, they are the keys of the tile's last query */
 } query_block;
 
-/* The block of queries m, m + 1, ... out of the M of a sequence that starts at row `start`. Query m
- * is at position rows[m] - start, or at position m if rows is NULL. */
-static query_block block_of_queries(int64_t m, int64_t M, const int32_t *rows, int64_t start) {
+/* The block of queries at positions t, t + 1, ... of a sequence that has T rows. */
+static query_block block_of_queries(int64_t t, int64_t T) {
     query_block b;
-    b.count = (int)min(M - m, NR);
+    b.count = (int)min(T - t, NR);
     b.nv = (b.count + VL - 1) / VL;
     for (int w = 0; w < b.nv; w++) {
-        for (int l = 0; l < VL; l++) {
-            int64_t i = w * VL + l < b.count ? m + w * VL + l : m + b.count - 1;
-            b.position[w][l] = (lane_int)(rows ? rows[i] - start : i);
-        }
+        for (int l = 0; l < VL; l++)
+            b.position[w][l] = (lane_int)(t + min(w * VL + l, b.count - 1));
         /* The last query in the tile of MR queries to which the vector's last lane belongs. */
         int last = ((w + 1) * VL - 1) / MR * MR + MR - 1;
         if (last >= b.count) last = b.count - 1;
         b.unmasked[w] = b.position[w][0] + 1;
-        b.keys[w] = (rows ? rows[m + last] - start : m + last) + 1;
+        b.keys[w] = t + last + 1;
     }
     return b;
 }
-
-/* Number of keys that query i of the block sees. */
-INLINE int64_t keys_seen(const query_block *b, int i) { return b->position[i / VL][i % VL] + 1; }
 
 /* The first vector for which key j is computed. It is computed for all later vectors too. */
 INLINE int first_vector(const query_block *b, int64_t j) {
@@ -157,37 +151,35 @@ INLINE void softmax_of_vector(real *score, const query_block *b, int w, vec *max
     *max = top, *total = sum;
 }
 
-/* One head of one sequence that has T rows and M queries. y (M rows, C apart) and lse (M numbers, H
- * apart) are written. y, lse, q (M rows), k and v (T rows) point to the first element of this head.
- * rows (M) and start are those of block_of_queries(). */
-static void head_forward(real *y, real *lse, real *scratch, const real *q, int64_t q_row,
-                         const real *k, const real *v, int64_t kv_row, const int32_t *rows,
-                         int64_t start, int64_t M, int64_t T, int64_t H, int64_t D) {
-    int64_t C = H * D, Dp = round_up(D, VL);
+/* One head of one sequence that has T rows. y (rows C apart) and lse (H apart) are written. y, lse
+ * and q (rows 3C apart) point to the first element of this head. The key and the value of a row
+ * stand C and 2C elements after its query. */
+static void head_forward(real *y, real *lse, real *scratch, const real *q, int64_t T, int64_t H,
+                         int64_t D) {
+    int64_t C = H * D, row = 3 * C, Dp = round_up(D, VL);
+    const real *k = q + C, *v = q + 2 * C;
     real *vp = scratch, *qt = vp + T * Dp, *score = qt + D * NR;
-    pack_rows(vp, v, kv_row, T, D, 1);
-    for (int64_t m = 0; m < M; m += NR) {
-        query_block b = block_of_queries(m, M, rows, start);
+    pack_rows(vp, v, row, T, D, 1);
+    for (int64_t t = 0; t < T; t += NR) {
+        query_block b = block_of_queries(t, T);
         vec max[NV], total[NV];
         int64_t keys = b.keys[b.nv - 1];
-        pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, (real)(1 / sqrt((double)D)));
+        pack_transposed(qt, NR, q + t * row, row, b.count, D, (real)(1 / sqrt((double)D)));
         for (int64_t j = 0; j < keys; j += MR) {
             int mr = (int)min(keys - j, MR), f = first_vector(&b, j);
-            score_tile(score + j * NR + f * VL, k + j * kv_row, kv_row, qt + f * VL, D, mr,
-                       b.nv - f);
+            score_tile(score + j * NR + f * VL, k + j * row, row, qt + f * VL, D, mr, b.nv - f);
         }
         for (int w = 0; w < b.nv; w++) softmax_of_vector(score, &b, w, &max[w], &total[w]);
         for (int i = 0; i < b.count; i += MR) { /* y = sum_j e[j] v_j */
             int mr = (int)min(b.count - i, MR);
-            channel_tiles(y + (m + i) * C, C, 0, score + i, 1, NR, vp, D, mr,
-                          keys_seen(&b, i + mr - 1));
+            channel_tiles(y + (t + i) * C, C, 0, score + i, 1, NR, vp, D, mr, t + i + mr);
         }
         for (int i = 0; i < b.count; i++) { /* y /= total, lse = max + log(total) */
             real sum = total[i / VL][i % VL];
-            real *row = y + (m + i) * C;
+            real *yi = y + (t + i) * C;
             for (int64_t d = 0; d < D; d += VL)
-                store_part(row + d, load_part(row + d, D - d) * (1 / sum), D - d);
-            lse[(m + i) * H] = max[i / VL][i % VL] + log(sum);
+                store_part(yi + d, load_part(yi + d, D - d) * (1 / sum), D - d);
+            lse[(t + i) * H] = max[i / VL][i % VL] + log(sum);
         }
     }
 }
@@ -228,45 +220,46 @@ INLINE void softmax_backward(real *p, real *ds, const query_block *b, int64_t j,
         }
 }
 
-/* Arguments as in head_forward. dq (M rows), dk and dv (T rows) are written. */
-static void head_backward(real *dq, int64_t q_row, real *dk, real *dv, int64_t kv_row,
-                          real *scratch, const real *dy, const real *q, const real *k,
-                          const real *v, const real *y, const real *lse, const int32_t *rows,
-                          int64_t start, int64_t M, int64_t T, int64_t H, int64_t D) {
-    int64_t C = H * D, Dp = round_up(D, VL);
+/* Arguments as in head_forward. dq and the gradients of key and value, in the same places as key
+ * and value, are written. */
+static void head_backward(real *dq, real *scratch, const real *dy, const real *q, const real *y,
+                          const real *lse, int64_t T, int64_t H, int64_t D) {
+    int64_t C = H * D, row = 3 * C, Dp = round_up(D, VL);
+    const real *k = q + C, *v = q + 2 * C;
+    real *dk = dq + C, *dv = dq + 2 * C;
     real scale = (real)(1 / sqrt((double)D));
     real *kp = scratch, *qt = kp + T * Dp, *dyt = qt + D * NR, *qp = dyt + D * NR;
     real *dyp = qp + NR * Dp, *p = dyp + NR * Dp, *ds = p + KEYS * NR;
-    pack_rows(kp, k, kv_row, T, D, scale);
-    for (int64_t t = 0; t < T; t++) clear_row(dk + t * kv_row, D), clear_row(dv + t * kv_row, D);
-    for (int64_t m = 0; m < M; m += NR) {
-        query_block b = block_of_queries(m, M, rows, start);
+    pack_rows(kp, k, row, T, D, scale);
+    for (int64_t j = 0; j < T; j++) clear_row(dk + j * row, D), clear_row(dv + j * row, D);
+    for (int64_t t = 0; t < T; t += NR) {
+        query_block b = block_of_queries(t, T);
         vec log_total[NV], delta[NV];
-        pack_transposed(qt, NR, q + m * q_row, q_row, b.count, D, scale);
-        pack_transposed(dyt, NR, dy + m * C, C, b.count, D, 1);
-        pack_rows(qp, q + m * q_row, q_row, b.count, D, scale);
-        pack_rows(dyp, dy + m * C, C, b.count, D, 1);
-        gather_delta_and_lse(delta, log_total, &b, y + m * C, C, dyp, lse + m * H, H, D);
+        pack_transposed(qt, NR, q + t * row, row, b.count, D, scale);
+        pack_transposed(dyt, NR, dy + t * C, C, b.count, D, 1);
+        pack_rows(qp, q + t * row, row, b.count, D, scale);
+        pack_rows(dyp, dy + t * C, C, b.count, D, 1);
+        gather_delta_and_lse(delta, log_total, &b, y + t * C, C, dyp, lse + t * H, H, D);
         int64_t all_keys = b.keys[b.nv - 1];
         for (int64_t k0 = 0; k0 < all_keys; k0 += KEYS) {
             int64_t keys = min(all_keys - k0, KEYS);
             for (int64_t j = k0; j < k0 + keys; j += MR) {
                 int mr = (int)min(k0 + keys - j, MR), f = first_vector(&b, j), vectors = b.nv - f;
                 real *pj = p + (j - k0) * NR + f * VL, *dsj = ds + (j - k0) * NR + f * VL;
-                score_tile(pj, k + j * kv_row, kv_row, qt + f * VL, D, mr, vectors); /* scores */
-                score_tile(dsj, v + j * kv_row, kv_row, dyt + f * VL, D, mr, vectors); /* dP */
+                score_tile(pj, k + j * row, row, qt + f * VL, D, mr, vectors); /* scores */
+                score_tile(dsj, v + j * row, row, dyt + f * VL, D, mr, vectors); /* dP */
                 softmax_backward(pj, dsj, &b, j, mr, f, log_total, delta);
                 int queries = b.count - f * VL;
-                real *dvj = dv + j * kv_row, *dkj = dk + j * kv_row;
-                channel_tiles(dvj, kv_row, 1, pj, NR, 1, dyp + f * VL * Dp, D, mr, queries);
-                channel_tiles(dkj, kv_row, 1, dsj, NR, 1, qp + f * VL * Dp, D, mr, queries);
+                real *dvj = dv + j * row, *dkj = dk + j * row;
+                channel_tiles(dvj, row, 1, pj, NR, 1, dyp + f * VL * Dp, D, mr, queries);
+                channel_tiles(dkj, row, 1, dsj, NR, 1, qp + f * VL * Dp, D, mr, queries);
             }
             for (int i = 0; i < b.count; i += MR) {
                 int mr = (int)min(b.count - i, MR);
-                int64_t seen = min(keys_seen(&b, i + mr - 1) - k0, keys); /* of these keys */
+                int64_t seen = min(t + i + mr - k0, keys); /* of these keys */
                 if (seen > 0)
-                    channel_tiles(dq + (m + i) * q_row, q_row, k0 > 0, ds + i, 1, NR, kp + k0 * Dp,
-                                  D, mr, seen);
+                    channel_tiles(dq + (t + i) * row, row, k0 > 0, ds + i, 1, NR, kp + k0 * Dp, D,
+                                  mr, seen);
             }
         }
     }
@@ -274,37 +267,12 @@ static void head_backward(real *dq, int64_t q_row, real *dk, real *dv, int64_t k
 
 /* ------------------------------------------------------------------- all heads of all sequences */
 
-/* One head of one sequence, the unit of work of a thread. */
-typedef struct {
-    int64_t start, T; /* the sequence's rows in the batch: start..start+T-1 */
-    int64_t m, M;     /* its queries: m..m+M-1 */
-    int64_t head;
-} head_task;
-
-/* Number of entries of rows (M), which rise, that are below `row`. NULL stands for 0, 1, 2, ... */
-static int64_t rows_before(const int32_t *rows, int64_t M, int64_t row) {
-    if (!rows) return row;
-    int64_t low = 0, high = M;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (rows[middle] < row) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
-/* Tasks are numbered by sequence and then by head: task i is head i % H of sequence i / H. */
-static head_task task_of(int64_t i, const int32_t *cu_seqlens, const int32_t *rows, int64_t M,
-                         int64_t H) {
-    int64_t start = cu_seqlens[i / H], end = cu_seqlens[i / H + 1], m = rows_before(rows, M, start);
-    return (head_task){start, end - start, m, rows_before(rows, M, end) - m, i % H};
-}
-
 /* The relative cost of one head of a sequence of T rows. */
 INLINE int64_t work_of(int64_t T) { return T * (T + 64); }
 
-/* A thread owns the tasks first..last-1, with about as much work as any other thread. They are
- * neighbours, so most rows that the thread reads are in its cache from the matmul before. */
+/* A task is one head of one sequence: task i is head i % H of sequence i / H. A thread owns the
+ * tasks first..last-1, with about as much work as any other thread. They are neighbours, so most
+ * rows that the thread reads are in its cache from the matmul before. */
 static void share_work(const int32_t *cu_seqlens, int64_t S, int64_t H, int threads, int thread,
                        int64_t *first, int64_t *last) {
     int64_t total = 0, before = 0;
@@ -318,21 +286,11 @@ static void share_work(const int32_t *cu_seqlens, int64_t S, int64_t H, int thre
     }
 }
 
-/* The first bad offset, or S + 1 + the first bad entry of rows, or -1. */
-static int64_t first_bad_index(const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
-                               int64_t M, int64_t longest) {
-    int64_t offset = first_bad_offset(cu_seqlens, N, S, longest);
-    if (offset >= 0 || !rows) return offset;
-    int64_t row = first_bad_row(rows, N, M);
-    return row < 0 ? -1 : S + 1 + row;
-}
-
-int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, const real *kv,
-                              const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
-                              int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
+int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *qkv,
+                              const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t H, int64_t D,
                               int64_t longest, int threads) {
     int64_t C = H * D, piece = FN(attention_scratch)(longest, D);
-    int64_t bad = first_bad_index(cu_seqlens, rows, N, S, M, longest);
+    int64_t bad = first_bad_offset(cu_seqlens, N, S, longest);
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -340,24 +298,21 @@ int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, 
         int64_t first, last;
         share_work(cu_seqlens, S, H, threads, thread, &first, &last);
         for (int64_t i = first; i < last; i++) {
-            head_task t = task_of(i, cu_seqlens, rows, M, H);
-            int64_t c = t.head * D; /* the head's first channel */
-            const real *k = kv + t.start * kv_row + c;
-            head_forward(y + t.m * C + c, lse + t.m * H + t.head, scratch + thread * piece,
-                         q + t.m * q_row + c, q_row, k, k + C, kv_row,
-                         rows ? rows + t.m : 0, t.start, t.M, t.T, H, D);
+            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start;
+            int64_t h = i % H, at = start * C + h * D, qkv_at = start * 3 * C + h * D;
+            head_forward(y + at, lse + start * H + h, scratch + thread * piece, qkv + qkv_at, T, H,
+                         D);
         }
     }
     return -1;
 }
 
-int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *dy, const real *q,
-                               const real *kv, const real *y, const real *lse,
-                               const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
-                               int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
-                               int64_t longest, int threads) {
+int64_t FN(attention_backward)(real *dqkv, real *scratch, const real *dy, const real *qkv,
+                               const real *y, const real *lse, const int32_t *cu_seqlens,
+                               int64_t N, int64_t S, int64_t H, int64_t D, int64_t longest,
+                               int threads) {
     int64_t C = H * D, piece = FN(attention_scratch)(longest, D);
-    int64_t bad = first_bad_index(cu_seqlens, rows, N, S, M, longest);
+    int64_t bad = first_bad_offset(cu_seqlens, N, S, longest);
     if (bad >= 0) return bad;
     if (N * C < 4096) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -365,13 +320,10 @@ int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *d
         int64_t first, last;
         share_work(cu_seqlens, S, H, threads, thread, &first, &last);
         for (int64_t i = first; i < last; i++) {
-            head_task t = task_of(i, cu_seqlens, rows, M, H);
-            int64_t c = t.head * D;
-            const real *k = kv + t.start * kv_row + c;
-            real *dk = dkv + t.start * kv_row + c;
-            head_backward(dq + t.m * q_row + c, q_row, dk, dk + C, kv_row, scratch + thread * piece,
-                          dy + t.m * C + c, q + t.m * q_row + c, k, k + C, y + t.m * C + c,
-                          lse + t.m * H + t.head, rows ? rows + t.m : 0, t.start, t.M, t.T, H, D);
+            int64_t start = cu_seqlens[i / H], T = cu_seqlens[i / H + 1] - start;
+            int64_t h = i % H, at = start * C + h * D, qkv_at = start * 3 * C + h * D;
+            head_backward(dqkv + qkv_at, scratch + thread * piece, dy + at, qkv + qkv_at, y + at,
+                          lse + start * H + h, T, H, D);
         }
     }
     return -1;

@@ -2,8 +2,8 @@
  * reads its text twice, with `real` as float and as double, to declare the functions to cffi.
  *
  * Gradients: parameter gradients are ADDED to what the array holds, activation gradients are
- * WRITTEN. The exception is the residual stream, which several layers read: layernorm_backward and
- * take_rows_backward ADD their dx, because the gradient of the other readers is already there.
+ * WRITTEN. The exception is the residual stream, which several layers read: layernorm_backward ADDS
+ * its dx, because the gradient of the other readers is already there.
  *
  * Determinism: one thread computes an output element from start to end, in an order that does not
  * depend on the number of threads. So results have the same bits for any `threads`, and the forward
@@ -11,8 +11,8 @@
  * others would cost more time than they save.
  *
  * Memory: the caller owns every array. Kernels do not allocate, print, exit or keep state. A kernel
- * that follows indices (tokens, labels, offsets, row numbers) checks all of them first. It returns
- * -1 if all are good. Otherwise it writes nothing, and returns the position of the first bad one.
+ * that follows indices (tokens, labels, offsets) checks all of them first. It returns -1 if all are
+ * good. Otherwise it writes nothing, and returns the position of the first bad one.
  *
  * Letters: N token rows, C channels in, K channels out, H heads, D = C/H channels of a head, V
  * symbols of the vocabulary, T positions of the context, S sequences. Arrays are row-major and
@@ -40,29 +40,25 @@ void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, co
 void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
                          int64_t N, int64_t C, int64_t K, int threads);
 
-/* attention.c: causal self-attention of H heads inside each sequence, for M queries.
+/* attention.c: causal self-attention of H heads inside each sequence, with qkv (N,3C) = query, key
+ * and value of each row:
  *
- *     q          query m (C channels) starts at q[m * q_row]
- *     rows (M)   query m belongs to row rows[m] of the batch; rows rise. NULL: M = N, rows[m] = m
- *     kv         the key (C) of row n starts at kv[n * kv_row], and its value (C) follows the key
- *     y (M,C)    written
- *     lse (M,H)  written: log sum exp of the scaled scores of a query. With it the backward
- *                computes the probabilities again
- *     dq, dkv    written, in the layout of q and kv
- *     scratch    working memory, threads * attention_scratch(longest, D) elements
+ *     y (N,C)      written
+ *     lse (N,H)    written: log sum exp of the scaled scores of a query. With it the backward
+ *                  computes the probabilities again
+ *     dqkv (N,3C)  written
+ *     scratch      working memory, threads * attention_scratch(longest, D) elements
  *
  * No sequence may have more than `longest` rows. Both return the first bad offset of cu_seqlens, or
- * S + 1 + the first bad entry of rows, or -1. */
+ * -1. */
 int64_t FN(attention_scratch)(int64_t longest, int64_t D);
-int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *q, const real *kv,
-                              const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
-                              int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
+int64_t FN(attention_forward)(real *y, real *lse, real *scratch, const real *qkv,
+                              const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t H, int64_t D,
                               int64_t longest, int threads);
-int64_t FN(attention_backward)(real *dq, real *dkv, real *scratch, const real *dy, const real *q,
-                               const real *kv, const real *y, const real *lse,
-                               const int32_t *cu_seqlens, const int32_t *rows, int64_t N, int64_t S,
-                               int64_t M, int64_t H, int64_t D, int64_t q_row, int64_t kv_row,
-                               int64_t longest, int threads);
+int64_t FN(attention_backward)(real *dqkv, real *scratch, const real *dy, const real *qkv,
+                               const real *y, const real *lse, const int32_t *cu_seqlens,
+                               int64_t N, int64_t S, int64_t H, int64_t D, int64_t longest,
+                               int threads);
 
 /* layernorm.c, over each row:
  *
@@ -103,18 +99,6 @@ int64_t FN(embedding_forward)(real *y, const int32_t *tokens, const int32_t *cu_
 int64_t FN(embedding_backward)(real *dwte, real *dwpe, const real *dy, const int32_t *tokens,
                                const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t C,
                                int64_t V, int64_t T, int threads);
-
-/* take_rows.c, with rows (M), which rise:
- *
- *     y (M,C) = x (N,C) at rows
- *
- *     dx (N,C) at rows += dy (M,C)          ADDED (the residual stream)
- *
- * Both return the first entry of rows that is not in 0..N-1 or not above the one before, or -1. */
-int64_t FN(take_rows_forward)(real *y, const real *x, const int32_t *rows, int64_t N, int64_t M,
-                              int64_t C, int threads);
-int64_t FN(take_rows_backward)(real *dx, const real *dy, const int32_t *rows, int64_t N, int64_t M,
-                               int64_t C, int threads);
 
 /* cross_entropy.c, for each row of logits (N,V):
  *

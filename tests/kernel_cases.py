@@ -40,26 +40,6 @@ def attention_backward(r, lengths, H, D):
     return dict(dqkv=dqkv, dy=dy) | {k: a[k] for k in ("qkv", "y", "lse", "cu_seqlens")}
 
 
-def _some(N):
-    """Rising row numbers, about a third of them left out, and with some lengths whole sequences."""
-    return np.flatnonzero(np.arange(N) % 7 % 3 != 1).astype(np.int32)
-
-
-def attention_forward_of_some_rows(r, lengths, H, D):
-    N, C, rows = sum(lengths), H * D, _some(sum(lengths))
-    M = len(rows)
-    arrays = dict(y=nan(M, C), lse=nan(M, H), qkv=r(N, 2 * C), cu_seqlens=offsets(lengths))
-    return arrays | dict(q=r(M, C), rows=rows)
-
-
-def attention_backward_of_some_rows(r, lengths, H, D):
-    a = attention_forward_of_some_rows(r, lengths, H, D)
-    reference.attention_forward(**a)
-    dqkv, dy, dq = nan(*a["qkv"].shape), r(*a["y"].shape), nan(*a["q"].shape)
-    saved = {k: a[k] for k in ("qkv", "y", "lse", "cu_seqlens")}
-    return dict(dqkv=dqkv, dy=dy) | saved | dict(dq=dq, q=a["q"], rows=a["rows"])
-
-
 def layernorm_forward(r, N, C):
     return dict(y=nan(N, C), mean=nan(N), rstd=nan(N), x=r(N, C) + 1, w=r(C), b=r(C))
 
@@ -102,14 +82,6 @@ def embedding_backward(r, lengths, V, C):
     return dict(dwte=r(V, C), dwpe=r(T, C), dy=r(N, C), tokens=tokens, cu_seqlens=cu_seqlens)
 
 
-def take_rows_forward(r, N, C):
-    return dict(y=nan(len(_some(N)), C), x=r(N, C), rows=_some(N))
-
-
-def take_rows_backward(r, N, C):
-    return dict(dx=r(N, C), dy=r(len(_some(N)), C), rows=_some(N))
-
-
 def cross_entropy_forward(r, N, V):
     labels = _tokens(r, N, V)
     labels[1::3] = -100
@@ -132,12 +104,7 @@ def sum_squares(r, n):
 
 
 # These call the kernel of the same first two words in its other form.
-for variant in (
-    attention_forward_of_some_rows,
-    attention_backward_of_some_rows,
-    gelu_forward_and_slope,
-    gelu_backward_by_slope,
-):
+for variant in (gelu_forward_and_slope, gelu_backward_by_slope):
     variant.__name__ = "_".join(variant.__name__.split("_")[:2])
 
 # ------------------------------------------------------------------------- what a kernel changes
@@ -147,8 +114,6 @@ WRITTEN = {
     matmul_backward: "dx dw db",
     attention_forward: "y lse",
     attention_backward: "dqkv",
-    attention_forward_of_some_rows: "y lse",
-    attention_backward_of_some_rows: "dqkv dq",
     layernorm_forward: "y mean rstd",
     layernorm_backward: "dx dw db",
     gelu_forward: "y",
@@ -157,8 +122,6 @@ WRITTEN = {
     gelu_backward_by_slope: "dx",
     embedding_forward: "y",
     embedding_backward: "dwte dwpe",
-    take_rows_forward: "y",
-    take_rows_backward: "dx",
     cross_entropy_forward: "nll lse",
     cross_entropy_backward: "dlogits",
     adamw: "w m v",
@@ -168,7 +131,6 @@ ADDED = {  # those of WRITTEN that are added to
     matmul_backward: "dw db",
     layernorm_backward: "dx dw db",
     embedding_backward: "dwte dwpe",
-    take_rows_backward: "dx",
 }
 
 # ---------------------------------------------------------------------------------------- sizes
@@ -201,8 +163,6 @@ SIZES = {
     matmul_backward: MATMUL,
     attention_forward: ATTENTION,
     attention_backward: ATTENTION,
-    attention_forward_of_some_rows: ATTENTION,
-    attention_backward_of_some_rows: ATTENTION,
     layernorm_forward: ROWS_WIDTHS,
     layernorm_backward: ROWS_WIDTHS[1:],
     gelu_forward: VECTORS,
@@ -211,8 +171,6 @@ SIZES = {
     gelu_backward_by_slope: VECTORS,
     embedding_forward: EMBEDDING,
     embedding_backward: EMBEDDING,
-    take_rows_forward: ROWS_WIDTHS,
-    take_rows_backward: ROWS_WIDTHS,
     cross_entropy_forward: ROWS_WIDTHS,
     cross_entropy_backward: ROWS_WIDTHS,
     adamw: VECTORS,
@@ -224,8 +182,6 @@ LARGE = {
     matmul_backward: (301, 130, 391),
     attention_forward: ([37, 1, 90, 61], 3, 9),
     attention_backward: ([37, 1, 90, 61], 3, 9),
-    attention_forward_of_some_rows: ([37, 1, 90, 61], 3, 9),
-    attention_backward_of_some_rows: ([37, 1, 90, 61], 3, 9),
     layernorm_forward: (131, 133),
     layernorm_backward: (131, 133),
     gelu_forward: (20011,),
@@ -234,8 +190,6 @@ LARGE = {
     gelu_backward_by_slope: (20011,),
     embedding_forward: ([100, 1, 399, 31], 67, 131),
     embedding_backward: ([100, 1, 399, 31], 67, 131),
-    take_rows_forward: (900, 133),
-    take_rows_backward: (900, 133),
     cross_entropy_forward: (301, 69),
     cross_entropy_backward: (301, 69),
     adamw: (20011,),

@@ -24,7 +24,6 @@ def good():
 
     tokens, cu = np.arange(6, dtype=np.int32) % 5, offsets([4, 2])
     labels = np.array([0, -100, 4, 1, 2, 3], np.int32)
-    rows = np.array([0, 3, 5], np.int32)
     return {
         "matmul_forward": dict(y=f(6, 3), x=f(6, 4), w=f(3, 4), b=f(3), residual=f(6, 3)),
         "matmul_backward": dict(dx=f(6, 4), dw=f(3, 4), db=f(3), dy=f(6, 3), x=f(6, 4), w=f(3, 4)),
@@ -44,8 +43,6 @@ def good():
         "embedding_backward": dict(
             dwte=f(5, 4), dwpe=f(4, 4), dy=f(6, 4), tokens=tokens.copy(), cu_seqlens=cu.copy()
         ),
-        "take_rows_forward": dict(y=f(3, 4), x=f(6, 4), rows=rows.copy()),
-        "take_rows_backward": dict(dx=f(6, 4), dy=f(3, 4), rows=rows.copy()),
         "cross_entropy_forward": dict(nll=f(6), lse=f(6), logits=f(6, 5), labels=labels.copy()),
         "cross_entropy_backward": dict(
             dlogits=f(6, 5), dnll=f(6), logits=f(6, 5), lse=f(6), labels=labels.copy()
@@ -66,8 +63,6 @@ WRITTEN = {
     "gelu_backward": ["dx"],
     "embedding_forward": ["y"],
     "embedding_backward": ["dwte", "dwpe"],
-    "take_rows_forward": ["y"],
-    "take_rows_backward": ["dx"],
     "cross_entropy_forward": ["nll", "lse"],
     "cross_entropy_backward": ["dlogits"],
     "adamw": ["w", "m", "v"],
@@ -85,7 +80,7 @@ IN_PLACE = {
 }
 SLOTS = [(f, n) for f, a in good().items() for n, v in a.items() if isinstance(v, np.ndarray)]
 EVERY_ARRAY = pytest.mark.parametrize("function, name", SLOTS, ids=[f"{f}-{n}" for f, n in SLOTS])
-INTEGERS = {"tokens", "labels", "cu_seqlens", "rows"}
+INTEGERS = {"tokens", "labels", "cu_seqlens"}
 
 
 def refused(function, *words, **changes):
@@ -164,8 +159,6 @@ FREE = {(f, "cu_seqlens", 0) for f in good()} | {
     ("embedding_forward", "wpe", 0),
     ("embedding_backward", "dwte", 0),
     ("embedding_backward", "dwpe", 0),
-    ("take_rows_forward", "x", 0),
-    ("take_rows_backward", "dx", 0),
     ("cross_entropy_forward", "logits", 1),
     ("sum_squares", "x", 0),
 }
@@ -297,37 +290,6 @@ def test_a_token_outside_of_the_vocabulary_is_named_with_its_row(function):
         refused(function, f"tokens[{row}] = {token}", "0..4", tokens=tokens)
 
 
-def test_wanted_rows_that_do_not_rise_within_the_batch_are_refused():
-    def f(*shape):
-        return np.ones(shape, X)
-
-    forward = dict(y=f(3, 4), lse=f(3, 2), qkv=f(6, 8), q=f(3, 4))
-    few = {
-        "attention_forward": forward,
-        "attention_backward": dict(dqkv=f(6, 8), dy=f(3, 4), dq=f(3, 4), **forward),
-        "take_rows_forward": {},
-        "take_rows_backward": {},
-    }
-    bad_rows = (
-        ([0, 3, 6], 2),
-        ([-1, 3, 5], 0),
-        ([0, 0, 5], 1),
-        ([4, 3, 5], 1),
-        ([2**31 - 1, 0, 1], 0),
-    )
-    for function, others in few.items():
-        right = {**good()[function], **others, "rows": np.array([0, 3, 5], np.int32)}
-        getattr(kernels, function)(**right)
-        for rows, bad in bad_rows:
-            words = f"rows[{bad}] = {rows[bad]}", "N = 6"
-            refused(function, *words, rows=np.array(rows, np.int32), **others)
-
-
-@pytest.mark.parametrize("function", ["attention_forward", "attention_backward"])
-def test_rows_without_their_queries_are_refused(function):
-    refused(function, "has shape", "expected (", rows=np.array([0, 3, 5], np.int32))
-
-
 def test_gelu_takes_its_derivative_or_its_input_not_both():
     f = np.ones((6, 4), X)
     refused("gelu_backward", "exactly one", dydx=f)
@@ -342,15 +304,15 @@ def test_noted_calls_do_what_the_kernels_do_for_any_number_of_rows_up_to_their_a
     x, w = g.standard_normal((9, 5)).astype(X), g.standard_normal((3, 5)).astype(X)
     y = np.zeros((9, 3), X)
     calls = kernels.on_threads(1).calls(9)
-    calls.on("N").matmul_forward(y, x, w)
-    calls.on("M").gelu_forward(y, y)
+    calls.noting().matmul_forward(y, x, w)
+    calls.noting().gelu_forward(y, y)
     assert not y.any()
-    for N, M in ((9, 9), (4, 2), (1, 1)):
+    for N in (9, 4, 1):
         y[:] = 7
-        calls.run(N, 1, M)
+        calls.run(N, 1)
         expected = np.full_like(y, 7)
         kernels.matmul_forward(expected[:N], x[:N], w)
-        kernels.gelu_forward(expected[:M], expected[:M].copy())
+        kernels.gelu_forward(expected[:N], expected[:N].copy())
         assert np.array_equal(y, expected)
 
 
@@ -358,24 +320,24 @@ def test_noted_calls_refuse_what_the_gate_refuses_and_more_rows_than_they_were_c
     calls = kernels.on_threads(1).calls(4)
     a = good()["embedding_forward"]
     with pytest.raises(GateError, match="contiguous"):
-        calls.on("N").embedding_forward(**{**a, "wte": np.ones((4, 5), X).T})
-    calls.on("N").embedding_forward(*a.values())
+        calls.noting().embedding_forward(**{**a, "wte": np.ones((4, 5), X).T})
+    calls.noting().embedding_forward(*a.values())
     for N, S in ((0, 2), (7, 2), (6, 0), (6, 3)):
         with pytest.raises(GateError, match="checked for"):
-            calls.run(N, S, 1)
+            calls.run(N, S)
     a["tokens"][4] = 5
     with pytest.raises(GateError, match=r"tokens\[4\] = 5 is not in 0..4"):
-        calls.run(6, 2, 1)
-    calls.run(4, 1, 1)  # without the row of the bad token
+        calls.run(6, 2)
+    calls.run(4, 1)  # without the row of the bad token
 
 
 def test_noted_attention_refuses_a_sequence_longer_than_it_has_room_for():
     calls, a = kernels.on_threads(1).calls(4), good()["attention_forward"]
-    calls.on("N").attention_forward(*a.values())
-    calls.run(6, 2, 6)
+    calls.noting().attention_forward(*a.values())
+    calls.run(6, 2)
     a["cu_seqlens"][:] = 0, 5, 6
     with pytest.raises(GateError, match="sequence 0 has 5 rows"):
-        calls.run(6, 2, 6)
+        calls.run(6, 2)
 
 
 @pytest.mark.parametrize("function", ["cross_entropy_forward", "cross_entropy_backward"])
@@ -407,8 +369,8 @@ def test_offsets_that_do_not_rise_from_0_to_N_are_refused(function):
 def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(function):
     """When noted calls are made, only C checks the offsets."""
     calls, a = kernels.on_threads(1).calls(6), good()[function]
-    getattr(calls.on("N"), function)(*a.values())
-    calls.run(6, 2, 6)
+    getattr(calls.noting(), function)(*a.values())
+    calls.run(6, 2)
     for cu, message in (
         ([1, 4, 6], "starts with 1"),
         ([-1, 4, 6], "starts with -1"),
@@ -419,7 +381,7 @@ def test_noted_calls_refuse_offsets_that_became_bad_since_they_were_checked(func
     ):
         a["cu_seqlens"][:] = cu
         with pytest.raises(GateError, match=message):
-            calls.run(6, 2, 6)
+            calls.run(6, 2)
 
 
 @pytest.mark.parametrize("function", OFFSETS)
@@ -586,7 +548,7 @@ def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, thre
     cu, numbers = np.array(cu, np.int32), np.array(numbers, np.int32)
     valid = len(cu) > 1 and cu[0] == 0 and cu[-1] == 6 and (np.diff(cu) >= 0).all()
     for function, arguments in good().items():
-        values = {"cu_seqlens": cu, "tokens": numbers, "labels": numbers, "rows": numbers[:3]}
+        values = {"cu_seqlens": cu, "tokens": numbers, "labels": numbers}
         changes = {n: values[n] for n in arguments if n in INTEGERS}
         if not changes:
             continue
@@ -595,8 +557,6 @@ def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, thre
             expected &= bool(((numbers >= 0) & (numbers < 5)).all() and (np.diff(cu) <= 4).all())
         if "labels" in changes:
             expected &= bool(((numbers == -100) | (numbers >= 0) & (numbers < 5)).all())
-        if "rows" in changes:
-            expected &= 0 <= int(numbers[0]) < int(numbers[1]) < int(numbers[2]) < 6
         try:
             getattr(kernels, function)(**{**arguments, **changes}, threads=threads)
             assert expected, function

@@ -143,14 +143,6 @@ def counting_a_token_once(dwte, dwpe, dy, tokens, cu_seqlens):
     dwte[tokens] += dy
 
 
-def taking_too_few(dx, dy, rows):
-    reference.take_rows_backward(dx, dy[:-1], rows[:-1])
-
-
-def writing_rows(dx, dy, rows):
-    dx[rows] = dy
-
-
 def not_zeroed_where_masked(dlogits, dnll, logits, lse, labels):
     unmasked = np.where(labels == -100, 0, labels)
     nll, full = np.empty_like(dnll), np.empty_like(dnll)
@@ -178,7 +170,6 @@ PLANTED = {
     "attention": [without_scale, without_delta, across_sequences],
     "layernorm": [without_mean_of_g, without_mean_of_g_norm, writing_dx],
     "embedding": [ignoring_positions, counting_a_token_once],
-    "take_rows": [taking_too_few, writing_rows],
     "cross_entropy": [not_zeroed_where_masked, a_trace_where_masked, without_onehot, unwritten],
 }
 
@@ -203,13 +194,13 @@ def test_the_right_tensor_is_named_and_the_others_pass():
 
 
 def test_a_wrong_line_of_the_models_own_backward_is_caught(monkeypatch):
-    right = model.block_backward
+    right = model.attend_backward
 
     def slightly_wrong(functions, p, d, a, dx, *rest):
         right(functions, p, d, a, dx, *rest)
         dx *= 1 + 1e-5
 
-    monkeypatch.setattr(model, "block_backward", slightly_wrong)
+    monkeypatch.setattr(model, "attend_backward", slightly_wrong)
     small = dict(lengths=[3], graded=1, L=1, V=3, C=2, H=1)
     rows = run(reference, cases={"GPT": (gradcases.check_model, small)})
     failed = {row.tensor for row in rows if not row.passed}

@@ -1,10 +1,10 @@
 """Kernel calls that are checked once and made often.
 
-A model makes the same calls with the same arrays in every step. Only three numbers change: the
-rows N, the sequences S and the wanted rows M of the batch. `Calls` sends each call through the gate
-once, with arrays that have room for the largest batch, and notes it. From then on it makes the
-noted calls for any N, S and M that fit. A noted call takes about 1 microsecond of Python. A call
-through the gate takes about 10."""
+A model makes the same calls with the same arrays in every step. Only two numbers change: the rows N
+and the sequences S of the batch. `Calls` sends each call through the gate once, with arrays that
+have room for the largest batch, and notes it. From then on it makes the noted calls for any N and S
+that fit. A noted call takes about 1 microsecond of Python. A call through the gate takes about
+10."""
 
 import time
 from functools import partial
@@ -16,7 +16,7 @@ from pysft.errors import GateError
 from pysft.nn.arena import aligned
 from pysft.nn.gate import count_threads, is_forked, size
 
-LETTERS = "NSM"  # the sizes that each run may change, in the order of the arguments of run()
+LETTERS = "NS"  # the sizes that each run may change, in the order of the arguments of run()
 
 
 class Calls:
@@ -35,16 +35,12 @@ class Calls:
         self._room = {}  # index in LETTERS -> the largest number that all noted calls have room for
         self._scratch = {}
 
-    def on(self, rows: str = "N") -> SimpleNamespace:
-        """Return an object with the kernels as attributes. Calling one of them notes the call.
+    def noting(self) -> SimpleNamespace:
+        """Return an object with the kernels as attributes. Calling one of them notes the call."""
+        return SimpleNamespace(**{k.__name__: partial(self._send, k) for k in self.kernels})
 
-        rows: the number that run() gives a kernel as its N. "N" is for calls on all rows of the
-        batch, "M" for calls on the wanted rows alone."""
-        return SimpleNamespace(**{k.__name__: partial(self._send, k, rows) for k in self.kernels})
-
-    def _send(self, kernel, rows, *arrays, **options):
+    def _send(self, kernel, *arrays, **options):
         """Send one call through its wrapper and the gate, which passes it on to note()."""
-        self._rows = rows
         self._arrays.append((arrays, options))
         kernel(*arrays, **options, threads=self.threads, calls=self)
 
@@ -58,25 +54,24 @@ class Calls:
 
     def note(self, admitted, c_function, arguments: list, explain) -> None:
         """Note one call that the gate has checked. Arguments as in Admitted.call."""
-        letters, names = admitted.letters, {"N": self._rows, "S": "S", "M": "M"}
-        fixed, sizes = [], []
+        letters, fixed, sizes = admitted.letters, [], []
         for i, a in enumerate(arguments):
             if isinstance(a, str):
                 letter, _, factor = a.partition("*")
-                if letter in names:
-                    which, room = LETTERS.index(names[letter]), letters[letter]
+                if letter in LETTERS:
+                    which, room = LETTERS.index(letter), letters[letter]
                     sizes.append((i, which, int(factor or 1)))
                     self._room[which] = min(room, self._room.get(which, room))
                 a = size(a, letters)
             fixed.append(a)
         self._calls.append((admitted.function, c_function, fixed, sizes, explain, letters))
 
-    def run(self, N: int, S: int, M: int, clock: dict | None = None) -> None:
-        """Make all noted calls, in order, for N rows, S sequences and M wanted rows.
+    def run(self, N: int, S: int, clock: dict | None = None) -> None:
+        """Make all noted calls, in order, for N rows and S sequences.
 
         clock: if given, each kernel's seconds are added to it under the kernel's name. A GateError
-        if N, S or M is below 1 or more than the arrays hold, or if C finds a bad index."""
-        here = N, S, M
+        if N or S is below 1 or more than the arrays hold, or if C finds a bad index."""
+        here = N, S
         for which, room in self._room.items():
             if not 1 <= here[which] <= room:
                 raise GateError(
@@ -93,7 +88,7 @@ class Calls:
             if clock is not None:
                 clock[function] = clock.get(function, 0.0) + time.perf_counter() - began
             if explain is not None and code >= 0:
-                explain(function, code, {**letters, "N": N, "S": S, "M": M})
+                explain(function, code, {**letters, "N": N, "S": S})
 
     def _use_one_thread(self):
         for _, _, arguments, *_ in self._calls:  # threads is the last argument of every kernel

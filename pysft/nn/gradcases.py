@@ -77,24 +77,6 @@ def check_attention(ops, rng, lengths, H, D, scale=1.0):
     yield "qkv", dqkv, qkv, loss
 
 
-def check_attention_of_some_rows(ops, rng, lengths, rows, H, D):
-    cu, rows = _offsets(lengths), np.array(rows, np.int32)
-    N, M, C = int(cu[-1]), len(rows), H * D
-    kv, q = rng.standard_normal((N, 2 * C)), rng.standard_normal((M, C))
-    dy = rng.standard_normal((M, C))
-    y, lse = _unwritten(M, C), _unwritten(M, H)
-
-    def loss():
-        ops.attention_forward(y, lse, kv, cu, q, rows)
-        return float((dy * y).sum())
-
-    loss()
-    dkv, dq = _unwritten(N, 2 * C), _unwritten(M, C)
-    ops.attention_backward(dkv, dy, kv, y.copy(), lse.copy(), cu, dq, q, rows)
-    yield "kv", dkv, kv, loss
-    yield "q", dq, q, loss
-
-
 def check_layernorm(ops, rng, N, C, scale=1.0):
     x = scale * rng.standard_normal((N, C)) + 3
     w, b, dy = rng.standard_normal(C), rng.standard_normal(C), rng.standard_normal((N, C))
@@ -147,19 +129,6 @@ def check_embedding(ops, rng, lengths, V, T, C):
     ops.embedding_backward(dwte.array, dwpe.array, dy, tokens, cu)
     yield "wte", dwte.gained(), wte, loss
     yield "wpe", dwpe.gained(), wpe, loss
-
-
-def check_take_rows(ops, rng, N, C, rows):
-    x, dy = rng.standard_normal((N, C)), rng.standard_normal((len(rows), C))
-    rows, y = np.array(rows, np.int32), _unwritten(len(rows), C)
-
-    def loss():
-        ops.take_rows_forward(y, x, rows)
-        return float((dy * y).sum())
-
-    dx = _Added(rng, N, C)
-    ops.take_rows_backward(dx.array, dy, rows)
-    yield "x", dx.gained(), x, loss
 
 
 def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
@@ -308,11 +277,6 @@ CASES = {  # name: (check, sizes)
     "attention, lengths 1 5 2": (check_attention, dict(lengths=[1, 5, 2], H=3, D=2)),
     "attention, beyond a block": (check_attention, dict(lengths=[35], H=1, D=9)),
     "attention, large scores": (check_attention, dict(lengths=[6], H=1, D=4, scale=4.0)),
-    "attention, of some rows": (
-        check_attention_of_some_rows,
-        dict(lengths=[5, 2, 1, 4], rows=[1, 2, 4, 7, 8], H=2, D=3),
-    ),
-    "attention, of one row": (check_attention_of_some_rows, dict(lengths=[3], rows=[1], H=1, D=2)),
     "layernorm": (check_layernorm, dict(N=5, C=11)),
     "layernorm, one row": (check_layernorm, dict(N=1, C=3)),
     "layernorm, wide": (check_layernorm, dict(N=3, C=40)),
@@ -323,7 +287,6 @@ CASES = {  # name: (check, sizes)
     "gelu, saved slope": (check_gelu, dict(shape=(4, 9), saved=True)),
     "embedding": (check_embedding, dict(lengths=[3, 4, 1], V=5, T=5, C=7)),
     "embedding, one token": (check_embedding, dict(lengths=[1], V=3, T=2, C=3)),
-    "take_rows": (check_take_rows, dict(N=5, C=3, rows=[0, 3, 4])),
     "cross_entropy": (check_cross_entropy, dict(N=6, V=9)),
     "cross_entropy, one row": (check_cross_entropy, dict(N=1, V=3, graded=1)),
     "cross_entropy, wide": (check_cross_entropy, dict(N=3, V=68)),

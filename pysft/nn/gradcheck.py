@@ -113,16 +113,15 @@ def load_ops(path) -> SimpleNamespace:
     return SimpleNamespace(**(known | readers), own=own)
 
 
-# The number of arguments without the optional ones at the end (for attention of some rows, and for
-# GELU's saved derivative).
-_PLAIN = {"attention_forward": 4, "attention_backward": 6, "gelu_forward": 2, "gelu_backward": 3}
+# The number of arguments without the optional last one (GELU's saved derivative).
+_PLAIN = {"gelu_forward": 2, "gelu_backward": 3}
 
 
 def plain_form(function, name: str):
     """Return a function that calls `function` for the kernel `name`, or the reference if the call
-    has the kernel's optional last arguments.
+    has the kernel's optional last argument.
 
-    So a reader who derives attention does not have to know of wanted rows."""
+    So a reader who derives GELU does not have to know of the saved derivative."""
     plain = _PLAIN.get(name)
     full = getattr(reference, name)
     return lambda *a: (function if plain is None or len(a) <= plain else full)(*a)

@@ -7,8 +7,8 @@ only for Calls (calls.py): with it the call is noted there and not made.
 A wrapper passes its arrays to the gate (gate.py explains the notation), which raises a GateError
 for an array that does not fit. In the docstrings N is the number of token rows, C channels, K
 output channels, H heads, D = C / H channels of a head, V symbols of the vocabulary, T positions of
-the context, S sequences, and M wanted rows among the N. Parameter gradients are ADDED to what their
-array holds, and activation gradients are WRITTEN, except where a docstring says otherwise.
+the context, and S sequences. Parameter gradients are ADDED to what their array holds, and
+activation gradients are WRITTEN, except where a docstring says otherwise.
 """
 
 import math
@@ -20,7 +20,7 @@ import numpy as np
 from pysft.errors import GateError
 from pysft.nn.arena import aligned
 from pysft.nn.calls import Calls
-from pysft.nn.gate import NULL, admit, c_function, count_threads, default_threads, number, pointer
+from pysft.nn.gate import admit, c_function, count_threads, default_threads, number, pointer
 
 SQUARES_BLOCK = 4096  # elements of one partial sum, as in adamw.c
 
@@ -56,19 +56,9 @@ def _bad_offset(function, i, cu_seqlens, N, longest=None):
     raise GateError(f"{function}: cu_seqlens ends with {cu_seqlens[i]}, expected N = {N}")
 
 
-def _bad_row(rows, function, i, n):
-    """The code of take_rows is the index in `rows` of a bad row."""
-    raise GateError(
-        f"{function}: rows[{i}] = {rows[i]} is not above the one before it and below N = {n['N']}"
-    )
-
-
-def _bad_offset_or_row(cu_seqlens, rows, longest, function, code, n):
-    """Attention's code is the index of a bad offset, or S + 1 + the index in `rows` of a bad
-    row."""
-    if code <= n["S"]:
-        _bad_offset(function, code, cu_seqlens, n["N"], longest)
-    _bad_row(rows, function, code - n["S"] - 1, n)
+def _bad_offset_of_attention(cu_seqlens, longest, function, i, n):
+    """Attention's code is the index of a bad offset."""
+    _bad_offset(function, i, cu_seqlens, n["N"], longest)
 
 
 def _bad_label(labels, function, row, n):
@@ -99,45 +89,24 @@ def matmul_backward(dx, dw, db, dy, x, w, *, threads=None, calls=None):
     a.call([*a.pointers, "N", "C", "K"], threads, calls)
 
 
-def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None, *, threads=None, calls=None):
+def attention_forward(y, lse, qkv, cu_seqlens, *, threads=None, calls=None):
     """y (N,C) and lse (N,H) are written, from qkv (N,3C): causal attention inside each sequence of
-    cu_seqlens (S+1) int32. H is taken from the shape of lse; D = C / H.
-
-    With rows (M) int32, rising, only those M rows ask. q (M,C) then holds their queries and qkv
-    (N,2C) the keys and values of all rows, and y is (M,C) and lse (M,H)."""
-    if rows is None:
-        notation = "y!N,C lse!N,H qkv:N,3C cu_seqlens#S+1"
-        a = admit("attention_forward", notation, y, lse, qkv, cu_seqlens)
-        y_, lse_, q_, offsets = a.pointers
-        kv_, rows_ = q_ + a.letters["C"], NULL
-    else:
-        notation = "y!M,C lse!M,H qkv:N,2C cu_seqlens#S+1 q:M,C rows#M"
-        a = admit("attention_forward", notation, y, lse, qkv, cu_seqlens, q, rows)
-        y_, lse_, kv_, offsets, q_, rows_ = a.pointers
-    read = [q_, kv_, offsets, rows_]
-    _attention(a, [y_, lse_], read, cu_seqlens, rows, y.dtype, threads, calls)
+    cu_seqlens (S+1) int32. H is taken from the shape of lse; D = C / H."""
+    notation = "y!N,C lse!N,H qkv:N,3C cu_seqlens#S+1"
+    a = admit("attention_forward", notation, y, lse, qkv, cu_seqlens)
+    y_, lse_, *read = a.pointers
+    _attention(a, [y_, lse_], read, cu_seqlens, y.dtype, threads, calls)
 
 
-def attention_backward(
-    dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=None, *, threads=None, calls=None
-):
-    """dqkv (N,3C) is written, from dy (N,C) and the forward's qkv, y and lse.
-
-    With q and rows as in the forward, dy is (M,C), and dq (M,C) and dqkv (N,2C) are written."""
-    if rows is None:
-        notation = "dqkv!N,3C dy:N,C qkv:N,3C y:N,C lse:N,H cu_seqlens#S+1"
-        a = admit("attention_backward", notation, dqkv, dy, qkv, y, lse, cu_seqlens)
-        dq_, dy_, q_, y_, lse_, offsets = a.pointers
-        dkv_, kv_, rows_ = dq_ + a.letters["C"], q_ + a.letters["C"], NULL
-    else:
-        notation = "dqkv!N,2C dy:M,C qkv:N,2C y:M,C lse:M,H cu_seqlens#S+1 dq!M,C q:M,C rows#M"
-        a = admit("attention_backward", notation, dqkv, dy, qkv, y, lse, cu_seqlens, dq, q, rows)
-        dkv_, dy_, kv_, y_, lse_, offsets, dq_, q_, rows_ = a.pointers
-    read = [dy_, q_, kv_, y_, lse_, offsets, rows_]
-    _attention(a, [dq_, dkv_], read, cu_seqlens, rows, y.dtype, threads, calls)
+def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, *, threads=None, calls=None):
+    """dqkv (N,3C) is written, from dy (N,C) and the forward's qkv, y and lse."""
+    notation = "dqkv!N,3C dy:N,C qkv:N,3C y:N,C lse:N,H cu_seqlens#S+1"
+    a = admit("attention_backward", notation, dqkv, dy, qkv, y, lse, cu_seqlens)
+    dqkv_, *read = a.pointers
+    _attention(a, [dqkv_], read, cu_seqlens, y.dtype, threads, calls)
 
 
-def _attention(a, written, read, cu_seqlens, rows, dtype, threads, calls):
+def _attention(a, written, read, cu_seqlens, dtype, threads, calls):
     """Call the kernel that `a` was admitted for, forward or backward.
 
     Its C arguments are the pointers `written`, working memory, the pointers `read` and sizes."""
@@ -148,10 +117,8 @@ def _attention(a, written, read, cu_seqlens, rows, dtype, threads, calls):
     longest = calls.longest if calls is not None else _longest(a.function, cu_seqlens, N)
     elements = threads * c_function("attention_scratch", a.suffix)(longest, C // H)
     scratch = calls.scratch(elements, dtype) if calls is not None else aligned(elements, dtype)
-    queries, q_row, kv_row = ("N", 3 * C, 3 * C) if rows is None else ("M", C, 2 * C)
-    sizes = ["N", "S", queries, H, C // H, q_row, kv_row, longest]
-    explain = partial(_bad_offset_or_row, cu_seqlens, rows, longest)
-    a.call([*written, pointer(scratch), *read, *sizes], threads, calls, explain)
+    arguments = [*written, pointer(scratch), *read, "N", "S", H, C // H, longest]
+    a.call(arguments, threads, calls, partial(_bad_offset_of_attention, cu_seqlens, longest))
 
 
 def _longest(function, cu_seqlens, N):
@@ -237,18 +204,6 @@ def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens, *, threads=None, call
     a = admit("embedding_backward", notation, dwte, dwpe, dy, tokens, cu_seqlens)
     explain = partial(_bad_token, tokens, cu_seqlens)
     a.call([*a.pointers, "N", "S", "C", "V", "T"], threads, calls, explain)
-
-
-def take_rows_forward(y, x, rows, *, threads=None, calls=None):
-    """y (M,C) = the rows of x (N,C) that rows (M) int32 names; they rise. y is written."""
-    a = admit("take_rows_forward", "y!M,C x:N,C rows#M", y, x, rows)
-    a.call([*a.pointers, "N", "M", "C"], threads, calls, partial(_bad_row, rows))
-
-
-def take_rows_backward(dx, dy, rows, *, threads=None, calls=None):
-    """dy (M,C) is ADDED to dx (N,C) at rows (M). dx holds the gradients of other readers of x."""
-    a = admit("take_rows_backward", "dx!N,C dy:M,C rows#M", dx, dy, rows)
-    a.call([*a.pointers, "N", "M", "C"], threads, calls, partial(_bad_row, rows))
 
 
 def cross_entropy_forward(nll, lse, logits, labels, *, threads=None, calls=None):
@@ -418,8 +373,6 @@ OF_A_WALK = [
     gelu_backward,
     embedding_forward,
     embedding_backward,
-    take_rows_forward,
-    take_rows_backward,
     cross_entropy_forward,
     cross_entropy_backward,
 ]

@@ -9,8 +9,8 @@ sum, worked out by hand from the forward directly above it.
 
 As in the kernels, parameter gradients are ADDED to what the array holds, because several
 micro-batches contribute, and both uses of a tied weight. Activation gradients are WRITTEN. The
-exceptions are layernorm_backward and take_rows_backward. Their input x is the residual stream,
-which has other readers too, so they ADD their dx.
+exception is layernorm_backward. Its input x is the residual stream, which has other readers too, so
+it ADDS its dx.
 """
 
 import numpy as np
@@ -51,53 +51,38 @@ def matmul_backward(dx, dw, db, dy, x, w):
 # --------------------------------------------------------------------------------- attention
 
 
-def _split(qkv, q, rows):
-    """Return (queries, keys and values, the rows of the queries) from both forms of the arguments.
+def _heads_of(qkv, cu_seqlens, H):
+    """Yield (seq, h, q, k, v) for each sequence and each head.
 
-    Without `rows`, qkv holds queries, keys and values, and every row is a query."""
-    if rows is not None:
-        return q, qkv, rows
+    seq: the slice of the sequence's rows. h: the head's number. q, k and v: the slices of the
+    head's D columns in qkv; `q` are its columns in y too."""
     C = qkv.shape[1] // 3
-    return qkv[:, :C], qkv[:, C:], np.arange(len(qkv))
-
-
-def _heads_of(kv, cu_seqlens, rows, H):
-    """Yield (m, t, seq, h, keys, values) for each sequence and each head.
-
-    m: the numbers of the queries, out of M, that belong to the sequence. t: their positions in it.
-    seq: the slice of the sequence's rows. h: the head's number. keys and values: the slices of the
-    head's D columns in kv; `keys` are its columns in q and y too."""
-    C = kv.shape[1] // 2
     D = C // H
     for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
-        m = np.flatnonzero((rows >= start) & (rows < end))
         for h in range(H):
-            keys, values = slice(h * D, (h + 1) * D), slice(C + h * D, C + (h + 1) * D)
-            yield m, rows[m] - start, slice(start, end), h, keys, values
+            q, k, v = (slice(part * C + h * D, part * C + (h + 1) * D) for part in range(3))
+            yield slice(start, end), h, q, k, v
 
 
-def attention_forward(y, lse, qkv, cu_seqlens, q=None, rows=None):
+def attention_forward(y, lse, qkv, cu_seqlens):
     """Causal attention (Vaswani et al. 2017, section 3.2), each sequence and head by itself:
 
         score[t,j] = q[t] . k[j] / sqrt(D)  for j <= t;   P = softmax(score);   y = P v
 
-    y (N,C); lse (N,H) = log sum_j exp(score[t,j]); qkv (N,3C) = queries, keys, values of all heads.
-    With q (M,C) and rows (M) only those M rows ask. q holds their queries, qkv (N,2C) = keys and
-    values of all rows, and the results are y (M,C) and lse (M,H)."""
-    q, kv, rows = _split(qkv, q, rows)
-    for m, t, seq, h, keys, values in _heads_of(kv, cu_seqlens, rows, lse.shape[1]):
-        k, v = kv[seq, keys], kv[seq, values]  # (T,D)
-        T, D = k.shape
-        score = q[m, keys] @ k.T / np.sqrt(D)  # (M,T)
-        score = np.where(np.arange(T) <= t[:, None], score, -np.inf)  # so P[t,j] = 0 for j > t
+    y (N,C); lse (N,H) = log sum_j exp(score[t,j]); qkv (N,3C) = queries, keys, values of all
+    heads."""
+    for seq, h, q, k, v in _heads_of(qkv, cu_seqlens, lse.shape[1]):
+        T, D = qkv[seq, q].shape
+        score = qkv[seq, q] @ qkv[seq, k].T / np.sqrt(D)  # (T,T)
+        score = np.where(np.tri(T, dtype=bool), score, -np.inf)  # so P[t,j] = 0 for j > t
         top = score.max(axis=1, initial=-np.inf, keepdims=True)
         e = np.exp(score - top)  # at most 1, so nothing overflows
         total = e.sum(axis=1, keepdims=True)
-        y[m, keys] = e / total @ v
-        lse[m, h] = (top + np.log(total))[:, 0]
+        y[seq, q] = e / total @ qkv[seq, v]
+        lse[seq, h] = (top + np.log(total))[:, 0]
 
 
-def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=None):
+def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens):
     """Back through y = P v, P = softmax(score), score = scale q kT, with scale = 1/sqrt(D):
 
         dv = PT dy,   dP = dy vT                               (y = P v is a product)
@@ -108,20 +93,17 @@ def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens, dq=None, q=None, rows=
     The sum over i is the same for every j of a row. It equals y[t] . dy[t], because dP[t,i] =
     dy[t] . v[i] and sum_i P[t,i] v[i] = y[t]. P itself is exp(score - lse), so the forward does not
     keep anything of size T x T."""
-    dq, dkv, _ = _split(dqkv, dq, rows)
-    q, kv, rows = _split(qkv, q, rows)
-    for m, t, seq, h, keys, values in _heads_of(kv, cu_seqlens, rows, lse.shape[1]):
-        k, v, dout = kv[seq, keys], kv[seq, values], dy[m, keys]
-        T, D = k.shape
+    for seq, h, q, k, v in _heads_of(qkv, cu_seqlens, lse.shape[1]):
+        dout, (T, D) = dy[seq, q], qkv[seq, q].shape
         scale = 1 / np.sqrt(D)
-        P = np.exp(q[m, keys] @ k.T * scale - lse[m, h, None])
-        P = np.where(np.arange(T) <= t[:, None], P, 0)
-        dP = dout @ v.T
-        delta = (y[m, keys] * dout).sum(axis=1, keepdims=True)
+        P = np.exp(qkv[seq, q] @ qkv[seq, k].T * scale - lse[seq, h, None])
+        P = np.where(np.tri(T, dtype=bool), P, 0)
+        dP = dout @ qkv[seq, v].T
+        delta = (y[seq, q] * dout).sum(axis=1, keepdims=True)
         dscore = P * (dP - delta)
-        dq[m, keys] = dscore @ k * scale
-        dkv[seq, keys] = dscore.T @ q[m, keys] * scale
-        dkv[seq, values] = P.T @ dout
+        dqkv[seq, q] = dscore @ qkv[seq, k] * scale
+        dqkv[seq, k] = dscore.T @ qkv[seq, q] * scale
+        dqkv[seq, v] = P.T @ dout
 
 
 # -------------------------------------------------------------------------------- layer norm
@@ -219,17 +201,6 @@ def embedding_backward(dwte, dwpe, dy, tokens, cu_seqlens):
     dwte[tokens] += dy would add only one of them."""
     np.add.at(dwte, tokens, dy)
     np.add.at(dwpe, _positions(cu_seqlens), dy)
-
-
-def take_rows_forward(y, x, rows):
-    """y (M,C) = the rows of x (N,C) that `rows` (M) names; they rise."""
-    y[:] = x[rows]
-
-
-def take_rows_backward(dx, dy, rows):
-    """Row m of y is row rows[m] of x, so dy[m] is added to dx[rows[m]]. It is added because x has
-    other readers too."""
-    dx[rows] += dy
 
 
 # ------------------------------------------------------------------------------------ the loss

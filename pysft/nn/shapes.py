@@ -160,11 +160,6 @@ def block_activation_shapes(N: int, C: int, H: int) -> dict[str, tuple[int, ...]
     }
 
 
-# The activations from the attention's output on. The last block computes only their wanted rows.
-_ACTIVATIONS = list(block_activation_shapes(1, 1, 1))
-FROM_ATTENTION_ON = _ACTIVATIONS[_ACTIVATIONS.index("att") :]
-
-
 def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOGITS_BYTES) -> int:
     """Return how many of `rows` rows have their logits in memory at a time: those that fit into
     `limit` bytes.
@@ -189,13 +184,13 @@ def activation_shapes(
         for i in range(config.layers)
         for name, shape in block_activation_shapes(N, C, config.heads).items()
     }
-    top = {"x": (N, C), "meanf": (N,), "rstdf": (N,), "lnf": (N, C)}
+    top = {"att_wanted": (N, C), "x": (N, C), "meanf": (N,), "rstdf": (N,), "lnf": (N, C)}
     if config.has_nll:
         rows = logits_rows(config, N, dtype, limit)
         top |= {"logits": (rows, V), "nll": (N,), "logits_lse": (N,)}
     if config.has_value:
         top["value"] = (N, 1)
-    gradients = {"dx": (N, C), "dx_wanted": (N, C), "dbranch": (N, C), "dwide": (N, 4 * C)}
+    gradients = {"dx": (N, C), "dbranch": (N, C), "dwide": (N, 4 * C)}
     return blocks | top | gradients
 
 
