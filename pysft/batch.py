@@ -75,8 +75,8 @@ class Batch:
         """Return the batch of whole examples. Tokens and labels are checked here, once.
 
         weight (S,): each sequence's weight, 1 by default. A DataError names the first example that
-        is empty or longer than the context, has more tokens than labels or fewer, has a token or
-        label outside the vocabulary, has no wanted row or a graded row that is not wanted, has
+        is empty or longer than the context, has different numbers of tokens and labels, has a token
+        or label outside the vocabulary, has no wanted row or a graded row that is not wanted, has
         other columns than the first example or one that does not fit, or stands apart from the
         rest of its group. It is also a DataError if there is no example, or if a weight is missing
         or negative."""

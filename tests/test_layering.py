@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "pysft"
-# Each room imports only from those to its right; nn, text and world, side by side, come next, and
+# Each room imports only from those to its right; nn and text, side by side, come next, and
 # then the roots.
 ROOMS = ("__main__", "cli", "lab", "jobs", "measure", "training", "inference", "run")
 SIDE_BY_SIDE = ("nn", "text")

@@ -437,7 +437,7 @@ def test_a_stage_of_other_weights_beside_the_run_is_not_the_parent(two):
     shutil.move(two / "one", two / "other")
     shutil.copytree(two / "other/base", two / "one/sft")
     assert parents(two / "two") == [(str(two / "one/sft"), False)]
-    assert f"not found, which was {two / 'one/sft'}" in succeeds("info", two / "two").out
+    assert f"not found (it was at {two / 'one/sft'}" in succeeds("info", two / "two").out
     shutil.rmtree(two / "one/sft")
     shutil.copytree(two / "other/sft", two / "one/sft")
     assert parents(two / "two")[-1] == (str(two / "one/sft"), True)
@@ -464,11 +464,11 @@ def test_parents_in_a_circle_end_in_a_sentence_or_a_tree(home, workdir, a_minute
         assert "base " in out and "sft " in out
         assert len(succeeds(*command, "--json").document["stages"]) == 2
     succeeds("eval", run, "--json")
-    assert "makes it a parent of itself" in refusal(65, "eval", run, "--matched")
+    assert "makes it an ancestor of itself" in refusal(65, "eval", run, "--matched")
     succeeds("report", run)
     (run / "run.json").unlink()
     error = refusal(65, "train", "--config", home.config, "--base", run / "sft", "--out", "again")
-    assert "makes it a parent of itself" in error
+    assert "makes it an ancestor of itself" in error
 
 
 # ------------------------------------------------------------------------ adapters, and tied heads
@@ -550,7 +550,7 @@ def test_info_draws_the_tree_and_follows_parents_in_other_runs(home, second):
 def test_info_names_a_parent_that_is_missing_and_a_stage_that_is_not_finished(second, workdir):
     run = shutil.copytree(second, workdir.path / "run")
     edit(run / "sft-2/settings.json", parent={"path": "gone/sft", "weights_sha256": "0" * 64})
-    assert "its parent sft is not found" in succeeds("info", "run").out
+    assert "its parent sft was not found" in succeeds("info", "run").out
     [row] = succeeds("info", "run", "--json").document["stages"]
     assert (row["parent"], row["parent_found"]) == ("sft", False)
     (run / "sft-2/model.safetensors").unlink()

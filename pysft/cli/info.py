@@ -68,5 +68,5 @@ def _described(row: dict) -> str:
         f" {row['weights_sha256'][:12]}, {row['folder']}"
     )
     if row["parent_found"] is False:
-        text += f"; its parent {row['parent']} is not found, which was {row['parent_folder']}"
+        text += f"; its parent {row['parent']} was not found (it was at {row['parent_folder']})"
     return text

@@ -40,7 +40,8 @@ class Order:
     ones. base: a run or a stage to begin from; None begins from nothing. out: the run's folder;
     None is runs/PRESET. ops: "kernels" or "reference".
     threads: None is gate.default_threads(). on_nan: replaces the setting of a resumed run; None
-    keeps it. template: that of a resumed run; None is the one in the settings."""
+    keeps it. template: that of a resumed run, or of a tuned model to begin from;
+    None is the one in the settings."""
 
     settings: Settings
     corpus: str | None = None

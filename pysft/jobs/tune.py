@@ -44,8 +44,8 @@ def tune(
     place: Place,
 ) -> tuple[Stage, dict, Sides | None]:
     """Grow the parent's vocabulary, fine-tune it and measure the result, as far as a resumed run
-    has not done so. Return (the stage, its report, its replies beside the parent's, which are None
-    if a resumed run has compared them before and goes on to another stage).
+    has not done so. Return (the stage, its report, its replies beside the parent's). The replies
+    are None if the stage was finished before a resume and is not the last one.
 
     counts: those of describe_data(). base_loss: of the base under the parent; None if it is not
     known, and then forgetting is not either."""

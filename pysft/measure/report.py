@@ -14,7 +14,8 @@ from pysft.measure.run_files import RUN_FILE, RunFiles, read_run
 
 def _sections(files: RunFiles) -> list[tuple]:
     """[(title, builder, what the builder takes, names for messages)] of the sections of a page. The
-    newest fine-tuning is shown in full, and of earlier ones the training and the measurements."""
+    newest fine-tuning is shown in full, and of earlier ones the training, the measurements and the
+    figures."""
     newest = files.tuned[-1] if files.tuned else "sft"
     earlier = files.tuned[:-1]
 

@@ -47,7 +47,7 @@ class RunFiles:
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read the files of a run folder. MissingInput if the folder is none."""
+    """Read the files of a run folder. MissingInput if it is not a run's folder."""
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such run folder. 'python -m pysft train' makes one")
     stages = [path.name for path in stage_folders(folder)]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from pysft.measure.page import number, stack
 
-# Name in the --json document: (what it is, how it is written: a key of FORMS). {unit}: in full.
+# Name in the --json document: (what it is, how it is written: a key of FORMS). {unit}: the full
+# name of the unit.
 FIGURES = {
     "params": ("weights of the model", "count"),
     "trained_params": (

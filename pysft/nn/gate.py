@@ -19,7 +19,7 @@ size, and writable if C writes it. It must not share memory with another array i
 them, except where a wrapper allows the two to be the same array. Anything else raises a GateError
 that names the function, the argument, what came and what fits.
 
-The gate does not look at the values. The kernels check tokens, labels, rows, offsets, positions and
+The gate does not look at the values. The kernels check tokens, labels, offsets, positions and
 slots in C before they use them as indices, and the wrappers turn the code that they return into a
 GateError. So a call that passes the gate cannot crash C.
 """

@@ -220,7 +220,7 @@ def _can_talk(folder: Path) -> bool:
 
 
 def not_a_folder(path: Path) -> str:
-    """What to say of a path that should be a run's folder and is no folder."""
+    """What to say of a path that should be a run's folder and is not a folder."""
     if path.exists():
         return "this is a file. Name the folder of a run"
     kept = sorted(p.name for p in path.parent.glob("*") if p.name.isdecimal())
@@ -235,7 +235,7 @@ def not_a_folder(path: Path) -> str:
 
 def unfinished(run) -> str | None:
     """Return the name of the stage in a run's folder that was begun and is not finished, or None.
-    A base that is not finished does not count, because nothing can be done with such a run."""
+    A base that is not finished does not count, because such a run has no model to use yet."""
     if not Path(run).is_dir():
         return None
     names = [p.name for p in stage_folders(run) if not is_finished(p) and p.name != "base"]

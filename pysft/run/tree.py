@@ -72,12 +72,14 @@ def stored_sha256(folder: Path) -> str | None:
 
 def line_of(folder: Path) -> Iterator[Path]:
     """Yield the folder of a stage and those of the stages that it was begun from, back to its base,
-    as far as they are found. A DataError if they go round in a circle, as only a damaged file can
-    say."""
+    as far as they are found. A DataError if they form a circle, which happens only if a file is
+    damaged."""
     seen = set()
     while folder is not None:
         if folder.resolve() in seen:
-            raise DataError(f"{folder}: its settings.json makes it a parent of itself")
+            raise DataError(
+                f"{folder}: its settings.json makes it an ancestor of itself; the file is damaged"
+            )
         seen.add(folder.resolve())
         yield folder
         folder = parent_folder(folder)

@@ -18,7 +18,7 @@ class Report:
 
     step: its number, from 1. loss: the objective's value; for Sft the mean of nats per graded
     token, weighted as the batch says. figures: the objective's figures, each the mean over the
-    whole step; those that counted nothing are left out. norm: of the gradient before clipping.
+    whole step; figures whose count is 0 are left out. norm: of the gradient before clipping.
     graded, tokens: the numbers of graded rows and of all rows. skipped: True if the step was not
     finite, so that no weight moved."""
 

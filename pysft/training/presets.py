@@ -118,8 +118,8 @@ def resolve(
     takes a sentence about tables of the file that no stage uses.
 
     The preset is `preset`, else the one that the file names, else tiny. MissingInput if there is no
-    file, UsageError if it is not TOML, or if a name or value is not valid, or is another than in
-    the parent."""
+    file, UsageError if it is not TOML, or if a name or value is not valid, or differs from the
+    parent's."""
     chosen = {} if file is None else _read(file)
     named, listed = chosen.pop("preset", None), chosen.pop("stages", None)
     preset = named if preset is None else preset
@@ -204,7 +204,7 @@ def _used(document: dict, settings: Settings, where: str, say) -> dict:
 
 
 def _refuse_other(document: dict, parent: Parent) -> None:
-    """Raise a UsageError if a document names something else than the parent has."""
+    """Raise a UsageError if a document sets a value that differs from the parent's."""
     for table, values in parent.fixed.items():
         for name, value in values.items():
             given = document.get(table, {}).get(name, value)

@@ -193,8 +193,8 @@ def train_stage(
     at=(),
 ) -> Iterator[Moment]:
     """Train a stage along its plan in stage.folder, and log each step. Yield a Moment after each
-    step in `at` and, if there are any, one before the first step. Training goes on when the next
-    one is asked for, so the caller must exhaust the generator.
+    step in `at` and, unless `at` is empty, one before the first step. Training goes on when the
+    next one is asked for, so the caller must exhaust the generator.
 
     settings: those of the stage. resume: go on from the last checkpoint, if there is one. model:
     the LoRA around stage.model, if that is trained; None is stage.model itself.

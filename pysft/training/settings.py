@@ -52,7 +52,7 @@ class Model(_Table):
 
     @classmethod
     def of(cls, config: GPTConfig) -> "Model":
-        """The settings of a model that is there already."""
+        """Return the settings that give a model of this shape."""
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})
 
 
@@ -200,10 +200,11 @@ def stages_of(document: dict) -> list[str]:
 
 
 def next_name(name: str | None) -> str:
-    """Return the name of the fine-tuning that follows the stage `name` (None: nothing)."""
-    if name is None or kind_of(name) != "sft":
+    """Return the name of the stage that comes after the stage `name` if nothing else is asked for:
+    "sft" after a base or nothing (None), else one more of the same kind."""
+    if name is None or kind_of(name) == "base":
         return "sft"
-    return f"sft-{int(name.partition('-')[2] or 1) + 1}"
+    return f"{kind_of(name)}-{int(name.partition('-')[2] or 1) + 1}"
 
 
 def check_stages(names: list[str], parent: str | None = None) -> None:
@@ -215,7 +216,7 @@ def check_stages(names: list[str], parent: str | None = None) -> None:
     for i, name in enumerate(names):
         kind = kind_of(name)
         if name in names[:i]:
-            again = "" if kind == "base" else f"; a model tuned once more is {next_name(name)!r}"
+            again = "" if kind == "base" else f"; one more of its kind is {next_name(name)!r}"
             raise UsageError(f"stage {name!r} is named twice{again}")
         if kind == "base" and i:
             raise UsageError(f"stage {name!r} begins from nothing; name it first")
@@ -305,7 +306,7 @@ class Settings:
 
     def with_stages(self, names: list[str]) -> "Settings":
         """Return these settings with the stages `names`. Each has the settings of its kind. A kind
-        that is not there has those of "sft", as far as it has the same."""
+        that these settings lack takes the values of "sft" for settings of the same name."""
         kinds = {kind_of(name) for name in names}
         known = self.stages | {
             kind: _like(KINDS[kind], self.stages["sft"]) for kind in kinds - set(self.stages)

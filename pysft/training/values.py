@@ -24,7 +24,7 @@ CHOICES = {
 
 
 def as_toml(value) -> str:
-    """A value as people write it in a file of settings; a text in the quotes of Python."""
+    """A value as people write it in a file of settings; text in Python's quotes."""
     return json.dumps(value) if isinstance(value, (list, tuple, bool)) else repr(value)
 
 
