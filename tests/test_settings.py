@@ -170,6 +170,12 @@ def test_a_base_follows_nothing():
         resolve(stages=["sft", "base"], parent=base)
 
 
+def test_the_number_of_a_stage_has_at_most_three_digits():
+    assert list(resolve(stages=["sft-999"], parent=PARENT).stages) == ["sft-999"]
+    with pytest.raises(UsageError, match="'sft-1000': there is no such stage"):
+        resolve(stages=["sft-1000"], parent=PARENT)
+
+
 def test_the_stage_after_a_parent_has_the_next_name():
     assert list(resolve(parent=PARENT).stages) == ["sft-2"]
     assert [next_name(n) for n in (None, "base", "sft", "sft-2", "sft-9")] == (

@@ -56,7 +56,8 @@ def second(home):
     data = home.folder / "more.jsonl"
     data.write_text(lines(conversation(*texts) for texts in CONVERSATIONS[:20]))
     run = home.folder / "second"
-    succeeds(*home.fine_tuning(data, "--base", home.run / "sft", "--out", run))
+    said = succeeds(*home.fine_tuning(data, "--base", home.run / "sft", "--out", run)).err
+    assert ", as in sft (base text" in said  # the vocabulary does not grow again
     return run
 
 
