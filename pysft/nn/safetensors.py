@@ -7,6 +7,7 @@ before it allocates memory for it. Nothing in such a file can run code."""
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,7 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
 
     Every checksum in the file is compared. summed: there must be one for each tensor and one for
     the metadata. MissingInput if there is no file, DataError if it cannot be read or is damaged."""
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as f:
-            metadata, spans, data = _read(path, f, size)
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    metadata, spans, data = _opened(path, _read)
     sums = _pop_sums(path, metadata)
     pieces = {METADATA: _metadata_bytes(metadata)}
     pieces |= {name: data[first:last] for (first, last, _, _), name in spans}
@@ -91,16 +84,21 @@ def load(path, summed: bool = False) -> tuple[dict[str, np.ndarray], dict[str, s
 def load_metadata(path) -> dict[str, str]:
     """Return the metadata of a file, without reading its tensors. Errors as in load(), but nothing
     is compared with a checksum."""
+    return _opened(path, _header)[0]
+
+
+def _opened(path, read: Callable):
+    """Return read(path, open file, its size). MissingInput if there is no file, DataError if it
+    cannot be read."""
     path = Path(path)
     try:
         size = path.stat().st_size
         with open(path, "rb") as f:
-            metadata, _, _ = _header(path, f, size)
+            return read(path, f, size)
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return metadata
 
 
 def _read(path, f, size: int):
