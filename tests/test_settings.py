@@ -7,7 +7,7 @@ import pytest
 from texts import one_line
 
 from pysft.errors import MissingInput, UsageError
-from pysft.training.flat import PLACES, of_flat, tuning
+from pysft.training.flat import PLACES, stored_settings, tuning
 from pysft.training.presets import PRESETS, Parent, resolve
 from pysft.training.settings import FineTuning, Model, Pretraining, Settings, next_name
 
@@ -331,13 +331,13 @@ TABLES = {
 
 
 def test_flat_settings_of_an_old_run_give_the_same_tables():
-    assert of_flat(FLAT, ["base", "sft"]) == Settings.of_json(TABLES)
-    assert of_flat(FLAT, ["sft"]) == Settings.of_json(TABLES).only("sft")
+    assert stored_settings(FLAT, ["base", "sft"]) == Settings.of_json(TABLES)
+    assert stored_settings(FLAT, ["sft"]) == Settings.of_json(TABLES).only("sft")
     assert tuning(FLAT, "sft") == TABLES["data"] | TABLES["sft"]
     document = TABLES | {"sft-2": {"steps": 9}}
     assert tuning(document, "sft-2") == TABLES["data"] | {"steps": 9}
     with pytest.raises(UsageError, match="'colour'"):
-        of_flat(FLAT | {"colour": 1}, ["sft"])
+        stored_settings(FLAT | {"colour": 1}, ["sft"])
 
 
 def test_every_setting_that_was_flat_stands_in_a_table():

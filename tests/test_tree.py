@@ -363,7 +363,7 @@ def test_a_folder_of_the_parents_name_with_other_weights_is_not_the_parent(home,
         home.run / "sft",
         home.run / "base",
     ]
-    assert base_of(load_stage(run / "sft-2")).folder == home.run / "base"
+    assert base_of(lineage(load_stage(run / "sft-2"))).folder == home.run / "base"
 
 
 # ---------------------------------------------------------------------------- parents in other runs

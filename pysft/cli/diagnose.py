@@ -1,7 +1,5 @@
 """`pysft diagnose`: find what went wrong with a run, by rules over its figures."""
 
-from pathlib import Path
-
 from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
 
 HELP = "find what went wrong with a run, the likely cause and the fix; exit 1 if something did"
@@ -14,11 +12,9 @@ def add_arguments(p):
 
 def run(args):
     from pysft.measure.diagnose import diagnose
+    from pysft.run.stage import checkpoint_step
 
-    folder = Path(args.run_folder).resolve()
-    is_checkpoint = folder.parent.name == "steps" and folder.name.isdecimal()
-    step = int(folder.name) if is_checkpoint else None
-    document = diagnose(tuned_stage(args.run_folder), step)
+    document = diagnose(tuned_stage(args.run_folder), checkpoint_step(args.run_folder))
     print_json(document) if args.json else print(text(document))
     return 1 if document["findings"] else 0
 

@@ -25,7 +25,7 @@ from pysft.text.corpora import CORPORA, read_corpus, shipped
 from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizers import vocabulary_from_json
-from pysft.training.flat import is_flat, of_flat
+from pysft.training.flat import stored_settings
 from pysft.training.presets import Parent
 from pysft.training.settings import Model, Settings, check_stages, kind_of
 from pysft.training.values import as_toml
@@ -38,10 +38,9 @@ class Order:
     settings: those of the stages to train. corpus: a path, "plays" or "shakespeare"; None is the
     corpus of the base, or plays without one. data: files of conversations; None is the shipped
     ones. base: a run or a stage to begin from; None begins from nothing. out: the run's folder;
-    None is runs/PRESET. ops: "kernels" or "reference".
-    threads: None is gate.default_threads(). on_nan: replaces the setting of a resumed run; None
-    keeps it. template: that of a resumed run, or of a tuned model to begin from;
-    None is the one in the settings."""
+    None is runs/PRESET. ops: "kernels" or "reference". threads: None is gate.default_threads().
+    on_nan: replaces the setting of a resumed run; None keeps it. template: that of a resumed run,
+    or of a tuned model to begin from; None is the one in the settings."""
 
     settings: Settings
     corpus: str | None = None
@@ -121,10 +120,9 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
 def _stored_settings(begun: Begun, folder: Path) -> Settings:
     """Return the settings in the record of a run. A DataError if they are damaged."""
     try:
-        if is_flat(begun.settings):
-            stages = ["base", "sft"] if begun.base is None else ["sft"]
-            return of_flat(begun.settings, stages if begun.verb == "train" else ["base"])
-        settings = Settings.of_json(begun.settings)
+        stages = ["base", "sft"] if begun.base is None else ["sft"]
+        stages = stages if begun.verb == "train" else ["base"]
+        settings = stored_settings(begun.settings, stages)
         check_stages(list(settings.stages), begun.base)
         return settings
     except (KeyError, TypeError, ValueError, UsageError) as error:

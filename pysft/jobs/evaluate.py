@@ -19,13 +19,14 @@ from pysft.nn.computing import computing_ops
 from pysft.run.log import read_measurements
 from pysft.run.stage import (
     Stage,
+    checkpoint_step,
     load_stage,
     measured_stage,
     read_json,
     weights_sha256,
 )
-from pysft.run.tree import lineage
-from pysft.training.flat import is_flat, of_flat
+from pysft.run.tree import base_of, lineage
+from pysft.training.flat import stored_settings
 from pysft.training.settings import Settings
 
 # The figures of report.json that measuring again does not change.
@@ -76,26 +77,25 @@ def evaluate(
         figures |= {"tools": tool_test(stage.model, stage.tokenizer, stage.template, probe)}
     report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
     try:
-        ancestors = lineage(stage)[1:]
+        line = lineage(stage)
     except PysftError:  # a damaged parent is an error only with --matched
         if matched:
             raise
-        ancestors = []
-    base = next((s for s in ancestors[-1:] if not s.parent and not s.can_talk), None)
+        line = [stage]
+    base = base_of(line)
     if report["base_loss"] is None and base and base.tokenizer.can_write(probe.heldout_text):
         report["base_loss"] = corpus_loss(base.model, base.tokenizer, probe.heldout_text)
     if report["base_loss"]:
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
-    sides = None
-    if ancestors:
-        sides = compared(ancestors[0], replies)
-        report["parent"] = parent_figures(ancestors[0], probe, grade)
+    rows = []
+    if len(line) > 1:
+        rows = compared(line[1], replies).rows
+        report["parent"] = parent_figures(line[1], probe, grade)
     if matched:
-        loss = matched_loss([stage, *ancestors], base, probe, progress)
+        loss = matched_loss(line, probe, progress)
         rise = figures["tuned_base_loss"] / loss - 1
         report |= {"matched_base_loss": loss, "forgetting_matched": rise}
     report = finite(report | {"seconds": time.monotonic() - began})
-    rows = sides.rows if sides else []
     return report | {"before_after": rows, "samples": replies["prompts"]}
 
 
@@ -135,16 +135,14 @@ def _measurements(home: Path) -> list[dict]:
         return []
 
 
-def matched_loss(
-    tuned: list[Stage], base: Stage | None, probe: Probe, progress=lambda text, last: None
-) -> float:
+def matched_loss(line: list[Stage], probe: Probe, progress=lambda text, last: None) -> float:
     """Return the base-text loss of the base after further training on base text alone: on the
     windows and at the rates of the replay of each fine-tuning since then.
 
-    tuned: the stages from the one that is measured back to the base. The weights of `base` are
-    changed. MissingInput if base is None, a DataError if the stage's corpus or settings are not in
+    line: the lineage() of the stage that is measured. The weights of its base are changed.
+    MissingInput if the base is not in it, a DataError if the stage's corpus or settings are not in
     its folder, or if the base lacks characters of the corpus."""
-    stage = tuned[0]
+    stage, base = line[0], base_of(line)
     if base is None:
         raise MissingInput(
             f"{stage.folder}: the base it was tuned from is neither beside it nor at its old path,"
@@ -161,11 +159,10 @@ def matched_loss(
             " train it on that"
         )
     texts = base.tokenizer, probe.corpus_text, probe.heldout_text
-    for one in reversed(tuned[:-1]):
-        settings, folder = _settings(one), one.folder.resolve()
+    for one in reversed(line[:-1]):
+        settings = _settings(one)
         [name] = settings.stages
-        is_checkpoint = folder.parent.name == "steps" and folder.name.isdecimal()
-        steps = int(folder.name) if is_checkpoint else settings.stages[name].steps
+        steps = checkpoint_step(one.folder)  # None: all
         loss = loss_after_replay(base.model, settings, name, *texts, progress, steps)
     return loss
 
@@ -173,9 +170,7 @@ def matched_loss(
 def _settings(stage: Stage) -> Settings:
     """Return the settings that a stage was trained with."""
     try:
-        if is_flat(stage.settings):
-            return of_flat(stage.settings, ["sft"])
-        return Settings.of_json(stage.settings)
+        return stored_settings(stage.settings, ["sft"])
     except (KeyError, TypeError, UsageError) as error:
         raise DataError(
             f"{stage.folder / 'settings.json'}: not settings of this version ({error})"

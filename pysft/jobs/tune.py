@@ -30,7 +30,7 @@ from pysft.run.stage import (
     weights_sha256,
     write_json,
 )
-from pysft.run.tree import base_of, refuse_other_parent
+from pysft.run.tree import base_of, lineage, refuse_other_parent
 from pysft.training.runner import Moment, stage_figures, train_stage
 from pysft.training.stages import checkpoint_steps
 
@@ -71,7 +71,7 @@ def tune(
 def loss_under(given: Stage, material: Material, screen: Screen) -> float | None:
     """Return the loss on base text of the base under a stage that was trained before, and print it.
     None if the base is not found."""
-    base = base_of(given)
+    base = base_of(lineage(given))
     if base is None:
         screen.say(
             f"{given.folder}: the base under it is neither beside it nor at its old path, so"

@@ -290,3 +290,10 @@ def measured_stage(folder: Path) -> Path:
     folder = folder.resolve() if folder.resolve().parent.name == "steps" else folder
     is_checkpoint = folder.parent.name == "steps" and not (folder / "evaluation.json").is_file()
     return folder.parent.parent if is_checkpoint else folder
+
+
+def checkpoint_step(folder) -> int | None:
+    """Return STEP if the folder is a checkpoint, STAGE/steps/STEP. None if it is not."""
+    folder = Path(folder).resolve()
+    is_checkpoint = folder.parent.name == "steps" and folder.name.isdecimal()
+    return int(folder.name) if is_checkpoint else None

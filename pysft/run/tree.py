@@ -13,6 +13,7 @@ from pysft.nn.computing import computing_ops
 from pysft.run.log import read_log
 from pysft.run.stage import (
     Stage,
+    checkpoint_step,
     find_stage,
     is_finished,
     load_stage,
@@ -92,9 +93,9 @@ def lineage(stage: Stage) -> list[Stage]:
     return [stage, *(load_stage(folder, stage.model.ops) for folder in above)]
 
 
-def base_of(stage: Stage) -> Stage | None:
-    """Return the base under a stage, `stage` itself if it is one. None if it is not found."""
-    oldest = lineage(stage)[-1]
+def base_of(line: list[Stage]) -> Stage | None:
+    """Return the base in a lineage(), which is its last stage. None if the base was not found."""
+    oldest = line[-1]
     return None if oldest.parent or oldest.can_talk else oldest
 
 
@@ -139,7 +140,7 @@ def tree(run) -> list[dict]:
 def _ordered(rows: dict[Path, dict]) -> list[tuple[dict, int]]:
     """[(row, depth)] of rows by folder, each after its parent and before other children of that.
 
-    Stages that go round in a circle, as only a damaged file can say, begin with any of them."""
+    If damaged files make a circle of stages, it begins with any of them."""
     above = {
         folder: Path(row["parent_folder"]).resolve() if row["parent_found"] else None
         for folder, row in rows.items()
@@ -204,9 +205,8 @@ def _parent_of(folder: Path) -> dict:
 
 def _steps(folder: Path) -> int | None:
     """Return how many steps a stage or a checkpoint was trained; None if its log is not there."""
-    if folder.parent.name == "steps" and folder.name.isdecimal():
-        return int(folder.name)
-    return max((line["step"] for line in read_log(folder, skipped=True)), default=None)
+    logged = (line["step"] for line in read_log(folder, skipped=True))
+    return max(logged, default=checkpoint_step(folder))
 
 
 def drawn(rows: list[dict]) -> list[tuple[str, dict]]:

@@ -59,10 +59,14 @@ def nested(document: dict) -> dict:
     return tables
 
 
-def of_flat(document: dict, stages) -> Settings:
-    """The settings of a run that an earlier version trained. stages: which of its stages to keep.
+def stored_settings(document: dict, stages) -> Settings:
+    """The settings that a run stored, whichever version wrote them. stages: which to keep of flat
+    ones, which always have both.
 
-    A UsageError, TypeError or KeyError if the document is not as that version wrote it."""
+    A UsageError, TypeError or KeyError if the document is not as this version or an earlier one
+    wrote it."""
+    if not is_flat(document):
+        return Settings.of_json(document)
     tables = nested(document)
     unknown = set(document) - set(PLACES) - {"preset", "seed"}
     if unknown:
