@@ -52,7 +52,7 @@ def user_share(model, examples: list[Example]) -> dict[str, float]:
     return {f"user_{name}": float(part / whole) for name, (part, whole) in totals.items() if whole}
 
 
-KINDS = ("first", "content", "end")  # of graded tokens; LossByKind has a figure for each
+TOKEN_KINDS = ("first", "content", "end")  # of graded tokens; LossByKind has a figure for each
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ class LossByKind:
         loss, dnll, dvalue, figures = self.objective(batch, out, totals)
         first = batch.graded & ~np.concatenate([[False], batch.graded[:-1]])
         end = batch.graded & (batch.labels == self.end)
-        for kind, rows in zip(KINDS, (first, batch.graded & ~first & ~end, end)):
-            n = int(rows.sum())
-            figures[kind] = (float(out.nll[rows].mean()) * n, n) if n else (0.0, 0)
+        for kind, rows in zip(TOKEN_KINDS, (first, batch.graded & ~first & ~end, end)):
+            figures[kind] = float(out.nll[rows].sum(dtype=np.float64)), int(rows.sum())
         return loss, dnll, dvalue, figures

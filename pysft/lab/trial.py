@@ -9,7 +9,7 @@ import numpy as np
 from pysft.batch import CONVERSATION, Example
 from pysft.errors import Diverged
 from pysft.lab.arm import Arm, judge
-from pysft.lab.measures import KINDS, LossByKind, moved, user_share
+from pysft.lab.measures import TOKEN_KINDS, LossByKind, moved, user_share
 from pysft.lab.records import VERSION, digest, digest_of_examples, relevant
 from pysft.measure.evaluate import conversation_loss, finite, origins
 from pysft.nn.grow import expand_vocab
@@ -87,7 +87,7 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
     objective = plan.objective
     if arm.by_kind:
         objective = LossByKind(plan.objective, trial.tokenizer.special.get(CHAT.end))
-    track, losses, by_kind, diverged = _Track(trial), [], {kind: [] for kind in KINDS}, None
+    track, losses, by_kind, diverged = _Track(trial), [], {kind: [] for kind in TOKEN_KINDS}, None
     track.measure(0, whole())
     try:
         for r in steps_of(trained, plan, settings.stages["sft"], objective):
