@@ -78,18 +78,28 @@ def scripted(reply, **more):
 # ------------------------------------------------------------------------------------ generation
 
 
-def recomputed(model, prompt, count):
-    """Greedy text of one prompt, with a whole forward pass for each token."""
+def recomputed(model, prompt, count, pick=lambda logits, written: int(logits.argmax())):
+    """The text behind one prompt, by default greedy, with a whole forward pass for each token."""
     ids = list(prompt)
     while len(ids) < min(len(prompt) + count, model.config.context):
         logits = model.logits(np.array(ids, np.int32), np.array([0, len(ids)], np.int32))
-        ids.append(int(logits[-1].argmax()))
+        ids.append(pick(logits[-1], ids[len(prompt) :]))
     return ids[len(prompt) :]
 
 
 def test_greedy_is_the_argmax_of_recomputed_logits():
     for prompt in PROMPTS:
         assert generate(MODEL, [prompt], 12)[0].ids.tolist() == recomputed(MODEL, prompt, 12)
+
+
+def test_a_penalty_counts_what_a_reply_holds_and_nothing_of_its_prompt():
+    penalty, changed = Sampling(repetition=3.0), 0
+    replies = generate(MODEL, PROMPTS, 12, sampling=penalty, again=lambda written: written)
+    for prompt, reply in zip(PROMPTS, replies):
+        expected = recomputed(MODEL, prompt, 12, lambda *row: choose(row[0], penalty, None, row[1]))
+        assert reply.ids.tolist() == expected
+        changed += expected != recomputed(MODEL, prompt, 12)
+    assert changed > 1
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -165,10 +175,10 @@ def test_a_decoder_that_is_used_again_writes_what_a_new_one_writes():
 LOGITS = np.log(np.array([0.4, 0.05, 0.3, 0.15, 0.1], np.float32))
 
 
-def shares(sampling, count=4000, logits=LOGITS):
+def shares(sampling, count=4000, logits=LOGITS, again=()):
     """How often each token is chosen in `count` draws, as a share."""
     g = np.random.default_rng(0)
-    drawn = [choose(logits, sampling, g) for _ in range(count)]
+    drawn = [choose(logits, sampling, g, again) for _ in range(count)]
     return np.bincount(drawn, minlength=len(logits)) / count
 
 
@@ -201,11 +211,54 @@ def test_temperature_zero_or_tiny_top_k_1_and_a_small_top_p_are_all_greedy(sampl
     ],
 )
 def test_samples_follow_the_distribution(sampling, expected):
-    expected, found = np.array(expected), shares(sampling)
+    assert_follows(shares(sampling), np.array(expected))
+
+
+def assert_follows(found, expected):
+    """The shares in 4,000 draws are as probable as `expected` says."""
     assert (found[expected == 0] == 0).all()
     kept = expected > 0
     chi = (4000 * (found - expected)[kept] ** 2 / expected[kept]).sum()
     assert chi < 25  # with four degrees of freedom it is larger once in 20,000 times
+
+
+@pytest.mark.parametrize(
+    "again, repetition, expected",
+    [
+        ([], 2.0, [0.4, 0.05, 0.3, 0.15, 0.1]),
+        ([0, 1], 1.0, [0.4, 0.05, 0.3, 0.15, 0.1]),
+        ([0], 2.0, np.array([0.16, 0.05, 0.3, 0.15, 0.1]) / 0.76),
+        ([2, 4], 3.0, np.array([0.4, 0.05, 0.027, 0.15, 0.001]) / 0.628),
+        ([0, 1, 2, 3, 4], 2.0, np.array([0.16, 0.0025, 0.09, 0.0225, 0.01]) / 0.285),
+    ],
+)
+def test_a_penalty_takes_the_probability_of_a_repeated_word_to_its_power(
+    again, repetition, expected
+):
+    drawn = shares(Sampling(1.0, repetition=repetition), again=again)
+    assert_follows(drawn, np.array(expected))
+
+
+@pytest.mark.parametrize("sure, kept", [(0.4, False), (0.6, False), (0.7, True), (0.99, True)])
+def test_a_penalty_changes_a_doubtful_choice_and_leaves_a_sure_one(sure, kept):
+    # With two choices, p squared is below 1 - p until p is 0.618.
+    logits = np.log(np.array([1 - sure, sure], np.float32))
+    assert choose(logits, Sampling(repetition=2.0), None, [1]) == int(kept)
+    assert choose(logits + 50, Sampling(repetition=2.0), None, [1]) == int(kept)
+
+
+@steady
+@given(
+    st.lists(st.integers(-40, 40), min_size=2, max_size=6),
+    st.integers(-99, 99),
+    st.sets(st.integers(0, 1)),
+)
+def test_a_penalty_does_not_change_the_logits_nor_depend_on_where_they_begin(logits, shift, again):
+    logits = np.array(logits, np.float32) / 4
+    before = logits.copy()
+    first = choose(logits, Sampling(repetition=2.0), None, sorted(again))
+    assert logits.tolist() == before.tolist()
+    assert choose(logits + shift, Sampling(repetition=2.0), None, sorted(again)) == first
 
 
 def test_large_logits_do_not_overflow():
@@ -229,6 +282,9 @@ def test_sampling_is_reproducible_by_its_seed():
         (dict(top_p=0), "top-p"),
         (dict(top_p=1.5), "top-p"),
         (dict(top_p=float("nan")), "top-p"),
+        (dict(repetition=0.5), "repetition"),
+        (dict(repetition=float("nan")), "repetition"),
+        (dict(repetition=float("inf")), "repetition"),
     ],
 )
 def test_a_sampling_value_out_of_range_is_refused_by_its_name(bad, named):
@@ -244,6 +300,23 @@ def test_a_base_model_continues_a_text():
     ids = recomputed(MODEL, TOKENIZER.encode("To be"), 7)
     assert document["prompt"] == "To be" and document["reply"] == TOKENIZER.decode(ids)
     assert document["stop"] == "length" and document["tokens"] == 7 and document["tokens_per_s"] > 0
+
+
+def test_a_base_model_repeats_words_unless_there_is_a_penalty():
+    class Doubtful(Scripted):
+        """It would nearly as soon write "b"."""
+
+        def steps(self, tokens, slots):
+            result = super().steps(tokens, slots)
+            result[:, TOKENIZER.encode("b")] = 8.9
+            return result
+
+    def written(prompt, sampling):
+        model = Doubtful(TOKENIZER.encode("a a a").tolist(), start=len(prompt))
+        return complete(model, TOKENIZER, prompt, 5, sampling)["reply"]
+
+    assert written("a b", Sampling()) == "a a a"
+    assert written("a b", Sampling(repetition=2.0)) == "a b a"
 
 
 @pytest.mark.parametrize(

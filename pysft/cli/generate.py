@@ -8,7 +8,7 @@ MAX_NEW = 200  # tokens of a continuation, without --tokens
 
 
 def add_arguments(p):
-    add_talking(p, 0.8)
+    add_talking(p, temperature=0.8, repetition=1.0)
     p.add_argument(
         "-p",
         "--prompt",

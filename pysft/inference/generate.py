@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pysft.errors import DataError, UsageError
+from pysft.inference.repetition import repeated_words
 
 SLOTS = 24  # replies that are written side by side
 
@@ -28,8 +29,10 @@ class Sampling:
     top_k: keep the k most likely tokens; 0 keeps all.
     top_p: keep the smallest set of tokens whose probabilities add up to p; 1 keeps all.
     seed: the same seed gives the same text.
-    repetition: above 1, tokens that the reply already holds become less likely (Keskar et al.
-        2019, section 4.1).
+    repetition: above 1, words that the reply already holds become less likely. The logarithm of
+        the probability of each token that goes on along such a word is multiplied by this number,
+        so a token that the model is sure of stays. The text behind the call of a tool is left as
+        it is, because it copies what was found.
 
     A value out of range raises a UsageError that names it."""
 
@@ -79,14 +82,18 @@ class Event(NamedTuple):
     stop: str | None = None
 
 
-def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator, written=()) -> int:
-    """Choose the next token from logits (V,). written: the ids of the reply so far."""
-    if sampling.repetition > 1 and len(written):
-        logits = logits.copy()
-        seen = np.unique(written)
-        logits[seen] = np.where(
-            logits[seen] > 0, logits[seen] / sampling.repetition, logits[seen] * sampling.repetition
-        )
+GREEDY = Sampling()
+# How `chat` writes by default. bench/RESULTS.md has the table that it was chosen from.
+CHAT = Sampling(repetition=2.0)
+
+
+def choose(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator, again=()) -> int:
+    """Choose the next token from logits (V,). again: the ids that would repeat a word of the
+    reply (repetition.py)."""
+    if sampling.repetition > 1 and len(again):
+        logits = logits - logits.max()
+        logits -= np.log(np.exp(logits).sum())
+        logits[again] *= sampling.repetition
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = logits.astype(np.float64)
@@ -124,9 +131,10 @@ def stream(
     prompts: list[np.ndarray],
     max_new: int,
     stop: int | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     inject: Callable | None = None,
     decoder=None,
+    again: Callable | None = None,
 ) -> Iterator[Event]:
     """Yield the Events of all replies, as they are written.
 
@@ -137,7 +145,9 @@ def stream(
         so far and the number of tokens that still fit into the context. It returns None to let the
         model go on, a list of ids to put into the reply first, or False to end the reply ("tool").
     decoder: a decoder of this model to use again. Its cache is cleared first. Making a new decoder
-        takes as long as writing twenty tokens with the tiny preset."""
+        takes as long as writing twenty tokens with the tiny preset.
+    again(written): the ids that would repeat a word, for sampling.repetition. Without it nothing is
+        penalised."""
     context = model.config.context
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= context:
@@ -151,6 +161,7 @@ def stream(
     if not waiting:
         return
     decoder = decoder or model.decoder(min(SLOTS, len(waiting)))
+    penalised = again is not None and sampling.repetition > 1
     active: dict[int, _Sequence] = {}  # by slot
     free = list(reversed(range(len(decoder.lengths))))
     while waiting or active:
@@ -165,7 +176,8 @@ def stream(
             sequence = active[slot]
             if sequence.unread:
                 continue
-            token = choose(row, sampling, sequence.rng, sequence.written)
+            repeats = again(sequence.written) if penalised else ()
+            token = choose(row, sampling, sequence.rng, repeats)
             if token == stop:
                 ended = "end"
                 yield Event(sequence.number, token, row, ended)
@@ -193,12 +205,13 @@ def generate(
     prompts: list[np.ndarray],
     max_new: int,
     stop: int | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     inject: Callable | None = None,
+    again: Callable | None = None,
 ) -> list[Reply]:
     """Return the Reply to each prompt. The arguments are those of stream()."""
     ids, chosen, ends = [[] for _ in prompts], [[] for _ in prompts], [""] * len(prompts)
-    for event in stream(model, prompts, max_new, stop, sampling, inject):
+    for event in stream(model, prompts, max_new, stop, sampling, inject, again=again):
         if event.stop is not None:
             ends[event.number] = event.stop
         else:
@@ -222,7 +235,8 @@ def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) ->
             f"{model.config.context}; shorten it"
         )
     began = time.monotonic()
-    reply = generate(model, [ids], max_new, sampling=sampling)[0]
+    again = repeated_words(tokenizer) if sampling.repetition > 1 else None
+    reply = generate(model, [ids], max_new, sampling=sampling, again=again)[0]
     return {
         "prompt": prompt,
         "reply": tokenizer.decode(reply.ids),

@@ -1,0 +1,53 @@
+"""Which tokens would repeat a word that a reply holds already.
+
+A penalty on repeated tokens does not help where tokens are characters: every reply needs its
+letters again. So words are counted, and each token of a word that comes again is made less likely
+(Sampling.repetition)."""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from pysft.text.tokenizer import Tokenizer
+
+LETTER = r"[^\W\d_]"
+WORD = re.compile(rf"{LETTER}+(?:'{LETTER}+)*")
+BEGUN = re.compile(rf"(?:{LETTER}+')*{LETTER}*\Z")  # the word, perhaps empty, that a text ends with
+
+
+def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
+    """Return again(written): the ids that go on along a word of the reply, or begin one again.
+
+    written: the ids of a reply so far. A word counts from the blank or mark behind it; upper and
+    lower case are the same. After a call of a tool, or any other special token, the list is empty,
+    because an answer has to copy what the tool found."""
+    special = set(tokenizer.special.values())
+    texts = {i: tokenizer.decode([i]).lower() for i in set(range(len(tokenizer))) - special}
+    # Of each token with letters: what stands before its first word, and this word.
+    tokens = [
+        (i, text[: found.start()], found.group())
+        for i, text in texts.items()
+        if (found := WORD.search(text))
+    ]
+
+    def again(written: list[int]) -> list[int]:
+        if not special.isdisjoint(written):
+            return []
+        text = "".join(map(texts.__getitem__, written))
+        begun = BEGUN.search(text).group()
+        begins = _beginnings(text[: len(text) - len(begun)])
+        ended = begins | _beginnings(begun)  # if the word ends here
+        goes_on = {"": begun, "'": begun + "'"} if begun[-1:].isalpha() else {"": begun}
+        return [
+            i
+            for i, mark, letters in tokens
+            if (goes_on[mark] + letters in begins if mark in goes_on else letters in ended)
+        ]
+
+    return again
+
+
+@lru_cache(256)
+def _beginnings(text: str) -> frozenset[str]:
+    """All beginnings of the words of a text, the whole words too."""
+    return frozenset(w[:n] for w in WORD.findall(text) for n in range(1, len(w) + 1))
