@@ -1,5 +1,6 @@
 """A chat: replies as they are written, tools that answer in the middle of one, and the history."""
 
+import argparse
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,25 +8,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_generate import MODEL, PROMPTS
+from texts import grown, say
 
-from pysft.errors import UsageError
-from pysft.inference.generate import Event, Reply, Sampling, choose, generate, stream
+from pysft.cli import chat as command
+from pysft.inference.generate import CHAT as BY_DEFAULT
+from pysft.inference.generate import Event, Reply, Sampling, generate, stream
 from pysft.inference.session import ROOM, ROOM_WITH_TOOLS, Session, answer_once
-from pysft.inference.tool_calls import MAX_CALLS, SPARE, answer_calls, content_parts
+from pysft.inference.tool_calls import MAX_CALLS, SPARE, answer_calls, content_parts, result_ids
 from pysft.inference.tools import Tool
 from pysft.text.conversation import check_messages
 from pysft.text.render import render, render_prompt
-from pysft.text.templates import CHAT, HUMAN
+from pysft.text.templates import CHAT, CHATML, HUMAN
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
-T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
-END, ASSISTANT = T.special["<|end|>"], T.special["<|assistant|>"]
+T = grown(CHAT)
 steady = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 
 
-def ids(*pieces):
+def ids(*pieces, tokenizer=T):
     """Ids of texts and of special tokens, which are given by their names."""
-    return [i for p in pieces for i in ([T.special[p]] if p in T.special else T.encode(p).tolist())]
+    special = tokenizer.special
+    return [
+        i for p in pieces for i in ([special[p]] if p in special else tokenizer.encode(p).tolist())
+    ]
 
 
 def call(text, kind="search"):
@@ -37,13 +42,15 @@ def result(text):
     return ["<|result_start|>", text, "<|result_end|>"]
 
 
-def scripted(*pieces, context=256):
+def scripted(*pieces, context=256, rival="", tokenizer=T, template=CHAT):
     """A model that writes the pieces and an end, whatever it is asked. The script does not advance
-    over what stands between a result's tokens, because the model did not write that."""
-    script = [*ids(*pieces), END]
+    over what stands between a result's tokens, because the model did not write that. rival: the
+    character that it would write next."""
+    script = ids(*pieces, template.end, tokenizer=tokenizer)
+    special, opener = tokenizer.special, tokenizer.special[template.turns["assistant"].opens[-1]]
 
     class Model:
-        config = SimpleNamespace(context=context, vocab=len(T))
+        config = SimpleNamespace(context=context, vocab=len(tokenizer))
 
         def decoder(self, sequences=1):
             self.lengths, self.read = [0], []
@@ -56,20 +63,21 @@ def scripted(*pieces, context=256):
             (token,) = tokens
             self.read.append(int(token))
             assert len(self.read) <= self.config.context
-            row = np.zeros((1, len(T)), np.float32)
+            row = np.zeros((1, len(tokenizer)), np.float32)
+            row[0, tokenizer.encode(rival)] = 8.9
             row[0, script[min(self.written(), len(script) - 1)]] = 9
             return row
 
         def written(self):
             """How many tokens of the last reply the model wrote itself."""
-            if ASSISTANT not in self.read:
+            if opener not in self.read:
                 return 0
-            reply = self.read[len(self.read) - self.read[::-1].index(ASSISTANT) :]
+            reply = self.read[len(self.read) - self.read[::-1].index(opener) :]
             own, in_result = 0, False
             for token in reply:
-                in_result = in_result or token == T.special["<|result_start|>"]
+                in_result = in_result or token == special["<|result_start|>"]
                 own += not in_result
-                in_result = in_result and token != T.special["<|result_end|>"]
+                in_result = in_result and token != special["<|result_end|>"]
             return own
 
     return Model()
@@ -79,8 +87,9 @@ def tools(**functions):
     return {name: Tool(name, f) for name, f in functions.items()}
 
 
-def session(*pieces, context=256, **more):
-    return Session(scripted(*pieces, context=context), T, CHAT, **more)
+def session(*pieces, context=256, rival="", tokenizer=T, template=CHAT, **more):
+    model = scripted(*pieces, context=context, rival=rival, tokenizer=tokenizer, template=template)
+    return Session(model, tokenizer, template, **more)
 
 
 def results(reply):
@@ -170,6 +179,15 @@ def test_a_result_is_cut_to_its_room_and_leaves_some_for_an_answer(context):
     assert set(text.split()) == {"word"} and room - 5 < len(text) <= room
 
 
+@pytest.mark.parametrize("room", [10, 11, 12, 21, 30, 31, 32])
+def test_a_result_is_whole_if_nothing_of_it_was_cut(room):
+    found, is_whole = result_ids("Elka swims.", room, T, CHAT)
+    space = (room - 2 - SPARE) // 2
+    assert is_whole == (space >= len("Elka swims."))
+    text = "Elka swims." if is_whole else "Elka" if space >= 4 else ""
+    assert found == (ids(*result(text)) if space > 0 else [])
+
+
 def test_injected_tokens_take_room_in_the_context_but_do_not_count_as_written():
     having = {"tools": tools(search=lambda q: "b" * 20)}
     _, reply, _ = session(*call("a"), "y" * 99, context=60, **having).say("Who?")
@@ -180,18 +198,21 @@ def test_injected_tokens_take_room_in_the_context_but_do_not_count_as_written():
 
 
 def test_with_tools_a_reply_gets_more_room_and_more_history_is_dropped():
-    def dropped(context, **more):
+    def dropped(context, size=20, **more):
         chat = session("Aye.", context=context, **more)
-        chat.say("a" * 20)
-        return chat.prompt("b" * 20)[1]
+        chat.say("a" * size)
+        return chat.prompt("b" * size)[1]
 
     prompt = 20 + 3 + 4 + 1 + 20 + 3
     assert dropped(prompt + ROOM) == 0 and dropped(prompt + ROOM - 1) == 1
     having = {"tools": tools(search=lambda q: "b")}
-    least = next(n for n in range(40, 400) if n - prompt >= int(n * ROOM_WITH_TOOLS))
-    assert dropped(least, **having) == 0 and dropped(least - 1, **having) == 1
+    long = prompt + 2 * 40  # so that the share is more than ROOM
+    least = next(n for n in range(long, 400) if n - long >= int(n * ROOM_WITH_TOOLS) > ROOM)
+    assert dropped(least, 60, **having) == 0 and dropped(least - 1, 60, **having) == 1
     # Without any history ROOM is enough.
-    assert session("Aye.", context=23 + ROOM, **having).prompt("b" * 20)[1] == 0
+    context = 63 + ROOM
+    assert int(context * ROOM_WITH_TOOLS) > ROOM
+    assert session("Aye.", context=context, **having).prompt("b" * 60)[1] == 0
 
 
 def test_a_tool_that_fails_gives_a_result_that_says_so():
@@ -238,6 +259,124 @@ def test_a_turn_forged_in_words_is_cut_from_the_history():
     assert found == [{"type": "text", "text": "Aye."}]
 
 
+# ------------------------------------------------------------------------------------- the history
+
+
+def test_the_history_may_show_earlier_replies_without_their_calls_and_results():
+    chat = session(
+        "Let me see. ", *call("Elka"), "She swims.", tools=tools(search=lambda q: "Elka swims.")
+    )
+    answer = chat.say("Who?")[0]
+    for chat.text_history, shown in ((False, answer), (True, "Let me see. She swims.")):
+        prompt = say("Who?", shown, "And?") if chat.text_history else [*chat.messages, *say("And?")]
+        assert chat.prompt("And?")[0].tolist() == render_prompt(prompt, T, CHAT).tolist()
+    assert len(chat.messages[1]["content"]) == 4  # it is kept as it was written
+
+
+def test_a_history_of_text_takes_less_room():
+    def dropped(**more):
+        having = tools(search=lambda q: "b" * 30)
+        chat = session(*call("a"), "Aye.", context=80, tools=having, **more)
+        chat.say("Who?")
+        return chat.prompt("And?")[1]
+
+    assert dropped() == 1 and dropped(text_history=True) == 0
+
+
+BEFORE, ANSWERED = say("aa", "Aye."), [*call("q"), "Aye."]
+
+
+def with_and_without_history(*pieces, find, **more):
+    """Two chats in which the search finds find(query)."""
+    return [
+        session(*pieces, tools=tools(search=find), messages=list(messages), **more)
+        for messages in (BEFORE, [])
+    ]
+
+
+@pytest.mark.parametrize("size, is_kept", [(36, True), (37, False), (41, False)])
+def test_a_result_that_fits_only_without_the_history_is_whole_behind_the_question_alone(
+    size, is_kept
+):
+    # The history takes 10 tokens, the prompt 5, a call 3, and a result 2 for itself.
+    assert (100 - 10 - 5 - 3 - 2 - SPARE) // 2 == 36 and (100 - 5 - 3 - 2 - SPARE) // 2 == 41
+    chat, _ = with_and_without_history(*ANSWERED, find=lambda q: "b" * size, context=100)
+    _, reply, dropped = chat.say("bb")
+    assert results(reply) == ["b" * size] and reply.stop == "end"
+    assert chat.dropped == dropped == (not is_kept)
+    kept = BEFORE if is_kept else []
+    assert chat.messages[:-2] == kept
+    assert chat.model.read == [*render_prompt([*kept, *say("bb")], T, CHAT), *reply.ids]
+
+
+NEEDED = {  # name -> (what the model writes, what differs from a search that finds 40 letters)
+    "the whole result": (ANSWERED, {}),
+    "text before the call": (["Let me see. ", *ANSWERED], {"find": lambda q: "b" * 35}),
+    "the second result": ([*call("s"), *ANSWERED], {"find": {"s": "b", "q": "b" * 34}.get}),
+    "two results": ([*call("q"), *ANSWERED], {}),
+    "too many calls": (
+        [*call("s") * (MAX_CALLS - 1), *call("q") * 2],
+        {"context": 118, "find": {"s": "b", "q": "b" * 40}.get},
+    ),
+    "a call is the last token": (ANSWERED, {"max_new": 3}),
+    "an answer without its end": (ANSWERED, {"max_new": 5}),
+    "a penalty": ([*call("q"), "a a a"], {"rival": "b", "sampling": BY_DEFAULT}),
+    "a system message": (
+        ANSWERED,
+        {"template": CHATML, "tokenizer": grown(CHATML), "system": "Sing."}
+        | {"context": 160, "find": lambda q: "b" * 50},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_reply_that_needs_the_room_of_the_history_is_the_reply_without_it(name):
+    pieces, more = NEEDED[name]
+    chat, alone = with_and_without_history(
+        *pieces, **{"context": 100, "find": lambda q: "b" * 40} | more
+    )
+    events, (_, expected, _) = list(chat.stream("bb")), alone.say("bb")
+    reply = events.pop()
+    assert reply.ids.tolist() == expected.ids.tolist() and reply.stop == expected.stop
+    assert reply.injected.tolist() == expected.injected.tolist()
+    assert chat.messages == alone.messages
+    if reply.stop == "end":  # otherwise the model may not have read the question again
+        assert chat.model.read == alone.model.read
+    ids, dropped = events.pop(0)
+    assert dropped == 0 and ids.tolist() != alone.prompt("bb")[0].tolist()
+    assert [e.stop for e in events] == [None] * len(reply.ids) + [reply.stop]
+    assert [e.token for e in events[:-1]] == reply.ids.tolist()
+    assert [e.logits is None for e in events[:-1]] == reply.injected.tolist()
+
+
+@pytest.mark.parametrize("result", ["b" * 30 + " " + "b" * 30, "b" * 99])
+def test_a_result_that_would_be_cut_without_the_history_too_leaves_it_there(result):
+    chat, _ = with_and_without_history(*ANSWERED, find=lambda q: result, context=100)
+    _, reply, dropped = chat.say("bb")
+    assert dropped == 0 and results(reply) == [result[:30] if " " in result else ""]
+
+
+# -------------------------------------------------------------------------------------- repetition
+
+
+def test_a_penalty_counts_the_words_of_a_reply_but_not_behind_a_call():
+    def written(*pieces, **more):
+        chat = session(*pieces, rival="b", tools=tools(search=lambda q: "c"), **more)
+        return answer_once(chat, "a b")["reply"]
+
+    assert written("a a a") == "a a a"
+    assert written("a a a", sampling=Sampling(repetition=2.0)) == "a b a"
+    assert written(*call("a"), "a a a", sampling=Sampling(repetition=2.0)) == "a a a"
+
+
+def test_the_command_writes_by_default_as_the_figures_of_chat_are_measured():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["run"])
+    drawn = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition)
+    assert drawn == BY_DEFAULT and BY_DEFAULT.repetition > 1
+
+
 # ------------------------------------------------------------------------------------------ events
 
 
@@ -254,17 +393,6 @@ def test_events_add_up_to_the_replies():
             written[e.number].append(e.token)
     assert [r.ids.tolist() for r in replies] == written
     assert {i: r.stop for i, r in enumerate(replies)} == ends
-
-
-def test_a_repetition_penalty_makes_written_tokens_less_likely():
-    logits = np.array([2.0, 1.5, -1.0], np.float32)
-    g, penalty = np.random.default_rng(0), Sampling(repetition=2.0)
-    assert choose(logits, penalty, g, [0]) == 1 and choose(logits, Sampling(), g, [0]) == 0
-    assert choose(np.array([-1.0, -1.5], np.float32), penalty, g, [0]) == 1  # below zero too
-    assert logits.tolist() == [2.0, 1.5, -1.0]
-    for bad in (0.5, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="repetition"):
-            Sampling(repetition=bad)
 
 
 def test_a_caller_who_stops_early_leaves_the_history_as_it_was():

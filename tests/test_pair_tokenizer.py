@@ -20,7 +20,7 @@ from pysft.errors import DataError, UsageError
 from pysft.inference.generate import Reply
 from pysft.inference.session import ROOM, Session
 from pysft.inference.tool_calls import SPARE, answer_calls, content_parts
-from pysft.inference.tools import Tool, run_tool
+from pysft.inference.tools import Tool, fitted
 from pysft.jobs.compare import compared
 from pysft.measure.evaluate import checks, corpus_loss
 from pysft.nn.model import GPT
@@ -197,9 +197,10 @@ def test_a_special_token_of_the_base_in_a_reply_is_a_stray_one():
 @pytest.mark.parametrize("room", range(-1, 30))
 def test_a_result_takes_the_most_whole_words_whose_tokens_fit(room):
     said = "the king is in the hall of stone"
-    result = run_tool(Tool("echo", str), said, room, T)
-    n = len(result.split())
-    assert result.split() == said.split()[:n] and len(T.encode(result)) <= max(room, 0)
+    ids = fitted(said, room, T)
+    kept = T.decode(ids).split()
+    n = len(kept)
+    assert kept == said.split()[:n] and len(ids) <= max(room, 0)
     assert n == 8 or len(T.encode(" ".join(said.split()[: n + 1]))) > room
 
 

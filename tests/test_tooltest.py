@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pair_tokenizer import PairTokenizer
 
-from pysft.inference.generate import Reply
+from pysft.inference.generate import GREEDY, Reply, Sampling
 from pysft.inference.search import Document, Search
+from pysft.inference.tool_calls import answer_calls
 from pysft.measure import tooltest
 from pysft.measure.probe import Probe
 from pysft.rng import rng
@@ -13,10 +14,20 @@ from pysft.text.corpora import read_corpus, split_corpus
 from pysft.text.facts import Lexicon, invent, town
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.text.transcripts import HELD_OUT, REFUSAL, refusal, transcripts
+from pysft.text.transcripts import (
+    FOLLOWED,
+    HELD_OUT,
+    HELD_OUT_FOLLOWED,
+    PRONOUNS,
+    REFUSAL,
+    about,
+    refusal,
+    transcripts,
+)
 from pysft.training.presets import TOOLS
 
 T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
+CONTEXT = 256
 TEXT = read_corpus("plays")[:50_000]
 PAIRS = PairTokenizer.of(SHAKESPEARE + TEXT).grow(CHAT.tokens + CHAT.tool_tokens)
 PROBE = Probe(
@@ -29,40 +40,64 @@ PROBE = Probe(
 )
 
 
-def figures_of(monkeypatch, answer, tokenizer=T):
+def figures_of(monkeypatch, answer, tokenizer=T, sampling=GREEDY):
     """The figures of the tool test for a model that answers by answer(question, search) -> reply.
 
-    search(query) gives the result that is injected, or None if no tool answers; the reply is then
-    None too."""
-    questions = {}
+    question: what is asked; of a second question, the turns as a list of texts. search(query) gives
+    the result that is injected, or None if no tool answers; the reply is then None too."""
+    questions, given = {}, sampling
     start, end = (tokenizer.special[f"<|search_{which}|>"] for which in ("start", "end"))
     real = tooltest.render_prompt
 
     def rendered(messages, *rest):
         ids = real(messages, *rest)
-        questions[ids.tobytes()] = messages[0]["content"]
+        said = [message["content"] for message in messages]
+        questions[ids.tobytes()] = said if len(said) > 1 else said[0]
         return ids
 
-    def generate(model, prompts, most, stop, inject):
-        replies = []
-        for prompt in prompts:
-            written = []
+    def reply_to(question, inject, room):
+        written = []
 
-            def search(query):
-                call = [start, *tokenizer.encode(query).tolist(), end]
-                result = inject(call, 200) or []
-                written.extend(call + result)
-                text = [i for i in result if not tokenizer.is_special(i)]
-                return tokenizer.decode(text) if result else None
+        def search(query):
+            call = [start, *tokenizer.encode(query).tolist(), end]
+            result = inject(call, room - len(call)) or []
+            written.extend(call + result)
+            text = [i for i in result if not tokenizer.is_special(i)]
+            return tokenizer.decode(text) if result else None
 
-            text = answer(questions[prompt.tobytes()], search)
-            ids = np.array([*written, *tokenizer.encode(text or "").tolist()], np.int32)
-            replies.append(Reply(ids, "tool" if written and text is None else "end"))
-        return replies
+        text = answer(question, search)
+        ids = np.array([*written, *tokenizer.encode(text or "").tolist()], np.int32)
+        return Reply(ids, "tool" if written and text is None else "end")
 
+    def generate(model, prompts, most, stop, sampling, inject, again):
+        assert sampling == given and again(tokenizer.encode("Aye. ").tolist())
+        return [reply_to(questions[p.tobytes()], inject, CONTEXT - len(p)) for p in prompts]
+
+    class Chat:  # leaves the history out if a result needs its room, so all of it fits
+        def __init__(self, model, tokenizer, template, sampling, tools, text_history):
+            assert sampling == given and text_history
+            self.inject = answer_calls(tokenizer, template, tools)
+
+        def say(self, text):
+            said = [*(message["content"] for message in self.messages), text]
+            return text, reply_to(said, self.inject, CONTEXT), 0
+
+    monkeypatch.setattr(tooltest, "Session", Chat)
     monkeypatch.setattr(tooltest, "render_prompt", rendered)
     monkeypatch.setattr(tooltest, "generate", generate)
-    return tooltest.tool_test(None, tokenizer, CHAT, PROBE, (1, 2))
+    more = {} if sampling == GREEDY else {"sampling": sampling}
+    return tooltest.tool_test(None, tokenizer, CHAT, PROBE, (1, 2), **more)
+
+
+def searched_for(question):
+    """(query, name) of a question about a name; (None, None) for others."""
+    if isinstance(question, str):
+        return name_in(question), name_in(question)
+    first, _, second = question
+    for kind, wordings in HELD_OUT_FOLLOWED.items():
+        if second in [w.format(**pronouns) for w in wordings for pronouns in PRONOUNS]:
+            return about(kind, name_in(first)), name_in(first)
+    return None, None
 
 
 def name_in(question):
@@ -78,22 +113,61 @@ def test_a_model_that_asks_compares_and_copies_gets_all_and_nothing_without_sear
     monkeypatch, tokenizer
 ):
     def perfect(question, search):
-        name = name_in(question)
+        query, name = searched_for(question)
         if name is None:
             return "Well met."
-        found = search(name)
+        found = search(query)
         return None if found is None else found if found.startswith(name + " ") else refusal(name)
 
     f = figures_of(monkeypatch, perfect, tokenizer)
-    shares = ("called", "queried", "answered", "town_answered")
-    shares += ("refused", "refused_first", "refused_last", "quiet")
-    assert [f[name] for name in shares] == [1] * 8 and f["answered_without"] == 0
+    shares = ("called", "queried", "answered", "town_answered", "followed")
+    shares += ("refused", "refused_first", "refused_last", "quiet", "quiet_after")
+    assert [f[name] for name in shares] == [1] * 10 and f["answered_without"] == 0
     assert (f["answered_of"], f["refused_of"], f["quiet_of"]) == (320, 200, 2)
+    assert f["followed_of"] == 2 * 60
+
+
+def test_a_second_question_comes_behind_the_first_and_the_answer_of_the_model(monkeypatch):
+    asked = []
+
+    def curious(question, search):
+        if isinstance(question, str):
+            return f"You ask: {question}"
+        if searched_for(question)[0]:
+            asked.append(question)
+        return "Aye."
+
+    f = figures_of(monkeypatch, curious, sampling=Sampling(repetition=2.0))
+    assert f["followed"] == 0 and f["followed_of"] == len(asked) == 120
+    people = {fact.title for fact in town(False) if fact.kind == "person"}
+    for first, answer, _ in asked:
+        assert answer == f"You ask: {first}" and name_in(first) in people
+    queries = [searched_for(question)[0] for question in asked]
+    assert set(queries) == {fact.title for fact in town(False) if fact.kind in FOLLOWED}
+
+
+def test_a_model_that_searches_for_the_name_alone_answers_no_second_question(monkeypatch):
+    def forgetful(question, search):
+        query, name = searched_for(question)
+        return "Nay." if name is None else search(name)
+
+    f = figures_of(monkeypatch, forgetful)
+    assert (f["answered"], f["followed"]) == (1, 0)
+
+
+def test_a_model_that_searches_whenever_something_was_said_before_is_quiet_only_at_first(
+    monkeypatch,
+):
+    def stuck(question, search):
+        return search("Wenna Dunnock") if isinstance(question, list) else "Well met."
+
+    f = figures_of(monkeypatch, stuck)
+    assert (f["quiet"], f["quiet_after"], f["quiet_of"], f["followed"]) == (1, 0, 2, 0)
 
 
 def test_a_model_that_repeats_whatever_it_finds_refuses_no_near_miss(monkeypatch):
     def gullible(question, search):
-        return search(name_in(question) or question)
+        return search(searched_for(question)[0] or "".join(question))
 
     f = figures_of(monkeypatch, gullible)
     assert f["answered"] == 1 and f["refused"] == 0 and f["quiet"] == 0
@@ -101,17 +175,19 @@ def test_a_model_that_repeats_whatever_it_finds_refuses_no_near_miss(monkeypatch
 
 @pytest.mark.parametrize("reply", [refusal, lambda name: REFUSAL, lambda name: "Aye."])
 def test_a_model_that_never_asks_answers_and_refuses_nothing(monkeypatch, reply):
-    f = figures_of(monkeypatch, lambda question, search: reply(name_in(question) or "Who"))
-    assert (f["called"], f["queried"], f["answered"], f["refused"], f["quiet"]) == (0, 0, 0, 0, 1)
+    f = figures_of(monkeypatch, lambda question, search: reply(searched_for(question)[1] or "Who"))
+    shares = ("called", "queried", "answered", "followed", "refused")
+    assert [f[name] for name in shares] == [0] * 5 and f["quiet"] == 1
 
 
 def test_a_model_that_asks_and_refuses_everything_answers_nothing(monkeypatch):
     def sour(question, search):
-        name = name_in(question)
-        return "Nay." if name is None else search(name) and refusal(name)
+        query, name = searched_for(question)
+        return "Nay." if name is None else search(query) and refusal(name)
 
     f = figures_of(monkeypatch, sour)
-    assert (f["queried"], f["answered"], f["refused"], f["quiet"]) == (1, 0, 1, 1)
+    assert (f["queried"], f["answered"], f["followed"]) == (1, 0, 0)
+    assert (f["refused"], f["quiet"]) == (1, 1)
 
 
 def test_a_model_that_knows_the_facts_by_heart_is_caught(monkeypatch):
@@ -119,8 +195,8 @@ def test_a_model_that_knows_the_facts_by_heart_is_caught(monkeypatch):
     facts = {f.title: f.text for f in town(False)}
 
     def learned(question, search):
-        name = name_in(question)
-        return "Nay." if name is None else search(name) and facts.get(name, "Aye.")
+        query, _ = searched_for(question)
+        return "Nay." if query is None else search(query) and facts.get(query, "Aye.")
 
     f = figures_of(monkeypatch, learned)
     assert f["town_answered"] == 1 and f["answered_without"] == f["answered"] == 60 / 160
@@ -129,17 +205,20 @@ def test_a_model_that_knows_the_facts_by_heart_is_caught(monkeypatch):
 def test_no_fact_or_unknown_name_of_the_test_was_trained_on():
     train, heldout = split_corpus(read_corpus("plays"))
     made = transcripts(TOOLS["data"]["transcripts"], town(True), Lexicon(train), 1)
-    parts = [[part["text"] for part in c.messages[1]["content"]] for c in made]
-    asked = {call for call, _, _ in parts}
-    seen = {text for _, result, answer in parts for text in (result, answer)}
+    parts = [[part["text"] for part in c.messages[-1]["content"]] for c in made]
+    asked, seen = {call for call, _, _ in parts}, {text for row in parts for text in row[1:]}
+    asked |= {call.removeprefix(about(kind, "")) for call in asked for kind in FOLLOWED}
+    seen |= {m["content"] for c in made for m in c.messages[1:-1:2]}
     coincide = 0
     for draw in tooltest.DRAWS:
         g, lexicon = rng(draw, "tools", "test"), Lexicon(heldout)
-        facts = [*town(False), *(invent(g, lexicon) for _ in range(tooltest.INVENTED))]
-        known = [*town(True), *facts]
-        search = Search([Document(f.title, f.text) for f in known])
+        held = [f for f in town(False) if f.kind not in FOLLOWED]
+        facts = [*held, *(invent(g, lexicon) for _ in range(tooltest.INVENTED))]
+        known = [f for f in [*town(True), *facts] if f.kind not in FOLLOWED]
+        every = [*town(True), *town(False), *facts]
+        search = Search([Document(f.title, f.text) for f in every])
         first, last, far = tooltest.strangers(g, known, search, lexicon)
-        assert not seen & {f.text for f in facts}
+        assert not seen & {f.text for f in [*facts, *town(False)]}
         assert not asked & {f.title for f in town(False)} and not asked & {*first, *last, *far}
         coincide += len(asked & {f.title for f in facts})
         people = [f.title.split() for f in known if f.kind == "person"]

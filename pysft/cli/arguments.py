@@ -126,7 +126,7 @@ def add_rendering(p):
     )
 
 
-def add_talking(p, temperature):
+def add_talking(p, temperature, repetition):
     add_computing(p)
     p.add_argument(
         "run_folder",
@@ -157,9 +157,10 @@ def add_talking(p, temperature):
     p.add_argument(
         "--repetition",
         type=float,
-        default=1.0,
+        default=repetition,
         metavar="R",
-        help="above 1, tokens that the reply already contains become less likely (default 1)",
+        help="above 1, words that the reply already contains become less likely; 1 is no penalty"
+        f" (default {repetition:g})",
     )
     p.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="the same seed gives the same text"
@@ -201,11 +202,13 @@ def print_json(document):
     print(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
-def settings_of(args, flags: dict, upon: dict | None = None, stages=None, parent=None):
+def settings_of(
+    args, flags: dict, upon: dict | None = None, stages=None, parent=None, tools=False, say=None
+):
     """Return the settings that the arguments of train or pretrain name.
 
-    flags: the flags that set a setting: TRAIN_FLAGS or PRETRAIN_FLAGS. upon, stages, parent: as
-    resolve() takes them. A UsageError for flags that cannot stand beside --resume."""
+    flags: the flags that set a setting: TRAIN_FLAGS or PRETRAIN_FLAGS. The others: as resolve()
+    takes them. A UsageError for flags that cannot stand beside --resume."""
     from pysft.training.presets import resolve
 
     if args.resume:
@@ -222,7 +225,8 @@ def settings_of(args, flags: dict, upon: dict | None = None, stages=None, parent
             document.setdefault(table, {})[setting] = getattr(args, name)
     if args.seed is not None:
         document["seed"] = args.seed
-    settings = resolve(args.preset, args.config, upon, document, stages, parent, _say)
+    say = say or _say
+    settings = resolve(args.preset, args.config, upon, document, stages, parent, say, tools)
     if args.on_nan is not None:
         settings = settings.changed({name: {"on_nan": args.on_nan} for name in settings.stages})
     return settings

@@ -3,7 +3,7 @@
 import sys
 
 from pysft.cli.arguments import add_talking, print_json, talker, use_colour, warn_if_unfinished
-from pysft.errors import UsageError
+from pysft.errors import PysftError, UsageError
 
 HELP = "talk to a tuned model"
 EXAMPLES = (
@@ -18,7 +18,7 @@ CUT_SHORT = {  # the message about a reply without an end token, by its stop
 
 
 def add_arguments(p):
-    add_talking(p, 0.0)
+    add_talking(p, temperature=0.0, repetition=2.0)  # generate.CHAT
     p.add_argument("-p", "--prompt", metavar="TEXT", help="answer this one message and exit")
     p.add_argument(
         "--system",
@@ -65,6 +65,7 @@ def run(args):
         system=args.system,
         replace_unknown=stage.setting("unknown", "refuse") == "replace",
         tools=_tools(args, stage),
+        text_history=_learned_from_made(stage),
     )
     if args.prompt is not None:
         _answer_once(session, args)
@@ -93,6 +94,17 @@ def _require_tuned(stage, run):
     )
 
 
+def _learned_from_made(stage) -> bool:
+    """True if the model, or one that it was begun from, was trained on made transcripts."""
+    from pysft.run.tree import lineage
+
+    try:
+        line = lineage(stage)
+    except PysftError:  # a parent that is missing or damaged ends no chat
+        line = [stage]
+    return any(one.setting("transcripts", 0) for one in line)
+
+
 def _tools(args, stage) -> dict:
     """The tools of a model: search in --docs or in the shipped facts, and arithmetic. With
     --no-tools, or for a model that was not trained to call tools, there are none."""
@@ -104,7 +116,7 @@ def _tools(args, stage) -> dict:
     if args.docs and not knows_tools:
         raise UsageError(
             f"{stage.folder}: this model was not trained to search; leave --docs out, or train one"
-            " that is: python -m pysft train --data tools"
+            " that is: python -m pysft train"
         )
     if not knows_tools or args.no_tools:
         return {}

@@ -16,8 +16,8 @@ HELP = """/help            show this list
 /undo            forget your last message and the reply to it
 /save FILE       append the conversation to FILE as JSON lines, which train and audit can read;
                  exchanges that were dropped to make room are not in it
-/tokens          show each token of the next replies, how likely it was, and the alternatives;
-                 the same command again switches this off
+/tokens          show each token of the next replies, how likely it was before the penalty on
+                 repeated words, and the alternatives; the same command again switches this off
 /quit, Ctrl-D    leave; Ctrl-C stops a reply, and that exchange is not kept"""
 CUT_SHORT = {  # the note after a reply that did not end with the end token, by its stop
     "length": "  [cut off: no end token within the length limit]",
@@ -134,6 +134,8 @@ class Repl:
         for event in events:
             if isinstance(event, Reply):
                 self.show(self._close_bracket() + CUT_SHORT.get(event.stop, ""))
+                if self.session.dropped > dropped:
+                    self.show("(earlier exchanges were dropped to make room for the result)")
             elif event.token is not None and event.stop is None:
                 self.show(self._text(event.token, event.logits is None), end="")
 

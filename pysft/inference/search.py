@@ -38,6 +38,9 @@ class Search:
 
     def __init__(self, documents: list[Document]):
         self.documents = documents
+        self._titled = {}  # the words of a title -> the first document that has them
+        for i, document in enumerate(documents):
+            self._titled.setdefault(tuple(_words(document.title)), i)
         try:
             import sqlite3  # here, because a Python can be built without it
 
@@ -66,13 +69,12 @@ class Search:
     def find(self, query: str, most: int = 1) -> list[Document]:
         """Return up to `most` documents that hold a word of the query, the best first.
 
-        Equally good documents come in the order of the index. A word in a title counts four times a
-        word in the text. QUESTION_WORDS in the query are ignored unless it has no others. Words are
-        runs of letters and digits, and each is quoted, so no query can hold an operator of SQLite's
-        query language."""
-        composed = unicodedata.normalize("NFC", query[:MAX_QUERY])
-        words = list(dict.fromkeys(re.findall(r"[^\W_]+", composed)))
-        words = [word for word in words if word.lower() not in QUESTION_WORDS] or words
+        A document whose title has the words of the query and no others comes first. Equally good
+        documents come in the order of the index. A word in a title counts four times a word in the
+        text. QUESTION_WORDS in the query are ignored unless it has no others. Words are runs of
+        letters and digits, and each is quoted, so no query can hold an operator of SQLite's query
+        language."""
+        words = list(dict.fromkeys(_words(query)))
         if not words:
             return []
         rows = self._index.execute(
@@ -80,11 +82,21 @@ class Search:
             " LIMIT ?",
             (" OR ".join(f'"{word}"' for word in words), min(max(most, 0), len(self.documents))),
         )
-        return [self.documents[i] for (i,) in rows]
+        exact = self._titled.get(tuple(_words(query)))
+        found = [i for (i,) in rows if i != exact]
+        found = found if exact is None else [exact, *found]
+        return [self.documents[i] for i in found[: max(most, 0)]]
 
     def answer(self, query: str) -> str:
         """Return the text of the best document, or NOTHING."""
         return next((document.text for document in self.find(query)), NOTHING)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a query or a title that a search looks for."""
+    composed = unicodedata.normalize("NFC", text[:MAX_QUERY]).lower()
+    words = re.findall(r"[^\W_]+", composed)
+    return [word for word in words if word not in QUESTION_WORDS] or words
 
 
 def _read(path: str) -> list[Document]:

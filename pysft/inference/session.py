@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pysft.errors import DataError, UsageError
-from pysft.inference.generate import Reply, Sampling, stream
-from pysft.inference.tool_calls import answer_calls, content_parts
+from pysft.inference.generate import Event, Reply, Sampling, stream
+from pysft.inference.repetition import repeated_words
+from pysft.inference.tool_calls import answer_calls, content_parts, result_ids
 from pysft.inference.tools import Tool
 from pysft.text.characters import replaced
 from pysft.text.render import render_prompt
@@ -19,8 +20,8 @@ from pysft.text.tokenizer import Tokenizer
 MAX_NEW = 120  # maximum tokens that the model writes for a reply, unless another number is given
 ROOM = 32  # minimum tokens reserved for a reply; old turns are dropped to make room
 # Share of the context reserved for a reply if there are tools, because a call, its result and the
-# answer are long. For a prompt without history, ROOM is enough.
-ROOM_WITH_TOOLS = 5 / 8
+# answer are long. A longer result leaves the history out. Without history, ROOM is enough.
+ROOM_WITH_TOOLS = 3 / 8
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Session:
     replace_unknown: replace characters that the vocabulary lacks, as the run's training did;
         otherwise they raise a DataError.
     tools: the tools that answer calls.
+    text_history: show the model its earlier replies without their calls and results, as the made
+        transcripts do. A model that learned from other transcripts sees them as it wrote them.
 
     A system message that is empty, or that the template has no role for, raises a UsageError."""
 
@@ -47,10 +50,15 @@ class Session:
     system: str | None = None
     replace_unknown: bool = False
     tools: dict[str, Tool] = field(default_factory=dict)
+    text_history: bool = False
+    dropped: int = field(default=0, init=False)  # exchanges that the last reply left out
     # Made for the first reply and used for all later ones, because the weights do not change.
     _decoder: object = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
+        self._again = lambda written: ()
+        if self.sampling.repetition > 1:
+            self._again = repeated_words(self.tokenizer)
         if self.system is not None and not self.system.strip():
             raise UsageError("--system is empty; write some words, or leave it out")
         if self.system is not None and "system" not in self.template.turns:
@@ -70,12 +78,11 @@ class Session:
         least = min(ROOM, self.max_new)
         system = self._system_turn()
         turn = {"role": "user", "content": text}
-        for first in range(0, len(self.messages) + 1, 2):
-            ids = render_prompt(
-                [*system, *self.messages[first:], turn], self.tokenizer, self.template
-            )
+        history = [self._seen(message) for message in self.messages]
+        for first in range(0, len(history) + 1, 2):
+            ids = render_prompt([*system, *history[first:], turn], self.tokenizer, self.template)
             room = least
-            if self.tools and first < len(self.messages):
+            if self.tools and first < len(history):
                 room = max(least, int(context * ROOM_WITH_TOOLS))
             if len(ids) + room <= context:
                 return ids, first // 2
@@ -93,6 +100,14 @@ class Session:
         self.tokenizer.encode(text, "--system")
         return [{"role": "system", "content": text}]
 
+    def _seen(self, message: dict) -> dict:
+        """A turn of the history as the model sees it."""
+        content = message["content"]
+        if not self.text_history or isinstance(content, str):
+            return message
+        text = "".join(part["text"] for part in content if part["type"] == "text")
+        return message | {"content": text} if text else message
+
     def _known(self, text: str) -> str:
         return replaced(text, self.tokenizer)
 
@@ -108,26 +123,61 @@ class Session:
             raise DataError("the message is empty; type some words")
         ids, dropped = self.prompt(text)
         yield ids, dropped
-        written, chosen, stop = [], [], "length"
         self._decoder = self._decoder or self.model.decoder()
-        for event in stream(
-            self.model,
-            [ids],
-            self.max_new,
-            self.tokenizer.special[self.template.end],
-            self.sampling,
-            answer_calls(self.tokenizer, self.template, self.tools),
-            self._decoder,
-        ):
-            if event.stop is not None:
-                stop = event.stop
-            else:
-                written.append(event.token)
-                chosen.append(event.logits is not None)
-            yield event
+        written, chosen, long = [], [], []
+        prompt = [*self._system_turn(), {"role": "user", "content": text}]
+        alone = render_prompt(prompt, self.tokenizer, self.template)
+        gain = len(ids) - len(alone)  # tokens that the history takes
+        while True:
+            is_last = 2 * dropped >= len(self.messages)  # no history is left to make room with
+            stop = yield from self._written(ids, written, chosen, long, 0 if is_last else gain)
+            if not long:
+                break
+            dropped, ids = len(self.messages) // 2, alone
+            room = self.model.config.context - len(ids) - len(written)
+            found, _ = result_ids(long.pop(), room, self.tokenizer, self.template)
+            for i in found:
+                yield Event(0, i)
+            written += found
+            chosen += [False] * len(found)
         reply = Reply(np.array(written, np.int32), stop, ~np.array(chosen, bool))
         self._remember(text, reply, dropped)
+        self.dropped = dropped
         yield reply
+
+    def _written(self, ids, written: list[int], chosen: list[bool], long: list[str], gain: int):
+        """Write a reply from where it is, and return why it stopped. Yields its Events.
+
+        ids: the prompt. written, chosen: the reply's ids, and which of them the model chose; they
+        grow. long: takes a result that fits whole only if the history is left out, and then the
+        reply stops. gain: tokens that the history takes."""
+
+        def cut(result: str, room: int) -> bool:
+            _, fits = result_ids(result, room + gain, self.tokenizer, self.template)
+            if gain and fits:
+                long.append(result)
+            return gain > 0 and fits
+
+        before = list(written)
+        inject = answer_calls(self.tokenizer, self.template, self.tools, cut=cut)
+        for event in stream(
+            self.model,
+            [np.concatenate([ids, np.array(before, np.int32)])],
+            self.max_new - sum(chosen),
+            self.tokenizer.special[self.template.end],
+            self.sampling,
+            lambda new, room: inject(before + new, room),
+            self._decoder,
+            lambda new: self._again(before + new),
+        ):
+            if event.stop is None:
+                written.append(event.token)
+                chosen.append(event.logits is not None)
+            elif long:
+                return event.stop
+            yield event
+            if event.stop is not None:
+                return event.stop
 
     def _remember(self, text: str, reply: Reply, dropped: int) -> None:
         """Add an exchange to the history, and remove the oldest ones that its prompt left out."""
@@ -143,8 +193,8 @@ class Session:
     def say(self, text: str) -> tuple[str, Reply, int]:
         """Answer a message; return (text of the reply, Reply, number of dropped exchanges). The
         exchange is added to the history."""
-        (_, dropped), *_, reply = self.stream(text)
-        return self.tokenizer.decode(reply.ids), reply, dropped
+        *_, reply = self.stream(text)
+        return self.tokenizer.decode(reply.ids), reply, self.dropped
 
     def undo(self) -> bool:
         """Forget the last exchange. Returns False if there is none."""

@@ -7,7 +7,9 @@ names them in its table of parts (text/templates.py):
     <|search_start|>Elka<|search_end|><|result_start|>Elka swims.<|result_end|>She swims.<|end|>
     |---------- the model -----------||--------------- injected --------------||-- the model --|"""
 
-from pysft.inference.tools import Tool, run_tool
+from collections.abc import Callable
+
+from pysft.inference.tools import Tool, fitted, run_tool
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 
@@ -53,20 +55,22 @@ def answer_calls(
     template: Template,
     tools: dict[str, Tool],
     max_calls: int = MAX_CALLS,
+    cut: Callable[[str, int], bool] | None = None,
 ):
     """Return the function that answers calls while a reply is written (`inject` of stream()).
 
     When the model closes a call, its tool runs, and the result is injected between the tokens of
     a result, exactly as training rendered it. The result takes at most half of the tokens that are
     left, so that the reply can repeat it. A call ends the reply if there is no tool for it, if
-    max_calls were made before it, or if there is no room for a result."""
+    max_calls were made before it, or if there is no room for a result.
+    cut(result, room): called before a result is cut. If it returns True, the call ends the
+        reply."""
     special = tokenizer.special
     call_closers = {
         special[s.closes[-1]]
         for kind, s in template.parts.items()
         if kind != "result" and {*s.opens, *s.closes} <= special.keys()
     }
-    result = template.parts.get("result")
 
     def inject(written: list[int], room: int):
         if written[-1] not in call_closers:
@@ -75,14 +79,29 @@ def answer_calls(
         if reader.kind == "text" or reader.closers[written[-1]] != reader.kind:
             return None  # it closes no part, or one of another kind: the model goes on
         calls = sum(kind not in ("text", "result") for kind, _ in reader.finished)
-        space = (room - len(result.opens) - len(result.closes) - SPARE) // 2
-        if reader.kind not in tools or calls >= max_calls or space < 1:
+        if reader.kind not in tools or calls >= max_calls:
             return False
-        text = run_tool(tools[reader.kind], tokenizer.decode(reader.held), space, tokenizer)
-        opener, closer = ([special[token] for token in s] for s in (result.opens, result.closes))
-        return [*opener, *tokenizer.encode(text).tolist(), *closer]
+        text = run_tool(tools[reader.kind], tokenizer.decode(reader.held), tokenizer)
+        ids, is_whole = result_ids(text, room, tokenizer, template)
+        if not is_whole and cut is not None and cut(text, room):
+            return False
+        return ids or False
 
     return inject
+
+
+def result_ids(
+    text: str, room: int, tokenizer: Tokenizer, template: Template
+) -> tuple[list[int], bool]:
+    """(ids, whole): a result between its tokens, as it is injected where `room` tokens are left,
+    and True if nothing of it was cut. Without room there are no ids."""
+    result = template.parts["result"]
+    space = (room - len(result.opens) - len(result.closes) - SPARE) // 2
+    if space < 1:
+        return [], False
+    special, inner = tokenizer.special, fitted(text, space, tokenizer)
+    opener, closer = ([special[token] for token in s] for s in (result.opens, result.closes))
+    return [*opener, *inner.tolist(), *closer], len(inner) == len(tokenizer.encode(text))
 
 
 def content_parts(ids, tokenizer: Tokenizer, template: Template) -> list[dict]:

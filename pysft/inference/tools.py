@@ -17,11 +17,15 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from pysft.errors import DataError, PysftError
 from pysft.inference.calculator import calculate
 from pysft.inference.search import Search
 from pysft.text.characters import replaced
 from pysft.text.tokenizer import Tokenizer
+
+LONGEST = 20_000  # characters of a result that are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,9 @@ def tools(search: Search | None = None) -> dict[str, Tool]:
     return {tool.name: tool for tool in rows}
 
 
-def run_tool(tool: Tool, call: str, room: int, tokenizer: Tokenizer) -> str:
-    """Run a tool and return the text to inject: one line of at most `room` tokens.
-
-    The text holds only what the vocabulary can write. An error is a result too ("error: ...").
-    Words are never cut, because half a number or half a name would be another one, so the text may
-    be "". The name of a control token in a result stays text."""
+def run_tool(tool: Tool, call: str, tokenizer: Tokenizer) -> str:
+    """Run a tool and return the text of its result: words that the vocabulary can write, on one
+    line. An error is a result too ("error: ...")."""
     try:
         text = tool.run(call)
         if not isinstance(text, str):
@@ -55,12 +56,19 @@ def run_tool(tool: Tool, call: str, room: int, tokenizer: Tokenizer) -> str:
         text = f"error: {error}"
     except Exception as error:  # whatever is wrong with a tool must not end the chat
         text = f"error: {tool.name} failed ({type(error).__name__})"
-    room = max(room, 0)
-    # A word takes a token or more. Taking no more than `room` keeps a very long result cheap.
-    text = replaced(" ".join(text.split(None, room)[:room]), tokenizer)
-    words = "".join(c for c in text if tokenizer.can_write(c)).split()
+    # Nothing that a context holds is longer, so a very long result stays cheap.
+    text = replaced(" ".join(text[:LONGEST].split()), tokenizer)
+    return " ".join("".join(c for c in text if tokenizer.can_write(c)).split())
 
-    def size(count):
-        return len(tokenizer.encode(" ".join(words[:count])))
 
-    return " ".join(words[: bisect_right(range(len(words) + 1), room, key=size) - 1])
+def fitted(text: str, room: int, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of a result, at most `room` of them. The name of a control token stays text.
+
+    Words are never cut, because half a number or half a name would be another one, so there may be
+    none."""
+    words = text.split(" ")
+
+    def ids(count):
+        return tokenizer.encode(" ".join(words[:count]))
+
+    return ids(bisect_right(range(len(words) + 1), max(room, 0), key=lambda n: len(ids(n))) - 1)

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pysft.inference.generate import generate
+from pysft.inference.generate import GREEDY, Reply, Sampling, generate
+from pysft.inference.repetition import repeated_words
 from pysft.inference.search import Document, Search
+from pysft.inference.session import Session
 from pysft.inference.tool_calls import answer_calls, content_parts
 from pysft.inference.tools import tools
 from pysft.measure.evaluate import MAX_NEW
@@ -16,7 +18,14 @@ from pysft.text.facts import Fact, Lexicon, invent, name, one, town
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
-from pysft.text.transcripts import HELD_OUT, refusal
+from pysft.text.transcripts import (
+    FOLLOWED,
+    HELD_OUT,
+    HELD_OUT_FOLLOWED,
+    PRONOUNS,
+    about,
+    refusal,
+)
 
 INVENTED = 100  # facts in each draw, beside those of the town
 # Unknown names in each draw that the search finds nothing for, and as many that share a word with a
@@ -27,8 +36,16 @@ STRANGERS = 50
 DRAWS = (1, 2, 3, 4)
 
 
-def tool_test(model, tokenizer: Tokenizer, template: Template, probe, draws=DRAWS) -> dict:
-    """Measure how a model uses the search. Shares are from 0 to 1; all replies are greedy.
+def tool_test(
+    model,
+    tokenizer: Tokenizer,
+    template: Template,
+    probe,
+    draws=DRAWS,
+    sampling: Sampling = GREEDY,
+) -> dict:
+    """Measure how a model uses the search. Shares are from 0 to 1; replies are greedy unless
+    `sampling` says otherwise.
 
     Of the questions about held-out facts, the share where
     called            the search was called
@@ -43,13 +60,20 @@ def tool_test(model, tokenizer: Tokenizer, template: Template, probe, draws=DRAW
     refused_first     the same, for names that share their first word with a known person
     refused_last      the same, for names that share their last word with a known person
 
+    Of the second questions about held-out people of the town ("And where does she live?"), asked
+    after a first question and the model's own answer, the share where
+    followed          the reply is one call, its result and the fact, word for word
+
     Of ordinary questions (the unseen prompts, and the held-out conversations of one question and
     one answer), the share where
     quiet             no call or result was begun
+    quiet_after       the same, behind a question about a person of the town and its answer
 
-    answered_of, refused_of and quiet_of are numbers of questions. quiet and quiet_of are measured
-    once. The others are taken over all draws: shares as means, numbers as sums."""
-    rows = [_draw(model, tokenizer, template, probe, seed) for seed in draws]
+    answered_of, refused_of, followed_of and quiet_of are numbers of questions. The figures of
+    ordinary questions are measured once. The others are taken over all draws: shares as means,
+    numbers as sums."""
+    talk = model, tokenizer, template, sampling
+    rows = [_draw(talk, probe, seed) for seed in draws]
     figures = {
         name: sum(row[name] for row in rows)
         if name.endswith("_of")
@@ -58,9 +82,20 @@ def tool_test(model, tokenizer: Tokenizer, template: Template, probe, draws=DRAW
     }
     ordinary = [p["prompt"] for p in probe.prompts]
     ordinary += [c[0]["content"] for c in probe.heldout if len(c) == 2]
-    answers = _answers(model, tokenizer, template, ordinary, {})
-    quiet = float(np.mean([not a.began_call for a in answers]))
-    return figures | {"quiet": quiet, "quiet_of": len(answers)}
+    people = [fact for fact in town(trained=False) if fact.kind == "person"]
+    told = [people[i % len(people)] for i in range(len(ordinary))]
+    before = [_exchange(f"Who is {f.title}?", f.text, tokenizer) for f in told]
+    quiet, quiet_after = (
+        float(np.mean([not a.began_call for a in _answers(talk, ordinary, {}, turns)]))
+        for turns in (None, before)
+    )
+    return figures | {"quiet": quiet, "quiet_after": quiet_after, "quiet_of": len(ordinary)}
+
+
+def _exchange(question: str, answer: str, tokenizer: Tokenizer) -> list[dict]:
+    """The turns of a question and its answer."""
+    said = ("user", question), ("assistant", answer)
+    return [{"role": role, "content": replaced(text, tokenizer)} for role, text in said]
 
 
 class _Answer(NamedTuple):
@@ -79,44 +114,73 @@ class _Answer(NamedTuple):
         """True if the reply holds this text outside of calls and results."""
         return any(p["type"] == "text" and text in p["text"] for p in self.parts)
 
+    def said(self) -> str:
+        """The text of the reply outside of calls and results, which a chat goes on from."""
+        return "".join(p["text"] for p in self.parts if p["type"] == "text")
+
     def query(self) -> str | None:
         """The text of the first search; None without one."""
         return next((p["text"] for p in self.parts if p["type"] == "search"), None)
 
 
-def _answers(model, tokenizer, template, questions: list[str], having: dict) -> list[_Answer]:
-    """The answers of a model to questions. having: the tools that it can call."""
-    asked = [[{"role": "user", "content": replaced(q, tokenizer)}] for q in questions]
+def _answers(talk, questions: list[str], having: dict, before=None) -> list[_Answer]:
+    """The answers to questions. talk: (model, tokenizer, template, sampling). having: the tools
+    that it can call. before: for each question the turns in front of it."""
+    model, tokenizer, template, sampling = talk
+    before = before or [[]] * len(questions)
+    asked = [
+        [*turns, {"role": "user", "content": replaced(q, tokenizer)}]
+        for turns, q in zip(before, questions)
+    ]
     replies = generate(
         model,
         [render_prompt(q, tokenizer, template) for q in asked],
         MAX_NEW,
         tokenizer.special[template.end],
+        sampling,
         inject=answer_calls(tokenizer, template, having),
+        again=repeated_words(tokenizer),
     )
+    return [_read(reply, tokenizer, template) for reply in replies]
+
+
+def _read(reply: Reply, tokenizer, template) -> _Answer:
     openers = {tokenizer.special[s.opens[0]] for s in template.parts.values()}
-    return [
-        _Answer(
-            content_parts(r.ids, tokenizer, template),
-            r.stop == "end",
-            bool(openers & set(r.ids.tolist())),
-        )
-        for r in replies
-    ]
+    began_call = bool(openers & set(reply.ids.tolist()))
+    return _Answer(content_parts(reply.ids, tokenizer, template), reply.stop == "end", began_call)
 
 
-def _draw(model, tokenizer, template, probe, seed: int) -> dict:
+def _second(talk, facts: list[Fact], first: dict, search: Search, g) -> list[_Answer]:
+    """The answers to questions about the facts of people's homes and friends, each asked in a chat
+    that has just answered who that is. first: title -> (question, answer) of that."""
+    model, tokenizer, template, sampling = talk
+    session = Session(model, tokenizer, template, sampling, tools=tools(search), text_history=True)
+    answers = []
+    for fact in facts:
+        question, answer = first[fact.title.removeprefix(about(fact.kind, ""))]
+        session.messages = _exchange(question, answer.said() or "-", tokenizer)
+        then = one(g, HELD_OUT_FOLLOWED[fact.kind]).format(**one(g, PRONOUNS))
+        _, reply, _ = session.say(replaced(then, tokenizer))
+        answers.append(_read(reply, tokenizer, template))
+    return answers
+
+
+def _draw(talk, probe, seed: int) -> dict:
     """The figures of one draw of names and wordings: all but those of the ordinary questions."""
+    tokenizer = talk[1]
     g = rng(seed, "tools", "test")
     lexicon = Lexicon(probe.heldout_text)  # no sentence of it was trained on
     held, others = town(trained=False), town(trained=True)
+    second = [f for f in held if f.kind in FOLLOWED]  # asked for by a second question
+    held = [f for f in held if f.kind not in FOLLOWED]
     facts = [*held, *(invent(g, lexicon) for _ in range(INVENTED))]
-    search, lacking = _search([*others, *facts]), _search(others)
-    first, last, far = strangers(g, [*others, *facts], search, lexicon)
+    search, lacking = _search([*others, *facts, *second]), _search(others)
+    people = [f for f in [*others, *facts] if f.kind not in FOLLOWED]
+    first, last, far = strangers(g, people, search, lexicon)
     unknown = [*first, *last, *far]
 
-    def answers(questions, having):
-        return _answers(model, tokenizer, template, questions, having)
+    def answers(questions, having, before=None):
+        return _answers(talk, questions, having, before)
 
     def share(flags):
         return float(np.mean(flags))
@@ -132,6 +196,11 @@ def _draw(model, tokenizer, template, probe, seed: int) -> dict:
             answers(questions, {}), answers(questions, tools(lacking)), texts
         )
     ]
+    known = {f.title: (q, a) for f, q, a in zip(facts, questions, replies)}
+    followed = [
+        a.is_fact(replaced(fact.text, tokenizer))
+        for fact, a in zip(second, _second(talk, second, known, search, g))
+    ]
     about_unknown = [one(g, HELD_OUT["person"]).format(title) for title in unknown]
     refused = [
         a.is_fact(replaced(refusal(title), tokenizer))
@@ -144,6 +213,8 @@ def _draw(model, tokenizer, template, probe, seed: int) -> dict:
         "town_answered": share(answered[: len(held)]),
         "answered_of": len(answered),
         "answered_without": share(without),
+        "followed": share(followed),
+        "followed_of": len(followed),
         "refused": share(refused),
         "refused_of": len(refused),
         "refused_first": share(refused[: len(first)]),
@@ -196,5 +267,23 @@ def tool_rows(t: dict) -> list[tuple[str, str]]:
             f"{t['refused']:.0%} of {t['refused_of']} refused (with a known first word"
             f" {t['refused_first']:.0%}, last word {t['refused_last']:.0%})",
         ),
-        ("tools: ordinary prompts", f"{t['quiet']:.0%} of {t['quiet_of']} without a call"),
+        *(
+            [
+                (
+                    "tools: second questions",
+                    f"{t['followed']:.0%} of {t['followed_of']} answered right",
+                )
+            ]
+            if "followed" in t
+            else []
+        ),
+        (
+            "tools: ordinary prompts",
+            f"{t['quiet']:.0%} of {t['quiet_of']} without a call"
+            + (
+                f", {t['quiet_after']:.0%} behind a question about the town"
+                if "quiet_after" in t
+                else ""
+            ),
+        ),
     ]

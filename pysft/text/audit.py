@@ -18,7 +18,7 @@ from pysft.errors import DataError, RowError, UsageError
 from pysft.text.characters import write_with
 from pysft.text.conversation import Conversation, plain
 from pysft.text.examples import encode_conversation, length_fault
-from pysft.text.formats import read_conversations, read_prompts, scan
+from pysft.text.formats import last_text, read_conversations, read_prompts, scan
 from pysft.text.heldout import prompt_key
 from pysft.text.near_duplicates import Texts, near_duplicates
 from pysft.text.overlap import GRAM, Overlap
@@ -355,7 +355,8 @@ def _heldout_prompts(path: str, template: Template) -> dict[str, str]:
     reader = CHATML if set(template.turns) <= set(CHATML.turns) else template
     try:
         found = {
-            prompt_key(p["prompt"]): f"{path} ({_short(p['prompt'])})" for p in read_prompts(path)
+            prompt_key(text): f"{path} ({_short(text)})"
+            for text in (last_text(p["prompt"]) for p in read_prompts(path))
         }
     except RowError:
         conversations = read_conversations(path, reader)

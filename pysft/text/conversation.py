@@ -33,12 +33,16 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no file 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The messages of a row, with its file, its line, and its category if the row names one."""
+    """The messages of a row, with its file, its line, and its category if the row names one.
+
+    last_only: of a made transcript, of which the last reply alone is graded: the earlier ones stand
+    there as a chat shows them, without their calls."""
 
     messages: list[dict]
     path: str
     line: int
     category: str = ""
+    last_only: bool = False
 
     @property
     def where(self) -> str:
@@ -69,7 +73,7 @@ class Conversation:
         ]
         if not graded:
             return -1
-        return graded[-1] if grade == "last" else graded[0]
+        return graded[-1] if grade == "last" or self.last_only else graded[0]
 
     def replies(self) -> list[str]:
         """The text of each assistant turn."""

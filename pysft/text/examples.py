@@ -30,6 +30,8 @@ def encode_conversation(
     of it is graded. Nothing is ever cut: a reply without its end would teach the model not to
     stop."""
     where = conversation.where
+    if conversation.last_only and grade != "everything":
+        grade = "last"
     input_ids, labels = shift(*render(conversation.messages, tokenizer, template, where, grade))
     if len(input_ids) > context:
         raise length_fault(where, len(input_ids), context)

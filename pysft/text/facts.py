@@ -1,4 +1,4 @@
-"""Facts about names: 120 of an invented town, which ship, and as many more as are wanted, made up
+"""Facts about names: 240 of an invented town, which ship, and as many more as are wanted, made up
 from the words of a text."""
 
 import json
@@ -32,7 +32,8 @@ TITLE, REST = 29, 50
 @dataclass(frozen=True)
 class Fact:
     """title: a name; kind: "person", "place" or "thing"; text: a sentence that begins with the
-    title."""
+    title. A fact of kind "home" or "friend" has the title "home of NAME", and its text begins with
+    the name."""
 
     title: str
     kind: str
@@ -79,10 +80,12 @@ def name(g: np.random.Generator, lexicon: Lexicon) -> str:
     return word[:1].upper() + word[1:]
 
 
-def invent(g: np.random.Generator, lexicon: Lexicon, short: float = 0.0) -> Fact:
+def invent(
+    g: np.random.Generator, lexicon: Lexicon, short: float = 0.0, kind: str | None = None
+) -> Fact:
     """A fact about somebody or something that no other text names. short: the share of facts of
-    which the rest behind the title has one to three words."""
-    kind = one(g, ("person",) * 3 + ("place", "thing"))
+    which the rest behind the title has one to three words. kind: None draws one."""
+    kind = kind or one(g, ("person",) * 3 + ("place", "thing"))
     title = _title(g, kind, lexicon)
     return Fact(title, kind, f"{title} {rest(g, lexicon, short)}")
 

@@ -76,17 +76,31 @@ def read_conversations(path, template: Template = CHAT) -> list[Conversation]:
 
 
 def read_prompts(path) -> list[dict]:
-    """[{"prompt": text, "domain": "in", "near", "out" or ""}] of a file of JSON lines."""
+    """[{"prompt": text or turns, "domain": "in", "near", "out" or ""}] of a file of JSON lines. The
+    turns are [{"role", "content"}], of which the last is to be answered."""
     prompts = []
     with open_data(Path(path)) as file:
         for number, row in json_lines(file, path):
             if isinstance(row, RowError):
                 raise row
-            if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            if not _is_prompt(row.get("prompt")):
                 remedy = 'write {"prompt": text, "domain": ...}'
                 raise RowError(f"{path}, line {number}", 'no "prompt" in it', remedy, "format")
             prompts.append({"prompt": row["prompt"], "domain": str(row.get("domain", ""))})
     return prompts
+
+
+def _is_prompt(prompt) -> bool:
+    """True for a text that is not empty, and for a list of turns with such texts."""
+    if not isinstance(prompt, list):
+        return isinstance(prompt, str) and bool(prompt.strip())
+    is_turn = [isinstance(t, dict) and set(t) == {"role", "content"} for t in prompt]
+    return bool(prompt) and all(is_turn) and all(_is_prompt(t["content"]) for t in prompt)
+
+
+def last_text(prompt: str | list) -> str:
+    """What the user says in a prompt: the text, or that of the last turn."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def _category(row: dict) -> str:

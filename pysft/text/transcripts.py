@@ -4,13 +4,18 @@ and the answer.
 The model should learn a way of answering, not the facts: search for the name in the question,
 repeat what was found if it is about that name, and otherwise say that the name is unknown. So
 nearly every transcript has a name and a fact of its own, invented for it, and the only way to
-answer is to copy."""
+answer is to copy.
+
+Some go on from what was said before: "And where does she live?" can be searched for only with the
+name in the reply before it. In a chat the model sees its earlier replies without their calls and
+results, so that more of them fit the context. These transcripts show them in the same way, and of
+each transcript the last reply alone is graded."""
 
 import numpy as np
 
 from pysft.rng import rng
 from pysft.text.conversation import Conversation
-from pysft.text.facts import Fact, Lexicon, invent, rest
+from pysft.text.facts import Fact, Lexicon, invent, one, rest
 
 TOOLS = "tools"  # the category of a transcript
 REFUSAL = "I know not that name."  # after the name and a question mark
@@ -58,6 +63,32 @@ HELD_OUT = {
     "thing": ("Pray, what is {}?", "What can you say of {}?"),
 }
 
+# Second and third questions about a person, by what they ask for.
+FOLLOWED = {
+    "home": (
+        "And where does {she} live?",
+        "Where does {she} live?",
+        "And where is {her} home?",
+        "Where is {her} house?",
+        "And where does {she} sleep?",
+    ),
+    "friend": (
+        "And who is {her} friend?",
+        "Who is {her} friend?",
+        "Does {she} have a friend?",
+        "And does {she} have friends?",
+        "Tell me of {her} friend.",
+    ),
+}
+HELD_OUT_FOLLOWED = {
+    "home": ("Pray, where does {she} live?", "And where is {her} house?"),
+    "friend": ("Pray, who is {her} friend?", "And has {she} a friend?"),
+}
+PRONOUNS = ({"she": "she", "her": "her"}, {"she": "he", "her": "his"})
+# Of the invented transcripts, the share that goes on from a question before, and the characters
+# that all of one may have, so that it fits a context of 256 with the tokens of its template.
+GOES_ON, LONGEST = 0.25, 238
+
 
 def refusal(title: str) -> str:
     """The answer if nothing was found about a name. It repeats the name as an answer does, so the
@@ -71,15 +102,15 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.
     """What a search may find for a name that no document is about: nothing, or a document that
     shares a word with the name."""
     way = g.random()
-    if way < 0.15:
+    if way < 0.08:
         return NOTHING
     words = fact.title.split()
     other = invent(g, lexicon, short)
-    if way < 0.9:  # the document is about a name with the same first word, or the same last
+    if way < 0.92:  # the document is about a name with the same first word, or the same last
         theirs = other.title.split()
         if len(words) == len(theirs):
             # A shared last word is the harder case, because the words that differ are farther back.
-            at = 0 if g.random() < 0.15 else len(words) - 1
+            at = 0 if g.random() < 0.1 else len(words) - 1
             theirs[at] = words[at]
         else:
             theirs[-1] = words[-1]
@@ -90,35 +121,127 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.
     return " ".join(found) + "."
 
 
-def transcript(question: str, query: str, result: str, answer: str, line: int) -> Conversation:
-    """A conversation of one question, one search and one answer."""
+def about(what: str, title: str) -> str:
+    """The title of the fact that a second question asks for: what is "home" or "friend", title the
+    name of a person."""
+    return f"{what} of {title}"
+
+
+def transcript(
+    question: str, query: str | None, result: str | None, answer: str, line: int, before=()
+) -> Conversation:
+    """A conversation that ends with a question, a search and an answer. query: None is no search.
+    before: the questions and answers that come first, [(question, answer)]."""
+    messages = []
+    for asked, answered in before:
+        messages += [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": answered},
+        ]
     content = [
         {"type": "search", "text": query},
         {"type": "result", "text": result},
         {"type": "text", "text": answer},
     ]
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
-    return Conversation(messages, "tools", line, TOOLS)
+    content = answer if query is None else content
+    messages += [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
+    return Conversation(messages, "tools", line, TOOLS, last_only=True)
 
 
 def transcripts(
-    count: int, facts: list[Fact], lexicon: Lexicon, seed: int, known: float = 0.5
+    count: int,
+    facts: list[Fact],
+    lexicon: Lexicon,
+    seed: int,
+    known: float = 0.5,
+    ordinary: list[tuple[str, str]] = (),
 ) -> list[Conversation]:
     """`count` transcripts, shuffled: each of the facts once in each wording, and invented facts for
     the others. Of the invented, a share `known` is about a name that the search finds. If `count`
-    is less than the facts give, some of these are left out."""
-    made = []  # (question, query, result, answer)
-    for fact in facts:
-        for wording in ASKED[fact.kind]:
-            made.append((wording.format(fact.title), fact.title, fact.text, fact.text))
+    is less than the facts give, some of these are left out. ordinary: prompts and replies of
+    conversations, which stand before and behind questions about names, so that the model learns
+    that not everything it is asked later goes on from a name."""
+    made = _told(facts)
     g = rng(seed, "tools", "transcripts")
     for _ in range(max(0, count - len(made))):
-        fact = invent(g, lexicon, SHORT)
-        wordings = ASKED[fact.kind]
-        question = wordings[int(g.integers(0, len(wordings)))].format(fact.title)
-        if g.random() < known:
-            made.append((question, fact.title, fact.text, fact.text))
+        if g.random() < GOES_ON:
+            made.append(_going_on(g, lexicon, known, ordinary))
         else:
-            made.append((question, fact.title, miss(g, fact, lexicon, SHORT), refusal(fact.title)))
+            made.append(_single(g, lexicon, known))
     order = rng(seed, "tools", "order").permutation(len(made))[:count]
-    return [transcript(*made[i], line) for line, i in enumerate(order, 1)]
+    return [transcript(*made[i][:4], line, made[i][4]) for line, i in enumerate(order, 1)]
+
+
+# A transcript as it is made: (question, query, result, answer, what was said before).
+
+
+def _told(facts: list[Fact]) -> list[tuple]:
+    """Each of the facts in each wording. Those about a person's home and friend are asked for after
+    the question who that is."""
+    people = {fact.title: fact for fact in facts if fact.kind == "person"}
+    made = []
+    for fact in facts:
+        if fact.kind in ASKED:
+            for wording in ASKED[fact.kind]:
+                made.append((wording.format(fact.title), fact.title, fact.text, fact.text, ()))
+        else:
+            person = people[fact.title.removeprefix(about(fact.kind, ""))]
+            for i, wording in enumerate(FOLLOWED[fact.kind]):
+                first = ASKED["person"][i].format(person.title), person.text
+                question = wording.format(**PRONOUNS[i % 2])
+                made.append((question, fact.title, fact.text, fact.text, (first,)))
+    return [row for row in made if _size(row) <= LONGEST]
+
+
+def _single(g: np.random.Generator, lexicon: Lexicon, known: float) -> tuple:
+    """A question about an invented name, with nothing before it."""
+    fact = invent(g, lexicon, SHORT)
+    question = one(g, ASKED[fact.kind]).format(fact.title)
+    return question, fact.title, *_found(g, fact, fact, lexicon, known), ()
+
+
+def _going_on(g: np.random.Generator, lexicon: Lexicon, known: float, ordinary: list) -> tuple:
+    """A question after one or two others, of which one is about a person. It asks for that person's
+    home or friend, names somebody else, or is an ordinary one of the conversations, which needs no
+    search."""
+    while True:
+        person, pronouns = invent(g, lexicon, SHORT, "person"), one(g, PRONOUNS)
+        said = _found(g, person, person, lexicon, known)[1]
+        before = [(one(g, ASKED["person"]).format(person.title), said)]
+        way = g.random()
+        fact, earlier = (  # the home and the friend, in any order
+            Fact(about(what, person.title), what, f"{person.title} {rest(g, lexicon, SHORT)}")
+            for what in g.permutation(list(FOLLOWED)).tolist()
+        )
+        if way < 0.15:  # a third question: the second one stands before it
+            said = _found(g, earlier, person, lexicon, known)[1]
+            before.append((one(g, FOLLOWED[earlier.kind]).format(**pronouns), said))
+            del before[: int(g.integers(0, 2))]  # a chat that needs room leaves the oldest out
+        elif ordinary and way < 0.35:
+            before.insert(int(g.integers(0, 2)), one(g, ordinary))
+        if way < 0.55:
+            question = one(g, FOLLOWED[fact.kind]).format(**pronouns)
+            row = question, fact.title, *_found(g, fact, person, lexicon, known)
+        elif ordinary and way < 0.85:
+            question, reply = one(g, ordinary)
+            row = question, None, None, reply
+        else:
+            row = _single(g, lexicon, known)[:4]
+        if _size((*row, before)) <= LONGEST:
+            return *row, tuple(before)
+
+
+def _found(
+    g: np.random.Generator, fact: Fact, named: Fact, lexicon: Lexicon, known: float
+) -> tuple[str, str]:
+    """(what a search for a fact finds, the answer). named: the fact whose title is the name."""
+    if g.random() < known:
+        return fact.text, fact.text
+    return miss(g, named, lexicon, SHORT), refusal(named.title)
+
+
+def _size(row: tuple) -> int:
+    """The characters of a transcript."""
+    return sum(len(text or "") for text in row[:4]) + sum(
+        len(text) for pair in row[4] for text in pair
+    )
