@@ -117,6 +117,7 @@ def test_a_value_of_another_type_is_named_with_its_line(tmp_path, field, value):
         ("format compliance", "format_compliance", "high"),
         ("forgetting", "forgetting", "low"),
         ("recall", "recall", "high"),
+        ("distinct words", "distinct_words", "high"),
         ("training loss", "sft_loss", "low"),
     ],
 )
@@ -210,12 +211,21 @@ def test_a_tie_is_no_disagreement():
     assert found["disagree"] is False
 
 
-def test_the_training_loss_does_not_count_for_the_step_that_most_criteria_agree_on():
+@pytest.mark.parametrize(
+    "name, field, values",
+    [("training loss", "sft_loss", (3.0, 2.0)), ("distinct words", "distinct_words", (0.8, 0.9))],
+)
+def test_a_criterion_with_a_warning_is_listed_and_does_not_count(name, field, values):
+    """One criterion is for step 1, one for step 2, and so is that with the warning."""
     rows = [
-        row(1, heldout_loss=1.0, sft_loss=3.0, recall=0.1),
-        row(2, heldout_loss=2.0, sft_loss=2.0, recall=0.2),
+        row(step, heldout_loss=float(step), recall=0.1 * step, **{field: value})
+        for step, value in zip((1, 2), values)
     ]
-    assert [g["step"] for g in select(rows)["agree"]] == [1, 2]
+    agree = select(rows)["agree"]
+    assert [g["step"] for g in agree] == [1, 2]
+    assert agree[1]["criteria"] == [c for c in CRITERIA if c in ("recall", name)]
+    [line] = [x for x in table(select(rows), "r/sft").splitlines() if x.startswith(f"{name} ")]
+    assert "step 2" in line and line.endswith(CRITERIA[name].warning)
 
 
 def test_the_table_marks_what_is_picked_and_says_where_the_criteria_disagree():

@@ -1,7 +1,8 @@
-"""Each failure mode of the source text, brought about by training, is named; nothing is found in a
-healthy run."""
+"""Each failure mode of the source text, and a seventh, brought about by training, is named; nothing
+is found in a healthy run."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +37,7 @@ MODES = [
     "writes the user's part",
     "good on training prompts only",
     "forgets",
+    "repeats itself",
 ]
 
 
@@ -76,9 +78,25 @@ def single(lab):
     return [c for c in lab.conversations if len(c.messages) == 2]
 
 
+def brief(lab, longest):
+    """The exchanges whose reply begins with a clause of at most so many characters, with that
+    clause alone. So little to write is learnt in seconds."""
+    exchanges = [
+        (c.prompt, re.split("[,;:.!?]", c.replies()[0])[0] + ".", i)
+        for i, c in enumerate(single(lab))
+    ]
+    return [exchange(*parts) for parts in exchanges if 10 < len(parts[1]) <= longest + 1]
+
+
 def test_nothing_is_found_in_a_healthy_run(lab):
-    found = modes(lab, 350, {}, lab.conversations, lab.pairs, lab.pairs)
+    found = modes(lab, 350, {"decay": 0.3}, brief(lab, 22), lab.pairs, lab.pairs)
     assert not found, found
+
+
+def test_a_run_of_too_few_steps_answers_and_stops_but_repeats_itself(lab):
+    found = modes(lab, 200, {}, brief(lab, 30), lab.pairs, lab.pairs)
+    assert list(found) == ["repeats itself"]
+    assert "training replies have 99%" in found["repeats itself"].figure
 
 
 def test_after_too_few_steps_at_too_low_a_rate_the_model_ignores_the_format(lab):
@@ -149,6 +167,8 @@ HEALTHY = {
     "content": 1.0,
     "no_user_turn": 1.0,
     "real_words": 0.99,
+    "distinct_words": 0.95,
+    "distinct_words_greedy": 0.8,
     "recall": 1.0,
     "verbatim_replies": 0,
     "origins": {"verbatim": 0, "near copy": 0, "spliced": 3, "new": 58, "empty": 0},
@@ -190,6 +210,19 @@ def only(**changes):
         ({"forgetting": 0.1}, None),
         ({"forgetting": 0.101}, "forgets"),
         ({"forgetting": None}, None),
+        ({"distinct_words": 0.75}, None),
+        ({"distinct_words": 0.749}, "repeats itself"),
+        ({"distinct_words": 0.7, "trained_distinct_words": 0.8}, None),
+        ({"distinct_words": 0.69, "trained_distinct_words": 0.8}, "repeats itself"),
+        ({"distinct_words_greedy": 0.1}, None),
+        ({"distinct_words": None, "distinct_words_greedy": None}, None),
+        # Replies to learn from that repeat themselves are no fault of the training.
+        ({"distinct_words": 0.6, "trained_distinct_words": 0.7}, None),
+        ({"distinct_words": 0.59, "trained_distinct_words": 0.7}, "repeats itself"),
+        ({"distinct_words_greedy": 0.4, "trained_distinct_words": 0.5}, None),
+        ({"distinct_words_greedy": 0.39, "trained_distinct_words": 0.5}, "repeats itself"),
+        # A reply without an end goes round sooner or later.
+        ({"distinct_words": 0.1, "stopped_unseen": 0.49}, "ignores the format"),
         (
             {
                 "prompts": 0,
@@ -197,6 +230,8 @@ def only(**changes):
                 "content": None,
                 "no_user_turn": None,
                 "real_words": None,
+                "distinct_words": None,
+                "distinct_words_greedy": None,
             },
             None,
         ),
@@ -206,7 +241,7 @@ def test_each_rule_has_its_own_limit(change, mode):
     assert only(**change) == mode
 
 
-def test_there_is_a_rule_for_each_of_the_six_failure_modes():
+def test_there_is_a_rule_for_each_of_the_six_failure_modes_and_for_repetition():
     bad = HEALTHY | {
         "stopped_unseen": 0.6,
         "real_words": 0.1,
@@ -214,9 +249,25 @@ def test_there_is_a_rule_for_each_of_the_six_failure_modes():
         "heldout_loss": 5.0,
         "forgetting": 2.0,
         "origins": {"verbatim": 61},
+        "distinct_words": 0.3,
     }
-    assert [f.mode for f in findings(bad, TRACK, SETTINGS)] == MODES[1:] and len(RULES) == 6
+    assert [f.mode for f in findings(bad, TRACK, SETTINGS)] == MODES[1:] and len(RULES) == 7
     assert [f.mode for f in findings(bad | {"stopped_unseen": 0.0}, TRACK, SETTINGS)][0] == MODES[0]
+
+
+def test_repetition_is_shown_beside_what_is_usual_in_the_replies_trained_on():
+    sick = HEALTHY | {"distinct_words": 0.61, "distinct_words_greedy": 0.32}
+    [found] = findings(sick, TRACK, SETTINGS)
+    assert all(share in found.figure for share in ("61%", "greedy 32%", "75%"))
+    assert "training replies" not in found.figure
+    assert "(200)" in found.cause and "(0.005)" in found.cause and "--sft-steps" in found.fix
+    [found] = findings(sick | {"trained_distinct_words": 0.951}, TRACK, SETTINGS)
+    assert "training replies 95%" in found.figure
+
+
+def test_a_run_measured_by_an_earlier_version_is_not_judged_by_its_repetition():
+    older = {name: v for name, v in HEALTHY.items() if not name.startswith("distinct")}
+    assert findings(older, TRACK, SETTINGS) == []
 
 
 def test_missing_end_tokens_are_counted_where_the_census_of_the_data_has_them():
@@ -250,7 +301,7 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     document = diagnose(folder)
     assert not document["finished"] and [f["mode"] for f in document["findings"]] == ["forgets"]
     assert "not of the finished" in text(document) and "+30.0%" in text(document)
-    assert "1 of the six failure modes shows" in text(document)
+    assert "1 of the seven failure modes shows" in text(document)
     write(folder, "report.json", HEALTHY)
     write(folder, "settings.json", {"settings": TABLES})
     then = diagnose(folder, TRACK[-1]["step"])  # as it was at its last checkpoint
@@ -259,7 +310,7 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
         diagnose(folder, 1)
     document = diagnose(folder)
     assert document["finished"] and document["findings"] == []
-    assert "none of the six" in text(document)
+    assert "none of the seven" in text(document)
     json.dumps(document, allow_nan=False)
 
 

@@ -1,16 +1,38 @@
 """The measurements, on models whose figures are known in advance."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from texts import PLAIN
+from hypothesis import given
+from hypothesis import strategies as st
+from texts import PLAIN, say, steady
 
-from pysft.inference.generate import Reply
+from pysft.inference import generate as generating
+from pysft.inference.generate import Reply, Sampling
+from pysft.inference.session import Session
 from pysft.measure import evaluate
-from pysft.measure.evaluate import answer, checks, conversation_loss, corpus_loss, measure
+from pysft.measure.evaluate import (
+    answer,
+    checks,
+    conversation_loss,
+    corpus_loss,
+    measure,
+    measure_sealed,
+    spoken,
+)
 from pysft.measure.probe import Probe
-from pysft.measure.words import COMMON, on_topic, real_words, subjects, words
+from pysft.measure.words import (
+    COMMON,
+    distinct,
+    on_topic,
+    real_words,
+    repeats_prompt,
+    subjects,
+    words,
+)
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
 from pysft.text.examples import shift
@@ -19,6 +41,7 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
+WITH_TOOLS = TOKENIZER.grow(CHAT.tool_tokens)
 USER, ASSISTANT, END = 65, 66, 67
 
 PAIRS = [
@@ -56,21 +79,36 @@ def zero_model(context=32, vocab=68, dtype=np.float32):
     return GPT(GPTConfig(vocab, context, 1, 2, 16), dtype=dtype)
 
 
-def figures_of(monkeypatch, reply_to):
-    """measure() of a model that answers the prompt text p with reply_to(p), a Reply."""
-    texts = [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS]
-    texts += [c[0]["content"] for c in HELDOUT]
-    rendered = {}
-    for text in texts:
-        prompt = render_prompt([{"role": "user", "content": text}], TOKENIZER, CHAT)
-        rendered[tuple(prompt.tolist())] = text
+def noisy_model(context=32, dtype=np.float32):
+    """A model of large random weights: what it writes depends on all that stands before."""
+    model = GPT(GPTConfig(68, context, 1, 2, 16), rng=np.random.default_rng(0), dtype=dtype)
+    for _, w in model.params.items():
+        w += np.random.default_rng(1).normal(0, 0.3, w.shape)
+    return model
 
-    def pretend(model, prompts, max_new, stop, *_):
+
+def pretending(monkeypatch, questions, greedy, chatted=None, tokenizer=TOKENIZER):
+    """Let a model answer the question q, a text or a list of turns, with greedy(q), a Reply, and as
+    chat writes with chatted(q), which without it is the same."""
+    rendered = {}
+    for question in questions:
+        turns = say(question) if isinstance(question, str) else question
+        rendered[tuple(render_prompt(turns, tokenizer, CHAT).tolist())] = question
+    ways = {Sampling(): greedy, generating.CHAT: chatted or greedy}
+
+    def pretend(model, prompts, max_new, stop, sampling, *, again):
         assert max_new == 120 and stop == END
-        return [reply_to(rendered[tuple(p.tolist())]) for p in prompts]
+        return [ways[sampling](rendered[tuple(p.tolist())]) for p in prompts]
 
     monkeypatch.setattr(evaluate, "generate", pretend)
-    return measure(zero_model(), TOKENIZER, CHAT, PROBE)
+
+
+def figures_of(monkeypatch, greedy, chatted=None, tokenizer=TOKENIZER):
+    """measure() of a model that answers as pretending() says."""
+    questions = [p for p, _ in PAIRS] + [p["prompt"] for p in PROMPTS]
+    questions += [c[0]["content"] for c in HELDOUT]
+    pretending(monkeypatch, questions, greedy, chatted, tokenizer)
+    return measure(zero_model(), tokenizer, CHAT, PROBE)
 
 
 def pick(figures, *names):
@@ -160,6 +198,125 @@ def test_real_words_are_those_of_the_corpus_or_of_a_conversation(monkeypatch):
     assert figures["real_words"] == 1 / 3  # "crown's" is not "crown"
 
 
+def searching(query, answer=""):
+    """A reply that searches, is shown what it asked for, and then says something."""
+    search, result = (
+        ids(WITH_TOOLS.special[f"<|{kind}_start|>"], query, WITH_TOOLS.special[f"<|{kind}_end|>"])
+        for kind in ("search", "result")
+    )
+    return Reply(np.concatenate([search, result, ids(answer)]), "end")
+
+
+def test_figures_of_what_a_reply_says_are_taken_from_its_free_text(monkeypatch):
+    said, shown = figures_of(
+        monkeypatch, lambda p: searching(p + " vroo", "No, no"), tokenizer=WITH_TOOLS
+    )
+    # A search for the words of the prompt, and a result that holds them, are not on the subject.
+    assert pick(said, "on_topic", "on_topic_chat", "repeats_prompt") == (0, 0, 0)
+    assert domains(said, "on_topic") == {"in": 0, "near": 0, "out": 0}
+    assert pick(said, "real_words", "real_words_chat") == (1, 1)  # "vroo" was never said
+    assert pick(said, "distinct_words_greedy", "distinct_words", "distinct_pairs") == (0.5, 0.5, 1)
+    assert pick(said, "reply_length", "distinct_replies", "format_compliance") == (6, 1, 1)
+    # The rows of replies show all that was written.
+    assert "<|search_start|>My shoes vroo<|search_end|>" in shown["prompts"][2][1]
+    said, _ = figures_of(monkeypatch, lambda p: searching("vroo", f"Of {p}"), tokenizer=WITH_TOOLS)
+    assert pick(said, "on_topic", "on_topic_chat") == (1, 1)
+
+
+def test_the_free_text_of_a_reply_stands_before_and_after_its_calls():
+    whole = np.concatenate([ids("Aye. "), searching("crown", "A ring.").ids])
+    assert spoken(Reply(whole, "end"), WITH_TOOLS, CHAT) == "Aye. A ring."
+    assert spoken(searching("crown"), WITH_TOOLS, CHAT) == ""
+
+
+def test_figures_as_chat_writes_are_taken_from_replies_that_are_written_so(monkeypatch):
+    figures, shown = figures_of(
+        monkeypatch,
+        lambda p: Reply(ids("no no no my my"), "end"),
+        lambda p: Reply(ids(f"no no my {p} vroo"), "end"),
+    )
+    assert pick(figures, "on_topic", "on_topic_chat", "on_topic_chance") == (0, 1, 0)
+    assert figures["distinct_words_greedy"] == 2 / 5
+    # The words of the three in-domain prompts are 4, 3 and 3, each another one.
+    assert figures["distinct_words"] == (7 + 6 + 6) / (8 + 7 + 7)
+    assert figures["distinct_pairs"] == 1
+    assert figures["real_words"] == 1
+    assert figures["real_words_chat"] == pytest.approx(1 - (3 + 2) / 22)  # and "what", "roses"
+    assert {reply for _, reply, _ in shown["prompts"]} == {"no no no my my"}
+
+
+def test_repeating_the_prompt_is_counted_where_four_words_follow_each_other(monkeypatch):
+    figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(f"Aye, {p}."), "end"))
+    assert figures["repeats_prompt"] == 1  # of one: only "Speak of the crown" has four words
+
+
+def test_the_replies_trained_on_are_measured_for_comparison(monkeypatch):
+    figures, _ = figures_of(monkeypatch, lambda p: Reply(ids("Aye."), "end"))
+    assert figures["trained_reply_length"] == (13 + 12 + 17) / 3
+    assert figures["trained_distinct_words"] == (3 + 3 + 3) / 11  # a rose is a rose
+    assert figures["trained_distinct_pairs"] == (2 + 2 + 3) / 8
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), generating.CHAT], ids=["greedy", "chat"])
+def test_a_measured_reply_is_the_one_that_chat_gives(sampling):
+    model = noisy_model(context=64)
+    [(text, reply)] = answer(model, TOKENIZER, CHAT, ["Speak of love"], sampling)
+    _, said, _ = Session(model, TOKENIZER, CHAT, sampling).say("Speak of love")
+    assert reply.ids.tolist() == said.ids.tolist() and len(said.ids) > 20
+    assert text == TOKENIZER.decode(said.ids)
+
+
+# ------------------------------------------------------------------------------ sealed prompts
+
+SEALED = [
+    {"prompt": "Tell me of the sea", "domain": "in"},
+    {"prompt": say("Who is he?", "A king.", "What of the moon?"), "domain": "in"},
+    {"prompt": "My coat", "domain": "near"},
+    {"prompt": "Fix my car", "domain": "out"},
+]
+
+
+def sealed_figures_of(monkeypatch, greedy, chatted=None, sealed=SEALED):
+    pretending(monkeypatch, [p["prompt"] for p in sealed], greedy, chatted)
+    return measure_sealed(zero_model(64), TOKENIZER, CHAT, replace(PROBE, sealed=sealed))
+
+
+def test_sealed_prompts_have_the_figures_of_unseen_ones(monkeypatch):
+    answers = {p["prompt"]: "No, my lord." for p in SEALED if isinstance(p["prompt"], str)}
+    answers["Tell me of the sea"] = "The sea the sea."
+
+    def greedy(prompt):
+        # The turns before a question are seen, and the question is what the reply should be about.
+        text = answers[prompt] if isinstance(prompt, str) else f"{prompt[1]['content']} Moon"
+        return Reply(ids(text), "end" if prompt != "My coat" else "length")
+
+    figures, rows = sealed_figures_of(
+        monkeypatch, greedy, lambda p: Reply(ids("A coat, my lord"), "end")
+    )
+    assert pick(figures, "prompts", "in_domain_prompts") == (4, 2)
+    assert pick(figures, "format_compliance", "stopped_unseen", "content") == (3 / 4, 3 / 4, 1)
+    assert pick(figures, "distinct_replies", "verbatim_replies") == (3, 2)
+    # On topic is taken over the in-domain ones, the share by domain over each.
+    assert pick(figures, "on_topic", "on_topic_chance", "on_topic_chat") == (1, 0, 0)
+    assert domains(figures, "on_topic") == {"in": 1, "near": 0, "out": 0}
+    assert domains(figures, "prompts") == {"in": 2, "near": 1, "out": 1}
+    assert figures["distinct_words_greedy"] == (2 + 3) / (4 + 3)
+    assert pick(figures, "distinct_words", "distinct_pairs") == (1, 1)
+    assert [row[0] for row in rows] == [
+        "Tell me of the sea", "What of the moon?", "My coat", "Fix my car",
+    ]  # fmt: skip
+    assert rows[0][1:] == ("The sea the sea.", "end") and rows[2][2] == "length"
+
+
+def test_a_run_without_sealed_prompts_has_no_figures_of_them(monkeypatch):
+    figures, rows = sealed_figures_of(monkeypatch, None, sealed=[])
+    assert rows == [] and pick(figures, "prompts", "in_domain_prompts") == (0, 0)
+    assert figures["by_domain"] == {}
+    shares = "format_compliance on_topic on_topic_chance real_words distinct_words repeats_prompt"
+    assert pick(figures, *shares.split()) == (None,) * 6
+    json.dumps(figures, allow_nan=False)
+
+
 # -------------------------------------------------------------------------------- single figures
 
 
@@ -220,6 +377,54 @@ def test_a_subject_is_a_content_word_without_its_s():
     assert all(w == w.lower() for w in COMMON)
 
 
+def test_distinct_words_by_hand():
+    assert distinct(["A rose is a rose."]) == 3 / 5
+    assert distinct(["A rose is a rose."], 2) == 3 / 4  # "a rose" comes twice
+    # Words that two replies have in common are not repeated. Longer replies count for more.
+    assert distinct(["go on", "go on"]) == distinct(["go on", "go on"], 2) == 1
+    assert distinct(["no no", "a rose of love"]) == (1 + 4) / (2 + 4)
+    assert distinct(["Love, LOVE; don't don't"]) == 2 / 4
+    assert math.isnan(distinct([])) and math.isnan(distinct(["", "..."]))
+    assert math.isnan(distinct(["love", "no"], 2))  # a word alone is no pair
+
+
+WORD = st.text("abc", min_size=1, max_size=3)
+
+
+@steady
+@given(st.lists(WORD, min_size=2, max_size=9, unique=True), st.integers(1, 4))
+def test_words_that_all_differ_are_all_distinct_and_copies_are_not(different, copies):
+    reply = " ".join(different)
+    assert distinct([reply] * copies) == distinct([reply] * copies, 2) == 1
+    assert distinct([" ".join([reply] * copies)]) == 1 / copies
+
+
+@pytest.mark.parametrize(
+    "prompt, reply, repeats",
+    [
+        ("Speak of the crown", "Speak of the crown", True),
+        ("Come, speak of the red rose!", "Why SPEAK of the red wine?", True),
+        ("Speak of the red rose", "I speak of the rose", False),  # three in a row
+        ("Speak of the crown", "crown the of speak", False),
+        ("Speak of the crown", "Speak of", False),
+        ("My crown", "My crown", False),
+        ("Speak of the crown", "", False),
+    ],
+)
+def test_a_reply_repeats_its_prompt_if_it_has_four_words_of_it_in_a_row(prompt, reply, repeats):
+    assert repeats_prompt(prompt, reply) is repeats
+
+
+@steady
+@given(st.lists(WORD, max_size=9), st.lists(WORD, max_size=9), st.integers(1, 4))
+def test_repeating_a_prompt_is_a_common_stretch_of_n_words(prompt, reply, n):
+    asked, said = f" {' '.join(prompt)} ", f" {' '.join(reply)} "
+    stretches = [f" {' '.join(reply[i : i + n])} " for i in range(len(reply) - n + 1)]
+    expected = any(stretch in asked for stretch in stretches)
+    assert repeats_prompt(asked, said, n) is expected
+    assert repeats_prompt(said, asked, n) is expected
+
+
 def test_real_words_by_hand():
     assert real_words(["the king blorp", "king"], {"the", "king"}) == 3 / 4
     assert math.isnan(real_words(["", "..."], {"the"}))
@@ -237,9 +442,7 @@ def test_a_model_of_zeros_has_loss_ln_v_on_any_text(dtype, tolerance, length):
 
 
 def test_a_corpus_loss_is_the_mean_over_every_target_once():
-    model = GPT(GPTConfig(68, 16, 1, 2, 16), rng=np.random.default_rng(0), dtype=np.float64)
-    for _, w in model.params.items():
-        w += np.random.default_rng(1).normal(0, 0.3, w.shape)
+    model = noisy_model(16, np.float64)
     length = 300 * 16 + 6  # more windows than a batch has
     text = np.random.default_rng(0).integers(0, 65, length).astype(np.int32)
     total = 0.0

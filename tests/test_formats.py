@@ -12,7 +12,7 @@ from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.text.audit import audit
 from pysft.text.examples import encode_conversation
-from pysft.text.formats import read_conversations, read_prompts, scan
+from pysft.text.formats import last_text, read_conversations, read_prompts, scan
 from pysft.text.templates import CHAT, TEMPLATES
 
 # ------------------------------------------------------------------------------- lines and turns
@@ -116,11 +116,38 @@ def test_mutated_lines_give_data_or_one_sentence(tmp_path_factory, data):
         assert str(error) and "\n" not in str(error)
 
 
-def test_prompts_need_a_text(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "Hi", "domain": "in"}\n{"prompt": ""}\n')
+TURN = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        " \n",
+        None,
+        3,
+        {"role": "user", "content": "Hi"},
+        [],
+        ["Hi"],
+        [{"role": "user"}],
+        [{"role": "user", "content": ""}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user", "content": [TURN]}],
+        [TURN | {"train": True}],
+        [TURN, None],
+    ],
+)
+def test_prompts_need_a_text_in_each_turn(tmp_path, prompt):
+    path = write(tmp_path, "prompts.jsonl", {"prompt": "Hi", "domain": "in"}, {"prompt": prompt})
     with pytest.raises(DataError, match="prompts.jsonl, line 2"):
         read_prompts(path)
+
+
+def test_a_prompt_is_a_text_or_turns_of_which_the_last_is_to_be_answered(tmp_path):
+    turns = say("Who is he?", "A king.", "And she?")
+    path = write(tmp_path, "p.jsonl", {"prompt": "Hi", "domain": "in"}, {"prompt": turns})
+    assert read_prompts(path) == [{"prompt": "Hi", "domain": "in"}, {"prompt": turns, "domain": ""}]
+    assert [last_text(row["prompt"]) for row in read_prompts(path)] == ["Hi", "And she?"]
 
 
 # --------------------------------------------------------------------- formats, known by their keys

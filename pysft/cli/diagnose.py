@@ -26,9 +26,9 @@ def text(document: dict) -> str:
     if not document["finished"]:
         head += " (figures of a checkpoint, not of the finished training)"
     if not found:
-        return f"{head}: none of the six failure modes shows"
+        return f"{head}: none of the seven failure modes shows"
     lines = [
-        f"{head}: {len(found)} of the six failure modes {'shows' if len(found) == 1 else 'show'}"
+        f"{head}: {len(found)} of the seven failure modes {'shows' if len(found) == 1 else 'show'}"
     ]
     for f in found:
         lines += [

@@ -45,6 +45,13 @@ CRITERIA = {
         _above_chance,
         "{:+.1%}",
     ),
+    "distinct words": Criterion(
+        "the fewest repeated words in a reply, as chat writes",
+        "high",
+        lambda row: row.get("distinct_words"),
+        "{:.1%}",
+        "gibberish is varied too",
+    ),
     "forgetting": Criterion(
         "the smallest rise of the loss on base text",
         "low",

@@ -1,5 +1,5 @@
-"""Diagnose a run: the six ways in which fine-tuning fails, by the source text, as rules over
-figures.
+"""Diagnose a run: the six ways in which fine-tuning fails, by the source text, and a seventh, as
+rules over figures.
 
 Each rule names the figure that triggered it, the likely cause and the fix. The rules read the
 figures that were measured at the end and at the checkpoints, the settings, and the census of the
@@ -24,6 +24,8 @@ COPIED = 0.3  # share of replies to unseen prompts that are memorised; above it,
 CLEAN = 0.95  # share of replies without a control token inside; below it, too few are
 RECALLED = 0.8  # share of trained pairs recalled; below it, a run is not called overfitted
 OVERFIT = 0.3  # nats per graded token by which held-out loss may exceed its lowest checkpoint
+VARIED = 0.75  # share of distinct words in a reply, as chat writes; below it, it repeats itself
+LESS = 0.1  # and by how much it must be below that of the training replies, which may repeat too
 FORGOTTEN = 0.10  # relative rise of the base loss; above it, too much is forgotten
 
 
@@ -227,6 +229,26 @@ def _forgets(run: Run) -> Finding | None:
     )
 
 
+def _repeats_itself(run: Run) -> Finding | None:
+    share, usual = run.figures.get("distinct_words"), run.figures.get("trained_distinct_words")
+    limit = VARIED if usual is None else min(VARIED, usual - LESS)
+    if share is None or share >= limit or run.get("stopped_unseen", 0) < STOPS:
+        return None
+    greedy = run.figures.get("distinct_words_greedy")
+    beside = [] if greedy is None else [f"greedy {greedy:.0%}"]
+    beside += [] if usual is None else [f"training replies {usual:.0%}"]
+    return Finding(
+        "repeats itself",
+        "its replies turn in circles",
+        f"{share:.0%} of the words of a reply are different, as chat writes it (limit: at least"
+        f" {limit:.0%}{'; ' + ', '.join(beside) if beside else ''})",
+        "the model knows too little to go on with, so the likeliest word comes again: too few steps"
+        f" ({run.settings.get('steps', '?')}), too low a rate ({run.rate}), or too small a model",
+        f"train for more steps ({run.flag('steps')}), or a larger model (--preset mini); in chat, a"
+        " higher --repetition or --temperature hides it",
+    )
+
+
 RULES: list[Callable[[Run], Finding | None]] = [
     _ignores_format,
     _gibberish,
@@ -234,6 +256,7 @@ RULES: list[Callable[[Run], Finding | None]] = [
     _writes_user_turns,
     _overfits,
     _forgets,
+    _repeats_itself,
 ]
 
 
@@ -244,8 +267,8 @@ def findings(
     data: dict | None = None,
     stage: str = "sft",
 ) -> list[Finding]:
-    """What the rules find, in the source text's order; [] for a healthy run. The arguments are the
-    fields of Run."""
+    """What the rules find, in the source text's order, and the seventh last; [] for a healthy run.
+    The arguments are the fields of Run."""
     run = Run(figures, track, settings, data or {}, stage)
     return [found for rule in RULES if (found := rule(run)) is not None]
 
@@ -255,6 +278,8 @@ SHOWN = (
     "stopped_unseen",
     "format_compliance",
     "real_words",
+    "distinct_words",
+    "distinct_words_greedy",
     "origins",
     "no_user_turn",
     "recall",

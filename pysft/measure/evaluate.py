@@ -2,23 +2,28 @@
 
 Losses are in nats. Base loss is per character of the corpus's held-out tail (per byte where tokens
 are not characters), in windows of the context that do not overlap. Conversation loss is per graded
-token of held-out conversations. Replies are greedy and have at most 120 new tokens, or as many as
-the context has room for."""
+token of held-out conversations. Replies are greedy, or as chat writes where a figure says so. They
+have at most 120 new tokens, or as many as the context has room for. Figures of what a reply says
+are taken from its free text, without calls of tools and results."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from pysft import IGNORE
 from pysft.batch import Batch, Example
-from pysft.inference.generate import Reply, generate
+from pysft.inference.generate import CHAT, GREEDY, Reply, Sampling, generate
+from pysft.inference.repetition import repeated_words
+from pysft.inference.tool_calls import content_parts
 from pysft.measure.probe import Probe, before_reply
 from pysft.measure.provenance import Origin, Provenance, summary
-from pysft.measure.words import on_topic, real_words
+from pysft.measure.words import distinct, on_topic, real_words, repeats_prompt, words
 from pysft.text.examples import shift
+from pysft.text.formats import last_text
 from pysft.text.render import render, render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
+from pysft.text.transcripts import REFUSAL
 from pysft.text.windows import tile_windows
 from pysft.training.runner import steps_of
 from pysft.training.settings import Settings
@@ -105,9 +110,10 @@ def loss_after_replay(
 
 
 def answer(
-    model, tokenizer: Tokenizer, template: Template, prompts: list
+    model, tokenizer: Tokenizer, template: Template, prompts: list, sampling: Sampling = GREEDY
 ) -> list[tuple[str, Reply]]:
-    """(text, Reply) for each prompt, greedy. A prompt is a text, or the list of turns so far.
+    """(text, Reply) for each prompt, greedy unless `sampling` says otherwise. A prompt is a text,
+    or the list of turns so far. No tool runs.
 
     A prompt that leaves no room in the context gets an empty reply with stop "length"."""
     rendered = [
@@ -118,10 +124,17 @@ def answer(
     ]
     fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
     replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
-    end = tokenizer.special[template.end]
-    for i, reply in zip(fits, generate(model, [rendered[i] for i in fits], MAX_NEW, end)):
+    end, again = tokenizer.special[template.end], repeated_words(tokenizer)
+    written = generate(model, [rendered[i] for i in fits], MAX_NEW, end, sampling, again=again)
+    for i, reply in zip(fits, written):
         replies[i] = reply
     return [(tokenizer.decode(r.ids), r) for r in replies]
+
+
+def spoken(reply: Reply, tokenizer: Tokenizer, template: Template) -> str:
+    """The free text of a reply: without calls of tools and their results."""
+    parts = content_parts(reply.ids, tokenizer, template)
+    return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
 def checks(reply: Reply, tokenizer: Tokenizer, template: Template) -> tuple[bool, bool, bool]:
@@ -133,7 +146,7 @@ def checks(reply: Reply, tokenizer: Tokenizer, template: Template) -> tuple[bool
     is_special = tokenizer.is_special(reply.ids)
     text = tokenizer.decode(reply.ids[~is_special])
     return (
-        bool(text.strip()),
+        bool(spoken(reply, tokenizer, template).strip()),
         reply.stop == "end",
         set(reply.ids[is_special].tolist()) <= allowed
         and not any(m in text for m in template.forgeable),
@@ -156,40 +169,74 @@ def measure(
         "prompts": [p["prompt"] for p in probe.prompts],
         "heldout": [before_reply(c) for c in probe.heldout],
     }
-    answers = _answer_groups(model, tokenizer, template, questions)
+    talk = _Talk(model, tokenizer, template)
+    answers = talk.greedy(questions)
     heldout_loss, fitted = conversation_loss(model, probe.heldout, tokenizer, template, grade)
-    checked = [checks(r, tokenizer, template) for _, r in answers["prompts"]]
-    replies = [text for text, _ in answers["prompts"]]
+    domains = [p["domain"] for p in probe.prompts]
+    # The subjects of the held-out conversations were trained on, their words were not.
+    asked = questions["prompts"] + questions["heldout"]
+    replies = answers["prompts"] + answers["heldout"]
+    inside = [i for i, d in enumerate(domains + ["in"] * len(probe.heldout)) if d == "in"]
     figures = {
         "tuned_base_loss": corpus_loss(model, tokenizer, probe.heldout_text),
         **unit_entry(tokenizer),
         "heldout_loss": heldout_loss,
         "heldout_conversations": fitted,
         **_recall(probe.pairs, answers["pairs"]),
-        **_compliance(checked),
-        "by_domain": _by_domain(probe, replies, checked),
-        "prompts": len(replies),
-        **_in_domain(probe, questions, answers),
-        "reply_length": _share(sum(map(len, replies)), len(replies)),
-        **_variety(replies, probe),
+        **_unseen(talk, answers["prompts"], probe),
+        "by_domain": _by_domain(talk, questions["prompts"], answers["prompts"], domains, probe),
+        **_in_domain(talk, [asked[i] for i in inside], [replies[i] for i in inside], probe),
+        **_trained_replies(probe),
     }
     return figures, {
         group: [
-            (_user_text(q), text, r.stop) for q, (text, r) in zip(questions[group], answers[group])
+            (last_text(q), text, r.stop) for q, (text, r) in zip(questions[group], answers[group])
         ]
         for group in questions
     }
 
 
-def _answer_groups(model, tokenizer, template, questions: dict) -> dict:
-    """{group: answers} for {group: prompts}. All are generated side by side."""
-    every = iter(answer(model, tokenizer, template, sum(questions.values(), [])))
-    return {group: [next(every) for _ in prompts] for group, prompts in questions.items()}
+def measure_sealed(
+    model, tokenizer: Tokenizer, template: Template, probe: Probe
+) -> tuple[dict, list]:
+    """(figures, replies) of the sealed prompts: those of measure() that are taken from unseen
+    prompts, and the rows of replies. Nothing is chosen by them, so they are measured once, at the
+    end of a training."""
+    prompts = [p["prompt"] for p in probe.sealed]
+    domains = [p["domain"] for p in probe.sealed]
+    talk = _Talk(model, tokenizer, template)
+    answers = talk.greedy({"sealed": prompts})["sealed"]
+    inside = [i for i, domain in enumerate(domains) if domain == "in"]
+    figures = {
+        **_unseen(talk, answers, probe),
+        "by_domain": _by_domain(talk, prompts, answers, domains, probe),
+        **_in_domain(talk, [prompts[i] for i in inside], [answers[i] for i in inside], probe),
+    }
+    rows = [(last_text(q), text, r.stop) for q, (text, r) in zip(prompts, answers)]
+    return finite(figures), rows
 
 
-def _user_text(prompt) -> str:
-    """What the user says in a prompt."""
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+@dataclass(frozen=True)
+class _Talk:
+    """A model that answers."""
+
+    model: object
+    tokenizer: Tokenizer
+    template: Template
+
+    def answer(self, prompts: list, sampling: Sampling = GREEDY) -> list[tuple[str, Reply]]:
+        return answer(self.model, self.tokenizer, self.template, prompts, sampling)
+
+    def greedy(self, questions: dict) -> dict:
+        """{group: answers} for {group: prompts}. All are written side by side."""
+        every = iter(self.answer(sum(questions.values(), [])))
+        return {group: [next(every) for _ in prompts] for group, prompts in questions.items()}
+
+    def spoken(self, answers: list[tuple[str, Reply]]) -> list[str]:
+        return [spoken(reply, self.tokenizer, self.template) for _, reply in answers]
+
+    def checks(self, answers: list[tuple[str, Reply]]) -> list[tuple[bool, bool, bool]]:
+        return [checks(reply, self.tokenizer, self.template) for _, reply in answers]
 
 
 def _share(part, of: int) -> float:
@@ -206,30 +253,57 @@ def _recall(pairs, answers) -> dict:
     }
 
 
-def _compliance(checked: list[tuple[bool, bool, bool]]) -> dict:
-    """Format compliance and its three parts, from the checks of the replies to unseen prompts."""
-    n = len(checked)
+def _unseen(talk: _Talk, answers: list, probe: Probe) -> dict:
+    """Format compliance and its three parts, and the lengths and the variety of the replies to
+    unseen prompts."""
+    checked, replies, n = talk.checks(answers), talk.spoken(answers), len(answers)
     return {
+        "prompts": n,
         "format_compliance": _share(sum(map(all, checked)), n),
         "content": _share(sum(content for content, _, _ in checked), n),
         "stopped_unseen": _share(sum(ends for _, ends, _ in checked), n),
         "no_user_turn": _share(sum(clean for _, _, clean in checked), n),
+        "reply_length": _share(sum(map(len, replies)), n),
+        **_variety(replies, probe),
     }
 
 
-def _in_domain(probe: Probe, questions: dict, answers: dict) -> dict:
-    """Figures of the prompts whose subjects were trained on and whose words were not: the in-domain
-    ones of the shipped list, and those of the held-out conversations."""
-    inside = [i for i, p in enumerate(probe.prompts) if p["domain"] == "in"]
-    prompts = [questions["prompts"][i] for i in inside]
-    prompts += [_user_text(p) for p in questions["heldout"]]
-    replies = [answers["prompts"][i][0] for i in inside] + [text for text, _ in answers["heldout"]]
-    rate, chance = on_topic(prompts, replies) if prompts else (float("nan"),) * 2
+def _in_domain(talk: _Talk, prompts: list, answers: list, probe: Probe) -> dict:
+    """Figures of prompts whose subjects were trained on and whose words were not. `chat` writes
+    with CHAT, so the prompts are answered once more for the figures of how it writes."""
+    asked, replies = list(map(last_text, prompts)), talk.spoken(answers)
+    chatted = talk.spoken(talk.answer(prompts, CHAT))
+    rate, chance = _on_topic(asked, replies)
+    known = set(probe.known_words)
+    long = [(p, r) for p, r in zip(asked, replies) if len(words(p)) >= 4]
     return {
+        "in_domain_prompts": len(prompts),
         "on_topic": rate,
         "on_topic_chance": chance,
-        "in_domain_prompts": len(prompts),
-        "real_words": real_words(replies, set(probe.known_words)),
+        "repeats_prompt": _share(sum(repeats_prompt(p, r) for p, r in long), len(long)),
+        "real_words": real_words(replies, known),
+        "distinct_words_greedy": distinct(replies),
+        "distinct_words": distinct(chatted),
+        "distinct_pairs": distinct(chatted, 2),
+        "on_topic_chat": _on_topic(asked, chatted)[0],
+        "real_words_chat": real_words(chatted, known),
+    }
+
+
+def _on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
+    """on_topic(), where a refusal is no answer on the subject, although it repeats the name."""
+    if not prompts:
+        return float("nan"), float("nan")
+    return on_topic(prompts, ["" if r.endswith(REFUSAL) else r for r in replies])
+
+
+def _trained_replies(probe: Probe) -> dict:
+    """The same of the replies that were trained on, for comparison."""
+    replies = probe.training_replies
+    return {
+        "trained_reply_length": _share(sum(map(len, replies)), len(replies)),
+        "trained_distinct_words": distinct(replies),
+        "trained_distinct_pairs": distinct(replies, 2),
     }
 
 
@@ -242,17 +316,18 @@ def _variety(replies: list[str], probe: Probe) -> dict:
     }
 
 
-def _by_domain(probe: Probe, replies: list[str], checked: list) -> dict:
+def _by_domain(talk: _Talk, prompts: list, answers: list, domains: list, probe: Probe) -> dict:
     """{domain: figures of its unseen prompts}, domains in the order of the list of prompts."""
     found = {}
-    for domain in dict.fromkeys(p["domain"] for p in probe.prompts):
-        here = [i for i, p in enumerate(probe.prompts) if p["domain"] == domain]
-        given = [replies[i] for i in here]
-        rate, chance = on_topic([probe.prompts[i]["prompt"] for i in here], given)
+    for domain in dict.fromkeys(domains):
+        here = [i for i, d in enumerate(domains) if d == domain]
+        given = talk.spoken([answers[i] for i in here])
+        rate, chance = _on_topic([last_text(prompts[i]) for i in here], given)
+        checked = talk.checks([answers[i] for i in here])
         found[domain] = finite(
             {
                 "prompts": len(here),
-                "format_compliance": sum(all(checked[i]) for i in here) / len(here),
+                "format_compliance": sum(map(all, checked)) / len(here),
                 "on_topic": rate,
                 "on_topic_chance": chance,
                 "real_words": real_words(given, set(probe.known_words)),

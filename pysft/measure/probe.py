@@ -2,13 +2,15 @@
 stored in the run folder as evaluation.json, so later measurements use the same texts."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-from pysft.errors import DataError
+from pysft.errors import DataError, MissingInput
 from pysft.measure.words import words
+from pysft.run.stage import read_json
 from pysft.text.conversation import Conversation, check_messages, plain
 from pysft.text.corpora import shipped
-from pysft.text.formats import read_prompts
+from pysft.text.formats import last_text, read_prompts
 from pysft.text.template import Template
 from pysft.text.transcripts import TOOLS
 
@@ -23,6 +25,11 @@ def before_reply(messages, turn: int | None = None):
     return messages[0]["content"] if turn == 1 else messages[:turn]
 
 
+def plain_prompt(prompt: str | list) -> str:
+    """All that is said in a prompt, as one text."""
+    return prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+
+
 @dataclass
 class Probe:
     """The texts that a model is measured with.
@@ -31,6 +38,8 @@ class Probe:
     pairs             [prompt, reply] that should be recalled; a prompt is a text, or the list of
                       turns before the reply if there is more than one
     prompts           [{"prompt", "domain"}] that no training conversation asks
+    sealed            the same, of a list that no recipe was chosen by. There a prompt can be a list
+                      of turns
     heldout           messages of conversations that were never trained on
     known_words       words of the corpus and of the training conversations, sorted
     training_replies  the replies trained on, to find those given word for word
@@ -45,6 +54,7 @@ class Probe:
     known_words: list
     training_replies: list
     corpus_text: str = ""
+    sealed: list = field(default_factory=list)
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -58,6 +68,17 @@ class Probe:
         for messages in data["heldout"]:
             check_messages(messages, where, template)
         return cls(**data)
+
+
+def stored_probe(folder: Path, template: Template) -> Probe:
+    """The probe that a training left in the folder of its stage. MissingInput without one."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise MissingInput(
+            f"{path}: missing, so there is nothing to measure with. Training writes it, and merging"
+            " does not. Name the run that was trained"
+        )
+    return Probe.from_json(read_json(path), str(path), template)
 
 
 def _is_probe(data, where: str, template: Template) -> bool:
@@ -78,15 +99,19 @@ def _is_probe(data, where: str, template: Template) -> bool:
     fields = set(Probe.__dataclass_fields__)
     return (
         isinstance(data, dict)
-        and fields - {"corpus_text"} <= set(data) <= fields
+        and fields - {"corpus_text", "sealed"} <= set(data) <= fields
         and isinstance(data["heldout_text"], str)
         and len(data["heldout_text"]) > 1
         and isinstance(data.get("corpus_text", ""), str)
-        and all(isinstance(data[f], list) for f in fields - {"heldout_text", "corpus_text"})
+        and all(isinstance(data[f], list) for f in set(data) - {"heldout_text", "corpus_text"})
         and all(is_pair(pair) for pair in data["pairs"])
         and all(
             isinstance(p, dict) and texts([p.get("prompt"), p.get("domain")])
             for p in data["prompts"]
+        )
+        and all(
+            isinstance(p, dict) and is_prompt(p.get("prompt")) and isinstance(p.get("domain"), str)
+            for p in data.get("sealed", [])
         )
         and texts(data["known_words"])
         and texts(data["training_replies"])
@@ -113,7 +138,9 @@ def make_probe(
     can_ask(prompt): False for a shipped prompt that this vocabulary or context cannot take. grade:
     what the training grades. own_data: the training is not on the shipped conversations, so all
     shipped prompts are out of its domain."""
-    chats = [c for c in trained if not c.is_text]
+    # Made transcripts do not count: their names are invented, and their replies repeat what was
+    # found.
+    chats = [c for c in trained if not c.is_text and not c.last_only]
     known = set(words(train_text + heldout_text))
     known |= {w for c in chats for m in c.messages for w in words(plain(m["content"]))}
     asked = {m["content"] for c in chats for m in c.messages if m["role"] == "user"}
@@ -123,18 +150,22 @@ def make_probe(
         for messages, turn in turns
         if turn > 0 and isinstance(messages[turn]["content"], str)
     ]
-    prompts = [
-        {**p, "domain": "out"} if own_data else p
-        for p in read_prompts(shipped("heldout_prompts.jsonl"))
-        if p["prompt"] not in asked and can_ask(p["prompt"])
-    ]
+
+    def unseen(name):
+        rows = read_prompts(shipped(name))
+        return [
+            {**p, "domain": "out"} if own_data else p
+            for p in rows
+            if last_text(p["prompt"]) not in asked and can_ask(plain_prompt(p["prompt"]))
+        ]
+
     return Probe(
         heldout_text=heldout_text,
         pairs=pairs[:RECALLED],
-        prompts=prompts,
+        prompts=unseen("heldout_prompts.jsonl"),
         heldout=[c.messages for c in heldout if not c.is_text],
         known_words=sorted(known),
-        # Transcripts of tool use do not count: their replies repeat what the search found.
         training_replies=[r for c in chats if c.category != TOOLS for r in c.replies()],
         corpus_text=train_text,
+        sealed=unseen("sealed_prompts.jsonl"),
     )

@@ -3,13 +3,15 @@
 import json
 import shlex
 
-from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS
+from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS, WITH_TOOLS, with_tools
 from pysft.training.settings import kind_of, stages_of
 
 
 def preset_of(settings: dict) -> dict:
     """The settings of the preset that a run began with, in the form of the stored ones."""
     preset = PRESETS[settings["preset"]].with_stages(stages_of(settings))
+    if settings["data"]["transcripts"]:
+        preset = preset.changed(with_tools(preset))
     return json.loads(json.dumps(preset.to_json()))
 
 
@@ -25,6 +27,8 @@ def reproduce(run: dict, tuned: bool) -> str:
     groups = [["--preset", settings["preset"]], ["--corpus", run["corpus"]]]
     groups += [["--data", *run["data"]]] if run["data"] else []
     groups += [["--base", run["base"]]] if run["base"] else []
+    has_choice = tuned and not run["data"] and settings["preset"] in WITH_TOOLS
+    groups += [["--no-tools"]] if has_choice and not settings["data"]["transcripts"] else []
     stages = stages_of(settings)
     is_usual = run["base"] is None and stages == ["base", "sft"]
     groups += [["--stages", ",".join(stages)]] if tuned and not is_usual else []

@@ -24,6 +24,7 @@ from pysft.measure.wording import (
     GROUPS,
     UNITS,
     cell,
+    chat_lines,
     compared_rows,
     domain_table,
     reply_cell,
@@ -153,6 +154,20 @@ def before_and_after(sides: dict) -> list:
         headings = ["prompt", left, "the tuned model answers"]
         if some:
             parts += [heading(_title(group), 3), table(headings, some, "lll")]
+    rows = [
+        [
+            stack(row["question"], row["about"]),
+            stack(
+                *(
+                    f"{text} \u2190 {note}" if note else text
+                    for text, note in chat_lines(row["parts"])
+                )
+            ),
+        ]
+        for row in sides.get("chat", [])
+    ]
+    if rows:
+        parts += [heading("A chat about the town", 3), table(["question", "reply"], rows, "ll")]
     return parts
 
 
@@ -206,13 +221,32 @@ def all_figures(r: dict | None, base: dict | None) -> list:
             table(headings, rows, "l" + "r" * (len(headings) - 1)),
             paragraph(DOMAINS),
         ]
-    shown = {*FIGURES, "by_domain", "origins", "tools", "parent", "base_loss_unit"}
+    if r.get("sealed"):
+        parts += [heading("The sealed prompts", 3), *_sealed(r["sealed"])]
+    shown = {*FIGURES, "by_domain", "origins", "tools", "sealed", "parent", "base_loss_unit"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:
         parts.append(
             details("Other entries of report.json", [table(["name", "value"], rest, "ll")])
         )
     return parts
+
+
+def _sealed(sealed: dict) -> list:
+    """The figures of the sealed prompts."""
+    rows = [
+        [label, cell(sealed[name], form)]
+        for name, (label, form) in FIGURES.items()
+        if sealed.get(name) is not None
+    ]
+    headings, domains = domain_table(sealed.get("by_domain", {}), cell)
+    return [
+        paragraph(
+            "Prompts that were put away before the recipes were chosen. Nothing was chosen by them."
+        ),
+        table(["figure", "value"], rows, "lr"),
+        table(headings, domains, "l" + "r" * (len(headings) - 1)),
+    ]
 
 
 def _as_text(value) -> str:

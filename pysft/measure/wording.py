@@ -47,6 +47,18 @@ FIGURES = {
     "on_topic_chance": ("the same by chance: with each reply given to another prompt", "share"),
     "in_domain_prompts": ("unseen in-domain prompts asked", "count"),
     "real_words": ("words of their replies that occur in the corpus or the data", "share"),
+    "repeats_prompt": (
+        "replies to those of four words or more that repeat four of them in a row",
+        "share",
+    ),
+    "distinct_words_greedy": ("different words among the words of such a reply", "share"),
+    "distinct_words": ("the same of replies as chat writes them by default", "share"),
+    "distinct_pairs": ("different pairs of neighbouring words, as chat writes them", "share"),
+    "on_topic_chat": ("on topic, as chat writes", "share"),
+    "real_words_chat": ("real words, as chat writes", "share"),
+    "trained_distinct_words": ("different words among the words of a training reply", "share"),
+    "trained_distinct_pairs": ("different pairs of words in a training reply", "share"),
+    "trained_reply_length": ("characters of a training reply, mean", ""),
     "graded_targets": ("targets that are graded", "count"),
     "targets": ("targets", "count"),
     "turns": ("turns whose end token should be graded", "count"),
@@ -92,6 +104,7 @@ COMPARED = {
     "format_compliance": ("format compliance", "share"),
     "on_topic": ("on topic", "share"),
     "real_words": ("real words", "share"),
+    "distinct_words": ("distinct words, as chat writes", "share"),
     "heldout_loss": ("held-out conversations, nats per graded token", "loss"),
     "tuned_base_loss": ("base text, nats/{unit}", "loss"),
     "reply_length": ("characters of a reply", "count"),
@@ -102,6 +115,7 @@ GROUPS = {
     "pairs": "prompts it was trained on",
     "prompts": "prompts it never saw",
     "heldout": "conversations kept from training",
+    "sealed": "sealed prompts, which no recipe was chosen by",
 }
 
 
@@ -158,3 +172,31 @@ def ended(reply: str, stop: str) -> str:
 def reply_cell(reply: str, stop: str, *notes: str) -> str:
     """A reply for the table of a page, with small notes below it."""
     return stack(reply, *([] if stop == "end" else ["no end token"]), *notes)
+
+
+def sealed_text(sealed: dict) -> str:
+    """The figures of the sealed prompts in one line."""
+    if not sealed.get("prompts"):
+        return "-"
+    names = {
+        "on_topic": "on topic",
+        "real_words": "real words",
+        "distinct_words": "distinct words",
+        "format_compliance": "in format",
+    }
+    return ", ".join(f"{label} {written(sealed.get(key), 'share')}" for key, label in names.items())
+
+
+# What happens at a part of a reply, for readers of a chat.
+MARKS = {"search": "it searches, and the program answers", "result": "injected by the program"}
+
+
+def chat_lines(parts: list[dict]) -> list[tuple[str, str]]:
+    """[(text, note)] of the parts of a reply, calls and results in brackets."""
+    return [
+        (
+            p["text"] if p["type"] == "text" else f"[{p['type']}: {p['text']}]",
+            MARKS.get(p["type"], ""),
+        )
+        for p in parts
+    ]

@@ -54,3 +54,20 @@ def real_words(replies: list[str], known: set[str]) -> float:
     """The share of the words of all replies that are known; nan if there are no words."""
     every = [w for r in replies for w in words(r)]
     return sum(w in known for w in every) / len(every) if every else float("nan")
+
+
+def distinct(replies: list[str], n: int = 1) -> float:
+    """The share of different ones among the words of a reply, over all replies; with n = 2 among
+    its pairs of neighbouring words. nan if there are none."""
+    each = [words(reply) for reply in replies]
+    runs = [list(zip(*(some[i:] for i in range(n)))) for some in each]
+    total = sum(map(len, runs))
+    return sum(len(set(run)) for run in runs) / total if total else float("nan")
+
+
+def repeats_prompt(prompt: str, reply: str, n: int = 4) -> bool:
+    """True if a reply has n words in a row that its prompt has in a row too."""
+    asked, said = (
+        [tuple(w[i : i + n]) for i in range(len(w) - n + 1)] for w in map(words, (prompt, reply))
+    )
+    return not set(asked).isdisjoint(said)
