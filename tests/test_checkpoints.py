@@ -233,8 +233,9 @@ def test_a_checkpoint_is_a_complete_stage_that_can_be_moved_and_talked_to(home, 
     assert weights_sha256(moved.model) == weights_sha256(there.model)
     assert weights_sha256(moved.model) != home.report["weights_sha256"]
     assert moved.parent == run.parent and moved.settings == run.settings
-    _, asked, _ = pysft("chat", home.run / "sft" / "steps" / "5", "-p", "Say king")
-    code, reply, said = pysft("chat", tmp_path / "mine", "-p", "Say king")
+    greedy = ("-p", "Say king", "--repetition", "1")  # as the samples are
+    _, asked, _ = pysft("chat", home.run / "sft" / "steps" / "5", *greedy)
+    code, reply, said = pysft("chat", tmp_path / "mine", *greedy)
     assert code == 0 and reply["stop"] in ("end", "length"), said
     assert reply["reply"] == asked["reply"]
     assert ["Say king", reply["reply"]] == lines(home.run)[1]["samples"][0][:2]
@@ -712,7 +713,7 @@ def test_a_checkpoint_of_lora_is_a_merged_model_that_eval_and_chat_take(adapted,
     assert code == 0, said
     same_figures(report, row)
     assert moved(folder, home.run / "base") == moved(adapted.run, home.run / "base")
-    code, reply, said = pysft("chat", folder, "-p", "Say king")
+    code, reply, said = pysft("chat", folder, "-p", "Say king", "--repetition", "1")
     assert code == 0 and reply["reply"] == row["samples"][0][1], said
 
 
@@ -1013,7 +1014,7 @@ def test_figures_by_domain_add_up_to_the_totals(drawn):
     probe = Probe("To be, or not to be.", [], asked, [], ["the", "king", "rose"], TRAINED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "render_prompt", lambda *_: np.zeros(1, np.int32))
-        patch.setattr(evaluate, "generate", lambda *_: [reply for _, reply in drawn])
+        patch.setattr(evaluate, "generate", lambda *_, again: [reply for _, reply in drawn])
         total, replies = measure(GPT(GPTConfig(68, 32, 1, 2, 16)), TOKENIZER, CHAT, probe)
     parts = total["by_domain"].values()
     assert set(total["by_domain"]) == {domain for domain, _ in drawn}
@@ -1113,6 +1114,8 @@ HEALTHY = {
     "format_compliance": 1.0,
     "no_user_turn": 1.0,
     "real_words": 0.99,
+    "distinct_words": 0.95,
+    "distinct_words_greedy": 0.9,
     "recall": 0.5,
     "origins": {"new": 61},
     "verbatim_replies": 0,
@@ -1131,6 +1134,7 @@ HEALTHY = {
         ({"no_user_turn": 0.5}, "writes the user's part"),
         ({"recall": 1.0, "heldout_loss": 99.0}, "good on training prompts only"),
         ({"forgetting": 0.2}, "forgets"),
+        ({"distinct_words": 0.6}, "repeats itself"),
     ],
 )
 def test_diagnose_exits_with_1_if_it_finds_something_and_0_if_not(copy, sick, mode):
@@ -1141,7 +1145,7 @@ def test_diagnose_exits_with_1_if_it_finds_something_and_0_if_not(copy, sick, mo
     assert document["finished"] is True
     assert all(f["cause"] and f["fix"] and f["figure"] for f in document["findings"])
     done = command("diagnose", copy)
-    assert done.code == code and (mode or "none of the six failure modes shows") in done.out
+    assert done.code == code and (mode or "none of the seven failure modes shows") in done.out
 
 
 def test_report_makes_the_same_page_as_training_and_misses_no_file(copy):

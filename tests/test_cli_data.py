@@ -17,10 +17,14 @@ from command_line import (
     toml,
 )
 
+from pysft.jobs.town import STRANGER
 from pysft.measure import evaluate, tooltest
 from pysft.text.corpora import read_corpus
+from pysft.text.facts import town
 from pysft.text.grades import GRADES
 from pysft.text.templates import CHATML
+from pysft.text.tokenizer import SHAKESPEARE
+from pysft.training.presets import WITH_TOOLS
 
 
 def stored(run, name):
@@ -266,19 +270,28 @@ def test_calls_of_tools_bring_their_tokens_and_are_graded_without_their_results(
     succeeds("audit", "mine.jsonl", "--run", trained.run / "base")
 
 
+# What differs from the other small runs here: a transcript takes up to 256 tokens.
+SMALL_TOOL_USER = {"model": {"context": 256}, "sft": {"tokens": 900, "steps": 2}}
+
+
+@contextlib.contextmanager
+def short_replies():
+    """Inside `with`, replies to measure have at most 8 tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (tooltest, evaluate):
+            patch.setattr(module, "MAX_NEW", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tool_user(tmp_path_factory, without_figures):
     """(a run of `train --data tools`, its report). The training is too short to learn anything:
     what is seen is that every part is there. Its replies have at most 8 tokens."""
     folder = tmp_path_factory.mktemp("tools")
     config = folder / "small.toml"
-    tables = {"model": {"context": 256}, "sft": {"tokens": 700, "steps": 2}}
-    config.write_text(toml(**tables, data={"transcripts": 300}))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (tooltest, evaluate):
-            patch.setattr(module, "MAX_NEW", 8)
-        with contextlib.chdir(folder):
-            result = succeeds("train", "--data", "tools", "--config", config, "--json")
+    config.write_text(toml(**SMALL_TOOL_USER, data={"transcripts": 300}))
+    with short_replies(), contextlib.chdir(folder):
+        result = succeeds("train", "--data", "tools", "--config", config, "--json")
         yield folder / "runs" / "tools", result.document
 
 
@@ -289,7 +302,7 @@ def test_tool_use_is_trained_and_measured(tool_user):
     settings = json.loads((run / "run.json").read_text())["settings"]
     # The first two are the file's, before those of --data tools; the third is of --data tools.
     assert settings["data"]["transcripts"] == 300
-    assert (settings["sft"]["tokens"], settings["sft"]["lr"]) == (700, 2.5e-3)
+    assert (settings["sft"]["tokens"], settings["sft"]["lr"]) == (900, 2.5e-3)
     specials = set(stored(run, "vocabulary.json")["specials"])
     assert specials >= {"<|search_start|>", "<|code_start|>", "<|result_start|>"}
     out = succeeds("eval", run).out
@@ -316,4 +329,107 @@ def test_a_model_that_can_search_takes_documents(tool_user, workdir):
 def test_a_training_of_tool_use_that_cannot_be_is_refused(workdir, flags, text):
     workdir.write("facts.jsonl", [{"title": "Moon", "text": "The moon is pale."}])
     assert text in refusal(2, "train", "--data", "tools", *flags)
+    assert workdir.is_unchanged()
+
+
+class TrainedByDefault:
+    """Trainings on the shipped conversations, too short to learn anything.
+
+    inputs: the flags that name the settings and the corpus."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        config, corpus = folder / "small.toml", folder / "corpus.txt"
+        config.write_text(toml(**SMALL_TOOL_USER, data={"transcripts": 300}))
+        corpus.write_text(read_corpus("plays")[:12000])
+        self.inputs = ["--config", config, "--corpus", corpus]
+
+    def train(self, name, *flags):
+        """(the run's folder, what its training returned and printed)"""
+        run = self.folder / name
+        with short_replies():
+            return run, pysft("train", *self.inputs, *flags, "--out", run)
+
+
+@pytest.fixture(scope="module")
+def by_default(tmp_path_factory, without_figures):
+    return TrainedByDefault(tmp_path_factory.mktemp("default"))
+
+
+@pytest.fixture(scope="module")
+def learned_tools(by_default):
+    return by_default.train("tools")
+
+
+def test_training_on_the_shipped_conversations_teaches_tools_unasked(learned_tools):
+    run, result = learned_tools
+    assert result.code == 0, result.err
+    for text in (
+        "[sft] steps 2", "tools: second questions", "a chat about the town", "sealed prompts",
+        "distinct words", "Ask it:",
+    ):  # fmt: skip
+        assert text in result.out, text
+    kept = stored(run, "settings.json")["settings"]
+    assert (kept["data"]["transcripts"], kept["sft"]["tokens"]) == (300, 900)  # the file's
+    assert kept["data"]["mix"] == list(WITH_TOOLS["tiny"]["data"]["mix"])
+    assert kept["sft"]["pairs"] == WITH_TOOLS["tiny"]["sft"]["pairs"]
+    assert "<|search_start|>" in stored(run, "vocabulary.json")["specials"]
+    report = stored(run, "report.json")
+    assert report["tools"]["followed_of"] > 0 and report["sealed"]["prompts"] == 120
+    # Of each transcript one reply is graded, however many it has.
+    assert report["turns"] == report["end_tokens_graded"]
+
+
+def test_the_chat_about_the_town_is_kept_and_eval_has_the_same(learned_tools):
+    run, _ = learned_tools
+    chat = stored(run, "before.json")["chat"]
+    person = next(fact.title for fact in town(trained=False) if fact.kind == "person")
+    asked = [f"Who is {person}?", "And where does she live?", f"Who is {STRANGER}?"]
+    assert [row["question"] for row in chat] == asked
+    assert not any(STRANGER in fact.text for half in (True, False) for fact in town(trained=half))
+    with short_replies():
+        measured = succeeds("eval", run, "--json").document
+        assert "a chat about the town" in succeeds("eval", run).out
+    assert measured["chat"] == chat
+    for name in ("tools", "sealed"):
+        assert measured[name] == stored(run, "report.json")[name], name
+
+
+def test_no_tools_trains_on_the_shipped_conversations_alone(by_default, workdir):
+    workdir.write("plain.toml", toml(**SMALL_TOOL_USER))
+    run, result = by_default.train("plain", "--config", "plain.toml", "--no-tools")
+    assert result.code == 0, result.err
+    assert not any(text in result.out for text in ("tools:", "the town", "Ask it:"))
+    assert "tools" not in stored(run, "report.json") and stored(run, "before.json")["chat"] == []
+    assert "<|search_start|>" not in stored(run, "vocabulary.json")["specials"]
+    assert stored(run, "settings.json")["settings"]["data"]["transcripts"] == 0
+
+
+def test_a_corpus_of_too_few_words_gives_no_transcripts_and_the_run_goes_on(by_default, workdir):
+    workdir.write("plain.toml", toml(**SMALL_TOOL_USER))
+    workdir.write("signs.txt", SHAKESPEARE * 40)
+    flags = ("--config", "plain.toml", "--corpus", "signs.txt", "--json")
+    plain, by_will = by_default.train("by-will", *flags, "--no-tools")
+    run, result = by_default.train("by-need", *flags)
+    assert result.code == by_will.code == 0
+    [sentence] = [line for line in result.err.splitlines() if "learns no tools" in line]
+    assert sentence.startswith("signs.txt: ") and ";" not in sentence
+    assert "learns no tools" not in by_will.err and "tools" not in result.document
+    for name in ("model.safetensors", "vocabulary.json", "template.json"):
+        assert (run / "sft" / name).read_bytes() == (plain / "sft" / name).read_bytes(), name
+    assert stored(run, "../run.json") == stored(plain, "../run.json")
+    with interrupted_at_once():
+        assert by_default.train("interrupted", *flags)[1].code == 130
+    resumed = succeeds("train", "--resume", "--out", by_default.folder / "interrupted", "--json")
+    assert "learns no tools" not in resumed.err
+    assert resumed.document["weights_sha256"] == result.document["weights_sha256"]
+    succeeds("chat", run, "-p", "Hi")
+
+
+def test_transcripts_that_were_asked_for_are_not_left_out_for_want_of_words(workdir):
+    config = workdir.write("tools.toml", toml(**SMALL_TOOL_USER, data={"transcripts": 30}))
+    workdir.write("signs.txt", SHAKESPEARE * 40)
+    command = ("train", "--config", config, "--corpus", "signs.txt")
+    for flags in (("--data", "tools"), ("--no-tools",)):
+        assert "so few words" in refusal(65, *command, *flags)
     assert workdir.is_unchanged()

@@ -129,6 +129,7 @@ def test_a_bad_setting_is_refused(trained, workdir, verb, changes, text):
         ("diagnose BASE", 66, "a base model"),
         ("train --data DATA --base ALONE", 2, "this run holds no base"),
         ("train --resume --out RUN --lora-matrices qkv", 2, "leave out --lora-matrices"),
+        ("train --resume --out RUN --no-tools", 2, "leave out --no-tools"),
         ("train --resume --out RUN/sft", 2, "Name RUN by --out"),
         ("pretrain --resume --out RUN/base", 2, "Name RUN by --out"),
         ("train --data .", 65, "directory"),

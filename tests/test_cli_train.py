@@ -22,15 +22,22 @@ from pysft.cli import show
 from pysft.jobs import train as train_job
 from pysft.jobs.compare import Sides
 from pysft.nn import safetensors
+from pysft.training.presets import resolve
 
 # The names in the --json document of train and eval. Others rely on them.
 FIGURES = set(
     "run preset params base_loss tuned_base_loss forgetting sft_loss_start sft_loss heldout_loss"
     " recall recall_of stopped format_compliance on_topic on_topic_chance real_words"
     " distinct_replies verbatim_replies graded_targets targets end_tokens_graded turns tokens_per_s"
+    " repeats_prompt distinct_words_greedy distinct_words distinct_pairs on_topic_chat"
+    " real_words_chat trained_reply_length trained_distinct_words trained_distinct_pairs sealed"
     " seconds weights_sha256".split()
 )
-SHARES = "recall stopped format_compliance on_topic on_topic_chance real_words".split()
+SHARES = (
+    "recall stopped format_compliance on_topic on_topic_chance real_words repeats_prompt"
+    " distinct_words_greedy distinct_words distinct_pairs on_topic_chat real_words_chat"
+    " trained_distinct_words trained_distinct_pairs".split()
+)
 
 
 def run_record(run) -> dict:
@@ -230,19 +237,68 @@ def test_an_empty_value_or_a_name_of_no_stage_is_refused(trained, workdir, flags
     assert workdir.is_unchanged()
 
 
-def test_the_preset_flag_wins_over_the_files_preset(workdir, monkeypatch):
-    presets = []
+@pytest.fixture
+def order_of(monkeypatch):
+    """A function that gives the Order of a command. Nothing is trained."""
+    orders = []
 
     def train(order, screen):
-        presets.append(order.settings.preset)
+        orders.append(order)
         return train_job.Trained({"run": "x"}, Sides("base", False, []), "page")
 
     monkeypatch.setattr(train_job, "train", train)
     monkeypatch.setattr(show, "table", lambda report, screen: None)
+
+    def order(*command):
+        succeeds(*command)
+        return orders.pop()
+
+    return order
+
+
+def test_the_preset_flag_wins_over_the_files_preset(workdir, order_of):
     config = workdir.write("mini.toml", 'preset = "mini"\n')
-    for flags in (("--preset", "seed"), ("--preset", "tiny"), ()):
-        succeeds("train", "--config", config, *flags)
+    presets = [
+        order_of("train", "--config", config, *flags).settings.preset
+        for flags in (("--preset", "seed"), ("--preset", "tiny"), ())
+    ]
     assert presets == ["seed", "tiny", "mini"]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "mini"])
+def test_train_learns_tools_from_the_shipped_conversations_unless_told_not_to(order_of, preset):
+    flags = ("--preset", preset, "--sft-steps", 9)
+    order, without = order_of("train", *flags), order_of("train", *flags, "--no-tools")
+    few = {"sft": {"steps": 9}}
+    assert order.settings == resolve(preset, flags=few, tools=True)
+    assert without.settings == resolve(preset, flags=few)
+    assert (order.data, without.data) == (None, None)
+    # The second settings are for a corpus that no transcripts can be made from.
+    assert (order.plain, without.plain) == (without.settings, None)
+
+
+def test_train_chooses_nothing_where_the_command_says_what_to_learn_from(trained, order_of):
+    for flags in (
+        ("--data", trained.data),
+        ("--data", "tools"),
+        ("--preset", "seed"),
+        ("--preset", "small"),
+        ("--set", "data.shipped=pairs"),
+        ("--set", "data.transcripts=0"),
+        ("--stages", "base"),
+    ):
+        order = order_of("train", *flags)
+        assert order.plain is None, flags
+        assert bool(order.settings.data.transcripts) == ("tools" in flags), flags
+
+
+def test_a_context_too_short_for_tools_is_said_once(order_of, workdir):
+    config = workdir.write("small.toml", toml())
+    result = pysft("train", "--config", config)
+    [line] = [line for line in result.err.splitlines() if "learns no tools" in line]
+    assert "a context of 64 is too short" in line
+    for flags in (("--no-tools",), ("--set", "data.shipped=pairs")):
+        assert "learns no tools" not in succeeds("train", "--config", config, *flags).err
 
 
 def test_the_new_rows_are_random_if_the_settings_say_so(trained, workdir):

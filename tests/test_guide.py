@@ -39,13 +39,14 @@ SMALL = merged(
     SMALL_RUN,
     model={"context": 256},
     base={"steps": 4, "windows": [[64, 4]]},
-    sft={"steps": 4, "tokens": 700, "windows": [[64, 2]], "checkpoint_every": "never"},
+    sft={"steps": 4, "tokens": 900, "windows": [[64, 2]], "checkpoint_every": "never"},
 )
+WITH_TOOLS = merged(SMALL, data={"transcripts": 60})
 FILES = {
-    "small.toml": as_toml(merged(SMALL, sft={"checkpoint_every": 2})),
-    "mine.toml": as_toml({"preset": "tiny"} | SMALL),
+    "small.toml": as_toml(merged(WITH_TOOLS, sft={"checkpoint_every": 2})),
+    "mine.toml": as_toml({"preset": "tiny"} | WITH_TOOLS),
     "never.toml": as_toml(SMALL),
-    "tools.toml": as_toml(merged(SMALL, data={"transcripts": 60})),
+    "tools.toml": as_toml(WITH_TOOLS),
     "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
     "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
     "more.jsonl": '{"prompt": "Who sleeps?", "completion": "The moon, by noon."}\n',
@@ -86,7 +87,7 @@ PROMISED = {
     "train --resume --out runs/tiny": ["SHA-256"],
     "mask": ["^^^", "graded", "skipped"],
     "mask --prove": ["\nproved\n"],
-    "train": ["settings:"],
+    "train": ["settings:", "tools: second questions", "a chat about the town"],
     "chat runs/tiny -p 'I am sad' --json": ['"reply"', '"stop"'],
     "generate runs/tiny/base -p 'KING: '": ["KING: "],
     "lab first-token --seeds 3": ["yes", "Verdict:"],
@@ -248,13 +249,13 @@ def scaled(command):
     text = arguments(command).replace("shakespeare", "my.txt").replace("steps/500", "steps/2")
     text = text.replace("--seeds 3", "--seeds 1").replace("--steps 1000", "--steps 4")
     words = shlex.split(text)
-    makes_tools = "tools" in words
+    learns_tools = "tools" in words or not {"--data", "seed"} & set(words)
     if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
-        words += ["--config", "tools.toml" if makes_tools else "never.toml"]
+        words += ["--config", "tools.toml" if learns_tools else "never.toml"]
     if words[0] == "lab" and len(words) > 1:
         words += ["--scale", "0.01"]
     trains = words[0] in ("train", "pretrain") or "--scale" in words
-    if trains and not makes_tools and not {"--resume", "--base", "--corpus"} & set(words):
+    if trains and "tools" not in words and not {"--resume", "--base", "--corpus"} & set(words):
         words += ["--corpus", "my.txt"]
     return words
 

@@ -11,9 +11,10 @@ from html import unescape
 
 import pytest
 
-from pysft.cli import arguments
 from pysft.cli import main as cli
 from pysft.errors import MissingInput
+from pysft.jobs import begin as begin_job
+from pysft.jobs import train as train_job
 from pysft.measure import figures
 from pysft.measure.curves import POINTS, grouped
 from pysft.measure.provenance import Provenance
@@ -22,8 +23,9 @@ from pysft.measure.reproduce import reproduce
 from pysft.measure.run_files import BASE, RUN_FILE, TUNED
 from pysft.measure.sections import MOST
 from pysft.measure.tooltest import tool_rows
+from pysft.measure.wording import FIGURES as FIGURES_IN_WORDS
 from pysft.text.templates import CHAT
-from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS, Parent, resolve
+from pysft.training.presets import PRESETS, TOOLS, WITH_TOOLS, Parent, resolve
 from pysft.training.settings import Settings
 
 FILES = [RUN_FILE, *(f"base/{name}" for name in BASE), *(f"sft/{name}" for name in TUNED)]
@@ -97,6 +99,27 @@ FIGURES = {
         }
     },
 }
+SEALED = {
+    "prompts": 120,
+    "in_domain_prompts": 60,
+    "format_compliance": 0.95,
+    "on_topic": 0.6125,
+    "real_words": 0.986,
+    "distinct_words": 0.913,
+    "repeats_prompt": None,
+    "by_domain": {"near": FIGURES["by_domain"]["in"] | {"prompts": 30}},
+}
+CHAT_ROWS = [
+    {
+        "about": "about a fact that was held out",
+        "question": "Who is Ann Ash?",
+        "parts": [
+            {"type": "search", "text": "Ann Ash"},
+            {"type": "result", "text": f"Ann Ash knows {HOSTILE}"},
+            {"type": "text", "text": "Ann Ash knows."},
+        ],
+    },
+]
 DATA = {
     "conversations": 2569,
     "heldout": 280,
@@ -149,7 +172,7 @@ def contents():
             "weights_sha256": "845e" * 16,
         },
         "base/log.jsonl": [{**row, "figures": {"base": row["loss"]}} for row in LOG],
-        "sft/report.json": FIGURES,
+        "sft/report.json": FIGURES | {"sealed": SEALED},
         "sft/log.jsonl": LOG,
         "sft/data.json": DATA,
         "sft/measurements.jsonl": measured,
@@ -157,7 +180,8 @@ def contents():
             "rows": [
                 [HOSTILE, " the base goes on\nthus", "Yes, my lord.", "end", True],
                 ["unseen", " on and on", "No.", "length", False],
-            ]
+            ],
+            "chat": CHAT_ROWS,
         },
         "sft/samples.json": {
             "pairs": [
@@ -265,6 +289,54 @@ def test_the_tool_test_is_shown_in_the_words_of_the_screen(run, undrawn):
     rows = cells(report(run))
     for name, text in tool_rows(tools):
         assert [name.removeprefix("tools: "), text] in rows
+
+
+def part_of(document, title):
+    """What stands below a small heading, up to the next heading or the next folded table."""
+    return re.split("<h[23]>|<details", document.partition(f"<h3>{title}</h3>")[2])[0]
+
+
+def test_the_figures_of_the_sealed_prompts_stand_by_themselves(run, undrawn):
+    below = part_of(report(run), "The sealed prompts")
+    values = {row[0]: row[1] for row in cells(below) if len(row) == 2}
+    expected = {
+        "prompts": "120",
+        "in_domain_prompts": "60",
+        "format_compliance": "95.0%",
+        "on_topic": "61.3%",
+        "real_words": "98.6%",
+        "distinct_words": "91.3%",
+    }
+    labels = {FIGURES_IN_WORDS[name][0]: value for name, value in expected.items()}
+    assert values == {"figure": "value"} | labels
+    assert ["near", "30", "81.2%", "6.2%", "1.0%", "77.0%", "15", "1"] in cells(below)
+    for lacking in ({}, {"sealed": {}}):
+        fill(run, {"sft/report.json": FIGURES | lacking})
+        assert "sealed prompts" not in report(run)
+
+
+def test_a_chat_about_the_town_says_what_the_model_wrote_and_what_was_injected(run, undrawn):
+    rows = cells(part_of(report(run), "A chat about the town"))
+    assert rows[1] == [
+        "Who is Ann Ash?\nabout a fact that was held out",
+        "[search: Ann Ash] \u2190 it searches, and the program answers"
+        f"\n[result: Ann Ash knows {HOSTILE}] \u2190 injected by the program"
+        "\nAnn Ash knows.",
+    ]
+    before = contents()["sft/before.json"]
+    for lacking in ({"rows": before["rows"]}, before | {"chat": []}):
+        fill(run, {"sft/before.json": lacking})
+        document = report(run)
+        assert "A chat about the town" not in document and "Before and after" in document
+
+
+def test_a_reply_of_the_chat_about_the_town_may_be_empty(run, undrawn):
+    """A model that ends its reply at once writes no part."""
+    silent = {"about": "about nobody", "question": "Hm?", "parts": []}
+    fill(run, {"sft/before.json": contents()["sft/before.json"] | {"chat": [silent]}})
+    document = report(run)
+    assert "sft/before.json" not in missing(document)
+    assert cells(part_of(document, "A chat about the town"))[1] == ["Hm?\nabout nobody", ""]
 
 
 def test_every_section_is_there_and_nothing_is_missing(run):
@@ -517,15 +589,22 @@ def recorded(settings, **more):
 
 
 def understood(run, tuned, parent=None):
-    """(the settings that the command line makes of the command, its arguments)"""
+    """(the settings that the command line trains with if given this command, its arguments)"""
     words = shlex.split(reproduce(run, tuned).replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "pysft"]
     args = cli.parser().parse_args(words[3:])
     assert args.config is None
-    if not tuned:
-        return arguments.settings_of(args, PRETRAIN_FLAGS, stages=["base"]), args
-    stages = args.stages and args.stages.split(",")
-    return arguments.settings_of(args, TRAIN_FLAGS, None, stages, parent), args
+    orders = []
+
+    def train(order, screen, verb="train"):
+        orders.append(order)
+        return train_job.Trained({}, None, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(begin_job, "parent_named", lambda path: parent)
+        patch.setattr(train_job, "train", train)
+        args.run(args)
+    return orders[0].settings, args
 
 
 def changed(preset, **tables) -> Settings:
@@ -585,13 +664,56 @@ def test_the_command_of_a_chain_names_its_stages_and_what_differs_in_each():
     assert args.set == ["sft.pairs=0", "sft-2.steps=3", "sft-2.lr=0.0001"]
 
 
+def one_line(run, tuned=True):
+    """The command that makes a run again, on one line."""
+    return " ".join(reproduce(run, tuned).replace("\\\n", "").split())
+
+
 def test_only_what_differs_from_the_preset_is_in_the_command():
-    plain = "python -m pysft train --preset tiny --corpus plays --seed 1"
-    assert reproduce(recorded(Settings()), True) == plain
-    other = recorded(changed("tiny", base={"beta2": 0.999}))
-    assert " ".join(reproduce(other, True).replace("\\\n", "").split()) == (
-        plain + " --set base.beta2=0.999"
-    )
+    plain = "python -m pysft train --preset small --corpus plays --seed 1"
+    assert reproduce(recorded(changed("small", seed=1)), True) == plain
+    other = recorded(changed("small", seed=1, base={"beta2": 0.999}))
+    assert one_line(other) == plain + " --set base.beta2=0.999"
+
+
+@pytest.mark.parametrize("preset", WITH_TOOLS)
+def test_the_command_says_whether_a_run_learned_tools(preset):
+    """Only where train would have to choose: on the shipped conversations, in these presets."""
+    start = f"python -m pysft train --preset {preset} --corpus plays"
+    assert reproduce(recorded(resolve(preset, tools=True)), True) == f"{start} --seed 1"
+    plain = recorded(resolve(preset))
+    assert reproduce(plain, True) == f"{start} --no-tools --seed 1"
+    assert "--no-tools" not in reproduce(plain | {"data": ["a.jsonl"]}, True)
+    assert "--no-tools" not in reproduce(recorded(resolve(preset).only("base")), False)
+
+
+WITH_AND_WITHOUT = {
+    "tools": resolve("tiny", tools=True),
+    "tools, fewer": resolve("mini", flags={"data": {"transcripts": 7}}, tools=True),
+    "no tools": resolve("mini"),
+    "a preset without a choice": resolve("small"),
+    "--data tools": resolve("tiny", upon=TOOLS),
+    "--data tools, another preset": resolve("small", upon=TOOLS),
+    "pairs alone": resolve("tiny", flags={"data": {"shipped": "pairs"}}, tools=True),
+    "a short context": resolve(
+        "tiny",
+        flags={"model": {"context": 64}}
+        | {name: {"windows": [[64, 2]]} for name in ("base", "sft")},
+        tools=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", WITH_AND_WITHOUT.values(), ids=WITH_AND_WITHOUT)
+@pytest.mark.parametrize("parent", [None, "runs/b"])
+def test_the_command_gives_a_run_its_tools_and_no_run_others(settings, parent):
+    run, stage = recorded(settings), None
+    if parent:
+        stage = Parent("base", parent, {"model": vars(settings.model)})
+        run = recorded(settings.only("sft"), base=parent)
+    found, args = understood(run, True, stage)
+    assert args.data is None
+    assert found == Settings.of_json(run["settings"])
 
 
 def test_with_a_given_base_the_command_does_not_name_the_shape():

@@ -136,7 +136,7 @@ def test_eval_and_chat_need_nothing_but_the_stages_folder(trained, workdir, monk
         monkeypatch.setattr(module, name, None)
     report = succeeds("eval", "moved", "--json").document
     measured = figures(report)
-    for name in ("before_after", "samples"):
+    for name in ("before_after", "chat", "samples"):
         del measured[name]
     assert measured == {k: v for k, v in figures(trained.report).items() if k in report}
     reply = succeeds("chat", "moved", "-p", "Show the king", "--json").document
@@ -155,6 +155,9 @@ def test_eval_and_chat_need_nothing_but_the_stages_folder(trained, workdir, monk
         ("evaluation.json", {"heldout_text": ""}),
         ("evaluation.json", {"pairs": [["x"]]}),
         ("evaluation.json", {"prompts": [{"text": "x"}]}),
+        ("evaluation.json", {"sealed": [{"prompt": 3, "domain": "in"}]}),
+        ("evaluation.json", {"sealed": [{"prompt": "x", "domain": None}]}),
+        ("evaluation.json", {"sealed": [{"prompt": [{"role": "user"}], "domain": "in"}]}),
         ("evaluation.json", {"heldout": [[]]}),
     ],
 )

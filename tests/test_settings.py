@@ -4,12 +4,13 @@ import json
 import tomllib
 
 import pytest
+from conftest import as_toml
 from texts import one_line
 
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import PLACES, stored_settings, tuning
-from pysft.training.presets import PRESETS, Parent, resolve
-from pysft.training.settings import FineTuning, Model, Pretraining, Settings, next_name
+from pysft.training.presets import PRESETS, WITH_TOOLS, Parent, resolve
+from pysft.training.settings import TRANSCRIPT, FineTuning, Model, Pretraining, Settings, next_name
 
 
 @pytest.fixture
@@ -289,6 +290,91 @@ def test_transcripts_of_tool_use_need_their_context_and_conversations(toml):
         resolve("seed", toml('[data]\ntranscripts = 9\nshipped = "conversations"'))
     with pytest.raises(UsageError, match="mixed with conversations"):
         resolve("tiny", toml('[data]\ntranscripts = 9\nshipped = "pairs"'))
+
+
+# ------------------------------------------------------------------------ tools without being asked
+
+
+def test_tools_put_transcripts_upon_the_presets_that_have_them_and_upon_no_others():
+    assert set(WITH_TOOLS) == {"tiny", "mini"}
+    for name, preset in PRESETS.items():
+        settings = resolve(name, tools=True)
+        assert settings == preset.changed(WITH_TOOLS.get(name, {}))
+        assert bool(settings.data.transcripts) == (name in WITH_TOOLS)
+        assert resolve(name) == preset
+
+
+def test_a_file_and_flags_win_over_what_the_tools_put_upon_a_preset(toml):
+    path = toml("[sft]\nsteps = 6\nlr = 0.5")
+    settings = resolve("mini", path, flags={"sft": {"lr": 0.25}}, tools=True)
+    stage, usual = settings.stages["sft"], WITH_TOOLS["mini"]["sft"]
+    assert (stage.steps, stage.lr, stage.tokens) == (6, 0.25, usual["tokens"])
+    assert settings.data.transcripts == WITH_TOOLS["mini"]["data"]["transcripts"]
+
+
+def test_a_file_or_a_flag_can_leave_the_transcripts_out(toml):
+    none = {"data": {"transcripts": 0}}
+    for change in ({"file": toml("[data]\ntranscripts = 0")}, {"flags": none}):
+        assert resolve("tiny", **change, tools=True) == PRESETS["tiny"]
+
+
+def short_context(context):
+    """Settings of a context that is too short for the preset's windows."""
+    windows = {"windows": [[16, 2]]}
+    return {"model": {"context": context}, "base": windows, "sft": windows}
+
+
+def test_a_short_context_leaves_the_tools_out_with_a_sentence(toml):
+    changes, said = short_context(TRANSCRIPT - 1), []
+    expected, path = PRESETS["tiny"].changed(changes), toml(as_toml(changes))
+    assert resolve("tiny", flags=changes, tools=True, say=said.append) == expected
+    assert resolve("tiny", path, tools=True, say=said.append) == expected
+    assert len(said) == 2 and said[0] == said[1]
+    assert f"context of {TRANSCRIPT - 1} is too short" in said[0] and str(TRANSCRIPT) in said[0]
+    assert said[0].endswith("so the model learns no tools") and "\n" not in said[0]
+    resolve("tiny", flags=changes, say=said.append)  # who asks for no tools is told nothing
+    assert len(said) == 2
+    enough = {"model": {"context": TRANSCRIPT}}
+    settings = resolve("tiny", flags=enough, tools=True, say=said.append)
+    assert settings.data.transcripts and len(said) == 2
+
+
+def test_the_context_of_a_parent_decides_on_the_tools():
+    said = []
+    for context in (TRANSCRIPT, TRANSCRIPT - 1):
+        parent = Parent("base", "runs/b", {"model": vars(Model(context=context))})
+        settings = resolve("tiny", parent=parent, tools=True, say=said.append)
+        assert bool(settings.data.transcripts) == (context == TRANSCRIPT)
+        assert len(said) == (context < TRANSCRIPT)
+    assert (
+        resolve("tiny", parent=PARENT, tools=True).stages["sft-2"].steps
+        == (WITH_TOOLS["tiny"]["sft"]["steps"])
+    )
+
+
+@pytest.mark.parametrize("context", [None, 64])
+def test_no_tools_are_put_upon_a_run_that_reads_no_conversations(toml, context):
+    """And nothing is said about it, whatever its context."""
+    said, flags = [], {}
+    if context:
+        flags = short_context(context)
+        del flags["sft"]
+    settings = resolve("tiny", flags=flags, stages=["base"], tools=True, say=said.append)
+    assert settings == PRESETS["tiny"].only("base").changed(flags) and not said
+
+
+def test_no_tools_are_put_upon_a_run_of_the_shipped_pairs_alone(toml):
+    said, changes = [], {"data": {"shipped": "pairs"}}
+    for given in ({"flags": changes}, {"file": toml('[data]\nshipped = "pairs"')}):
+        settings = resolve("tiny", **given, tools=True, say=said.append)
+        assert settings == PRESETS["tiny"].changed(changes) and not said
+
+
+@pytest.mark.parametrize("text", ["model = 3", "data = []", "[model]\ncontext = 'long'"])
+def test_a_table_that_cannot_be_is_refused_with_tools_too(toml, text):
+    with pytest.raises(UsageError, match="mine.toml") as error:
+        resolve("tiny", toml(text), tools=True)
+    one_line(error)
 
 
 def test_a_file_that_is_not_toml_is_refused(toml):

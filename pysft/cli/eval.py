@@ -71,7 +71,8 @@ def run(args):
     elif tuned:
         parent = report.get("parent")
         name = parent["stage"] if parent else "base"
-        show.side_by_side(Sides(name, parent is not None, report["before_after"]), screen)
+        sides = Sides(name, parent is not None, report["before_after"], report["chat"])
+        show.side_by_side(sides, screen)
         show.table(report, screen)
         show.domains(report, screen)
         show.provenance(report["samples"][: args.samples], screen)

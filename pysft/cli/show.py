@@ -9,9 +9,11 @@ from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import (
     DOMAINS,
     GROUPS,
+    chat_lines,
     compared_rows,
     domain_table,
     ended,
+    sealed_text,
     unit_of,
     written,
 )
@@ -31,6 +33,13 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
         shown = text if sides.talks else f"{prompt}{text} ..."
         screen.say(f"  {prompt!r}\n{f'{left}:':>11}  {shown}")
         screen.say(f"      tuned: {ended(reply.replace(chr(10), ' / '), stop)}")
+    if sides.chat:
+        screen.say("\n  a chat about the town, of which it learned half of the facts")
+    for row in sides.chat:
+        screen.say(f"  {row['question']!r}, {row['about']}")
+        for i, (text, note) in enumerate(chat_lines(row["parts"])):
+            label = "tuned:" if i == 0 else ""
+            screen.say(f"{label:>12} {text:<50}{f'  <- {note}' if note else ''}".rstrip())
 
 
 def table(report: dict, screen: Screen) -> None:
@@ -67,9 +76,17 @@ def table(report: dict, screen: Screen) -> None:
         (
             "on topic",
             f"{figure('on_topic', 'share')} of {report['in_domain_prompts']} unseen in-domain"
-            f" prompts (chance {figure('on_topic_chance', 'share')})",
+            f" prompts (chance {figure('on_topic_chance', 'share')}),"
+            f" {figure('repeats_prompt', 'percent')} repeat four words of theirs",
         ),
         ("real words", figure("real_words", "share")),
+        (
+            "distinct words",
+            f"{figure('distinct_words', 'share')} as chat writes, greedy"
+            f" {figure('distinct_words_greedy', 'share')} (training replies"
+            f" {figure('trained_distinct_words', 'share')})",
+        ),
+        ("sealed prompts", sealed_text(report.get("sealed") or {})),
         ("memorised?", verdict_counts(report["origins"])),
         *(tool_rows(report["tools"]) if report.get("tools") else ()),
         (

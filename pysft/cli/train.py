@@ -34,6 +34,11 @@ def add_arguments(p):
         " columns. The word tools instead of a file mixes the shipped ones with generated"
         " transcripts of search",
     )
+    p.add_argument(
+        "--no-tools",
+        action="store_true",
+        help="learn from the shipped conversations alone, without made transcripts of search",
+    )
     add_rendering(p)
     p.add_argument(
         "--too-long",
@@ -117,12 +122,20 @@ def run(args):
                 "--data tools takes no other files: the generated transcripts are mixed with the"
                 " shipped conversations only (for a file of that name write ./tools)"
             )
+        if args.no_tools:
+            raise UsageError("--data tools and --no-tools contradict each other; leave one out")
         args.data, upon = None, TOOLS
+    if args.resume and args.no_tools:
+        raise UsageError("--resume uses the run's own settings; leave out --no-tools")
     parent = None if args.base is None or args.resume else parent_named(args.base)
     stages = None if args.stages is None else [name.strip() for name in args.stages.split(",")]
     if stages and not all(stages):
         raise UsageError(f"--stages {args.stages!r}: a name is empty; write it as in base,sft")
-    settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent)
+    tools = not (args.data or upon or args.no_tools or args.resume)
+    settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent, tools)
+    plain = None
+    if tools and settings.data.transcripts:  # the corpus may turn out to give no transcripts
+        plain = settings_of(args, TRAIN_FLAGS, None, stages, parent, say=lambda text: None)
     if args.data and all(kind_of(name) == "base" for name in settings.stages):
         raise UsageError("--data: no stage of this run reads conversations; leave it out")
     if args.lora_matrices and not args.lora and not args.resume:
@@ -138,6 +151,8 @@ def run(args):
         args.ops,
         args.threads,
         args.on_nan,
+        plain=plain,
+        name="tools" if upon else None,
     )
     done = train(order, screen)
     if done.sides is not None:
@@ -145,6 +160,8 @@ def run(args):
         table(done.report, screen)
         python = os.path.relpath(sys.executable)
         screen.say(f"\nTalk to it:  {python} -m pysft chat {done.report['run']}")
+        if done.sides.chat:
+            screen.say("Ask it:  Who is Elka Saltby?  And who is her friend?  Speak of love.")
         screen.say(f"Read all of it:  {done.page}")
     if args.json:
         print_json(done.report)

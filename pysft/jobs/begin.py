@@ -40,7 +40,9 @@ class Order:
     ones. base: a run or a stage to begin from; None begins from nothing. out: the run's folder;
     None is runs/PRESET. ops: "kernels" or "reference". threads: None is gate.default_threads().
     on_nan: replaces the setting of a resumed run; None keeps it. template: that of a resumed run,
-    or of a tuned model to begin from; None is the one in the settings."""
+    or of a tuned model to begin from; None is the one in the settings. plain: the settings to use
+    if no transcripts of tool use can be made from the corpus; None makes that an error. name: that
+    of the run's folder below runs/ if `out` names none; None is the preset's."""
 
     settings: Settings
     corpus: str | None = None
@@ -52,6 +54,8 @@ class Order:
     threads: int | None = None
     on_nan: str | None = None
     template: Template | None = None
+    plain: Settings | None = None
+    name: str | None = None
 
     def chosen_template(self) -> Template:
         return self.template or load_template(self.settings.data.template)
@@ -224,15 +228,13 @@ def require(path) -> None:
 
 
 @contextmanager
-def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen):
+def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen, name: str | None = None):
     """Make and lock the folder of a run, or lock that of a resumed one, and write its record.
 
     Yields the folder. Inside `with`, no other process can train in it (where folders can be locked)
     and every OSError becomes an error that says how to resume the run: Interrupted if the output
     can no longer be written, else PysftError. A UsageError if the folder is taken."""
-    settings = begun.settings
-    preset = "tools" if settings["data"]["transcripts"] else settings["preset"]
-    folder = Path(out) if resume else new_run(out, preset)
+    folder = Path(out) if resume else new_run(out, name or begun.settings["preset"])
     with lock_folder(folder) as is_locked:
         if not resume and (folder / "run.json").exists():  # another process was faster
             raise UsageError(

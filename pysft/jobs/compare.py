@@ -1,6 +1,6 @@
 """A tuned model beside its parent: their replies to the same prompts, and the parent's figures."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from pysft.errors import DataError
 from pysft.inference.generate import Sampling, generate
@@ -17,14 +17,15 @@ class Sides:
 
     parent: the parent's name. talks: whether the parent answers; else it completes the prompt.
     rows: [prompt, the parent's text, the tuned model's reply, why the reply stopped, True if the
-    prompt was trained on]."""
+    prompt was trained on]. chat: a chat about the town (town.py); [] without tools."""
 
     parent: str
     talks: bool
     rows: list[list]
+    chat: list[dict] = field(default_factory=list)
 
     def to_json(self) -> dict:
-        return {"parent": self.parent, "talks": self.talks, "rows": self.rows}
+        return asdict(self)
 
 
 def compared(parent: Stage, replies: dict) -> Sides:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.jobs.compare import compared, parent_figures
+from pysft.jobs.town import town_chat
 from pysft.measure.evaluate import (
     corpus_loss,
     finite,
     loss_after_replay,
     measure,
+    measure_sealed,
     origins,
     unit_entry,
 )
-from pysft.measure.probe import Probe
+from pysft.measure.probe import Probe, stored_probe
 from pysft.measure.tooltest import tool_test
 from pysft.nn.computing import computing_ops
 from pysft.run.log import read_measurements
@@ -59,7 +61,7 @@ def evaluate(
     began = time.monotonic()
     stage = load_stage(run, computing_ops(ops_name, threads))
     home = measured_stage(stage.folder)
-    probe = _stored_probe(home, stage)
+    probe = stored_probe(home, stage.template)
     report = {
         "run": str(run),
         "params": stage.model.params.size,
@@ -71,10 +73,13 @@ def evaluate(
         return report | {"seconds": time.monotonic() - began}
     stored = _stored_figures(home, stage)
     grade = stage.setting("grade", "all")
-    figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, grade)
+    talker = stage.model, stage.tokenizer, stage.template
+    figures, replies = measure(*talker, probe, grade)
+    if home == stage.folder:  # no checkpoint can be chosen by the sealed prompts
+        figures["sealed"], replies["sealed"] = measure_sealed(*talker, probe)
     verdicts, replies = origins(replies, probe)
     if stage.setting("transcripts", 0):
-        figures |= {"tools": tool_test(stage.model, stage.tokenizer, stage.template, probe)}
+        figures |= {"tools": tool_test(*talker, probe)}
     report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
     try:
         line = lineage(stage)
@@ -96,18 +101,8 @@ def evaluate(
         rise = figures["tuned_base_loss"] / loss - 1
         report |= {"matched_base_loss": loss, "forgetting_matched": rise}
     report = finite(report | {"seconds": time.monotonic() - began})
-    return report | {"before_after": rows, "samples": replies["prompts"]}
-
-
-def _stored_probe(home: Path, stage: Stage) -> Probe:
-    """Return the probe that the training left in evaluation.json."""
-    path = home / "evaluation.json"
-    if not path.is_file():
-        raise MissingInput(
-            f"{path}: missing, so there is nothing to measure with. Training writes it, and merging"
-            " does not. Name the run that was trained"
-        )
-    return Probe.from_json(read_json(path), str(path), stage.template)
+    chat = town_chat(stage)
+    return report | {"before_after": rows, "chat": chat, "samples": replies["prompts"]}
 
 
 def _stored_figures(home: Path, stage: Stage) -> dict:

@@ -4,9 +4,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pysft.errors import DataError, RowError, UsageError
+from pysft.errors import DataError, PysftError, RowError, UsageError
+from pysft.inference.search import Search
 from pysft.measure.probe import Probe, make_probe
-from pysft.text.characters import Written, write_with
+from pysft.text.characters import Written, replaced, write_with
 from pysft.text.conversation import Conversation, refuse_faults
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.examples import encode_all
@@ -19,7 +20,7 @@ from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizer import Tokenizer
 from pysft.text.tokenizers import vocabulary_of
-from pysft.text.transcripts import TOOLS, transcripts
+from pysft.text.transcripts import transcripts
 from pysft.training.settings import Settings
 
 FEW = 50  # with fewer conversations of one's own, all are trained on and none is held out
@@ -80,6 +81,7 @@ def gather(
     faults = _read(material, settings, files, bool(data))
     faults += _write(material, settings)
     _hold_out(material, settings, bool(data))
+    _add_transcripts(material, settings)
     more, dropped = _render(material, settings, bool(data))
     refuse_faults(faults + more)
     if dropped:
@@ -96,7 +98,8 @@ def gather(
     material.files = _mixed_files(material, settings, data)
     sheets = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
     material.notes += [f"{path}: {read_sheet(path)}" for path in sheets]
-    material.notes += quick_check(material.conversations + material.pairs)
+    read = [c for c in material.conversations if not c.last_only]
+    material.notes += quick_check(read + material.pairs)
     material.probe = make_probe(
         material.train_text,
         material.heldout_text,
@@ -108,6 +111,19 @@ def gather(
         own_data=bool(data),
     )
     return material
+
+
+def no_transcripts(corpus: str) -> str:
+    """Return why no transcripts of tool use can be made from the words of a corpus, or nothing can
+    be searched on this machine; "" if they can."""
+    parts = split_corpus(read_corpus(corpus))
+    try:
+        Search([])
+        for part in parts:  # the tool test needs words as well
+            Lexicon(part)
+    except PysftError as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
@@ -130,8 +146,7 @@ def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
 def _read(
     material: Material, settings: Settings, files: list[str], own_data: bool
 ) -> list[RowError]:
-    """Read the conversations and pairs, and generate the transcripts of tool use. Return the
-    faults."""
+    """Read the conversations and pairs. Return the faults."""
     template = material.template
     rows = [row for path in files for row in scan(path, template)]
     pairs = []
@@ -139,12 +154,6 @@ def _read(
         pairs = list(scan(shipped("pairs40.jsonl"), template))
     material.conversations = [row for row in rows if isinstance(row, Conversation)]
     material.pairs = [row for row in pairs if isinstance(row, Conversation)]
-    if settings.data.transcripts:
-        Lexicon(material.heldout_text)  # the tool test needs one: raise now if it is impossible
-        lexicon = Lexicon(material.train_text)
-        material.conversations += transcripts(
-            settings.data.transcripts, town(trained=True), lexicon, settings.seed
-        )
     return [row for row in rows + pairs if isinstance(row, RowError)]
 
 
@@ -159,7 +168,7 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
     if written.changed:
         material.notes.append(_changed(written, settings.data.unknown))
     tokens = template.tokens
-    if any(c.has_calls for c in every):
+    if settings.data.transcripts or any(c.has_calls for c in every):
         tokens += template.tool_tokens
     material.grown = written.tokenizer.grow(tokens)
     return written.faults
@@ -179,18 +188,34 @@ def _changed(written: Written, unknown: str) -> str:
 def _hold_out(material: Material, settings: Settings, own_data: bool) -> None:
     """Move some conversations to material.heldout.
 
-    Transcripts of tool use are never held out, because other questions test what was learnt from
-    them. If the setting `shipped` is "pairs", only the held-out part of the shipped conversations
-    is kept, and none is trained on."""
-    generated = []
-    if settings.data.transcripts:
-        generated = [c for c in material.conversations if c.category == TOOLS]
-    read = material.conversations[: len(material.conversations) - len(generated)]
-    if not own_data or len(read) >= FEW:
-        read, material.heldout = split_heldout(read, shuffled=own_data)
-    material.conversations = read + generated
+    If the setting `shipped` is "pairs", only the held-out part of the shipped conversations is
+    kept, and none is trained on."""
+    if not own_data or len(material.conversations) >= FEW:
+        read = material.conversations
+        material.conversations, material.heldout = split_heldout(read, shuffled=own_data)
     if not own_data and settings.data.shipped == "pairs":
         material.conversations = []
+
+
+def _add_transcripts(material: Material, settings: Settings) -> None:
+    """Make the transcripts of tool use. None of them is held out, because other questions test what
+    was learnt from them."""
+    if not settings.data.transcripts:
+        return
+    Search([])  # the tool test needs one, and words of the held-out text: raise now without them
+    Lexicon(material.heldout_text)
+    lexicon = Lexicon(material.train_text)
+    read = [c for c in material.conversations if len(c.messages) == 2]
+    made = transcripts(
+        settings.data.transcripts,
+        town(trained=True),
+        lexicon,
+        settings.seed,
+        ordinary=[(c.prompt, c.replies()[0]) for c in read],
+    )
+    if settings.data.unknown == "replace":
+        made = [c.mapped(lambda text: replaced(text, material.grown)) for c in made]
+    material.conversations += made
 
 
 def _render(material: Material, settings: Settings, own_data: bool) -> tuple[list[RowError], int]:
@@ -198,18 +223,28 @@ def _render(material: Material, settings: Settings, own_data: bool) -> tuple[lis
     too long). With a fault, the number is too high, but training does not begin."""
     before = len(material.conversations) + len(material.heldout) + len(material.pairs)
 
-    def encoded(conversations, context=settings.model.context):
-        policies = (material.template, settings.data.grade, settings.data.too_long)
+    def encoded(conversations, context=settings.model.context, too_long=settings.data.too_long):
+        policies = (material.template, settings.data.grade, too_long)
         return encode_all(conversations, material.grown, context, *policies)
 
-    material.conversations, examples, faults = encoded(material.conversations)
+    made = [c for c in material.conversations if c.last_only]
+    read = [c for c in material.conversations if not c.last_only]
+    read, examples, faults = encoded(read)
+    fits, of_fits, _ = encoded(made, too_long="drop")
+    lost = len(made) - len(fits)
+    if lost:  # the template has many tokens, or the corpus few characters
+        material.notes.append(
+            f"left out: {lost:,} of {len(made):,} made transcripts, which this context or"
+            " vocabulary cannot hold"
+        )
+    material.conversations, examples = read + fits, examples + of_fits
     # Held-out conversations are checked too. Only shipped ones may be too long for a short context.
     heldout_context = settings.model.context if own_data else sys.maxsize
     material.heldout, _, of_heldout = encoded(material.heldout, heldout_context)
     material.pairs, pair_examples, of_pairs = encoded(material.pairs)
     material.examples = examples, pair_examples
     kept = len(material.conversations) + len(material.heldout) + len(material.pairs)
-    return faults + of_heldout + of_pairs, before - kept
+    return faults + of_heldout + of_pairs, before - kept - lost
 
 
 def _mixed_files(
@@ -220,7 +255,7 @@ def _mixed_files(
 
     A DataError if no conversation of a file is left, a UsageError if a file is named twice."""
     if settings.data.transcripts:
-        return [int(c.category == TOOLS) for c in material.conversations]
+        return [int(c.last_only) for c in material.conversations]
     if not settings.data.mix:
         return None
     numbers = {str(Path(path)): i for i, path in enumerate(data)}

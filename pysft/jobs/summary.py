@@ -66,7 +66,7 @@ def graded_ends(conversations: list[Conversation], template: Template, grade: st
         if grade == "everything":
             closers = [template.turns[m["role"]].closes for m in c.messages]
             total += sum(words[-1:] == (template.end,) for words in closers)
-        elif grade == "last":
+        elif grade == "last" or c.last_only:
             total += bool(replies)
         else:
             total += sum(m.get("train", True) for m in replies)

@@ -18,7 +18,7 @@ from pysft.jobs.begin import (
     resumed,
 )
 from pysft.jobs.compare import Sides
-from pysft.jobs.material import gather, text_alone
+from pysft.jobs.material import gather, no_transcripts, text_alone
 from pysft.jobs.pretrain import pretrain_base
 from pysft.jobs.summary import describe_data
 from pysft.jobs.tune import loss_under, tune
@@ -51,6 +51,9 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         order, begun = resumed(order, verb, screen)
     ops = computing_ops(order.ops, order.threads)
     order, given = _begin_from(order, ops)
+    if order.plain is not None and (why := no_transcripts(order.corpus)):
+        screen.say(f"{order.corpus}: {why}, so the model learns no tools")
+        order = replace(order, settings=order.plain)
     settings, template = order.settings, order.chosen_template()
     inputs = input_digests(order, given)
     if begun is not None:
@@ -68,7 +71,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         current_isa(order.ops), inputs,
     )  # fmt: skip
 
-    with open_run(begun, order.out, order.resume, screen) as folder:
+    with open_run(begun, order.out, order.resume, screen, order.name) as folder:
         describe(screen, settings, folder, order.corpus, material)
         say_memory(screen, *((work.config, work.plan.rows, work.beside) for work in works))
         counts = describe_data(screen, works, material) if order.tunes else {}

@@ -11,8 +11,9 @@ from pysft.jobs.compare import Sides, compared, parent_figures
 from pysft.jobs.material import Material
 from pysft.jobs.pretrain import announce, finished_stage
 from pysft.jobs.summary import data_figures
+from pysft.jobs.town import town_chat
 from pysft.jobs.work import Work
-from pysft.measure.evaluate import corpus_loss, finite, measure, origins
+from pysft.measure.evaluate import corpus_loss, finite, measure, measure_sealed, origins
 from pysft.measure.memory import peak_memory
 from pysft.measure.tooltest import tool_test
 from pysft.nn.grow import expand_vocab
@@ -59,7 +60,8 @@ def tune(
     tuned, known = _trained(work, material, counts, parent, base_loss, place, done)
     place.screen.say(f"measuring {work.name} ...")
     report, replies = _measured(work, material, tuned, base_loss, known, place)
-    sides = compared(parent, replies)
+    sides = replace(compared(parent, replies), chat=town_chat(tuned))
+    tuned.model.release()
     report["parent"] = parent_figures(parent, material.probe, work.settings.data.grade)
     report |= {"seconds": time.monotonic() - place.began}
     write_json(tuned.folder / "samples.json", replies)
@@ -233,7 +235,11 @@ def _measured(
     model.release()
     figures, replies = measure(model, tokenizer, template, material.probe, data.grade)
     model.release()
+    figures["sealed"], replies["sealed"] = measure_sealed(
+        model, tokenizer, template, material.probe
+    )
     verdicts, replies = origins(replies, material.probe)
+    model.release()
     if data.transcripts:
         figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
         model.release()

@@ -8,6 +8,7 @@ from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import is_flat, places
 from pysft.training.settings import (
     KINDS,
+    TRANSCRIPT,
     Data,
     FineTuning,
     Model,
@@ -18,6 +19,7 @@ from pysft.training.settings import (
     next_name,
     refuse_unknown,
 )
+from pysft.training.values import is_whole
 
 # PyTorch's defaults for AdamW, which the source text's code would use.
 PYTORCH = {"beta2": 0.999, "decay": 0.01, "decay_all": True, "clip": 0.0}
@@ -64,8 +66,38 @@ PRESETS = {
     "small": Settings(preset="small", model=Model(channels=384, layers=6, heads=6)),
 }
 
-# What `train --data tools` changes in any preset. How well the model learns to copy depends more on
-# the number of steps than on the number of rows, so the steps are many and small.
+# What `train` changes in a preset if it trains on the shipped conversations: it mixes them with
+# made transcripts of tool use. Copying a name and a fact teaches the model to look at the prompt,
+# so it answers on the subject too. bench/RESULTS.md has what was tried.
+WITH_TOOLS = {
+    "tiny": {
+        "data": {"transcripts": 40000, "mix": (1.0, 4.0)},
+        "base": {"steps": 2000},
+        "sft": {
+            "steps": 8500,
+            "decay": 0.1,
+            "tokens": 1700,
+            "pairs": 2,
+            "windows": ((256, 1),),
+        },
+    },
+    "mini": {
+        "data": {"transcripts": 40000, "mix": (1.0, 4.0)},
+        "base": {"steps": 1500},
+        "sft": {
+            "steps": 5000,
+            "lr": 4e-3,
+            "decay": 0.1,
+            "tokens": 1700,
+            "pairs": 2,
+            "windows": ((256, 1),),
+        },
+    },
+}
+
+# What `train --data tools` changes in any preset, for the longest training. How well the model
+# learns to copy depends more on the number of steps than on the number of rows, so the steps are
+# many and small.
 TOOLS = {
     "data": {"shipped": "conversations", "transcripts": 120000, "mix": (1.0, 3.0)},
     "sft": {"steps": 55000, "lr": 2.5e-3, "decay": 0.1, "tokens": 1700, "windows": ((256, 2),)},
@@ -110,10 +142,12 @@ def resolve(
     stages: list[str] | None = None,
     parent: Parent | None = None,
     say=lambda text: None,
+    tools: bool = False,
 ) -> Settings:
     """Return the settings of a preset, changed by `upon`, then by a TOML file, then by `flags`.
 
-    upon, flags: documents as Settings.changed() takes them. stages: the names of the stages, else
+    upon, flags: documents as Settings.changed() takes them. tools: whether `upon` is WITH_TOOLS, if
+    the settings leave room for transcripts. stages: the names of the stages, else
     those that the file names, else base and sft, or after a parent the next fine-tuning. say(text):
     takes a sentence about tables of the file that no stage uses.
 
@@ -139,6 +173,8 @@ def resolve(
     settings = PRESETS[preset].with_stages(names)
     if parent is not None:
         settings = _begun_from(settings, parent)
+    if tools:
+        upon = _with_tools(settings, [chosen, flags or {}], say)
     layers = [(upon or {}, ""), (chosen, f"--config {file}: "), (flags or {}, "")]
     for document, where in layers:
         try:
@@ -153,6 +189,39 @@ def resolve(
         except UsageError as error:
             raise UsageError(f"{where}{error}") from None
     return settings
+
+
+def _with_tools(settings: Settings, layers: list[dict], say) -> dict:
+    """Return what WITH_TOOLS changes in a preset; nothing if no stage learns from conversations, if
+    the layers ask for the pairs alone or for no transcripts, or if their context is too short for a
+    transcript."""
+    changes = WITH_TOOLS.get(settings.preset, {})
+
+    def value(table, name, usual):
+        for layer in layers:
+            values = layer.get(table)
+            usual = values.get(name, usual) if isinstance(values, dict) else usual
+        return usual
+
+    tunes = any(kind_of(name) != "base" for name in settings.stages)
+    no_room = value("data", "shipped", "") == "pairs" or value("data", "transcripts", 1) == 0
+    if not changes or not tunes or no_room:
+        return {}
+    context = value("model", "context", settings.model.context)
+    if is_whole(context) and context < TRANSCRIPT:
+        say(
+            f"a context of {context} is too short for transcripts of tool use, which take up to"
+            f" {TRANSCRIPT}, so the model learns no tools"
+        )
+        return {}
+    return with_tools(settings)
+
+
+def with_tools(settings: Settings) -> dict:
+    """Return what WITH_TOOLS changes in the stages of a preset, as Settings.changed() takes it."""
+    kinds = {"model", "data", *map(kind_of, settings.stages)}
+    changes = WITH_TOOLS.get(settings.preset, {})
+    return {table: values for table, values in changes.items() if table in kinds}
 
 
 def _read(file: str) -> dict:

@@ -20,6 +20,8 @@ from pysft.errors import UsageError
 from pysft.nn.shapes import MATRICES, GPTConfig
 from pysft.training.values import as_toml, checked, is_whole
 
+TRANSCRIPT = 256  # tokens that a made transcript of tool use may take
+
 
 class _Table:
     """A table of settings. A value that is not possible is a UsageError."""
@@ -65,7 +67,7 @@ class Data(_Table):
     # Each file's share of the tokens in a step. Empty: every conversation counts the same.
     mix: tuple[float, ...] = ()
     # How many transcripts of tool use are generated and mixed with the shipped conversations
-    # (train --data tools).
+    # (train without --data, and train --data tools).
     transcripts: int = 0
     # The tokenizer, the template, what is graded, and what happens to a conversation that is longer
     # than the context or has unknown characters.
@@ -259,10 +261,10 @@ class Settings:
         if not is_whole(self.seed):
             raise UsageError(f"seed = {self.seed!r} must be a whole number, not negative")
         context = self.model.context
-        if self.data.transcripts and context < 256:
+        if self.data.transcripts and context < TRANSCRIPT:
             raise UsageError(
-                "transcripts of tool use need a context of at least 256, and this one is"
-                f" {context}: choose the preset tiny, mini or small, or set context = 256"
+                f"transcripts of tool use need a context of at least {TRANSCRIPT}, and this one is"
+                f" {context}: choose the preset tiny, mini or small, or set context = {TRANSCRIPT}"
             )
         for name, stage in self.stages.items():
             if any(rows > context for rows, _ in stage.windows):

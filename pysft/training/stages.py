@@ -192,9 +192,11 @@ def _conversation_streams(settings: Settings, name: str, conversations: list[Exa
         raise DataError("a file of the mixture has no conversation to learn from")
     lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
     streams, epochs = [], {}
+    names = [f"file {i}" for i in range(1, len(shares) + 1)] if len(shares) > 1 else []
+    if settings.data.transcripts or not names:
+        names = ["conversations", "transcripts"]
     each = widths(stage.tokens, [int(n.max()) for n in lengths], shares, name)
-    for i, (some, n, width) in enumerate(zip(groups, lengths, each), 1):
-        purpose = f"file {i}" if len(shares) > 1 else "conversations"
+    for purpose, some, n, width in zip(names, groups, lengths, each):
         if files is None:
             width = min(width, int(n.sum()))  # so that no step has a conversation twice
         pick, steps = by_tokens(settings.seed, name, purpose, n, width)
