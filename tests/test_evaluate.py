@@ -39,6 +39,7 @@ from pysft.text.examples import shift
 from pysft.text.render import render, render_prompt
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.text.transcripts import refusal
 
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
 WITH_TOOLS = TOKENIZER.grow(CHAT.tool_tokens)
@@ -245,9 +246,17 @@ def test_figures_as_chat_writes_are_taken_from_replies_that_are_written_so(monke
     assert {reply for _, reply, _ in shown["prompts"]} == {"no no no my my"}
 
 
-def test_repeating_the_prompt_is_counted_where_four_words_follow_each_other(monkeypatch):
-    figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(f"Aye, {p}."), "end"))
-    assert figures["repeats_prompt"] == 1  # of one: only "Speak of the crown" has four words
+def test_repeating_is_counted_for_prompts_that_are_long_enough_to_be_repeated(monkeypatch):
+    """Of the three in-domain prompts, only "Speak of the crown" has four words."""
+    for reply, share in (("Aye, {}.", 1), ("Speak of {}", 1), ("Speak of the", 0), ("Aye.", 0)):
+        figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(reply.format(p)), "end"))
+        assert figures["repeats_prompt"] == share, reply
+
+
+def test_a_refusal_is_not_on_topic_although_it_repeats_the_name(monkeypatch):
+    figures, _ = figures_of(monkeypatch, lambda p: Reply(ids(refusal(p)), "end"))
+    assert pick(figures, "on_topic", "on_topic_chat", "on_topic_chance") == (0, 0, 0)
+    assert domains(figures, "on_topic") == {"in": 0, "near": 0, "out": 0}
 
 
 def test_the_replies_trained_on_are_measured_for_comparison(monkeypatch):

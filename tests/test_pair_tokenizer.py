@@ -312,7 +312,7 @@ def test_the_comparison_with_a_base_leaves_out_prompts_whose_tokens_do_not_fit(h
     assert len(base.tokenizer.encode("th" * room)) == room
     prompts = ["th" * room, "th" * room + "t", "\u00e9", ""]
     replies = {"pairs": [(p, "Aye.", "end") for p in prompts], "prompts": []}
-    rows = compared(base, replies).rows
+    rows = compared(base, load_stage(home.run), replies).rows
     assert [row[0] for row in rows] == prompts[:1]
 
 

@@ -279,7 +279,7 @@ def test_a_tuned_parent_answers_where_a_base_completes(chain):
 def test_the_screen_compares_a_stage_with_its_parent(home, second):
     out = succeeds("eval", second).out
     assert "compared with its parent, sft:" in out
-    assert "sft model (answers, greedy)  ->  tuned model (answers, greedy)" in out
+    assert "sft model (answers)  ->  tuned model (answers as chat writes)" in out
     assert "\n       sft:  " in out
     assert "base model (completes" in succeeds("eval", home.run).out
 

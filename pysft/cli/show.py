@@ -23,9 +23,9 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
     """Print the replies of a tuned model and of its parent to the same prompts."""
     left, how = ("base", "completes, temperature 0.8")
     if sides.talks:
-        left, how = sides.parent, "answers, greedy"
+        left, how = sides.parent, "answers"
     if sides.rows:
-        screen.say(f"\n{left} model ({how})  ->  tuned model (answers, greedy)")
+        screen.say(f"\n{left} model ({how})  ->  tuned model (answers as chat writes)")
     for i, (prompt, text, reply, stop, trained) in enumerate(sides.rows):
         if i == 0 or trained != sides.rows[i - 1][4]:
             screen.say(f"\n  {GROUPS['pairs' if trained else 'prompts']}")

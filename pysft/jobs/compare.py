@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 
 from pysft.errors import DataError
-from pysft.inference.generate import Sampling, generate
+from pysft.inference.generate import CHAT, Sampling, generate
 from pysft.measure.evaluate import answer, finite, measure
 from pysft.measure.probe import Probe
 from pysft.measure.wording import COMPARED
@@ -28,25 +28,30 @@ class Sides:
         return asdict(self)
 
 
-def compared(parent: Stage, replies: dict) -> Sides:
-    """Return the parent's texts beside some of the tuned model's replies. A base completes at
-    temperature 0.8; a tuned parent answers, greedy.
+def compared(parent: Stage, tuned: Stage, replies: dict) -> Sides:
+    """Return the parent's texts beside some replies of the tuned model. A base completes at
+    temperature 0.8; a tuned model answers as `chat` writes.
 
-    replies: those of measure(). A prompt that the parent cannot read is left out."""
+    replies: those of measure(), for their prompts. One that the parent cannot read is left out."""
     room = parent.model.config.context - 1
     rows = []
     for group, count in (("pairs", 4), ("prompts", 6)):
         fits = [r for r in replies[group] if _can_read(parent, r[0], room)]
         rows += [(row, group == "pairs") for row in fits[:count]]
     prompts = [row[0] for row, _ in rows]
+    said = answer(tuned.model, tuned.tokenizer, tuned.template, prompts, CHAT)
     tokenizer = parent.tokenizer
     if parent.can_talk:
-        texts = [text for text, _ in answer(parent.model, tokenizer, parent.template, prompts)]
+        answers = answer(parent.model, tokenizer, parent.template, prompts, CHAT)
+        texts = [text for text, _ in answers]
     else:
         ids = [tokenizer.encode(prompt) for prompt in prompts]
         ends = generate(parent.model, ids, 40, sampling=Sampling(temperature=0.8, seed=1))
         texts = [tokenizer.decode(end.ids) for end in ends]
-    rows = [[row[0], text, row[1], row[2], trained] for (row, trained), text in zip(rows, texts)]
+    rows = [
+        [prompt, text, reply, end.stop, trained]
+        for prompt, text, (reply, end), (_, trained) in zip(prompts, texts, said, rows)
+    ]
     return Sides(parent.name, parent.can_talk, rows)
 
 

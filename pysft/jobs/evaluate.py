@@ -94,7 +94,7 @@ def evaluate(
         report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
     rows = []
     if len(line) > 1:
-        rows = compared(line[1], replies).rows
+        rows = compared(line[1], stage, replies).rows
         report["parent"] = parent_figures(line[1], probe, grade)
     if matched:
         loss = matched_loss(line, probe, progress)

@@ -60,7 +60,7 @@ def tune(
     tuned, known = _trained(work, material, counts, parent, base_loss, place, done)
     place.screen.say(f"measuring {work.name} ...")
     report, replies = _measured(work, material, tuned, base_loss, known, place)
-    sides = replace(compared(parent, replies), chat=town_chat(tuned))
+    sides = replace(compared(parent, tuned, replies), chat=town_chat(tuned))
     tuned.model.release()
     report["parent"] = parent_figures(parent, material.probe, work.settings.data.grade)
     report |= {"seconds": time.monotonic() - place.began}
