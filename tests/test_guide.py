@@ -26,6 +26,7 @@ from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training.presets import PRESETS, TOOLS
+from pysft.training.presets import WITH_TOOLS as RECIPES
 from pysft.training.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -444,6 +445,16 @@ def test_the_settings_page_has_what_differs_in_the_presets():
         preset, tiny = every_setting(PRESETS[column]), every_setting(PRESETS["tiny"])
         differs = {place: v for place, v in preset.items() if v != tiny[place]}
         assert shown == {n: v for n, v in differs.items() if n != (None, "preset")}, column
+
+
+def test_the_settings_page_has_what_the_transcripts_change():
+    heads, *rows = table_rows("settings", "with transcripts")
+    assert [head.strip("`") for head in heads[1:]] == list(RECIPES)
+    for i, changes in enumerate(RECIPES.values(), 1):
+        shown = {row[0].strip("`"): value_of(row[i]) for row in rows if row[i]}
+        assert shown == {
+            f"[{table}] {name}": plain(v) for table, t in changes.items() for name, v in t.items()
+        }
 
 
 def test_the_claims_page_has_every_experiment():

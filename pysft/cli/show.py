@@ -36,10 +36,10 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
     if sides.chat:
         screen.say("\n  a chat about the town, of which it learned half of the facts")
     for row in sides.chat:
-        screen.say(f"  {row['question']!r}, {row['about']}")
+        screen.say(f"  {row['question']!r} ({row['about']})")
         for i, (text, note) in enumerate(chat_lines(row["parts"])):
             label = "tuned:" if i == 0 else ""
-            screen.say(f"{label:>12} {text:<50}{f'  <- {note}' if note else ''}".rstrip())
+            screen.say(f"{label:>12} {text}{f'  <- {note}' if note else ''}")
 
 
 def table(report: dict, screen: Screen) -> None:

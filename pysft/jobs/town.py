@@ -30,9 +30,9 @@ def town_chat(stage: Stage) -> list[dict]:
         text_history=True,
     )
     questions = {
-        "about a fact that was held out": f"Who is {person}?",
-        "which can be answered only with the name before it": "And where does she live?",
-        "about a name that nobody has": f"Who is {STRANGER}?",
+        "a fact that was held out": f"Who is {person}?",
+        "needs the name before it": "And where does she live?",
+        "a name that nobody has": f"Who is {STRANGER}?",
     }
     rows = []
     for about, question in questions.items():

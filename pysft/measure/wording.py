@@ -188,7 +188,7 @@ def sealed_text(sealed: dict) -> str:
 
 
 # What happens at a part of a reply, for readers of a chat.
-MARKS = {"search": "it searches, and the program answers", "result": "injected by the program"}
+MARKS = {"search": "a call: the model pauses", "result": "injected by the program"}
 
 
 def chat_lines(parts: list[dict]) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ PRESETS = {
     "tiny": Settings(),
     "mini": Settings(
         preset="mini",
-        model=Model(channels=128, layers=6),
+        model=Model(channels=128, layers=6, heads=8),
         stages={
             "base": Pretraining(lr=2e-3),
             "sft": FineTuning(steps=1000, lr=8e-3, tokens=4400, windows=((256, 8),)),
@@ -83,9 +83,9 @@ WITH_TOOLS = {
     },
     "mini": {
         "data": {"transcripts": 40000, "mix": (1.0, 4.0)},
-        "base": {"steps": 1500},
+        "base": {"steps": 1200},
         "sft": {
-            "steps": 5000,
+            "steps": 5600,
             "lr": 4e-3,
             "decay": 0.1,
             "tokens": 1700,
