@@ -972,8 +972,8 @@ def test_eval_shows_before_and_after_if_the_base_is_beside_the_run_and_nothing_i
     parentless(copy / "sft")
     _, report, _ = pysft("eval", copy)
     assert report["before_after"] == stored
-    unseen = {(prompt, reply) for prompt, _, reply, _, seen in stored if not seen}
-    assert unseen <= {(s[0], s[1]) for s in report["samples"]}
+    unseen = {prompt for prompt, _, _, _, seen in stored if not seen}
+    assert unseen <= {s[0] for s in report["samples"]}
     said = command("eval", copy).out
     assert said.count("prompts it was trained on") == said.count("prompts it never saw") == 1
     assert repr(stored[0][0]) in said

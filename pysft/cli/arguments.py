@@ -159,7 +159,7 @@ def add_talking(p, temperature, repetition):
         type=float,
         default=repetition,
         metavar="R",
-        help="above 1, words that the reply already contains become less likely; 1 is no penalty"
+        help="above 1, a reply is less likely to repeat its own words; 1 is no penalty"
         f" (default {repetition:g})",
     )
     p.add_argument(

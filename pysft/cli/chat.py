@@ -30,7 +30,7 @@ def add_arguments(p):
         action="store_true",
         help=(
             "show the prompt as the model reads it, then each token of the reply, its"
-            " probability, and the alternatives"
+            " probability before the penalty on repeated words, and the alternatives"
         ),
     )
     p.add_argument(
@@ -100,7 +100,7 @@ def _learned_from_made(stage) -> bool:
 
     try:
         line = lineage(stage)
-    except PysftError:  # a parent that is missing or damaged ends no chat
+    except PysftError:  # a parent that is missing or damaged must not stop it
         line = [stage]
     return any(one.setting("transcripts", 0) for one in line)
 

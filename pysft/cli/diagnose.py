@@ -3,7 +3,7 @@
 from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
 
 HELP = "find what went wrong with a run, the likely cause and the fix; exit 1 if something did"
-EXAMPLES = ("diagnose runs/tiny", "diagnose runs/tiny/sft/steps/500")
+EXAMPLES = ("diagnose runs/tiny", "diagnose runs/tiny/sft/steps/850")
 
 
 def add_arguments(p):

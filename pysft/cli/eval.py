@@ -15,7 +15,7 @@ EXAMPLES = (
     "eval runs/tiny",
     "eval runs/tiny --gate 0.10",
     "eval runs/tiny --matched",
-    "eval runs/tiny/sft/steps/500 --samples 20",
+    "eval runs/tiny/sft/steps/850 --samples 20",
 )
 
 

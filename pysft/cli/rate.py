@@ -5,7 +5,7 @@ import sys
 from pysft.cli.arguments import add_run_folder, positive, print_json, tuned_stage, whole
 
 HELP = "mark the replies of several checkpoints, blind and in random order"
-EXAMPLES = ("rate runs/tiny", "rate runs/tiny --steps 500 2500 --prompts 12")
+EXAMPLES = ("rate runs/tiny", "rate runs/tiny --steps 850 8500 --prompts 12")
 
 
 def add_arguments(p):

@@ -34,7 +34,7 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
         screen.say(f"  {prompt!r}\n{f'{left}:':>11}  {shown}")
         screen.say(f"      tuned: {ended(reply.replace(chr(10), ' / '), stop)}")
     if sides.chat:
-        screen.say("\n  a chat about the town, of which it learned half of the facts")
+        screen.say("\n  a chat about the town, half of whose facts were in training")
     for row in sides.chat:
         screen.say(f"  {row['question']!r} ({row['about']})")
         for i, (text, note) in enumerate(chat_lines(row["parts"])):
@@ -76,8 +76,8 @@ def table(report: dict, screen: Screen) -> None:
         (
             "on topic",
             f"{figure('on_topic', 'share')} of {report['in_domain_prompts']} unseen in-domain"
-            f" prompts (chance {figure('on_topic_chance', 'share')}),"
-            f" {figure('repeats_prompt', 'percent')} repeat four words of theirs",
+            f" prompts (chance {figure('on_topic_chance', 'share')});"
+            f" {figure('repeats_prompt', 'percent')} of replies repeat four words in a row",
         ),
         ("real words", figure("real_words", "share")),
         (

@@ -29,10 +29,10 @@ class Sampling:
     top_k: keep the k most likely tokens; 0 keeps all.
     top_p: keep the smallest set of tokens whose probabilities add up to p; 1 keeps all.
     seed: the same seed gives the same text.
-    repetition: above 1, words that the reply already holds become less likely. The logarithm of
-        the probability of each token that goes on along such a word is multiplied by this number,
-        so a token that the model is sure of stays. The text behind the call of a tool is left as
-        it is, because it copies what was found.
+    repetition: above 1, a reply is less likely to repeat its own words. The logarithm of the
+        probability of each token that would begin or continue a word that the reply already has is
+        multiplied by this number, so a token that the model is sure of stays. From the first call
+        of a tool on there is no penalty, because an answer copies what was found.
 
     A value out of range raises a UsageError that names it."""
 

@@ -1,8 +1,8 @@
 """Which tokens would repeat a word that a reply holds already.
 
 A penalty on repeated tokens does not help where tokens are characters: every reply needs its
-letters again. So words are counted, and each token of a word that comes again is made less likely
-(Sampling.repetition)."""
+letters again. So a token is made less likely only where it would begin or continue a word that the
+reply already has (Sampling.repetition)."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ BEGUN = re.compile(rf"(?:{LETTER}+')*{LETTER}*\Z")  # the word, perhaps empty, t
 
 
 def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
-    """Return again(written): the ids that go on along a word of the reply, or begin one again.
+    """Return again(written): the ids that would begin or continue a word that the reply has.
 
     written: the ids of a reply so far. A word counts from the blank or mark behind it; upper and
     lower case are the same. After a call of a tool, or any other special token, the list is empty,

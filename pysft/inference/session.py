@@ -116,7 +116,8 @@ class Session:
         reply as it is written (generate.Event), and last the Reply.
 
         Just before the Reply is yielded, the exchange is added to the history, and exchanges that
-        the prompt left out are removed. A caller who stops earlier leaves the history unchanged."""
+        were left out, by the prompt or for a long result, are removed; self.dropped has their
+        final number. A caller who stops earlier leaves the history unchanged."""
         if self.replace_unknown:
             text = self._known(text)
         if not text.strip():

@@ -56,7 +56,7 @@ def run_tool(tool: Tool, call: str, tokenizer: Tokenizer) -> str:
         text = f"error: {error}"
     except Exception as error:  # whatever is wrong with a tool must not end the chat
         text = f"error: {tool.name} failed ({type(error).__name__})"
-    # Nothing that a context holds is longer, so a very long result stays cheap.
+    # A huge result stays cheap. The last of so many characters may cut a word.
     text = replaced(" ".join(text[:LONGEST].split()), tokenizer)
     return " ".join("".join(c for c in text if tokenizer.can_write(c)).split())
 

@@ -38,7 +38,7 @@ class Order:
     settings: those of the stages to train. corpus: a path, "plays" or "shakespeare"; None is the
     corpus of the base, or plays without one. data: files of conversations; None is the shipped
     ones. base: a run or a stage to begin from; None begins from nothing. out: the run's folder;
-    None is runs/PRESET. ops: "kernels" or "reference". threads: None is gate.default_threads().
+    None is runs/NAME. ops: "kernels" or "reference". threads: None is gate.default_threads().
     on_nan: replaces the setting of a resumed run; None keeps it. template: that of a resumed run,
     or of a tuned model to begin from; None is the one in the settings. plain: the settings to use
     if no transcripts of tool use can be made from the corpus; None makes that an error. name: that

@@ -24,6 +24,8 @@ def describe_data(screen: Screen, works: list[Work], material: Material) -> dict
     data = works[0].settings.data
     turns = graded_ends(material.conversations + material.pairs, template, data.grade)
     counts = mask_counts(examples, material.grown.special[template.end]) | {"turns": turns}
+    has_made = any(c.last_only for c in material.conversations) and data.grade != "everything"
+    made = ", of transcripts the last one" if has_made else ""
     mixed = "mixed " + " : ".join(f"{w:g}" for w in data.mix) + "; " if data.mix else ""
     tunings = [work for work in works if work.tunes]
     epochs = "; ".join(
@@ -32,7 +34,7 @@ def describe_data(screen: Screen, works: list[Work], material: Material) -> dict
         for work in tunings
     )
     screen.say(
-        f"data: template {template.name}; graded: {GRADES[data.grade]}; too long:"
+        f"data: template {template.name}; graded: {GRADES[data.grade]}{made}; too long:"
         f" {TOO_LONG[data.too_long]}; unknown characters: {UNKNOWN[data.unknown]}; {mixed}{epochs}"
     )
     for note in material.notes:

@@ -15,8 +15,8 @@ STRANGER = "Orson Kovacs"  # of whom no document knows
 def town_chat(stage: Stage) -> list[dict]:
     """A chat of three questions, [{"about", "question", "parts"}]: about a person whose fact was
     held out from training, a second question that needs the first, and about a name that nobody
-    has. It is [] for a model that did not learn to search. parts: those of the reply, [{"type",
-    "text"}]."""
+    has. It is [] for a stage that was not trained on transcripts. parts: those of the reply,
+    [{"type", "text"}]."""
     if not stage.setting("transcripts", 0):
         return []
     person = next(fact.title for fact in town(trained=False) if fact.kind == "person")

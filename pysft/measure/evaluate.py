@@ -200,8 +200,8 @@ def measure_sealed(
     model, tokenizer: Tokenizer, template: Template, probe: Probe
 ) -> tuple[dict, list]:
     """(figures, replies) of the sealed prompts: those of measure() that are taken from unseen
-    prompts, and the rows of replies. Nothing is chosen by them, so they are measured once, at the
-    end of a training."""
+    prompts, and the rows of replies. Nothing is chosen by them, so finished stages are measured
+    with them and checkpoints are not."""
     prompts = [p["prompt"] for p in probe.sealed]
     domains = [p["domain"] for p in probe.sealed]
     talk = _Talk(model, tokenizer, template)
@@ -298,7 +298,7 @@ def _on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
 
 
 def _trained_replies(probe: Probe) -> dict:
-    """The same of the replies that were trained on, for comparison."""
+    """Length and variety of the replies that were trained on, for comparison."""
     replies = probe.training_replies
     return {
         "trained_reply_length": _share(sum(map(len, replies)), len(replies)),

@@ -35,8 +35,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no file 
 class Conversation:
     """The messages of a row, with its file, its line, and its category if the row names one.
 
-    last_only: of a made transcript, of which the last reply alone is graded: the earlier ones stand
-    there as a chat shows them, without their calls."""
+    last_only: True for a made transcript. Only its last reply is graded; earlier ones stand without
+    their calls, as the model sees them in a chat."""
 
     messages: list[dict]
     path: str

@@ -24,8 +24,8 @@ _VERBS = (
 _WHERE = "by the;under the;near the;behind the;over the;beside the;in the;at the".split(";")
 _LINKS = "that and with for where".split()
 _SMALL = "a all and at by every for from her his in of on one that the to who with".split()
-# Characters at most of an invented title, and of the rest of its sentence. A whole transcript then
-# fits a context of 256.
+# Characters at most of an invented title, and of the rest of its sentence. A transcript of one
+# question then fits a context of 256.
 TITLE, REST = 29, 50
 
 

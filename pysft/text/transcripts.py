@@ -6,10 +6,10 @@ repeat what was found if it is about that name, and otherwise say that the name 
 nearly every transcript has a name and a fact of its own, invented for it, and the only way to
 answer is to copy.
 
-Some go on from what was said before: "And where does she live?" can be searched for only with the
-name in the reply before it. In a chat the model sees its earlier replies without their calls and
-results, so that more of them fit the context. These transcripts show them in the same way, and of
-each transcript the last reply alone is graded."""
+Some go on from what was said before: "And where does she live?" can be searched for only with a
+name that was said. A few end with an ordinary question, which needs no search. In a chat the model
+sees its earlier replies without their calls and results, so that more of them fit the context.
+These transcripts show them in the same way, and of each the last reply alone is graded."""
 
 import numpy as np
 
@@ -176,8 +176,8 @@ def transcripts(
 
 
 def _told(facts: list[Fact]) -> list[tuple]:
-    """Each of the facts in each wording. Those about a person's home and friend are asked for after
-    the question who that is."""
+    """Each of the facts in each wording that fits. Those about a person's home and friend are asked
+    for after the question who that is."""
     people = {fact.title: fact for fact in facts if fact.kind == "person"}
     made = []
     for fact in facts:
@@ -202,8 +202,8 @@ def _single(g: np.random.Generator, lexicon: Lexicon, known: float) -> tuple:
 
 def _going_on(g: np.random.Generator, lexicon: Lexicon, known: float, ordinary: list) -> tuple:
     """A question after one or two others, of which one is about a person. It asks for that person's
-    home or friend, names somebody else, or is an ordinary one of the conversations, which needs no
-    search."""
+    home or friend, asks about another name, or is an ordinary one of the conversations, which needs
+    no search."""
     while True:
         person, pronouns = invent(g, lexicon, SHORT, "person"), one(g, PRONOUNS)
         said = _found(g, person, person, lexicon, known)[1]

@@ -67,8 +67,8 @@ PRESETS = {
 }
 
 # What `train` changes in a preset if it trains on the shipped conversations: it mixes them with
-# made transcripts of tool use. Copying a name and a fact teaches the model to look at the prompt,
-# so it answers on the subject too. bench/RESULTS.md has what was tried.
+# made transcripts of tool use. Models trained so copy from the prompt, and name the subject of
+# ordinary prompts too. bench/RESULTS.md has what was tried.
 WITH_TOOLS = {
     "tiny": {
         "data": {"transcripts": 40000, "mix": (1.0, 4.0)},
@@ -146,10 +146,10 @@ def resolve(
 ) -> Settings:
     """Return the settings of a preset, changed by `upon`, then by a TOML file, then by `flags`.
 
-    upon, flags: documents as Settings.changed() takes them. tools: whether `upon` is WITH_TOOLS, if
-    the settings leave room for transcripts. stages: the names of the stages, else
-    those that the file names, else base and sft, or after a parent the next fine-tuning. say(text):
-    takes a sentence about tables of the file that no stage uses.
+    upon, flags: documents as Settings.changed() takes them. tools: True takes WITH_TOOLS for
+    `upon`, if the settings leave room for transcripts. stages: the names of the stages, else those
+    that the file names, else base and sft, or after a parent the next fine-tuning. say(text): takes
+    a sentence about tables of the file that no stage uses.
 
     The preset is `preset`, else the one that the file names, else tiny. MissingInput if there is no
     file, UsageError if it is not TOML, or if a name or value is not valid, or differs from the
