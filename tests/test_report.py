@@ -24,6 +24,7 @@ from pysft.measure.run_files import BASE, RUN_FILE, TUNED
 from pysft.measure.sections import MOST
 from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import FIGURES as FIGURES_IN_WORDS
+from pysft.measure.wording import MARKS
 from pysft.text.templates import CHAT
 from pysft.training.presets import PRESETS, TOOLS, WITH_TOOLS, Parent, resolve
 from pysft.training.settings import Settings
@@ -319,8 +320,8 @@ def test_a_chat_about_the_town_says_what_the_model_wrote_and_what_was_injected(r
     rows = cells(part_of(report(run), "A chat about the town"))
     assert rows[1] == [
         "Who is Ann Ash?\nabout a fact that was held out",
-        "[search: Ann Ash] \u2190 it searches, and the program answers"
-        f"\n[result: Ann Ash knows {HOSTILE}] \u2190 injected by the program"
+        f"[search: Ann Ash] \u2190 {MARKS['search']}"
+        f"\n[result: Ann Ash knows {HOSTILE}] \u2190 {MARKS['result']}"
         "\nAnn Ash knows.",
     ]
     before = contents()["sft/before.json"]

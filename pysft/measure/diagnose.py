@@ -24,8 +24,8 @@ COPIED = 0.3  # share of replies to unseen prompts that are memorised; above it,
 CLEAN = 0.95  # share of replies without a control token inside; below it, too few are
 RECALLED = 0.8  # share of trained pairs recalled; below it, a run is not called overfitted
 OVERFIT = 0.3  # nats per graded token by which held-out loss may exceed its lowest checkpoint
-VARIED = 0.75  # share of distinct words in a reply, as chat writes; below it, it repeats itself
-LESS = 0.1  # and by how much it must be below that of the training replies, which may repeat too
+VARIED = 0.75, 0.5  # share of distinct words in a reply, as chat writes and greedy; below one of
+LESS = 0.1  # them, and so much below that of the training replies, it repeats itself
 FORGOTTEN = 0.10  # relative rise of the base loss; above it, too much is forgotten
 
 
@@ -230,18 +230,19 @@ def _forgets(run: Run) -> Finding | None:
 
 
 def _repeats_itself(run: Run) -> Finding | None:
-    share, usual = run.figures.get("distinct_words"), run.figures.get("trained_distinct_words")
-    limit = VARIED if usual is None else min(VARIED, usual - LESS)
-    if share is None or share >= limit or run.get("stopped_unseen", 0) < STOPS:
+    shares = [run.figures.get(name) for name in ("distinct_words", "distinct_words_greedy")]
+    if None in shares or run.get("stopped_unseen", 0) < STOPS:
         return None
-    greedy = run.figures.get("distinct_words_greedy")
-    beside = [] if greedy is None else [f"greedy {greedy:.0%}"]
-    beside += [] if usual is None else [f"training replies {usual:.0%}"]
+    usual = run.figures.get("trained_distinct_words")
+    limits = VARIED if usual is None else [min(limit, usual - LESS) for limit in VARIED]
+    if all(share >= limit for share, limit in zip(shares, limits)):
+        return None
+    trained = "" if usual is None else f"; training replies have {usual:.0%}"
     return Finding(
         "repeats itself",
         "its replies turn in circles",
-        f"{share:.0%} of the words of a reply are different, as chat writes it (limit: at least"
-        f" {limit:.0%}{'; ' + ', '.join(beside) if beside else ''})",
+        f"{shares[0]:.0%} of the words of a reply are different as chat writes it, {shares[1]:.0%}"
+        f" greedy (limits: at least {limits[0]:.0%} and {limits[1]:.0%}{trained})",
         "the model knows too little to go on with, so the likeliest word comes again: too few steps"
         f" ({run.settings.get('steps', '?')}), too low a rate ({run.rate}), or too small a model",
         f"train for more steps ({run.flag('steps')}), or a larger model (--preset mini); in chat, a"

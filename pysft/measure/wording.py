@@ -192,11 +192,13 @@ MARKS = {"search": "a call: the model pauses", "result": "injected by the progra
 
 
 def chat_lines(parts: list[dict]) -> list[tuple[str, str]]:
-    """[(text, note)] of the parts of a reply, calls and results in brackets."""
-    return [
+    """[(text, note)] of the parts of a reply, calls and results in brackets; one empty line if
+    there are none."""
+    lines = [
         (
             p["text"] if p["type"] == "text" else f"[{p['type']}: {p['text']}]",
             MARKS.get(p["type"], ""),
         )
         for p in parts
     ]
+    return lines or [("", "")]

@@ -93,9 +93,15 @@ def read_prompts(path) -> list[dict]:
 def _is_prompt(prompt) -> bool:
     """True for a text that is not empty, and for a list of turns with such texts."""
     if not isinstance(prompt, list):
-        return isinstance(prompt, str) and bool(prompt.strip())
-    is_turn = [isinstance(t, dict) and set(t) == {"role", "content"} for t in prompt]
-    return bool(prompt) and all(is_turn) and all(_is_prompt(t["content"]) for t in prompt)
+        return _is_said(prompt)
+    return bool(prompt) and all(
+        isinstance(t, dict) and set(t) == {"role", "content"} and _is_said(t["content"])
+        for t in prompt
+    )
+
+
+def _is_said(text) -> bool:
+    return isinstance(text, str) and bool(text.strip())
 
 
 def last_text(prompt: str | list) -> str:
