@@ -75,7 +75,7 @@ PROMISED = {
     "train --corpus my.txt --data my.jsonl --out runs/mine-2": ["run:", "held out"],
     "train --data clean.jsonl more.jsonl --mix 3 1 --out runs/mixed": ["mixed 3 : 1"],
     "train --data tools": ["tools: held-out facts", "tools: unknown names", "tools: ordinary"],
-    "chat runs/tools -p 'Pray, who is Orson Kovacs?' --json": ['"reply"'],
+    "chat runs/tiny -p 'Pray, who is Orson Kovacs?' --json": ['"reply"'],
     "eval runs/tiny": ["forgetting", "unseen prompts:", "domain"],
     "eval runs/tiny --samples 20": ["new", "Verbatim:"],
     "eval runs/tiny --gate 0.10": ["gate"],
@@ -247,7 +247,7 @@ def home(trained, tmp_path, monkeypatch):
 
 def scaled(command):
     """A printed command's arguments, for a run that takes a second and needs no network."""
-    text = arguments(command).replace("shakespeare", "my.txt").replace("steps/500", "steps/2")
+    text = arguments(command).replace("shakespeare", "my.txt").replace("steps/850", "steps/2")
     text = text.replace("--seeds 3", "--seeds 1").replace("--steps 1000", "--steps 4")
     words = shlex.split(text)
     learns_tools = "tools" in words or not {"--data", "seed"} & set(words)

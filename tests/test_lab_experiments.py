@@ -431,7 +431,7 @@ def test_all_ways_of_judging_agree_on_the_same_replies(monkeypatch):
         (markers.judge_spelled, SPELLED_OUT),
     ):
 
-        def pretend(model, prompts, most, stop=None, *_):
+        def pretend(model, prompts, most, stop=None, *_, **more):
             for prompt in map(tokenizer.decode, prompts):
                 text = written[prompt.removeprefix("<|user|>").removesuffix("<|end|><|assistant|>")]
                 stops = text.endswith("<|end|>") and stop is not None

@@ -254,10 +254,10 @@ def _mixed_files(
     tool use count as file 1.
 
     A DataError if no conversation of a file is left, a UsageError if a file is named twice."""
-    if settings.data.transcripts:
-        return [int(c.last_only) for c in material.conversations]
     if not settings.data.mix:
         return None
+    if settings.data.transcripts:
+        return [int(c.last_only) for c in material.conversations]
     numbers = {str(Path(path)): i for i, path in enumerate(data)}
     if len(numbers) < len(data):
         raise UsageError("--data names a file twice; a mixture weighs each file once")
