@@ -267,7 +267,7 @@ def test_a_report_has_the_figures_of_a_parent_that_can_talk(chain):
 
 
 def test_a_tuned_parent_answers_where_a_base_completes(chain):
-    replies = {row[0]: row[1] for row in stored(chain, "sft", "samples.json")["prompts"]}
+    replies = {row[0]: row[2] for row in stored(chain, "sft", "before.json")["rows"]}
     for name, parent, talks in (("sft", "base", False), ("sft-2", "sft", True)):
         sides = stored(chain, name, "before.json")
         assert (sides["parent"], sides["talks"]) == (parent, talks)
