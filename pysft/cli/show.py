@@ -39,7 +39,8 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
         screen.say(f"  {row['question']!r} ({row['about']})")
         for i, (text, note) in enumerate(chat_lines(row["parts"])):
             label = "tuned:" if i == 0 else ""
-            screen.say(f"{label:>12} {text}{f'  <- {note}' if note else ''}")
+            text = text.replace("\n", " / ")
+            screen.say(f"{label:>12} {text}{f'  <- {note}' if note else ''}".rstrip())
 
 
 def table(report: dict, screen: Screen) -> None:

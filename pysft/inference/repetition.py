@@ -23,12 +23,11 @@ def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
     because an answer has to copy what the tool found."""
     special = set(tokenizer.special.values())
     texts = {i: tokenizer.decode([i]).lower() for i in set(range(len(tokenizer))) - special}
-    # Of each token with letters: what stands before its first word, and this word.
-    tokens = [
-        (i, text[: found.start()], found.group())
-        for i, text in texts.items()
-        if (found := WORD.search(text))
-    ]
+    # The tokens with letters, by what stands before their first word, and this word.
+    tokens = {}
+    for i, text in texts.items():
+        if found := WORD.search(text):
+            tokens.setdefault((text[: found.start()], found.group()), []).append(i)
 
     def again(written: list[int]) -> list[int]:
         if not special.isdisjoint(written):
@@ -40,8 +39,9 @@ def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
         goes_on = {"": begun, "'": begun + "'"} if begun[-1:].isalpha() else {"": begun}
         return [
             i
-            for i, mark, letters in tokens
+            for (mark, letters), ids in tokens.items()
             if (goes_on[mark] + letters in begins if mark in goes_on else letters in ended)
+            for i in ids
         ]
 
     return again
