@@ -5,8 +5,6 @@ An *error* is a row that cannot be trained on; training refuses it too. A *warni
 trains, but perhaps not as its author meant. Rows are read one after the other and not kept. Some
 numbers and the characters of the texts, packed, are all that stays of each."""
 
-import json
-import os
 import re
 from array import array
 from collections import Counter
@@ -14,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft import IGNORE
-from pysft.errors import DataError, RowError, UsageError
+from pysft.errors import DataError, RowError
 from pysft.text.characters import write_with
 from pysft.text.conversation import Conversation, plain
 from pysft.text.examples import encode_conversation, length_fault
+from pysft.text.fixed import Fixed
 from pysft.text.formats import last_text, read_conversations, read_prompts, scan
 from pysft.text.heldout import prompt_key
 from pysft.text.near_duplicates import Texts, near_duplicates
@@ -73,7 +72,7 @@ def audit(
     exist; it gets what can be trained on, without exact duplicates, as it was written. unknown: the
     policy of the training for characters that the vocabulary lacks (characters.py); with "refuse"
     they are errors."""
-    with _Fixed(fix) as fixed:
+    with Fixed(fix) as fixed:
         work = _Audit(
             [str(Path(path)) for path in paths],
             tokenizer,
@@ -364,46 +363,3 @@ def _heldout_prompts(path: str, template: Template) -> dict[str, str]:
     if not found:
         raise DataError(f"{path}: no prompt in it")
     return found
-
-
-class _Fixed:
-    """The file of --fix. It is written under a temporary name and moved to its own when a `with`
-    block ends well, never onto another file. Without a path nothing is written."""
-
-    def __init__(self, path: str | None):
-        self.path = None if path is None else Path(path)
-        if self.path is not None and self.path.suffix != ".jsonl":
-            raise UsageError(
-                f"--fix {path}: JSON lines are written; give it a name that ends with .jsonl"
-            )
-        if self.path is not None and self.path.exists():
-            raise UsageError(f"--fix {path}: this exists already; choose another name")
-
-    def __enter__(self):
-        if self.path is not None:
-            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-            try:
-                self.file = open(temporary, "x", encoding="utf-8")
-            except OSError as error:
-                raise UsageError(
-                    f"--fix {self.path}: cannot be written ({error.strerror}); choose a place"
-                    " that can"
-                ) from None
-        return self
-
-    def add(self, c: Conversation) -> None:
-        if self.path is not None:
-            row = {"text": c.messages[0]["content"]} if c.is_text else {"messages": c.messages}
-            if c.category:
-                row["category"] = c.category
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    def __exit__(self, kind, *_):
-        if self.path is not None:
-            temporary = Path(self.file.name)
-            try:
-                self.file.close()
-                if kind is None:
-                    temporary.rename(self.path)
-            finally:
-                temporary.unlink(missing_ok=True)

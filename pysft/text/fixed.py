@@ -1,0 +1,51 @@
+"""The file that `audit --fix` writes: the rows that can be trained on, as JSON lines."""
+
+import json
+import os
+from pathlib import Path
+
+from pysft.errors import UsageError
+from pysft.text.conversation import Conversation
+
+
+class Fixed:
+    """The file of --fix. It is written under a temporary name and moved to its own when a `with`
+    block ends well, never onto another file. Without a path nothing is written."""
+
+    def __init__(self, path: str | None):
+        self.path = None if path is None else Path(path)
+        if self.path is not None and self.path.suffix != ".jsonl":
+            raise UsageError(
+                f"--fix {path}: JSON lines are written; give it a name that ends with .jsonl"
+            )
+        if self.path is not None and self.path.exists():
+            raise UsageError(f"--fix {path}: this exists already; choose another name")
+
+    def __enter__(self):
+        if self.path is not None:
+            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+            try:
+                self.file = open(temporary, "x", encoding="utf-8")
+            except OSError as error:
+                raise UsageError(
+                    f"--fix {self.path}: cannot be written ({error.strerror}); choose a place"
+                    " that can"
+                ) from None
+        return self
+
+    def add(self, c: Conversation) -> None:
+        if self.path is not None:
+            row = {"text": c.messages[0]["content"]} if c.is_text else {"messages": c.messages}
+            if c.category:
+                row["category"] = c.category
+            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def __exit__(self, kind, *_):
+        if self.path is not None:
+            temporary = Path(self.file.name)
+            try:
+                self.file.close()
+                if kind is None:
+                    temporary.rename(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
