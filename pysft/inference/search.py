@@ -40,7 +40,7 @@ class Search:
         self.documents = documents
         self._titled = {}  # the words of a title -> the first document that has them
         for i, document in enumerate(documents):
-            self._titled.setdefault(tuple(_words(document.title)), i)
+            self._titled.setdefault(_words(document.title), i)
         try:
             import sqlite3  # here, because a Python can be built without it
 
@@ -74,29 +74,33 @@ class Search:
         text. QUESTION_WORDS in the query are ignored unless it has no others. Words are runs of
         letters and digits, and each is quoted, so no query can hold an operator of SQLite's query
         language."""
-        words = list(dict.fromkeys(_words(query)))
+        words = _words(query)
         if not words:
             return []
         rows = self._index.execute(
             "SELECT rowid FROM docs WHERE docs MATCH ? ORDER BY bm25(docs, 4.0, 1.0), rowid"
             " LIMIT ?",
-            (" OR ".join(f'"{word}"' for word in words), min(max(most, 0), len(self.documents))),
+            (
+                " OR ".join(f'"{word}"' for word in dict.fromkeys(words)),
+                min(max(most, 0), len(self.documents)),
+            ),
         )
-        exact = self._titled.get(tuple(_words(query)))
-        found = [i for (i,) in rows if i != exact]
-        found = found if exact is None else [exact, *found]
-        return [self.documents[i] for i in found[: max(most, 0)]]
+        found = [i for (i,) in rows]
+        if words in self._titled:
+            exact = self._titled[words]
+            found = [exact, *(i for i in found if i != exact)][: max(most, 0)]
+        return [self.documents[i] for i in found]
 
     def answer(self, query: str) -> str:
         """Return the text of the best document, or NOTHING."""
         return next((document.text for document in self.find(query)), NOTHING)
 
 
-def _words(text: str) -> list[str]:
+def _words(text: str) -> tuple[str, ...]:
     """The words of a query or a title that a search looks for."""
     composed = unicodedata.normalize("NFC", text[:MAX_QUERY]).lower()
-    words = re.findall(r"[^\W_]+", composed)
-    return [word for word in words if word not in QUESTION_WORDS] or words
+    words = tuple(re.findall(r"[^\W_]+", composed))
+    return tuple(word for word in words if word not in QUESTION_WORDS) or words
 
 
 def _read(path: str) -> list[Document]:

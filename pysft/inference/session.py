@@ -128,10 +128,9 @@ class Session:
         written, chosen, long = [], [], []
         prompt = [*self._system_turn(), {"role": "user", "content": text}]
         alone = render_prompt(prompt, self.tokenizer, self.template)
-        gain = len(ids) - len(alone)  # tokens that the history takes
         while True:
-            is_last = 2 * dropped >= len(self.messages)  # no history is left to make room with
-            stop = yield from self._written(ids, written, chosen, long, 0 if is_last else gain)
+            history = len(ids) - len(alone)
+            stop = yield from self._written(ids, written, chosen, long, history)
             if not long:
                 break
             dropped, ids = len(self.messages) // 2, alone
@@ -146,20 +145,20 @@ class Session:
         self.dropped = dropped
         yield reply
 
-    def _written(self, ids, written: list[int], chosen: list[bool], long: list[str], gain: int):
+    def _written(self, ids, written: list[int], chosen: list[bool], long: list[str], history: int):
         """Write a reply from where it is, and return why it stopped. Yields its Events.
 
         ids: the prompt. written, chosen: the reply's ids, and which of them the model chose; they
         grow. long: takes a result that fits whole only if the history is left out, and then the
-        reply stops. gain: tokens that the history takes."""
+        reply stops. history: the tokens of the prompt that the history takes."""
 
         def cut(result: str, room: int) -> bool:
-            _, fits = result_ids(result, room + gain, self.tokenizer, self.template)
-            if gain and fits:
-                long.append(result)
-            return gain > 0 and fits
+            if not history or not result_ids(result, room + history, *style)[1]:
+                return False
+            long.append(result)
+            return True
 
-        before = list(written)
+        before, style = list(written), (self.tokenizer, self.template)
         inject = answer_calls(self.tokenizer, self.template, self.tools, cut=cut)
         for event in stream(
             self.model,
