@@ -430,6 +430,11 @@ def test_transcripts_that_were_asked_for_are_not_left_out_for_want_of_words(work
     config = workdir.write("tools.toml", toml(**SMALL_TOOL_USER, data={"transcripts": 30}))
     workdir.write("signs.txt", SHAKESPEARE * 40)
     command = ("train", "--config", config, "--corpus", "signs.txt")
-    for flags in (("--data", "tools"), ("--no-tools",)):
-        assert "so few words" in refusal(65, *command, *flags)
+    assert "so few words" in refusal(65, *command, "--data", "tools")
+    assert workdir.is_unchanged()
+
+
+@pytest.mark.parametrize("flags", [("--data", "tools"), ("--set", "data.transcripts=30")])
+def test_no_tools_beside_a_wish_for_transcripts_is_refused(workdir, flags):
+    assert "transcripts = " in refusal(2, "train", "--no-tools", *flags)
     assert workdir.is_unchanged()

@@ -250,7 +250,7 @@ def scaled(command):
     text = arguments(command).replace("shakespeare", "my.txt").replace("steps/850", "steps/2")
     text = text.replace("--seeds 3", "--seeds 1").replace("--steps 1000", "--steps 4")
     words = shlex.split(text)
-    learns_tools = "tools" in words or not {"--data", "seed"} & set(words)
+    learns_tools = "tools" in words or not {"--data", "--no-tools", "seed"} & set(words)
     if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
         words += ["--config", "tools.toml" if learns_tools else "never.toml"]
     if words[0] == "lab" and len(words) > 1:

@@ -122,8 +122,6 @@ def run(args):
                 "--data tools takes no other files: the generated transcripts are mixed with the"
                 " shipped conversations only (for a file of that name write ./tools)"
             )
-        if args.no_tools:
-            raise UsageError("--data tools and --no-tools contradict each other; leave one out")
         args.data, upon = None, TOOLS
     if args.resume and args.no_tools:
         raise UsageError("--resume uses the run's own settings; leave out --no-tools")
@@ -133,6 +131,11 @@ def run(args):
         raise UsageError(f"--stages {args.stages!r}: a name is empty; write it as in base,sft")
     tools = not (args.data or upon or args.no_tools or args.resume)
     settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent, tools)
+    if args.no_tools and settings.data.transcripts:
+        raise UsageError(
+            "--no-tools, but --data tools, --set or a file asks for transcripts ="
+            f" {settings.data.transcripts}; leave one of them out"
+        )
     plain = None
     if tools and settings.data.transcripts:  # the corpus may turn out to give no transcripts
         plain = settings_of(args, TRAIN_FLAGS, None, stages, parent, say=lambda text: None)
