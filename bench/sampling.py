@@ -9,10 +9,10 @@ questions are those of the tool test (one draw). `chat` uses the row that is mar
 import argparse
 
 from pysft.inference.generate import CHAT, Sampling
-from pysft.measure.evaluate import answer, spoken
+from pysft.measure.evaluate import answer, on_subject, spoken
 from pysft.measure.probe import before_reply, stored_probe
 from pysft.measure.tooltest import tool_test
-from pysft.measure.words import distinct, on_topic, real_words
+from pysft.measure.words import distinct, real_words
 from pysft.nn.computing import computing_ops
 from pysft.run.stage import load_stage, measured_stage
 from pysft.text.formats import last_text
@@ -40,9 +40,9 @@ def main():
     print("|---" * 11 + "|")
     for s in ROWS:
         replies = said(prompts, s)
-        pairs = said([prompt for prompt, _ in probe.pairs], s)
-        recalled = sum(text == reply for text, (_, reply) in zip(pairs, probe.pairs))
-        figures = [on_topic(asked, replies)[0], real_words(replies, set(probe.known_words))]
+        pairs = zip(answer(*talk, [prompt for prompt, _ in probe.pairs], s), probe.pairs)
+        recalled = sum(r.stop == "end" and text == reply for (text, r), (_, reply) in pairs)
+        figures = [on_subject(asked, replies)[0], real_words(replies, set(probe.known_words))]
         figures += [distinct(replies), distinct(replies, 2)]
         tools = ["-"] * 3
         if stage.setting("transcripts", 0):
@@ -50,7 +50,7 @@ def main():
             tools = [f"{t[name]:.0%}" for name in ("answered", "refused", "followed")]
         mark = " (chat)" if s == CHAT else ""
         cells = [f"{s.temperature:g}", f"{s.top_p:g}", f"{s.repetition:g}{mark}"]
-        cells += [f"{f:.1%}" for f in figures] + [f"{recalled} of {len(pairs)}"] + tools
+        cells += [f"{f:.1%}" for f in figures] + [f"{recalled} of {len(probe.pairs)}"] + tools
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

@@ -273,7 +273,7 @@ def _in_domain(talk: _Talk, prompts: list, answers: list, probe: Probe) -> dict:
     with CHAT, so the prompts are answered once more for the figures of how it writes."""
     asked, replies = list(map(last_text, prompts)), talk.spoken(answers)
     chatted = talk.spoken(talk.answer(prompts, CHAT))
-    rate, chance = _on_topic(asked, replies)
+    rate, chance = on_subject(asked, replies)
     known = set(probe.known_words)
     long = [(p, r) for p, r in zip(asked, replies) if len(words(p)) >= 4]
     return {
@@ -285,13 +285,14 @@ def _in_domain(talk: _Talk, prompts: list, answers: list, probe: Probe) -> dict:
         "distinct_words_greedy": distinct(replies),
         "distinct_words": distinct(chatted),
         "distinct_pairs": distinct(chatted, 2),
-        "on_topic_chat": _on_topic(asked, chatted)[0],
+        "on_topic_chat": on_subject(asked, chatted)[0],
         "real_words_chat": real_words(chatted, known),
     }
 
 
-def _on_topic(prompts: list[str], replies: list[str]) -> tuple[float, float]:
-    """on_topic(), where a refusal is no answer on the subject, although it repeats the name."""
+def on_subject(prompts: list[str], replies: list[str]) -> tuple[float, float]:
+    """on_topic(), where a refusal is no answer on the subject, although it repeats the name; nan
+    without prompts."""
     if not prompts:
         return float("nan"), float("nan")
     return on_topic(prompts, ["" if r.endswith(REFUSAL) else r for r in replies])
@@ -322,7 +323,7 @@ def _by_domain(talk: _Talk, prompts: list, answers: list, domains: list, probe: 
     for domain in dict.fromkeys(domains):
         here = [i for i, d in enumerate(domains) if d == domain]
         given = talk.spoken([answers[i] for i in here])
-        rate, chance = _on_topic([last_text(prompts[i]) for i in here], given)
+        rate, chance = on_subject([last_text(prompts[i]) for i in here], given)
         checked = talk.checks([answers[i] for i in here])
         found[domain] = finite(
             {

@@ -12,7 +12,6 @@ from pysft.text.conversation import Conversation, check_messages, plain
 from pysft.text.corpora import shipped
 from pysft.text.formats import last_text, read_prompts
 from pysft.text.template import Template
-from pysft.text.transcripts import TOOLS
 
 RECALLED = 40  # maximum number of replies that recall is measured on
 
@@ -27,7 +26,7 @@ def before_reply(messages, turn: int | None = None):
 
 def plain_prompt(prompt: str | list) -> str:
     """All that is said in a prompt, as one text."""
-    return prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+    return prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
 
 
 @dataclass
@@ -165,7 +164,7 @@ def make_probe(
         prompts=unseen("heldout_prompts.jsonl"),
         heldout=[c.messages for c in heldout if not c.is_text],
         known_words=sorted(known),
-        training_replies=[r for c in chats if c.category != TOOLS for r in c.replies()],
+        training_replies=[r for c in chats for r in c.replies()],
         corpus_text=train_text,
         sealed=unseen("sealed_prompts.jsonl"),
     )
