@@ -55,7 +55,7 @@ def figures(record):
     }
 
 
-def modes(lab, steps, settings, talks, pairs=(), recalled=None, **more):
+def modes(lab, steps, settings, talks, pairs=(), recalled=None, at=(20, 60), **more):
     settings = settings | {"steps": round(steps / SCALE)}
     probe = lab.probe([*talks, *pairs], recalled or talks[:40], 256)
     arm = Arm(
@@ -65,7 +65,7 @@ def modes(lab, steps, settings, talks, pairs=(), recalled=None, **more):
         settings,
         tuple(talks),
         tuple(pairs),
-        at=[round(s / SCALE) for s in (20, 60)],
+        at=[round(s / SCALE) for s in at],
         **more,
     )
     record = lab.run(arm, 1)
@@ -110,12 +110,12 @@ def test_missing_end_tokens_are_another_cause_than_too_few_steps(lab):
         e = standard(conversation, tokenizer, settings)
         return replace(e, input_ids=e.input_ids[:-1], labels=e.labels[:-1])
 
-    found = modes(lab, 150, PLAIN, single(lab)[:30], encode=without_end)
+    found = modes(lab, 150, PLAIN, single(lab)[:30], encode=without_end, at=())
     assert "not where to stop" in found["ignores the format"].cause
 
 
 def test_too_high_a_rate_gives_gibberish_in_the_right_format(lab):
-    found = modes(lab, 150, SOURCE | {"lr": 1e-2}, (), lab.pairs, lab.pairs)
+    found = modes(lab, 150, SOURCE | {"lr": 1e-2}, (), lab.pairs, lab.pairs, at=())
     assert {"gibberish", "forgets"} <= set(found) and "ignores the format" not in found
     assert "0.01" in found["gibberish"].cause
 
@@ -125,7 +125,7 @@ def test_a_few_replies_are_memorised_in_many_epochs(lab):
         exchange(c.prompt, lab.conversations[i % 6].replies()[0], i + 1)
         for i, c in enumerate(single(lab)[:80])
     ]
-    found = modes(lab, 150, PLAIN, few)
+    found = modes(lab, 150, PLAIN, few, at=())
     assert {"memorises", "forgets"} <= set(found)
 
 

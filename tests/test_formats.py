@@ -135,6 +135,7 @@ TURN = {"role": "user", "content": "Hi"}
         [{"role": "user", "content": [TURN]}],
         [TURN | {"train": True}],
         [TURN, None],
+        [TURN, {"role": "assistant", "content": "Ho"}],
     ],
 )
 def test_prompts_need_a_text_in_each_turn(tmp_path, prompt):

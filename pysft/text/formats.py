@@ -94,10 +94,11 @@ def _is_prompt(prompt) -> bool:
     """True for a text that is not empty, and for a list of turns with such texts."""
     if not isinstance(prompt, list):
         return _is_said(prompt)
-    return bool(prompt) and all(
+    turns = all(
         isinstance(t, dict) and set(t) == {"role", "content"} and _is_said(t["content"])
         for t in prompt
     )
+    return bool(prompt) and turns and prompt[-1]["role"] == "user"
 
 
 def _is_said(text) -> bool:

@@ -192,9 +192,9 @@ def _conversation_streams(settings: Settings, name: str, conversations: list[Exa
         raise DataError("a file of the mixture has no conversation to learn from")
     lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
     streams, epochs = [], {}
-    names = [f"file {i}" for i in range(1, len(shares) + 1)] if len(shares) > 1 else []
-    if settings.data.transcripts or not names:
-        names = ["conversations", "transcripts"]
+    names = ["conversations", "transcripts"]  # of which the second may not be there
+    if files is not None and not settings.data.transcripts:
+        names = [f"file {i}" for i in range(1, len(shares) + 1)]
     each = widths(stage.tokens, [int(n.max()) for n in lengths], shares, name)
     for purpose, some, n, width in zip(names, groups, lengths, each):
         if files is None:
