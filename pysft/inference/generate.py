@@ -83,7 +83,7 @@ class Event(NamedTuple):
 
 
 GREEDY = Sampling()
-# How `chat` writes by default. bench/RESULTS.md has the table that it was chosen from.
+# How `chat` writes by default. bench/sampling.py measures it beside other settings.
 CHAT = Sampling(repetition=2.0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pysft.errors import DataError, UsageError
 from pysft.inference.generate import Event, Reply, Sampling, stream
 from pysft.inference.repetition import repeated_words
-from pysft.inference.tool_calls import answer_calls, content_parts, result_ids
+from pysft.inference.tool_calls import answer_calls, content_parts, free_text, result_ids
 from pysft.inference.tools import Tool
 from pysft.text.characters import replaced
 from pysft.text.render import render_prompt
@@ -105,7 +105,7 @@ class Session:
         content = message["content"]
         if not self.text_history or isinstance(content, str):
             return message
-        text = "".join(part["text"] for part in content if part["type"] == "text")
+        text = free_text(content)
         return message | {"content": text} if text else message
 
     def _known(self, text: str) -> str:
@@ -215,7 +215,7 @@ def answer_once(session: Session, text: str) -> dict:
     calls = [part for part in parts if part["type"] != "text"]
     document = {
         "prompt": text,
-        "reply": "".join(part["text"] for part in parts if part["type"] == "text"),
+        "reply": free_text(parts),
         "stop": reply.stop,
         "tokens": tokens,
         "tokens_per_s": tokens / max(time.monotonic() - began, 1e-9),

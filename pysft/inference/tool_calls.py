@@ -104,6 +104,11 @@ def result_ids(
     return [*opener, *inner.tolist(), *closer], len(inner) == len(tokenizer.encode(text))
 
 
+def free_text(parts: list[dict]) -> str:
+    """The text of the parts of a reply, without calls of tools and their results."""
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
 def content_parts(ids, tokenizer: Tokenizer, template: Template) -> list[dict]:
     """Return a reply's ids as the parts of a message's content: {"type": kind, "text": text} for
     each text, call and result.

@@ -14,7 +14,7 @@ from pysft import IGNORE
 from pysft.batch import Batch, Example
 from pysft.inference.generate import CHAT, GREEDY, Reply, Sampling, generate
 from pysft.inference.repetition import repeated_words
-from pysft.inference.tool_calls import content_parts
+from pysft.inference.tool_calls import content_parts, free_text
 from pysft.measure.probe import Probe, before_reply
 from pysft.measure.provenance import Origin, Provenance, summary
 from pysft.measure.words import distinct, on_topic, real_words, repeats_prompt, words
@@ -133,8 +133,7 @@ def answer(
 
 def spoken(reply: Reply, tokenizer: Tokenizer, template: Template) -> str:
     """The free text of a reply: without calls of tools and their results."""
-    parts = content_parts(reply.ids, tokenizer, template)
-    return "".join(part["text"] for part in parts if part["type"] == "text")
+    return free_text(content_parts(reply.ids, tokenizer, template))
 
 
 def checks(reply: Reply, tokenizer: Tokenizer, template: Template) -> tuple[bool, bool, bool]:
@@ -188,12 +187,7 @@ def measure(
         **_in_domain(talk, [asked[i] for i in inside], [replies[i] for i in inside], probe),
         **_trained_replies(probe),
     }
-    return figures, {
-        group: [
-            (last_text(q), text, r.stop) for q, (text, r) in zip(questions[group], answers[group])
-        ]
-        for group in questions
-    }
+    return figures, {group: _rows(questions[group], answers[group]) for group in questions}
 
 
 def measure_sealed(
@@ -212,8 +206,12 @@ def measure_sealed(
         "by_domain": _by_domain(talk, prompts, answers, domains, probe),
         **_in_domain(talk, [prompts[i] for i in inside], [answers[i] for i in inside], probe),
     }
-    rows = [(last_text(q), text, r.stop) for q, (text, r) in zip(prompts, answers)]
-    return finite(figures), rows
+    return finite(figures), _rows(prompts, answers)
+
+
+def _rows(prompts: list, answers: list[tuple[str, Reply]]) -> list[tuple[str, str, str]]:
+    """[(what the user says, the reply, why it stopped)]."""
+    return [(last_text(p), text, r.stop) for p, (text, r) in zip(prompts, answers)]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pysft.inference.generate import GREEDY, Reply, Sampling, generate
 from pysft.inference.repetition import repeated_words
 from pysft.inference.search import Document, Search
 from pysft.inference.session import Session
-from pysft.inference.tool_calls import answer_calls, content_parts
+from pysft.inference.tool_calls import answer_calls, content_parts, free_text
 from pysft.inference.tools import tools
 from pysft.measure.evaluate import MAX_NEW
 from pysft.rng import rng
 from pysft.text.characters import replaced
-from pysft.text.facts import Fact, Lexicon, invent, name, one, town
+from pysft.text.facts import STRANGER, Fact, Lexicon, invent, name, one, town
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
@@ -114,10 +114,6 @@ class _Answer(NamedTuple):
         """True if the reply holds this text outside of calls and results."""
         return any(p["type"] == "text" and text in p["text"] for p in self.parts)
 
-    def said(self) -> str:
-        """The text of the reply outside of calls and results, which a chat goes on from."""
-        return "".join(p["text"] for p in self.parts if p["type"] == "text")
-
     def query(self) -> str | None:
         """The text of the first search; None without one."""
         return next((p["text"] for p in self.parts if p["type"] == "search"), None)
@@ -158,7 +154,7 @@ def _second(talk, facts: list[Fact], first: dict, search: Search, g) -> list[_An
     answers = []
     for fact in facts:
         question, answer = first[fact.title.removeprefix(about(fact.kind, ""))]
-        session.messages = _exchange(question, answer.said() or "-", tokenizer)
+        session.messages = _exchange(question, free_text(answer.parts) or "-", tokenizer)
         then = one(g, HELD_OUT_FOLLOWED[fact.kind]).format(**one(g, PRONOUNS))
         _, reply, _ = session.say(replaced(then, tokenizer))
         answers.append(_read(reply, tokenizer, template))
@@ -179,8 +175,8 @@ def _draw(talk, probe, seed: int) -> dict:
     first, last, far = strangers(g, people, search, lexicon)
     unknown = [*first, *last, *far]
 
-    def answers(questions, having, before=None):
-        return _answers(talk, questions, having, before)
+    def answers(questions, having):
+        return _answers(talk, questions, having)
 
     def share(flags):
         return float(np.mean(flags))
@@ -250,7 +246,7 @@ def strangers(
         lambda: f"{name(g, lexicon)} {name(g, lexicon)}",
         lambda title: not search.find(title),
     )
-    return first, last, ["Orson Kovacs", *far]
+    return first, last, [STRANGER, *far]
 
 
 def tool_rows(t: dict) -> list[tuple[str, str]]:
