@@ -7,9 +7,7 @@ from pysft.inference.tool_calls import content_parts
 from pysft.inference.tools import tools
 from pysft.run.stage import Stage
 from pysft.text.corpora import shipped
-from pysft.text.facts import town
-
-STRANGER = "Orson Kovacs"  # of whom no document knows
+from pysft.text.facts import STRANGER, town
 
 
 def town_chat(stage: Stage) -> list[dict]:

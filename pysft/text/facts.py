@@ -10,6 +10,7 @@ import numpy as np
 from pysft.errors import DataError
 from pysft.text.corpora import shipped
 
+STRANGER = "Orson Kovacs"  # of whom no document of the town knows
 _ONSET = "b br c cr d dr f fl g gr h j k l m n p pr qu r s st t th tr v w wh".split()
 _VOWEL = "a e i o u ai ea ee oa ou y".split()
 _CODA = "b ck d f g l ll m n nd nt p r rd rn rt sh st t th w x".split()
