@@ -149,7 +149,8 @@ def resolve(
     upon, flags: documents as Settings.changed() takes them. tools: True takes WITH_TOOLS for
     `upon`, if the settings leave room for transcripts. stages: the names of the stages, else those
     that the file names, else base and sft, or after a parent the next fine-tuning. say(text): takes
-    a sentence about tables of the file that no stage uses.
+    a sentence about tables of the file that no stage uses, or about a context without room for
+    transcripts.
 
     The preset is `preset`, else the one that the file names, else tiny. MissingInput if there is no
     file, UsageError if it is not TOML, or if a name or value is not valid, or differs from the
@@ -174,7 +175,7 @@ def resolve(
     if parent is not None:
         settings = _begun_from(settings, parent)
     if tools:
-        upon = _with_tools(settings, [chosen, flags or {}], say)
+        upon = _wanted_tools(settings, [chosen, flags or {}], say)
     layers = [(upon or {}, ""), (chosen, f"--config {file}: "), (flags or {}, "")]
     for document, where in layers:
         try:
@@ -191,11 +192,10 @@ def resolve(
     return settings
 
 
-def _with_tools(settings: Settings, layers: list[dict], say) -> dict:
-    """Return what WITH_TOOLS changes in a preset; nothing if no stage learns from conversations, if
-    the layers ask for the pairs alone or for no transcripts, or if their context is too short for a
-    transcript."""
-    changes = WITH_TOOLS.get(settings.preset, {})
+def _wanted_tools(settings: Settings, layers: list[dict], say) -> dict:
+    """Return with_tools(); nothing if no stage learns from conversations, if the layers ask for the
+    pairs alone or for no transcripts, or if their context is too short for a transcript."""
+    changes = with_tools(settings)
 
     def value(table, name, usual):
         for layer in layers:
@@ -204,8 +204,8 @@ def _with_tools(settings: Settings, layers: list[dict], say) -> dict:
         return usual
 
     tunes = any(kind_of(name) != "base" for name in settings.stages)
-    no_room = value("data", "shipped", "") == "pairs" or value("data", "transcripts", 1) == 0
-    if not changes or not tunes or no_room:
+    unwanted = value("data", "shipped", "") == "pairs" or value("data", "transcripts", 1) == 0
+    if not changes or not tunes or unwanted:
         return {}
     context = value("model", "context", settings.model.context)
     if is_whole(context) and context < TRANSCRIPT:
@@ -214,7 +214,7 @@ def _with_tools(settings: Settings, layers: list[dict], say) -> dict:
             f" {TRANSCRIPT}, so the model learns no tools"
         )
         return {}
-    return with_tools(settings)
+    return changes
 
 
 def with_tools(settings: Settings) -> dict:
