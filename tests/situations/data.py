@@ -1,0 +1,5 @@
+"""Files of data."""
+
+from situations import Situation
+
+SITUATIONS: list[Situation] = []

@@ -1,0 +1,5 @@
+"""Situations from the public threads of other tools."""
+
+from situations import Situation
+
+SITUATIONS: list[Situation] = []

@@ -1,0 +1,5 @@
+"""Runs and machines."""
+
+from situations import Situation
+
+SITUATIONS: list[Situation] = []

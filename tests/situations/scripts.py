@@ -1,0 +1,5 @@
+"""Characters and scripts."""
+
+from situations import Situation
+
+SITUATIONS: list[Situation] = []
