@@ -230,8 +230,8 @@ def test_each_row_of_a_jsonl_file_is_a_document_and_several_files_add_up(tmp_pat
     {
         "{": "line 2: not JSON",
         "[" * 100_000: "line 2: not JSON",
-        "[1]": "line 2: not a document",
-        '"x"': "line 2: not a document",
+        "[1]": 'line 2: an array, expected an object; write {"title": text',
+        '"x"': 'line 2: a text, expected an object; write {"title": text',
         '{"text": 3}': "line 2: not a document",
         '{"title": 3, "text": "x"}': "line 2: not a document",
         '{"title": "x"}': 'line 2: its "text" is missing or empty',

@@ -116,4 +116,4 @@ def test_a_cell_may_hold_commas_quotes_and_lines_and_rows_keep_their_line(tmp_pa
         (3, say("Go", "No")),
         (5, say("Up", "Down")),
     ]
-    assert "line 4: 1 columns; there must be two" in str(found[2])
+    assert "line 4: 1 column; there must be two" in str(found[2])

@@ -1,6 +1,5 @@
 """Full-text search in documents: an index in memory, made from files."""
 
-import json
 import os
 import re
 import unicodedata
@@ -8,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, RowError
+from pysft.text.files import open_data, read_text, suffix, unpacked_name
+from pysft.text.json_rows import json_rows
 from pysft.text.transcripts import NOTHING
 
 DOCS = (
     '--docs takes a folder of .txt and .md files, one such file, or a .jsonl of {"title": ...,'
     ' "text": ...}'
 )
+DOCUMENT = 'write {"title": text, "text": text}; the title may be left out'
 # Words that most questions contain. They would match a document about anything, so they are ignored
 # unless a query has no other words.
 QUESTION_WORDS = frozenset(
@@ -105,56 +107,37 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _read(path: str) -> list[Document]:
     """The documents of a file, or of a folder's files in the order of their paths."""
-    kind = Path(path).suffix.lower()
+    kind = suffix(path)
     if os.path.isdir(path):
-        files = sorted(
-            p for p in Path(path).rglob("*") if p.suffix.lower() in (".txt", ".md") and p.is_file()
-        )
-        return [document for file in files for document in _read(str(file))]
+        files = sorted(p for p in Path(path).rglob("*") if suffix(p) in (".txt", ".md"))
+        return [document for file in files if file.is_file() for document in _read(str(file))]
     if not os.path.exists(path):
         raise MissingInput(f"{path}: no such file or folder; {DOCS}")
     if kind not in (".jsonl", ".txt", ".md"):
         raise DataError(f"{path}: search cannot read this kind of file; {DOCS}")
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
-        ) from None
     if kind == ".jsonl":
-        return [
-            _document(line, f"{path}, line {n}")
-            for n, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        ]
+        with open_data(path) as file:
+            return [_document(row, f"{path}, line {n}") for n, row in json_rows(file, path)]
+    text = read_text(path)
     if kind == ".md":
         # A heading names the subject of the paragraph below it, so the two become one document.
         text = re.sub(r"^#+[ \t]+(\S.*)\n\s*(?=\S)", r"\1: ", text, flags=re.M)
     return [
-        Document(Path(path).stem, " ".join(paragraph.split()))
+        Document(unpacked_name(path).stem, " ".join(paragraph.split()))
         for paragraph in re.split(r"\n\s*\n", text)
         if paragraph.strip()
     ]
 
 
-def _document(line: str, where: str) -> Document:
+def _document(row: dict | RowError, where: str) -> Document:
     """The document in a row of a .jsonl file. Keys other than title and text are ignored."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RowError(
-            where,
-            f"not JSON ({str(error).split(': line')[0]})",
-            "write one object a line, or remove the line",
-            "format",
-        ) from None
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(key, ""), str) for key in ("title", "text")
-    ):
+    if isinstance(row, RowError):
+        raise RowError(where, row.what, DOCUMENT, row.kind)
+    if not all(isinstance(row.get(key, ""), str) for key in ("title", "text")):
         raise RowError(
             where,
             "not a document",
-            'write {"title": text, "text": text}; the title may be left out',
+            DOCUMENT,
             "format",
         )
     title, text = row.get("title", ""), row.get("text", "")

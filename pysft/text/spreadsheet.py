@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft.errors import DataError, RowError
-from pysft.text.files import open_data
+from pysft.text.files import open_data, suffix
 
 # Names of the two columns, and of the two keys of a row of JSON: what is asked, what is answered.
 ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request", "q", "frage")
 ANSWERED = (
     *("completion", "answer", "assistant", "response", "output", "reply", "bot", "a", "antwort"),
 )
-SUFFIXES = (".csv", ".tsv")
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the delimiters
 
 
@@ -27,6 +26,15 @@ class Sheet:
     delimiter: str
     header: tuple[str, ...] | None
     rows: list
+
+    @property
+    def half_header(self) -> tuple[str, str] | None:
+        """The first row, if it is taken for data and just one of its cells is a column's name."""
+        cells = self.rows[0][1] if self.rows and self.header is None else None
+        if not isinstance(cells, list) or len(cells) != 2:
+            return None
+        known = [cell.lower() in ASKED + ANSWERED for cell in cells]
+        return tuple(cells) if sum(known) == 1 else None
 
     def __str__(self):
         header = "no header: the first row is data too"
@@ -47,7 +55,7 @@ def read_sheet(path, file=None) -> Sheet:
     with file or open_data(path) as opened:
         text = opened.read().decode("utf-8", "surrogateescape")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    delimiters, start = "\t" if path.suffix.lower() == ".tsv" else "".join(NAMES), 1
+    delimiters, start = "\t" if suffix(path) == ".tsv" else "".join(NAMES), 1
     if declared := re.match(r"sep=([,;\t])\n", text, re.IGNORECASE):
         delimiters, text, start = declared[1], text[declared.end() :], 2
     found = {d: list(_cells(text, d, path, start)) for d in delimiters}
@@ -124,13 +132,18 @@ def _cells(text: str, delimiter: str, path, start: int) -> Iterator[tuple[int, l
 
 def sheet_rows(file, path) -> Iterator[tuple[int, dict | RowError]]:
     """(line number, {"prompt", "completion"} or its fault) of each row of a table."""
-    for line, cells in read_sheet(path, file).rows:
+    sheet = read_sheet(path, file)
+    for line, cells in sheet.rows:
         where = f"{path}, line {line}"
         if isinstance(cells, RowError):
             yield line, cells
+        elif sheet.header and sorted(cells) == sorted(sheet.header):
+            remedy = "remove the line: each row is a question and its answer"
+            yield line, RowError(where, "the header once more", remedy, "format")
         elif len(cells) != 2:
             remedy = "there must be two: what is asked, what is answered"
-            yield line, RowError(where, f"{len(cells)} columns", remedy, "format")
+            columns = f"{len(cells)} column{'s' * (len(cells) != 1)}"
+            yield line, RowError(where, columns, remedy, "format")
         elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
             remedy = "save the file as UTF-8 (in a spreadsheet: CSV UTF-8)"
             yield line, RowError(where, "cannot be read as UTF-8 text", remedy, "format")
