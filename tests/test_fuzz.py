@@ -26,7 +26,7 @@ from pysft.run.stage import load_stage, weights_sha256
 from pysft.text.corpora import read_corpus
 from pysft.text.templates import TEMPLATES, load_template
 from pysft.training import runner
-from pysft.training.presets import PRESETS, resolve
+from pysft.training.presets import PRESETS, read_settings, resolve
 from pysft.training.settings import Data, FineTuning, Model, Pretraining, Settings
 
 MANY = int(os.environ.get("PYSFT_FUZZ", "0"))
@@ -126,7 +126,7 @@ def test_any_toml_file_gives_settings_or_a_sentence(tmp_path_factory, alone, tab
         lines += [f"{json.dumps(name)} = {as_toml(value)}\n" for name, value in values.items()]
     path.write_bytes(("".join(lines) + rest).encode("utf-8", "surrogatepass"))
     try:
-        found = resolve(file=str(path))
+        found = resolve(file=read_settings(str(path)))
     except PysftError as error:
         return is_refused(error)
     assert isinstance(found, Settings)
@@ -145,7 +145,7 @@ def test_a_settings_file_of_any_nbytesgives_settings_or_a_sentence(tmp_path_fact
     path = tmp_path_factory.getbasetemp() / "bytes.toml"
     path.write_bytes(data)
     try:
-        assert resolve(file=str(path)) == PRESETS["tiny"]
+        assert resolve(file=read_settings(str(path))) == PRESETS["tiny"]
     except PysftError as error:
         is_refused(error)
 

@@ -9,18 +9,18 @@ from texts import one_line
 
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import PLACES, stored_settings, tuning
-from pysft.training.presets import PRESETS, WITH_TOOLS, Parent, resolve
+from pysft.training.presets import PRESETS, WITH_TOOLS, Parent, read_settings, resolve
 from pysft.training.settings import TRANSCRIPT, FineTuning, Model, Pretraining, Settings, next_name
 
 
 @pytest.fixture
 def toml(tmp_path):
-    """A function that writes a settings file and returns its path."""
+    """A function that writes a settings file and reads it."""
 
     def write(text):
         path = tmp_path / "mine.toml"
         path.write_text(text)
-        return str(path)
+        return read_settings(str(path))
 
     return write
 
@@ -385,7 +385,7 @@ def test_a_file_that_is_not_toml_is_refused(toml):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MissingInput, match="none.toml: no such file"):
-        resolve("tiny", str(tmp_path / "none.toml"))
+        read_settings(str(tmp_path / "none.toml"))
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

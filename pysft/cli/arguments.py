@@ -111,6 +111,36 @@ def add_training(p):
     )
 
 
+def add_rows(p):
+    p.add_argument(
+        "--ignore",
+        nargs="+",
+        action="extend",
+        metavar="KEY",
+        help="keys of rows and turns that mean nothing; others that are not read are errors",
+    )
+    p.add_argument(
+        "--lang",
+        metavar="LANGUAGE",
+        help='read only rows whose "lang" is this, such as en; the others are left out and counted',
+    )
+    p.add_argument(
+        "--no-synthetic",
+        action="store_const",
+        const=False,
+        dest="synthetic",
+        help="leave out messages of trees that a model wrote (OASST), and count them",
+    )
+
+
+def reading_of(args):
+    """Return the Reading that the flags of add_rows() ask for."""
+    from pysft.text.keys import Reading, checked_ignore
+
+    synthetic = args.synthetic is None
+    return Reading(checked_ignore(args.ignore or ()), args.lang or "", synthetic)
+
+
 def add_rendering(p):
     p.add_argument(
         "--template",
@@ -192,6 +222,7 @@ def add_reading(p):
         metavar="PATH|plays|shakespeare",
         help="read with the vocabulary of this text (default: plays)",
     )
+    add_rows(p)
     add_rendering(p)
 
 
@@ -209,7 +240,7 @@ def settings_of(
 
     flags: the flags that set a setting: TRAIN_FLAGS or PRETRAIN_FLAGS. The others: as resolve()
     takes them. A UsageError for flags that cannot stand beside --resume."""
-    from pysft.training.presets import resolve
+    from pysft.training.presets import read_settings, resolve
 
     if args.resume:
         refused = ("preset", "config", "set", "corpus", "seed", "data", "base", "stages", *flags)
@@ -226,6 +257,8 @@ def settings_of(
     if args.seed is not None:
         document["seed"] = args.seed
     say = say or _say
+    if isinstance(args.config, str):  # once, because it may be a pipe
+        args.config = read_settings(args.config)
     settings = resolve(args.preset, args.config, upon, document, stages, parent, say, tools)
     if args.on_nan is not None:
         settings = settings.changed({name: {"on_nan": args.on_nan} for name in settings.stages})

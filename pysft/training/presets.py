@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import is_flat, places
@@ -111,6 +112,9 @@ TRAIN_FLAGS = {
     "too_long": ("data", "too_long"),
     "unknown": ("data", "unknown"),
     "mix": ("data", "mix"),
+    "ignore": ("data", "ignore"),
+    "lang": ("data", "lang"),
+    "synthetic": ("data", "synthetic"),
     "base_steps": ("base", "steps"),
     "sft_steps": ("sft", "steps"),
     "lr": ("sft", "lr"),
@@ -136,7 +140,7 @@ class Parent:
 
 def resolve(
     preset: str | None = None,
-    file: str | None = None,
+    file: "SettingsFile | None" = None,
     upon: dict | None = None,
     flags: dict | None = None,
     stages: list[str] | None = None,
@@ -152,10 +156,9 @@ def resolve(
     a sentence about tables of the file that no stage uses, or about a context without room for
     transcripts.
 
-    The preset is `preset`, else the one that the file names, else tiny. MissingInput if there is no
-    file, UsageError if it is not TOML, or if a name or value is not valid, or differs from the
-    parent's."""
-    chosen = {} if file is None else _read(file)
+    The preset is `preset`, else the one that the file names, else tiny. A UsageError if a name or
+    value is not valid, or differs from the parent's."""
+    chosen = {} if file is None else dict(file.document)
     named, listed = chosen.pop("preset", None), chosen.pop("stages", None)
     preset = named if preset is None else preset
     preset = "tiny" if preset is None else preset
@@ -224,8 +227,19 @@ def with_tools(settings: Settings) -> dict:
     return {table: values for table, values in changes.items() if table in kinds}
 
 
-def _read(file: str) -> dict:
-    """Return the content of a TOML file of settings."""
+class SettingsFile(NamedTuple):
+    """A file of settings that has been read. It may have been a pipe, so it is read once."""
+
+    path: str
+    document: dict
+
+    def __str__(self):
+        return self.path
+
+
+def read_settings(file: str) -> SettingsFile:
+    """Read a TOML file of settings. MissingInput if there is none, a UsageError if it is not
+    TOML, or has the flat settings of earlier versions."""
     try:
         chosen = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -234,7 +248,7 @@ def _read(file: str) -> dict:
         raise UsageError(f"--config {file}: not TOML ({error})") from None
     if is_flat(chosen):
         raise UsageError(f"--config {file}: settings stand in tables now: {places(chosen)}")
-    return chosen
+    return SettingsFile(file, chosen)
 
 
 def _begun_from(settings: Settings, parent: Parent) -> Settings:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from pysft.errors import UsageError
 from pysft.nn.shapes import MATRICES, GPTConfig
+from pysft.text.keys import Reading
 from pysft.training.values import as_toml, checked, is_whole
 
 TRANSCRIPT = 256  # tokens that a made transcript of tool use may take
@@ -76,6 +77,15 @@ class Data(_Table):
     grade: str = "all"
     too_long: str = "refuse"
     unknown: str = "refuse"
+    # Which rows are read: those in one language ("" reads all), and synthetic messages of trees or
+    # none. And the keys of rows and turns that carry no meaning.
+    lang: str = ""
+    synthetic: bool = True
+    ignore: tuple[str, ...] = ()
+
+    def reading(self) -> Reading:
+        """Return which rows of a file are read."""
+        return Reading(self.ignore, self.lang, self.synthetic)
 
     def __post_init__(self):
         super().__post_init__()

@@ -6,6 +6,7 @@ import json
 from pysft.errors import UsageError
 from pysft.nn.shapes import MATRICES
 from pysft.text.grades import GRADES
+from pysft.text.keys import checked_ignore
 from pysft.text.tokenizers import TOKENIZERS
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -48,6 +49,10 @@ def checked(f: dataclasses.Field, value):
         if isinstance(value, bool) or not (text in words or (text.isdecimal() and int(text) > 0)):
             raise UsageError(f"{given}: expected tenth, epoch, never, or a number of steps above 0")
         return text
+    if name == "ignore":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(key, str) for key in value):
+            raise UsageError(f"{given}: expected a list of names of keys")
+        return checked_ignore(value)
     if name == "mix":
         if not isinstance(value, (list, tuple)) or not all(_is_real(w) and w > 0 for w in value):
             raise UsageError(f"{given}: expected a list of numbers above 0, one for each file")
