@@ -30,10 +30,10 @@ def pair(prompt, completion):
 
 # What is wrong, in this order in the lines of a file: the line, and what its finding says.
 BROKEN = {
-    "not JSON": ('{"messages": [', "line 1: not JSON"),
+    "not JSON": ('{"messages": [}', "line 1: not JSON"),
     "an array": (
         '[{"prompt": "Hi", "completion": "Ho"}]',
-        "line 2: a JSON list, expected an object; write each object of the array",
+        "line 2: an array, expected an object; write each object of the array",
     ),
     "unknown keys": (
         '{"frage": "Hi"}',
@@ -42,7 +42,7 @@ BROKEN = {
     "a role": (
         '{"messages": [{"role": "robot", "content": "Hi"}]}',
         'line 4, turn 1: unknown role \'robot\'; this template has "user" or "assistant" (also'
-        " accepted: human, prompter, gpt, bot, model, chatgpt)",
+        " accepted: human, prompter, gpt, bot, model, chatgpt, ai,",
     ),
     "order": (
         {"messages": say("Hi", "Ho")[::-1]},
@@ -59,15 +59,15 @@ BROKEN = {
     ),
     "flag": (
         {"messages": [say("Hi")[0], {"role": "assistant", "content": "Ho", "weight": 2}]},
-        'line 9, turn 2: the flag "weight" is 2; it is 0 or 1',
+        "line 9, turn 2: the flag 'weight' is 2; it is true or false",
     ),
     "flag elsewhere": (
         {"messages": [{"role": "user", "content": "Hi", "train": True}, say("Hi", "Ho")[1]]},
-        'line 10, turn 1: the flag "train" is True in a turn of the user',
+        "line 10, turn 1: the flag 'train' asks to grade a turn that is no reply",
     ),
     "flag unasked": (
         {"messages": [say("Hi")[0], {"role": "assistant", "content": "Ho", "weight": 0}]},
-        'line 11, turn 2 (assistant): it has a flag "train"',
+        "line 11, turn 2 (assistant): its flag 'weight' says not graded",
     ),
     "from": (
         '{"conversations": [{"from": "human"}]}',
@@ -374,7 +374,7 @@ def test_what_differs_in_flags_parts_or_replaced_characters_is_no_duplicate(tmp_
 
 
 def test_half_a_character_in_an_unread_field_does_no_harm(tmp_path):
-    part = {"type": "text", "text": "No", "x": "\ud800"}
+    part = {"type": "text", "text": "No", "id": "\ud800"}
     path = write(
         tmp_path,
         "x.jsonl",

@@ -1,18 +1,22 @@
 """Readers: every format becomes conversations, and every fault is named with its file and line."""
 
+import copy
 import json
 import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from situations.formats import FORMATS
 from texts import grown, node, one_line, say, steady, write
 
 from pysft import IGNORE
 from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.text.audit import audit
+from pysft.text.conversation import Conversation
 from pysft.text.examples import encode_conversation
 from pysft.text.formats import last_text, read_conversations, read_prompts, scan
+from pysft.text.keys import FLAGS, MEANINGLESS
 from pysft.text.templates import CHAT, TEMPLATES
 
 # ------------------------------------------------------------------------------- lines and turns
@@ -43,8 +47,8 @@ HI, YES = user("Hi"), assistant("Yes")
     "bad, named",
     [
         ('{"messages": [', "not JSON"),
-        ("[1, 2]", "JSON list"),
-        ("3", "JSON int"),
+        ("[1, 2]", "an array"),
+        ("3", "a number"),
         ('{"words": "x"}', '"messages"'),
         ('{"messages": []}', "must be a list of turns"),
         ('{"messages": "x"}', "must be a list of turns"),
@@ -58,9 +62,9 @@ HI, YES = user("Hi"), assistant("Yes")
         (line(HI, YES, user("Go")), "turn 3: no reply"),
         (line(HI, assistant(" \n")), "turn 2: empty reply"),
         (line(user(""), YES), "turn 1: empty text"),
-        (line(HI, assistant(5)), 'turn 2: "content" is int'),
-        (line(HI, assistant(None)), 'turn 2: "content" is NoneType'),
-        (line(user([{"type": "text", "text": "Hi"}]), YES), 'turn 1: "content" is list'),
+        (line(HI, assistant(5)), 'turn 2: "content" is a number'),
+        (line(HI, assistant(None)), 'turn 2: "content" is null'),
+        (line(user([{"type": "search", "text": "Hi"}]), YES), 'turn 1: "content" is an array'),
         (line(HI, assistant([{"type": "image", "text": "x"}])), "turn 2: a part must be"),
         (line(HI, assistant([{"type": [], "text": "x"}])), "turn 2: a part must be"),
         (line(HI, assistant([{"type": "text"}])), "turn 2: a part must be"),
@@ -185,7 +189,11 @@ def test_alpacas_input_follows_its_instruction(tmp_path, answered):
     "content, named",
     [
         (b"PK\x03\x04rest", "a workbook"),
-        (b"[\n {\n", "one JSON array over many lines"),
+        (b"\x28\xb5\x2f\xfd\x24", "packed with zstd"),
+        (b"PAR1\x15", "a Parquet file"),
+        (b"\x1f\x8b\x08\x00", "cannot be unpacked"),
+        (b"BZh91AY", "cannot be unpacked"),
+        (b"\xfd7zXZ\x00\x00", "cannot be unpacked"),
         (b"\xff\xfeH\x00", "UTF-16"),
     ],
 )
@@ -199,7 +207,6 @@ def test_a_file_of_another_kind_is_refused_in_one_sentence(tmp_path, content, na
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": "Hi", "completion": "Ho", "system": "Be rude"},
         {"instruction": "Hi", "output": "Ho", "history": [["a", "b"]]},
         {"question": "Hi", "answer": "Ho", "context": "A tale"},
         {"prompt": "Hi", "completion": "Ho", "input": "x"},
@@ -234,7 +241,10 @@ def test_half_a_character_is_refused(tmp_path):
     [
         ({"text": "A"}, "no text of two characters or more"),
         ({"text": 5}, "no text of two characters or more"),
-        ({"instruction": ["Hi"], "output": "Ho"}, '"instruction" and "input" must be text'),
+        (
+            {"instruction": ["Hi"], "output": "Ho"},
+            '"instruction", "input" and "context" must be text',
+        ),
         ({"instruction": "Hi", "input": 5, "output": "Ho"}, "must be text"),
     ],
 )
@@ -303,3 +313,93 @@ def test_a_mutated_file_gives_data_or_one_line_errors_and_nothing_else(
         assert report["trainable"] + report["errors"] == max(1, report["rows"])
     except PysftError as error:
         assert str(error) and "\n" not in str(error)
+
+
+# -------------------------------------------------------------------- a key that is not read
+
+
+@pytest.mark.parametrize("f", FORMATS, ids=[f.what for f in FORMATS])
+def test_each_format_becomes_its_messages(tmp_path, f):
+    template = TEMPLATES["chatml" if "chatml" in f.flags else "chat"]
+    (found,) = read_conversations(write(tmp_path, "x.jsonl", f.example), template)
+    assert found.messages == f.messages
+
+
+def objects_in(value):
+    """Every JSON object in a value, but those that stand under a key without a meaning."""
+    if isinstance(value, dict):
+        yield value
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        if isinstance(inner, (dict, list)) and key not in MEANINGLESS:
+            yield from objects_in(inner)
+
+
+def texts_in(value) -> list:
+    """Every text that a row's format may read."""
+    found = [v for o in objects_in(value) for k, v in o.items() if isinstance(v, str)]
+    return [text for text in found if text not in ("user", "assistant", "human", "gpt", "text")]
+
+
+def rendering(row, path, template, grade):
+    """What a training would see of a row; None if it refuses it."""
+    path.write_text(json.dumps(row), encoding="utf-8")
+    shown = []
+    for found in scan(path, template):
+        if isinstance(found, RowError):
+            return None
+        if isinstance(found, Conversation):
+            try:
+                example = encode_conversation(found, grown(template), 512, template, grade)
+            except DataError:
+                return None
+            shown.append((example.input_ids.tolist(), example.labels.tolist()))
+    return shown or None
+
+
+def says_nothing(owner, key, row, grade) -> bool:
+    """True if a key of an object of a row may be removed: if it is known to carry no meaning, is
+    empty, repeats a text of the row, or asks for what happens anyway."""
+    value = owner[key]
+    if key in MEANINGLESS or value in (None, "", [], {}):
+        return True
+    if key in FLAGS:
+        is_reply = owner.get("role", owner.get("from")) in ("assistant", "gpt")
+        return bool(value) or not is_reply or grade == "last"
+    if key in ("deleted", "synthetic", "review_result") and isinstance(value, bool):
+        return bool(value) == (key != "deleted")
+    others = texts_in(row)
+    others.remove(value) if value in others else None
+    return isinstance(value, str) and (value in others or key == "text")
+
+
+KEYS = [
+    *("system", "system_prompt", "context", "input", "history", "text", "prompt", "instruction"),
+    *("name", "tool_calls", "reasoning_content", "mask", "tools", "chosen", "label", "persona"),
+    *("output", "completion", "answer", "role", "from", "type", "id", "source", "lang", "deleted"),
+    *("review_result", "replies", "refusal", "content", "value", "messages", "parent_id", "rank"),
+    *FLAGS,
+]
+VALUES = [None, "", "Hi", "Ho.", "A tale.", 0, 1, True, False, [], {}, ["x"], {"x": 1}]
+
+
+@settings(steady, max_examples=max(600, int(os.environ.get("PYSFT_FUZZ", "0"))))  # make fuzz
+@given(st.data())
+def test_every_key_of_a_row_that_is_read_means_something_or_is_known_not_to(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "keys.jsonl"
+    row = copy.deepcopy(data.draw(st.sampled_from(FORMATS)).example)
+    for _ in range(data.draw(st.integers(0, 3))):
+        owner = data.draw(st.sampled_from(list(objects_in(row))))
+        key, value = data.draw(st.sampled_from(KEYS)), data.draw(st.sampled_from(VALUES))
+        owner[key] = copy.deepcopy(value)
+    template = TEMPLATES[data.draw(st.sampled_from(["chat", "chatml"]))]
+    grade = data.draw(st.sampled_from(["all", "flags", "last", "everything"]))
+    whole = rendering(row, path, template, grade)
+    if whole is None:
+        return
+    for owner in list(objects_in(row)):
+        for key in list(owner):
+            if not says_nothing(owner, key, row, grade):
+                value = owner.pop(key)
+                assert rendering(row, path, template, grade) != whole, (key, value, row)
+                owner[key] = value

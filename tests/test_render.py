@@ -208,11 +208,14 @@ def test_flags_choose_the_turns_and_are_never_silently_ignored():
     talk[1]["train"] = False
     tokenizer = grown(CHAT)
     assert shown(*render(talk, tokenizer, CHAT, grade="flags"), tokenizer).count("[") == 1
-    for grade in ("all", "last", "everything"):
-        with pytest.raises(
-            RowError, match="turn 2 .assistant.: it has a flag .*choose --grade flags"
-        ):
+    for grade in ("all", "everything"):
+        wrong = "turn 2 .assistant.: its flag 'train' says not graded.*choose --grade flags"
+        with pytest.raises(RowError, match=wrong):
             render(talk, tokenizer, CHAT, grade=grade)
-    talk[3]["train"] = False
+    render(talk, tokenizer, CHAT, grade="last")  # which does not grade it either
+    talk[1]["train"] = True
+    with pytest.raises(RowError, match="says graded, but --grade last"):
+        render(talk, tokenizer, CHAT, grade="last")
+    talk[1]["train"] = talk[3]["train"] = False
     with pytest.raises(RowError, match="no token of it would be graded"):
         encode_conversation(Conversation(talk, "x.jsonl", 1), tokenizer, 64, grade="flags")

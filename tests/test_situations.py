@@ -6,9 +6,9 @@ import shlex
 
 import pytest
 from command_line import pysft
-from situations import data, more, runs, scripts
+from situations import data, more, more_runs, runs, scripts
 
-TABLES = (data, scripts, runs, more)
+TABLES = (data, scripts, runs, more, more_runs)
 SITUATIONS = [s for table in TABLES for s in table.SITUATIONS]
 
 

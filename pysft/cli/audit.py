@@ -1,6 +1,6 @@
 """`pysft audit`: check a data set before training on it."""
 
-from pysft.cli.arguments import add_reading, policies, positive, print_json
+from pysft.cli.arguments import add_reading, policies, positive, print_json, reading_of
 
 HELP = "check a data set before training on it"
 EXAMPLES = (
@@ -83,6 +83,7 @@ def run(args):
         args.fix,
         unknown,
         reader.tokens,
+        reading_of(args),
     )
     if args.json:
         print_json(report | {"findings": [asdict(f) for f in report["findings"]]})
@@ -116,6 +117,7 @@ def _show_figures(report):
     lines = [("table", f"{path}: {sheet}") for path, sheet in report["tables"].items()]
     lines += [
         ("rows", f"{report['rows']:,}, of which {report['trainable']:,} can be trained on"),
+        ("left out", ", ".join(f"{n:,} {why}" for why, n in report["left_out"].items()) or "none"),
         ("turns", turns or "none"),
         (
             "tokens a conversation",

@@ -7,6 +7,7 @@ from pysft.cli.arguments import (
     policies,
     positive,
     print_json,
+    reading_of,
     use_colour,
     whole,
 )
@@ -105,8 +106,8 @@ def _conversations(args, template):
         if args.user is not None or args.assistant is not None or args.system is not None:
             raise UsageError("name a FILE, or --user and --assistant, but not both")
         if args.line is None:
-            return read_conversations(args.file, template)
-        return _in_line(args.file, args.line, template)
+            return read_conversations(args.file, template, reading_of(args))
+        return _in_line(args.file, args.line, template, reading_of(args))
     if args.line is not None:
         raise UsageError("--line needs a FILE")
     if (args.user is None) != (args.assistant is None):
@@ -121,13 +122,14 @@ def _conversations(args, template):
     return [Conversation(messages, "example", 1)]
 
 
-def _in_line(file, line, template):
+def _in_line(file, line, template, reading):
     """The conversations that begin on a line of a file. Faults in other rows are not reported."""
     from pysft.errors import RowError
-    from pysft.text.conversation import refuse_faults
+    from pysft.text.conversation import LeftOut, refuse_faults
     from pysft.text.formats import scan
 
-    rows = [row for row in scan(file, template) if row.line == line]
+    rows = scan(file, template, reading)
+    rows = [row for row in rows if not isinstance(row, LeftOut) and row.line == line]
     refuse_faults([row for row in rows if isinstance(row, RowError)])
     if not rows:
         raise UsageError(f"{file}: no conversation begins on line {line}")

@@ -5,6 +5,7 @@ import sys
 
 from pysft.cli.arguments import (
     add_rendering,
+    add_rows,
     add_training,
     positive,
     print_json,
@@ -39,6 +40,7 @@ def add_arguments(p):
         action="store_true",
         help="learn from the shipped conversations alone, without made transcripts of search",
     )
+    add_rows(p)
     add_rendering(p)
     p.add_argument(
         "--too-long",

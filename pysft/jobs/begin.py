@@ -284,4 +284,4 @@ def describe(
 
 
 def _shown(name: str, value) -> str:
-    return f"{name} {value if isinstance(value, str) else as_toml(value)}"
+    return f"{name} {value if isinstance(value, str) and value else as_toml(value)}"

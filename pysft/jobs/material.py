@@ -1,6 +1,7 @@
 """The material of a run: all its text, read and checked before anything trains."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,14 +9,15 @@ from pysft.errors import DataError, PysftError, RowError, UsageError
 from pysft.inference.search import Search
 from pysft.measure.probe import Probe, make_probe
 from pysft.text.characters import Written, replaced, write_with
-from pysft.text.conversation import Conversation, refuse_faults
+from pysft.text.conversation import Conversation, LeftOut, refuse_faults
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.examples import encode_all
 from pysft.text.facts import Lexicon, town
+from pysft.text.files import is_sheet
 from pysft.text.formats import scan
 from pysft.text.heldout import split_heldout
 from pysft.text.repeats import quick_check
-from pysft.text.spreadsheet import SUFFIXES, read_sheet
+from pysft.text.spreadsheet import read_sheet
 from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizer import Tokenizer
@@ -96,7 +98,7 @@ def gather(
             " shows how a row looks"
         )
     material.files = _mixed_files(material, settings, data)
-    sheets = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
+    sheets = [path for path in files if is_sheet(path)]
     material.notes += [f"{path}: {read_sheet(path)}" for path in sheets]
     read = [c for c in material.conversations if not c.last_only]
     material.notes += quick_check(read + material.pairs)
@@ -148,7 +150,11 @@ def _read(
 ) -> list[RowError]:
     """Read the conversations and pairs. Return the faults."""
     template = material.template
-    rows = [row for path in files for row in scan(path, template)]
+    rows = [row for path in files for row in scan(path, template, settings.data.reading())]
+    left_out = Counter(row.reason for row in rows if isinstance(row, LeftOut))
+    if left_out:
+        counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(left_out.items()))
+        material.notes.append(f"left out: {counts}")
     pairs = []
     if not own_data and "pairs" in settings.data.shipped:
         pairs = list(scan(shipped("pairs40.jsonl"), template))

@@ -28,6 +28,7 @@ from pysft.measure.report import write_report
 from pysft.nn.computing import computing_ops
 from pysft.run.stage import Stage, load_stage
 from pysft.run.tree import named_base
+from pysft.text.files import refuse_pipe
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         order, begun = resumed(order, verb, screen)
     ops = computing_ops(order.ops, order.threads)
     order, given = _begin_from(order, ops)
+    for flag, paths in (("--corpus", [order.corpus]), ("--data", order.data or [])):
+        for path in paths:
+            refuse_pipe(path, flag)
     if order.plain is not None and (why := no_transcripts(order.corpus)):
         screen.say(f"{order.corpus}: {why}, so the model learns no tools")
         order = replace(order, settings=order.plain)

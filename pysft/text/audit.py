@@ -14,17 +14,19 @@ from pathlib import Path
 from pysft import IGNORE
 from pysft.errors import DataError, RowError
 from pysft.text.characters import write_with
-from pysft.text.conversation import Conversation, plain
+from pysft.text.conversation import Conversation, LeftOut, plain
 from pysft.text.examples import encode_conversation, length_fault
+from pysft.text.files import is_sheet, refuse_name
 from pysft.text.fixed import Fixed
-from pysft.text.formats import last_text, read_conversations, read_prompts, scan
+from pysft.text.formats import EVERYTHING, last_text, read_conversations, read_prompts, scan
 from pysft.text.heldout import prompt_key
+from pysft.text.keys import Reading
 from pysft.text.near_duplicates import Texts, near_duplicates
 from pysft.text.overlap import GRAM, Overlap
 from pysft.text.personal import personal
 from pysft.text.repeats import Repeats
 from pysft.text.spread import diversity, spread
-from pysft.text.spreadsheet import SUFFIXES, read_sheet
+from pysft.text.spreadsheet import read_sheet
 from pysft.text.template import Template
 from pysft.text.templates import CHAT, CHATML
 from pysft.text.tokenizer import Tokenizer
@@ -61,6 +63,7 @@ def audit(
     fix: str | None = None,
     unknown: str = "refuse",
     tokens: tuple[str, ...] = (),
+    reading: Reading = EVERYTHING,
 ) -> dict:
     """Check some files. The document has "findings" (Finding, in the order of the files, errors and
     warnings) and figures by name.
@@ -71,7 +74,9 @@ def audit(
     prompts or conversations that these should not repeat. fix: a file to write, which must not
     exist; it gets what can be trained on, without exact duplicates, as it was written. unknown: the
     policy of the training for characters that the vocabulary lacks (characters.py); with "refuse"
-    they are errors."""
+    they are errors. reading: what of the files is read."""
+    for path in paths:
+        refuse_name(path)
     with Fixed(fix) as fixed:
         work = _Audit(
             [str(Path(path)) for path in paths],
@@ -88,13 +93,17 @@ def audit(
         )
         for path in work.paths:
             before = work.rows
-            for row in scan(path, template):
-                work.add(row)
+            for row in scan(path, template, reading):
+                if isinstance(row, LeftOut):
+                    work.left_out[row.reason] += 1
+                else:
+                    work.add(row)
             if work.rows == before:
                 remedy = "write some, or leave the file out"
                 work.findings.append(
                     Finding("error", "empty", path, "no conversation in it", remedy)
                 )
+        work.compare_headers()
         work.compare()
         return work.document()
 
@@ -123,7 +132,7 @@ class _Audit:
         self.lengths, self.prompts, self.replies = array("q"), array("q"), array("q")
         self.copied = array("q")
         self.turns, self.openings, self.categories = Counter(), Counter(), Counter()
-        self.identities, self.complete = Counter(), Counter()
+        self.identities, self.complete, self.left_out = Counter(), Counter(), Counter()
         self.unended = []  # (where, end) of replies that do not end with one of ENDS
 
     def _take(self, tokenizer: Tokenizer) -> None:
@@ -260,6 +269,17 @@ class _Audit:
 
     # ------------------------------------------------------------------------------- all rows
 
+    def compare_headers(self) -> None:
+        """Read the tables once more: what was taken for a header, and what may be one."""
+        # A pipe can be read only once.
+        paths = [path for path in self.paths if is_sheet(path) and Path(path).is_file()]
+        self.sheets = {path: read_sheet(path) for path in paths}
+        for path, sheet in self.sheets.items():
+            if cells := sheet.half_header:
+                what = f"the first row, {cells[0]!r} and {cells[1]!r}, is taken for data"
+                remedy = "if it is a header, name the columns prompt and completion"
+                self.warn("header", f"{path}, line {sheet.rows[0][0]}", what, remedy)
+
     def compare(self) -> None:
         """Check all rows together, when the last is read."""
         if self.complete[False] and self.complete[True] >= 9 * self.complete[False]:
@@ -286,11 +306,11 @@ class _Audit:
         """Findings and figures by name."""
         kinds = Counter((f.severity, f.kind) for f in self.findings)
         severities = Counter(f.severity for f in self.findings)
-        sheets = [path for path in self.paths if Path(path).suffix.lower() in SUFFIXES]
         return {
             "files": self.paths,
             "rows": self.rows,
             "trainable": len(self.lines),
+            "left_out": dict(sorted(self.left_out.items())),
             "turns": dict(sorted(self.turns.items())),
             "errors": severities["error"],
             "warnings": severities["warning"],
@@ -301,7 +321,7 @@ class _Audit:
             "template": self.template.name,
             "grade": self.grade,
             "characters": len(self.tokenizer) - len(self.tokenizer.special),
-            "tables": {path: str(read_sheet(path)) for path in sheets},
+            "tables": {path: str(sheet) for path, sheet in self.sheets.items()},
             "tokens": spread(self.lengths),
             "too_long": self.too_long,
             "prompt_length": spread(self.prompts),

@@ -2,8 +2,9 @@
 
 Messages are [{"role": ..., "content": ...}]. A content is a text, or in an assistant turn a list of
 parts, [{"type": ..., "text": ...}]: "text", a call of a tool by its name, or the "result" of one.
-An assistant turn may have a flag "train": false. A row of plain text is the single message
-{"role": "text", "content": text}.
+A turn may have "train": true or false, which says if it is to be graded, and then "flag", the name
+that this has in the file. A row of plain text is the single message {"role": "text", "content":
+text}.
 
 The template that a function takes is a Template (template.py), which has the roles and the types of
 parts that there are."""
@@ -11,8 +12,10 @@ parts that there are."""
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pysft.errors import DataError, RowError
+from pysft.text.json_rows import json_kind
 
 TEXT = "text"  # the role of a row of plain text, of which every token is graded
 SPEAKERS = ("user", "assistant")  # they alternate; turns of other roles stand before the first
@@ -26,8 +29,17 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
     "chatgpt": "assistant",
+    "ai": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
     "system": "system",
+    "developer": "system",
 }
+# Roles that other programs give to the calls of tools and to their results.
+TOOL_ROLES = (
+    *("tool", "function", "function_call", "tool_call", "function_response", "tool_response"),
+    *("observation", "ipython"),
+)
 SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no file can hold
 
 
@@ -36,13 +48,15 @@ class Conversation:
     """The messages of a row, with its file, its line, and its category if the row names one.
 
     last_only: True for a made transcript. Only its last reply is graded; earlier ones stand without
-    their calls, as the model sees them in a chat."""
+    their calls, as the model sees them in a chat. row: the row as it stands in the file; None if
+    the conversation is a path of a tree, or made."""
 
     messages: list[dict]
     path: str
     line: int
     category: str = ""
     last_only: bool = False
+    row: dict | None = None
 
     @property
     def where(self) -> str:
@@ -89,6 +103,12 @@ class Conversation:
 
         messages = [{**m, "content": changed(m["content"])} for m in self.messages]
         return replace(self, messages=messages)
+
+
+class LeftOut(NamedTuple):
+    """A row or message that was left out as the reader was asked to. reason: what it is."""
+
+    reason: str
 
 
 def plain(content) -> str:
@@ -161,6 +181,10 @@ def _known_role(message, here: str, template) -> str:
     known = " or ".join(f'"{r}"' for r in template.turns)
     others = [r for r in ROLES if r not in template.turns and ROLES[r] in template.turns]
     remedy = f"this template has {known} (also accepted: {', '.join(others)})"
+    if role in TOOL_ROLES:
+        what = f"a turn of role {role!r}; calls of tools and their results are parts of a reply"
+        remedy = 'write them into its "content" (the guide\'s page tools shows it)'
+        raise RowError(here, what, remedy, "roles")
     raise RowError(here, f"unknown role {role!r}", remedy, "roles")
 
 
@@ -172,12 +196,8 @@ def _out_of_order(role: str, expected: str, here: str, template) -> RowError:
 
 
 def _check_turn(message: dict, here: str, template) -> None:
-    """Raise a RowError unless the flag and the content of a turn are as they should be."""
-    role, content, flag = message["role"], message["content"], message.get("train")
-    if flag is not None and (not isinstance(flag, bool) or role != "assistant"):
-        what = f'the flag "train" is {flag!r} in a turn of the {role}'
-        remedy = "it is true or false, and stands in assistant turns only"
-        raise RowError(here, what, remedy, "flags")
+    """Raise a RowError unless the content of a turn is as it should be."""
+    role, content = message["role"], message["content"]
     if isinstance(content, str):
         text = whole = content
     elif isinstance(content, list) and role == "assistant":
@@ -185,7 +205,7 @@ def _check_turn(message: dict, here: str, template) -> None:
         text, whole = "".join(p["text"] for p in content if p["type"] != "result"), plain(content)
     else:
         remedy = "it must be text" + (" or a list of parts" if role == "assistant" else "")
-        raise RowError(here, f'"content" is {type(content).__name__}', remedy, "format")
+        raise RowError(here, f'"content" is {json_kind(content)}', remedy, "format")
     _refuse_surrogates(whole, here)
     if not text.strip():
         what = f"empty {'reply' if role == 'assistant' else 'text'}"

@@ -1,11 +1,12 @@
-"""The file that `audit --fix` writes: the rows that can be trained on, as JSON lines."""
+"""The file that `audit --fix` writes: the rows that can be trained on, as JSON lines. Each stands
+there as in its own file, with the keys that training does not read."""
 
 import json
 import os
 from pathlib import Path
 
 from pysft.errors import UsageError
-from pysft.text.conversation import Conversation
+from pysft.text.conversation import SURROGATE, Conversation
 
 
 class Fixed:
@@ -35,10 +36,11 @@ class Fixed:
 
     def add(self, c: Conversation) -> None:
         if self.path is not None:
-            row = {"text": c.messages[0]["content"]} if c.is_text else {"messages": c.messages}
-            if c.category:
-                row["category"] = c.category
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            row = c.row or {"messages": c.messages}
+            text = json.dumps(row, ensure_ascii=False)
+            if SURROGATE.search(text):  # in a key that is not read; no file can hold it unescaped
+                text = json.dumps(row)
+            self.file.write(text + "\n")
 
     def __exit__(self, kind, *_):
         if self.path is not None:

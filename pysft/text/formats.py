@@ -1,9 +1,10 @@
 """Readers: conversations from the formats that people have, each row with its file and line.
 
-A file of JSON lines says by its keys what each row is (FORMATS, or a message tree). A .csv or .tsv
-file has two columns, what is asked and what is answered. Every row becomes `messages`. scan()
-yields a row that cannot be used as a RowError, so that all faults of a file can be named at
-once."""
+A row of JSON says by its keys what it is (FORMATS, or a message of a tree). A .csv or .tsv file has
+two columns, what is asked and what is answered. Every row becomes `messages`. A format takes the
+keys that it reads out of the row; what is left must carry no meaning (keys.py), or the row is
+refused. scan() yields a row that cannot be used as a RowError, so that all faults of a file can be
+named at once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,46 +15,54 @@ from pysft.text.conversation import (
     SURROGATE,
     TEXT,
     Conversation,
+    LeftOut,
     check_messages,
+    plain,
     refuse_faults,
 )
-from pysft.text.files import json_lines, open_data
-from pysft.text.spreadsheet import ANSWERED, ASKED, SUFFIXES, sheet_rows
+from pysft.text.files import is_sheet, open_data, refuse_name, with_line_ends
+from pysft.text.json_rows import json_rows
+from pysft.text.keys import KNOWN, Reading, is_empty, take_flag
+from pysft.text.spreadsheet import ANSWERED, ASKED, sheet_rows
 from pysft.text.template import Template
 from pysft.text.templates import CHAT
 from pysft.text.trees import KEYS as TREE
-from pysft.text.trees import Trees
+from pysft.text.trees import REPLIES, Trees
 
-# Keys that would change what a row means if they were not read.
-UNREAD = (
-    *("system", "history", "context", "input", "text", "tools", "functions"),
-    *("chosen", "rejected"),
-)
+EVERYTHING = Reading()
 
 
-def scan(path, template: Template = CHAT) -> Iterator[Conversation | RowError]:
-    """Every row of a file in its order: a Conversation that `template` can render, or a RowError
-    that says why not. The conversations of message trees come last. Raises MissingInput or a
-    DataError if the file as a whole cannot be read."""
+def scan(
+    path, template: Template = CHAT, reading: Reading = EVERYTHING
+) -> Iterator[Conversation | RowError | LeftOut]:
+    """Every row of a file in its order: a Conversation that `template` can render, a RowError that
+    says why not, or what `reading` leaves out. The conversations of message trees come last. Raises
+    MissingInput or a DataError if the file as a whole cannot be read."""
+    refuse_name(path)
     path = Path(path)
     roles = ROLES | {role: role for role in template.turns}
-    trees = Trees(str(path), roles)
+    trees = Trees(str(path), roles, reading)
     with open_data(path) as file:
-        is_sheet = path.suffix.lower() in SUFFIXES
-        for line, row in sheet_rows(file, path) if is_sheet else json_lines(file, path):
+        for line, row in sheet_rows(file, path) if is_sheet(path) else json_rows(file, path):
             try:
                 if isinstance(row, RowError):
                     raise row
                 if all(key in row for key in TREE):
                     trees.add(row, line)
                     continue
+                if isinstance(row.get("prompt"), dict) and REPLIES in row["prompt"]:
+                    trees.add_tree(row, line)
+                    continue
+                if not reading.wants(row):
+                    yield LeftOut("of another language")
+                    continue
                 where = f"{path}, line {line}"
-                messages = _messages(row, where, roles)
+                messages = _messages(row, where, roles, reading)
                 check_messages(messages, where, template)
             except RowError as error:
                 yield error
             else:
-                yield Conversation(messages, str(path), line, _category(row))
+                yield Conversation(messages, str(path), line, _category(row), row=row)
         for found in trees.conversations():
             try:
                 if isinstance(found, Conversation):
@@ -63,11 +72,14 @@ def scan(path, template: Template = CHAT) -> Iterator[Conversation | RowError]:
             yield found
 
 
-def read_conversations(path, template: Template = CHAT) -> list[Conversation]:
-    """Every conversation of a file. A DataError if a row of it cannot be used, or if it has
-    none."""
-    found = list(scan(path, template))
-    refuse_faults([row for row in found if isinstance(row, RowError)])
+def read_conversations(
+    path, template: Template = CHAT, reading: Reading = EVERYTHING
+) -> list[Conversation]:
+    """Every conversation of a file that `reading` does not leave out. A DataError if a row of it
+    cannot be used, or if it has none."""
+    rows = list(scan(path, template, reading))
+    refuse_faults([row for row in rows if isinstance(row, RowError)])
+    found = [row for row in rows if isinstance(row, Conversation)]
     if not found:
         raise DataError(
             f"{path}: no conversation in it. The guide's page 'data' shows how a row looks"
@@ -80,12 +92,14 @@ def read_prompts(path) -> list[dict]:
     turns are [{"role", "content"}], of which the last is to be answered."""
     prompts = []
     with open_data(Path(path)) as file:
-        for number, row in json_lines(file, path):
+        for number, row in json_rows(file, path):
             if isinstance(row, RowError):
                 raise row
+            where = f"{path}, line {number}"
             if not _is_prompt(row.get("prompt")):
                 remedy = 'write {"prompt": text, "domain": ...}'
-                raise RowError(f"{path}, line {number}", 'no "prompt" in it', remedy, "format")
+                raise RowError(where, 'no "prompt" in it', remedy, "format")
+            EVERYTHING.refuse_rest({k: v for k, v in row.items() if k != "prompt"}, where)
             prompts.append({"prompt": row["prompt"], "domain": str(row.get("domain", ""))})
     return prompts
 
@@ -116,83 +130,111 @@ def _category(row: dict) -> str:
 
 
 # ---------------------------------------------------------------------------------- the formats
+#
+# Each takes what it reads out of the row: (row, where, roles, reading) -> messages.
 
 
-def _turns(messages, where, roles, role_key="role", content_key="content"):
-    """Messages whose role and content stand under the given keys, as the template's messages.
-    What is no such list is given back as it is: check_messages says what is wrong with it."""
+def _turns(messages, where, roles, reading):
+    """A list of turns as the template's messages. A turn has "role" and "content", or, as in
+    ShareGPT, "from" and "value". What is no such list is given back as it is: check_messages says
+    what is wrong with it."""
     if not isinstance(messages, list):
         return messages
-    found = []
-    for turn, m in enumerate(messages, 1):
-        here = f"{where}, turn {turn}"
-        if not isinstance(m, dict) or role_key not in m or content_key not in m:
-            if (role_key, content_key) != ("role", "content"):
-                what = f'expected an object with "{role_key}" and "{content_key}"'
-                raise RowError(here, what, "add what is missing", "format")
-            found.append(m)
-            continue
-        role = m[role_key]
-        if isinstance(role, str):
-            role = roles.get(role, role)
-        new = {"role": role, "content": _content(m[content_key])}
-        if m.get("train") is not None:
-            new["train"] = m["train"]
-        elif m.get("weight") is not None:  # another name of the flag, which is 0 or 1
-            if m["weight"] not in (0, 1):
-                what = f'the flag "weight" is {m["weight"]!r}'
-                raise RowError(here, what, "it is 0 or 1", "flags")
-            new["train"] = bool(m["weight"])
-        found.append(new)
+    found = [
+        _turn(dict(m), f"{where}, turn {turn}", roles, reading) if isinstance(m, dict) else m
+        for turn, m in enumerate(messages, 1)
+    ]
+    if found and isinstance(found[0], dict) and found[0]["role"] == "system":
+        if is_empty(found[0]["content"]):
+            return found[1:]  # as many programs write it for a chat without a system text
     return found
 
 
-def _content(content):
-    """A content; of its parts only what is read of them."""
-    if isinstance(content, list) and all(
-        isinstance(p, dict) and "type" in p and "text" in p for p in content
+def _turn(turn: dict, here: str, roles, reading) -> dict:
+    """One turn as a message. A RowError if it has a key that is not read."""
+    is_share_gpt = "from" in turn and "role" not in turn
+    role_key, content_key = ("from", "value") if is_share_gpt else ("role", "content")
+    if role_key not in turn or (content_key not in turn and not turn.keys() & KNOWN.keys()):
+        what = f'expected an object with "{role_key}" and "{content_key}"'
+        raise RowError(here, what, "add what is missing", "format")
+    role, content = turn.pop(role_key), turn.pop(content_key, None)
+    if isinstance(role, str):
+        role = roles.get(role, roles.get(role.strip().lower(), role))
+    flag = take_flag(turn, here, role == "assistant")
+    reading.refuse_rest(turn, here)
+    message = {"role": role, "content": _content(content, role, here, reading)}
+    if flag is not None:
+        message |= {"train": flag[1], "flag": flag[0]}
+    return message
+
+
+def _content(content, role, here: str, reading):
+    """A content as it is, or its parts with what is read of them. The parts of a turn that is no
+    reply must be text, and become one."""
+    if not isinstance(content, list) or not all(isinstance(p, dict) for p in content):
+        return content
+    parts = []
+    for part in map(dict, content):
+        kind, text = part.pop("type", None), part.pop("text", None)
+        reading.refuse_rest(part, f"{here}, part {len(parts) + 1}")
+        parts.append({"type": kind, "text": text})
+    if role != "assistant" and all(
+        p["type"] == "text" and isinstance(p["text"], str) for p in parts
     ):
-        return [{"type": p["type"], "text": p["text"]} for p in content]
-    return content
+        return plain(parts)
+    return parts
 
 
-def _exchange(asked, answered, where, roles):
+def _exchange(asked, answered, where, roles, reading):
     """Two texts as a question and its answer, or two lists of turns as one."""
     if isinstance(asked, list) and isinstance(answered, list):
-        return _turns(asked + answered, where, roles)
+        return _turns(asked + answered, where, roles, reading)
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
-def _alpaca(row, where, roles):
-    asked, more = row["instruction"], row.get("input") or ""
-    if not isinstance(asked, str) or not isinstance(more, str):
-        raise RowError(where, '"instruction" and "input" must be text', "write them so", "format")
-    if more.strip():
-        asked = f"{asked}\n\n{more}"
-    return _exchange(asked, row["output"] if "output" in row else row["response"], where, roles)
+def _instruction(answered):
+    """The format of Alpaca ("input") and of Dolly ("context"): an instruction, what it is about,
+    the answer."""
+
+    def messages(row, where, roles, reading):
+        asked, answer = row.pop("instruction"), row.pop(answered)
+        more = [row.pop(key, None) for key in ("input", "context")]
+        more = [text for text in more if not is_empty(text)]
+        if not all(isinstance(text, str) for text in (asked, *more)):
+            what = '"instruction", "input" and "context" must be text'
+            raise RowError(where, what, "write them so", "format")
+        return _exchange("\n\n".join([asked, *more]), answer, where, roles, reading)
+
+    return ("instruction", answered), messages
 
 
 def _pair(asked, answered):
-    def messages(row, where, roles):
-        return _exchange(row[asked], row[answered], where, roles)
+    def messages(row, where, roles, reading):
+        return _exchange(row.pop(asked), row.pop(answered), where, roles, reading)
 
     return (asked, answered), messages
 
 
-def _share_gpt(row, where, roles):
-    return _turns(row["conversations"], where, roles, "from", "value")
+def _list(key):
+    def messages(row, where, roles, reading):
+        return _turns(row.pop(key), where, roles, reading)
+
+    return (key,), messages
 
 
-# The keys by which a row is known, and (row, where, roles) -> messages. The first that fits is
-# taken.
+def _text(row, where, roles, reading):
+    return [{"role": TEXT, "content": row.pop("text")}]
+
+
+# The keys by which a row is known, and what takes them. The first that fits is taken.
 FORMATS = [
-    (("messages",), lambda row, where, roles: _turns(row["messages"], where, roles)),
+    _list("messages"),
     _pair("prompt", "completion"),
-    (("instruction", "output"), _alpaca),
-    (("instruction", "response"), _alpaca),
-    (("conversations",), _share_gpt),
+    _instruction("output"),
+    _instruction("response"),
+    _list("conversations"),
     *(_pair(asked, answered) for asked in ASKED for answered in ANSWERED),
-    (("text",), lambda row, where, roles: [{"role": TEXT, "content": row["text"]}]),
+    (("text",), _text),
 ]
 # Those that a message names: the pairs have too many names, and "response" is another "output".
 NAMED = [
@@ -203,20 +245,45 @@ NAMED = [
     ("text",),
     TREE,
 ]
+SYSTEM = ("system", "system_prompt")  # keys of a row that hold a system turn
 
 
-def _messages(row: dict, where: str, roles: dict[str, str]):
+def _messages(row: dict, where: str, roles: dict[str, str], reading: Reading):
     """The messages of a row, not yet checked. A RowError if its format is unknown, or if it has a
     key that would be lost."""
+    row = dict(row)
+    if any(not is_empty(row.get(key)) for key in ("chosen", "rejected")):
+        what = 'a row of preferences ("chosen", "rejected"), from which fine-tuning cannot learn'
+        remedy = 'to train on the better reply alone, write it into "messages"'
+        raise RowError(where, what, remedy, "preferences")
     for keys, make in FORMATS:
         if all(key in row for key in keys):
-            for key in UNREAD:
-                if row.get(key) and key not in keys and not (key == "input" and make is _alpaca):
-                    what = f"its key {key!r} is not read, so the row would lose its meaning"
-                    raise RowError(
-                        where, what, 'write it into "messages", or take it out', "format"
-                    )
-            return make(row, where, roles)
+            system = [row.pop(key) for key in SYSTEM if not is_empty(row.get(key))]
+            messages = make(row, where, roles, reading)
+            if system and isinstance(messages, list):
+                messages = [{"role": "system", "content": text} for text in system] + messages
+            reading.refuse_rest(row, where, _texts(messages))
+            return _with_line_ends(messages)
     known = "; ".join(", ".join(f'"{key}"' for key in keys) for keys in NAMED)
     what = f'no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}'
     raise RowError(where, what, f"a row has one of these sets of keys: {known}", "format")
+
+
+def _with_line_ends(messages):
+    """The messages with "\\n" at the ends of lines. They may be faulty."""
+    for m in messages if isinstance(messages, list) else []:
+        if isinstance(m, dict) and isinstance(m["content"], str):
+            m["content"] = with_line_ends(m["content"])
+        elif isinstance(m, dict) and isinstance(m["content"], list):
+            for part in m["content"]:
+                if isinstance(part, dict) and isinstance(part.get("text"), str):
+                    part["text"] = with_line_ends(part["text"])
+    return messages
+
+
+def _texts(messages) -> list[str]:
+    """The texts of messages that may be faulty."""
+    if not isinstance(messages, list):
+        return []
+    contents = [m.get("content") for m in messages if isinstance(m, dict)]
+    return [text for text in contents if isinstance(text, str)]

@@ -23,7 +23,8 @@ def render(
     messages: as conversation.py describes them, and checked. trained marks the tokens that the
     model should learn to write: of each assistant turn the text, the calls of tools, and the
     closing token. grade: of all assistant turns ("all"), of the last one ("last"), of those without
-    the flag {"train": false} ("flags"), or "everything", the user's turns too, which is no mask."""
+    the flag {"train": false} ("flags"), or "everything", the user's turns too, which is no mask. A
+    flag that contradicts this is a RowError."""
     out = _Writer(tokenizer, template)
     _write_turns(out, messages, template, where, grade)
     return out.result()
@@ -129,14 +130,13 @@ def _write_turns(out: _Writer, messages, template, where: str, grade: str) -> No
     last, joined = len(messages), False  # joined: this turn stands inside the one before
     for turn, message in enumerate(messages, 1):
         role, content, flag = message["role"], message["content"], message.get("train")
+        is_wanted = not (grade == "last" and turn < last)
         here = f"{where}, turn {turn} ({role})"
         if flag is not None and grade != "flags":
-            what = f'it has a flag "train", but --grade {grade} grades {GRADES[grade]}'
-            raise RowError(here, what, "choose --grade flags, or take the flags out", "flags")
+            _check_flag(message, everything or (role == "assistant" and is_wanted), grade, here)
         _refuse_forged(content, template, here)
         row = template.turns[role]
-        wanted = not (flag is False or (grade == "last" and turn < last))
-        by_row = wanted and not everything
+        by_row = is_wanted and flag is not False and not everything
         opener, text, closer = row.graded if by_row else (everything,) * 3
         if not joined:
             out.words(row.opens, opener, here)
@@ -154,6 +154,14 @@ def _write_turns(out: _Writer, messages, template, where: str, grade: str) -> No
                     out.words(inner.closes, grades[2], here)
         out.words(row.closes, closer, here)
         joined = row.joins
+
+
+def _check_flag(message: dict, is_graded: bool, grade: str, here: str) -> None:
+    """Raise a RowError if a turn's flag says something else than the choice of --grade."""
+    if message["train"] != is_graded:
+        name, says = message.get("flag", "train"), "graded" if message["train"] else "not graded"
+        what = f"its flag {name!r} says {says}, but --grade {grade} grades {GRADES[grade]}"
+        raise RowError(here, what, "choose --grade flags, or take the flags out", "flags")
 
 
 def _refuse_forged(content, template, here: str) -> None:

@@ -1,13 +1,20 @@
-"""Message trees as OASST has them: each row is one message, which names its parent. Each path from
-a root to a leaf is a conversation."""
+"""Message trees as OASST has them: each row is one message, which names its parent, or a whole
+tree, in which each message holds its replies. Each path from a root to a leaf is a conversation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pysft.errors import RowError
-from pysft.text.conversation import Conversation
+from pysft.text.conversation import Conversation, LeftOut
+from pysft.text.files import with_line_ends
+from pysft.text.keys import Reading
 
 KEYS = ("message_id", "role", "text")  # by which a row is known as a message of a tree
+REPLIES = "replies"  # the key of a message that holds its replies
+# Keys of a message by which it may be left out. Each is true or false.
+MARKS = ("deleted", "review_result", "synthetic")
+# Keys of a message, besides those that are read, which say nothing about its text.
+ABOUT = ("review_count", "detoxify", "tree_state", "emojis", "labels", "events", "is_spam")
 DEEPEST = 1000  # messages of a path
 
 
@@ -18,6 +25,7 @@ class _Node:
     line: int
     rank: int | None  # among the replies to its parent; 0 is best
     children: list = field(default_factory=list)
+    has_lost: bool = False  # one of its replies is left out
 
     @property
     def is_reply(self) -> bool:
@@ -27,18 +35,41 @@ class _Node:
 class Trees:
     """The messages of a file, and the conversations that they make.
 
-    roles: the name of a role in the file -> its name in the template."""
+    roles: the name of a role in the file -> its name in the template. reading: which messages are
+    left out. Those that are marked as deleted, or that failed their review, always are."""
 
-    def __init__(self, path: str, roles: dict[str, str]):
-        self.path, self.roles = path, roles
+    def __init__(self, path: str, roles: dict[str, str], reading: Reading):
+        self.path, self.roles, self.reading = path, roles, reading
         self.nodes: dict[str, _Node] = {}
         self.lines: dict[str, int] = {}  # of every message_id, also of messages that are faulty
+        self.left_out: dict[str, str] = {}  # message_id -> why
 
-    def add(self, row: dict, line: int) -> None:
-        """Take in the message of a row. A RowError if it cannot be used."""
+    def add_tree(self, row: dict, line: int) -> None:
+        """Take in a whole tree. A RowError names the first message that cannot be used."""
+        rest = {key: value for key, value in row.items() if key not in ("prompt", *ABOUT)}
+        self.reading.refuse_rest(rest, f"{self.path}, line {line}")
+        self.add(row["prompt"], line)
+
+    def add(self, message: dict, line: int) -> None:
+        """Take in a message and the replies that it holds. A RowError if one cannot be used."""
+        where, stack = f"{self.path}, line {line}", [message]
+        while stack:
+            message = stack.pop()
+            if not isinstance(message, dict) or not all(key in message for key in KEYS):
+                what = f"a message of the tree lacks one of {', '.join(KEYS)}"
+                raise RowError(where, what, "add what is missing", "tree")
+            replies = message.get(REPLIES)
+            if replies is not None and not isinstance(replies, list):
+                raise RowError(where, f'"{REPLIES}" is no list', "write it so", "tree")
+            self._add({k: v for k, v in message.items() if k != REPLIES}, line)
+            parent = {"parent_id": message["message_id"]}
+            stack += [r | parent if isinstance(r, dict) else r for r in reversed(replies or [])]
+
+    def _add(self, row: dict, line: int) -> None:
+        """Take in one message. A RowError if it cannot be used."""
         where = f"{self.path}, line {line}"
         keys = ("message_id", "parent_id", "role", "text", "rank")
-        name, parent, role, text, rank = (row.get(key) for key in keys)
+        name, parent, role, text, rank = (row.pop(key, None) for key in keys)
         if not isinstance(name, str) or not isinstance(parent, (str, type(None))):
             what = '"message_id" and "parent_id" must be text (a root has no parent)'
             raise RowError(where, what, "write them so", "tree")
@@ -46,6 +77,12 @@ class Trees:
             what = f"message_id {name!r} stands in line {self.lines[name]} already"
             raise RowError(where, what, "give each message its own", "tree")
         self.lines[name] = line
+        if why := self._why_left_out(row, where):
+            self.left_out[name] = why
+            self.nodes[name] = _Node({}, parent, line, None)
+            return
+        read = ("lang", *MARKS, *ABOUT)
+        self.reading.refuse_rest({k: v for k, v in row.items() if k not in read}, where)
         if not isinstance(text, str) or not text.strip():
             remedy = "write one, or remove the message and what answers it"
             raise RowError(where, "empty text", remedy, "empty")
@@ -53,12 +90,47 @@ class Trees:
             remedy = f"expected one of {', '.join(self.roles)}"
             raise RowError(where, f"unknown role {role!r}", remedy, "roles")
         is_rank = isinstance(rank, int) and not isinstance(rank, bool)
-        message = {"role": self.roles[role], "content": text}
+        message = {"role": self.roles[role], "content": with_line_ends(text)}
         self.nodes[name] = _Node(message, parent, line, rank if is_rank else None)
 
-    def conversations(self) -> Iterator[Conversation | RowError]:
+    def _why_left_out(self, row: dict, where: str) -> str:
+        """Why a message is left out; "" if it is read. A RowError if a mark is not true or
+        false."""
+        marks = {key: row.get(key) for key in MARKS}
+        for key, value in marks.items():
+            if value is not None and not isinstance(value, bool):
+                raise RowError(
+                    where, f"its mark {key!r} is {value!r}", "write true or false", "tree"
+                )
+        if marks["deleted"]:
+            return "deleted"
+        if marks["review_result"] is False:
+            return "that failed the review"
+        if marks["synthetic"] and not self.reading.synthetic:
+            return "synthetic"
+        return "" if self.reading.wants(row) else "of another language"
+
+    def _leave_out(self) -> Iterator[LeftOut]:
+        """Remove the messages that are left out, and all that hang below them. Yield each."""
+        below = {}
+        for name, node in self.nodes.items():
+            below.setdefault(node.parent, []).append(name)
+        stack = list(self.left_out.items())
+        for name, _ in stack:  # grows while it is read
+            if name in below:
+                more = [n for n in below[name] if n not in self.left_out]
+                self.left_out |= dict.fromkeys(more, "that hang below those")
+                stack += [(n, "") for n in more]
+        for name, why in self.left_out.items():
+            parent = self.nodes.pop(name).parent
+            if parent in self.nodes:
+                self.nodes[parent].has_lost = True
+            yield LeftOut(why)
+
+    def conversations(self) -> Iterator[Conversation | RowError | LeftOut]:
         """Each path from a root to a leaf, the better ranked first, without a last question that
-        nobody answered; and the faults of messages that are on no such path."""
+        nobody answered; the faults of messages that are on no such path; and what is left out."""
+        yield from self._leave_out()
         roots = yield from self._linked()
         reached, stack = set(), [[root] for root in reversed(roots)]
         while stack:
@@ -74,6 +146,8 @@ class Trees:
             if node.is_reply:
                 if not any(child.children for child in node.children):
                     yield Conversation([n.message for n in path], self.path, node.line)
+            elif not node.children and node.has_lost:
+                yield LeftOut("whose replies are all left out")
             elif not node.children and (len(path) == 1 or not path[-2].is_reply):
                 remedy = "add a reply, or remove the message"
                 yield self._fault(node, "nobody answers it", remedy, "missing end")

@@ -1,5 +1,469 @@
-"""Files of data."""
+"""Files of data: what is read as it was meant, and what is refused in a sentence."""
 
-from situations import Situation
+import bz2
+import gzip
+import json
+import lzma
+import os
+import threading
 
-SITUATIONS: list[Situation] = []
+from situations import Situation, row
+from situations.formats import FORMATS, HI_HO, NESTED, NO, SEVERAL, node, turns
+
+AUDIT = "audit x.jsonl --unknown replace --no-overlap"
+IGNORED = [("loss", "false"), ("trainable", "false"), ("training", "0")]
+LEARNT = "trained on without it, called clean"
+CLEAN = "none: clean"
+
+
+# What came out when these were first tried, where it was not the usual.
+RIGHT, NO_FLAG, REFUSED = "right", "no such flag", "refused, in less fitting words"
+BEFORE = {
+    **dict.fromkeys(
+        [
+            "null and empty keys",
+            "keys that are about a row",
+            'the flag {"train": false}',
+            'the flag {"weight": 0.0}',
+            "Dolly with a category",
+            "Alpaca with another text",
+            "the prompt once more beside the messages (UltraChat)",
+            "OpenOrca without a system text",
+            "format: OASST, a message a row",
+            *(f"format: {f.what}" for f in FORMATS if f.what not in ("Dolly", "OpenOrca", NESTED)),
+        ],
+        RIGHT,
+    ),
+    **dict.fromkeys(
+        [
+            "a key that the user calls meaningless",
+            "one language",
+            "a language with its country",
+            "a language of other rows",
+            "synthetic messages",
+        ],
+        NO_FLAG,
+    ),
+    **dict.fromkeys(
+        [
+            "a picture in a question",
+            "tools that a row describes",
+            "a flag of a half",
+            "two flags that differ",
+            "HH-RLHF",
+            "UltraFeedback",
+            "ShareGPT with calls of tools",
+            "ShareGPT with a turn of a tool",
+            "an unknown key in a message of a tree",
+            "the same key twice in a turn",
+            "a fault in an array",
+        ],
+        REFUSED,
+    ),
+    **dict.fromkeys(
+        [f'the flag {{"{name}": {value}}}' for name, value in IGNORED], "graded all the same"
+    ),
+    "a call of a tool instead of a text": "refused: NoneType",
+    "format: OpenOrca": "trained on without its system text",
+    "all languages": "trained on, with the deleted ones",
+}
+
+
+def rows_read(n: int):
+    """A check that so many rows can be trained on."""
+
+    def check(result, folder):
+        assert f"of which {n} can be trained on" in result.out, result.out
+
+    return check
+
+
+def read(name, item, content, *says, flags="", n=1, file="x.jsonl", before="refused", **more):
+    """A file that is read as it was meant: n conversations, and nothing to be found in them."""
+    return Situation(
+        name,
+        f"{AUDIT} {flags}".replace("x.jsonl", file, 1),
+        {file: content},
+        says=says or (CLEAN,),
+        check=rows_read(n),
+        source=f"issue, item {item}",
+        before=BEFORE.get(name, before),
+        **more,
+    )
+
+
+def refused(name, item, content, *says, flags="", file="x.jsonl", before=LEARNT, **more):
+    """A file with a row that is refused."""
+    return Situation(
+        name,
+        f"{AUDIT} {flags}".replace("x.jsonl", file, 1),
+        {file: content},
+        65,
+        (file, *says),
+        (CLEAN,),
+        source=f"issue, item {item}",
+        before=BEFORE.get(name, before),
+        **more,
+    )
+
+
+# ------------------------------------------------------------------------------ keys and formats
+
+
+def reply(**keys) -> list:
+    """A file of a row whose reply has these keys too."""
+    return [{"messages": [HI_HO[0], {**HI_HO[1], **keys}]}]
+
+
+def question(**keys) -> list:
+    """A file of a row whose question has these keys too."""
+    return [{"messages": [{**HI_HO[0], **keys}, HI_HO[1]]}]
+
+
+def hi_ho(**keys) -> list:
+    """A file of a row with these keys beside its messages."""
+    return [row("Hi", "Ho.", **keys)]
+
+
+def flagged(**keys) -> list:
+    """A file of a row with two replies, of which the second has these keys too."""
+    return [{"messages": [*turns("Hi", "Ho.", "Go"), {**NO, **keys}]}]
+
+
+def tools_called(arguments: str) -> list:
+    return reply(content=None, tool_calls=[{"function": {"name": "x", "arguments": arguments}}])
+
+
+def same_row(result, folder):
+    """A check that --fix wrote the row as it stood."""
+    first, second = ((folder / name).read_text() for name in ("x.jsonl", "y.jsonl"))
+    assert json.loads(first) == json.loads(second)
+
+
+KEYS = [
+    refused("thinking kept apart", 1, reply(reasoning_content="Hm."), "'reasoning_content'"),
+    refused("a call of a tool beside a text", 1, reply(tool_calls=[1]), "calls a tool"),
+    refused(
+        "a call of a tool instead of a text", 1, tools_called("{}"), "turn 2: its key 'tool_calls'"
+    ),
+    refused("an old call of a tool", 1, reply(function_call={"name": "x"}), "calls a tool"),
+    refused("a name in a turn", 1, question(name="Tom"), "turn 1: its key 'name'", "--ignore"),
+    refused("sound in a turn", 1, reply(audio={"id": "x"}), "'audio'"),
+    refused("an unknown key in a turn", 1, reply(mood="glad"), "turn 2: its key 'mood'"),
+    refused("an unknown key in a row", 1, hi_ho(persona="a king"), "line 1: its key 'persona'"),
+    refused(
+        "an unknown key in a part",
+        1,
+        reply(content=[{"type": "text", "text": "Ho.", "tone": "low"}]),
+        "turn 2, part 1: its key 'tone'",
+    ),
+    refused(
+        "a picture in a question",
+        1,
+        question(content=[{"type": "image_url", "image_url": {"url": "x"}}]),
+        "'image_url'",
+    ),
+    refused("tools that a row describes", 1, hi_ho(tools=[{"name": "x"}]), "describes tools"),
+    read(
+        "null and empty keys", 1, [{**reply(tool_calls=None, name="", audio=[])[0], "tools": None}]
+    ),
+    read("keys that are about a row", 1, hi_ho(id=7, source="x", metadata={"a": 1})),
+    read("a key that the user calls meaningless", 1, reply(mood="glad"), flags="--ignore mood"),
+    Situation(
+        "a key that is read cannot be ignored",
+        f"{AUDIT} --ignore content",
+        {"x.jsonl": hi_ho()},
+        2,
+        ("--ignore content: this key is read",),
+        source="issue, item 1",
+        before="no such flag",
+    ),
+    Situation(
+        "audit --fix keeps what it does not understand",
+        f"{AUDIT} --ignore mood --fix y.jsonl",
+        {"x.jsonl": [{**reply(mood="glad")[0], "id": 7}]},
+        check=same_row,
+        source="issue, item 1",
+        before="it wrote the row without these keys",
+    ),
+]
+FLAGS = [
+    *(
+        read(
+            f"the flag {json.dumps({name: value})}",
+            2,
+            flagged(**{name: value}),
+            "graded                  4 of",
+            flags="--grade flags",
+        )
+        for name, value in [
+            *(("train", False), ("loss", False), ("trainable", False), ("training", 0)),
+            ("weight", 0.0),
+        ]
+    ),
+    read(
+        "weight 0 on questions and 1 on replies (SlimOrca)",
+        2,
+        [
+            {
+                "conversations": [
+                    {"from": "system", "value": "Be kind.", "weight": 0.0},
+                    {"from": "human", "value": "Hi", "weight": 0.0},
+                    {"from": "gpt", "value": "Ho.", "weight": 1.0},
+                ]
+            }
+        ],
+        flags="--template chatml",
+    ),
+    refused("a flag of a half", 2, reply(weight=0.5), "'weight' is 0.5"),
+    refused("a flag with two meanings", 2, reply(mask=1), "'mask'", '"train": true or false'),
+    refused("two flags that differ", 2, reply(train=True, weight=0), "contradict"),
+    refused("a flag on a question", 2, question(loss=True), "'loss' asks to grade"),
+    refused("a flag that --grade all ignores", 2, flagged(loss=False), "'loss' says not graded"),
+]
+PREFERENCE = "a row of preferences"
+SHARE_GPT = [
+    {"from": "human", "value": "Hi"},
+    {"from": "function_call", "value": '{"name": "x", "arguments": {}}'},
+    {"from": "observation", "value": "A word."},
+    {"from": "gpt", "value": "Ho."},
+]
+ROWS = [
+    *(read(f"format: {f.what}", 3, [f.example], flags=f.flags) for f in FORMATS),
+    read("format: OASST, a message a row", 3, SEVERAL),
+    read(
+        "Dolly with a category",
+        3,
+        [{"instruction": "Hi", "context": "", "response": "Ho.", "category": "x"}],
+    ),
+    read(
+        "Alpaca with its rendering",
+        3,
+        [
+            {
+                "instruction": "Hi",
+                "input": "",
+                "output": "Ho.",
+                "text": "### Instruction:\nHi\n\n### Response:\nHo.",
+            }
+        ],
+    ),
+    refused(
+        "Alpaca with another text",
+        3,
+        [{"instruction": "Hi", "output": "Ho.", "text": "A tale."}],
+        "its key 'text'",
+    ),
+    read("the prompt once more beside the messages (UltraChat)", 3, hi_ho(prompt="Hi")),
+    refused("another prompt beside the messages", 3, hi_ho(prompt="Hey"), "its key 'prompt'"),
+    refused(
+        "OpenOrca with a system text, a template without",
+        3,
+        [{"system_prompt": "Be kind.", "question": "Hi", "response": "Ho."}],
+        "no system role",
+        "--template chatml",
+    ),
+    read(
+        "OpenOrca without a system text",
+        3,
+        [{"id": "1", "system_prompt": "", "question": "Hi", "response": "Ho."}],
+    ),
+    refused("HH-RLHF", 3, [{"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"}], PREFERENCE),
+    refused(
+        "UltraFeedback",
+        3,
+        [{"prompt": "Hi", "chosen": HI_HO, "rejected": HI_HO, "messages": HI_HO}],
+        PREFERENCE,
+    ),
+    refused(
+        "a mark of good and bad (KTO)",
+        3,
+        [{"prompt": "Hi", "completion": "Ho.", "label": False}],
+        "'label'",
+    ),
+    refused("ShareGPT with calls of tools", 3, [{"conversations": SHARE_GPT}], "'function_call'"),
+    refused(
+        "ShareGPT with a turn of a tool",
+        3,
+        [{"conversations": [SHARE_GPT[0], {"from": "tool", "value": "x"}, SHARE_GPT[3]]}],
+        "a turn of role 'tool'",
+    ),
+]
+
+# ---------------------------------------------------------------------------------- message trees
+
+TREE = {
+    "message_tree_id": "a",
+    "tree_state": "ready_for_export",
+    "prompt": node(
+        "a",
+        None,
+        "prompter",
+        "Hi",
+        lang="en",
+        replies=[
+            node("b", "a", "assistant", "Ho.", lang="en", replies=[], rank=0),
+            node("c", "a", "assistant", "Hm.", lang="en", replies=[], deleted=True),
+        ],
+    ),
+}
+FLAT = [
+    node("a", None, "prompter", "Hi", lang="en", deleted=False, review_result=True),
+    node("b", "a", "assistant", "Ho.", lang="en", rank=0),
+    node("c", "a", "assistant", "Hm.", lang="en", rank=1, deleted=True),
+    node("d", "c", "prompter", "Why", lang="en"),
+    node("e", "d", "assistant", "So.", lang="en"),
+    node("f", "a", "assistant", "Ha.", lang="en", rank=2, review_result=False),
+]
+OTHERS = [
+    node("p", None, "prompter", "Say it", lang="pt-BR"),
+    node("q", "p", "assistant", "Bom.", lang="pt-BR", synthetic=True, model_name="x"),
+]
+TREES = [
+    read(
+        "deleted messages and what hangs below them",
+        4,
+        FLAT,
+        CLEAN,
+        "left out                1 deleted, 1 that failed the review, 2 that hang below those",
+        before="trained on",
+    ),
+    read("a tree in one row", 4, [TREE], CLEAN, "left out                1 deleted"),
+    read("trees over many lines", 4, json.dumps([TREE], indent=2)),
+    refused(
+        "an unknown key in a message of a tree",
+        4,
+        [{**TREE, "prompt": {**TREE["prompt"], "mood": "glad"}}],
+        "its key 'mood'",
+    ),
+    read("all languages", 4, FLAT + OTHERS, "left out", n=2),
+    read("one language", 4, FLAT + OTHERS, "2 of another language", flags="--lang en"),
+    read("a language with its country", 4, FLAT + OTHERS, "of another", flags="--lang pt"),
+    read("a language of other rows", 4, hi_ho(lang="en") + hi_ho(lang="de"), flags="--lang de"),
+    read(
+        "synthetic messages",
+        4,
+        FLAT + OTHERS,
+        "1 synthetic",
+        "1 whose replies are all left out",
+        flags="--no-synthetic",
+    ),
+]
+
+# --------------------------------------------------------------------------------- JSON and files
+
+
+def pipe(content: str):
+    """A setup that makes a pipe, from which this can be read once."""
+
+    def setup(monkeypatch, folder):
+        os.mkfifo(folder / "pipe")
+        write = (folder / "pipe").write_text
+        threading.Thread(target=write, args=(content,), daemon=True).start()
+
+    return setup
+
+
+TWO = [row("Hi Tom", "Ho."), row("Hey Ann", "Hm.")]
+LINES = "".join(json.dumps(one) + "\n" for one in TWO)
+BROKEN = json.dumps(TWO, indent=2).replace('"Hi Tom"', '"Hi Tom')
+JSON = [
+    refused(
+        "the same key twice",
+        5,
+        '{"prompt": "Hi", "completion": "Ho.", "completion": "Hm."}',
+        "line 1: the key 'completion' stands twice",
+        before="the last one won",
+    ),
+    refused(
+        "the same key twice in a turn",
+        5,
+        '{"messages": [{"role": "user", "content": "Hi", "content": "Hey"}, {}]}',
+        "the key 'content' stands twice",
+    ),
+    read("an array in one line", 6, json.dumps(TWO), n=2),
+    read("an array over many lines", 6, json.dumps(TWO, indent=2), n=2),
+    read("an array with an object a line", 6, "[\n" + LINES.replace("}\n{", "},\n{") + "]", n=2),
+    read("objects over many lines", 6, "\n".join(json.dumps(t, indent=4) for t in TWO), n=2),
+    refused("a fault in an array", 6, BROKEN, "line 6: not JSON", "of which 1 can"),
+    read("a file packed by gzip", 6, gzip.compress(LINES.encode()), n=2, file="x.jsonl.gz"),
+    read("a file packed by bzip2", 6, bz2.compress(LINES.encode()), n=2, file="x.jsonl.bz2"),
+    read("a file packed by xz", 6, lzma.compress(LINES.encode()), n=2, file="x.jsonl.xz"),
+    read("a packed table", 6, gzip.compress(b"Hi,Ho.\nGo,No.\n"), n=2, file="x.csv.gz"),
+]
+NOT_TWICE = "which --resume could not read again"
+FILES = [
+    Situation(
+        "a file packed by zstd",
+        AUDIT,
+        {"x.jsonl": b"\x28\xb5\x2f\xfd\x24\x00"},
+        65,
+        ("packed with zstd", "unpack it"),
+        source="issue, item 6",
+        before="not UTF-8",
+    ),
+    Situation(
+        "a packed file that is not complete",
+        AUDIT,
+        {"x.jsonl": gzip.compress(LINES.encode())[:-9]},
+        65,
+        ("x.jsonl: cannot be unpacked",),
+        source="issue, item 6",
+        before="not UTF-8",
+    ),
+    Situation(
+        "a pipe is audited",
+        "audit pipe --unknown replace --no-overlap",
+        says=(CLEAN,),
+        check=rows_read(2),
+        setup=pipe(LINES),
+        source="issue, item 6",
+        before="right",
+    ),
+    Situation(
+        "a pipe for --data",
+        "train {inputs} --data pipe --out run",
+        code=2,
+        says=("--data pipe: a pipe", NOT_TWICE),
+        setup=pipe(LINES),
+        source="issue, item 6",
+        before="no conversation in it, or it hung",
+    ),
+    Situation(
+        "a pipe for --corpus",
+        "train --corpus pipe --out run",
+        code=2,
+        says=("--corpus pipe: a pipe", NOT_TWICE),
+        setup=pipe("a" * 2000),
+        source="issue, item 6",
+        before="it hung",
+    ),
+    Situation(
+        "standard input for --data",
+        "train {inputs} --data /dev/stdin --out run",
+        code=2,
+        says=("--data /dev/stdin: a pipe or device", NOT_TWICE),
+        source="issue, item 6",
+        before="no conversation in it",
+    ),
+    Situation(
+        "a pipe for --config",
+        "train --config pipe --no-tools --data none.jsonl",
+        code=66,
+        says=("none.jsonl: no such file",),
+        setup=pipe("seed = 3\n"),
+        source="issue, item 6",
+        before="right",
+    ),
+    Situation(
+        "a pipe for --config beside the shipped data",
+        "train --config pipe --out taken",
+        {"taken": "a file"},
+        2,
+        ("taken",),
+        setup=pipe("seed = 3\n"),
+        source="issue, item 6",
+        before="it hung",
+    ),
+]
+SITUATIONS = [*KEYS, *FLAGS, *ROWS, *TREES, *JSON, *FILES]

@@ -1,14 +1,9 @@
-"""Situations from the public threads of other tools.
-
-SITUATIONS holds the rows that come out right. FAILING holds those that do not yet: each says what
-must come out, and `before` what comes out now. A row moves up when it is mended."""
+"""Files of data, from the public threads of other tools."""
 
 import json
 
-from command_line import TrainedRun, interrupted_at_once, read_lines, toml
-from command_line import pysft as run_command
-from conftest import python
-
+from pysft.text.formats import read_conversations
+from pysft.text.templates import CHATML
 from situations import Situation, row
 
 GITHUB = "https://github.com/"
@@ -37,21 +32,10 @@ def reads(*conversations):
     """The audit wrote exactly these conversations, each the texts of its turns."""
 
     def check(result, folder):
-        found = [
-            tuple(m["content"] for m in made["messages"])
-            for made in read_lines(folder / "out.jsonl")
-        ]
-        assert found == list(conversations)
+        found = read_conversations(folder / "out.jsonl", CHATML)
+        assert [tuple(m["content"] for m in c.messages) for c in found] == list(conversations)
 
     return check
-
-
-def environment(**variables):
-    def setup(monkeypatch, folder):
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-
-    return setup
 
 
 def links(**targets):
@@ -64,55 +48,12 @@ def links(**targets):
     return setup
 
 
-def a_run(change):
-    """A trained run in r/run, of which change(path) is then called for each file of weights."""
-
-    def setup(monkeypatch, folder):
-        (folder / "r").mkdir()
-        run = TrainedRun(folder / "r")
-        for path in run.run.rglob("model.safetensors"):
-            change(path)
-
-    return setup
-
-
-def interrupted(then):
-    """A run in r that was stopped at once; then(its file of data) is called before the command."""
-
-    def setup(monkeypatch, folder):
-        from pysft.text.corpora import read_corpus
-
-        (folder / "corpus.txt").write_text(read_corpus("plays")[:12000])
-        (folder / "small.toml").write_text(toml())
-        data = folder / "mine.jsonl"
-        data.write_text("".join(json.dumps(made) + "\n" for made in ROWS))
-        text = ["--config", "small.toml", "--corpus", "corpus.txt"]
-        with interrupted_at_once():
-            assert run_command("train", *text, "--data", data.name, "--out", "r").code == 130
-        then(data)
-
-    return setup
-
-
 def has_no_folder(name):
     def check(result, folder):
         assert not (folder / name).exists()
 
     return check
 
-
-def prints_in_ascii(result, folder):
-    """The same command says the same on an output that can write ASCII only."""
-    command = ["-m", "pysft", "audit", str(folder / "a.jsonl"), "--no-overlap"]
-    done = python(*command, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert done.returncode == 65 and "U+00E9" in done.stdout and not done.stderr
-
-
-def knows_no_cr(result, folder):
-    assert "\\r" not in (folder / "r/base/vocabulary.json").read_text()
-
-
-# -------------------------------------------------------------------------------- what is right
 
 SITUATIONS: list[Situation] = [
     # ------------------------------------------------ conversations
@@ -137,7 +78,7 @@ SITUATIONS: list[Situation] = [
         AUDIT,
         {"a.jsonl": [shared(("human", "Hi"), ("gpt", "Ho"), system="Be kind.")]},
         code=65,
-        says=("a.jsonl, line 1", "'system' is not read", '"messages"'),
+        says=("a.jsonl, line 1", "no system role", "--template chatml"),
         source=GITHUB + "Tencent/AngelSlim/pull/345",
         before="right",
     ),
@@ -229,6 +170,108 @@ SITUATIONS: list[Situation] = [
         source=GITHUB + "huggingface/alignment-handbook/issues/67",
         before="right",
     ),
+    Situation(
+        "roles that begin with a capital",
+        AUDIT,
+        {"a.jsonl": [turns(("User", "Who is it?"), ("Assistant", "The king."))]},
+        check=reads(("Who is it?", "The king.")),
+        source=GITHUB + "IBM/unitxt/pull/1259",
+        before='refused: unknown role \'User\'; this template has "user" or "assistant" ...',
+    ),
+    Situation(
+        "ShareGPT whose answers are from bard and bing",
+        AUDIT,
+        {"a.jsonl": [shared(("human", "Hi"), (name, "Ho")) for name in ("bard", "bing")]},
+        says=("2, of which 2 can be trained on",),
+        source=GITHUB + "axolotl-ai-cloud/axolotl/issues/752",
+        before="refused: unknown role 'bard'",
+    ),
+    Situation(
+        "a row that says two different things",
+        AUDIT,
+        {
+            "a.jsonl": [
+                row("Hi", "Ho", prompt="Who?", completion="He."),
+                {"prompt": "Hi", "response": "Ho", "answer": "Ha"},
+            ]
+        },
+        code=65,
+        says=("a.jsonl, line 1", "'prompt'", "a.jsonl, line 2", "'response'"),
+        source=GITHUB + "PrimeIntellect-ai/prime-rl/pull/2074",
+        before="one of the two was taken, the other dropped in silence",
+    ),
+    Situation(
+        "OpenAI's list of text parts in a turn of the user",
+        AUDIT,
+        {
+            "a.jsonl": [
+                turns(
+                    ("user", [{"type": "text", "text": "Who is it?"}]), ("assistant", "The king.")
+                )
+            ]
+        },
+        check=reads(("Who is it?", "The king.")),
+        source=GITHUB + "lm-sys/FastChat/issues/3017",
+        before='refused: "content" is list; it must be text',
+    ),
+    Situation(
+        "ShareGPT whose turns have role and content",
+        AUDIT,
+        {"a.jsonl": [{"conversations": ROWS[0]["messages"]}]},
+        check=reads(("Who is the king of Spain?", "Spain has no king.")),
+        source=GITHUB + "NVIDIA-NeMo/Automodel/pull/2375",
+        before='refused: expected an object with "from" and "value"; add what is missing',
+    ),
+    Situation(
+        "messages whose turns have from and value",
+        AUDIT,
+        {"a.jsonl": [{"messages": shared(("human", "Hi"), ("gpt", "Ho"))["conversations"]}]},
+        check=reads(("Hi", "Ho")),
+        source=GITHUB + "Tencent/AngelSlim/issues/7",
+        before='refused: expected an object with "role" and "content"; add what is missing',
+    ),
+    Situation(
+        "a system turn without words",
+        AUDIT + " --template chatml",
+        {"a.jsonl": [turns(("system", ""), ("user", "Who is it?"), ("assistant", "The king."))]},
+        check=reads(("Who is it?", "The king.")),
+        source=GITHUB + "if-ai/ComfyUI-IF_AI_tools/issues/89",
+        before="refused: empty text; write one, or remove the line",
+    ),
+    Situation(
+        "a value that is null",
+        AUDIT,
+        {"a.jsonl": [shared(("human", "Hi"), ("gpt", None))]},
+        code=65,
+        says=("a.jsonl, line 1, turn 2", "null"),
+        never=("NoneType",),
+        source=GITHUB + "NVIDIA-NeMo/Megatron-Bridge/pull/5742",
+        before='refused in words of Python: "content" is NoneType',
+    ),
+    Situation(
+        "line breaks of Windows inside a text of JSON",
+        AUDIT,
+        {"a.jsonl": [row("Hi\r\nthere", "Ho\r\nso")]},
+        check=reads(("Hi\nthere", "Ho\nso")),
+        source=GITHUB + "keitakurita/practical-torchtext/issues/2",
+        before="refused: '\\r' is outside the vocabulary; --unknown grow trains on it",
+    ),
+    Situation(
+        "entities of HTML in a text",
+        AUDIT,
+        {"a.jsonl": [row("Who &amp; what?", "The king &amp; queen.")]},
+        says=("warning:", "a.jsonl, line 1", "&amp;"),
+        source=GITHUB + "argosopentech/argos-translate/issues/39",
+        before="findings none: clean",
+    ),
+    Situation(
+        "text that was decoded wrongly once",
+        AUDIT + " --unknown replace",
+        {"a.jsonl": [row("Who\xe2\u20ac\u2122s it?", "He.")]},
+        says=("warning:", "a.jsonl, line 1", "decoded"),
+        source=GITHUB + "jbesomi/texthero/issues/129",
+        before="findings none: clean; it trains on 'Whoa?TMs it?'",
+    ),
     # ------------------------------------------------ JSON lines
     Situation(
         "JSON lines in a file named .json",
@@ -301,6 +344,55 @@ SITUATIONS: list[Situation] = [
         says=("a.json, line 1", "only 'data'", '"messages"'),
         source=GITHUB + "huggingface/datasets/pull/372",
         before="right",
+    ),
+    Situation(
+        "a byte order mark in the middle of joined files",
+        AUDIT,
+        {
+            "a.jsonl": b'{"prompt": "Hi", "completion": "Ho"}\n'
+            b'\xef\xbb\xbf{"prompt": "He", "completion": "Ha"}\n'
+        },
+        check=reads(("Hi", "Ho"), ("He", "Ha")),
+        source=GITHUB + "wbolster/jsonlines/pull/69",
+        before="refused: not JSON (Unexpected UTF-8 BOM (decode using utf-8-sig))",
+    ),
+    Situation(
+        "a number of five thousand digits under a key that is not read",
+        AUDIT,
+        {"a.jsonl": f'{{"id": {"9" * 5000}, "prompt": "Hi", "completion": "Ho"}}\n'},
+        check=reads(("Hi", "Ho")),
+        source=GITHUB + "stanford-crfm/helm/issues/1381",
+        before="refused: not JSON (... use sys.set_int_max_str_digits() to increase the limit)",
+    ),
+    Situation(
+        "a pointer of Git LFS in place of the data",
+        AUDIT,
+        {"a.jsonl": POINTER},
+        code=65,
+        says=("a.jsonl: a pointer of Git LFS", "git lfs pull"),
+        never=("line 2",),
+        source=GITHUB + "FasterDecoding/Medusa/issues/12",
+        before="three errors: not JSON (Expecting value)",
+    ),
+    Situation(
+        "a Parquet file",
+        "audit a.parquet --no-overlap",
+        {"a.parquet": PARQUET},
+        code=65,
+        says=("a.parquet: a Parquet file, not text", "JSON lines"),
+        never=("line 1",),
+        source=GITHUB + "modin-project/modin/issues/4736",
+        before="an error for each line of its bytes, with advice about .csv and UTF-8",
+    ),
+    Situation(
+        "a page of the web in place of the data",
+        AUDIT,
+        {"a.jsonl": "<!DOCTYPE html>\n<html><head>\n<title>Not found</title>\n"},
+        code=65,
+        says=("a.jsonl: a page of the web (HTML)", "download"),
+        never=("line 2",),
+        source=GITHUB + "niklasekstrom/acmdownload/issues/2",
+        before="three errors: not JSON (Expecting value)",
     ),
     # ------------------------------------------------ tables
     Situation(
@@ -407,209 +499,6 @@ SITUATIONS: list[Situation] = [
         source=GITHUB + "sinaptik-ai/pandas-ai/issues/1695",
         before="right",
     ),
-    # ------------------------------------------------ settings, machines, runs
-    Situation(
-        "a learning rate in scientific notation",
-        TRAIN + " --set sft.lr=2e-5",
-        {"a.jsonl": ROWS},
-        says=("lr 2e-05",),
-        source=GITHUB + "hiyouga/LlamaFactory/issues/4014",
-        before="right",
-    ),
-    Situation(
-        "a learning rate that is text",
-        TRAIN + " --config more.toml",
-        {"a.jsonl": ROWS, "more.toml": '[sft]\nlr = "5e-5"\n'},
-        code=2,
-        says=("[sft] lr = '5e-5'", "must be a number"),
-        check=has_no_folder("r"),
-        source=GITHUB + "huggingface/trl/pull/1450",
-        before="right",
-    ),
-    Situation(
-        "OMP_NUM_THREADS as a list, as OpenMP has it",
-        TRAIN,
-        {"a.jsonl": ROWS},
-        says=("graded",),
-        setup=environment(OMP_NUM_THREADS="2,1"),
-        source=GITHUB + "pydata/numexpr/issues/421",
-        before="right",
-    ),
-    Situation(
-        "OMP_NUM_THREADS set to nothing",
-        TRAIN,
-        {"a.jsonl": ROWS},
-        says=("graded",),
-        setup=environment(OMP_NUM_THREADS=""),
-        source=GITHUB + "pydata/numexpr/issues/318",
-        before="right",
-    ),
-    Situation(
-        "an output that can write ASCII only",
-        "audit a.jsonl --no-overlap",
-        {"a.jsonl": [row("Caf\xe9", "Ho")]},
-        code=65,
-        says=("U+00E9",),
-        check=prints_in_ascii,
-        source=GITHUB + "politeauthority/docker-pretty-ps/issues/22",
-        before="right",
-    ),
-    Situation(
-        "temperature 0 is greedy",
-        "chat {run} -p Who --temperature 0 --tokens 5 --json",
-        check=lambda result, folder: result.document["tokens"] == 5,
-        says=('"stop"',),
-        source=GITHUB + "karpathy/nanoGPT/issues/738",
-        before="right",
-    ),
-    Situation(
-        "resuming after the data were changed",
-        "train --resume --out r",
-        code=65,
-        says=("mine.jsonl: changed since this run was begun", "begin a new run"),
-        setup=interrupted(lambda data: data.write_text(json.dumps(ROWS[0]) + "\n")),
-        source=GITHUB + "hiyouga/LlamaFactory/issues/7085",
-        before="right",
-    ),
-    Situation(
-        "weights that were cut off on the way",
-        "chat r/run -p Who",
-        code=65,
-        says=("model.safetensors", "cut short"),
-        setup=a_run(lambda path: path.write_bytes(path.read_bytes()[:5000])),
-        source=GITHUB + "haofanwang/Lora-for-Diffusers/issues/3",
-        before="right",
-    ),
-    Situation(
-        "a data file behind a symbolic link that leads nowhere",
-        "audit b.jsonl",
-        code=66,
-        says=("b.jsonl: no such file",),
-        setup=links(**{"b.jsonl": "gone.jsonl"}),
-        source=GITHUB + "rwth-i6/sisyphus/pull/236",
-        before="right",
-    ),
-]
-
-
-# ------------------------------------------------------------------------- what is not right yet
-
-FAILING: list[Situation] = [
-    Situation(
-        "roles that begin with a capital",
-        AUDIT,
-        {"a.jsonl": [turns(("User", "Who is it?"), ("Assistant", "The king."))]},
-        check=reads(("Who is it?", "The king.")),
-        source=GITHUB + "IBM/unitxt/pull/1259",
-        before='refused: unknown role \'User\'; this template has "user" or "assistant" ...',
-    ),
-    Situation(
-        "ShareGPT whose answers are from bard and bing",
-        AUDIT,
-        {"a.jsonl": [shared(("human", "Hi"), (name, "Ho")) for name in ("bard", "bing")]},
-        says=("2, of which 2 can be trained on",),
-        source=GITHUB + "axolotl-ai-cloud/axolotl/issues/752",
-        before="refused: unknown role 'bard'",
-    ),
-    Situation(
-        "a row that says two different things",
-        AUDIT,
-        {
-            "a.jsonl": [
-                row("Hi", "Ho", prompt="Who?", completion="He."),
-                {"prompt": "Hi", "response": "Ho", "answer": "Ha"},
-            ]
-        },
-        code=65,
-        says=("a.jsonl, line 1", "'prompt'", "a.jsonl, line 2", "'response'"),
-        source=GITHUB + "PrimeIntellect-ai/prime-rl/pull/2074",
-        before="one of the two was taken, the other dropped in silence",
-    ),
-    Situation(
-        "OpenAI's list of text parts in a turn of the user",
-        AUDIT,
-        {
-            "a.jsonl": [
-                turns(
-                    ("user", [{"type": "text", "text": "Who is it?"}]), ("assistant", "The king.")
-                )
-            ]
-        },
-        check=reads(("Who is it?", "The king.")),
-        source=GITHUB + "lm-sys/FastChat/issues/3017",
-        before='refused: "content" is list; it must be text',
-    ),
-    Situation(
-        "ShareGPT whose turns have role and content",
-        AUDIT,
-        {"a.jsonl": [{"conversations": ROWS[0]["messages"]}]},
-        check=reads(("Who is the king of Spain?", "Spain has no king.")),
-        source=GITHUB + "NVIDIA-NeMo/Automodel/pull/2375",
-        before='refused: expected an object with "from" and "value"; add what is missing',
-    ),
-    Situation(
-        "messages whose turns have from and value",
-        AUDIT,
-        {"a.jsonl": [{"messages": shared(("human", "Hi"), ("gpt", "Ho"))["conversations"]}]},
-        check=reads(("Hi", "Ho")),
-        source=GITHUB + "Tencent/AngelSlim/issues/7",
-        before='refused: expected an object with "role" and "content"; add what is missing',
-    ),
-    Situation(
-        "a system turn without words",
-        AUDIT + " --template chatml",
-        {"a.jsonl": [turns(("system", ""), ("user", "Who is it?"), ("assistant", "The king."))]},
-        check=reads(("Who is it?", "The king.")),
-        source=GITHUB + "if-ai/ComfyUI-IF_AI_tools/issues/89",
-        before="refused: empty text; write one, or remove the line",
-    ),
-    Situation(
-        "a value that is null",
-        AUDIT,
-        {"a.jsonl": [shared(("human", "Hi"), ("gpt", None))]},
-        code=65,
-        says=("a.jsonl, line 1, turn 2", "null"),
-        never=("NoneType",),
-        source=GITHUB + "NVIDIA-NeMo/Megatron-Bridge/pull/5742",
-        before='refused in words of Python: "content" is NoneType',
-    ),
-    Situation(
-        "a byte order mark in the middle of joined files",
-        AUDIT,
-        {
-            "a.jsonl": b'{"prompt": "Hi", "completion": "Ho"}\n'
-            b'\xef\xbb\xbf{"prompt": "He", "completion": "Ha"}\n'
-        },
-        check=reads(("Hi", "Ho"), ("He", "Ha")),
-        source=GITHUB + "wbolster/jsonlines/pull/69",
-        before="refused: not JSON (Unexpected UTF-8 BOM (decode using utf-8-sig))",
-    ),
-    Situation(
-        "a number of five thousand digits under a key that is not read",
-        AUDIT,
-        {"a.jsonl": f'{{"id": {"9" * 5000}, "prompt": "Hi", "completion": "Ho"}}\n'},
-        check=reads(("Hi", "Ho")),
-        source=GITHUB + "stanford-crfm/helm/issues/1381",
-        before="refused: not JSON (... use sys.set_int_max_str_digits() to increase the limit)",
-    ),
-    Situation(
-        "line breaks of Windows inside a text of JSON",
-        AUDIT,
-        {"a.jsonl": [row("Hi\r\nthere", "Ho\r\nso")]},
-        check=reads(("Hi\nthere", "Ho\nso")),
-        source=GITHUB + "keitakurita/practical-torchtext/issues/2",
-        before="refused: '\\r' is outside the vocabulary; --unknown grow trains on it",
-    ),
-    Situation(
-        "a pointer of Git LFS in place of the data",
-        AUDIT,
-        {"a.jsonl": POINTER},
-        code=65,
-        says=("a.jsonl: a pointer of Git LFS", "git lfs pull"),
-        never=("line 2",),
-        source=GITHUB + "FasterDecoding/Medusa/issues/12",
-        before="three errors: not JSON (Expecting value)",
-    ),
     Situation(
         "a pointer of Git LFS in place of a table",
         SHEET,
@@ -619,25 +508,6 @@ FAILING: list[Situation] = [
         never=("line 2",),
         source=GITHUB + "benedekrozemberczki/datasets/issues/10",
         before="three errors: 1 columns; there must be two",
-    ),
-    Situation(
-        "a pointer of Git LFS in place of the weights",
-        "chat r/run -p Who",
-        code=65,
-        says=("model.safetensors", "a pointer of Git LFS", "git lfs pull"),
-        setup=a_run(lambda path: path.write_text(POINTER)),
-        source=GITHUB + "codefuse-ai/MFTCoder/issues/20",
-        before="refused: cut short (128 bytes; its header would take 2336927755350992254)",
-    ),
-    Situation(
-        "a Parquet file",
-        "audit a.parquet --no-overlap",
-        {"a.parquet": PARQUET},
-        code=65,
-        says=("a.parquet: a Parquet file, not text", "JSON lines"),
-        never=("line 1",),
-        source=GITHUB + "modin-project/modin/issues/4736",
-        before="an error for each line of its bytes, with advice about .csv and UTF-8",
     ),
     Situation(
         "UTF-16 without a byte order mark",
@@ -664,105 +534,5 @@ FAILING: list[Situation] = [
         says=("warning: header: a.csv, line 1", "'target'"),
         source=GITHUB + "dotnet/machinelearning-modelbuilder/issues/2132",
         before="trained on: 'prompt' is answered by 'target'; findings none: clean",
-    ),
-    Situation(
-        "entities of HTML in a text",
-        AUDIT,
-        {"a.jsonl": [row("Who &amp; what?", "The king &amp; queen.")]},
-        says=("warning:", "a.jsonl, line 1", "&amp;"),
-        source=GITHUB + "argosopentech/argos-translate/issues/39",
-        before="findings none: clean",
-    ),
-    Situation(
-        "text that was decoded wrongly once",
-        AUDIT + " --unknown replace",
-        {"a.jsonl": [row("Who\xe2\u20ac\u2122s it?", "He.")]},
-        says=("warning:", "a.jsonl, line 1", "decoded"),
-        source=GITHUB + "jbesomi/texthero/issues/129",
-        before="findings none: clean; it trains on 'Whoa?TMs it?'",
-    ),
-    Situation(
-        "a corpus with line ends of old Macs",
-        "pretrain {inputs} --corpus mac.txt --out r",
-        {"mac.txt": "Who is the king of Spain? It is he.\r" * 100},
-        says=("base:",),
-        check=knows_no_cr,
-        source=GITHUB + "karpathy/char-rnn/issues/171",
-        before="trained on: '\\r' is in the vocabulary, and '\\n' is not",
-    ),
-    Situation(
-        "a page of the web in place of the data",
-        AUDIT,
-        {"a.jsonl": "<!DOCTYPE html>\n<html><head>\n<title>Not found</title>\n"},
-        code=65,
-        says=("a.jsonl: a page of the web (HTML)", "download"),
-        never=("line 2",),
-        source=GITHUB + "niklasekstrom/acmdownload/issues/2",
-        before="three errors: not JSON (Expecting value)",
-    ),
-    Situation(
-        "a corpus in UTF-16",
-        "pretrain --corpus wide.txt --out r",
-        {"wide.txt": ("Who is the king?\n" * 200).encode("utf-16")},
-        code=65,
-        says=("wide.txt: UTF-16 text; save it as UTF-8",),
-        source=GITHUB + "wonderwhy-er/DesktopCommanderMCP/issues/610",
-        before="'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; no remedy",
-    ),
-    Situation(
-        "an empty name of a file, as an unset variable leaves it",
-        "audit ''",
-        code=2,
-        says=("empty",),
-        never=("Is a directory",),
-        source=GITHUB + "elixir-ai-tools/just_bash/issues/79",
-        before=".: cannot be read (Is a directory)",
-    ),
-    Situation(
-        "an address of the web as data",
-        "audit https://example.org/a.jsonl",
-        code=66,
-        says=("https://example.org/a.jsonl", "download"),
-        source=GITHUB + "scikit-hep/uproot5/pull/670",
-        before="https:/example.org/a.jsonl: no such file",
-    ),
-    Situation(
-        "- as the name of standard input",
-        "audit - --no-overlap",
-        code=66,
-        says=("/dev/stdin",),
-        source=GITHUB + "ReimuNotMoe/ydotool/issues/134",
-        before="-: no such file; expected conversations in JSON lines, ...",
-    ),
-    Situation(
-        "~ that the shell did not expand in --out",
-        "train {inputs} --data a.jsonl --out=~/r",
-        {"a.jsonl": ROWS},
-        code=2,
-        says=("--out ~/r", "home"),
-        check=has_no_folder("~"),
-        source=GITHUB + "OPM/opm-simulators/issues/5063",
-        before="made a folder named ~ here and trained in it",
-    ),
-    Situation(
-        "--out names a link that leads nowhere",
-        "train {inputs} --data a.jsonl --out link",
-        {"a.jsonl": ROWS},
-        code=2,
-        says=("--out link", "link"),
-        never=(".tmp", "Go on with"),
-        setup=links(link="gone"),
-        source=GITHUB + "ucb-bar/chiseltest/issues/347",
-        before="link/run.json.7285.d8eba61d.tmp: No such file or directory ... Go on with --resume",
-    ),
-    Situation(
-        "a dash of print before a flag",
-        "train {inputs} \u2013-data a.jsonl",
-        {"a.jsonl": ROWS},
-        code=2,
-        says=("\u2013-data", "--data"),
-        never=("name the run's folder by --out",),
-        source=GITHUB + "qeeqbox/social-analyzer/issues/82",
-        before="unrecognized arguments: \u2013-data a.jsonl; name the run's folder by --out",
     ),
 ]
