@@ -155,8 +155,11 @@ def _suggestion(word: str, known: list[str]) -> str:
 def _refuse(verb: Parser, args, more: list[str]) -> None:
     """Refuse arguments that a verb does not know, with the flag that was probably meant."""
     hint = ""
-    if more[0].startswith("-"):
-        flags = [flag for action in verb._actions for flag in action.option_strings]
+    flags = [flag for action in verb._actions for flag in action.option_strings]
+    typed = re.sub("^[\u2010-\u2015\u2212-]+", "--", more[0])
+    if typed in flags and typed != more[0]:
+        hint = f"; its dash is not the one of the keyboard: write {typed}"
+    elif more[0].startswith("-"):
         hint = _suggestion(more[0], flags)
     elif hasattr(args, "resume"):
         hint = "; name the run's folder by --out"

@@ -116,6 +116,10 @@ def _header(path, f, size: int):
     the data."""
     start = f.read(8)
     length = int.from_bytes(start, "little")
+    if start == b"version ":
+        raise DataError(
+            f"{path}: a pointer of Git LFS in place of the file; get that: git lfs pull"
+        )
     if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
         raise DataError(
             f"{path}: not a safetensors file, or cut short ({size} bytes; its "

@@ -113,6 +113,13 @@ def new_run(out: str | None, preset: str) -> Path:
             raise UsageError(f"--out {out!r}: not UTF-8. Choose a name that is") from None
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--out {out}: this is a file. Name a folder")
+        if folder.is_symlink() and not folder.exists():
+            raise UsageError(f"--out {out}: a link that leads nowhere. Name a folder")
+        if out.startswith("~"):  # bash leaves it so in --out=~/run
+            raise UsageError(
+                f"--out {out}: the shell did not put your home folder for ~ here. Write"
+                " --out with a blank, not with =, or a whole path"
+            )
         if folder.is_dir():
             disk.remove_leftovers(folder.glob("run.json.*.tmp"))
         # Treat a folder as empty if it holds only a lock and temporary files of run.json. A run

@@ -222,7 +222,7 @@ SITUATIONS: list[Situation] = [
         "train {inputs} --data a.jsonl --out=~/r",
         {"a.jsonl": ROWS},
         code=2,
-        says=("--out ~/r", "home"),
+        says=("--out ~/r", "home folder"),
         check=has_no_folder("~"),
         source=GITHUB + "OPM/opm-simulators/issues/5063",
         before="made a folder named ~ here and trained in it",
