@@ -7,6 +7,9 @@ import shlex
 import pytest
 from command_line import pysft
 from situations import data, more, more_runs, runs, scripts
+from situations.formats import format_lines
+
+from pysft.cli.guide import read_pages
 
 TABLES = (data, scripts, runs, more, more_runs)
 SITUATIONS = [s for table in TABLES for s in table.SITUATIONS]
@@ -35,6 +38,10 @@ def test_a_situation_comes_out_right(s, workdir, trained, monkeypatch):
 def test_every_situation_has_a_name_of_its_own_and_says_where_it_was_met():
     assert len({s.name for s in SITUATIONS}) == len(SITUATIONS)
     assert all(s.source and s.before and (s.says or s.check) for s in SITUATIONS)
+
+
+def test_the_guide_lists_every_format_with_its_example():
+    assert "\n".join(format_lines()) in read_pages()["data"]
 
 
 if __name__ == "__main__":

@@ -36,10 +36,7 @@ PARTS = [
 ]
 CALL = [HI_HO[0], {"role": "assistant", "content": PARTS}]
 
-NESTED = (
-    "OASST, a tree a row: each message holds its `replies`. Each path from a root to a leaf is a"
-    " conversation"
-)
+NESTED = "OASST, a tree a row: each message holds its `replies`"
 
 FORMATS = [
     Format("`messages`", {"messages": HI_HO}, HI_HO),
@@ -50,8 +47,7 @@ FORMATS = [
         "--template chatml",
     ),
     Format(
-        "with a reply that is not graded, for `--grade flags`. The flag may also be called"
-        " `weight`, `loss`, `trainable` or `training`, and be 0 or 1",
+        "with a reply that is not graded (for `--grade flags`)",
         {"messages": [*turns("Hi", "Ho.", "Go"), {**NO, "train": False}]},
         [*turns("Hi", "Ho.", "Go"), {**NO, "train": False, "flag": "train"}],
         "--grade flags",
