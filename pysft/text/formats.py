@@ -256,17 +256,25 @@ def _messages(row: dict, where: str, roles: dict[str, str], reading: Reading):
         what = 'a row of preferences ("chosen", "rejected"), from which fine-tuning cannot learn'
         remedy = 'to train on the better reply alone, write it into "messages"'
         raise RowError(where, what, remedy, "preferences")
-    for keys, make in FORMATS:
-        if all(key in row for key in keys):
-            system = [row.pop(key) for key in SYSTEM if not is_empty(row.get(key))]
-            messages = make(row, where, roles, reading)
-            if system and isinstance(messages, list):
-                messages = [{"role": "system", "content": text} for text in system] + messages
-            reading.refuse_rest(row, where, _texts(messages))
-            return _with_line_ends(messages)
+    # A null says nothing, so formats are sought among the other keys first.
+    make = _format_of(key for key in row if row[key] is not None) or _format_of(row)
+    if make is not None:
+        system = [row.pop(key) for key in SYSTEM if not is_empty(row.get(key))]
+        messages = make(row, where, roles, reading)
+        if system and isinstance(messages, list):
+            messages = [{"role": "system", "content": text} for text in system] + messages
+        reading.refuse_rest(row, where, _texts(messages))
+        return _with_line_ends(messages)
     known = "; ".join(", ".join(f'"{key}"' for key in keys) for keys in NAMED)
     what = f'no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}'
     raise RowError(where, what, f"a row has one of these sets of keys: {known}", "format")
+
+
+def _format_of(names):
+    """What makes the messages of a row with keys of these names: that of the first format that has
+    all its keys among them; None if there is no such format."""
+    names = set(names)
+    return next((make for keys, make in FORMATS if names.issuperset(keys)), None)
 
 
 def _with_line_ends(messages):

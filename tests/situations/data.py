@@ -167,6 +167,9 @@ KEYS = [
     read(
         "null and empty keys", 1, [{**reply(tool_calls=None, name="", audio=[])[0], "tools": None}]
     ),
+    read(
+        "null messages beside a pair", 1, [{"prompt": "Hi", "completion": "Ho.", "messages": None}]
+    ),
     read("keys that are about a row", 1, hi_ho(id=7, source="x", metadata={"a": 1})),
     read("a key that the user calls meaningless", 1, reply(mood="glad"), flags="--ignore mood"),
     Situation(
