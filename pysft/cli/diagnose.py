@@ -25,8 +25,10 @@ def text(document: dict) -> str:
     head = document["stage"]
     if not document["finished"]:
         head += " (figures of a checkpoint, not of the finished training)"
+    blind = document.get("words_unmeasured")
+    note = f"\n{blind[0].upper()}{blind[1:]}; two of the modes need them." if blind else ""
     if not found:
-        return f"{head}: none of the seven failure modes shows"
+        return f"{head}: none of the seven failure modes shows{note}"
     lines = [
         f"{head}: {len(found)} of the seven failure modes {'shows' if len(found) == 1 else 'show'}"
     ]
@@ -38,4 +40,4 @@ def text(document: dict) -> str:
             f"  cause   {f['cause']}",
             f"  fix     {f['fix']}",
         ]
-    return "\n".join(lines)
+    return "\n".join(lines) + note

@@ -29,6 +29,8 @@ def table(choice: dict, stage_folder) -> str:
     from pysft.measure.choose import CRITERIA
 
     lines = [*_by_step(choice, CRITERIA), "", *_by_criterion(choice, CRITERIA), ""]
+    reasons = {str(row["words_unmeasured"]) for row in choice["rows"] if "words_unmeasured" in row}
+    lines += [f"{reason[:1].upper()}{reason[1:]}." for reason in sorted(reasons)]
     return "\n".join([*lines, *_advice(choice, stage_folder)])
 
 

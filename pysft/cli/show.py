@@ -87,6 +87,7 @@ def table(report: dict, screen: Screen) -> None:
             f" {figure('distinct_words_greedy', 'share')} (training replies"
             f" {figure('trained_distinct_words', 'share')})",
         ),
+        *((("words", report["words_unmeasured"]),) if "words_unmeasured" in report else ()),
         ("sealed prompts", sealed_text(report.get("sealed") or {})),
         ("memorised?", verdict_counts(report["origins"])),
         *(tool_rows(report["tools"]) if report.get("tools") else ()),

@@ -291,7 +291,7 @@ SHOWN = (
 
 def diagnose(folder: Path, step: int | None = None) -> dict:
     """The diagnosis of a fine-tuning in its folder (RUN/sft): {"stage", "finished", "figures",
-    "findings"}.
+    "findings"}, and "words_unmeasured" if figures of words could not be measured.
 
     step: diagnose it as it was at the checkpoint of this step. Default: as it is, or as it was at
     its last checkpoint if the training has not finished. finished: true if the figures are those of
@@ -311,12 +311,13 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
         raise DataError(
             f"{folder}: its figures are not as this program writes them ({error})"
         ) from None
+    reason = figures.get("words_unmeasured")
     return {
         "stage": str(folder),
         "finished": finished,
         "figures": {name: figures.get(name) for name in SHOWN},
         "findings": [asdict(f) for f in found],
-    }
+    } | ({"words_unmeasured": str(reason)} if reason else {})
 
 
 def _figures_of(folder: Path, step: int | None) -> tuple[dict, list[dict], bool]:

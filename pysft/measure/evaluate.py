@@ -4,7 +4,10 @@ Losses are in nats. Base loss is per character of the corpus's held-out tail (pe
 are not characters), in windows of the context that do not overlap. Conversation loss is per graded
 token of held-out conversations. Replies are greedy, or as chat writes where a figure says so. They
 have at most 120 new tokens, or as many as the context has room for. Figures of what a reply says
-are taken from its free text, without calls of tools and results."""
+are taken from its free text, without calls of tools and results.
+
+Some scripts put no spaces between words. For a model that learned to write one of them, the figures
+of words are nan, and the entry "words_unmeasured" says why."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -17,7 +20,15 @@ from pysft.inference.repetition import repeated_words
 from pysft.inference.tool_calls import content_parts, free_text
 from pysft.measure.probe import Probe, before_reply
 from pysft.measure.provenance import Origin, Provenance, summary
-from pysft.measure.words import distinct, on_topic, real_words, repeats_prompt, words
+from pysft.measure.words import (
+    FIGURES,
+    distinct,
+    on_topic,
+    real_words,
+    repeats_prompt,
+    unmeasured,
+    words,
+)
 from pysft.text.examples import shift
 from pysft.text.formats import last_text
 from pysft.text.render import render, render_prompt
@@ -187,6 +198,7 @@ def measure(
         **_in_domain(talk, [asked[i] for i in inside], [replies[i] for i in inside], probe),
         **_trained_replies(probe),
     }
+    figures = _without_words(figures, probe)
     return figures, {group: _rows(questions[group], answers[group]) for group in questions}
 
 
@@ -206,7 +218,23 @@ def measure_sealed(
         "by_domain": _by_domain(talk, prompts, answers, domains, probe),
         **_in_domain(talk, [prompts[i] for i in inside], [answers[i] for i in inside], probe),
     }
-    return finite(figures), _rows(prompts, answers)
+    return finite(_without_words(figures, probe)), _rows(prompts, answers)
+
+
+def _without_words(figures: dict, probe: Probe) -> dict:
+    """The figures without those of words, and with the reason, if words cannot be counted in the
+    replies that the model was trained on.
+
+    What was trained on decides, not the replies, so all checkpoints of a run are measured alike."""
+    reason = unmeasured(probe.training_replies or [probe.heldout_text])
+    if not reason:
+        return figures
+
+    def blank(row: dict, value) -> dict:
+        return row | {name: value for name in FIGURES if name in row}
+
+    domains = {d: blank(row, None) for d, row in figures["by_domain"].items()}
+    return blank(figures, float("nan")) | {"by_domain": domains, "words_unmeasured": reason}
 
 
 def _rows(prompts: list, answers: list[tuple[str, Reply]]) -> list[tuple[str, str, str]]:

@@ -88,6 +88,7 @@ def summary(r: dict | None, run: dict | None) -> list:
             + f", {took} seconds of training."
         ),
         table(["", "verdict", "measured", "good, partly"], rows, "llrr"),
+        *_unmeasured(r),
         paragraph("The section “The figures” says what each figure means."),
     ]
 
@@ -210,7 +211,7 @@ def all_figures(r: dict | None, base: dict | None) -> list:
     if r.get("origins"):
         label = "where the replies to unseen prompts come from"
         rows.append([stack(label, "origins"), verdict_counts(r["origins"])])
-    parts = [table(["figure", "value"], rows, "lr")]
+    parts = [table(["figure", "value"], rows, "lr"), *_unmeasured(r)]
     if r.get("tools"):
         tools = [[name.removeprefix("tools: "), text] for name, text in tool_rows(r["tools"])]
         parts += [heading("The tool test", 3), table(["asked about", "result"], tools, "ll")]
@@ -224,12 +225,19 @@ def all_figures(r: dict | None, base: dict | None) -> list:
     if r.get("sealed"):
         parts += [heading("The sealed prompts", 3), *_sealed(r["sealed"])]
     shown = {*FIGURES, "by_domain", "origins", "tools", "sealed", "parent", "base_loss_unit"}
+    shown |= {"words_unmeasured"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:
         parts.append(
             details("Other entries of report.json", [table(["name", "value"], rest, "ll")])
         )
     return parts
+
+
+def _unmeasured(r: dict) -> list:
+    """The reason why figures of words are missing, if they are."""
+    reason = str(r.get("words_unmeasured") or "")
+    return [paragraph(f"{reason[0].upper()}{reason[1:]}.")] if reason else []
 
 
 def _sealed(sealed: dict) -> list:

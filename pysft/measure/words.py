@@ -1,6 +1,8 @@
-"""Words of prompts and replies: which of them are real, and which name the subject."""
+"""Words of prompts and replies: which of them are real, and which name the subject.
 
-import re
+They are words of any script that puts spaces between words (text/scripts.py)."""
+
+from pysft.text.scripts import folded, letters_in, unspaced, words_of
 
 # Words that say nothing about the subject of a text.
 COMMON = frozenset(
@@ -21,14 +23,14 @@ whose why will wilt with without word words work worth would yes yet you your yo
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, with their inner apostrophes."""
-    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower())
+    """The words of a text, with their inner apostrophes, as they are compared: in lower case."""
+    return [folded(word) for word in words_of(text)]
 
 
 def subjects(text: str) -> set[str]:
     """The content words of a text: no word of COMMON, none below three letters. A plural or
     possessive s is removed."""
-    return {_stem(w) for w in words(text) if w not in COMMON and len(w) > 2}
+    return {_stem(w) for w in words(text) if w not in COMMON and letters_in(w) > 2}
 
 
 def _stem(word: str) -> str:
@@ -71,3 +73,32 @@ def repeats_prompt(prompt: str, reply: str, n: int = 4) -> bool:
         [tuple(w[i : i + n]) for i in range(len(w) - n + 1)] for w in map(words, (prompt, reply))
     )
     return not set(asked).isdisjoint(said)
+
+
+# The figures of evaluate.py and of its domains that count words.
+FIGURES = (
+    "on_topic",
+    "on_topic_chance",
+    "on_topic_chat",
+    "repeats_prompt",
+    "real_words",
+    "real_words_chat",
+    "distinct_words",
+    "distinct_words_greedy",
+    "distinct_pairs",
+    "trained_distinct_words",
+    "trained_distinct_pairs",
+)
+
+
+def unmeasured(texts: list[str]) -> str:
+    """Why figures of words cannot be measured for a model that learned to write these texts: the
+    reason as a sentence without its end, or "" if they can."""
+    scripts = unspaced(texts)
+    if not scripts:
+        return ""
+    named = ", ".join(scripts[:-1]) + " and " * (len(scripts) > 1) + scripts[-1]
+    return (
+        f"the training replies are written in {named}, without spaces between words, so figures of"
+        " words were not measured"
+    )
