@@ -5,38 +5,49 @@ letters again. So a token is made less likely only where it would begin or conti
 reply already has (Sampling.repetition)."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
 from pysft.text.tokenizer import Tokenizer
 
 LETTER = r"[^\W\d_]"
-WORD = re.compile(rf"{LETTER}+(?:'{LETTER}+)*")
-BEGUN = re.compile(rf"(?:{LETTER}+')*{LETTER}*\Z")  # the word, perhaps empty, that a text ends with
 
 
 def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
     """Return again(written): the ids that would begin or continue a word that the reply has.
 
     written: the ids of a reply so far. A word counts from the blank or mark behind it; upper and
-    lower case are the same. After a call of a tool, or any other special token, the list is empty,
+    lower case are the same. The marks of a script (the vowel signs of Hindi) belong to the word.
+    After a call of a tool, or any other special token, the list is empty,
     because an answer has to copy what the tool found."""
     special = set(tokenizer.special.values())
     texts = {i: tokenizer.decode([i]).lower() for i in set(range(len(tokenizer))) - special}
+    marks = {c for text in texts.values() for c in text if unicodedata.category(c)[0] == "M"}
+    letter = f"(?:{LETTER}|[{''.join(sorted(marks))}])" if marks else LETTER
+    word = re.compile(rf"{letter}+(?:'{letter}+)*")
+    # The word, perhaps empty, that a text ends with.
+    begun_at_end = re.compile(rf"(?:{letter}+')*{letter}*\Z")
     # The tokens with letters, by what stands before their first word, and this word.
     tokens = {}
     for i, text in texts.items():
-        if found := WORD.search(text):
+        if found := word.search(text):
             tokens.setdefault((text[: found.start()], found.group()), []).append(i)
+
+    @lru_cache(256)
+    def beginnings(text: str) -> frozenset[str]:
+        """All beginnings of the words of a text, the whole words too."""
+        return frozenset(w[:n] for w in word.findall(text) for n in range(1, len(w) + 1))
 
     def again(written: list[int]) -> list[int]:
         if not special.isdisjoint(written):
             return []
         text = "".join(map(texts.__getitem__, written))
-        begun = BEGUN.search(text).group()
-        begins = _beginnings(text[: len(text) - len(begun)])
-        ended = begins | _beginnings(begun)  # if the word ends here
-        goes_on = {"": begun, "'": begun + "'"} if begun[-1:].isalpha() else {"": begun}
+        begun = begun_at_end.search(text).group()
+        begins = beginnings(text[: len(text) - len(begun)])
+        ended = begins | beginnings(begun)  # if the word ends here
+        within = begun[-1:].isalpha() or begun[-1:] in marks
+        goes_on = {"": begun, "'": begun + "'"} if within else {"": begun}
         return [
             i
             for (mark, letters), ids in tokens.items()
@@ -45,9 +56,3 @@ def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
         ]
 
     return again
-
-
-@lru_cache(256)
-def _beginnings(text: str) -> frozenset[str]:
-    """All beginnings of the words of a text, the whole words too."""
-    return frozenset(w[:n] for w in WORD.findall(text) for n in range(1, len(w) + 1))
