@@ -17,6 +17,7 @@ import numpy as np
 
 from pysft.errors import DataError, UsageError
 from pysft.inference.repetition import repeated_words
+from pysft.text.characters import typed
 
 SLOTS = 24  # replies that are written side by side
 
@@ -226,6 +227,7 @@ def generate(
 def complete(model, tokenizer, prompt: str, max_new: int, sampling: Sampling) -> dict:
     """Continue a text, the only thing a base model can do, and return the document of `generate
     --json`. A prompt that is empty, or that leaves no room in the context, raises a DataError."""
+    prompt = typed(prompt, tokenizer)
     ids = tokenizer.encode(prompt, "the prompt")
     if not len(ids):
         raise DataError("the prompt is empty; give at least one character to continue")

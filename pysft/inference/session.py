@@ -12,7 +12,7 @@ from pysft.inference.generate import Event, Reply, Sampling, stream
 from pysft.inference.repetition import repeated_words
 from pysft.inference.tool_calls import answer_calls, content_parts, free_text, result_ids
 from pysft.inference.tools import Tool
-from pysft.text.characters import replaced
+from pysft.text.characters import replaced, typed
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
@@ -96,7 +96,7 @@ class Session:
         """The system message as a list of one turn, or of none."""
         if self.system is None:
             return []
-        text = self._known(self.system) if self.replace_unknown else self.system
+        text = self._known(self.system)
         self.tokenizer.encode(text, "--system")
         return [{"role": "system", "content": text}]
 
@@ -109,7 +109,9 @@ class Session:
         return message | {"content": text} if text else message
 
     def _known(self, text: str) -> str:
-        return replaced(text, self.tokenizer)
+        """A text that a person typed, as the model reads it."""
+        text = typed(text, self.tokenizer)
+        return replaced(text, self.tokenizer) if self.replace_unknown else text
 
     def stream(self, text: str) -> Iterator:
         """Answer a message. Yields (ids, dropped) as prompt() returns them, then the Events of the
@@ -118,8 +120,7 @@ class Session:
         Just before the Reply is yielded, the exchange is added to the history, and exchanges that
         were left out, by the prompt or for a long result, are removed; self.dropped has their
         final number. A caller who stops earlier leaves the history unchanged."""
-        if self.replace_unknown:
-            text = self._known(text)
+        text = self._known(text)
         if not text.strip():
             raise DataError("the message is empty; type some words")
         ids, dropped = self.prompt(text)

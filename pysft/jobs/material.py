@@ -73,7 +73,7 @@ def gather(
     data: files that replace the shipped conversations. tokenizer: that of a model to begin from.
     template: that of a resumed run, or of a model that was tuned before. A DataError names every
     row that cannot be trained on. A UsageError if the settings do not fit the data."""
-    text = read_corpus(corpus)
+    text = read_corpus(corpus, tokenizer)
     template = template or load_template(settings.data.template)
     tokenizer = tokenizer or vocabulary_of(settings.data.tokenizer, text)
     material = Material(*split_corpus(text), tokenizer, template)

@@ -1,11 +1,14 @@
-"""Characters that a vocabulary lacks: what is put in their place, or how the vocabulary grows."""
+"""How a text is written with a vocabulary: with letters and accents composed, and with characters
+that the vocabulary lacks replaced, or added to it."""
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pysft.errors import RowError, UsageError
 from pysft.text.conversation import Conversation, check_messages, plain
+from pysft.text.scripts import compose
 from pysft.text.template import Template
 from pysft.text.tokenizer import CharTokenizer, Tokenizer
 
@@ -53,12 +56,34 @@ def replacement(character: str, tokenizer: Tokenizer) -> str | None:
     return None
 
 
+def composed(text: str, tokenizer: Tokenizer) -> str:
+    """A text in the form in which the vocabulary knows it.
+
+    A letter and its accent can be one character or two. This is the first of these forms that can
+    be written: composed, as it came, decomposed. If none can, it is the text as it came, so that an
+    error names the characters that somebody typed."""
+    if text.isascii():
+        return text
+    for form in (compose(text), text, unicodedata.normalize("NFD", text)):
+        if tokenizer.can_write(form):
+            return form
+    return text
+
+
+def typed(text: str, tokenizer: Tokenizer) -> str:
+    """A message or prompt as the model reads it: composed, without the carriage returns and the
+    byte order mark that a file or another system puts around its lines."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\r")
+    return composed(text, tokenizer)
+
+
 def replaced(text: str, tokenizer: Tokenizer) -> str:
     """A text with every character that the vocabulary lacks replaced. Characters without a
     replacement stay. A letter and its accent are first made one character, however they came."""
+    text = composed(text, tokenizer)
     if tokenizer.can_write(text):
         return text
-    text = unicodedata.normalize("NFC", text)
+    text = compose(text)
     instead = {c: replacement(c, tokenizer) for _, c in tokenizer.unknown(text)}
     return text.translate({ord(c): new for c, new in instead.items() if new is not None})
 
@@ -76,17 +101,20 @@ def write_with(
     conversations: list[Conversation], tokenizer: Tokenizer, template: Template, unknown: str
 ) -> Written:
     """Prepare conversations and a vocabulary to be rendered, by a policy for characters that the
-    vocabulary lacks.
+    vocabulary lacks. Whatever the policy, letters and their accents are composed if the vocabulary
+    can write that.
 
-    unknown: "refuse" leaves everything as it is, and rendering names such characters. "replace"
-    puts similar characters in their place. "grow" adds them to the vocabulary, and those of the
+    unknown: "refuse" leaves unknown characters, and rendering names them. "replace" puts similar
+    characters in their place. "grow" adds them, composed, to the vocabulary, and those of the
     template's words too; the template's tokens come later, behind the characters. A UsageError if
     the vocabulary cannot grow so, or cannot write the template's words."""
     changed, faults = Counter(), []
+    form = compose if unknown == "grow" else lambda text: composed(text, tokenizer)
+    conversations = _in_form(conversations, form)
     if unknown == "refuse":
         template.require(tokenizer)
         return Written(conversations, tokenizer, changed, faults)
-    lacking = _lacking(conversations, tokenizer, unknown == "replace")
+    lacking = _lacking(conversations, tokenizer)
     instead = {c: c if unknown == "grow" else replacement(c, tokenizer) for c in lacking}
     changed.update({(c, instead[c]): n for c, n in lacking.items() if instead[c] is not None})
     if unknown == "grow":
@@ -102,14 +130,28 @@ def write_with(
     return Written(conversations, tokenizer, changed, faults)
 
 
-def _lacking(conversations, tokenizer: Tokenizer, composed: bool) -> Counter:
-    """How often each character comes that the vocabulary lacks; composed: with letter and accent as
+def _in_form(conversations: list[Conversation], form: Callable[[str], str]) -> list[Conversation]:
+    """The conversations with every text in a form; the same list if that changes nothing."""
+
+    def changes(c: Conversation) -> bool:
+        texts = (plain(m["content"]) for m in c.messages)
+        return any(not text.isascii() and form(text) != text for text in texts)
+
+    changed = [changes(c) for c in conversations]
+    if not any(changed):
+        return conversations
+    return [c.mapped(form) if changes else c for c, changes in zip(conversations, changed)]
+
+
+def _lacking(conversations: list[Conversation], tokenizer: Tokenizer) -> Counter:
+    """How often each character comes that the vocabulary lacks, letter and accent counted as
     one."""
     texts = (plain(m["content"]) for c in conversations for m in c.messages)
-    if composed:
-        texts = (unicodedata.normalize("NFC", text) for text in texts)
     return Counter(
-        c for text in texts if not tokenizer.can_write(text) for _, c in tokenizer.unknown(text)
+        c
+        for text in texts
+        if not tokenizer.can_write(text)
+        for _, c in tokenizer.unknown(compose(text))
     )
 
 

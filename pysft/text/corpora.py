@@ -6,6 +6,9 @@ from pathlib import Path
 
 from pysft import disk
 from pysft.errors import DataError, MissingInput
+from pysft.text.characters import composed
+from pysft.text.scripts import compose
+from pysft.text.tokenizer import Tokenizer
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -26,9 +29,12 @@ def split_corpus(text: str, heldout: float = 0.1) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def read_corpus(name: str) -> str:
+def read_corpus(name: str, tokenizer: Tokenizer | None = None) -> str:
     """The text of a corpus. "plays" ships with the package, "shakespeare" comes from the user's
-    cache or is fetched once, and any other name is the path of a text file."""
+    cache or is fetched once, and any other name is the path of a text file.
+
+    Every line ends with "\\n", byte order marks are taken out, and letters and their accents are
+    composed. tokenizer: a given vocabulary, which may know them otherwise."""
     if name == "shakespeare":
         return _shakespeare()
     path = shipped("plays.txt") if name == "plays" else Path(name)
@@ -39,8 +45,12 @@ def read_corpus(name: str) -> str:
             f"{path}: no such file; --corpus takes a text file, 'plays' or 'shakespeare'"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+        raise DataError(
+            f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
+        ) from None
+    # Files that were joined have byte order marks within the text.
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    text = compose(text) if tokenizer is None else composed(text, tokenizer)
     if len(text) < LEAST:
         raise DataError(
             f"{path}: {len(text)} characters are too few to learn a language from; at least"

@@ -3,11 +3,13 @@
 import hashlib
 
 from pysft.text.conversation import Conversation
+from pysft.text.scripts import compose
 
 
 def prompt_key(text: str) -> str:
-    """The same key for prompts that differ only in case, blanks, and the marks at their end."""
-    return " ".join(text.casefold().split()).rstrip(" .!?,;:-")
+    """The same key for prompts that differ only in case, blanks, the marks at their end, and in
+    whether accents are composed with their letters."""
+    return " ".join(compose(text).casefold().split()).rstrip(" .!?,;:-")
 
 
 def split_heldout(
