@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict:
 
     MissingInput if there is no file, DataError if it holds no JSON object. Both name the file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise MissingInput(f"{path}: missing. The run folder is not complete") from None
     except (OSError, ValueError, RecursionError) as error:

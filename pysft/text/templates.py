@@ -70,7 +70,7 @@ def load_template(name: str) -> Template:
             " template.json"
         )
     try:
-        return Template.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Template.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such template") from None
     except UsageError as error:

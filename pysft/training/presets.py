@@ -241,7 +241,7 @@ def read_settings(file: str) -> SettingsFile:
     """Read a TOML file of settings. MissingInput if there is none, a UsageError if it is not
     TOML, or has the flat settings of earlier versions."""
     try:
-        chosen = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        chosen = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise MissingInput(f"--config {file}: no such file") from None
     except (OSError, ValueError) as error:
