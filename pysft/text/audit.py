@@ -22,9 +22,11 @@ from pysft.text.formats import EVERYTHING, last_text, read_conversations, read_p
 from pysft.text.heldout import prompt_key
 from pysft.text.keys import Reading
 from pysft.text.near_duplicates import Texts, near_duplicates
+from pysft.text.odd import is_mark, odd_characters
 from pysft.text.overlap import GRAM, Overlap
 from pysft.text.personal import personal
 from pysft.text.repeats import Repeats
+from pysft.text.scripts import words_of
 from pysft.text.spread import diversity, spread
 from pysft.text.spreadsheet import read_sheet
 from pysft.text.template import Template
@@ -158,6 +160,7 @@ class _Audit:
             if isinstance(row, RowError):
                 raise row
             self._check_personal(row)
+            self._check_characters(row)
             c = self._written(row)
             example = self._encoded(c)
         except RowError as error:
@@ -195,6 +198,13 @@ class _Audit:
                     f"{what!r} looks like {article} {kind}",
                     "take it out, or invent one",
                 )
+
+    def _check_characters(self, c: Conversation) -> None:
+        """Warn of characters that a reader does not see, also in a row that cannot be trained
+        on."""
+        for turn, m in enumerate(c.messages, 1):
+            for finding in odd_characters(plain(m["content"])):
+                self.warn_of_turn(finding[0], c, turn, *finding[1:])
 
     def _written(self, c: Conversation) -> Conversation:
         """The row as the vocabulary can write it. A RowError if a text of it is empty then."""
@@ -244,7 +254,7 @@ class _Audit:
     def _check_reply(self, c: Conversation, turn: int, text: str) -> None:
         self.replies.append(len(text))
         end = text.rstrip()[-20:]
-        is_complete = end[-1:] in ENDS
+        is_complete = end[-1:] in ENDS or (not end.isascii() and is_mark(end[-1]))
         self.complete[is_complete] += 1
         if not is_complete and len(self.unended) < UNENDED:
             self.unended.append((f"{c.where}, turn {turn}", end))
@@ -351,7 +361,7 @@ class _Audit:
 
 def _opening(prompt: str) -> str:
     """The first two words of a prompt, by which its type is known."""
-    return " ".join(re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", prompt.lower())[:2])
+    return " ".join(words_of(prompt.lower())[:2])
 
 
 def _short(text: str, most: int = 48) -> str:
