@@ -10,6 +10,7 @@ import numpy as np
 from pysft.errors import PysftError, UsageError
 from pysft.inference.generate import Event, Reply
 from pysft.inference.session import Session
+from pysft.text.scripts import columns, padded
 
 HELP = """/help            show this list
 /clear           forget the whole conversation
@@ -59,7 +60,7 @@ class Repl:
         """Read and handle lines until /quit or the end of the input."""
         while True:
             try:
-                line = self.read("you> ")
+                line = self.read("you> ").removeprefix("\ufeff")  # a file may begin with it
             except (EOFError, RuntimeError):  # RuntimeError: there is no standard input at all
                 self.show()
                 return
@@ -168,8 +169,8 @@ class Repl:
         begins. The source text draws it in this way."""
         text = self.session.tokenizer.decode(ids)
         last = self.session.tokenizer.decode(ids[-1:])
-        indent = " " * max(0, len(text.splitlines()[-1]) - len(last))
-        return f"{text}\n{indent}{'^' * len(last)} the model answers from here"
+        indent = " " * max(0, columns(text.split("\n")[-1]) - columns(last))
+        return f"{text}\n{indent}{'^' * columns(last)} the model answers from here"
 
     def _step(self, event: Event) -> str:
         """One step as a line: the token, its probability, and the most likely ones with theirs."""
@@ -177,12 +178,12 @@ class Repl:
             return f"{'(no end token)':>16} {CUT_SHORT[event.stop]}"
         name = self._name(event.token)
         if event.logits is None:
-            return f"{name:>16}   injected"
+            return f"{padded(name, 16, right=True)}   injected"
         p = np.exp(event.logits - event.logits.max(), dtype=np.float64)
         p /= p.sum()
         best = np.argsort(-p, kind="stable")[:CANDIDATES]
         candidates = "  ".join(f"{self._name(i)} {p[i]:.1%}" for i in best)
-        return f"{name:>16} {p[event.token]:>7.1%}   of {candidates}"
+        return f"{padded(name, 16, right=True)} {p[event.token]:>7.1%}   of {candidates}"
 
     def _name(self, token) -> str:
         """A token of text in quotes, or the name of a special token."""

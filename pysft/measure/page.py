@@ -39,6 +39,7 @@ td.left { min-width: 6.5rem; overflow-wrap: anywhere; }
 td.right, th.right { text-align: right; }
 td.right { white-space: nowrap; }
 tr > :last-child { padding-right: 0; }
+td, li, small { unicode-bidi: plaintext; }  /* text from right to left keeps its order */
 small { display: block; margin-top: .15rem; color: var(--dim); font-size: .86em;
   line-height: 1.4; }
 figure { margin: 1.5rem 0; }

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
+from unicodedata import normalize
 
 from pysft.errors import MissingInput, UsageError
 from pysft.measure.choose import select
@@ -151,7 +152,8 @@ def _session(folder: Path, items: list[Item], seed: int, ask, say) -> int:
                     f"\nbot> {ended(reply or '(nothing)', stop)}"
                 )
                 shown = i
-            typed = ask("mark> ").strip().lower()
+            # A Chinese or Japanese keyboard may write digits of full width.
+            typed = normalize("NFKC", ask("mark> ")).strip().lower()
             if typed in ("1", "2", "3", "4", "5"):
                 _append(folder, items[i], int(typed), seed)
                 done.append(i)

@@ -7,6 +7,7 @@ from html import escape
 import numpy as np
 
 from pysft import IGNORE
+from pysft.text.scripts import columns, padded
 from pysft.text.tokenizer import Tokenizer
 
 OPEN_BOX = "\u2423"  # drawn for a space
@@ -41,12 +42,12 @@ def _lines(tokens: list[tuple[str, bool]]) -> list[list[tuple[str, bool]]]:
     full ends before a line break of the text."""
     lines, used = [[]], 0
     for token, is_graded in tokens:
-        is_full = used + len(token) > WIDTH
+        is_full = used + columns(token) > WIDTH
         if is_full or (used > WIDTH // 2 and token.startswith("\\n")):
             lines.append([])
             used = 0
         lines[-1].append((token, is_graded))
-        used += len(token)
+        used += columns(token)
     return lines
 
 
@@ -62,7 +63,8 @@ def _painted(line: list[tuple[str, bool]]) -> str:
 
 def _marked(line: list[tuple[str, bool]]) -> str:
     text = "".join(token for token, _ in line).rstrip()
-    marks = "".join(("^" if is_graded else " ") * len(token) for token, is_graded in line).rstrip()
+    marks = "".join(("^" if is_graded else " ") * columns(token) for token, is_graded in line)
+    marks = marks.rstrip()
     return f"{text}\n{marks}" if marks else text
 
 
@@ -82,13 +84,13 @@ def rows(input_ids, labels, tokenizer: Tokenizer, colour: bool, probability=None
 
     read = [shown(name) for name in names(input_ids, tokenizer)]
     label = [shown(names([i], tokenizer)[0]) if i != IGNORE else "" for i in labels.tolist()]
-    wide = max(7, *(len(name) for name in read + label))
+    wide = max(7, *map(columns, read + label))
     head = f"{'position':>8}  {'input':<{wide}} {'id':>4}  {'label':>5} {'':<{wide}}"
     head += f" {'probability':>11} {'loss':>7}" if nll is not None else ""
     lines = [head.rstrip()]
     for i, (a, b) in enumerate(zip(input_ids.tolist(), labels.tolist())):
         is_graded = b != IGNORE
-        line = f"{i:>8}  {read[i]:<{wide}} {a:>4}  {b:>5} {label[i]:<{wide}}"
+        line = f"{i:>8}  {padded(read[i], wide)} {a:>4}  {b:>5} {padded(label[i], wide)}"
         if nll is not None:
             figures = f" {probability[i]:>11.4f} {nll[i]:>7.3f}"
             line += figures if is_graded else f" {'-':>11} {0:>7}"
