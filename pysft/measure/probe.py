@@ -66,7 +66,11 @@ class Probe:
             raise DataError(f"{where}: not as this program writes it")
         for messages in data["heldout"]:
             check_messages(messages, where, template)
-        return cls(**data)
+        probe = cls(**data)
+        texts = [probe.heldout_text, probe.corpus_text, *probe.training_replies]
+        if not all(map(str.isascii, texts)):  # an earlier version knew words of ASCII alone
+            probe.known_words = sorted({*probe.known_words, *words("\n".join(texts))})
+        return probe
 
 
 def stored_probe(folder: Path, template: Template) -> Probe:
