@@ -94,7 +94,7 @@ def test_unknown_characters_are_replaced_by_similar_ones(texts, expected):
 def test_replaced_characters_are_counted_and_refused_ones_stay():
     some = [talk("\u00e9 8 8", "Ho")]
     assert write_with(some, PLAIN, CHAT, "replace").changed == {("8", "?"): 2, ("\u00e9", "e"): 1}
-    assert write_with(some, PLAIN, CHAT, "refuse") == (some, PLAIN, {}, [])
+    assert write_with(some, PLAIN, CHAT, "refuse") == (some, PLAIN, {}, [], 0)
 
 
 def test_a_vocabulary_with_an_accent_keeps_it():
@@ -111,7 +111,7 @@ def test_a_text_that_is_empty_after_replacing_is_a_fault():
 
 def test_a_vocabulary_grown_by_characters_keeps_every_old_id():
     some = [talk("At 8", "\u00e9")]
-    same, tokenizer, changed, _ = write_with(some, PLAIN, CHAT, "grow")
+    same, tokenizer, changed, *_ = write_with(some, PLAIN, CHAT, "grow")
     assert same is some and tokenizer.characters == SHAKESPEARE + "8\u00e9"
     assert changed == {("8", "8"): 1, ("\u00e9", "\u00e9"): 1}
     assert tokenizer.encode("Write").tolist() == [35, 56, 47, 58, 43]

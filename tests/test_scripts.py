@@ -129,6 +129,13 @@ def test_without_spaces_between_words_no_figure_of_words_is_measured(monkeypatch
     assert sealed["on_topic"] is None and sealed["by_domain"]["in"]["on_topic"] is None
 
 
+def test_the_probe_of_an_earlier_version_gets_the_words_that_it_lacked():
+    stored = Probe("Тихий лес", [], [], [], ["rose"], ["Вот роза."], "море", []).to_json()
+    probe = Probe.from_json(stored, "evaluation.json", CHAT)
+    assert probe.known_words == sorted(["rose", "тихий", "лес", "вот", "роза", "море"])
+    assert Probe.from_json(probe.to_json(), "evaluation.json", CHAT) == probe
+
+
 # -------------------------------------------------------------------------------- composed texts
 
 

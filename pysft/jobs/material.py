@@ -171,6 +171,10 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
     written = write_with(every, material.tokenizer, template, settings.data.unknown)
     every = written.conversations
     material.conversations, material.pairs = every[:count], every[count:]
+    if written.composed:
+        material.notes.append(
+            f"composed: letters and accents of {written.composed:,} conversations (Unicode NFC)"
+        )
     if written.changed:
         material.notes.append(_changed(written, settings.data.unknown))
     tokens = template.tokens

@@ -95,6 +95,7 @@ class Written(NamedTuple):
     tokenizer: Tokenizer
     changed: Counter  # (character, what is written for it) -> how often
     faults: list[RowError]  # conversations with a text that is empty now
+    composed: int  # conversations in which letters and accents were composed
 
 
 def write_with(
@@ -110,10 +111,10 @@ def write_with(
     the vocabulary cannot grow so, or cannot write the template's words."""
     changed, faults = Counter(), []
     form = compose if unknown == "grow" else lambda text: composed(text, tokenizer)
-    conversations = _in_form(conversations, form)
+    conversations, composed_ones = _in_form(conversations, form)
     if unknown == "refuse":
         template.require(tokenizer)
-        return Written(conversations, tokenizer, changed, faults)
+        return Written(conversations, tokenizer, changed, faults, composed_ones)
     lacking = _lacking(conversations, tokenizer)
     instead = {c: c if unknown == "grow" else replacement(c, tokenizer) for c in lacking}
     changed.update({(c, instead[c]): n for c, n in lacking.items() if instead[c] is not None})
@@ -127,11 +128,14 @@ def write_with(
             except RowError as error:
                 faults.append(error)
     template.require(tokenizer)
-    return Written(conversations, tokenizer, changed, faults)
+    return Written(conversations, tokenizer, changed, faults, composed_ones)
 
 
-def _in_form(conversations: list[Conversation], form: Callable[[str], str]) -> list[Conversation]:
-    """The conversations with every text in a form; the same list if that changes nothing."""
+def _in_form(
+    conversations: list[Conversation], form: Callable[[str], str]
+) -> tuple[list[Conversation], int]:
+    """(the conversations with every text in a form, how many of them that changed). It is the same
+    list if that changes nothing."""
 
     def changes(c: Conversation) -> bool:
         texts = (plain(m["content"]) for m in c.messages)
@@ -139,8 +143,9 @@ def _in_form(conversations: list[Conversation], form: Callable[[str], str]) -> l
 
     changed = [changes(c) for c in conversations]
     if not any(changed):
-        return conversations
-    return [c.mapped(form) if changes else c for c, changes in zip(conversations, changed)]
+        return conversations, 0
+    made = [c.mapped(form) if changes else c for c, changes in zip(conversations, changed)]
+    return made, sum(changed)
 
 
 def _lacking(conversations: list[Conversation], tokenizer: Tokenizer) -> Counter:

@@ -181,6 +181,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         apart(in_script(*FRENCH), DATA_FILE),
         check=is_composed,
+        says=("composed: letters and accents of 60 conversations",),
         source=ISSUE,
         before="refused: U+0301 is outside the vocabulary",
     ),
