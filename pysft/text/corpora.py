@@ -7,6 +7,7 @@ from pathlib import Path
 from pysft import disk
 from pysft.errors import DataError, MissingInput
 from pysft.text.characters import composed
+from pysft.text.files import read_text, refuse_name
 from pysft.text.scripts import compose
 from pysft.text.tokenizer import Tokenizer
 
@@ -38,18 +39,13 @@ def read_corpus(name: str, tokenizer: Tokenizer | None = None) -> str:
     if name == "shakespeare":
         return _shakespeare()
     path = shipped("plays.txt") if name == "plays" else Path(name)
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
+    if not path.exists():
+        refuse_name(name)
         raise MissingInput(
             f"{path}: no such file; --corpus takes a text file, 'plays' or 'shakespeare'"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
-        ) from None
+        )
     # Files that were joined have byte order marks within the text.
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    text = read_text(path).replace("\ufeff", "")
     text = compose(text) if tokenizer is None else composed(text, tokenizer)
     if len(text) < LEAST:
         raise DataError(

@@ -1,4 +1,5 @@
-"""What a reader of a text does not see: invisible characters, and letters that are not composed."""
+"""What a reader of a text does not see or expect: invisible characters, letters that are not
+composed, entities of HTML, and text that was decoded wrongly."""
 
 import re
 import unicodedata
@@ -24,6 +25,11 @@ _CATEGORIES = {
     "Zl": "line separator",
     "Zp": "paragraph separator",
 }
+_ENTITY = re.compile("&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{2,6}|#x[0-9a-fA-F]{2,6});")
+# The first byte of a character of two, three or four bytes, and those that follow it.
+_MISREAD = re.compile(
+    "[\u00c2\u00c3\u00d0\u00d1][^\x00-\x7f]|\u00e2[^\x00-\x7f]{2}|\u00f0[^\x00-\x7f]{3}"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Joiners that belong to the writing: behind a letter of Arabic, of the scripts of India or of
 # Mongolian, between two pictures of one emoji, and the tags behind the black flag.
@@ -96,7 +102,27 @@ def odd_characters(text: str) -> list[tuple[str, str, str]]:
             "save the file in Unicode form NFC; training composes what its vocabulary can write"
         )
         findings.append(("not composed", what, remedy))
+    if found := _ENTITY.search(text):
+        what = f"{found.group()!r} at position {found.start()} is HTML, which would be learnt"
+        findings.append(("entity of HTML", what, "decode it (Python: html.unescape)"))
+    if (found := misread(text)) is not None:
+        position, characters, meant = found
+        what = f"{characters!r} at position {position} was decoded wrongly; it was {meant!r}"
+        findings.append(("decoded wrongly", what, "read the original once more, as UTF-8"))
     return findings
+
+
+def misread(text: str) -> tuple[int, str, str] | None:
+    """(position, characters, what they were) of the first characters of a text in UTF-8 that were
+    read as if each byte was a character of Windows-1252. None if there are none."""
+    if text.isascii():
+        return None
+    for found in _MISREAD.finditer(text):
+        try:
+            return found.start(), found.group(), found.group().encode("cp1252").decode("utf-8")
+        except UnicodeError:
+            pass
+    return None
 
 
 def is_mark(character: str) -> bool:

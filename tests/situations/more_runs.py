@@ -184,15 +184,6 @@ SITUATIONS: list[Situation] = [
         before="trained on: '\\r' is in the vocabulary, and '\\n' is not",
     ),
     Situation(
-        "a corpus in UTF-16",
-        "pretrain --corpus wide.txt --out r",
-        {"wide.txt": ("Who is the king?\n" * 200).encode("utf-16")},
-        code=65,
-        says=("wide.txt: UTF-16 text; save it as UTF-8",),
-        source=GITHUB + "wonderwhy-er/DesktopCommanderMCP/issues/610",
-        before="'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; no remedy",
-    ),
-    Situation(
         "an empty name of a file, as an unset variable leaves it",
         "audit ''",
         code=2,

@@ -338,7 +338,7 @@ SITUATIONS: list[Situation] = [
         "audit data.jsonl --corpus corpus.txt",
         {"corpus.txt": ("one line\n" * 200).encode("utf-16"), DATA_FILE: [row("Say it", "It.")]},
         code=65,
-        says=("corpus.txt: cannot be read as UTF-8 text", "; save it as UTF-8"),
+        says=("corpus.txt: UTF-16 text", "; save it as UTF-8"),
         source=OWN,
         before="refused in a sentence without a remedy",
     ),
