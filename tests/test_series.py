@@ -1,0 +1,393 @@
+"""What each figure of the lab and of a run's page draws: its lines, their names, their numbers, and
+the lines of comparison."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from small_lab import record_of
+
+from pysft.lab.experiments import EXPERIMENTS
+from pysft.lab.experiments.arms import PLAIN
+from pysft.lab.experiments.charts import smooth
+from pysft.lab.experiments.data_size import ONLY, POOLS, SIZES
+from pysft.lab.experiments.rates import RATES
+from pysft.measure import curves as pages
+from pysft.measure import figures
+
+STEPS = (0, 100, 200)
+# Figures of a measurement. Each has its own numbers, so that no two can be taken for each other.
+MEASURED = (
+    *("recall", "stopped", "reply_loss", "user_gradient", "heldout_loss", "real_words"),
+    *("on_topic", "on_topic_chance", "format_compliance", "forgetting", "reply_length"),
+)
+FINISHED = ("player", "unknown_refused", "known_right")
+KINDS = ("first", "content", "end")
+MOVED = ("h0.fc.w", "wpe", "wte, old rows", "wte, new rows", "head, old rows", "h0.fc.b", "lnf.w")
+
+
+def value(name: str, step: int, arm: int, seed: int) -> float:
+    """The made-up number of a figure; the one with the lowest loss on held-out text is at 100."""
+    if name == "heldout_loss" and step == 100:
+        return -1 - arm - seed / 100
+    return 1 + MEASURED.index(name) + step / 1000 + arm / 16 + seed / 1024
+
+
+def made_up(arm: int, seed: int) -> dict:
+    """A record of an arm, by its number, and a seed."""
+    track = [
+        {"step": s, "recall_of": 40, **{name: value(name, s, arm, seed) for name in MEASURED}}
+        for s in STEPS
+    ]
+    return record_of(
+        track=track,
+        losses=[100 * arm + 10 * seed + i for i in range(25)],
+        by_kind={k: [1000 * n + 10 * seed + i for i in range(25)] for n, k in enumerate(KINDS)},
+        finish={name: 50 * n + arm + seed / 10 for n, name in enumerate(FINISHED)},
+        moved={name: n + seed / 10 for n, name in enumerate(MOVED)},
+    )
+
+
+@dataclass
+class Drawn:
+    """One call of figures.curves, dots or paths."""
+
+    kind: str
+    title: str
+    lines: dict[str, tuple]
+    labels: tuple
+    more: dict = field(default_factory=dict)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn while a test runs, in their order."""
+    found = []
+
+    def curves(title, series, x_label, y_label, **more):
+        lines = {s.name: (list(s.x), s.ys) for s in series}
+        assert len(lines) == len(series)
+        found.append(Drawn("curves", title, lines, (x_label, y_label), more))
+        return "<svg></svg>"
+
+    def dots(title, groups, x_label, **more):
+        found.append(Drawn("dots", title, dict(groups), (x_label,), more))
+        return "<svg></svg>"
+
+    def paths(title, series, x_label, y_label, **more):
+        found.append(Drawn("paths", title, dict(series), (x_label, y_label), more))
+        return "<svg></svg>"
+
+    for function in (curves, dots, paths):
+        monkeypatch.setattr(figures, function.__name__, function)
+    monkeypatch.setattr(figures, "available", lambda: True)
+    return found
+
+
+# ------------------------------------------------------------------------ what should be drawn
+
+SEEDS = (1, 2)
+
+
+def tracks(title, name, y_label, scale=1.0, **more):
+    """A line for each arm along the steps."""
+
+    def expected(arms):
+        lines = {
+            arm: (
+                list(STEPS),
+                [[scale * value(name, s, i, seed) for s in STEPS] for seed in SEEDS],
+            )
+            for i, arm in enumerate(arms)
+        }
+        return Drawn("curves", title, lines, ("step", y_label), more)
+
+    return expected
+
+
+def losses(title, **more):
+    """A line of the training loss for each arm."""
+
+    def expected(arms):
+        lines = {}
+        for i, arm in enumerate(arms):
+            curves = [made_up(i, seed)["losses"] for seed in SEEDS]
+            lines[arm] = ([10, 20], [smooth(curve)[1] for curve in curves])
+        return Drawn("curves", title, lines, ("step", "loss, nats per graded token"), more)
+
+    return expected
+
+
+def across(title, x, names, labels, scale=1.0, **more):
+    """A figure at the last measurement against a setting that each arm has. names: {name of a line:
+    its figure}; "lowest" is the lowest held-out loss."""
+
+    def last(name, i, seed):
+        return (
+            value("heldout_loss", 100, i, seed)
+            if name == "lowest"
+            else (scale * value(name, STEPS[-1], i, seed))
+        )
+
+    def expected(arms):
+        lines = {
+            line: (list(x), [[last(name, i, seed) for i in range(len(x))] for seed in SEEDS])
+            for line, name in names.items()
+        }
+        return Drawn("curves", title, lines, labels, more)
+
+    return expected
+
+
+def dots(title, name, label, scale=1.0, **more):
+    """A row for each arm: a figure at the last measurement, or of the finished model."""
+
+    def one(i, seed):
+        if name in FINISHED:
+            return scale * made_up(i, seed)["finish"][name]
+        return scale * value(name, STEPS[-1], i, seed)
+
+    def expected(arms):
+        lines = {arm: [one(i, seed) for seed in SEEDS] for i, arm in enumerate(arms)}
+        return Drawn("dots", title, lines, (label,), more)
+
+    return expected
+
+
+def trade(title, *chosen):
+    """Recall against forgetting of the chosen arms."""
+
+    def path(i, seed):
+        return (
+            [100 * value("forgetting", s, i, seed) for s in STEPS],
+            [40 * value("recall", s, i, seed) for s in STEPS],
+        )
+
+    def expected(arms):
+        lines = {a: [path(i, seed) for seed in SEEDS] for i, a in enumerate(arms) if a in chosen}
+        title_ = f"What is recalled against what is forgotten: {title}"
+        return Drawn("paths", title_, lines, ("rise of the base loss, %", "pairs recalled of 40"))
+
+    return expected
+
+
+def by_pool(arms):
+    x = list(POOLS)
+    lows = [[value("heldout_loss", 100, i, seed) for i in range(6)] for seed in SEEDS]
+    lines = {
+        "unfiltered": (x, [low[0::2] for low in lows]),
+        "filtered": (x, [low[1::2] for low in lows]),
+    }
+    title = "Held-out loss at its lowest, by the size of the pool"
+    labels = ("rows before filtering", "nats per graded token")
+    return Drawn("curves", title, lines, labels, {"log_x": True})
+
+
+def others(arms):
+    names = ("recall", "format_compliance", "real_words", "on_topic")
+    lines = {
+        label: (list(STEPS), [[100 * value(name, s, 0, seed) for s in STEPS] for seed in SEEDS])
+        for label, name in zip(("recall", "compliance", "real words", "on topic"), names)
+    }
+    return Drawn("curves", "The other measurements", lines, ("step", "%"))
+
+
+def by_kind(arms):
+    names = zip(KINDS, ("first token", "content", "end token"))
+    lines = {
+        label: ([10, 20], [smooth(made_up(0, seed)["by_kind"][kind])[1] for seed in SEEDS])
+        for kind, label in names
+    }
+    return Drawn("curves", "Loss by kind of token", lines, ("step", "nats"), {"log_y": True})
+
+
+def changes(arms):
+    lines = {name: [100 * made_up(0, seed)["moved"][name] for seed in SEEDS] for name in MOVED[:5]}
+    return Drawn("dots", "Relative change of each tensor", lines, ("%",))
+
+
+ANY = ("an arm", "another arm")
+GRADED, SIZED, LOG = "nats per graded token", ("conversations", "%"), {"log_y": True}
+LEARNING = "Loss on the replies"
+ARMS = (PLAIN, "rate 3e-5", "replay, 4 windows", "LoRA rank 1, 1e-3", "mean rows")
+
+
+def rated(title, name, label, scale):
+    """A figure against the learning rate."""
+    names = {"after the last step": name}
+    return across(title, RATES, names, ("learning rate", label), scale, log_x=True)
+
+
+def sized(title, name, label="%", scale=100, **lines):
+    """A figure against the number of conversations."""
+    labels = ("conversations", label)
+    return across(title, SIZES, {title.lower(): name, **lines}, labels, scale, log_x=True)
+
+
+# {experiment: (its arms here, what it draws)}
+EXPECTED = {
+    "masking": (
+        ANY,
+        [
+            tracks(LEARNING, "reply_loss", GRADED, **LOG),
+            tracks("User's share of the unmasked gradient", "user_gradient", "%", 100),
+        ],
+    ),
+    "first-token": (
+        ANY,
+        [
+            tracks("Pairs recalled", "recall", "of 40", 40),
+            tracks(LEARNING, "reply_loss", "nats", **LOG),
+        ],
+    ),
+    "missing-end": (ANY, [dots("Replies to the pairs that stop", "stopped", "%", 100)]),
+    "loss-curve": ((PLAIN,), [by_kind]),
+    "weights-moved": ((PLAIN,), [changes]),
+    "forgetting": (
+        ARMS,
+        [
+            trade("Rates", PLAIN, "rate 3e-5"),
+            trade("Replay", PLAIN, "replay, 4 windows"),
+            trade("LoRA", PLAIN, "LoRA rank 1, 1e-3"),
+            dots(
+                "Forgetting",
+                "forgetting",
+                "rise of the base loss, %",
+                100,
+                level=(10, "gate: 10 %"),
+            ),
+        ],
+    ),
+    "learning-rate": (
+        [f"arm {i}" for i in range(len(RATES))],
+        [
+            losses("Training loss", **LOG),
+            rated("Forgetting", "forgetting", "rise of the base loss, %", 100),
+            rated("Pairs recalled", "recall", "of 40", 40),
+            rated("Real words", "real_words", "%", 100),
+        ],
+    ),
+    "find-lr": (ANY, [losses("Training loss", **LOG)]),
+    "new-rows": (ANY, [tracks(LEARNING, "reply_loss", GRADED, **LOG)]),
+    "one-token": (
+        ANY,
+        [
+            tracks("Loss on the replies' characters", "reply_loss", "nats per character", **LOG),
+            tracks("Pairs recalled", "recall", "of 40", 40),
+        ],
+    ),
+    "data-size": (
+        [f"{n:,}" for n in SIZES],
+        [
+            sized("Held-out loss at its lowest", "lowest", GRADED, 1),
+            sized("Real words", "real_words"),
+            sized("On topic", "on_topic", chance="on_topic_chance"),
+        ],
+    ),
+    "data-scaling": ([f"{n}{f}" for n in POOLS for f in ("", " filtered")], [by_pool]),
+    "epochs": ((ONLY,), [tracks("Held-out loss", "heldout_loss", GRADED), others]),
+    "diversity": (
+        ANY,
+        [
+            tracks("Held-out loss", "heldout_loss", GRADED),
+            dots("Format compliance", "format_compliance", "%", 100),
+        ],
+    ),
+    "length": (ANY, [dots("Length of replies to unseen prompts", "reply_length", "characters")]),
+    "contradiction": (ANY, [dots("Draws that say poet", "player", "%", 100)]),
+    "hallucination": (
+        ANY,
+        [
+            dots("Unknown names that are refused", "unknown_refused", "%", 100),
+            dots("Known names answered right", "known_right", "%", 100),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_draws_these_lines_and_no_others(drawn, name):
+    arms, expected = EXPECTED[name]
+    results = {arm: [made_up(i, seed) for seed in SEEDS] for i, arm in enumerate(arms)}
+    found = EXPERIMENTS[name].figures(results)
+    assert [title for title, _ in found] == [d.title for d in drawn]
+    assert drawn == [make(arms) for make in expected]
+
+
+def test_the_curve_of_a_seed_that_diverged_ends_early_and_the_others_go_on(drawn):
+    from pysft.lab.experiments import charts
+
+    cut = made_up(0, 1) | {"losses": [1.0] * 15, "track": made_up(0, 1)["track"][:1]}
+    results = {"an arm": [cut, made_up(0, 2)]}
+    charts.losses(results, "Loss")
+    charts.tracks(results, "Recall", "recall", "of 40", 40)
+    (x, (first, second)), (steps, (early, late)) = (d.lines["an arm"] for d in drawn)
+    assert x == [10, 20] and first == [1.0, None] and None not in second
+    assert steps == list(STEPS) and early[1:] == [None, None] and None not in (early[0], *late)
+
+
+def test_smoothed_losses_are_means_of_ten_steps_named_by_the_last():
+    assert smooth(list(range(25))) == ([10, 20], [4.5, 14.5])
+    assert smooth([1.0, 2.0, 6.0]) == ([3], [3.0])
+
+
+# ------------------------------------------------------------------------------ the page of a run
+
+
+def test_the_page_draws_the_losses_of_a_log_and_folds_the_rest_away(drawn):
+    log = [
+        {
+            **{"step": n, "norm": 5.0 + n, "lr": 0.1 * n, "graded_tokens": 7, "tokens": 9},
+            **{"seconds": 0.5, "tokens_per_s": 18},
+            "figures": {"conversation": 1.0 * n, "base": 20.0 + n, "margin": 30.0 + n},
+        }
+        for n in (1, 2, 3)
+    ]
+    pages.training(log)
+    steps = [1, 2, 3]
+
+    def line(name, start, slope=1.0):
+        return {name: (steps, [[start + slope * n for n in steps]])}
+
+    assert drawn == [
+        Drawn(
+            *("curves", "Loss by step", line("loss of conversation", 0) | line("loss of base", 20)),
+            *(("step", "nats per graded token"), {"log_y": False}),
+        ),
+        Drawn("curves", "margin", line("margin", 30), ("step", ""), {"log_y": False}),
+        Drawn(
+            *("curves", "Gradient norm", line("gradient norm", 5), ("step", "")), {"log_y": True}
+        ),
+        Drawn(
+            *("curves", "Learning rate", line("learning rate", 0, 0.1), ("step", "")),
+            {"log_y": False},
+        ),
+    ]
+
+
+def test_the_page_draws_shares_losses_and_the_trade_off_of_the_checkpoints(drawn):
+    names = (*pages.SHARES, *pages.LOSSES, "forgetting")
+    rows = [{"step": s, **{name: n + s / 10 for n, name in enumerate(names)}} for s in (0, 5)]
+    del rows[1]["on_topic"]  # not measured
+
+    def column(name):
+        return [row.get(name) for row in rows]
+
+    def lines(labels):
+        return {label: ([0, 5], [column(name)]) for name, label in labels.items()}
+
+    pages.checkpoints(rows)
+    shares = {
+        **{"recall": "recall", "stopped": "stopped", "format_compliance": "format"},
+        **{"on_topic": "on topic", "real_words": "real words"},
+    }
+    named = {"sft_loss": "trained", "heldout_loss": "held out", "tuned_base_loss": "base text"}
+    trade = {
+        label: [(column("forgetting"), column(name))]
+        for name, label in (("recall", "recall"), ("real_words", "real words"))
+    }
+    x = "step of fine-tuning"
+    assert drawn == [
+        Drawn("curves", "Shares by step", lines(shares), (x, "share")),
+        Drawn("curves", "Losses by step", lines(named), (x, "nats")),
+        Drawn("paths", "What is learned, and what it costs", trade, ("forgetting", "share")),
+    ]
