@@ -313,6 +313,28 @@ def test_a_folder_is_diagnosed_finished_or_not(tmp_path):
     json.dumps(document, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    "own, parent, shown",
+    [
+        (TABLES, {"sft": {"lr": 0.7}}, "(0.005)"),
+        (None, {"sft": {"lr": 0.7}}, "(0.7)"),  # a run that was not finished
+        ({}, {"sft": {"lr": 0.7}}, "(0.7)"),
+        (None, None, "(as it is now)"),
+    ],
+    ids=["its own", "the run's", "its own are empty", "none"],
+)
+def test_a_stage_is_judged_by_its_own_settings_and_without_them_by_the_runs(
+    tmp_path, own, parent, shown
+):
+    """run.json may hold those of another command, which trained on from this stage."""
+    write(tmp_path / "sft", "report.json", HEALTHY | {"forgetting": 0.2})
+    for name, settings in (("sft/settings.json", own), ("run.json", parent)):
+        if settings is not None:
+            write(tmp_path, name, {"settings": settings})
+    [found] = diagnose(tmp_path / "sft")["findings"]
+    assert found["mode"] == "forgets" and shown in found["cause"]
+
+
 def test_a_folder_without_measurements_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(MissingInput):
         diagnose(tmp_path)

@@ -1,5 +1,8 @@
 """The material of a run: which of its text is trained on, and which is only measured on."""
 
+import json
+import re
+
 import pytest
 
 from pysft.errors import DataError
@@ -50,6 +53,35 @@ def test_transcripts_need_words_to_train_on_and_words_to_measure_with(tmp_path, 
     else:
         with pytest.raises(DataError, match=why):
             gather(settings, str(path), None)
+
+
+# ------------------------------------------------------------------ characters it cannot write
+
+
+@pytest.mark.parametrize("unknown, kind", [("replace", "replaced"), ("grow", "new")])
+@pytest.mark.parametrize("others, more", [(7, ""), (8, " and 1 more"), (10, " and 3 more")])
+def test_a_note_names_eight_characters_the_most_frequent_first_and_counts_the_rest(
+    tmp_path, unknown, kind, others, more
+):
+    accents = "éèêëàâîïôû"[:others]
+    words = ["ö" * 1200, *(c * (20 - i) for i, c in enumerate(accents))]
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"user": "Speak", "assistant": " ".join(words)}))
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(PLAYS)
+    settings = resolve("tiny", flags={"data": {"unknown": unknown}, "model": {"context": 2048}})
+    [note] = [
+        note
+        for note in gather(settings, str(corpus), [str(data)]).notes
+        if note.startswith(f"{kind} characters: ")
+    ]
+    shown = note.removeprefix(f"{kind} characters: ").removesuffix(more)
+    named = re.findall(r"'(.)'(?: by '(.)')? \(([\d,]+) times\)", shown)
+    assert [(c, n) for c, _, n in named[:2]] == [("ö", "1,200"), ("é", "20")]
+    assert len(named) == 8 and shown == ", ".join(
+        f"{c!r}" + (f" by {new!r}" if new else "") + f" ({n} times)" for c, new, n in named
+    )
+    assert [new for _, new, _ in named[:2]] == ([""] * 2 if kind == "new" else ["o", "e"])
 
 
 # ----------------------------------------------------------------------- transcripts in a training
