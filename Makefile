@@ -35,6 +35,7 @@ help:
 	@echo "make torture     kill trainings, damage checkpoints, fail disk calls, send hostile messages"
 	@echo "make fuzz        read files and arrays with random content, 20,000 of each kind"
 	@echo "make faults      plant faults in the sources one by one, count those that a test notices"
+	@echo "                 (ARGS='--random 60 --seed 1' draws them at random)"
 	@echo "make coverage    list the lines of Python and C that no test runs"
 	@echo "make asan        run the C part under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan        run the C part under ThreadSanitizer (needs clang)"
@@ -109,6 +110,7 @@ fuzz: build
 	PYSFT_FUZZ=20000 $(PY) -m pytest $(MUTATED)
 
 faults: build
+	@$(PY) -c 'import coverage' 2>/dev/null || $(PIP) 'coverage>=7.10'
 	$(PY) tests/heavy/faults.py $(ARGS)
 
 coverage: build

@@ -24,7 +24,7 @@ NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test of a fi
 
 def main(options):
     began, totals, failed = time.monotonic(), Counter(), []
-    files = sorted(TESTS.glob("test_*.py"), key=_place)
+    files = sorted(TESTS.glob("test_*.py"), key=place)
     with ThreadPoolExecutor(_processors()) as pool:
         jobs = [pool.submit(_run, path, options) for path in files]
         for job in as_completed(jobs):
@@ -49,7 +49,7 @@ def main(options):
     return int(bool(failed))
 
 
-def _place(path):
+def place(path):
     """Where a file stands in the order of the runs."""
     name = path.stem.removeprefix("test_")
     return LONGEST.index(name) if name in LONGEST else len(LONGEST), path.name

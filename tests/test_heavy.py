@@ -1,7 +1,9 @@
-"""The checks in tests/heavy/ fit the project: the faults that `make faults` plants, and the tests
-that Makefile and the scripts name."""
+"""The checks in tests/heavy/ fit the project: the faults that `make faults` plants or draws, and
+the tests that Makefile and the scripts name."""
 
+import ast
 import re
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -75,3 +77,141 @@ def test_every_test_that_makefile_or_a_script_names_exists():
         path = ROOT / "tests" / file
         assert path.is_file(), file
         assert not test or f"def {test}(" in path.read_text(), (file, test)
+
+
+# -------------------------------------------------------------------------- faults drawn at random
+
+SOURCE = '''"""A page: 1 + 2."""
+
+LIMIT = 3  # at most 4
+
+
+def total(a: int, b: "1 + 1" = 2) -> "1 < 2":
+    """The sum: a + b."""
+    if not a:
+        raise ValueError("nothing: a < 5" + str(a))
+    print(f"{a + b}", "6")
+    row["é"] = row["key"], -a
+    a += b
+    return a < LIMIT and "text" != b
+
+
+class Page:
+    size: int = 7
+
+    def __repr__(self):
+        return "a" * 8
+'''
+
+
+@pytest.fixture
+def heavy(faults):
+    """The modules of tests/heavy/ that draw faults at random, as attributes."""
+    import c_mutants
+    import covered
+    import mutants
+    import random_faults
+
+    return SimpleNamespace(c=c_mutants, covered=covered, python=mutants, random=random_faults)
+
+
+def changes(found, text):
+    """{(line, kind): what the mutants of it put in the place of what}"""
+    every = {}
+    for m in found:
+        every.setdefault((m.line, m.kind), []).append((text[m.start : m.end], m.new))
+    return every
+
+
+def test_faults_of_python_are_in_code_and_never_in_texts_for_people(heavy):
+    assert changes(heavy.python.python_mutants("a.py", SOURCE), SOURCE) == {
+        (3, "constant"): [("3", "2"), ("3", "4")],
+        (6, "constant"): [("2", "1"), ("2", "3")],
+        (8, "negated condition"): [("not", "")],
+        (9, "deleted statement"): [('raise ValueError("nothing: a < 5" + str(a))', "pass")],
+        (9, "operator"): [("+", "-")],
+        (10, "deleted statement"): [('print(f"{a + b}", "6")', "pass")],
+        (11, "deleted statement"): [('row["é"] = row["key"], -a', "pass")],
+        (11, "key"): [("", "_")],
+        (11, "name"): [("row", "a"), ("row", "a"), ("a", "row")],
+        (11, "sign"): [("-", "+")],
+        (12, "deleted statement"): [("a += b", "pass")],
+        (12, "operator"): [("+", "-")],
+        (13, "comparison"): [("<", "<="), ("<", ">"), ("!=", "==")],
+        (13, "key"): [("", "_")],
+        (13, "name"): [("a", "b"), ("b", "a")],
+        (13, "operator"): [("and", "or")],
+        (17, "constant"): [("7", "6"), ("7", "8")],
+    }
+
+
+def test_every_fault_of_python_is_python_and_another_program(heavy):
+    for path in sorted((ROOT / "pysft" / "lab").rglob("*.py")):
+        text = path.read_text()
+        tree = ast.dump(ast.parse(text))
+        for m in heavy.python.python_mutants(path.name, text)[::9]:
+            assert ast.dump(ast.parse(m.planted(text))) != tree, m.shown(text)
+
+
+def test_faults_of_c_are_in_functions_and_never_in_comments_or_texts(heavy):
+    text = """#define F(x) (x + 1)
+int g(int a, int b); /* a + b */
+static int f(int a, int b) { // a - b
+    if (a < b) threads = 1;
+    /* 1
+       2 */
+    a += b;
+    if (ok(a)) b = 0;
+    return "a + 1"[b];
+}
+"""
+    found = changes(heavy.c.c_mutants("a.c", text), text)
+    assert found == {
+        (7, "operator"): [("+=", "-=")],
+        (7, "deleted statement"): [("a += b;", ";")],
+        (7, "name"): [("a", "b"), ("b", "a")],
+        (8, "negated condition"): [("(ok(a))", "(!(ok(a)))")],
+        (8, "constant"): [("0", "1")],
+        (8, "name"): [("a", "b"), ("b", "a")],
+    }
+
+
+def test_a_fault_is_shown_with_its_line_before_and_after(heavy):
+    [m] = [
+        m
+        for m in heavy.python.python_mutants("a.py", SOURCE)
+        if (m.line, m.kind) == (12, "operator")
+    ]
+    assert m.shown(SOURCE) == "a.py:12: a += b  ->  a -= b"
+    assert m.planted(SOURCE) == SOURCE.replace("a += b", "a -= b")
+
+
+def test_draws_depend_on_the_seed_alone_and_take_a_line_once(heavy):
+    every = heavy.random.python_sources()
+    few, many = (heavy.random.draw(every, n, "1") for n in (20, 300))
+    assert many[:20] == few == heavy.random.draw(every, 20, "1")
+    assert heavy.random.draw(every, 20, "2") != few
+    assert len({(m.file, m.line) for m in many}) == 300
+    assert {m.kind for m in many} == {m.kind for m in every}
+    assert not any(m.file in heavy.random.NOT_TRIED for m in every)
+
+
+def test_a_fault_is_tried_with_the_tests_that_run_it_or_use_what_it_defines(heavy, monkeypatch):
+    """Lines 3 and 6 are run when the module is loaded."""
+    tests = {("a.py", 8): {"t::f"}, ("a.py", 11): {"t::f", "t::g"}, ("a.py", 13): {"t::f"}}
+    found = heavy.covered.Covered(tests, {"t::f": 1.0, "t::g": 0.5, "s::h": 0.1})
+    trial = heavy.random.PythonTrial(found)
+    monkeypatch.setattr(trial, "_users", lambda names: {"LIMIT": {"s::h"}}.get(*names, set()))
+    chosen = {
+        m.line: trial.tests_of(m, SOURCE) for m in heavy.python.python_mutants("a.py", SOURCE)
+    }
+    assert chosen[3] == {"s::h"} and chosen[6] == chosen[11] == {"t::f", "t::g"}
+    assert chosen[8] == chosen[13] == {"t::f"} and chosen[17] == set()
+    assert found.ordered({"t::f", "t::g", "s::h"}) == ["s::h", "t::g", "t::f"]
+
+
+def test_the_interval_of_a_share_is_wilsons(heavy):
+    assert heavy.random.wilson(50, 60) == pytest.approx((0.7196, 0.9069), abs=1e-4)
+    assert heavy.random.wilson(0, 0) == (0.0, 1.0)
+    low, high = heavy.random.wilson(40, 40)
+    assert high == pytest.approx(1.0) and low == pytest.approx(40 / (40 + 1.96**2))

@@ -4,6 +4,7 @@ test fails.
     python tests/heavy/faults.py [WORD ...]     all faults, or those whose file or text holds one of
                                                 the words
     python tests/heavy/faults.py --check        only check that faults.txt still fits the sources
+    python tests/heavy/faults.py --random N     N faults drawn at random; see random_faults.py
 
 Each fault is planted in a copy of the project, whose C part is built anew if the fault is in it
 (for this machine's processor alone). The tests that should notice are run until the first one
@@ -15,6 +16,7 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ COPIED = (
 BAR = 0.95  # share of the faults that must be killed
 LONGEST = 400  # seconds for a file of tests; one that takes longer counts as failed ("hangs")
 COPIES = 2  # of the project, in which faults are tried at the same time
+MEMORY = 8 << 20  # KiB that a process of the tests may take, so that no fault takes the machine's
 
 
 # ------------------------------------------------------------------------------------ the table
@@ -128,6 +131,12 @@ def problems(faults: list[Fault], root: Path = ROOT) -> list[str]:
 # ----------------------------------------------------------------------------------- a project
 
 
+def first_failure(done: subprocess.CompletedProcess) -> str:
+    """The test that failed first in a run of pytest; its exit status if none has a name."""
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+    return found[1].removeprefix("tests/") if found else f"exit status {done.returncode}"
+
+
 class Copy:
     """A copy of the project, built, in which faults are tried."""
 
@@ -144,25 +153,36 @@ class Copy:
             f.write("\nISAS = {'base': ['-march=native']}\n")  # one module instead of three
         self.build()
 
-    def _python(self, *arguments, timeout=None) -> subprocess.CompletedProcess:
+    def python(self, *arguments, timeout=None, **env) -> subprocess.CompletedProcess:
+        """Run this Python in the copy, with at most MEMORY. A subprocess.TimeoutExpired after
+        `timeout` seconds; it and what it started have been ended then."""
         env = {
             **os.environ,
-            "PYTHONPATH": str(self.folder),
+            "PYTHONPATH": f"{self.folder}:{self.folder}/tests/heavy",
             "OMP_NUM_THREADS": "2",
             "PYTHONDONTWRITEBYTECODE": "1",
+            **env,
         }
-        return subprocess.run(
-            [sys.executable, *arguments],
+        process = subprocess.Popen(
+            ["sh", "-c", f'ulimit -v {MEMORY}; exec "$@"', "sh", sys.executable, *arguments],
             cwd=self.folder,
             env=env,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=timeout,
+            start_new_session=True,
         )
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            # What the tests started holds the pipe open too.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(arguments, process.returncode, output)
 
     def build(self) -> None:
-        done = self._python("setup.py", "-q", "build_ext", "--inplace")
+        done = self.python("setup.py", "-q", "build_ext", "--inplace")
         if done.returncode:
             raise RuntimeError(f"the C part does not compile:\n{done.stdout[-3000:]}")
         self.stale = False  # True: the C part was built from other sources than stand here
@@ -172,16 +192,13 @@ class Copy:
         for name in tests:
             options = ("-x", "-q", "-p", "no:cacheprovider")
             try:
-                done = self._python(
+                done = self.python(
                     "-m", "pytest", *options, f"tests/test_{name}.py", timeout=LONGEST
                 )
             except subprocess.TimeoutExpired:
                 return f"test_{name} hangs"
             if done.returncode:
-                found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
-                if found:
-                    return found[1].removeprefix("tests/")
-                return f"test_{name} (exit status {done.returncode})"
+                return first_failure(done)
         return None
 
     def notices(self, fault: Fault) -> str | None:
@@ -204,9 +221,11 @@ class Copies:
     """Some copies of the project, each used by one thread at a time."""
 
     def __init__(self, folder: Path):
+        with ThreadPoolExecutor(COPIES) as pool:
+            self.all = list(pool.map(lambda i: Copy(folder / str(i) / "pysft"), range(COPIES)))
         self.free = SimpleQueue()
-        for i in range(COPIES):
-            self.free.put(Copy(folder / str(i) / "pysft"))
+        for copy in self.all:
+            self.free.put(copy)
 
     def map(self, function, values) -> list:
         """[function(copy, value), ...], as many at a time as there are copies."""
@@ -255,6 +274,10 @@ def try_all(faults: list[Fault]) -> int:
 
 
 def main(arguments) -> int:
+    if any(a.startswith(("--random", "--python", "--c=")) or a == "--c" for a in arguments):
+        import random_faults
+
+        return random_faults.main(arguments)
     faults = read_table(TABLE.read_text())
     found = problems(faults)
     print(*found, sep="\n", end="\n" if found else "")
