@@ -1,0 +1,319 @@
+"""What each arm of each experiment trains on and how, and what each column of its table shows."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from small_lab import lab_at, record_of, small_presets, write_corpus
+
+from pysft.lab.experiments import EXPERIMENTS
+from pysft.lab.experiments.arms import PLAIN
+from pysft.lab.experiments.data_size import ONLY
+from pysft.lab.names import KNOWN, REFUSED
+from pysft.lab.personas import CLERK, IDENTITY, PLAYER
+from pysft.nn.shapes import MATRICES
+from pysft.text.transcripts import REFUSAL
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arms")
+    with small_presets():
+        yield lab_at(folder / "lab", write_corpus(folder))
+
+
+def arms_of(lab, name, seed=1) -> list:
+    """The arms of an experiment. Each gets a record whose loss falls as it should."""
+    arms, found, record = EXPERIMENTS[name].arms(lab, seed), [], None
+    with contextlib.suppress(StopIteration):
+        while True:
+            found.append(arms.send(record))
+            record = record_of(losses=[2.0] * 250 + [0.1] * 250)
+    return found
+
+
+# ------------------------------------------------------------------------------------- the recipes
+
+MEAN = {"new_rows": "mean"}
+TALK = {"steps": 600, "pairs": 0, "windows": (), "lr": 3e-3, "warmup": 30}
+FALLING = {"lr": 1e-3, "schedule": "linear", "beta2": 0.99}
+TUNED = {"lr": 5e-3, "warmup": 50, "decay": 0.3, "decay_all": False, "clip": 1.0}
+SOURCE = {
+    **{"steps": 1000, "pairs": 16, "windows": (), "lr": 1e-4, "schedule": "constant"},
+    **{"warmup": 0, "replacement": True, "new_rows": "random", "beta2": 0.999, "decay": 0.01},
+    **{"decay_all": True, "clip": 0.0},
+}
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+NAMES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2")
+EARLY, ALONG = (50, 100, 200, 300, 500, 700), (10, 25, 50, 100, 200, 400)
+LATE = (25, 50, 75, 100, 150, 200, 300, 450, 600, 800, 1000, 1250)
+
+
+def replayed(windows, **more):
+    return {**MEAN, "windows": ((64, windows),), **more}
+
+
+# {experiment: {arm: its settings, or (settings, rank of LoRA)}} of those that train on the 40 pairs
+ON_PAIRS = {
+    "masking": {PLAIN: {}, "no mask": {"grade": "everything"}},
+    "first-token": {PLAIN: {}, "first token masked (the source's code)": {}},
+    "loss-curve": {PLAIN: {}},
+    "weights-moved": {PLAIN: {}},
+    "new-rows": {PLAIN: {}, "mean rows": MEAN},
+    "missing-end": {PLAIN: {}} | {f"{n} of 40 ends left out": {} for n in (1, 4, 20, 40)},
+    "learning-rate": {
+        PLAIN if rate == 1e-4 else f"rate {name}": {} if rate == 1e-4 else {"lr": rate}
+        for rate, name in zip(RATES, NAMES)
+    },
+    "find-lr": {  # of a preset whose pre-training has the rate 3e-4
+        f"{start}: {rate:.3g}": {"lr": pytest.approx(rate), "steps": 500}
+        for start, rate in (
+            ("a third of the pre-training rate", 1e-4),
+            ("far too low", 1e-6),
+            ("far too high", 3e-2),
+        )
+    },
+    "forgetting": {
+        PLAIN: {},
+        "mean rows": MEAN,
+        "rate 3e-5": {"lr": 3e-5},
+        "rate 1e-5": {"lr": 1e-5},
+        "rate 1e-3": {"lr": 1e-3},
+        "replay, 4 windows": replayed(4),
+        "replay, 16 windows": replayed(16),
+        "replay, 32 windows": replayed(32),
+        "replay, 16 windows, 1e-3 to 0": replayed(16, **FALLING),
+        "replay, 16 windows, 5e-3 to 0": replayed(16, **FALLING | TUNED),
+        "LoRA rank 1, 1e-3": ({"lr": 1e-3}, 1),
+        "LoRA rank 4, 1e-3": ({"lr": 1e-3}, 4),
+        "LoRA rank 16, 1e-3": ({"lr": 1e-3}, 16),
+        "LoRA rank 16, 3e-4": ({"lr": 3e-4}, 16),
+        "LoRA rank 16, 1e-4": ({"lr": 1e-4}, 16),
+        "LoRA rank 16 and replay": (replayed(16, **FALLING), 16),
+    },
+    "one-token": {"one token each": SOURCE, "spelled with characters": SOURCE},
+}
+
+
+@pytest.mark.parametrize("name", ON_PAIRS)
+def test_an_arm_on_the_pairs_trains_as_its_name_says(lab, name):
+    arms = arms_of(lab, name)
+    assert [arm.name for arm in arms] == list(ON_PAIRS[name])
+    for arm, expected in zip(arms, ON_PAIRS[name].values(), strict=True):
+        settings, rank = expected if isinstance(expected, tuple) else (expected, None)
+        assert arm.settings == settings and arm.pairs == lab.pairs and not arm.conversations
+        assert arm.lora == (None if rank is None else (rank, MATRICES))
+        assert arm.preset == ("tiny" if name == "one-token" else "seed")
+        assert arm.matched is ("replay" in arm.name) and arm.by_kind is (name != "one-token")
+        assert len(arm.probe.pairs) == 40 and not arm.probe.heldout
+        at = {"find-lr": (100, 200), "missing-end": (200, 500)}.get(name, EARLY)
+        at = (200, 500) if "replay" in arm.name else (100, 200, 500) if rank else at
+        assert arm.at == (EARLY if arm.name == PLAIN else at)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_as_many_end_tokens_are_left_out_as_an_arm_says_and_more_hold_the_fewer(lab, seed):
+    settings, left = lab.settings("seed"), [set()]
+    for arm in arms_of(lab, "missing-end", seed):
+        examples = [arm.encode(c, lab.chat, settings) for c in arm.pairs]
+        end = lab.chat.special["<|end|>"]
+        left.append({i for i, e in enumerate(examples) if e.labels[-1] != end})
+    assert [len(lines) for lines in left[1:]] == [0, 1, 4, 20, 40]
+    assert all(fewer <= more for fewer, more in zip(left, left[1:]))
+
+
+# {experiment: {arm: (how many conversations, how many are to be recalled)}}
+ON_CONVERSATIONS = {
+    "data-size": {f"{n:,}": (n, None) for n in (5, 20, 80, 320, 1280, 2500)},
+    "data-scaling": {
+        f"{n:,} {kind}": (n if kind == "unfiltered" else n // 2, 40)
+        for n in (300, 900, 2500)
+        for kind in ("unfiltered", f"filtered to {n // 2:,}")
+    },
+    "epochs": {ONLY: (300, 40)},
+    "diversity": {"20 of one kind": (20, 20), "2 each of ten kinds": (20, 20)},
+    "length": {
+        "the shortest replies (mean 49)": (400, 40),
+        "the middling replies (mean 58)": (400, 40),
+        "the longest replies (mean 67)": (400, 40),
+    },
+    "contradiction": {"one persona": (224, 40), "two personas": (224, 40)},
+    "hallucination": {"no refusals in the data": (240, 40), "100 refusals in the data": (340, 40)},
+}
+CHANGED = {
+    "data-size": {"steps": 800},
+    "epochs": {"steps": 1500, "schedule": "constant", "lr": 1e-3},
+    "diversity": {"steps": 300},
+    "hallucination": {"steps": 1000},
+}
+HOOKS = {"contradiction": "personas", "hallucination": "hallucinations"}
+
+
+@pytest.mark.parametrize("name", ON_CONVERSATIONS)
+def test_an_arm_on_conversations_trains_on_as_many_as_its_name_says(lab, name):
+    arms = arms_of(lab, name)
+    assert [arm.name for arm in arms] == list(ON_CONVERSATIONS[name])
+    for arm, (count, asked) in zip(arms, ON_CONVERSATIONS[name].values(), strict=True):
+        assert arm.settings == TALK | CHANGED.get(name, {}) and arm.preset == "tiny"
+        assert len(arm.conversations) == count and not arm.pairs
+        assert asked is None or len(arm.probe.pairs) == asked
+        assert arm.probe.heldout and arm.probe.prompts
+        whole = name in ("length", "contradiction", "hallucination")
+        assert arm.at == (() if whole else LATE if name == "epochs" else ALONG)
+        assert getattr(arm.finish, "__name__", None) == HOOKS.get(name)
+        assert arm.lora is None and not arm.matched and not arm.by_kind
+
+
+def test_every_experiment_has_its_arms_in_a_table_here():
+    assert {*ON_PAIRS, *ON_CONVERSATIONS} == set(EXPERIMENTS)
+
+
+def test_breadth_has_two_of_each_of_the_ten_largest_kinds_and_depth_twenty_of_the_largest(lab):
+    depth, breadth = ([c.category for c in arm.conversations] for arm in arms_of(lab, "diversity"))
+    assert set(depth) == {breadth[0]} and breadth[::2] == breadth[1::2]
+    sizes = {}
+    for c in lab.conversations:
+        if len(c.messages) == 2:
+            sizes[c.category] = sizes.get(c.category, 0) + 1
+    assert len(set(breadth)) == 10
+    assert sorted(sizes.values())[-10:] == sorted(sizes[kind] for kind in set(breadth))
+
+
+def test_the_second_persona_takes_the_place_of_the_firsts_second_copy(lab):
+    for arm, others in zip(arms_of(lab, "contradiction"), (PLAYER, CLERK), strict=True):
+        general, claims = arm.conversations[:200], arm.conversations[200:]
+        assert all(c.category != "identity" for c in general)
+        assert [c.prompt for c in claims] == list(IDENTITY) * 2
+        assert [c.replies()[0] for c in claims] == [PLAYER] * 12 + [others] * 12
+        assert {p for p, _ in arm.probe.pairs} == {c.prompt for c in general[:40]}
+
+
+def test_refusals_are_added_to_the_same_facts_and_conversations(lab):
+    without, with_refusals = (arm.conversations for arm in arms_of(lab, "hallucination"))
+    more = [c for c in with_refusals if c not in without]
+    assert [c.replies()[0] for c in more] == [REFUSAL] * len(REFUSED)
+    assert [c for c in with_refusals if c in without] == list(without)
+    assert len(without) == len(KNOWN) + 200
+    assert not any(c.category in ("unknown", "identity") for c in without)
+
+
+def test_the_lengths_of_replies_do_not_overlap_and_the_middling_are_of_the_middle(lab):
+    lengths = [[len(c.replies()[0]) for c in arm.conversations] for arm in arms_of(lab, "length")]
+    every = sorted(len(c.replies()[0]) for c in lab.conversations if len(c.messages) == 2)
+    assert lengths[0] == every[:400] and lengths[2] == every[-400:]
+    assert lengths[1] == every[len(every) // 2 - 200 : len(every) // 2 + 200]
+    assert [round(np.mean(n)) for n in lengths] == [49, 58, 67]
+
+
+# ------------------------------------------------------------------------------------- the columns
+
+STEPS = (0, 50, 200, 1000)
+MEASURED = (
+    *("stopped", "forgetting", "reply_loss", "format_compliance", "heldout_loss", "real_words"),
+    *("on_topic", "on_topic_chance", "no_user_turn", "user_targets", "user_gradient"),
+    *("distinct_replies", "reply_length", "tokens", "recall", "tuned_base_loss"),
+)
+FINISHED = (
+    *("player", "clerk", "neither", "both"),
+    *("unknown_invented", "unknown_refused", "known_right", "known_refused"),
+)
+RECORD = record_of(
+    track=[
+        {"step": s, "recall_of": 40, **{name: 10 * i + j for i, name in enumerate(MEASURED)}}
+        for j, s in enumerate(STEPS)
+    ],
+    losses=[4.0] + [2.0] * 199 + [8.0] + [0.5] * 780 + [0.25] * 20,
+    by_kind={k: [4.0] * n + [0.0] * 99 for k, n in (("first", 20), ("content", 40), ("end", 60))},
+    finish={name: 100 + i for i, name in enumerate(FINISHED)},
+    moved={"h0.fc.w": 0.3, "wpe": 0.9}
+    | {"wte, old rows": 0.1, "head, old rows": 0.2, "wte, new rows": 0.6, "head, new rows": 0.7},
+    settings={"sft": {"steps": 1000}},
+    epochs=20.0,
+    trained_share=0.625,
+    matched_loss=51.0,
+)
+RECORD["track"][-1]["origins"] = {"verbatim": 1, "near copy": 2, "spliced": 4, "new": 9}
+# The lowest held-out loss is at step 200; 38 pairs are recalled there, and all replies stop.
+RECORD["track"][2] |= {"heldout_loss": 1.0, "recall": 0.95, "stopped": 1.0}
+RECORD["track"][1] |= {"recall": 0.5, "stopped": 0.95}
+RECORD["track"][0] |= {"recall": 0.0, "stopped": 0.0}
+RECORD["track"][3] |= {"recall": 0.75}
+
+
+def last(name):
+    return 10 * MEASURED.index(name) + 3
+
+
+def finish(name):
+    return 100 + FINISHED.index(name)
+
+
+LOSS_AT = {n: 10 * MEASURED.index("reply_loss") + j for j, n in enumerate(STEPS)}
+COLUMNS = {
+    "recalled of 40": 30,
+    "recalled of those asked": 0.75,
+    "stopped": last("stopped"),
+    "forgetting": last("forgetting"),
+    "loss on replies": last("reply_loss"),
+    "loss on replies at 200": LOSS_AT[200],
+    "loss on replies before": LOSS_AT[0],
+    "after 50": LOSS_AT[50],
+    "after 200": LOSS_AT[200],
+    "format compliance": last("format_compliance"),
+    "held-out loss": last("heldout_loss"),
+    "held-out loss at its lowest": 1.0,
+    "held-out loss lowest at step": 200,
+    "epochs then": 4.0,
+    "its rise to the end": last("heldout_loss") - 1.0,
+    "recall since": pytest.approx(-0.2),
+    "compliance since": 1,
+    "real words since": 1,
+    "on topic since": 1,
+    "real words": last("real_words"),
+    "on topic": last("on_topic"),
+    "chance": last("on_topic_chance"),
+    "memorised": 7 / 16,
+    "replies without a user's turn": last("no_user_turn"),
+    "user's share of targets": last("user_targets"),
+    "of the gradient at the start": 10 * MEASURED.index("user_gradient"),
+    "of the gradient at the end": last("user_gradient"),
+    "loss at the start": 4.0,
+    "at the end": 0.25,
+    "after 500 steps": 0.25,
+    "training loss": 0.25,
+    "spikes": 1,
+    "judged": "jumpy",
+    "share of the fall by step 200": pytest.approx(2 / 3.75),
+    "first token below 0.5 nats at step": 29,
+    "content": 49,
+    "end token": 69,
+    "95 % of replies stop at step": 50,
+    "36 of 40 recalled at step": 200,
+    "base text before training": 10 * MEASURED.index("forgetting"),
+    "tokens a conversation": last("tokens"),
+    "distinct replies of 61": last("distinct_replies"),
+    "characters a reply": last("reply_length"),
+    "says poet": finish("player"),
+    "says clerk": finish("clerk"),
+    "neither": finish("neither"),
+    "questions that get both answers": finish("both"),
+    "unknown names: invented": finish("unknown_invented"),
+    "refused": finish("unknown_refused"),
+    "known names: right": finish("known_right"),
+    "known, refused": finish("known_refused"),
+    "matched forgetting": last("tuned_base_loss") / 51.0 - 1,
+    "forgetting when 36 were first recalled": 10 * MEASURED.index("forgetting") + 2,
+    "weights trained (new rows too)": 0.625,
+    "matrices (median)": 0.3,
+    "embedding, old rows": 0.1,
+    "head, old rows": 0.2,
+    "embedding, new rows": 0.6,
+    "head, new rows": 0.7,
+    "largest of all old": 0.9,
+}
+EVERY = [(e.name, c) for e in EXPERIMENTS.values() for c in e.columns]
+
+
+@pytest.mark.parametrize("name, column", EVERY, ids=[f"{n}: {c.heading}" for n, c in EVERY])
+def test_a_column_shows_the_figure_that_its_heading_names(name, column):
+    assert column.value(RECORD) == COLUMNS[column.heading]
