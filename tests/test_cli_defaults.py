@@ -1,0 +1,51 @@
+"""What an option has if it is left out. README and the guide rely on these values."""
+
+import re
+
+import pytest
+
+from pysft.cli.main import parser
+
+COMPUTES = {"--threads": None, "--ops": "kernels"}
+TALKS = {"--top-k": 0, "--top-p": 1.0, "--seed": 0, "--tokens": None}
+# Options with a value, but for those whose None means that settings, a run or the text decide.
+DEFAULTS = {
+    "train": COMPUTES,
+    "pretrain": COMPUTES,
+    "chat": {**COMPUTES, **TALKS, "--temperature": 0.0, "--repetition": 2.0},
+    "generate": {
+        **{**COMPUTES, **TALKS, "--temperature": 0.8, "--repetition": 1.0},
+        "--prompt": "\n",
+    },
+    "eval": {**COMPUTES, "--gate": None, "--samples": 0},
+    "rate": {"--prompts": 10, "--seed": None},
+    "lab": {
+        **{**COMPUTES, "--seeds": 3, "--corpus": "plays", "--out": "runs/lab"},
+        **{"--jobs": None, "--scale": 1.0},
+    },
+    "mask": COMPUTES,
+    "audit": {"--tokens": 120},
+    "gradcheck": {**COMPUTES, "--seed": 0},
+}
+VERBS = parser().verbs
+
+
+def options(verb) -> dict:
+    """{name: argparse's action} of the options that take a value."""
+    actions = VERBS[verb]._actions
+    return {a.option_strings[-1]: a for a in actions if a.option_strings and a.nargs != 0}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_that_is_left_out_has_this_value(verb):
+    found = {name: a.default for name, a in options(verb).items()}
+    expected = DEFAULTS.get(verb, {})
+    assert found == dict.fromkeys(found) | expected
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_number_that_a_help_text_calls_the_default_is_the_default(verb):
+    for name, a in options(verb).items():
+        stated = re.search(r"\(default ([\d.]+)\)", a.help or "")
+        if stated:
+            assert float(stated[1]) == a.default, name
