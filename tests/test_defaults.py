@@ -1,10 +1,13 @@
-"""What an option has if it is left out. README and the guide rely on these values."""
+"""What an option or an argument has if it is left out. README and the guide rely on these values,
+and two functions that should do the same must assume the same."""
 
+import inspect
 import re
 
 import pytest
 
 from pysft.cli.main import parser
+from pysft.nn import kernels, reference
 
 COMPUTES = {"--threads": None, "--ops": "kernels"}
 TALKS = {"--top-k": 0, "--top-p": 1.0, "--seed": 0, "--tokens": None}
@@ -49,3 +52,25 @@ def test_a_number_that_a_help_text_calls_the_default_is_the_default(verb):
         stated = re.search(r"\(default ([\d.]+)\)", a.help or "")
         if stated:
             assert float(stated[1]) == a.default, name
+
+
+def assumed(function) -> dict:
+    """{name: default} of the arguments of a function, without those of threads and bookkeeping."""
+    found = inspect.signature(function).parameters.items()
+    return {name: p.default for name, p in found if name not in ("threads", "calls")}
+
+
+TWINS = [name for name, _ in inspect.getmembers(reference, inspect.isfunction)]
+TWINS = [name for name in TWINS if hasattr(kernels, name) and not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_kernels_and_reference_take_the_same_arguments_and_assume_the_same(name):
+    assert assumed(getattr(kernels, name)) == assumed(getattr(reference, name))
+
+
+def test_the_optimisers_assume_what_pytorchs_do_but_for_the_decay():
+    usual = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "decay": 0.0}
+    assert assumed(kernels.adamw).items() >= usual.items()
+    for module in (kernels, reference):
+        assert assumed(module.layernorm_forward)["eps"] == 1e-5
