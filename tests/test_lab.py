@@ -1,6 +1,7 @@
 """The lab carries out every experiment, keeps its records, gives verdicts, and reports them: table,
 page, command line."""
 
+import hashlib
 import io
 import json
 import math
@@ -19,10 +20,11 @@ from conftest import in_process
 from small_lab import SCALE, lab_at, record_of, small_presets, write_corpus
 
 from pysft import IGNORE
+from pysft.batch import Example
 from pysft.cli import main as cli
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.lab import lab as lab_module
-from pysft.lab import markers, names, parallel, part, personas, study, table, trial
+from pysft.lab import markers, names, parallel, part, personas, records, study, table, trial
 from pysft.lab.arm import standard
 from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN, pairs_arm, plain
@@ -311,6 +313,28 @@ def test_a_trial_has_another_name_if_anything_that_determines_it_changes(lab, mo
     found["base"], weights[0] = name_of(arm), first
     assert len(set(found.values())) == len(found), Counter(found.values()).most_common(1)
     assert name_of(replace(arm, name="another name for it")) == unchanged
+
+
+def test_the_name_of_a_record_is_made_as_it_was_in_the_labs_that_people_have(lab, monkeypatch):
+    """Another way to name it would train every trial of every folder again."""
+    found = []
+    monkeypatch.setattr(
+        lab_module, "stored", lambda folder, d, make: found.append(d) or {"loss": 1}
+    )
+    lab.run(plain(lab), 1)
+    lab.matched(pairs_arm(lab, "x", settings={"windows": ((64, 4),)}), 1)
+    names = "version base settings examples at probe grown lora by_kind hooks"
+    assert [" ".join(d) for d in found] == [names, "version base settings matched"]
+    assert all(d["version"] == 1 for d in found) and found[1]["matched"] is True
+    assert found[0]["by_kind"] is True and found[0]["hooks"] == ["judge", None]
+    assert not {"transcripts", "tokenizer", "on_nan"} & set().union(
+        *(table for table in found[0]["settings"].values() if isinstance(table, dict))
+    )
+    example = Example(np.int32([1, 2]), np.int32([IGNORE, 3]))
+    text = b"\2" + bytes(7) + np.int32([1, 2, IGNORE, 3]).tobytes()
+    assert records.digest_of_examples([example]) == hashlib.sha256(text).hexdigest()
+    text = '{"a": [2, null], "b": "1"}'
+    assert records.digest({"b": "1", "a": [2, None]}) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_trial_has_the_same_name_in_another_lab(lab, tmp_path, corpus, monkeypatch):
