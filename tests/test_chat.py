@@ -13,7 +13,7 @@ from texts import grown, say
 from pysft.cli import chat as command
 from pysft.inference.generate import CHAT as BY_DEFAULT
 from pysft.inference.generate import Event, Reply, Sampling, generate, stream
-from pysft.inference.session import ROOM, ROOM_WITH_TOOLS, Session, answer_once
+from pysft.inference.session import ROOM, Session, answer_once
 from pysft.inference.tool_calls import MAX_CALLS, SPARE, answer_calls, content_parts, result_ids
 from pysft.inference.tools import Tool
 from pysft.text.conversation import check_messages
@@ -207,11 +207,13 @@ def test_with_tools_a_reply_gets_more_room_and_more_history_is_dropped():
     assert dropped(prompt + ROOM) == 0 and dropped(prompt + ROOM - 1) == 1
     having = {"tools": tools(search=lambda q: "b")}
     long = prompt + 2 * 40  # so that the share is more than ROOM
-    least = next(n for n in range(long, 400) if n - long >= int(n * ROOM_WITH_TOOLS) > ROOM)
+    # Three eighths of the context: a call, its result and the answer, and more than half for the
+    # history.
+    least = next(n for n in range(long, 400) if n - long >= 3 * n // 8 > ROOM)
     assert dropped(least, 60, **having) == 0 and dropped(least - 1, 60, **having) == 1
     # Without any history ROOM is enough.
     context = 63 + ROOM
-    assert int(context * ROOM_WITH_TOOLS) > ROOM
+    assert 3 * context // 8 > ROOM
     assert session("Aye.", context=context, **having).prompt("b" * 60)[1] == 0
 
 

@@ -788,6 +788,7 @@ def test_the_gate_exits_with_1_exactly_if_the_base_loss_rose_by_more_than_allowe
     found, report, said = pysft("eval", copy, "--gate", allowed)
     assert found == code and report["forgetting"] == pytest.approx(rose, rel=1e-9)
     assert ("NOT passed" in said) is bool(code) and ("gate" in said and "passed" in said)
+    assert f"rose by {rose:+.1%}, {100 * allowed:g} % is allowed" in said
     done = command("eval", copy, "--gate", allowed)  # without --json: on standard output
     assert done.code == code and done.err == ""
     assert ("NOT passed" in done.out.splitlines()[-1]) is bool(code)

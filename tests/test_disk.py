@@ -1,6 +1,7 @@
 """Crash-safe files: the order in which they reach the disk, a full disk, a power cut at any moment;
 and the lock of a folder."""
 
+import contextlib
 import errno
 import itertools
 import multiprocessing
@@ -80,6 +81,20 @@ def test_the_name_of_every_new_folder_is_synced(tmp_path, monkeypatch):
     disk.make_folder(tmp_path / "a" / "b")
     disk.make_folder(tmp_path / "a" / "b")
     assert calls == [("fsync", tmp_path.name), ("fsync", "a")] and (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("fail", [None, 0, 1, 2])
+def test_no_file_or_folder_stays_open(tmp_path, monkeypatch, fail):
+    before = len(os.listdir("/proc/self/fd"))
+    recorded(monkeypatch, fail)
+    for write in (
+        lambda: disk.replace(tmp_path / "a", [b"new"]),
+        lambda: disk.append(tmp_path / "log", "a\n"),
+        lambda: disk.make_folder(tmp_path / "b" / "c"),
+    ):
+        with contextlib.suppress(OSError):
+            write()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_locked_folder_refuses_a_second_process(tmp_path):

@@ -233,6 +233,20 @@ def test_a_readers_layernorm_backward_is_checked_with_the_reference_for_the_rest
     assert all(row.passed for row in run(mine, cases=cases("layernorm") | cases("gelu")))
 
 
+@pytest.mark.parametrize(
+    "body, at", [("\n    return undefined", ", line 2"), (" return 1", "")], ids=["inside", "call"]
+)
+def test_an_exception_in_a_readers_function_names_its_file_function_and_line(tmp_path, body, at):
+    """If the call itself fails, because of its arguments, no line of the file was reached."""
+    file = tmp_path / "mine.py"
+    arguments = "*a" if at else ""
+    file.write_text(f"def layernorm_backward({arguments}):{body}\n")
+    kind = "NameError" if at else "TypeError"
+    with pytest.raises(DataError) as found:
+        run(gradcheck.load_ops(file), cases=cases("layernorm"))
+    assert str(found.value).startswith(f"{file}: layernorm_backward raised {kind}{at}: ")
+
+
 def test_a_readers_mistake_fails_in_its_own_rows_alone(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(RIGHT.replace("- np.outer(norm[n], norm[n]) / C", ""))
