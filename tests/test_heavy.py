@@ -210,6 +210,31 @@ def test_a_fault_is_tried_with_the_tests_that_run_it_or_use_what_it_defines(heav
     assert found.ordered({"t::f", "t::g", "s::h"}) == ["s::h", "t::g", "t::f"]
 
 
+def test_a_test_that_fails_without_the_fault_too_does_not_count(heavy, tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text(SOURCE)
+    seconds = {"tests/t.py::f[a b]": 1.0, "tests/t.py::g": 2.0}
+    found = heavy.covered.Covered({("a.py", 12): set(seconds)}, dict(seconds))
+    trial = heavy.random.PythonTrial(found)
+    [m] = [
+        m
+        for m in heavy.python.python_mutants("a.py", SOURCE)
+        if (m.line, m.kind) == (12, "operator")
+    ]
+
+    def run(copy, chosen):
+        """f fails always, g only with the fault."""
+        is_sound = (tmp_path / "a.py").read_text() == SOURCE
+        if "tests/t.py::f[a b]" in chosen:
+            return "t.py::f[a"  # as pytest's short summary is read: up to the first blank
+        return "" if is_sound else "t.py::g"
+
+    monkeypatch.setattr(trial, "_run", run)
+    outcome = trial(SimpleNamespace(folder=tmp_path, stale=False), m)
+    assert (outcome.noticed, outcome.tests) == ("t.py::g", 1)
+    assert list(found.seconds) == ["tests/t.py::g"]
+    assert (tmp_path / "a.py").read_text() == SOURCE
+
+
 def test_the_interval_of_a_share_is_wilsons(heavy):
     assert heavy.random.wilson(50, 60) == pytest.approx((0.7196, 0.9069), abs=1e-4)
     assert heavy.random.wilson(0, 0) == (0.0, 1.0)

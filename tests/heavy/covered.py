@@ -32,7 +32,7 @@ context = ${{{{{CONTEXT}-}}}}
 
 # ---------------------------------------------------------------------------- loaded into pytest
 
-_seconds = defaultdict(float)
+_seconds, _failed = defaultdict(float), set()
 
 
 def pytest_runtest_logstart(nodeid, location):
@@ -47,8 +47,10 @@ def pytest_runtest_logstart(nodeid, location):
 
 
 def pytest_runtest_logreport(report):
-    """Add up how long a test takes."""
+    """Add up how long a test takes, and note whether it failed."""
     _seconds[report.nodeid] += report.duration
+    if report.failed:
+        _failed.add(report.nodeid)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -60,9 +62,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_sessionfinish(session):
-    """Write how long each test took into the file that TIMES names."""
+    """Write how long each test took, and which failed, into the file that TIMES names."""
     if TIMES in os.environ:
-        Path(os.environ[TIMES]).write_text(json.dumps(_seconds))
+        document = {"seconds": _seconds, "failed": sorted(_failed)}
+        Path(os.environ[TIMES]).write_text(json.dumps(document))
 
 
 # -------------------------------------------------------------------------------------- the map
@@ -78,9 +81,20 @@ class Covered:
     tests: dict[tuple[str, int], set[str]]
     seconds: dict[str, float]
 
+    def leave_out(self, tests) -> None:
+        """Use these tests no more."""
+        for place, names in list(self.tests.items()):
+            self.tests[place] = names.difference(tests)  # another thread may read the old set
+        for test in tests:
+            self.seconds.pop(test, None)
+
     def of(self, file: str, lines) -> set[str]:
         """The tests that run one of these lines of a file."""
         return set().union(*(self.tests.get((file, line), ()) for line in lines))
+
+    def named(self, name: str) -> list[str]:
+        """The tests whose id begins with a name as faults.first_failure gives it."""
+        return [t for t in list(self.seconds) if t.removeprefix("tests/").startswith(name)]
 
     def ordered(self, tests) -> list[str]:
         """The tests by file, the quickest file and in it the quickest test first."""
@@ -102,7 +116,9 @@ def file_of(test: str) -> str:
 def _digest(folder: Path, file: str) -> str:
     """What the map of a file of tests depends on: the package, the helpers of the tests, and the
     file."""
-    helpers = [p for p in (folder / "tests").glob("*.py") if not p.name.startswith("test_")]
+    tests = folder / "tests"
+    helpers = [p for p in tests.rglob("*.py") if not p.name.startswith("test_")]
+    helpers = [p for p in helpers if tests / "heavy" not in p.parents and p.name != "suite.py"]
     digest = hashlib.sha256()
     for path in [*sorted((folder / "pysft").rglob("*.py")), *sorted(helpers), folder / file]:
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
@@ -122,14 +138,19 @@ def coverage_map(copies, say=print) -> Covered:
     if missing:
         say(f"recording which lines {len(missing)} files of tests run", flush=True)
     copies.map(lambda copy, file: _record(copy, file, paths[file]), missing)
-    tests, seconds = defaultdict(set), {}
+    tests, seconds, failed = defaultdict(set), {}, set()
     for path in paths.values():
         found = json.loads(path.read_text())
         seconds |= found["seconds"]
+        failed |= set(found["failed"])
         for file, by_line in found["lines"].items():
             for line, names in by_line.items():
                 tests[file, int(line)].update(found["tests"][i] for i in names)
-    return Covered(dict(tests), seconds)
+    if failed:
+        say(f"left out, because they fail without a fault: {', '.join(sorted(failed))}", flush=True)
+    covered = Covered(dict(tests), seconds)
+    covered.leave_out(failed)
+    return covered
 
 
 def _record(copy, file: str, target: Path) -> None:
@@ -155,7 +176,8 @@ def _record(copy, file: str, target: Path) -> None:
             except coverage.CoverageException:  # its process was killed while it wrote
                 continue
         times = folder / "times.json"
-        seconds = json.loads(times.read_text()) if times.is_file() else {}
+        if not times.is_file():
+            raise RuntimeError(f"{file}: pytest did not run to its end; run it alone to see why")
         tests, lines = sorted(data.measured_contexts() - {""}), {}
         number = {test: i for i, test in enumerate(tests)}
         for path in data.measured_files():
@@ -165,5 +187,5 @@ def _record(copy, file: str, target: Path) -> None:
             }
             source = str(Path(path).relative_to(copy.folder))
             lines[source] = {line: names for line, names in by_line.items() if names}
-        document = {"tests": tests, "seconds": seconds, "lines": lines}
+        document = {"tests": tests, "lines": lines, **json.loads(times.read_text())}
         target.write_text(json.dumps(document))

@@ -9,9 +9,11 @@ number changed by one, a statement deleted, a key renamed, a name put in another
 condition negated. mutants.py and c_mutants.py say what is left alone.
 
 A fault of Python is tried with the tests that run its statement (covered.py), the quickest first,
-and if they all pass with the whole files that hold them. A fault of C is tried with the files that
-faults.txt names for its source. If the compiler makes the same code of it, or refuses it, another
-one is drawn. A test that is not finished in time counts as one that failed ("hangs").
+and if they all pass with the whole files that hold them. The test that fails is run once more
+without the fault; if it fails then too, it does not count. A fault of C is tried with the files
+that faults.txt names for its source, which must pass without a fault. If the compiler makes the
+same code of it, or refuses it, another one is drawn. A test that is not finished in time counts as
+one that failed ("hangs").
 
 The exit status is 1 if fewer than 95 in a hundred are killed. Read the survivors: some change
 nothing that anybody can see."""
@@ -142,6 +144,11 @@ class PythonTrial:
             noticed = self._failing(copy, chosen)
         finally:
             path.write_text(text)
+        if "::" in noticed:
+            suspects = self.found.named(noticed)
+            if suspects and self._run(copy, suspects):  # it fails without the fault too
+                self.found.leave_out(suspects)
+                return self(copy, mutant)
         outcome = Outcome(mutant, noticed, len(chosen))
         _print(outcome, text)
         return outcome
@@ -176,7 +183,7 @@ class PythonTrial:
         if not chosen:
             return ""
         files = list(dict.fromkeys(map(covered.file_of, chosen)))
-        rest = [t for t in self.found.seconds if covered.file_of(t) in files]
+        rest = [t for t in list(self.found.seconds) if covered.file_of(t) in files]
         rest = self.found.ordered(set(rest) - set(chosen))
         first = [t for t in chosen if covered.file_of(t) in files[:FEW]]
         for some in (first, chosen[len(first) :], rest):
@@ -237,6 +244,9 @@ def _try_c(copies, options) -> list[Outcome]:
                 t for t in fault.tests if t not in tests.get(fault.file, [])
             )
     every = sorted({name for names in tests.values() for name in names})
+    failed = [name for name in copies.map(faults.Copy.failing, [(t,) for t in every]) if name]
+    if failed:
+        raise SystemExit(f"control: {', '.join(failed)} fails without a fault. Mend that first.")
     waiting = draw(c_sources(), 10**6, f"{options.seed} C")
     sound, outcomes = objects(copies.all[0]), []
 
