@@ -1,11 +1,11 @@
 """Memory: what this process holds, and what a training will hold."""
 
-import os
 import resource
 import sys
 
 from pysft.errors import UsageError
 from pysft.measure.evaluate import ROWS
+from pysft.nn import machine
 from pysft.nn.shapes import GPTConfig, sizes
 
 HELD = ("weights", "gradients", "moments", "activations")  # in memory together during training
@@ -56,14 +56,18 @@ def say_memory(screen, *stages) -> None:
 
 
 def refuse_too_large(config: GPTConfig, rows: int) -> None:
-    """Raise a UsageError if this machine's memory cannot hold the model with batches of `rows`
-    rows. Nothing is allocated."""
+    """Raise a UsageError if the memory that this process may use cannot hold the model with batches
+    of `rows` rows. Nothing is allocated."""
     size = sizes(config, rows)
     needed = sum(size[k] for k in HELD)
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > installed:
+    allowed, limit = machine.memory()
+    if needed > allowed:
         raise UsageError(
             f"context = {config.context}, layers = {config.layers}, channels = {config.channels}"
-            f" with batches of {rows:,} rows need {needed / 2**30:,.0f} GiB; this machine has"
-            f" {installed / 2**30:,.0f}. Choose a smaller model, context or batch"
+            f" with batches of {rows:,} rows need {_gib(needed)} GiB; {limit} {_gib(allowed)}."
+            " Choose a smaller model, context or batch"
         )
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:,.0f}" if n >= 10 * 2**30 else f"{n / 2**30:.2g}"

@@ -33,6 +33,7 @@ import numpy as np
 
 from pysft.errors import BuildError, GateError, UsageError
 from pysft.nn import _build
+from pysft.nn.machine import processors
 
 # -------------------------------------------------------------------------- the compiled module
 
@@ -125,8 +126,8 @@ def is_forked() -> bool:
 
 
 def default_threads() -> int:
-    """Return PYSFT_NUM_THREADS, else OMP_NUM_THREADS, else the number of CPUs that this process may
-    use.
+    """Return PYSFT_NUM_THREADS, else OMP_NUM_THREADS, else the number of processors that this
+    process may use, at most 1024. A container's quota counts (machine.py).
 
     A UsageError if a variable's value is not a number from 1 to 1024."""
     for variable in ("PYSFT_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -135,9 +136,7 @@ def default_threads() -> int:
             if not text.isdecimal() or not 1 <= int(text) <= 1024:
                 raise UsageError(f"{variable}={text} is not a number of threads from 1 to 1024")
             return int(text)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return min(processors(), 1024)
 
 
 def count_threads(function: str, threads: int | None) -> int:
