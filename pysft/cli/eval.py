@@ -49,7 +49,7 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.compare import Sides
     from pysft.jobs.evaluate import evaluate
-    from pysft.measure.wording import unit_of
+    from pysft.measure.wording import unit_of, written
 
     warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
@@ -63,8 +63,8 @@ def run(args):
     rise = report.get("forgetting_matched", report.get("forgetting"))
     if args.gate and rise is None:
         raise UsageError(
-            f"{args.run_folder}: the base loss before fine-tuning is not known, so --gate cannot"
-            " check its rise"
+            f"{args.run_folder}: the base loss before fine-tuning is not known or 0, so --gate"
+            " cannot check its rise; leave --gate out"
         )
     if args.json:
         print_json(report)
@@ -77,7 +77,8 @@ def run(args):
         show.domains(report, screen)
         show.provenance(report["samples"][: args.samples], screen)
     else:
-        print(f"base text, nats/{unit_of(report)}     {report['base_loss']:.3f}")
+        loss = written(report["base_loss"], "loss")
+        print(f"base text, nats/{unit_of(report)}     {loss}")
     if not args.gate:
         return 0
     return 0 if _gate(rise, args.gate, args.matched, screen) else 1

@@ -16,6 +16,7 @@ from pysft.measure.evaluate import (
     unit_entry,
 )
 from pysft.measure.probe import Probe, stored_probe
+from pysft.measure.ratio import rise
 from pysft.measure.tooltest import tool_test
 from pysft.nn.computing import computing_ops
 from pysft.run.log import read_measurements
@@ -90,16 +91,15 @@ def evaluate(
     base = base_of(line)
     if report["base_loss"] is None and base and base.tokenizer.can_write(probe.heldout_text):
         report["base_loss"] = corpus_loss(base.model, base.tokenizer, probe.heldout_text)
-    if report["base_loss"]:
-        report["forgetting"] = figures["tuned_base_loss"] / report["base_loss"] - 1
+    report["forgetting"] = rise(figures["tuned_base_loss"], report["base_loss"])
     rows = []
     if len(line) > 1:
         rows = compared(line[1], stage, replies).rows
         report["parent"] = parent_figures(line[1], probe, grade)
     if matched:
         loss = matched_loss(line, probe, progress)
-        rise = figures["tuned_base_loss"] / loss - 1
-        report |= {"matched_base_loss": loss, "forgetting_matched": rise}
+        matched_rise = rise(figures["tuned_base_loss"], loss)
+        report |= {"matched_base_loss": loss, "forgetting_matched": matched_rise}
     report = finite(report | {"seconds": time.monotonic() - began})
     chat = town_chat(stage)
     return report | {"before_after": rows, "chat": chat, "samples": replies["prompts"]}

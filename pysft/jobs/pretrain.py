@@ -10,6 +10,8 @@ from pysft.jobs.material import Material
 from pysft.jobs.work import Work
 from pysft.measure.evaluate import corpus_loss, finite, unit_entry
 from pysft.measure.probe import Probe
+from pysft.measure.ratio import ratio
+from pysft.measure.wording import written
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig, sizes
 from pysft.rng import rng
@@ -44,23 +46,24 @@ def pretrain_base(work: Work, material: Material, place: Place) -> tuple[Stage, 
     for _ in train_stage(stage, work.plan, work.stage, screen, place.resume):
         pass  # a base is measured at its end alone
     run = stage_figures(target)
-    report = {
+    figures = {
         "run": str(place.folder),
         "stage": work.name,
         "params": params,
         "base_loss": corpus_loss(model, tokenizer, heldout_text),
         **unit_entry(tokenizer),
-        "tokens_per_s": run["tokens"] / max(run["seconds"], 1e-9),
+        "tokens_per_s": ratio(run["tokens"], run["seconds"]),
         "tokens": run["tokens"],
         "seconds": run["seconds"],
         "weights_sha256": weights_sha256(model),
     }
+    report = finite(figures)
     write_json(target / "evaluation.json", Probe(heldout_text, [], [], [], [], []).to_json())
-    write_json(target / "report.json", finite(report))
+    write_json(target / "report.json", report)
     save_stage(stage)
     drop_checkpoints(target)
     screen.say(
-        f"base: {report['base_loss']:.3f} nats/{tokenizer.unit} on the held-out tail,"
+        f"base: {written(report['base_loss'], 'loss')} nats/{tokenizer.unit} on the held-out tail,"
         f" {run['seconds']:.0f} s"
     )
     return stage, report
@@ -92,7 +95,9 @@ def _finished_report(folder: Path) -> dict:
     """Return report.json of a finished base, after checking the figures that train() needs."""
 
     def numbers(report):
-        kinds = {"base_loss": float, "seconds": float, "tokens": int}
+        kinds = {"seconds": float, "tokens": int}
+        if report["base_loss"] is not None:  # None: the held-out tail has nothing to measure
+            kinds["base_loss"] = float
         return report | {name: kind(report[name]) for name, kind in kinds.items()}
 
     return understood(folder / "report.json", numbers)

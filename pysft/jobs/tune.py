@@ -15,6 +15,7 @@ from pysft.jobs.town import town_chat
 from pysft.jobs.work import Work
 from pysft.measure.evaluate import corpus_loss, finite, measure, measure_sealed, origins
 from pysft.measure.memory import peak_memory
+from pysft.measure.ratio import ratio, rise
 from pysft.measure.tooltest import tool_test
 from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import LoRA, save_adapter
@@ -208,16 +209,11 @@ def _measure(
     figures, replies = measure(tuned.model, tuned.tokenizer, tuned.template, material.probe, grade)
     some = (("pairs", 4), ("prompts", 8), ("heldout", 4))
     samples = [row for group, count in some for row in replies[group][:count]]
-    forgetting = _rise(figures["tuned_base_loss"], base_loss)
+    forgetting = rise(figures["tuned_base_loss"], base_loss)
     row = {"step": moment.step, "sft_loss": moment.loss, **figures, "forgetting": forgetting}
     add_measurement(tuned.folder, finite(row) | {"samples": samples})
     if moment.step:
         save_stage(replace(tuned, folder=tuned.folder / "steps" / str(moment.step)))
-
-
-def _rise(loss: float, base_loss: float | None) -> float | None:
-    """Return the relative rise of a loss; None without a loss to compare with."""
-    return loss / base_loss - 1 if base_loss else None
 
 
 def _measured(
@@ -254,10 +250,10 @@ def _measured(
         **known,
         **figures,
         "origins": verdicts,
-        "forgetting": _rise(figures["tuned_base_loss"], base_loss),
+        "forgetting": rise(figures["tuned_base_loss"], base_loss),
         "sft_loss_start": own["loss_start"],
         "sft_loss": own["loss"],
-        "tokens_per_s": tokens / max(seconds, 1e-9),
+        "tokens_per_s": ratio(tokens, seconds),
         "peak_memory": peak_memory(),
         "training_seconds": seconds,
         "weights_sha256": weights_sha256(model),

@@ -12,6 +12,7 @@ from pysft.lab.arm import Arm, judge
 from pysft.lab.measures import TOKEN_KINDS, LossByKind, moved, user_share
 from pysft.lab.records import VERSION, digest, digest_of_examples, relevant
 from pysft.measure.evaluate import conversation_loss, finite, origins
+from pysft.measure.ratio import rise
 from pysft.nn.grow import expand_vocab
 from pysft.nn.lora import LoRA
 from pysft.rng import rng
@@ -149,7 +150,7 @@ class _Track:
         row = {
             "step": step,
             **figures,
-            "forgetting": figures["tuned_base_loss"] / self.trial.base.loss - 1,
+            "forgetting": rise(figures["tuned_base_loss"], self.trial.base.loss),
             "reply_loss": loss,
             **user_share(model, self.masked),
         }

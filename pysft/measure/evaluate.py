@@ -49,10 +49,12 @@ ROWS = 2048  # maximum rows of a batch that is measured, unless one context is l
 
 def corpus_loss(model, tokenizer: Tokenizer, text: str) -> float:
     """Loss of a text in nats per tokenizer.unit: the sum over its targets, which are all of its
-    tokens but the first, divided by the units that they stand for. Each target counts once."""
+    tokens but the first, divided by the units that they stand for. Each target counts once. nan for
+    a text of one token, which has no target."""
     ids = tokenizer.encode(text)
     total, _ = _total_nll(model, tile_windows(ids, model.config.context))
-    return total / tokenizer.count_units(ids[1:])
+    units = tokenizer.count_units(ids[1:])
+    return total / units if units else float("nan")
 
 
 def unit_entry(tokenizer: Tokenizer) -> dict:

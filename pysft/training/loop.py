@@ -128,8 +128,8 @@ class Outliers:
 
     The score of x is (x - median) / spread. The spread is 1.4826 times the median distance from the
     median, which for a normal distribution is its standard deviation. It is at least a thousandth
-    of the median. A value whose score is above the limit is an outlier. Norms have longer tails
-    than losses, so their limit is higher."""
+    of the median, and at least 1e-6, which is about the rounding of a loss. A value whose score is
+    above the limit is an outlier. Norms have longer tails than losses, so their limit is higher."""
 
     limits = {"loss": 8.0, "norm": 20.0}
 
@@ -153,7 +153,7 @@ class Outliers:
 def _score(x: float, values) -> float:
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(np.array(values) - middle)))
-    return (x - middle) / max(spread, 1e-3 * abs(middle), 1e-30)
+    return (x - middle) / max(spread, 1e-3 * abs(middle), 1e-6)
 
 
 SKIPS = 10  # the most steps that are skipped in a row; with one more, training stops

@@ -15,6 +15,7 @@ from pysft.lab.experiments.columns import (
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.experiments.rates import rate_arm, short
 from pysft.measure import figures
+from pysft.measure.ratio import rise
 from pysft.nn.shapes import MATRICES
 
 FALLING = {"schedule": "linear", "beta2": 0.99}
@@ -53,8 +54,7 @@ def forgetting(lab, seed):
 def matched(record: dict) -> float | None:
     """Forgetting relative to the base trained on the replayed windows alone; None without
     replay."""
-    loss = record.get("matched_loss")
-    return None if loss is None else record["track"][-1]["tuned_base_loss"] / loss - 1
+    return rise(record["track"][-1]["tuned_base_loss"], record.get("matched_loss"))
 
 
 def least_of_loras(r) -> float | None:

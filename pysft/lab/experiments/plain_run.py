@@ -9,18 +9,20 @@ from pysft.lab.experiments.columns import GOAL, first_loss, first_row, is_less, 
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.measures import NEW, OLD
 from pysft.measure import figures
+from pysft.measure.ratio import ratio
 
 # --------------------------------------------------------------------------------- loss-curve
 
 LEARNT = 0.5  # nats: one level for all kinds of token, since they start at very different losses
 
 
-def fallen(record: dict, step: int) -> float:
-    """The share of the loss's whole fall that had happened by `step` of 1,000 steps."""
+def fallen(record: dict, step: int) -> float | None:
+    """The share of the loss's whole fall that had happened by `step` of 1,000 steps; None if it did
+    not fall."""
     a = np.array(record["losses"])
     n = max(1, int(len(a) * step / 1000))
     end = a[-20:].mean()
-    return float((a[0] - a[max(0, n - 10) : n].mean()) / (a[0] - end))
+    return ratio(float(a[0] - a[max(0, n - 10) : n].mean()), float(a[0] - end))
 
 
 def learnt(record: dict, kind: str) -> int | None:
