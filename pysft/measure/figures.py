@@ -19,7 +19,7 @@ from pysft.measure.page import printable
 
 NEEDED = (
     "figures need matplotlib; install it with pip install 'pysft[plot]', or with 'make train' in"
-    " the source"
+    " the source. It also needs a folder that it can write to; MPLCONFIGDIR names one"
 )
 INK = "#010203"  # stands for currentColor while matplotlib draws
 # The colours of Okabe and Ito, which colour-blind readers can tell apart; their black is the ink.
@@ -59,10 +59,11 @@ class Series:
 
 
 def available() -> bool:
-    """True if matplotlib can be imported."""
+    """True if matplotlib can be imported. It makes folders of its own when it is, in the home or
+    among the temporary files. If it can write to neither, an OSError comes out of its import."""
     try:
         import matplotlib.figure  # noqa: F401
-    except ImportError:
+    except (ImportError, OSError):
         return False
     return True
 

@@ -1,7 +1,10 @@
 """Corpora: where base text comes from, and its held-out tail."""
 
+import errno
 import hashlib
 import os
+import sys
+from functools import lru_cache
 from pathlib import Path
 
 from pysft import disk
@@ -57,8 +60,12 @@ def read_corpus(name: str, tokenizer: Tokenizer | None = None) -> str:
 
 def _shakespeare() -> str:
     """The Shakespeare corpus, from the cache or from its public home. Either copy is taken only if
-    its SHA-256 is right."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    its SHA-256 is right. Where no cache can be written, the user is told why."""
+    url = os.environ.get("PYSFT_SHAKESPEARE_URL", SHAKESPEARE_URL)
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without HOME and without an entry in the list of users
+        return _uncached(url, "this user has no home folder")
     cache = caches / "pysft" / "tinyshakespeare.txt"
     try:
         data = cache.read_bytes()
@@ -66,13 +73,27 @@ def _shakespeare() -> str:
             return data.decode()
     except OSError:
         pass
-    data = _fetched(os.environ.get("PYSFT_SHAKESPEARE_URL", SHAKESPEARE_URL))
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(cache.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        data = _fetched(url)
         disk.replace(cache, [data])
-    except OSError:
-        pass  # without a cache it is fetched again next time
+    except OSError as error:  # the cache's: _fetched() raises none
+        return _uncached(url, f"{cache}: {error.strerror or error}")
     return data.decode()
+
+
+@lru_cache  # a command reads its corpus several times
+def _uncached(url: str, why: str) -> str:
+    """The Shakespeare corpus from its public home, kept in this process alone."""
+    text = _fetched(url).decode()
+    print(
+        f"pysft: the Shakespeare corpus cannot be kept in a cache ({why}), so each command fetches"
+        " it anew; set XDG_CACHE_HOME to a folder that can be written",
+        file=sys.stderr,
+    )
+    return text
 
 
 def _fetched(url: str) -> bytes:
