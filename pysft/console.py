@@ -1,51 +1,114 @@
-"""Output for people: messages and progress lines while a command runs."""
+"""Output for people: messages, progress lines while a command runs, and commands to type next."""
 
 import contextlib
 import os
+import re
+import shlex
 import sys
 import time
+import unicodedata
+from pathlib import Path
+
+WIDTH = 80  # columns of a terminal that does not know its own
 
 
 class Screen:
     """Prints messages to standard output, or to standard error if --json uses standard output.
 
-    live: True if the stream is a terminal. A stream that can no longer be written to (a closed pipe
-    or terminal, a full disk) raises BrokenPipeError with the reason."""
+    live: True if the stream is a terminal that can overwrite a line; TERM=dumb cannot. A stream
+    that can no longer be written to (a closed pipe or terminal, a full disk) raises BrokenPipeError
+    with the reason."""
 
     def __init__(self, json: bool):
         self.stream = sys.stderr if json else sys.stdout  # None if it was closed from the start
-        self.live = self.stream is not None and self.stream.isatty()
-        self._last = 0.0
+        is_terminal = self.stream is not None and self.stream.isatty()
+        self.live = is_terminal and os.environ.get("TERM") != "dumb"
+        self._last, self._is_open = 0.0, False  # open: the cursor is in a progress line
 
     def say(self, text: str = "", end: str = "\n") -> None:
+        """Print a message. It takes the place of an open progress line, which comes again."""
+        self._write(("\r\x1b[K" if self._is_open else "") + text + end)
+        self._is_open = False
+
+    def progress(self, text: str, last: bool = False) -> None:
+        """Show a progress line. On a terminal each one overwrites the one before, at most ten times
+        a second, and is cut to the width that the terminal has now. Elsewhere a line is printed at
+        most every ten seconds.
+
+        last: show it in any case, and end the line."""
+        now = time.monotonic()
+        if not (last or now - self._last > (0.1 if self.live else 10)):
+            return
+        self._last = now
+        if not self.live:
+            self.say(text)
+            return
+        # A full last column would wrap on some terminals.
+        self._write("\r\x1b[K" + cut(text, self._width() - 1) + "\n" * last)
+        self._is_open = not last
+
+    def end_line(self) -> None:
+        """Leave an open progress line as it stands, and go to the next line."""
+        if self._is_open:
+            self._write("\n")
+            self._is_open = False
+
+    def _width(self) -> int:
+        """The columns of the terminal; asked each time, because a window can change its size."""
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or WIDTH
+        except (OSError, ValueError):
+            return WIDTH
+
+    def _write(self, text: str) -> None:
         if self.stream is None:
             return
         try:
-            print(text, end=end, file=self.stream, flush=True)
+            print(text, end="", file=self.stream, flush=True)
         except BlockingIOError:  # the reader is slow, not gone
             pass
         except OSError as error:
             hush(self.stream)
             raise BrokenPipeError(error.errno, error.strerror) from error
 
-    def progress(self, text: str, last: bool = False) -> None:
-        """Show a progress line. On a terminal each one overwrites the one before, at most ten times
-        a second. Elsewhere a line is printed at most every ten seconds.
 
-        last: show it in any case, and end the line."""
-        now = time.monotonic()
-        if self.live:
-            if last or now - self._last > 0.1:
-                self._last = now
-                self.say("\r\x1b[K" + text, end="\n" if last else "")
-        elif last or now - self._last > 10:
-            self._last = now
-            self.say(text)
+def cut(text: str, width: int) -> str:
+    """Return as much of the beginning of a text as fits into `width` columns of a terminal."""
+    used = 0
+    for i, c in enumerate(text):
+        used += columns(c)
+        if used > width:
+            return text[:i]
+    return text
+
+
+def columns(c: str) -> int:
+    """Return how many columns of a terminal a character takes: 2 for wide ones such as Chinese, 0
+    for marks over the one before, else 1."""
+    if unicodedata.category(c) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1
 
 
 def clock(seconds: float) -> str:
     """Format seconds as minutes and seconds: 90.0 is "1:30"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def command(*words, python: str = "python") -> str:
+    """Return a command of this program that can be pasted into a shell, whatever is in its words.
+
+    words: what stands behind `python -m pysft`. A Path that begins with "-" gets "./" in front, so
+    that it is not taken for a flag. A word with a line break is written as $'...', on one line."""
+    safe = (f"./{w}" if isinstance(w, Path) and str(w).startswith("-") else str(w) for w in words)
+    return " ".join(map(_quoted, [python, "-m", "pysft", *safe]))
+
+
+def _quoted(word: str) -> str:
+    if not any(unicodedata.category(c) == "Cc" for c in word):
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + re.sub(r"[\x00-\x1f\x7f]", lambda c: f"\\x{ord(c[0]):02x}", escaped) + "'"
 
 
 def hush(stream) -> None:

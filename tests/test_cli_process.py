@@ -227,6 +227,19 @@ def test_a_terminal_shows_one_line_of_progress_and_an_interrupt_on_its_own_line(
     assert re.fullmatch(r"\r\npysft: interrupted after step [^\r\n]*\r\n", after)
 
 
+def test_a_dumb_terminal_gets_lines_without_escape_codes(start):
+    terminal = Terminal()
+    program = ("-c", FASTER_CLOCK)
+    child = terminal.start(start, program=program, env={**ENVIRONMENT, "TERM": "dumb"})
+    shown = terminal.read_until("base  step ", times=3)
+    child.send_signal(signal.SIGINT)
+    while more := terminal.read():
+        shown += more
+    assert child.wait(timeout=30) == 130
+    terminal.close()
+    assert "\x1b" not in shown and shown.count("\r") == shown.count("\r\n")
+
+
 @pytest.mark.parametrize("ignored, code", [(False, 129), (True, 1)], ids=["hangup", "ignored"])
 def test_a_closed_terminal_ends_training_with_a_checkpoint(workdir, start, ignored, code):
     """A closed terminal sends SIGHUP, and every later write fails."""

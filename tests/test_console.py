@@ -1,7 +1,13 @@
 """The screen: what happens to a message that its reader does not take."""
 
 import errno
+import fcntl
 import io
+import os
+import pty
+import re
+import struct
+import termios
 
 import pytest
 from command_line import raising
@@ -34,3 +40,122 @@ def test_hush_leaves_streams_that_are_not_the_standard_ones_alone(tmp_path):
         console.hush(other)
         print("still written", file=other)
     assert (tmp_path / "other").read_text() == "still written\n"
+
+
+# ---------------------------------------------------------------------------------- progress lines
+
+
+class Window:
+    """A pseudo-terminal whose width can change, and a screen that writes to it."""
+
+    def __init__(self, monkeypatch, columns=80, term="xterm"):
+        self._ours, theirs = pty.openpty()
+        monkeypatch.setenv("TERM", term)
+        self.stream = os.fdopen(theirs, "w", encoding="utf-8")
+        self.resize(columns)
+        monkeypatch.setattr(console.sys, "stdout", self.stream)
+        self.screen = console.Screen(json=False)
+
+    def resize(self, columns) -> None:
+        size = struct.pack("HHHH", 24, columns, 0, 0)
+        fcntl.ioctl(self.stream.fileno(), termios.TIOCSWINSZ, size)
+
+    def show(self, text, last=False) -> str:
+        """Show a progress line at once. Return what the terminal gets."""
+        self.screen._last = -1e9
+        self.screen.progress(text, last)
+        return self.read()
+
+    def read(self) -> str:
+        self.stream.flush()
+        os.write(self.stream.fileno(), b"@")  # so that there is something to read
+        text = b""
+        while not text.endswith(b"@"):
+            text += os.read(self._ours, 65536)
+        return text[:-1].decode()
+
+
+@pytest.fixture
+def window(monkeypatch):
+    windows = []
+
+    def window(**options):
+        windows.append(Window(monkeypatch, **options))
+        return windows[-1]
+
+    yield window
+    for one in windows:
+        one.stream.close()
+        os.close(one._ours)
+
+
+LONG = "base  step 1,000 of 3,000  loss 1.674  123,456 tokens/s  1:23 left"
+
+
+@pytest.mark.parametrize("columns", [60, 40, 20, 2])
+def test_a_progress_line_is_cut_to_the_width_so_that_it_never_wraps(window, columns):
+    assert window(columns=columns).show(LONG) == "\r\x1b[K" + LONG[: columns - 1]
+
+
+def test_the_width_is_taken_anew_for_each_line(window):
+    one = window(columns=60)
+    assert one.show(LONG) == "\r\x1b[K" + LONG[:59]
+    one.resize(30)
+    assert one.show(LONG) == "\r\x1b[K" + LONG[:29]
+    one.resize(300)
+    assert one.show(LONG) == "\r\x1b[K" + LONG
+    one.resize(0)  # the terminal does not know
+    assert one.show("x" * 100) == "\r\x1b[K" + "x" * 79
+
+
+def test_wide_characters_count_twice_and_marks_not_at_all(window):
+    one = window(columns=11)
+    assert one.show("\u4f60\u597d" * 10) == "\r\x1b[K" + "\u4f60\u597d\u4f60\u597d\u4f60"
+    assert one.show("e\u0301" * 20) == "\r\x1b[K" + "e\u0301" * 10
+    assert console.cut("ab\u4f60", 3) == "ab" and console.cut("ab\u4f60", 4) == "ab\u4f60"
+
+
+def test_a_dumb_terminal_gets_whole_lines_without_escape_codes(window):
+    one = window(columns=20, term="dumb")
+    assert not one.screen.live
+    assert one.show(LONG) == LONG + "\r\n"
+    one.screen.progress(LONG)  # at once after the other
+    assert one.read() == ""
+    one.screen.end_line()
+    assert one.read() == ""
+
+
+def test_a_message_takes_the_place_of_an_open_progress_line(window):
+    one = window()
+    one.show("step 1")
+    one.screen.say("a note")
+    assert one.read() == "\r\x1b[Ka note\r\n"
+    one.screen.say("another")
+    assert one.read() == "another\r\n"
+    assert one.show("step 2", last=True) == "\r\x1b[Kstep 2\r\n"
+    one.screen.say("done")
+    assert one.read() == "done\r\n"
+
+
+def test_the_end_of_a_line_leaves_it_as_it_stands(window):
+    one = window()
+    one.show("step 1")
+    one.screen.end_line()
+    one.screen.end_line()
+    assert one.read() == "\r\n"
+
+
+def test_the_lines_of_a_narrow_terminal_overwrite_each_other(window):
+    """A small model of a terminal: no line but the last is left."""
+    one, shown = window(columns=30), ""
+    for step in range(5):
+        shown += one.show(f"{step} {LONG}")
+    rows = [""]
+    for piece in re.split(r"(\r\x1b\[K)", shown):
+        if piece == "\r\x1b[K":
+            rows[-1] = ""
+        else:
+            rows[-1] += piece
+            while len(rows[-1]) > 30:  # the terminal wraps
+                rows[-1:] = [rows[-1][:30], rows[-1][30:]]
+    assert rows == [f"4 {LONG}"[:29]]

@@ -150,9 +150,8 @@ class _Running:
     def interrupt(self, number: int | None, what: str = "interrupted") -> None:
         """Write a checkpoint and raise Interrupted."""
         path = self.checkpoint()
-        if self.screen.live:
-            with suppress(BrokenPipeError):
-                self.screen.say()
+        with suppress(BrokenPipeError):
+            self.screen.end_line()
         raise Interrupted(
             f"{what} after step {self.adam.steps}. The checkpoint is {path}. "
             f"Go on with --resume --out {self.folder.parent}",
