@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from pysft.console import command
 from pysft.errors import UsageError
 from pysft.text.grades import GRADES
 
@@ -310,7 +311,7 @@ def tuned_stage(run):
     folder = tuned[-1] if tuned else measured_stage(find_stage(run))
     if folder.resolve().name == "base" and not (folder / "measurements.jsonl").is_file():
         raise MissingInput(
-            f"{folder}: a base model. Fine-tune it first: python -m pysft train --base {run}"
+            f"{folder}: a base model. Fine-tune it first: {command('train', '--base', path)}"
         )
     return folder
 
@@ -340,7 +341,7 @@ def warn_if_unfinished(run):
     if name := unfinished(run):
         _say(
             f"{name} of {run} never finished, so this is its {find_stage(run).name}. Go on with:"
-            f" python -m pysft train --resume --out {run}"
+            f" {resume_command(Path(run))}"
         )
 
 
@@ -356,6 +357,9 @@ def policies(args, stage) -> tuple[str, str]:
     """Return (grade, unknown) for mask and audit: from the flags, else as the run was trained, else
     the defaults. A UsageError if the vocabulary of a run is asked to grow."""
     grade, unknown = "all", "refuse"
+    from pathlib import Path
+
+    from pysft.run.begun import resume_command
     if stage is not None and stage.can_talk:  # a tuned run
         if args.unknown == "grow":
             raise UsageError(

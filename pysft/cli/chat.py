@@ -1,8 +1,10 @@
 """`pysft chat`: talk to a tuned model."""
 
 import sys
+from pathlib import Path
 
 from pysft.cli.arguments import add_talking, print_json, talker, use_colour, warn_if_unfinished
+from pysft.console import command
 from pysft.errors import PysftError, UsageError
 
 HELP = "talk to a tuned model"
@@ -48,6 +50,12 @@ def add_arguments(p):
         action="store_true",
         help="run no tools; a reply then ends where the model calls one",
     )
+    p.add_argument(
+        "--unknown",
+        choices=["refuse", "replace"],
+        help="what to do with characters of a message that the vocabulary lacks: refuse the"
+        " message, or replace them by similar ones or ? (default: as the run was trained)",
+    )
 
 
 def run(args):
@@ -63,7 +71,7 @@ def run(args):
         sampling,
         args.tokens or MAX_NEW,
         system=args.system,
-        replace_unknown=stage.setting("unknown", "refuse") == "replace",
+        replace_unknown=(args.unknown or stage.setting("unknown", "refuse")) == "replace",
         tools=_tools(args, stage),
         text_history=_learned_from_made(stage),
     )
@@ -77,17 +85,16 @@ def run(args):
 
 def _require_tuned(stage, run):
     """Raise a UsageError that says what to do instead, if the stage is a base model."""
+    from pysft.run.begun import resume_command
     from pysft.run.stage import unfinished
 
     if stage.can_talk:
         return
     if unfinished(stage.folder.parent):
-        remedy = (
-            "its fine-tuning never finished; go on with: python -m pysft train --resume --out"
-            f" {stage.folder.parent}"
-        )
+        go_on = resume_command(stage.folder.parent)
+        remedy = f"its fine-tuning never finished; go on with: {go_on}"
     else:
-        remedy = f"it can only complete text: python -m pysft generate {run}"
+        remedy = f"it can only complete text: {command('generate', Path(run))}"
     raise UsageError(
         f"{stage.folder}: this is a base model, which has no {stage.template.end} and cannot"
         f" answer; {remedy}"

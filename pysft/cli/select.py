@@ -1,9 +1,9 @@
 """`pysft select`: show which checkpoint each criterion picks, and where they disagree."""
 
-import shlex
 from pathlib import Path
 
 from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
+from pysft.console import command
 
 HELP = "show which checkpoint each criterion picks, and where they disagree"
 EXAMPLES = ("select runs/tiny",)
@@ -85,5 +85,5 @@ def _advice(choice: dict, stage_folder) -> list[str]:
         conclusion = f"They disagree: {', '.join(parts)}, {rest} step {most['step']}."
     marked = choice["criteria"]["person's marks"]["step"]
     step = marked or most["step"]  # a person's marks count for more than the figures
-    folder = shlex.quote(str(Path(stage_folder) / "steps" / str(step)))
-    return [conclusion, f"Talk to step {step} before you choose it: python -m pysft chat {folder}"]
+    chat = command("chat", Path(stage_folder) / "steps" / str(step))
+    return [conclusion, f"Talk to step {step} before you choose it: {chat}"]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from pysft.cli.arguments import (
     add_rendering,
@@ -109,9 +110,17 @@ def _add_stages(p):
     )
 
 
+def this_python() -> str:
+    """The path of the Python that runs this, as short as it can be written."""
+    try:
+        return min(os.path.relpath(sys.executable), sys.executable, key=len)
+    except (OSError, ValueError):  # the current folder is gone, or is on another drive
+        return sys.executable
+
+
 def run(args):
     from pysft.cli.show import side_by_side, table
-    from pysft.console import Screen
+    from pysft.console import Screen, command
     from pysft.jobs.begin import Order, parent_named
     from pysft.jobs.train import train
     from pysft.training.presets import TOOLS, TRAIN_FLAGS
@@ -163,8 +172,8 @@ def run(args):
     if done.sides is not None:
         side_by_side(done.sides, screen)
         table(done.report, screen)
-        python = os.path.relpath(sys.executable)
-        screen.say(f"\nTalk to it:  {python} -m pysft chat {done.report['run']}")
+        chat = command("chat", Path(done.report["run"]), python=this_python())
+        screen.say(f"\nTalk to it:  {chat}")
         if done.sides.chat:
             screen.say("Ask it:  Who is Elka Saltby?  And who is her friend?  Speak of love.")
         screen.say(f"Read all of it:  {done.page}")

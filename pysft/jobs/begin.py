@@ -11,7 +11,7 @@ from pysft.disk import lock_folder, remove_leftovers
 from pysft.errors import DataError, Interrupted, MissingInput, PysftError, UsageError
 from pysft.jobs.material import Material
 from pysft.nn.shapes import GPTConfig
-from pysft.run.begun import SHIPPED, Begun
+from pysft.run.begun import SHIPPED, Begun, resume_command
 from pysft.run.stage import (
     Stage,
     measured_stage,
@@ -251,12 +251,12 @@ def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen, name: 
         except BrokenPipeError as error:
             raise Interrupted(
                 f"stopped, because its output can no longer be written ({error.strerror}). Go on"
-                f" with --resume --out {folder}"
+                f" with: {resume_command(folder)}"
             ) from None
         except OSError as error:
             raise PysftError(
                 f"{error.filename or folder}: {error.strerror or error}. Files that were complete"
-                f" on disk are unchanged. Go on with --resume --out {folder}"
+                f" on disk are unchanged. Go on with: {resume_command(folder)}"
             ) from None
 
 

@@ -4,11 +4,22 @@ have changed."""
 from dataclasses import dataclass
 from pathlib import Path
 
-from pysft.errors import DataError, UsageError
+from pysft.console import command
+from pysft.errors import DataError, PysftError, UsageError
 from pysft.run.stage import read_json
 from pysft.text.template import Template
 
 SHIPPED = "shipped "  # in `sha256`, the prefix of the names of the package's own files
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with the run in `folder`: with the verb that began it."""
+    try:
+        verb = read_json(folder / "run.json").get("verb")
+    except PysftError:
+        verb = None
+    verb = verb if verb in ("train", "pretrain") else "train"
+    return command(verb, "--resume", "--out", folder)
 
 
 @dataclass(frozen=True)
@@ -70,8 +81,8 @@ class Begun:
             raise DataError(f"{record}: not as this program writes it ({error})") from None
         if found.verb != verb:
             raise UsageError(
-                f"--resume: {folder} was begun by 'pysft {found.verb}'. Resume it with: "
-                f"python -m pysft {found.verb} --resume --out {folder}"
+                f"--resume: {folder} was begun by 'pysft {found.verb}'. Resume it with:"
+                f" {resume_command(folder)}"
             )
         return found
 

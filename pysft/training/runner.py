@@ -19,6 +19,7 @@ from pysft.console import Screen, clock
 from pysft.disk import make_folder
 from pysft.errors import Diverged, Interrupted
 from pysft.nn.optim import AdamW
+from pysft.run.begun import resume_command
 from pysft.run.checkpoints import load_checkpoint, save_checkpoint
 from pysft.run.log import append_log, cut_measurements, read_log
 from pysft.run.stage import Stage, write_json
@@ -154,7 +155,7 @@ class _Running:
             self.screen.end_line()
         raise Interrupted(
             f"{what} after step {self.adam.steps}. The checkpoint is {path}. "
-            f"Go on with --resume --out {self.folder.parent}",
+            f"Go on with: {resume_command(self.folder.parent)}",
             number,
         )
 

@@ -1,0 +1,119 @@
+"""Commands that are printed can be pasted into a shell, whatever the folder is called."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from command_line import TrainedRun, disk_full, interrupted_at_once, pysft, raising
+
+from pysft.cli.main import parser
+from pysft.console import command
+from pysft.measure.diagnose import findings
+
+ODD = 'it\'s  a $HOME "run"'
+
+
+def commands(printed: str) -> list[list[str]]:
+    """The words behind `pysft` of every printed command. Each stands at the end of its line."""
+    return [shlex.split(text) for text in re.findall(r"\S+ -m pysft (.*)$", printed, re.MULTILINE)]
+
+
+def parsed(printed: str) -> list:
+    """Every printed command, read by the parser of the command line."""
+    return [parser().parse_args(words) for words in commands(printed)]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory, without_figures):
+    """A run in a folder whose name has spaces, quotes and a dollar."""
+    folder = tmp_path_factory.mktemp("odd") / ODD
+    folder.mkdir()
+    trained = TrainedRun(folder, sft={"checkpoint_every": 5})
+    return trained
+
+
+def test_a_training_names_the_command_that_talks_to_the_run(odd):
+    [chat] = parsed(odd.result.err) or parsed(pysft("train", *odd.inputs, "--out",
+                                                    odd.folder / "again").out)  # fmt: skip
+    assert chat.verb == "chat" and Path(chat.run_folder).parent == odd.folder
+
+
+def test_select_and_a_diagnosis_name_commands_with_the_runs_path(odd):
+    [chat] = parsed(pysft("select", odd.run).out)
+    assert Path(chat.run_folder).parent.parent.parent == odd.run
+    done = pysft("diagnose", odd.run)
+    assert done.code == 1
+    for args in parsed(done.out):
+        named = [getattr(args, name, None) for name in ("run_folder", "file", "files")]
+        assert str(odd.folder) in str(named) or args.verb == "lab"
+
+
+def test_a_base_names_generate_and_train_and_these_can_be_run(odd):
+    base = odd.run / "base"
+    [generate] = parsed(pysft("chat", base).err)
+    assert (generate.verb, Path(generate.run_folder)) == ("generate", base)
+    [train] = parsed(pysft("select", base).err)
+    assert (train.verb, Path(train.base)) == ("train", base)
+    [words] = commands(pysft("chat", base).err)
+    assert pysft(*words).code == 0
+
+
+def test_a_finding_names_a_command_with_the_runs_path():
+    figures = {"prompts": 10, "verbatim_replies": 9, "stopped_unseen": 1.0}
+    [found] = findings(figures, [], {}, run=Path("my run"))
+    [args] = parsed(found.fix)
+    assert (args.verb, args.run_folder) == ("select", "my run")
+    [found] = findings({"prompts": 10, "no_user_turn": 0.1}, [], {}, file=Path("my file"))
+    [args] = parsed(found.fix)
+    assert (args.verb, args.line) == ("mask", 1) and "my file" in found.fix
+
+
+@pytest.mark.parametrize("verb", ["train", "pretrain"])
+def test_an_interrupted_run_names_the_command_that_goes_on_and_it_goes_on(odd, workdir, verb):
+    out = workdir.path / f"{ODD} {verb}"
+    inputs = odd.inputs if verb == "train" else odd.text
+    with pytest.MonkeyPatch.context() as patch:  # the disk is full when the first checkpoint comes
+        patch.setattr("pysft.training.runner.append_log", raising(disk_full()))
+        stopped = pysft(verb, *inputs, "--out", out)
+    assert stopped.code == 1 and "No space left" in stopped.err
+    [words] = commands(stopped.err)
+    assert words == [verb, "--resume", "--out", str(out)]
+    done = pysft(*words)
+    assert done.code == 0, done.err
+    other = "pretrain" if verb == "train" else "train"
+    [args] = parsed(pysft(other, "--resume", "--out", out).err)
+    assert (args.verb, args.resume, args.out) == (verb, True, str(out))
+
+
+def test_an_unfinished_tuning_names_the_command_that_goes_on(odd, workdir):
+    out = workdir.path / ODD
+    with interrupted_at_once():
+        pysft("train", *odd.inputs, "--base", odd.run, "--out", out)
+    (out / "sft").mkdir(exist_ok=True)
+    (out / "sft" / "settings.json").write_text("{}")
+    (out / "base").symlink_to(odd.run / "base")
+    for verb in ("chat", "generate", "eval"):
+        args = [a for a in parsed(pysft(verb, out).err) if a.verb == "train"]
+        assert args and all((a.resume, a.out) == (True, str(out)) for a in args), verb
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "it's", '"', "$HOME", "-x", "--out", "*", "\u00e9"]
+)
+def test_any_name_comes_through_the_shell_and_the_parser(name):
+    words = shlex.split(command("train", "--resume", "--out", Path(name)))
+    assert words[:3] == ["python", "-m", "pysft"]
+    assert Path(parser().parse_args(words[3:]).out) == Path(name)
+    chat = parser().parse_args(shlex.split(command("chat", Path(name)))[3:])
+    assert Path(chat.run_folder) == Path(name)
+
+
+def test_a_name_with_a_line_break_is_written_on_one_line_that_bash_reads():
+    import subprocess
+
+    name = "a\nb'c\\d\t"
+    line = command("chat", Path(name))
+    assert "\n" not in line
+    echoed = line.replace("python -m pysft chat", "printf %s", 1)
+    assert subprocess.run(["bash", "-c", echoed], capture_output=True, text=True).stdout == name
