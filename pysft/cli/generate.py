@@ -1,5 +1,7 @@
 """`pysft generate`: continue a text, the only thing a base model can do."""
 
+import sys
+
 from pysft.cli.arguments import add_talking, print_json, talker, warn_if_unfinished
 
 HELP = "continue a text, the only thing a base model can do"
@@ -29,3 +31,9 @@ def run(args):
         print_json(document)
     else:
         print(document["prompt"] + document["reply"])
+    if document["tokens"] < max_new:
+        print(
+            f"pysft: the text was cut off after {document['tokens']:,} of {max_new:,} tokens,"
+            f" because the context of {stage.model.config.context:,} was full",
+            file=sys.stderr,
+        )

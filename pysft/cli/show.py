@@ -37,7 +37,7 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
         screen.say("\n  a chat about the town, half of whose facts were in training")
     for row in sides.chat:
         screen.say(f"  {row['question']!r} ({row['about']})")
-        for i, (text, note) in enumerate(chat_lines(row["parts"])):
+        for i, (text, note) in enumerate(chat_lines(row["parts"], row["stop"])):
             label = "tuned:" if i == 0 else ""
             text = text.replace("\n", " / ")
             screen.say(f"{label:>12} {text}{f'  <- {note}' if note else ''}".rstrip())

@@ -6,7 +6,7 @@ from pysft.errors import DataError
 from pysft.inference.generate import CHAT, Sampling, generate
 from pysft.measure.evaluate import answer, finite, measure
 from pysft.measure.probe import Probe
-from pysft.measure.wording import COMPARED
+from pysft.measure.wording import COMPARED, ended
 from pysft.run.stage import Stage
 from pysft.text.render import render
 
@@ -43,7 +43,7 @@ def compared(parent: Stage, tuned: Stage, replies: dict) -> Sides:
     tokenizer = parent.tokenizer
     if parent.can_talk:
         answers = answer(parent.model, tokenizer, parent.template, prompts, CHAT)
-        texts = [text for text, _ in answers]
+        texts = [ended(text, end.stop) for text, end in answers]
     else:
         ids = [tokenizer.encode(prompt) for prompt in prompts]
         ends = generate(parent.model, ids, 40, sampling=Sampling(temperature=0.8, seed=1))

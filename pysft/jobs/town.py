@@ -11,10 +11,10 @@ from pysft.text.facts import STRANGER, town
 
 
 def town_chat(stage: Stage) -> list[dict]:
-    """A chat of three questions, [{"about", "question", "parts"}]: about a person whose fact was
-    held out from training, a second question that needs the first, and about a name that nobody
-    has. It is [] for a stage that was not trained on transcripts. parts: those of the reply,
-    [{"type", "text"}]."""
+    """A chat of three questions, [{"about", "question", "parts", "stop"}]: about a person whose
+    fact was held out from training, a second question that needs the first, and about a name that
+    nobody has. It is [] for a stage that was not trained on transcripts. parts: those of the reply,
+    [{"type", "text"}]. stop: why it ended (generate.Reply)."""
     if not stage.setting("transcripts", 0):
         return []
     person = next(fact.title for fact in town(trained=False) if fact.kind == "person")
@@ -36,5 +36,5 @@ def town_chat(stage: Stage) -> list[dict]:
     for about, question in questions.items():
         _, reply, _ = session.say(question)
         parts = content_parts(reply.ids, stage.tokenizer, stage.template)
-        rows.append({"about": about, "question": question, "parts": parts})
+        rows.append({"about": about, "question": question, "parts": parts, "stop": reply.stop})
     return rows

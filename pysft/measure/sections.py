@@ -161,7 +161,7 @@ def before_and_after(sides: dict) -> list:
             stack(
                 *(
                     f"{text} \u2190 {note}" if note else text
-                    for text, note in chat_lines(row["parts"])
+                    for text, note in chat_lines(row["parts"], row.get("stop", "end"))
                 )
             ),
         ]

@@ -191,9 +191,9 @@ def sealed_text(sealed: dict) -> str:
 MARKS = {"search": "a call: the model pauses", "result": "injected by the program"}
 
 
-def chat_lines(parts: list[dict]) -> list[tuple[str, str]]:
+def chat_lines(parts: list[dict], stop: str = "end") -> list[tuple[str, str]]:
     """[(text, note)] of the parts of a reply, calls and results in brackets; one empty line if
-    there are none."""
+    there are none. The last line has a note if the reply did not end with the end token."""
     lines = [
         (
             p["text"] if p["type"] == "text" else f"[{p['type']}: {p['text']}]",
@@ -201,4 +201,5 @@ def chat_lines(parts: list[dict]) -> list[tuple[str, str]]:
         )
         for p in parts
     ]
-    return lines or [("", "")]
+    *before, (text, note) = lines or [("", "")]
+    return [*before, (ended(text, stop), note)]
