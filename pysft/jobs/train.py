@@ -58,7 +58,11 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     if order.plain is not None and (why := no_transcripts(order.corpus)):
         screen.say(f"{order.corpus}: {why}, so the model learns no tools")
         order = replace(order, settings=order.plain)
-    settings, template = order.settings, order.chosen_template()
+    settings, notes = order.settings, []
+    if begun is None:  # a resumed run keeps its settings, so that its bits stay the same
+        settings, notes = settings.with_short_warmups()
+        order = replace(order, settings=settings)
+    template = order.chosen_template()
     inputs = input_digests(order, given)
     if begun is not None:
         begun.refuse_changes(inputs)
@@ -77,6 +81,13 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
 
     with open_run(begun, order.out, order.resume, screen, order.name) as folder:
         describe(screen, settings, folder, order.corpus, material)
+        for note in notes:
+            screen.say(note)
+        if len(material.tokenizer) == 1:
+            screen.say(
+                f"{order.corpus}: it has one symbol alone, which every model predicts, so the loss"
+                " on base text is 0 and forgetting cannot be measured"
+            )
         say_memory(screen, *((work.config, work.plan.rows, work.beside) for work in works))
         counts = describe_data(screen, works, material) if order.tunes else {}
         names = [work.name for work in works]

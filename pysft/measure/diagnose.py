@@ -2,18 +2,20 @@
 rules over figures.
 
 Each rule names the figure that triggered it, the likely cause and the fix. The rules read the
-figures that were measured at the end and at the checkpoints, the settings, and the census of the
-data. They read no weights and generate no text, so a diagnosis takes no time and is always the
-same."""
+figures that were measured at the end and at the checkpoints, the settings, the rates in the log,
+and the census of the data. They read no weights and generate no text, so a diagnosis takes no time
+and is always the same."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pysft.console import command
 from pysft.errors import DataError, MissingInput
 from pysft.measure.provenance import MEMORISED
-from pysft.run.log import read_measurements
+from pysft.run.log import read_log, read_measurements
 from pysft.run.stage import measured_stage, read_json
+from pysft.text.corpora import shipped
 from pysft.training.flat import tuning
 
 # Limits of the rules. The source text gives the one for forgetting (10 to 15 %). The others lie
@@ -49,13 +51,17 @@ class Run:
 
     figures: those of the moment that is diagnosed. track: those of each checkpoint up to then.
     settings: those of the fine-tuning and of its data. data: the census of its data (data.json).
-    stage: the name of the fine-tuning."""
+    stage: the name of the fine-tuning. reached: the highest learning rate of its steps; None if it
+    is unknown. run, file: the run's folder and a file of its data, for commands to type."""
 
     figures: dict
     track: list[dict]
     settings: dict
     data: dict
     stage: str = "sft"
+    reached: float | None = None
+    run: Path = Path("RUN")
+    file: Path = Path("FILE")
 
     def get(self, name: str, default=None):
         """A figure; the default if it is missing or was not measured."""
@@ -70,8 +76,13 @@ class Run:
 
     @property
     def rate(self) -> str:
-        """The learning rate, in words if it is unknown."""
-        return f"{self.settings['lr']:g}" if "lr" in self.settings else "as it is now"
+        """The learning rate, in words if it is unknown or was never reached."""
+        if "lr" not in self.settings:
+            return "as it is now"
+        asked = self.settings["lr"]
+        if self.reached is None or self.reached > 0.99 * asked:
+            return f"{asked:g}"
+        return f"{asked:g} was asked for, but no step had more than {self.reached:.3g}"
 
     @property
     def epochs(self) -> float:
@@ -93,13 +104,13 @@ def _ignores_format(run: Run) -> Finding | None:
             f"only {ends:,} of {turns:,} turns have a graded end token, so the model was not taught"
             " to stop"
         )
-        fix = "close every reply; python -m pysft audit FILE shows which are not closed"
+        fix = f"close every reply; find those that are not: {command('audit', run.file)}"
     elif None not in (loss, first) and loss < 0.5 * first:
         cause = (
             "the loss has fallen, so the model has learned something, but not where to stop: the"
             " end tokens are missing from the data, or masked"
         )
-        fix = "look at the mask of an example: python -m pysft mask FILE --line 1"
+        fix = f"look at the mask of an example: {command('mask', run.file, '--line', 1)}"
     else:
         cause = (
             f"too few steps ({run.settings.get('steps', '?')}) or too low a learning rate"
@@ -152,8 +163,8 @@ def _memorises(run: Run) -> Finding | None:
         f"{copied} of {prompts} replies to unseen prompts are copies or pieces of training text"
         f" (limit: at most {COPIED:.0%})",
         f"too many epochs{many} on too small a data set",
-        "add more conversations, and more diverse ones, or stop earlier (python -m pysft select RUN"
-        " shows where)",
+        "add more conversations, and more diverse ones, or stop earlier; see where:"
+        f" {command('select', run.run)}",
     )
 
 
@@ -170,7 +181,7 @@ def _writes_user_turns(run: Run) -> Finding | None:
         cause = "the user's words were graded, so the mask is wrong"
     fix = (
         "check that each reply ends with a graded end token and that everything before the reply is"
-        " masked: python -m pysft mask FILE --line 1"
+        f" masked: {command('mask', run.file, '--line', 1)}"
     )
     return Finding(
         "writes the user's part",
@@ -204,7 +215,7 @@ def _overfits(run: Run) -> Finding | None:
         f" (limit: {OVERFIT:g})",
         "it has learned these particular prompts",
         "add more diverse prompts (not more replies to the same ones), or take an earlier"
-        " checkpoint: python -m pysft select RUN",
+        f" checkpoint: {command('select', run.run)}",
     )
 
 
@@ -224,8 +235,8 @@ def _forgets(run: Run) -> Finding | None:
         f"the base loss rose by {rise:+.1%} (limit: {FORGOTTEN:.0%}; 15% and more is severe)",
         f"too many steps ({run.settings.get('steps', '?')}) or too high a learning rate"
         f" ({run.rate})" + ("" if windows else ", and no base text was mixed in"),
-        f"{mix}, train for fewer steps, or lower the learning rate (python -m pysft lab forgetting"
-        " compares these)",
+        f"{mix}, train for fewer steps, or lower the learning rate; an experiment compares these:"
+        f" {command('lab', 'forgetting')}",
     )
 
 
@@ -267,10 +278,11 @@ def findings(
     settings: dict,
     data: dict | None = None,
     stage: str = "sft",
+    **more,
 ) -> list[Finding]:
     """What the rules find, in the source text's order, and the seventh last; [] for a healthy run.
     The arguments are the fields of Run."""
-    run = Run(figures, track, settings, data or {}, stage)
+    run = Run(figures, track, settings, data or {}, stage, **more)
     return [found for rule in RULES if (found := rule(run)) is not None]
 
 
@@ -298,15 +310,20 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
     the finished training, false if they are a checkpoint's."""
     folder = Path(folder)
     figures, track, finished = _figures_of(folder, step)
+    begun = _read_if_there(folder.parent / "run.json")
     settings = (
-        _read_if_there(folder / "settings.json").get("settings")
-        or _read_if_there(folder.parent / "run.json").get("settings")
-        or {}
+        _read_if_there(folder / "settings.json").get("settings") or begun.get("settings") or {}
     )
     try:
         name = measured_stage(folder).name
         settings = tuning(settings, name)
-        found = findings(figures, track, settings, _read_if_there(folder / "data.json"), name)
+        more = {
+            "reached": _highest_rate(folder, step),
+            "run": folder.parent,
+            "file": Path((begun.get("data") or [shipped("conversations.jsonl")])[0]),
+        }
+        data = _read_if_there(folder / "data.json")
+        found = findings(figures, track, settings, data, name, **more)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
         raise DataError(
             f"{folder}: its figures are not as this program writes them ({error})"
@@ -318,6 +335,16 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
         "figures": {name: figures.get(name) for name in SHOWN},
         "findings": [asdict(f) for f in found],
     } | ({"words_unmeasured": str(reason)} if reason else {})
+
+
+def _highest_rate(folder: Path, step: int | None) -> float | None:
+    """The highest learning rate in the log up to a step; None if the log has none."""
+    rates = [
+        row["lr"]
+        for row in read_log(folder)
+        if isinstance(row.get("lr"), float) and (step is None or row["step"] <= step)
+    ]
+    return max(rates, default=None)
 
 
 def _figures_of(folder: Path, step: int | None) -> tuple[dict, list[dict], bool]:

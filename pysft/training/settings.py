@@ -333,6 +333,20 @@ class Settings:
 
     @classmethod
     def of_json(cls, document: dict) -> "Settings":
+    def with_short_warmups(self) -> tuple["Settings", list[str]]:
+        """Return (these settings, with no warm-up that is longer than its stage; sentences that say
+        what was shortened). With a longer one no step would have the rate that was asked for."""
+        stages, notes = {}, []
+        for name, stage in self.stages.items():
+            stages[name] = stage
+            if stage.warmup > stage.steps:
+                stages[name] = dataclasses.replace(stage, warmup=stage.steps)
+                notes.append(
+                    f"[{name}] warmup = {stage.warmup:,} is longer than the stage, and shortened to"
+                    f" its {stage.steps:,} steps; the last one has the rate {stage.lr:g}"
+                )
+        return dataclasses.replace(self, stages=stages), notes
+
         """The settings that a run stored. A UsageError, TypeError or KeyError if the document is
         not as to_json() writes it."""
         return cls(
