@@ -388,7 +388,7 @@ def test_a_signal_after_the_last_step_is_not_lost(home, tmp_path, monkeypatch):
         return save(folder, model, adam)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(runner, "pause", lambda saves, save_every: 0)
         patch.setattr(runner, "save_checkpoint", signalled)
         code, _, said = pysft(*begin(home.path, tmp_path / "run"))
     assert code == 130 and "interrupted after step 20" in said
@@ -458,7 +458,7 @@ def test_a_training_killed_while_it_measures_or_saves_continues_from_the_checkpo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(runner, "pause", lambda saves, save_every: 0)
         patch.setattr(tune_job, name, cut)
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     assert sorted(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == ["8", "9"]
@@ -560,7 +560,7 @@ def test_resuming_refuses_other_adapters_and_checkpoints(after_seven, flags):
 def test_a_run_with_a_damaged_last_checkpoint_says_so_and_ends_with_the_same_bytes(
     home, adapted, tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(runner, "pause", lambda saves, save_every: 0)
     more = ["--base", home.run, "--lora", "2"] if kind == "lora" else []
     with stopping(12):
         assert pysft(*begin(home.path, tmp_path / "run", *more))[0] == 130

@@ -252,6 +252,41 @@ def test_a_closed_terminal_ends_training_with_a_checkpoint(workdir, start, ignor
     assert has_checkpoint(workdir)
 
 
+def digest(document: str) -> str:
+    return json.loads(document)["weights_sha256"]
+
+
+def test_a_training_that_is_killed_every_few_seconds_gets_on_and_ends_in_the_same_bits(
+    trained, workdir
+):
+    """With --save-every, each process that lives until its first checkpoint gets on."""
+    command = [sys.executable, "-c", SLOW_STEPS.format(""), "pretrain"]
+    first = [*map(str, trained.text), "--steps", "40", "--save-every", "0.3"]
+    streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+
+    def furthest() -> int:
+        found = workdir.path.glob("run/base/checkpoints/*/state.safetensors")
+        return max((int(path.parent.name) for path in found), default=0)
+
+    reached, flags = [0], first
+    while reached[-1] < 15:
+        child = subprocess.Popen([*command, *flags, "--out", "run"], env=ENVIRONMENT, **streams)
+        while furthest() <= reached[-1]:
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.02)
+        child.kill()
+        child.communicate()
+        reached.append(furthest())
+        flags = ["--resume"]
+    assert len(reached) > 3  # it was killed three times or more
+    done = run_process(
+        "pretrain", "--resume", "--out", "run", "--save-every", 60, "--json", capture_output=True
+    )
+    assert f"going on after step {reached[-1]}" in done.stderr
+    whole = run_process("pretrain", *first, "--out", "whole", "--json", capture_output=True)
+    assert digest(done.stdout) == digest(whole.stdout)
+
+
 # ---------------------------------------------------------------------------------- memory and time
 
 

@@ -17,6 +17,7 @@ from command_line import (
 from conftest import merged
 
 from pysft.training import runner
+from pysft.training.settings import Settings
 
 RESUME = ("train", "--resume", "--out", "run")
 
@@ -63,6 +64,71 @@ def test_interrupted_pretraining_is_resumed_to_the_same_weights(
         assert len(taken) == steps
     resumed = succeeds("pretrain", "--resume", "--out", "run", "--json").document
     assert resumed["weights_sha256"] == uninterrupted["weights_sha256"]
+
+
+def test_a_shortened_warm_up_is_stored_and_a_resumed_run_ends_in_the_same_bits(
+    trained, workdir, begin
+):
+    command = ["train", *trained.inputs, "--set", "sft.warmup=1000"]
+    uninterrupted = succeeds(*command, "--out", "uninterrupted", "--json")
+    assert "[sft] warmup = 1,000 is longer than the stage" in uninterrupted.err
+    begin(*command)
+    stored = json.loads((workdir.path / "run" / "run.json").read_text())["settings"]
+    assert (stored["sft"]["warmup"], stored["sft"]["steps"], stored["base"]["warmup"]) == (
+        10,
+        10,
+        2,
+    )
+    resumed = succeeds(*RESUME, "--json")
+    assert "longer than the stage" not in resumed.err
+    assert resumed.document["weights_sha256"] == uninterrupted.document["weights_sha256"]
+
+
+def test_a_run_that_was_begun_with_a_warm_up_longer_than_its_stage_keeps_it(
+    trained, workdir, begin, monkeypatch
+):
+    """An earlier version did not shorten it."""
+    command = ["train", *trained.inputs, "--set", "sft.warmup=1000"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Settings, "with_short_warmups", lambda self: (self, []))
+        uninterrupted = succeeds(*command, "--out", "uninterrupted", "--json").document
+        begin(*command)
+    resumed = succeeds(*RESUME, "--json").document
+    assert resumed["weights_sha256"] == uninterrupted["weights_sha256"]
+
+
+def test_the_time_between_checkpoints_may_be_given_anew_and_is_kept(trained, workdir, begin):
+    begin("train", *trained.inputs, "--save-every", "5")
+
+    def stored():
+        settings = json.loads((workdir.path / "run" / "run.json").read_text())["settings"]
+        return settings["base"]["save_every"], settings["sft"]["save_every"]
+
+    assert stored() == (5, 5)
+    with interrupted_at_once():
+        assert pysft(*RESUME).code == 130
+        assert stored() == (5, 5)
+        assert pysft(*RESUME, "--save-every", "0.5").code == 130
+    assert stored() == (0.5, 0.5)
+    report = succeeds(*RESUME, "--json").document
+    assert report["weights_sha256"] == trained.report["weights_sha256"]
+
+
+def test_a_run_of_an_earlier_version_without_that_setting_is_resumed(trained, workdir, begin):
+    begin("train", *trained.inputs)
+    path = workdir.path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    for name in ("base", "sft"):
+        del record["settings"][name]["save_every"]
+    path.write_text(json.dumps(record))
+    report = succeeds(*RESUME, "--json").document
+    assert report["weights_sha256"] == trained.report["weights_sha256"]
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "nan", "1e6"])
+def test_a_time_that_is_none_is_refused(value):
+    error = refusal(2, "train", f"--save-every={value}")
+    assert "is not a number of seconds from 0 to a million" in error
 
 
 def test_a_run_begun_with_the_reference_is_resumed_with_it(trained, workdir, begin):

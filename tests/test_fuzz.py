@@ -255,7 +255,7 @@ def home(tmp_path_factory):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(runner, "pause", lambda saves, save_every: 0)
         patch.setattr(runner, "save_checkpoint", killed)
         assert in_process(*train, home / "stopped")[0] == 130
     return home

@@ -37,7 +37,7 @@ EVERY = int(os.environ.get("PYSFT_EVERY", 23))
 
 @pytest.fixture(autouse=True)
 def checkpoints_after_every_step(monkeypatch):
-    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(runner, "pause", lambda saves, save_every: 0)
 
 
 @pytest.fixture(autouse=True)

@@ -127,7 +127,7 @@ def test_a_resumed_training_ends_with_the_same_weights_and_log(tmp_path, uninter
 def test_a_crash_loses_the_steps_since_the_last_checkpoint_alone(
     tmp_path, uninterrupted, monkeypatch
 ):
-    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(runner, "pause", lambda saves, save_every: 0)
     with pytest.raises(RuntimeError):
         train(new_stage(tmp_path), plan_with(6, raising(RuntimeError("power cut"))))
     assert sorted(os.listdir(tmp_path / "base" / "checkpoints")) == ["5", "6"]
@@ -136,6 +136,26 @@ def test_a_crash_loses_the_steps_since_the_last_checkpoint_alone(
     assert drawn == [6, 7, 8]
     assert stage_log(stage.folder) == uninterrupted.log
     assert np.array_equal(stage.model.params.flat, uninterrupted.weights)
+
+
+def test_the_first_checkpoint_comes_soon_and_then_one_each_interval(tmp_path, monkeypatch):
+    """A clock that moves by three seconds a step, read once for each step and checkpoint."""
+    assert [runner.pause(n, 60.0) for n in (0, 1, 2)] == [runner.FIRST_SECONDS, 60, 60]
+    assert [runner.pause(n, 2.0) for n in (0, 1, 2)] == [2, 2, 2]
+    now, saved = [0.0], []
+
+    def draw(step):
+        now[0] += 3.0
+        return PLAN.draw(step)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=runner.time.perf_counter)
+    monkeypatch.setattr(runner, "time", clock)
+    monkeypatch.setattr(runner, "FIRST_SECONDS", 4)
+    monkeypatch.setattr(
+        runner, "save_checkpoint", lambda folder, model, adam: saved.append(adam.steps)
+    )
+    train(new_stage(tmp_path), replace(PLAN, draw=draw), replace(SETTINGS, save_every=8.0))
+    assert saved == [2, 5, 8]
 
 
 def test_log_lines_after_the_checkpoint_are_written_again_on_resume(tmp_path, uninterrupted):

@@ -716,7 +716,7 @@ def test_a_chain_killed_in_any_stage_is_resumed_to_the_same_bytes(
     home, workdir, monkeypatch, adapters
 ):
     """The folder is copied as a kill would leave it, before some steps of each stage."""
-    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(runner, "pause", lambda saves, save_every: 0)
     monkeypatch.setattr(os, "fsync", lambda number: None)  # nothing is lost by a kill
     run = workdir.path / "run"
     kills = {("base", 2), ("sft", 0), ("sft", 4), ("sft-2", 1), ("sft-2", 5)}

@@ -35,6 +35,16 @@ def whole(text):
     return int(text)
 
 
+def seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to a million")
+    return value
+
+
 def share(text):
     try:
         value = float(text)
@@ -261,9 +271,7 @@ def settings_of(
     if isinstance(args.config, str):  # once, because it may be a pipe
         args.config = read_settings(args.config)
     settings = resolve(args.preset, args.config, upon, document, stages, parent, say, tools)
-    if args.on_nan is not None:
-        settings = settings.changed({name: {"on_nan": args.on_nan} for name in settings.stages})
-    return settings
+    return settings.everywhere(on_nan=args.on_nan, save_every=args.save_every)
 
 
 def _assigned(assignments: list[str]) -> dict:

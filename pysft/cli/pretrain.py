@@ -26,6 +26,7 @@ def run(args):
         ops=args.ops,
         threads=args.threads,
         on_nan=args.on_nan,
+        save_every=args.save_every,
     )
     report = train(order, Screen(args.json), "pretrain").report
     if args.json:

@@ -165,6 +165,7 @@ def run(args):
         args.ops,
         args.threads,
         args.on_nan,
+        args.save_every,
         plain=plain,
         name="tools" if upon else None,
     )

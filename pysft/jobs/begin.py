@@ -39,10 +39,10 @@ class Order:
     corpus of the base, or plays without one. data: files of conversations; None is the shipped
     ones. base: a run or a stage to begin from; None begins from nothing. out: the run's folder;
     None is runs/NAME. ops: "kernels" or "reference". threads: None is gate.default_threads().
-    on_nan: replaces the setting of a resumed run; None keeps it. template: that of a resumed run,
-    or of a tuned model to begin from; None is the one in the settings. plain: the settings to use
-    if no transcripts of tool use can be made from the corpus; None makes that an error. name: that
-    of the run's folder below runs/ if `out` names none; None is the preset's."""
+    on_nan, save_every: replace the settings of a resumed run; None keeps them. template: that of a
+    resumed run, or of a tuned model to begin from; None is the one in the settings. plain: the
+    settings to use if no transcripts of tool use can be made from the corpus; None makes that an
+    error. name: that of the run's folder below runs/ if `out` names none; None is the preset's."""
 
     settings: Settings
     corpus: str | None = None
@@ -53,6 +53,7 @@ class Order:
     ops: str = "kernels"
     threads: int | None = None
     on_nan: str | None = None
+    save_every: float | None = None
     template: Template | None = None
     plain: Settings | None = None
     name: str | None = None
@@ -106,8 +107,7 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
             f" on the bits differ from those of an uninterrupted run{remedy}"
         )
         isa = isa if isa.endswith(here) else f"{isa or 'unknown'}, {here}"
-    if order.on_nan:
-        settings = settings.changed({name: {"on_nan": order.on_nan} for name in settings.stages})
+    settings = settings.everywhere(on_nan=order.on_nan, save_every=order.save_every)
     begun = replace(begun, isa=isa, settings=settings.to_json())
     order = replace(
         order,

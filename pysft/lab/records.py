@@ -34,8 +34,9 @@ def digest_of_examples(examples: list[Example]) -> str:
 
 def relevant(settings: Settings) -> dict:
     """The settings that can change a result of the lab. It makes its own examples, so `transcripts`
-    and `tokenizer` do not count, and it never skips a step, so `on_nan` does not count."""
-    others = ("transcripts", "tokenizer", "on_nan")
+    and `tokenizer` do not count. It never skips a step and never resumes, so `on_nan` and
+    `save_every` do not count."""
+    others = ("transcripts", "tokenizer", "on_nan", "save_every")
     tables = settings.to_json()
     for name, table in tables.items():
         if isinstance(table, dict):

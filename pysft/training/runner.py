@@ -28,7 +28,8 @@ from pysft.training.loop import Outliers, Report, train
 from pysft.training.settings import Training
 from pysft.training.stages import Plan
 
-CHECKPOINT_SECONDS = 60  # time between two checkpoints
+FIRST_SECONDS = 10  # time to a process's first checkpoint, unless it is to come sooner
+TICK = 1e-6  # seconds; a clock may not move during a short step
 LAST_STEPS = 20  # the loss that is shown and reported is the mean of this many steps
 
 
@@ -40,6 +41,12 @@ def steps_of(model, plan: Plan, settings: Training, objective=None) -> Iterator[
     model.reserve(plan.rows)
     objective = plan.objective if objective is None else objective
     yield from train(model, adam, plan.draw, objective, plan.rate, plan.steps, settings.clip)
+
+
+def pause(saves: int, save_every: float) -> float:
+    """Return the seconds from one checkpoint to the next, after `saves` checkpoints of this
+    process. The first comes sooner, so that a process that does not live long gets on too."""
+    return save_every if saves else min(save_every, FIRST_SECONDS)
 
 
 class Signals:
@@ -100,7 +107,7 @@ class Journal:
             "graded_tokens": r.graded,
             "tokens": r.tokens,
             "seconds": round(r.seconds, 6),
-            "tokens_per_s": round(r.tokens / r.seconds),
+            "tokens_per_s": round(r.tokens / max(r.seconds, TICK)),
         }
         self.lines.append(line)
         self.recent = [*self.recent, _loss(line)][-LAST_STEPS:]
@@ -140,12 +147,12 @@ class _Running:
     def __init__(self, stage: Stage, model, adam: AdamW, journal: Journal, screen: Screen):
         self.stage, self.model, self.adam = stage, model, adam
         self.journal, self.screen = journal, screen
-        self.folder, self.saved = stage.folder, time.monotonic()
+        self.folder, self.saved, self.saves = stage.folder, time.monotonic(), 0
 
     def checkpoint(self) -> Path:
         self.journal.flush()  # first, because every step before a checkpoint must be in the log
         path = save_checkpoint(self.folder, self.model, self.adam)
-        self.saved = time.monotonic()
+        self.saved, self.saves = time.monotonic(), self.saves + 1
         return path
 
     def interrupt(self, number: int | None, what: str = "interrupted") -> None:
@@ -226,12 +233,12 @@ def train_stage(
                 left = (plan.steps - r.step) * seconds / (r.step - first)
                 screen.progress(
                     f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {journal.loss():.3f}  "
-                    f"{tokens / seconds:,.0f} tokens/s  {clock(left)} left",
+                    f"{tokens / max(seconds, TICK):,.0f} tokens/s  {clock(left)} left",
                     r.step == plan.steps,
                 )
                 if signals.caught is not None:
                     running.interrupt(signals.caught)
-                if time.monotonic() - running.saved > CHECKPOINT_SECONDS:
+                if time.monotonic() - running.saved > pause(running.saves, settings.save_every):
                     running.checkpoint()
             journal.flush()
             if signals.caught is not None:  # a signal after the last check in the loop

@@ -117,6 +117,8 @@ class Training(_Table):
     decay_all: bool = False
     clip: float = 1.0
     on_nan: str = "abort"
+    # Seconds from one checkpoint for --resume to the next. The first one comes sooner.
+    save_every: float = 60.0
     # The number of pieces in which a step's batch is computed, one after the other. More pieces
     # need less memory and give, up to rounding, the same update.
     micro_batches: int = 1
@@ -312,6 +314,12 @@ class Settings:
             stages=stages,
         )
 
+    def everywhere(self, **values) -> "Settings":
+        """Return these settings with the same values in each stage; a value None changes
+        nothing."""
+        values = {name: value for name, value in values.items() if value is not None}
+        return self.changed({stage: values for stage in self.stages})
+
     def only(self, name: str) -> "Settings":
         """Return these settings with one stage alone."""
         return dataclasses.replace(self, stages={name: self.stages[name]})
@@ -325,14 +333,6 @@ class Settings:
         }
         return dataclasses.replace(self, stages={name: known[kind_of(name)] for name in names})
 
-    def to_json(self) -> dict:
-        """Return the document that of_json() reads: "preset", "seed", "model", "data", and a table
-        for each stage."""
-        document = dataclasses.asdict(self)
-        return document | document.pop("stages")
-
-    @classmethod
-    def of_json(cls, document: dict) -> "Settings":
     def with_short_warmups(self) -> tuple["Settings", list[str]]:
         """Return (these settings, with no warm-up that is longer than its stage; sentences that say
         what was shortened). With a longer one no step would have the rate that was asked for."""
@@ -347,6 +347,14 @@ class Settings:
                 )
         return dataclasses.replace(self, stages=stages), notes
 
+    def to_json(self) -> dict:
+        """Return the document that of_json() reads: "preset", "seed", "model", "data", and a table
+        for each stage."""
+        document = dataclasses.asdict(self)
+        return document | document.pop("stages")
+
+    @classmethod
+    def of_json(cls, document: dict) -> "Settings":
         """The settings that a run stored. A UsageError, TypeError or KeyError if the document is
         not as to_json() writes it."""
         return cls(

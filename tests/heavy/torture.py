@@ -28,7 +28,8 @@ import sys
 from pysft.cli.main import main
 from pysft.training import runner
 
-save, load, runner.CHECKPOINT_SECONDS = runner.save_checkpoint, runner.load_checkpoint, 0
+save, load = runner.save_checkpoint, runner.load_checkpoint
+runner.pause = lambda saves, save_every: 0
 
 def saving(*arguments):
     print("@saving", flush=True)
