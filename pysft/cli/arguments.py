@@ -116,6 +116,13 @@ def add_training(p):
         " or skip the step; its batch is written to a file",
     )
     p.add_argument(
+        "--save-every",
+        type=seconds,
+        metavar="SECONDS",
+        help="time from one checkpoint for --resume to the next (default 60; the first comes after"
+        " 10 at most)",
+    )
+    p.add_argument(
         "--resume",
         action="store_true",
         help="continue the interrupted run that --out names, with its own settings",
@@ -241,7 +248,13 @@ def add_reading(p):
 
 
 def print_json(document):
-    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    """Print a document on one line. Characters that standard output cannot encode are escaped."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document, allow_nan=False)
+    print(text)
 
 
 def settings_of(
@@ -344,6 +357,9 @@ def talker(args):
 def warn_if_unfinished(run):
     """Print a warning if a fine-tuning of a run is not finished, because then an older stage is
     used."""
+    from pathlib import Path
+
+    from pysft.run.begun import resume_command
     from pysft.run.stage import find_stage, unfinished
 
     if name := unfinished(run):
@@ -365,9 +381,6 @@ def policies(args, stage) -> tuple[str, str]:
     """Return (grade, unknown) for mask and audit: from the flags, else as the run was trained, else
     the defaults. A UsageError if the vocabulary of a run is asked to grow."""
     grade, unknown = "all", "refuse"
-    from pathlib import Path
-
-    from pysft.run.begun import resume_command
     if stage is not None and stage.can_talk:  # a tuned run
         if args.unknown == "grow":
             raise UsageError(

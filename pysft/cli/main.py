@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()  # now, because an error at the end of the process has no message
         return code
     except PysftError as error:
-        return _fail(f"pysft: {error}", error.exit_code)
+        text = "\\n".join(str(error).splitlines())  # a file's name may have a line break
+        return _fail(f"pysft: {text}", error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "pysft").startswith("pysft"):
             raise  # a bug in pysft

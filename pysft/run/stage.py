@@ -111,7 +111,13 @@ def new_run(out: str | None, preset: str) -> Path:
             str(folder).encode()
         except UnicodeEncodeError:
             raise UsageError(f"--out {out!r}: not UTF-8. Choose a name that is") from None
-        if folder.exists() and not folder.is_dir():
+        try:
+            is_file = folder.exists() and not folder.is_dir()
+        except OSError as error:  # as of a name that is too long
+            raise UsageError(
+                f"--out {out}: cannot be made ({error.strerror}). Choose another folder"
+            ) from None
+        if is_file:
             raise UsageError(f"--out {out}: this is a file. Name a folder")
         if folder.is_symlink() and not folder.exists():
             raise UsageError(f"--out {out}: a link that leads nowhere. Name a folder")
