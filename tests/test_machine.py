@@ -1,6 +1,7 @@
 """The processors and the memory that a container leaves to this process, from trees of files like
 those of the kernel."""
 
+import builtins
 import math
 import os
 import resource
@@ -8,7 +9,7 @@ import resource
 import pytest
 
 from pysft.errors import UsageError
-from pysft.measure import memory
+from pysft.measure import figures, memory
 from pysft.nn import gate, machine
 from pysft.nn.shapes import GPTConfig
 
@@ -132,3 +133,16 @@ def test_a_model_that_the_container_cannot_hold_is_refused_with_the_containers_s
 def test_a_limit_of_the_shell_counts(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda what: (GIB, GIB))
     assert machine.memory() == (GIB, "ulimit -v allows")
+
+
+def test_without_a_folder_for_matplotlib_nothing_is_drawn_and_nothing_fails(monkeypatch):
+    """As with a read-only home and a full temporary folder."""
+    usual = builtins.__import__
+
+    def imported(name, *arguments, **options):
+        if name.startswith("matplotlib"):
+            raise OSError("Matplotlib requires access to a writable cache directory")
+        return usual(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
+    assert not figures.available()
