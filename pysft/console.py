@@ -100,8 +100,13 @@ def command(*words, python: str = "python") -> str:
 
     words: what stands behind `python -m pysft`. A Path that begins with "-" gets "./" in front, so
     that it is not taken for a flag. A word with a line break is written as $'...', on one line."""
-    safe = (f"./{w}" if isinstance(w, Path) and str(w).startswith("-") else str(w) for w in words)
+    safe = (no_flag(w) if isinstance(w, Path) else str(w) for w in words)
     return " ".join(map(_quoted, [python, "-m", "pysft", *safe]))
+
+
+def no_flag(path) -> str:
+    """Return a path as text that is not taken for a flag: "./-x" for "-x"."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _quoted(word: str) -> str:

@@ -1,5 +1,6 @@
 """Commands that are printed can be pasted into a shell, whatever the folder is called."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,8 @@ from command_line import TrainedRun, disk_full, interrupted_at_once, pysft, rais
 from pysft.cli.main import parser
 from pysft.console import command
 from pysft.measure.diagnose import findings
+from pysft.measure.reproduce import reproduce
+from pysft.training.settings import Settings
 
 ODD = 'it\'s  a $HOME "run"'
 
@@ -107,6 +110,16 @@ def test_any_name_comes_through_the_shell_and_the_parser(name):
     assert Path(parser().parse_args(words[3:]).out) == Path(name)
     chat = parser().parse_args(shlex.split(command("chat", Path(name)))[3:])
     assert Path(chat.run_folder) == Path(name)
+
+
+def test_the_command_that_makes_a_run_again_can_name_files_that_begin_with_a_dash():
+    settings = Settings().changed({"base": {"lr": 1e-3}}).to_json()
+    run = {"settings": settings, "corpus": "-c.txt", "data": ["-a b", "d"], "base": "-run"}
+    text = reproduce(run | {"settings": json.loads(json.dumps(settings))}, True)
+    args = parser().parse_args(shlex.split(text.replace("\\\n", ""))[3:])
+    assert [Path(p) for p in (args.corpus, args.base, *args.data)] == [
+        Path(p) for p in ("-c.txt", "-run", "-a b", "d")
+    ]
 
 
 def test_a_name_with_a_line_break_is_written_on_one_line_that_bash_reads():

@@ -3,6 +3,7 @@
 import json
 import shlex
 
+from pysft.console import no_flag
 from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS, WITH_TOOLS, with_tools
 from pysft.training.settings import kind_of, stages_of
 
@@ -24,9 +25,9 @@ def reproduce(run: dict, tuned: bool) -> str:
         place: f"--{flag.replace('_', '-')}"
         for flag, place in (TRAIN_FLAGS if tuned else PRETRAIN_FLAGS).items()
     }
-    groups = [["--preset", settings["preset"]], ["--corpus", run["corpus"]]]
-    groups += [["--data", *run["data"]]] if run["data"] else []
-    groups += [["--base", run["base"]]] if run["base"] else []
+    groups = [["--preset", settings["preset"]], ["--corpus", no_flag(run["corpus"])]]
+    groups += [["--data", *map(no_flag, run["data"])]] if run["data"] else []
+    groups += [["--base", no_flag(run["base"])]] if run["base"] else []
     has_choice = tuned and not run["data"] and settings["preset"] in WITH_TOOLS
     groups += [["--no-tools"]] if has_choice and not settings["data"]["transcripts"] else []
     stages = stages_of(settings)
