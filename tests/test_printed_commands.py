@@ -1,5 +1,6 @@
 """Commands that are printed can be pasted into a shell, whatever the folder is called."""
 
+import ast
 import json
 import re
 import shlex
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import TrainedRun, disk_full, interrupted_at_once, pysft, raising
+from conftest import ROOT
 
 from pysft.cli.main import parser
 from pysft.console import command
@@ -110,6 +112,27 @@ def test_any_name_comes_through_the_shell_and_the_parser(name):
     assert Path(parser().parse_args(words[3:]).out) == Path(name)
     chat = parser().parse_args(shlex.split(command("chat", Path(name)))[3:])
     assert Path(chat.run_folder) == Path(name)
+
+
+def flags_in(path: Path) -> set[str]:
+    """The flags that the texts of a file of the package name."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    texts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return {flag for text in texts for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*\b", text)}
+
+
+def test_every_flag_that_a_text_of_the_program_names_is_one_of_its_flags():
+    verbs = parser().verbs.values()
+    known = {flag for verb in verbs for action in verb._actions for flag in action.option_strings}
+    for path in (ROOT / "pysft").rglob("*.py"):
+        if path.name not in ("_build.py", "page.py"):  # flags of gcc, variables of CSS
+            assert flags_in(path) <= known | {"--version"}, path.name
+
+
+def test_what_a_chat_advises_about_unknown_characters_is_a_flag_of_chat(odd):
+    error = pysft("chat", odd.run, "-p", "{").err
+    assert "(--unknown replace replaces them)" in error
+    assert pysft("chat", odd.run, "-p", "a {", "--unknown", "replace").code == 0
 
 
 def test_the_command_that_makes_a_run_again_can_name_files_that_begin_with_a_dash():

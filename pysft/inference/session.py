@@ -73,7 +73,10 @@ class Session:
         Exchanges are left out until ROOM tokens (or max_new, if that is less) remain for the reply;
         with tools, until ROOM_WITH_TOOLS of the context remain or no exchange is left. A message
         with an unknown character, or one that does not fit even alone, raises a DataError."""
-        self.tokenizer.encode(text, "the message")  # an error then names the message as its place
+        try:
+            self.tokenizer.encode(text, "the message")
+        except DataError as error:
+            raise DataError(f"{error} (--unknown replace replaces them)") from None
         context = self.model.config.context
         least = min(ROOM, self.max_new)
         system = self._system_turn()
