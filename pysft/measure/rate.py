@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
-from unicodedata import normalize
 
 from pysft.errors import MissingInput, UsageError
 from pysft.measure.choose import select
@@ -21,6 +20,8 @@ from pysft.run.log import read_measurements
 SCALE = """Replies of {} checkpoints, shuffled. The end shows each checkpoint's mean mark. Marks:
   1 nonsense   2 words, but no answer   3 a weak answer   4 a good answer   5 the answer I wanted
 s skips a reply, u takes back the last mark, q stops. Every mark is saved at once."""
+# The signs of ASCII in full width, by code: what each is in ASCII.
+FULL_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)}
 
 
 class Item(NamedTuple):
@@ -153,7 +154,7 @@ def _session(folder: Path, items: list[Item], seed: int, ask, say) -> int:
                 )
                 shown = i
             # A Chinese or Japanese keyboard may write digits of full width.
-            typed = normalize("NFKC", ask("mark> ")).strip().lower()
+            typed = ask("mark> ").translate(FULL_WIDTH).strip().lower()
             if typed in ("1", "2", "3", "4", "5"):
                 _append(folder, items[i], int(typed), seed)
                 done.append(i)
