@@ -91,7 +91,8 @@ def evaluate(
     base = base_of(line)
     if report["base_loss"] is None and base and base.tokenizer.can_write(probe.heldout_text):
         report["base_loss"] = corpus_loss(base.model, base.tokenizer, probe.heldout_text)
-    report["forgetting"] = rise(figures["tuned_base_loss"], report["base_loss"])
+    if report["base_loss"] is not None:
+        report["forgetting"] = rise(figures["tuned_base_loss"], report["base_loss"])
     rows = []
     if len(line) > 1:
         rows = compared(line[1], stage, replies).rows
