@@ -146,7 +146,7 @@ def test_faults_of_python_are_in_code_and_never_in_texts_for_people(heavy):
 
 
 def test_every_fault_of_python_is_python_and_another_program(heavy):
-    for path in sorted((ROOT / "pysft" / "lab").rglob("*.py")):
+    for path in sorted((ROOT / "pysft" / "inference").rglob("*.py")):
         text = path.read_text()
         tree = ast.dump(ast.parse(text))
         for m in heavy.python.python_mutants(path.name, text)[::9]:
@@ -187,13 +187,13 @@ def test_a_fault_is_shown_with_its_line_before_and_after(heavy):
 
 
 def test_draws_depend_on_the_seed_alone_and_take_a_line_once(heavy):
-    every = heavy.random.python_sources()
+    every = heavy.random.python_sources(ROOT / "pysft" / "inference")
     few, many = (heavy.random.draw(every, n, "1") for n in (20, 300))
     assert many[:20] == few == heavy.random.draw(every, 20, "1")
     assert heavy.random.draw(every, 20, "2") != few
     assert len({(m.file, m.line) for m in many}) == 300
     assert {m.kind for m in many} == {m.kind for m in every}
-    assert not any(m.file in heavy.random.NOT_TRIED for m in every)
+    assert all((ROOT / file).is_file() for file in heavy.random.NOT_TRIED)
 
 
 def test_a_fault_is_tried_with_the_tests_that_run_it_or_use_what_it_defines(heavy, monkeypatch):
@@ -233,6 +233,34 @@ def test_a_test_that_fails_without_the_fault_too_does_not_count(heavy, tmp_path,
     assert (outcome.noticed, outcome.tests) == ("t.py::g", 1)
     assert list(found.seconds) == ["tests/t.py::g"]
     assert (tmp_path / "a.py").read_text() == SOURCE
+
+
+def test_three_in_four_of_the_faults_are_of_python_unless_both_numbers_are_given(
+    faults, heavy, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(heavy.random, "main", lambda arguments: asked.append(arguments) or 7)
+    commands = ["--random 60 --seed 3", "--python 4 --c 2", "--c 5", "--random=8"]
+    assert [faults.main(command.split()) for command in commands] == [7] * 4
+    options = map(heavy.random._options, asked)
+    assert [(o.python, o.c, o.seed) for o in options] == [
+        (45, 15, 3),
+        (4, 2, 0),
+        (0, 5, 0),
+        (6, 2, 0),
+    ]
+
+
+@pytest.mark.parametrize("killed, status", [(19, 0), (18, 1)])
+def test_at_least_95_in_a_hundred_must_be_killed(heavy, capsys, killed, status):
+    [m, *_] = heavy.python.python_mutants("pysft/a.py", SOURCE)
+    outcomes = [heavy.random.Outcome(m, "t.py::f") for _ in range(killed - 1)]
+    outcomes += [heavy.random.Outcome(m, "hangs: not finished after 60 s")]
+    outcomes += [heavy.random.Outcome(m, "", 3) for _ in range(20 - killed)]
+    assert heavy.random._summary(outcomes, 1.0) == status
+    shown = capsys.readouterr().out
+    assert f"Python: {killed} of 20 killed ({killed / 20:.1%}, 95 % interval" in shown
+    assert "1 of them because a test did not end in time" in shown
 
 
 def test_the_interval_of_a_share_is_wilsons(heavy):

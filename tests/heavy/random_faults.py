@@ -91,10 +91,10 @@ def _options(arguments):
 # -------------------------------------------------------------------------------- what is drawn
 
 
-def python_sources() -> list[Mutant]:
-    """All mutants of pysft/."""
+def python_sources(folder: Path = ROOT / "pysft") -> list[Mutant]:
+    """All mutants of a folder's sources."""
     found = []
-    for path in sorted((ROOT / "pysft").rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         file = str(path.relative_to(ROOT))
         if file not in NOT_TRIED:
             found += mutants.python_mutants(file, path.read_text())
