@@ -373,6 +373,13 @@ def test_what_differs_in_flags_parts_or_replaced_characters_is_no_duplicate(tmp_
     assert report["fixed"]["removed_duplicates"] == 0 and len(read_conversations(out)) == 6
 
 
+def test_fixing_keeps_a_rows_category(tmp_path):
+    path = write(tmp_path, "x.jsonl", pair("Hi", "Ho") | {"category": "greeting"}, pair("A", "B"))
+    out = tmp_path / "out.jsonl"
+    audit([str(path)], grown(CHAT), fix=str(out))
+    assert [c.category for c in read_conversations(out)] == ["greeting", ""]
+
+
 def test_half_a_character_in_an_unread_field_does_no_harm(tmp_path):
     part = {"type": "text", "text": "No", "id": "\ud800"}
     path = write(

@@ -331,6 +331,17 @@ def test_noted_calls_refuse_what_the_gate_refuses_and_more_rows_than_they_were_c
     calls.run(4, 1)  # without the row of the bad token
 
 
+@pytest.mark.parametrize("rooms", [(4, 6), (6, 4)], ids=str)
+def test_noted_calls_run_for_as_many_rows_as_the_one_with_the_least_room(rooms):
+    calls = kernels.on_threads(1).calls(4)
+    for room in rooms:
+        y, x, w = (np.ones((n, 3), X) for n in (room, room, 3))
+        calls.noting().matmul_forward(y, x, w)
+    with pytest.raises(GateError, match="N = 5, but these calls were checked for 1 to 4"):
+        calls.run(5, 1)
+    calls.run(4, 1)
+
+
 def test_noted_attention_refuses_a_sequence_longer_than_it_has_room_for():
     calls, a = kernels.on_threads(1).calls(4), good()["attention_forward"]
     calls.noting().attention_forward(*a.values())

@@ -5,6 +5,7 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 
 from pysft.batch import Example
 from pysft.lab import names
@@ -12,6 +13,7 @@ from pysft.lab.variants import exchange, noisy, shuffled
 from pysft.rng import rng
 from pysft.text.facts import Fact, Lexicon, invent
 from pysft.text.transcripts import transcripts
+from pysft.training.presets import TOOLS, WITH_TOOLS, resolve
 from pysft.training.settings import FineTuning, Model, Pretraining, Settings
 from pysft.training.stages import finetune, pretrain
 
@@ -37,6 +39,45 @@ PLANS = Settings(
         "sft": FineTuning(windows=((4, 2),), tokens=24, pairs=2, steps=9, warmup=3),
     },
 )
+
+# The recipes of the presets: (model, base, sft), with what they have in common.
+MODEL = {"context": 256, "layers": 4, "heads": 4, "channels": 64, "tied": False}
+COMMON = {
+    **{"warmup": 100, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "decay_all": False, "clip": 1.0},
+    **{"micro_batches": 1, "decay": 0.1, "schedule": "cosine"},
+}
+BASE = COMMON | {"steps": 3000, "lr": 3e-3, "windows": [[64, 16], [256, 4]]}
+SFT = COMMON | {
+    **{"steps": 2500, "lr": 5e-3, "schedule": "linear", "warmup": 50, "decay": 0.3},
+    **{"tokens": 1600, "pairs": 4, "windows": [[256, 4]], "window_weight": 1.0},
+    **{"replacement": False, "new_rows": "mean", "lora_rank": 0, "lora_alpha": 0.0},
+}
+SOURCE = {"schedule": "constant", "warmup": 0, "beta2": 0.999, "decay": 0.01, "decay_all": True}
+SOURCE |= {"clip": 0.0}
+WITH = {"decay": 0.1, "tokens": 1700, "pairs": 2, "windows": [[256, 1]]}
+RECIPES = {
+    ("seed", False): (
+        MODEL | {"context": 64},
+        BASE | SOURCE | {"steps": 5000, "lr": 3e-4, "windows": [[64, 32]]},
+        SFT
+        | SOURCE
+        | {"steps": 1000, "lr": 1e-4, "tokens": 1024, "pairs": 16, "windows": []}
+        | {"replacement": True, "new_rows": "random"},
+    ),
+    ("tiny", False): (MODEL, BASE, SFT),
+    ("tiny", True): (MODEL, BASE | {"steps": 2000}, SFT | WITH | {"steps": 8500}),
+    ("mini", False): (
+        MODEL | {"layers": 6, "heads": 8, "channels": 128},
+        BASE | {"lr": 2e-3},
+        SFT | {"steps": 1000, "lr": 8e-3, "tokens": 4400, "windows": [[256, 8]]},
+    ),
+    ("mini", True): (
+        MODEL | {"layers": 6, "heads": 8, "channels": 128},
+        BASE | {"lr": 2e-3, "steps": 1200},
+        SFT | WITH | {"steps": 5600, "lr": 4e-3},
+    ),
+    ("small", False): (MODEL | {"layers": 6, "heads": 6, "channels": 384}, BASE, SFT),
+}
 
 
 def digest(*documents) -> str:
@@ -83,3 +124,21 @@ def test_what_the_steps_of_a_stage_draw_and_at_which_rate():
         ]
         rates = [f"{plan.rate(step):.12e}" for step in range(plan.steps)]
         assert digest(drawn, rates) == expected
+
+
+@pytest.mark.parametrize("preset, tools", RECIPES, ids=str)
+def test_the_recipe_of_a_preset(preset, tools):
+    document = json.loads(json.dumps(resolve(preset, tools=tools).to_json()))
+    for table, recipe in zip(("model", "base", "sft"), RECIPES[preset, tools], strict=True):
+        assert document[table].items() >= recipe.items(), table
+    assert document["data"]["transcripts"] == (40_000 if tools else 0)
+    assert document["data"]["mix"] == ([1.0, 4.0] if tools else [])
+    shipped = "pairs" if preset == "seed" else "conversations+pairs"
+    assert document["data"]["shipped"] == shipped
+
+
+def test_the_recipe_of_a_model_that_learns_tools_afterwards():
+    assert WITH_TOOLS.keys() == {"tiny", "mini"}
+    assert TOOLS["data"] == {"shipped": "conversations", "transcripts": 120_000, "mix": (1.0, 3.0)}
+    learns = {"steps": 55_000, "lr": 2.5e-3, "decay": 0.1, "tokens": 1700, "windows": ((256, 2),)}
+    assert TOOLS["sft"] == learns
