@@ -96,10 +96,10 @@ def everything(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_becomes_markup_and_all_of_it_is_shown(text):
     document = everything(text)
-    plain, read = Reader(everything("plain")), Reader(document)
+    plain, read = Reader(everything("harmless")), Reader(document)
     assert read.tags == plain.tags
     assert [name for name, _ in read.attributes] == [name for name, _ in plain.attributes]
-    assert read.text.count(text) == plain.text.count("plain") == 15
+    assert read.text.count(text) == plain.text.count("harmless") == 15
 
 
 def test_characters_that_a_document_cannot_hold_become_visible_signs():

@@ -137,23 +137,23 @@ def test_a_new_part_is_one_row_of_the_table():
     assert trained.sum() == graded_targets(talk, template, tokenizer)
 
 
-def with_developer(template, *more):
+def with_narrator(template, *more):
     """A template with one more row, a role that is written like its system turn, or like CHAT's
     user turn, and never graded."""
     rows = [*template.turns.values(), *template.parts.values(), *more]
-    developer = turn("developer", ["<|developer|>"], [template.end], NOTHING)
-    return Template.of("more", *rows, developer, pinned=template.tokens)
+    narrator = turn("narrator", ["<|narrator|>"], [template.end], NOTHING)
+    return Template.of("more", *rows, narrator, pinned=template.tokens)
 
 
 @pytest.mark.parametrize("shipped", TEMPLATES.values(), ids=TEMPLATES)
 def test_a_new_role_is_one_row_of_the_table(tmp_path, shipped):
     """It is read in every format, trains without being graded, renders as a prompt, keeps the ids
     of the other tokens, and survives its file."""
-    template = with_developer(shipped)
+    template = with_narrator(shipped)
     tokenizer = grown(template)
-    assert template.tokens == (*shipped.tokens, "<|developer|>")
+    assert template.tokens == (*shipped.tokens, "<|narrator|>")
     talk = say("Hi", "Ho", "Go", "No")
-    first = {"role": "developer", "content": "Be kind"}
+    first = {"role": "narrator", "content": "Be kind"}
     from_value = [{"from": m["role"], "value": m["content"]} for m in [first, *talk]]
     names = ["a", "b", "c", "d", "e"]
     tree = [
@@ -165,7 +165,7 @@ def test_a_new_role_is_one_row_of_the_table(tmp_path, shipped):
     assert [c.messages for c in found] == [[first, *talk]] * 3
     text = shown(*render([first, *talk], tokenizer, template), tokenizer)
     alone = shown(*render(talk, tokenizer, template), tokenizer)
-    assert text == f"<|developer|>Be kind{template.end}{alone}"
+    assert text == f"<|narrator|>Be kind{template.end}{alone}"
     example = encode_conversation(found[0], tokenizer, 256, template)
     assert (example.labels != IGNORE).sum() == graded_targets(talk, template, tokenizer) == 6
     prompt = render_prompt([first, talk[0]], tokenizer, template)
@@ -176,25 +176,25 @@ def test_a_new_role_is_one_row_of_the_table(tmp_path, shipped):
     assert load_template(str(path)) == template
     for other in TEMPLATES.values():
         (fault,) = [r for r in scan(write(tmp_path, "y.jsonl", rows[0]), other)]
-        assert "unknown role 'developer'" in str(fault)
+        assert "unknown role 'narrator'" in str(fault)
 
 
 @pytest.mark.parametrize(
     "roles, named",
     [
-        (["user", "assistant", "developer"], "turn 3: role 'developer', expected 'user'"),
-        (["user", "developer"], "turn 2: role 'developer', expected 'assistant'"),
-        (["developer", "developer"], "turn 2: role 'developer', expected 'user'"),
-        (["developer", "assistant"], "turn 2: role 'assistant', expected 'user'"),
-        (["system", "developer"], "turn 2: role 'developer', expected 'user'"),
-        (["developer"], "turn 1: no reply follows"),
-        (["developer", "system", "user", "assistant"], None),
-        (["developer", "user", "assistant"], None),
+        (["user", "assistant", "narrator"], "turn 3: role 'narrator', expected 'user'"),
+        (["user", "narrator"], "turn 2: role 'narrator', expected 'assistant'"),
+        (["narrator", "narrator"], "turn 2: role 'narrator', expected 'user'"),
+        (["narrator", "assistant"], "turn 2: role 'assistant', expected 'user'"),
+        (["system", "narrator"], "turn 2: role 'narrator', expected 'user'"),
+        (["narrator"], "turn 1: no reply follows"),
+        (["narrator", "system", "user", "assistant"], None),
+        (["narrator", "user", "assistant"], None),
     ],
 )
 def test_a_new_role_stands_once_before_the_users_first_turn(roles, named):
     """And a turn that holds the one that follows, as LLAMA2's system, stands right before it."""
-    template = with_developer(LLAMA2)
+    template = with_narrator(LLAMA2)
     talk = [{"role": role, "content": "Hi"} for role in roles]
     if named is None:
         check_messages(talk, "x", template)

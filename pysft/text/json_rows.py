@@ -80,7 +80,10 @@ def _values(raw: bytes, first: int, path) -> Iterator[tuple[int, dict | RowError
             remedy = "mend it, or remove it"
             if found < 0:
                 remedy = "mend it: what follows cannot be read"
-            wrong = line + text.count("\n", at, getattr(error, "pos", at))
+            place = getattr(error, "pos", at)
+            if 0 <= found < place:  # the value has no end before the next begins
+                place = at
+            wrong = line + text.count("\n", at, place)
             yield wrong, _not_json(error, f"{path}, line {wrong}", remedy)
             if found < 0:
                 return
