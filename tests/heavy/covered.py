@@ -7,6 +7,7 @@ those that the test starts."""
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections import defaultdict
@@ -114,11 +115,13 @@ def file_of(test: str) -> str:
 
 
 def _digest(folder: Path, file: str) -> str:
-    """What the map of a file of tests depends on: the package, the helpers of the tests, and the
-    file."""
+    """What the map of a file of tests depends on: the package, the helpers of the tests, the file,
+    and the files of tests that it imports from."""
     tests = folder / "tests"
     helpers = [p for p in tests.rglob("*.py") if not p.name.startswith("test_")]
     helpers = [p for p in helpers if tests / "heavy" not in p.parents and p.name != "suite.py"]
+    imported = re.findall(r"^from (test_\w+) import", (folder / file).read_text(), re.M)
+    helpers += [tests / f"{name}.py" for name in imported]
     digest = hashlib.sha256()
     for path in [*sorted((folder / "pysft").rglob("*.py")), *sorted(helpers), folder / file]:
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
@@ -161,7 +164,7 @@ def _record(copy, file: str, target: Path) -> None:
         folder = Path(name)
         (folder / "rc").write_text(SETTINGS.format(folder=copy.folder))
         unwanted = [f"--deselect={file}::{test}" for test in UNTRACED]
-        copy.python(
+        done = copy.python(
             *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "covered", file, *unwanted),
             COVERAGE_PROCESS_START=str(folder / "rc"),
             COVERAGE_FILE=str(folder / "data"),
@@ -176,8 +179,8 @@ def _record(copy, file: str, target: Path) -> None:
             except coverage.CoverageException:  # its process was killed while it wrote
                 continue
         times = folder / "times.json"
-        if not times.is_file():
-            raise RuntimeError(f"{file}: pytest did not run to its end; run it alone to see why")
+        if done.returncode not in (0, 1, 5) or not times.is_file():
+            raise RuntimeError(f"{file}: pytest did not run to its end:\n{done.stdout[-3000:]}")
         tests, lines = sorted(data.measured_contexts() - {""}), {}
         number = {test: i for i, test in enumerate(tests)}
         for path in data.measured_files():
