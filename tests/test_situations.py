@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 from command_line import pysft
+from conftest import ROOT
 from situations import data, more, more_runs, runs, scripts
 from situations.formats import format_lines
 
@@ -44,7 +45,15 @@ def test_the_guide_lists_every_format_with_its_example():
     assert "\n".join(format_lines()) in read_pages()["data"]
 
 
+def test_the_results_have_a_row_for_every_situation():
+    assert table() in (ROOT / "bench/RESULTS.md").read_text()
+
+
+def table() -> str:
+    """The situations as a table of Markdown."""
+    rows = [f"| {s.name} | {s.source} | {s.before} |".replace("\n", " ") for s in SITUATIONS]
+    return "\n".join(["| situation | met in | at first |", "|---|---|---|", *rows])
+
+
 if __name__ == "__main__":
-    print("| situation | met in | at first |\n|---|---|---|")
-    for s in SITUATIONS:
-        print(f"| {s.name} | {s.source} | {s.before} |")
+    print(table())

@@ -6,6 +6,8 @@ Each module here is a table, SITUATIONS. tests/test_situations.py runs every row
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+OWN = "tried here"  # the source of a situation that is from no thread
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -19,7 +21,7 @@ class Situation:
     says      each of these stands in what is printed
     never     none of these stands in what is printed
     check     check(result, folder), for what the words cannot show: a number, a file
-    source    where it was met: the address of a public thread, or "issue" with the item's number
+    source    where it was met: the address of a public thread, or OWN
     before    what came out when it was first tried; "right" if it was right already
     setup     setup(monkeypatch, folder), before the command: a pipe, an environment variable
     """

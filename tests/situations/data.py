@@ -7,7 +7,7 @@ import lzma
 import os
 import threading
 
-from situations import Situation, row
+from situations import OWN, Situation, row
 from situations.formats import FORMATS, HI_HO, NESTED, NO, SEVERAL, node, turns
 
 AUDIT = "audit x.jsonl --unknown replace --no-overlap"
@@ -78,7 +78,7 @@ def rows_read(n: int):
     return check
 
 
-def read(name, item, content, *says, flags="", n=1, file="x.jsonl", before="refused", **more):
+def read(name, content, *says, flags="", n=1, file="x.jsonl", before="refused", **more):
     """A file that is read as it was meant: n conversations, and nothing to be found in them."""
     return Situation(
         name,
@@ -86,13 +86,13 @@ def read(name, item, content, *says, flags="", n=1, file="x.jsonl", before="refu
         {file: content},
         says=says or (CLEAN,),
         check=rows_read(n),
-        source=f"issue, item {item}",
+        source=OWN,
         before=BEFORE.get(name, before),
         **more,
     )
 
 
-def refused(name, item, content, *says, flags="", file="x.jsonl", before=LEARNT, **more):
+def refused(name, content, *says, flags="", file="x.jsonl", before=LEARNT, **more):
     """A file with a row that is refused."""
     return Situation(
         name,
@@ -101,7 +101,7 @@ def refused(name, item, content, *says, flags="", file="x.jsonl", before=LEARNT,
         65,
         (file, *says),
         (CLEAN,),
-        source=f"issue, item {item}",
+        source=OWN,
         before=BEFORE.get(name, before),
         **more,
     )
@@ -141,44 +141,38 @@ def same_row(result, folder):
 
 
 KEYS = [
-    refused("thinking kept apart", 1, reply(reasoning_content="Hm."), "'reasoning_content'"),
-    refused("a call of a tool beside a text", 1, reply(tool_calls=[1]), "calls a tool"),
+    refused("thinking kept apart", reply(reasoning_content="Hm."), "'reasoning_content'"),
+    refused("a call of a tool beside a text", reply(tool_calls=[1]), "calls a tool"),
     refused(
-        "a call of a tool instead of a text", 1, tools_called("{}"), "turn 2: its key 'tool_calls'"
+        "a call of a tool instead of a text", tools_called("{}"), "turn 2: its key 'tool_calls'"
     ),
-    refused("an old call of a tool", 1, reply(function_call={"name": "x"}), "calls a tool"),
-    refused("a name in a turn", 1, question(name="Tom"), "turn 1: its key 'name'", "--ignore"),
-    refused("sound in a turn", 1, reply(audio={"id": "x"}), "'audio'"),
-    refused("an unknown key in a turn", 1, reply(mood="glad"), "turn 2: its key 'mood'"),
-    refused("an unknown key in a row", 1, hi_ho(persona="a king"), "line 1: its key 'persona'"),
+    refused("an old call of a tool", reply(function_call={"name": "x"}), "calls a tool"),
+    refused("a name in a turn", question(name="Tom"), "turn 1: its key 'name'", "--ignore"),
+    refused("sound in a turn", reply(audio={"id": "x"}), "'audio'"),
+    refused("an unknown key in a turn", reply(mood="glad"), "turn 2: its key 'mood'"),
+    refused("an unknown key in a row", hi_ho(persona="a king"), "line 1: its key 'persona'"),
     refused(
         "an unknown key in a part",
-        1,
         reply(content=[{"type": "text", "text": "Ho.", "tone": "low"}]),
         "turn 2, part 1: its key 'tone'",
     ),
     refused(
         "a picture in a question",
-        1,
         question(content=[{"type": "image_url", "image_url": {"url": "x"}}]),
         "'image_url'",
     ),
-    refused("tools that a row describes", 1, hi_ho(tools=[{"name": "x"}]), "describes tools"),
-    read(
-        "null and empty keys", 1, [{**reply(tool_calls=None, name="", audio=[])[0], "tools": None}]
-    ),
-    read(
-        "null messages beside a pair", 1, [{"prompt": "Hi", "completion": "Ho.", "messages": None}]
-    ),
-    read("keys that are about a row", 1, hi_ho(id=7, source="x", metadata={"a": 1})),
-    read("a key that the user calls meaningless", 1, reply(mood="glad"), flags="--ignore mood"),
+    refused("tools that a row describes", hi_ho(tools=[{"name": "x"}]), "describes tools"),
+    read("null and empty keys", [{**reply(tool_calls=None, name="", audio=[])[0], "tools": None}]),
+    read("null messages beside a pair", [{"prompt": "Hi", "completion": "Ho.", "messages": None}]),
+    read("keys that are about a row", hi_ho(id=7, source="x", metadata={"a": 1})),
+    read("a key that the user calls meaningless", reply(mood="glad"), flags="--ignore mood"),
     Situation(
         "a key that is read cannot be ignored",
         f"{AUDIT} --ignore content",
         {"x.jsonl": hi_ho()},
         2,
         ("--ignore content: this key is read",),
-        source="issue, item 1",
+        source=OWN,
         before="no such flag",
     ),
     Situation(
@@ -186,7 +180,7 @@ KEYS = [
         f"{AUDIT} --ignore mood --fix y.jsonl",
         {"x.jsonl": [{**reply(mood="glad")[0], "id": 7}]},
         check=same_row,
-        source="issue, item 1",
+        source=OWN,
         before="it wrote the row without these keys",
     ),
 ]
@@ -194,7 +188,6 @@ FLAGS = [
     *(
         read(
             f"the flag {json.dumps({name: value})}",
-            2,
             flagged(**{name: value}),
             "graded                  4 of",
             flags="--grade flags",
@@ -206,7 +199,6 @@ FLAGS = [
     ),
     read(
         "weight 0 on questions and 1 on replies (SlimOrca)",
-        2,
         [
             {
                 "conversations": [
@@ -218,11 +210,11 @@ FLAGS = [
         ],
         flags="--template chatml",
     ),
-    refused("a flag of a half", 2, reply(weight=0.5), "'weight' is 0.5"),
-    refused("a flag with two meanings", 2, reply(mask=1), "'mask'", '"train": true or false'),
-    refused("two flags that differ", 2, reply(train=True, weight=0), "contradict"),
-    refused("a flag on a question", 2, question(loss=True), "'loss' asks to grade"),
-    refused("a flag that --grade all ignores", 2, flagged(loss=False), "'loss' says not graded"),
+    refused("a flag of a half", reply(weight=0.5), "'weight' is 0.5"),
+    refused("a flag with two meanings", reply(mask=1), "'mask'", '"train": true or false'),
+    refused("two flags that differ", reply(train=True, weight=0), "contradict"),
+    refused("a flag on a question", question(loss=True), "'loss' asks to grade"),
+    refused("a flag that --grade all ignores", flagged(loss=False), "'loss' says not graded"),
 ]
 PREFERENCE = "a row of preferences"
 SHARE_GPT = [
@@ -232,16 +224,14 @@ SHARE_GPT = [
     {"from": "gpt", "value": "Ho."},
 ]
 ROWS = [
-    *(read(f"format: {f.what}", 3, [f.example], flags=f.flags) for f in FORMATS),
-    read("format: OASST, a message a row", 3, SEVERAL),
+    *(read(f"format: {f.what}", [f.example], flags=f.flags) for f in FORMATS),
+    read("format: OASST, a message a row", SEVERAL),
     read(
         "Dolly with a category",
-        3,
         [{"instruction": "Hi", "context": "", "response": "Ho.", "category": "x"}],
     ),
     read(
         "Alpaca with its rendering",
-        3,
         [
             {
                 "instruction": "Hi",
@@ -253,41 +243,35 @@ ROWS = [
     ),
     refused(
         "Alpaca with another text",
-        3,
         [{"instruction": "Hi", "output": "Ho.", "text": "A tale."}],
         "its key 'text'",
     ),
-    read("the prompt once more beside the messages (UltraChat)", 3, hi_ho(prompt="Hi")),
-    refused("another prompt beside the messages", 3, hi_ho(prompt="Hey"), "its key 'prompt'"),
+    read("the prompt once more beside the messages (UltraChat)", hi_ho(prompt="Hi")),
+    refused("another prompt beside the messages", hi_ho(prompt="Hey"), "its key 'prompt'"),
     refused(
         "OpenOrca with a system text, a template without",
-        3,
         [{"system_prompt": "Be kind.", "question": "Hi", "response": "Ho."}],
         "no system role",
         "--template chatml",
     ),
     read(
         "OpenOrca without a system text",
-        3,
         [{"id": "1", "system_prompt": "", "question": "Hi", "response": "Ho."}],
     ),
-    refused("HH-RLHF", 3, [{"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"}], PREFERENCE),
+    refused("HH-RLHF", [{"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"}], PREFERENCE),
     refused(
         "UltraFeedback",
-        3,
         [{"prompt": "Hi", "chosen": HI_HO, "rejected": HI_HO, "messages": HI_HO}],
         PREFERENCE,
     ),
     refused(
         "a mark of good and bad (KTO)",
-        3,
         [{"prompt": "Hi", "completion": "Ho.", "label": False}],
         "'label'",
     ),
-    refused("ShareGPT with calls of tools", 3, [{"conversations": SHARE_GPT}], "'function_call'"),
+    refused("ShareGPT with calls of tools", [{"conversations": SHARE_GPT}], "'function_call'"),
     refused(
         "ShareGPT with a turn of a tool",
-        3,
         [{"conversations": [SHARE_GPT[0], {"from": "tool", "value": "x"}, SHARE_GPT[3]]}],
         "a turn of role 'tool'",
     ),
@@ -325,27 +309,24 @@ OTHERS = [
 TREES = [
     read(
         "deleted messages and what hangs below them",
-        4,
         FLAT,
         CLEAN,
         "left out                1 deleted, 1 that failed the review, 2 that hang below those",
         before="trained on",
     ),
-    read("a tree in one row", 4, [TREE], CLEAN, "left out                1 deleted"),
-    read("trees over many lines", 4, json.dumps([TREE], indent=2)),
+    read("a tree in one row", [TREE], CLEAN, "left out                1 deleted"),
+    read("trees over many lines", json.dumps([TREE], indent=2)),
     refused(
         "an unknown key in a message of a tree",
-        4,
         [{**TREE, "prompt": {**TREE["prompt"], "mood": "glad"}}],
         "its key 'mood'",
     ),
-    read("all languages", 4, FLAT + OTHERS, "left out", n=2),
-    read("one language", 4, FLAT + OTHERS, "2 of another language", flags="--lang en"),
-    read("a language with its country", 4, FLAT + OTHERS, "of another", flags="--lang pt"),
-    read("a language of other rows", 4, hi_ho(lang="en") + hi_ho(lang="de"), flags="--lang de"),
+    read("all languages", FLAT + OTHERS, "left out", n=2),
+    read("one language", FLAT + OTHERS, "2 of another language", flags="--lang en"),
+    read("a language with its country", FLAT + OTHERS, "of another", flags="--lang pt"),
+    read("a language of other rows", hi_ho(lang="en") + hi_ho(lang="de"), flags="--lang de"),
     read(
         "synthetic messages",
-        4,
         FLAT + OTHERS,
         "1 synthetic",
         "1 whose replies are all left out",
@@ -373,26 +354,24 @@ BROKEN = json.dumps(TWO, indent=2).replace('"Hi Tom"', '"Hi Tom')
 JSON = [
     refused(
         "the same key twice",
-        5,
         '{"prompt": "Hi", "completion": "Ho.", "completion": "Hm."}',
         "line 1: the key 'completion' stands twice",
         before="the last one won",
     ),
     refused(
         "the same key twice in a turn",
-        5,
         '{"messages": [{"role": "user", "content": "Hi", "content": "Hey"}, {}]}',
         "the key 'content' stands twice",
     ),
-    read("an array in one line", 6, json.dumps(TWO), n=2),
-    read("an array over many lines", 6, json.dumps(TWO, indent=2), n=2),
-    read("an array with an object a line", 6, "[\n" + LINES.replace("}\n{", "},\n{") + "]", n=2),
-    read("objects over many lines", 6, "\n".join(json.dumps(t, indent=4) for t in TWO), n=2),
-    refused("a fault in an array", 6, BROKEN, "line 6: not JSON", "of which 1 can"),
-    read("a file packed by gzip", 6, gzip.compress(LINES.encode()), n=2, file="x.jsonl.gz"),
-    read("a file packed by bzip2", 6, bz2.compress(LINES.encode()), n=2, file="x.jsonl.bz2"),
-    read("a file packed by xz", 6, lzma.compress(LINES.encode()), n=2, file="x.jsonl.xz"),
-    read("a packed table", 6, gzip.compress(b"Hi,Ho.\nGo,No.\n"), n=2, file="x.csv.gz"),
+    read("an array in one line", json.dumps(TWO), n=2),
+    read("an array over many lines", json.dumps(TWO, indent=2), n=2),
+    read("an array with an object a line", "[\n" + LINES.replace("}\n{", "},\n{") + "]", n=2),
+    read("objects over many lines", "\n".join(json.dumps(t, indent=4) for t in TWO), n=2),
+    refused("a fault in an array", BROKEN, "line 6: not JSON", "of which 1 can"),
+    read("a file packed by gzip", gzip.compress(LINES.encode()), n=2, file="x.jsonl.gz"),
+    read("a file packed by bzip2", bz2.compress(LINES.encode()), n=2, file="x.jsonl.bz2"),
+    read("a file packed by xz", lzma.compress(LINES.encode()), n=2, file="x.jsonl.xz"),
+    read("a packed table", gzip.compress(b"Hi,Ho.\nGo,No.\n"), n=2, file="x.csv.gz"),
 ]
 NOT_TWICE = "which --resume could not read again"
 FILES = [
@@ -402,7 +381,7 @@ FILES = [
         {"x.jsonl": b"\x28\xb5\x2f\xfd\x24\x00"},
         65,
         ("packed with zstd", "unpack it"),
-        source="issue, item 6",
+        source=OWN,
         before="not UTF-8",
     ),
     Situation(
@@ -411,7 +390,7 @@ FILES = [
         {"x.jsonl": gzip.compress(LINES.encode())[:-9]},
         65,
         ("x.jsonl: cannot be unpacked",),
-        source="issue, item 6",
+        source=OWN,
         before="not UTF-8",
     ),
     Situation(
@@ -420,7 +399,7 @@ FILES = [
         says=(CLEAN,),
         check=rows_read(2),
         setup=pipe(LINES),
-        source="issue, item 6",
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -429,7 +408,7 @@ FILES = [
         code=2,
         says=("--data pipe: a pipe", NOT_TWICE),
         setup=pipe(LINES),
-        source="issue, item 6",
+        source=OWN,
         before="no conversation in it, or it hung",
     ),
     Situation(
@@ -438,7 +417,7 @@ FILES = [
         code=2,
         says=("--corpus pipe: a pipe", NOT_TWICE),
         setup=pipe("a" * 2000),
-        source="issue, item 6",
+        source=OWN,
         before="it hung",
     ),
     Situation(
@@ -446,7 +425,7 @@ FILES = [
         "train {inputs} --data /dev/stdin --out run",
         code=2,
         says=("--data /dev/stdin: a pipe or device", NOT_TWICE),
-        source="issue, item 6",
+        source=OWN,
         before="no conversation in it",
     ),
     Situation(
@@ -455,7 +434,7 @@ FILES = [
         code=66,
         says=("none.jsonl: no such file",),
         setup=pipe("seed = 3\n"),
-        source="issue, item 6",
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -465,7 +444,7 @@ FILES = [
         2,
         ("taken",),
         setup=pipe("seed = 3\n"),
-        source="issue, item 6",
+        source=OWN,
         before="it hung",
     ),
 ]

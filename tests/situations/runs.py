@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from pysft.text import corpora
 from pysft.text.corpora import read_corpus
-from situations import Situation
+from situations import OWN, Situation
 
 SMALL = {
     "small.toml": toml(),
@@ -78,7 +78,7 @@ MACHINES = [
         {"small.toml": toml()},
         says=("cannot be kept in a cache (this user has no home folder)", "base: "),
         check=said_once,
-        source="issue, item 10",
+        source=OWN,
         before="RuntimeError: Could not determine home directory, a traceback",
         setup=no_home,
     ),
@@ -88,7 +88,7 @@ MACHINES = [
         {"small.toml": toml()},
         says=("cannot be kept in a cache (", "Not a directory", "base: "),
         check=said_once,
-        source="issue, item 10",
+        source=OWN,
         before="three downloads in one command, and no word about it",
         setup=home_is_a_file,
     ),
@@ -98,7 +98,7 @@ MACHINES = [
         {"small.toml": toml()},
         says=("cannot be kept in a cache (", "Permission denied", "base: "),
         check=said_once,
-        source="issue, item 10",
+        source=OWN,
         before="three downloads in one command, and no word about it",
         setup=home_cannot_be_written,
     ),
@@ -109,7 +109,7 @@ MACHINES = [
         code=2,
         says=("GiB; ulimit -v allows 0.25. Choose a smaller model",),
         check=nothing_was_made,
-        source="issue, item 11",
+        source=OWN,
         before="the run was begun, then: not enough memory",
         setup=shell_limit,
     ),
@@ -179,7 +179,7 @@ RUNS = [
         ONE,
         says=("one.txt: it has one symbol alone",),
         check=nothing_to_forget,
-        source="issue, item 9",
+        source=OWN,
         before="forgetting was left out, without a word why",
     ),
     Situation(
@@ -187,7 +187,7 @@ RUNS = [
         "eval run --matched --json",
         ONE,
         check=no_matched_forgetting,
-        source="issue, item 9",
+        source=OWN,
         before="ZeroDivisionError after the measurements, a traceback",
         setup=one_symbol,
     ),
@@ -197,7 +197,7 @@ RUNS = [
         ONE,
         code=2,
         says=("not known or 0, so --gate cannot check its rise; leave --gate out",),
-        source="issue, item 9",
+        source=OWN,
         before="ZeroDivisionError after the measurements, a traceback",
         setup=one_symbol,
     ),
@@ -211,7 +211,7 @@ RUNS = [
             "[sft] warmup = 1,000 is longer than the stage, and shortened to its 10 steps",
         ),
         check=the_rate_is_reached,
-        source="issue, item 12",
+        source=OWN,
         before="not a word; the highest rate was 0.01 of the one asked for",
     ),
     Situation(
@@ -220,7 +220,7 @@ RUNS = [
         SMALL,
         code=1,
         says=("0.005 was asked for, but no step had more than 5e-05",),
-        source="issue, item 12",
+        source=OWN,
         before="too low a learning rate (0.005)",
         setup=slow_start,
     ),
@@ -228,7 +228,7 @@ RUNS = [
         "more tokens than the context holds",
         "generate {run} --tokens 1000 -p King",
         says=("pysft: the text was cut off after 60 of 1,000 tokens, because the context of 64",),
-        source="issue, item 13",
+        source=OWN,
         before="the text ended early, without a word",
     ),
     Situation(
@@ -236,7 +236,7 @@ RUNS = [
         "generate {run} --tokens 1000 -p King --json",
         says=("pysft: the text was cut off after 60 of 1,000 tokens",),
         check=cut_document,
-        source="issue, item 13",
+        source=OWN,
         before="the text ended early, without a word",
     ),
     Situation(
@@ -244,7 +244,7 @@ RUNS = [
         "generate {run} --tokens 5 -p King",
         says=("King",),
         never=("cut off",),
-        source="issue, item 13",
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -252,7 +252,7 @@ RUNS = [
         "chat {run} -p 'K\u00eeng {go}' --unknown replace",
         never=("outside the",),
         says=("pysft: the reply was cut off",),
-        source="issue, item 14",
+        source=OWN,
         before="unrecognized arguments: --unknown replace",
     ),
     Situation(
@@ -261,7 +261,7 @@ RUNS = [
         SMALL,
         code=2,
         says=("cannot be made (File name too long). Choose another folder",),
-        source="hunted",
+        source=OWN,
         before="exit 1: File name too long: xxx. Files that were complete on disk are unchanged",
     ),
     Situation(
@@ -269,7 +269,7 @@ RUNS = [
         "eval 'no\nsuch'",
         code=66,
         says=("pysft: no\\nsuch: no such run folder",),
-        source="hunted",
+        source=OWN,
         before="the message was on two lines",
     ),
     Situation(
@@ -278,7 +278,7 @@ RUNS = [
         SMALL,
         code=2,
         says=("--out text.txt: this is a file. Name a folder",),
-        source="hunted",
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -286,7 +286,7 @@ RUNS = [
         "train --resume --out link",
         SMALL,
         says=("-m pysft chat link", "recalled word for word"),
-        source="hunted",
+        source=OWN,
         before="right",
         setup=linked,
     ),
@@ -295,7 +295,7 @@ RUNS = [
         "eval elsewhere --matched",
         SMALL,
         says=("matched ", "recalled word for word"),
-        source="hunted",
+        source=OWN,
         before="right",
         setup=moved,
     ),
@@ -303,7 +303,7 @@ RUNS = [
         "a thousand threads",
         "generate {run} --threads 1000 --tokens 5 -p King",
         says=("King",),
-        source="hunted",
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -311,7 +311,7 @@ RUNS = [
         "generate {run} --tokens 5 -p King",
         code=2,
         says=("pysft: OMP_NUM_THREADS=lots is not a number of threads from 1 to 1024",),
-        source="hunted",
+        source=OWN,
         before="right",
         setup=lambda monkeypatch, folder: (
             monkeypatch.delenv("PYSFT_NUM_THREADS", raising=False),
@@ -322,7 +322,7 @@ RUNS = [
         "a chat whose input is closed",
         "chat {run}",
         check=lambda result, folder: None,
-        source="hunted",
+        source=OWN,
         before="right",
         setup=stdin_closed,
     ),

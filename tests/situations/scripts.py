@@ -5,11 +5,8 @@ import json
 import sys
 import unicodedata
 
-from situations import Situation, row
+from situations import OWN, Situation, row
 
-ISSUE = "issue 7"
-WORDS = "issue 8"
-OWN = "own search"
 BOM = "\ufeff"
 
 # Of each script: words for commands, words for subjects, a prompt, a reply, what stands between two
@@ -173,7 +170,7 @@ SITUATIONS: list[Situation] = [
         TRAIN + " --unknown grow",
         apart(in_script(*FRENCH), DATA_FILE),
         check=is_composed,
-        source=ISSUE,
+        source=OWN,
         before="the vocabulary got three accents; the two forms of a prompt got different replies",
     ),
     Situation(
@@ -182,7 +179,7 @@ SITUATIONS: list[Situation] = [
         apart(in_script(*FRENCH), DATA_FILE),
         check=is_composed,
         says=("composed: letters and accents of 60 conversations",),
-        source=ISSUE,
+        source=OWN,
         before="refused: U+0301 is outside the vocabulary",
     ),
     Situation(
@@ -190,7 +187,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         apart(in_script(*FRENCH), "corpus.txt"),
         check=is_composed,
-        source=ISSUE,
+        source=OWN,
         before="refused: U+00E9 is outside the vocabulary",
     ),
     Situation(
@@ -198,7 +195,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         apart(in_script(*FRENCH), "corpus.txt", DATA_FILE),
         check=is_composed,
-        source=ISSUE,
+        source=OWN,
         before="trained; a prompt typed in composed letters was refused",
     ),
     Situation(
@@ -209,7 +206,7 @@ SITUATIONS: list[Situation] = [
             "data.jsonl, line 1, turn 1: U+0065 U+0301 at position 6 is 'é' (U+00E9) when",
             "1 not composed (warning)",
         ),
-        source=ISSUE,
+        source=OWN,
         before="nothing was said",
     ),
     Situation(
@@ -242,7 +239,7 @@ SITUATIONS: list[Situation] = [
             " 6, a non-breaking space (U+00A0) at position 11 and 3 more kinds; take",
             "2 invisible character (warning)",
         ),
-        source=ISSUE,
+        source=OWN,
         before="nothing was said",
     ),
     Situation(
@@ -259,7 +256,7 @@ SITUATIONS: list[Situation] = [
         {DATA_FILE: '{"messages": [{"role": "user", "content": "a\\ud800"}]}\n'},
         code=65,
         says=("half of a character (a lone surrogate)",),
-        source=ISSUE,
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -277,7 +274,7 @@ SITUATIONS: list[Situation] = [
         {DATA_FILE: [row("Say it", "It is.")]},
         setup=with_mark,
         says=("run/report.html",),
-        source=ISSUE,
+        source=OWN,
         before="refused: not TOML (Invalid statement (at line 1, column 1))",
     ),
     Situation(
@@ -286,7 +283,7 @@ SITUATIONS: list[Situation] = [
         {DATA_FILE: [row("Say it", "It is.")]},
         setup=with_mark,
         says=("<|assistant|>It is.<|end|>",),
-        source=ISSUE,
+        source=OWN,
         before="refused: cannot be read as JSON (Unexpected UTF-8 BOM)",
     ),
     Situation(
@@ -294,7 +291,7 @@ SITUATIONS: list[Situation] = [
         "chat {run}",
         setup=piped(f"{BOM}Praise the king\r\n\r\nShow the rose\r\n/quit\r\n"),
         check=two_replies,
-        source=ISSUE,
+        source=OWN,
         before="each was refused: '\\ufeff' and '\\r' are outside the vocabulary",
     ),
     Situation(
@@ -303,7 +300,7 @@ SITUATIONS: list[Situation] = [
         setup=piped("Praise\u2028the\u2029king\x0cand\x85rose\n"),
         check=one_refusal,
         says=("'\\u2028' (U+2028) at position 6", "'\\x85' (U+0085) at position 19"),
-        source=ISSUE,
+        source=OWN,
         before="right",
     ),
     Situation(
@@ -319,7 +316,7 @@ SITUATIONS: list[Situation] = [
         "audit data.csv --unknown grow --no-overlap",
         {"data.csv": "prompt,reply\nOne\u2028two,Yes\x0c it\x85 is.\n"},
         says=("1, of which 1 can be trained on", "a line separator (U+2028) at position 3"),
-        source=ISSUE,
+        source=OWN,
         before="one row, which is right; the audit did not name the separators",
     ),
     Situation(
@@ -348,7 +345,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         in_script(*RUSSIAN),
         check=figures(trained_distinct_words=1.0, words_unmeasured="missing"),
-        source=WORDS,
+        source=OWN,
         before="no word was found: on topic 0.0 % by 0.0 %, real words -, distinct words -",
     ),
     Situation(
@@ -356,7 +353,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         in_script(*HINDI),
         check=figures(trained_distinct_words=1.0, words_unmeasured="missing"),
-        source=WORDS,
+        source=OWN,
         before="no word was found: on topic 0.0 % by 0.0 %, real words -, distinct words -",
     ),
     Situation(
@@ -364,7 +361,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         in_script(*JAPANESE),
         check=unmeasured,
-        source=WORDS,
+        source=OWN,
         before="on topic 0.0 % by 0.0 %, as if it had been measured",
     ),
     Situation(
@@ -372,7 +369,7 @@ SITUATIONS: list[Situation] = [
         TRAIN,
         in_script(*THAI),
         check=unmeasured,
-        source=WORDS,
+        source=OWN,
         before="on topic 0.0 % by 0.0 %, as if it had been measured",
     ),
     Situation(
@@ -388,7 +385,7 @@ SITUATIONS: list[Situation] = [
         AUDIT,
         {DATA_FILE: [row("हमें दिखाओ", "हाँ।")]},
         says=("1 kind, as diverse as 1 equal ones; हमें दिखाओ 100%",),
-        source=WORDS,
+        source=OWN,
         before="'हम द': a word ended at its first vowel sign",
     ),
     Situation(
@@ -401,7 +398,7 @@ SITUATIONS: list[Situation] = [
             ]
         },
         says=("94% of its pieces stand in data.jsonl, line 1 too",),
-        source=WORDS,
+        source=OWN,
         before="right",
     ),
     Situation(
