@@ -45,6 +45,13 @@ def seconds(text):
     return value
 
 
+def names(text):
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name is empty; write it as in KEY,KEY")
+    return found
+
+
 def share(text):
     try:
         value = float(text)
@@ -132,15 +139,15 @@ def add_training(p):
 def add_rows(p):
     p.add_argument(
         "--ignore",
-        nargs="+",
+        type=names,
         action="extend",
-        metavar="KEY",
+        metavar="KEY,KEY,...",
         help="keys of rows and turns that mean nothing; others that are not read are errors",
     )
     p.add_argument(
         "--lang",
         metavar="LANGUAGE",
-        help='read only rows whose "lang" is this, such as en; the others are left out and counted',
+        help='leave out rows whose "lang" is another, such as de for --lang en, and count them',
     )
     p.add_argument(
         "--no-synthetic",
@@ -151,12 +158,20 @@ def add_rows(p):
     )
 
 
-def reading_of(args):
-    """Return the Reading that the flags of add_rows() ask for."""
+def reading_of(args, stage=None):
+    """Return the Reading that the flags of add_rows() ask for; without them, that of the run whose
+    stage is given."""
     from pysft.text.keys import Reading, checked_ignore
 
-    synthetic = args.synthetic is None
-    return Reading(checked_ignore(args.ignore or ()), args.lang or "", synthetic)
+    def chosen(name, usual):
+        value = getattr(args, name)
+        if value is None and stage is not None:
+            return stage.setting(name, usual)
+        return usual if value is None else value
+
+    return Reading(
+        checked_ignore(chosen("ignore", ())), chosen("lang", ""), chosen("synthetic", True)
+    )
 
 
 def add_rendering(p):

@@ -83,7 +83,7 @@ def run(args):
         args.fix,
         unknown,
         reader.tokens,
-        reading_of(args),
+        reading_of(args, reader.stage),
     )
     if args.json:
         print_json(report | {"findings": [asdict(f) for f in report["findings"]]})

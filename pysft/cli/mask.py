@@ -67,7 +67,7 @@ def run(args):
             f"--run {args.of_run}: a base model, which knows no conversations; name a tuned run"
         )
     grade, unknown = policies(args, reader.stage)
-    chosen = _conversations(args, reader.template)
+    chosen = _conversations(args, reader.template, reading_of(args, reader.stage))
     written = write_with(chosen, reader.tokenizer, reader.template, unknown)
     refuse_faults(written.faults)
     conversations, tokenizer = written.conversations, written.tokenizer.grow(reader.tokens)
@@ -96,7 +96,7 @@ def run(args):
 # ---------------------------------------------------------------------------- which conversations
 
 
-def _conversations(args, template):
+def _conversations(args, template, reading):
     """The conversations to show: those of FILE, the one on its --line, the exchange that the flags
     give, or the source text's worked example."""
     from pysft.text.conversation import Conversation, check_messages
@@ -106,8 +106,8 @@ def _conversations(args, template):
         if args.user is not None or args.assistant is not None or args.system is not None:
             raise UsageError("name a FILE, or --user and --assistant, but not both")
         if args.line is None:
-            return read_conversations(args.file, template, reading_of(args))
-        return _in_line(args.file, args.line, template, reading_of(args))
+            return read_conversations(args.file, template, reading)
+        return _in_line(args.file, args.line, template, reading)
     if args.line is not None:
         raise UsageError("--line needs a FILE")
     if (args.user is None) != (args.assistant is None):
@@ -132,7 +132,10 @@ def _in_line(file, line, template, reading):
     rows = [row for row in rows if not isinstance(row, LeftOut) and row.line == line]
     refuse_faults([row for row in rows if isinstance(row, RowError)])
     if not rows:
-        raise UsageError(f"{file}: no conversation begins on line {line}")
+        raise UsageError(
+            f"{file}: no conversation that is read begins on line {line} (audit counts the rows"
+            " that are left out)"
+        )
     return rows
 
 

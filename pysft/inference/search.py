@@ -132,7 +132,7 @@ def _read(path: str) -> list[Document]:
 def _document(row: dict | RowError, where: str) -> Document:
     """The document in a row of a .jsonl file. Keys other than title and text are ignored."""
     if isinstance(row, RowError):
-        raise RowError(where, row.what, DOCUMENT, row.kind)
+        raise RowError(where, row.what, DOCUMENT, row.kind) if "expected" in row.what else row
     if not all(isinstance(row.get(key, ""), str) for key in ("title", "text")):
         raise RowError(
             where,

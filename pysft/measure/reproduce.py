@@ -36,6 +36,8 @@ def reproduce(run: dict, tuned: bool) -> str:
     groups += [["--seed", settings["seed"]]]
     others = []
     for table, name, value in _changed(run):
+        if name == "ignore":
+            value = ",".join(value)
         if value and (table, name) in flags:  # no flag takes an empty value or 0
             groups.append([flags[table, name], *(value if isinstance(value, list) else [value])])
         else:

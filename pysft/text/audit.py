@@ -88,23 +88,23 @@ def audit(
             grade,
             max_new,
             corpus,
-            _heldout_prompts(heldout, template) if heldout else {},
+            _heldout_prompts(heldout, template, reading) if heldout else {},
             fixed,
             unknown,
             tokens,
         )
         for path in work.paths:
-            before = work.rows
+            before, left_out = work.rows, work.left_out.total()
             for row in scan(path, template, reading):
                 if isinstance(row, LeftOut):
                     work.left_out[row.reason] += 1
                 else:
                     work.add(row)
             if work.rows == before:
-                remedy = "write some, or leave the file out"
-                work.findings.append(
-                    Finding("error", "empty", path, "no conversation in it", remedy)
-                )
+                what, remedy = "no conversation in it", "write some, or leave the file out"
+                if work.left_out.total() > left_out:
+                    what, remedy = "all of its rows are left out", "ask for fewer to be left out"
+                work.findings.append(Finding("error", "empty", path, what, remedy))
         work.compare_headers()
         work.compare()
         return work.document()
@@ -130,6 +130,7 @@ class _Audit:
         # Of each row that can be trained on: its text, its line and the number of its file.
         self.repeats, self.texts = Repeats(), Texts()
         self.lines, self.sources = array("q"), array("i")
+        self.in_line: dict[int, str] = {}  # of rows that share their line: how the place prints
         self.numbers = {path: i for i, path in enumerate(paths)}
         self.lengths, self.prompts, self.replies = array("q"), array("q"), array("q")
         self.copied = array("q")
@@ -143,7 +144,8 @@ class _Audit:
 
     def place(self, number: int) -> str:
         """Where the trainable row of this number stands."""
-        return f"{self.paths[self.sources[number]]}, line {self.lines[number]}"
+        line = self.in_line.get(number) or self.lines[number]
+        return f"{self.paths[self.sources[number]]}, line {line}"
 
     def warn(self, kind: str, where: str, what: str, remedy: str) -> None:
         self.findings.append(Finding("warning", kind, where, what, remedy))
@@ -176,7 +178,7 @@ class _Audit:
         self.turns[len(c.messages)] += 1
         if c.category:
             self.categories[c.category] += 1
-        for turn, m in enumerate(c.messages, 1):
+        for turn, m in enumerate(c.messages, c.first_turn):
             self._check_turn(c, turn, m["role"], plain(m["content"]))
         if not c.is_text and (key := prompt_key(c.prompt)) in self.heldout:
             self.warn(
@@ -188,7 +190,7 @@ class _Audit:
 
     def _check_personal(self, c: Conversation) -> None:
         """Warn of personal data, also in a row that cannot be trained on."""
-        for turn, m in enumerate(c.messages, 1):
+        for turn, m in enumerate(c.messages, c.first_turn):
             for kind, what in personal(plain(m["content"])):
                 article = "an" if kind[0] in "aeiou" else "a"
                 self.warn_of_turn(
@@ -202,7 +204,7 @@ class _Audit:
     def _check_characters(self, c: Conversation) -> None:
         """Warn of characters that a reader does not see, also in a row that cannot be trained
         on."""
-        for turn, m in enumerate(c.messages, 1):
+        for turn, m in enumerate(c.messages, c.first_turn):
             for finding in odd_characters(plain(m["content"])):
                 self.warn_of_turn(finding[0], c, turn, *finding[1:])
 
@@ -227,6 +229,8 @@ class _Audit:
 
     def _compare_exactly(self, row: Conversation, c: Conversation) -> None:
         """Warn of a row that is the same as an earlier one; keep its text for compare()."""
+        if (shown := f"{row.line}") != str(int(row.line)):
+            self.in_line[len(self.lines)] = shown
         self.lines.append(row.line)
         self.sources.append(self.numbers[row.path])
         same = self.repeats.add(row)
@@ -368,16 +372,16 @@ def _short(text: str, most: int = 48) -> str:
     return repr(text if len(text) <= most else text[: most - 3] + "...")
 
 
-_WHERE = re.compile(r"(.*), line (\d+)(?:, turn (\d+))?")
+_WHERE = re.compile(r"(.*), line (\d+)(?:, row (\d+))?(?:, turn (\d+))?")
 
 
-def _position(where: str, numbers: dict[str, int]) -> tuple[int, int, int]:
-    """(number of the file, line, turn) of a place, to sort by."""
+def _position(where: str, numbers: dict[str, int]) -> tuple[int, ...]:
+    """(number of the file, line, row, turn) of a place, to sort by."""
     m = _WHERE.match(where)
-    return (numbers.get(m[1], 0), int(m[2]), int(m[3] or 0)) if m else (0, 0, 0)
+    return (numbers.get(m[1], 0), *(int(n or 0) for n in m.groups()[1:])) if m else (0, 0, 0, 0)
 
 
-def _heldout_prompts(path: str, template: Template) -> dict[str, str]:
+def _heldout_prompts(path: str, template: Template, reading: Reading) -> dict[str, str]:
     """{prompt_key: where} of a file of {"prompt": ...}, or of conversations in any format. A
     DataError if it is neither."""
     # ChatML has a system role, which these conversations may have and `template` may lack.
@@ -385,10 +389,10 @@ def _heldout_prompts(path: str, template: Template) -> dict[str, str]:
     try:
         found = {
             prompt_key(text): f"{path} ({_short(text)})"
-            for text in (last_text(p["prompt"]) for p in read_prompts(path))
+            for text in (last_text(p["prompt"]) for p in read_prompts(path, reading))
         }
     except RowError:
-        conversations = read_conversations(path, reader)
+        conversations = read_conversations(path, reader, reading)
         found = {prompt_key(c.prompt): c.where for c in conversations if not c.is_text}
     if not found:
         raise DataError(f"{path}: no prompt in it")

@@ -49,7 +49,8 @@ class Conversation:
 
     last_only: True for a made transcript. Only its last reply is graded; earlier ones stand without
     their calls, as the model sees them in a chat. row: the row as it stands in the file; None if
-    the conversation is a path of a tree, or made."""
+    the conversation is a path of a tree, or made. first_turn: the number of the first message among
+    the turns of the row; 0 if it is a system text beside them, 2 if an empty one stands before."""
 
     messages: list[dict]
     path: str
@@ -57,6 +58,7 @@ class Conversation:
     category: str = ""
     last_only: bool = False
     row: dict | None = None
+    first_turn: int = 1
 
     @property
     def where(self) -> str:
@@ -126,8 +128,9 @@ def refuse_faults(faults: list[RowError]) -> None:
 # ------------------------------------------------------------------------------------- the check
 
 
-def check_messages(messages, where: str, template) -> None:
-    """Raise a RowError that names the turn unless `messages` can be trained on."""
+def check_messages(messages, where: str, template, first: int = 1) -> None:
+    """Raise a RowError that names the turn unless `messages` can be trained on. first: the number
+    of the first turn."""
     if not isinstance(messages, list) or not messages:
         what, remedy = (
             '"messages" must be a list of turns',
@@ -137,10 +140,10 @@ def check_messages(messages, where: str, template) -> None:
     if len(messages) == 1 and isinstance(messages[0], dict) and messages[0].get("role") == TEXT:
         return _check_plain_text(messages[0].get("content"), where)
     expected, before = "user", []  # before: the roles of the turns before the user's first
-    for turn, message in enumerate(messages, 1):
+    for turn, message in enumerate(messages, first):
         here = f"{where}, turn {turn}"
         role = _known_role(message, here, template)
-        is_before = role not in SPEAKERS and len(before) == turn - 1 and role not in before
+        is_before = role not in SPEAKERS and len(before) == turn - first and role not in before
         if is_before and not (before and template.turns[before[-1]].joins):
             before.append(role)
         elif role == expected:
@@ -149,7 +152,7 @@ def check_messages(messages, where: str, template) -> None:
             raise _out_of_order(role, expected, here, template)
         _check_turn(message, here, template)
     if messages[-1]["role"] != "assistant":
-        here = f"{where}, turn {len(messages)}"
+        here = f"{where}, turn {first + len(messages) - 1}"
         raise RowError(here, "no reply follows", "end with an assistant turn", "missing end")
 
 

@@ -32,7 +32,10 @@ def encode_conversation(
     where = conversation.where
     if conversation.last_only and grade != "everything":
         grade = "last"
-    input_ids, labels = shift(*render(conversation.messages, tokenizer, template, where, grade))
+    first = conversation.first_turn
+    input_ids, labels = shift(
+        *render(conversation.messages, tokenizer, template, where, grade, first)
+    )
     if len(input_ids) > context:
         raise length_fault(where, len(input_ids), context)
     if not (labels != IGNORE).any():

@@ -36,6 +36,9 @@ def open_data(path: Path):
     refuse_name(path)
     try:
         file = open(path, "rb")
+        if not file.seekable():  # a pipe, which may give a few bytes at a time
+            with file:
+                file = io.BufferedReader(io.BytesIO(file.read()))
         start = file.peek(LOOKED_AT)[:LOOKED_AT]
     except FileNotFoundError:
         raise MissingInput(
@@ -73,9 +76,10 @@ def foreign(start: bytes) -> str:
     for first, problem in FOREIGN.items():
         if start.lstrip().lower().startswith(first):
             return problem
-    if max(start[::2].count(0), start[1::2].count(0)) > len(start) // 4:  # of ASCII, every second
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if max(even, odd) > len(start) // 4 and not min(even, odd):  # of ASCII, every second is zero
         return FOREIGN[b"\xff\xfe"]
-    return ""
+    return "not text, but bytes of another kind; name a text file" if even + odd else ""
 
 
 def _unpacker(start: bytes):

@@ -22,7 +22,7 @@ from pysft.text.conversation import (
 )
 from pysft.text.files import is_sheet, open_data, refuse_name, with_line_ends
 from pysft.text.json_rows import json_rows
-from pysft.text.keys import KNOWN, Reading, is_empty, take_flag
+from pysft.text.keys import KNOWN, MARKS, OF_ROWS, Reading, is_empty, take_flag
 from pysft.text.spreadsheet import ANSWERED, ASKED, sheet_rows
 from pysft.text.template import Template
 from pysft.text.templates import CHAT
@@ -53,16 +53,18 @@ def scan(
                 if isinstance(row.get("prompt"), dict) and REPLIES in row["prompt"]:
                     trees.add_tree(row, line)
                     continue
-                if not reading.wants(row):
-                    yield LeftOut("of another language")
-                    continue
                 where = f"{path}, line {line}"
-                messages = _messages(row, where, roles, reading)
-                check_messages(messages, where, template)
+                if why := reading.left_out(row, where):
+                    yield LeftOut(why)
+                    continue
+                messages, first = _messages(row, where, roles, reading)
+                check_messages(messages, where, template, first)
             except RowError as error:
                 yield error
             else:
-                yield Conversation(messages, str(path), line, _category(row), row=row)
+                yield Conversation(
+                    messages, str(path), line, _category(row), row=row, first_turn=first
+                )
         for found in trees.conversations():
             try:
                 if isinstance(found, Conversation):
@@ -87,7 +89,7 @@ def read_conversations(
     return found
 
 
-def read_prompts(path) -> list[dict]:
+def read_prompts(path, reading: Reading = EVERYTHING) -> list[dict]:
     """[{"prompt": text or turns, "domain": "in", "near", "out" or ""}] of a file of JSON lines. The
     turns are [{"role", "content"}], of which the last is to be answered."""
     prompts = []
@@ -99,7 +101,8 @@ def read_prompts(path) -> list[dict]:
             if not _is_prompt(row.get("prompt")):
                 remedy = 'write {"prompt": text, "domain": ...}'
                 raise RowError(where, 'no "prompt" in it', remedy, "format")
-            EVERYTHING.refuse_rest({k: v for k, v in row.items() if k != "prompt"}, where)
+            rest = {key: value for key, value in row.items() if key != "prompt"}
+            reading.refuse_rest(rest, where, OF_ROWS)
             prompts.append({"prompt": row["prompt"], "domain": str(row.get("domain", ""))})
     return prompts
 
@@ -140,18 +143,15 @@ def _turns(messages, where, roles, reading):
     what is wrong with it."""
     if not isinstance(messages, list):
         return messages
-    found = [
-        _turn(dict(m), f"{where}, turn {turn}", roles, reading) if isinstance(m, dict) else m
+    return [
+        _turn(m, f"{where}, turn {turn}", roles, reading) if isinstance(m, dict) else m
         for turn, m in enumerate(messages, 1)
     ]
-    if found and isinstance(found[0], dict) and found[0]["role"] == "system":
-        if is_empty(found[0]["content"]):
-            return found[1:]  # as many programs write it for a chat without a system text
-    return found
 
 
 def _turn(turn: dict, here: str, roles, reading) -> dict:
     """One turn as a message. A RowError if it has a key that is not read."""
+    turn = reading.without_ignored(turn)
     is_share_gpt = "from" in turn and "role" not in turn
     role_key, content_key = ("from", "value") if is_share_gpt else ("role", "content")
     if role_key not in turn or (content_key not in turn and not turn.keys() & KNOWN.keys()):
@@ -174,13 +174,15 @@ def _content(content, role, here: str, reading):
     if not isinstance(content, list) or not all(isinstance(p, dict) for p in content):
         return content
     parts = []
-    for part in map(dict, content):
+    for number, part in enumerate(map(reading.without_ignored, content), 1):
         kind, text = part.pop("type", None), part.pop("text", None)
-        reading.refuse_rest(part, f"{here}, part {len(parts) + 1}")
+        reading.refuse_rest(part, f"{here}, part {number}")
+        if role != "assistant" and kind != "text":
+            what = f"a part of type {kind!r}"
+            remedy = "the model reads text alone: take the row out"
+            raise RowError(f"{here}, part {number}", what, remedy, "format")
         parts.append({"type": kind, "text": text})
-    if role != "assistant" and all(
-        p["type"] == "text" and isinstance(p["text"], str) for p in parts
-    ):
+    if role != "assistant" and all(isinstance(p["text"], str) for p in parts):
         return plain(parts)
     return parts
 
@@ -197,13 +199,13 @@ def _instruction(answered):
     the answer."""
 
     def messages(row, where, roles, reading):
-        asked, answer = row.pop("instruction"), row.pop(answered)
-        more = [row.pop(key, None) for key in ("input", "context")]
-        more = [text for text in more if not is_empty(text)]
-        if not all(isinstance(text, str) for text in (asked, *more)):
+        answer = row.pop(answered)
+        pieces = [row.pop(key, None) for key in ("instruction", "input", "context")]
+        pieces = [piece for piece in pieces if not is_empty(piece)]
+        if not all(isinstance(piece, str) for piece in pieces):
             what = '"instruction", "input" and "context" must be text'
             raise RowError(where, what, "write them so", "format")
-        return _exchange("\n\n".join([asked, *more]), answer, where, roles, reading)
+        return _exchange("\n\n".join(pieces), answer, where, roles, reading)
 
     return ("instruction", answered), messages
 
@@ -233,6 +235,7 @@ FORMATS = [
     _instruction("output"),
     _instruction("response"),
     _list("conversations"),
+    _list("conversation"),
     *(_pair(asked, answered) for asked in ASKED for answered in ANSWERED),
     (("text",), _text),
 ]
@@ -246,28 +249,40 @@ NAMED = [
     TREE,
 ]
 SYSTEM = ("system", "system_prompt")  # keys of a row that hold a system turn
+SHOWN = 8  # keys of a row of an unknown format that a message names
 
 
 def _messages(row: dict, where: str, roles: dict[str, str], reading: Reading):
-    """The messages of a row, not yet checked. A RowError if its format is unknown, or if it has a
-    key that would be lost."""
-    row = dict(row)
+    """(the messages of a row, not yet checked; the number that the first has among the turns of the
+    row). A RowError if the format is unknown, or if the row has a key that would be lost."""
+    row = reading.without_ignored(row)
     if any(not is_empty(row.get(key)) for key in ("chosen", "rejected")):
         what = 'a row of preferences ("chosen", "rejected"), from which fine-tuning cannot learn'
         remedy = 'to train on the better reply alone, write it into "messages"'
         raise RowError(where, what, remedy, "preferences")
     # A null says nothing, so formats are sought among the other keys first.
     make = _format_of(key for key in row if row[key] is not None) or _format_of(row)
-    if make is not None:
-        system = [row.pop(key) for key in SYSTEM if not is_empty(row.get(key))]
-        messages = make(row, where, roles, reading)
-        if system and isinstance(messages, list):
-            messages = [{"role": "system", "content": text} for text in system] + messages
-        reading.refuse_rest(row, where, _texts(messages))
-        return _with_line_ends(messages)
-    known = "; ".join(", ".join(f'"{key}"' for key in keys) for keys in NAMED)
-    what = f'no "messages" in it, only {", ".join(map(repr, row)) or "an empty object"}'
-    raise RowError(where, what, f"a row has one of these sets of keys: {known}", "format")
+    if make is None:
+        names = list(map(repr, row))
+        shown = ", ".join(names[:SHOWN]) + " and others" * (len(names) > SHOWN)
+        known = "; ".join(", ".join(f'"{key}"' for key in keys) for keys in NAMED)
+        what = f'no "messages" in it, only {shown or "an empty object"}'
+        raise RowError(where, what, f"a row has one of these sets of keys: {known}", "format")
+    system = [row.pop(key) for key in SYSTEM if not is_empty(row.get(key))]
+    messages = make(row, where, roles, reading)
+    first = 1
+    if isinstance(messages, list) and messages and isinstance(messages[0], dict):
+        begins = messages[0]
+        if begins["role"] == "system" and is_empty(begins["content"]):
+            # as many programs write it for a chat without a system text
+            messages, first = messages[1:], 2
+        elif begins["role"] == "system":
+            system = [text for text in system if text != begins["content"]]
+        messages = [{"role": "system", "content": text} for text in system] + messages
+        first -= len(system)
+    rest = {key: value for key, value in row.items() if key not in MARKS}
+    reading.refuse_rest(rest, where, OF_ROWS, _texts(messages))
+    return _with_line_ends(messages), first
 
 
 def _format_of(names):

@@ -1,109 +1,141 @@
 """The rows of a file of JSON: an object a line, one array of them, or objects over many lines."""
 
 import json
+import re
 from collections.abc import Iterator
 
-from pysft.errors import RowError
+from pysft.errors import DataError, RowError
 
 LONGEST_NUMBER = 400  # digits
+MOST_FAULTS = 1000  # of JSON, in a file that is read as a whole
 BLANK = " \t\r\n\ufeff"  # also a byte order mark, in the middle where files were joined
+_BETWEEN = re.compile(f"[{BLANK},]*")  # what stands between two values
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape shows bytes that are no text
+
+
+class Place(int):
+    """The number of the line on which a row begins. If other rows begin on the same line, it prints
+    as "7, row 2"."""
+
+    row = 0
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) + (f", row {self.row}" if self.row else "")
 
 
 def json_rows(file, path) -> Iterator[tuple[int, dict | RowError]]:
     """(line number, object or its fault) of each row. file: of bytes.
 
-    If the first line that is not empty is whole, each line is a row. Otherwise the file is read as
-    a whole: an array of rows, or rows one after the other, each over several lines."""
-    lines = enumerate(file, 1)
+    If the first line that is not empty holds an object, each line is a row. Otherwise the file is
+    read as a whole: an array of rows, or rows one after the other, each over several lines. A
+    DataError if what follows a fault cannot be read."""
+    lines, decoder = enumerate(file, 1), _Decoder()
     for number, raw in lines:
         if not raw.strip():
             continue
-        if not _begins_a_longer_value(raw):
-            yield number, _row(raw, f"{path}, line {number}", True)
-            break
-        yield from _values(raw + file.read(), number, path)
-        return
+        if _begins_a_longer_value(raw):
+            text = _Text((raw + file.read()).decode("utf-8", "surrogateescape"))
+            yield from _values(text, number, path, decoder)
+            return
+        yield number, _row(raw, f"{path}, line {number}", decoder, True)
+        break
     for number, raw in lines:
         if raw.strip():
-            yield number, _row(raw, f"{path}, line {number}", False)
+            yield number, _row(raw, f"{path}, line {number}", decoder, False)
 
 
 def _begins_a_longer_value(raw: bytes) -> bool:
     """True if a first line begins an array, or an object that goes on in the next line."""
-    line = raw.strip()
-    return line.startswith(b"[") or (line.startswith(b"{") and line.endswith((b"{", b"[", b",")))
+    line = raw.strip(b" \t\r\n\xef\xbb\xbf")
+    is_open = line.startswith(b"{") and line.endswith((b"{", b"[", b",", b":"))
+    return line.startswith(b"[") or is_open
 
 
-def _row(raw: bytes, where: str, is_first: bool) -> dict | RowError:
+def _row(raw: bytes, where: str, decoder: "_Decoder", is_first: bool) -> dict | RowError:
     """The object in a line, or the line's fault."""
     try:
-        return _object_in(_DECODER.decode(raw.decode("utf-8").strip(BLANK)), where)
+        value = decoder.decode(raw.decode("utf-8").strip(BLANK))
     except UnicodeDecodeError as error:
-        return _not_text(error, where)
+        what = f"cannot be read as UTF-8 text ({error.reason} at byte {error.start})"
+        return RowError(where, what, "save the file as UTF-8", "format")
     except (ValueError, RecursionError) as error:
         remedy = "write one object a line, or remove the line"
         if is_first:
             remedy += " (a table of two columns is read when its name ends with .csv)"
         return _not_json(error, where, remedy)
+    return _object_in(value, where, decoder)
 
 
-def _values(raw: bytes, first: int, path) -> Iterator[tuple[int, dict | RowError]]:
-    """(line number, object or its fault) of the values in a text that begins in line `first`: those
-    of arrays, and those that stand one after the other. After a fault of JSON the next value is
+def _values(
+    text: "_Text", line: int, path, decoder: "_Decoder"
+) -> Iterator[tuple[int, dict | RowError]]:
+    """(line number, object or its fault) of the values in a text that begins in this line: those of
+    an array, and those that stand one after the other. After a fault of JSON the next value is
     sought on a line that begins like that of the faulty one."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = first + raw.count(b"\n", 0, error.start)
-        yield line, _not_text(error, f"{path}, line {line}")
-        return
-    at, counted, line, is_open = 0, 0, first, False
+    at, depth, row, faults = 0, 0, 0, 0
     while True:
-        at = _skip(text, at, BLANK)
-        line, counted = line + text.count("\n", counted, at), at
-        where = f"{path}, line {line}"
+        begin = _BETWEEN.match(text, at).end()
+        line += str.count(text, "\n", at, begin)
+        at = begin
         if at == len(text):
-            if is_open:
-                yield line, _not_json("the array has no end", where, "end it with ]")
+            if depth:
+                yield line, _not_json("the array has no end", f"{path}, line {line}", "end it by ]")
             return
-        if text[at] == "[" and not is_open:
-            at, is_open = at + 1, True
-            continue
-        if text[at] == "]" and is_open:
-            at, is_open = at + 1, False
+        if text[at] == "[" and not depth or text[at] == "]" and depth:
+            at, depth = at + 1, 1 - depth
             continue
         try:
-            value, at = _DECODER.raw_decode(text, at)
+            value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            begins = text[text.rfind("\n", 0, at) + 1 : at]
-            found = text.find(f"\n{begins}{{", at) if not begins.strip(BLANK) else -1
-            remedy = "mend it, or remove it"
-            if found < 0:
-                remedy = "mend it: what follows cannot be read"
-            place = getattr(error, "pos", at)
-            if 0 <= found < place:  # the value has no end before the next begins
-                place = at
-            wrong = line + text.count("\n", at, place)
-            yield wrong, _not_json(error, f"{path}, line {wrong}", remedy)
-            if found < 0:
-                return
-            at = found
+            at, wrong = _after_fault(text, at, line, error)
+            faults += 1
+            fault = _not_json(error, f"{path}, line {wrong}", "mend it, or remove it")
+            if at is None or faults == MOST_FAULTS:
+                raise DataError(f"{fault}. What follows cannot be read") from None
+            yield wrong, fault
+            line += str.count(text, "\n", begin, at)
             continue
-        yield line, _object_in(value, where)
-        at = _skip(text, at, BLANK)
-        if is_open and text[at : at + 1] == ",":
-            at += 1
+        place, row = _place(text, line, row, begin, at)
+        where = f"{path}, line {place}"
+        if _NOT_UTF8.search(text, begin, at):
+            what = "cannot be read as UTF-8 text"
+            yield place, RowError(where, what, "save the file as UTF-8", "format")
+        else:
+            yield place, _object_in(value, where, decoder)
+        line += str.count(text, "\n", begin, at)
 
 
-def _skip(text: str, at: int, characters: str) -> int:
-    """The first place from `at` on where none of these characters stands."""
-    while at < len(text) and text[at] in characters:
-        at += 1
-    return at
+def _place(text: str, line: int, row: int, begin: int, end: int) -> tuple[Place, int]:
+    """(the place of the value text[begin:end], its number among the values that begin on its line).
+    row: the number of the value before, 0 if that is alone on its line."""
+    follows = _BETWEEN.match(text, end).end()
+    is_last = follows == len(text) or text[follows] == "]"
+    shares = not is_last and str.find(text, "\n", begin, follows) < 0
+    place = Place(line)
+    place.row = row + 1 if row or shares else 0
+    return place, place.row if shares else 0
 
 
-def _object_in(value, where: str) -> dict | RowError:
-    """The value, if it is an object."""
+def _after_fault(text: str, at: int, line: int, error) -> tuple[int | None, int]:
+    """(where the value after a faulty one begins, the line to name). The first is the end of the
+    text if nothing follows, None if it cannot be found."""
+    begins = text[str.rfind(text, "\n", 0, at) + 1 : at]
+    found = str.find(text, f"\n{begins}{{", at) if not begins.strip(BLANK) else -1
+    place = getattr(error, "pos", at)
+    if 0 <= found < place:  # the value has no end before the next begins
+        place = at
+    wrong = line + str.count(text, "\n", at, place)
+    if found < 0:
+        found = len(text) if str.find(text, "{", place + 1) < 0 else None
+    return found, wrong
+
+
+def _object_in(value, where: str, decoder: "_Decoder") -> dict | RowError:
+    """The value, if it is an object in which no key stands twice."""
+    if decoder.twice:
+        what = f"the key {decoder.twice[0]!r} stands twice in one object"
+        decoder.twice.clear()
+        return RowError(where, what, "keep one of the two", "format")
     if isinstance(value, dict):
         return value
     remedy = 'write {"messages": [...]}'
@@ -118,38 +150,37 @@ def json_kind(value) -> str:
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def _not_text(error: UnicodeDecodeError, where: str) -> RowError:
-    what = f"cannot be read as UTF-8 text ({error.reason} at byte {error.start})"
-    return RowError(where, what, "save the file as UTF-8", "format")
-
-
 def _not_json(error, where: str, remedy: str) -> RowError:
-    if isinstance(error, _Twice):
-        what = f"the key {error.key!r} stands twice in one object"
-        return RowError(where, what, "keep one of the two", "format")
-    return RowError(where, f"not JSON ({str(error).split(': line')[0]})", remedy, "format")
+    reason = str(error).split(": line")[0].removesuffix(" at").removesuffix(" starting")
+    return RowError(where, f"not JSON ({reason})", remedy, "format")
 
 
-class _Twice(ValueError):
-    """A key that stands twice in an object."""
+class _Text(str):
+    """A text in which json finds no line numbers. It would count them anew for each fault, from the
+    start of the text."""
 
-    def __init__(self, key: str):
-        super().__init__(key)
-        self.key = key
+    def count(self, *_):
+        return 0
+
+    def rfind(self, *_):
+        return -1
 
 
-def _object(pairs: list[tuple]) -> dict:
-    """An object. JSON libraries keep the last of two equal keys; here they are a fault."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Twice(next(key for key in keys if keys.count(key) > 1))
-    return found
+class _Decoder(json.JSONDecoder):
+    """Decodes JSON, and notes each key that stands twice in an object (`twice`), of which json
+    keeps the last. Whole numbers that are too long for Python stay text."""
+
+    def __init__(self):
+        super().__init__(object_pairs_hook=self._object, parse_int=_whole)
+        self.twice = []
+
+    def _object(self, pairs: list[tuple]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen = set()
+            self.twice += [key for key, _ in pairs if key in seen or seen.add(key)][:1]
+        return found
 
 
 def _whole(digits: str) -> int | str:
-    """A whole number. Python refuses very long ones; they stay text."""
     return int(digits) if len(digits) <= LONGEST_NUMBER else digits
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)

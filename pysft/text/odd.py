@@ -117,12 +117,17 @@ def misread(text: str) -> tuple[int, str, str] | None:
     read as if each byte was a character of Windows-1252. None if there are none."""
     if text.isascii():
         return None
+    read = []
     for found in _MISREAD.finditer(text):
         try:
-            return found.start(), found.group(), found.group().encode("cp1252").decode("utf-8")
+            meant = found.group().encode("cp1252").decode("utf-8")
         except UnicodeError:
-            pass
-    return None
+            continue
+        read.append((found.start(), found.group(), meant))
+    # Two characters in a row can be meant, as in "IRMÃ»"; three, or two pairs, hardly.
+    return (
+        read[0] if len(read) > 1 or any(len(characters) > 2 for _, characters, _ in read) else None
+    )
 
 
 def is_mark(character: str) -> bool:

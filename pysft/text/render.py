@@ -16,7 +16,12 @@ from pysft.text.tokenizer import Tokenizer
 
 
 def render(
-    messages, tokenizer: Tokenizer, template, where: str = "conversation", grade: str = "all"
+    messages,
+    tokenizer: Tokenizer,
+    template,
+    where: str = "conversation",
+    grade: str = "all",
+    first: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(tokens (L,) int32, trained (L,) bool) of a whole conversation.
 
@@ -24,9 +29,10 @@ def render(
     model should learn to write: of each assistant turn the text, the calls of tools, and the
     closing token. grade: of all assistant turns ("all"), of the last one ("last"), of those without
     the flag {"train": false} ("flags"), or "everything", the user's turns too, which is no mask. A
-    flag that contradicts this is a RowError."""
+    flag that contradicts this is a RowError, which names the turn; first: the number of the first
+    one."""
     out = _Writer(tokenizer, template)
-    _write_turns(out, messages, template, where, grade)
+    _write_turns(out, messages, template, where, grade, first)
     return out.result()
 
 
@@ -123,14 +129,14 @@ class _Writer:
             raise
 
 
-def _write_turns(out: _Writer, messages, template, where: str, grade: str) -> None:
+def _write_turns(out: _Writer, messages, template, where: str, grade: str, first: int = 1) -> None:
     if messages[0]["role"] == TEXT:
         return out.text(messages[0]["content"], True, where)
     everything = grade == "everything"
-    last, joined = len(messages), False  # joined: this turn stands inside the one before
-    for turn, message in enumerate(messages, 1):
+    joined = False  # this turn stands inside the one before
+    for turn, message in enumerate(messages, first):
         role, content, flag = message["role"], message["content"], message.get("train")
-        is_wanted = not (grade == "last" and turn < last)
+        is_wanted = not (grade == "last" and message is not messages[-1])
         here = f"{where}, turn {turn} ({role})"
         if flag is not None and grade != "flags":
             _check_flag(message, everything or (role == "assistant" and is_wanted), grade, here)

@@ -29,7 +29,12 @@ class Repeats:
             before = [m["content"] for m in c.messages[:first]]
             self.prompts.append(_digest(*before, prompt_key(c.prompt)))
             self.answers.append(_digest(prompt_key(c.replies()[0])))
-        everything = json.dumps(c.messages, sort_keys=True)  # flags and parts too
+        # Parts too, and flags that leave a turn out, under whichever name.
+        said = [
+            {key: m[key] for key in ("role", "content", "train") if key in m and m[key] is not True}
+            for m in c.messages
+        ]
+        everything = json.dumps(said, sort_keys=True)
         same = self.whole.setdefault(_digest(everything), number)
         return None if same == number else same
 

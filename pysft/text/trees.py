@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pysft.errors import RowError
 from pysft.text.conversation import Conversation, LeftOut
 from pysft.text.files import with_line_ends
-from pysft.text.keys import Reading
+from pysft.text.keys import MARKS, OF_ROWS, Reading
 
 KEYS = ("message_id", "role", "text")  # by which a row is known as a message of a tree
 REPLIES = "replies"  # the key of a message that holds its replies
-# Keys of a message by which it may be left out. Each is true or false.
-MARKS = ("deleted", "review_result", "synthetic")
 # Keys of a message, besides those that are read, which say nothing about its text.
 ABOUT = ("review_count", "detoxify", "tree_state", "emojis", "labels", "events", "is_spam")
 DEEPEST = 1000  # messages of a path
@@ -23,7 +21,7 @@ class _Node:
     message: dict
     parent: str | None
     line: int
-    rank: int | None  # among the replies to its parent; 0 is best
+    rank: float | None  # among the replies to its parent; 0 is best
     children: list = field(default_factory=list)
     has_lost: bool = False  # one of its replies is left out
 
@@ -47,7 +45,7 @@ class Trees:
     def add_tree(self, row: dict, line: int) -> None:
         """Take in a whole tree. A RowError names the first message that cannot be used."""
         rest = {key: value for key, value in row.items() if key not in ("prompt", *ABOUT)}
-        self.reading.refuse_rest(rest, f"{self.path}, line {line}")
+        self.reading.refuse_rest(rest, f"{self.path}, line {line}", OF_ROWS)
         self.add(row["prompt"], line)
 
     def add(self, message: dict, line: int) -> None:
@@ -77,7 +75,7 @@ class Trees:
             what = f"message_id {name!r} stands in line {self.lines[name]} already"
             raise RowError(where, what, "give each message its own", "tree")
         self.lines[name] = line
-        if why := self._why_left_out(row, where):
+        if why := self.reading.left_out(row, where):
             self.left_out[name] = why
             self.nodes[name] = _Node({}, parent, line, None)
             return
@@ -89,26 +87,9 @@ class Trees:
         if not isinstance(role, str) or role not in self.roles:
             remedy = f"expected one of {', '.join(self.roles)}"
             raise RowError(where, f"unknown role {role!r}", remedy, "roles")
-        is_rank = isinstance(rank, int) and not isinstance(rank, bool)
+        is_rank = isinstance(rank, (int, float)) and not isinstance(rank, bool)
         message = {"role": self.roles[role], "content": with_line_ends(text)}
         self.nodes[name] = _Node(message, parent, line, rank if is_rank else None)
-
-    def _why_left_out(self, row: dict, where: str) -> str:
-        """Why a message is left out; "" if it is read. A RowError if a mark is not true or
-        false."""
-        marks = {key: row.get(key) for key in MARKS}
-        for key, value in marks.items():
-            if value is not None and not isinstance(value, bool):
-                raise RowError(
-                    where, f"its mark {key!r} is {value!r}", "write true or false", "tree"
-                )
-        if marks["deleted"]:
-            return "deleted"
-        if marks["review_result"] is False:
-            return "that failed the review"
-        if marks["synthetic"] and not self.reading.synthetic:
-            return "synthetic"
-        return "" if self.reading.wants(row) else "of another language"
 
     def _leave_out(self) -> Iterator[LeftOut]:
         """Remove the messages that are left out, and all that hang below them. Yield each."""

@@ -38,6 +38,8 @@ BEFORE = {
         [
             "a key that the user calls meaningless",
             "one language",
+            "rows without a language",
+            "a language by its name",
             "a language with its country",
             "a language of other rows",
             "synthetic messages",
@@ -47,6 +49,10 @@ BEFORE = {
     **dict.fromkeys(
         [
             "a picture in a question",
+            "an empty question below an empty system turn",
+            "an empty question below a system text beside the turns",
+            "a fault in the second row of a line",
+            "a key that stands twice in an array of one line",
             "tools that a row describes",
             "a flag of a half",
             "two flags that differ",
@@ -161,6 +167,21 @@ KEYS = [
         question(content=[{"type": "image_url", "image_url": {"url": "x"}}]),
         "'image_url'",
     ),
+    refused(
+        "several unknown keys",
+        hi_ho(mood="glad", persona="a king"),
+        "its keys 'mood', 'persona' are not read",
+        "--ignore mood,persona",
+    ),
+    Situation(
+        "--ignore before the name of the file",
+        "audit --ignore mood x.jsonl --no-overlap",
+        {"x.jsonl": hi_ho(mood="glad")},
+        says=(CLEAN,),
+        check=rows_read(1),
+        source=OWN,
+        before="no such flag",
+    ),
     refused("tools that a row describes", hi_ho(tools=[{"name": "x"}]), "describes tools"),
     read("null and empty keys", [{**reply(tool_calls=None, name="", audio=[])[0], "tools": None}]),
     read("null messages beside a pair", [{"prompt": "Hi", "completion": "Ho.", "messages": None}]),
@@ -240,6 +261,29 @@ ROWS = [
                 "text": "### Instruction:\nHi\n\n### Response:\nHo.",
             }
         ],
+    ),
+    read(
+        "Alpaca with its rendering and an input",
+        [
+            {
+                "instruction": "Sum up",
+                "input": "A tale.",
+                "output": "Ho.",
+                "text": "### Instruction:\nSum up\n\n### Input:\nA tale.\n\n### Response:\nHo.",
+            }
+        ],
+    ),
+    read("WildChat", [{"conversation": HI_HO, "hashed_ip": "x", "language": "English"}]),
+    refused(
+        "an empty question below an empty system turn",
+        [{"messages": turns("", "Ho.", system="")}],
+        "line 1, turn 2: empty text",
+    ),
+    refused(
+        "an empty question below a system text beside the turns",
+        [{"system": "Be kind.", "conversations": [{"from": "human", "value": ""}, {}]}],
+        "turn 2: expected",
+        flags="--template chatml",
     ),
     refused(
         "Alpaca with another text",
@@ -322,8 +366,21 @@ TREES = [
         "its key 'mood'",
     ),
     read("all languages", FLAT + OTHERS, "left out", n=2),
-    read("one language", FLAT + OTHERS, "2 of another language", flags="--lang en"),
-    read("a language with its country", FLAT + OTHERS, "of another", flags="--lang pt"),
+    read("one language", FLAT + OTHERS, "2 in another language (pt-BR)", flags="--lang en"),
+    read(
+        "a language with its country", FLAT + OTHERS, "in another language (en)", flags="--lang pt"
+    ),
+    read("rows without a language", hi_ho(), flags="--lang en"),
+    read("a language by its name", hi_ho(language="English"), flags="--lang english"),
+    Situation(
+        "a language that no row has",
+        f"{AUDIT} --lang fr",
+        {"x.jsonl": hi_ho(lang="en")},
+        65,
+        ("all of its rows are left out", "1 in another language (en)"),
+        source=OWN,
+        before="no such flag",
+    ),
     read("a language of other rows", hi_ho(lang="en") + hi_ho(lang="de"), flags="--lang de"),
     read(
         "synthetic messages",
@@ -368,6 +425,28 @@ JSON = [
     read("an array with an object a line", "[\n" + LINES.replace("}\n{", "},\n{") + "]", n=2),
     read("objects over many lines", "\n".join(json.dumps(t, indent=4) for t in TWO), n=2),
     refused("a fault in an array", BROKEN, "line 6: not JSON", "of which 1 can"),
+    refused(
+        "a fault in the second row of a line",
+        json.dumps([TWO[0], {"prompt": "Hi", "completion": ""}]),
+        "x.jsonl, line 1, row 2, turn 2: empty reply",
+        "of which 1 can",
+    ),
+    refused(
+        "a key that stands twice in an array of one line",
+        json.dumps([TWO[0], 7, TWO[1]]).replace("7", '{"id": 1, "id": 2}'),
+        "line 1, row 2: the key 'id' stands twice",
+        "of which 2 can",
+    ),
+    Situation(
+        "a fault in an array of one line",
+        AUDIT,
+        {"x.jsonl": json.dumps([TWO[0], 7, TWO[1]]).replace("7", '{"id" 1}')},
+        65,
+        ("x.jsonl, line 1: not JSON", "What follows cannot be read"),
+        source=OWN,
+        before=REFUSED,
+    ),
+    read("commas at the ends of lines", LINES.replace("}\n", "},\n"), n=2),
     read("a file packed by gzip", gzip.compress(LINES.encode()), n=2, file="x.jsonl.gz"),
     read("a file packed by bzip2", bz2.compress(LINES.encode()), n=2, file="x.jsonl.bz2"),
     read("a file packed by xz", lzma.compress(LINES.encode()), n=2, file="x.jsonl.xz"),
@@ -439,7 +518,7 @@ FILES = [
     ),
     Situation(
         "a pipe for --config beside the shipped data",
-        "train --config pipe --out taken",
+        "train --config pipe --set data.transcripts=9 --out taken",
         {"taken": "a file"},
         2,
         ("taken",),
