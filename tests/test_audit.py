@@ -80,8 +80,8 @@ BROKEN = {
     ),
     "length": (
         pair("Hi", "x" * 300),
-        "line 14: 305 tokens, the context holds 256; make it 49 shorter, or train with a longer"
-        " context",
+        "line 14: 305 tokens, the context holds 256; make it 49 shorter, train with a longer"
+        " context, or leave",
     ),
     "exact duplicate": (pair("Fine", "Day."), "line 15: the same as "),
     "contradiction": (pair("FINE!", "Rain."), "line 16: its prompt has another answer at "),
@@ -128,7 +128,7 @@ def test_each_fault_of_a_broken_file_is_named_with_its_place_and_remedy_in_one_r
     assert report["errors"] == 14 and report["rows"] == len(BROKEN) + 2
     assert report["trainable"] == len(BROKEN) - 12
     assert len({f.where for f in findings}) == len(BROKEN)
-    first = r"line 1: not JSON .*and 10 more; python -m pysft audit names them all"
+    first = r"line 1: not JSON .*and 10 more; python -m pysft audit .*bad.jsonl names them all"
     with pytest.raises(DataError, match=first):
         read_conversations(bad)
 

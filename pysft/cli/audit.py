@@ -118,6 +118,8 @@ def _show_figures(report):
     lines += [
         ("rows", f"{report['rows']:,}, of which {report['trainable']:,} can be trained on"),
         ("left out", ", ".join(f"{n:,} {why}" for why, n in report["left_out"].items()) or "none"),
+        ("keys not read", _counts(report["keys_not_read"])),
+        ("characters changed", report["characters_changed"] or "none"),
         ("turns", turns or "none"),
         (
             "tokens a conversation",
@@ -154,6 +156,12 @@ def _show_figures(report):
     lines.append(("findings", found or "none: clean"))
     for name, value in lines:
         print(f"{name:<24}{value}")
+
+
+def _counts(counts):
+    """Names with how often each comes, the most frequent first."""
+    shown = [f"{name} ({n:,})" for name, n in list(counts.items())[:SHOWN]]
+    return ", ".join(shown + ["..."] * (len(counts) > SHOWN)) or "none"
 
 
 def _spread(c):

@@ -8,7 +8,7 @@ from pathlib import Path
 from pysft.errors import DataError, PysftError, RowError, UsageError
 from pysft.inference.search import Search
 from pysft.measure.probe import Probe, make_probe
-from pysft.text.characters import Written, replaced, write_with
+from pysft.text.characters import changed_note, replaced, write_with
 from pysft.text.conversation import Conversation, LeftOut, refuse_faults
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.examples import encode_all
@@ -26,7 +26,6 @@ from pysft.text.transcripts import transcripts
 from pysft.training.settings import Settings
 
 FEW = 50  # with fewer conversations of one's own, all are trained on and none is held out
-SHOWN = 8  # how many replaced or new characters a note names
 
 
 @dataclass
@@ -176,23 +175,12 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
             f"composed: letters and accents of {written.composed:,} conversations (Unicode NFC)"
         )
     if written.changed:
-        material.notes.append(_changed(written, settings.data.unknown))
+        material.notes.append(changed_note(written.changed, settings.data.unknown))
     tokens = template.tokens
     if settings.data.transcripts or any(c.has_calls for c in every):
         tokens += template.tool_tokens
     material.grown = written.tokenizer.grow(tokens)
     return written.faults
-
-
-def _changed(written: Written, unknown: str) -> str:
-    """Return the note about characters that were replaced or are new."""
-    shown = ", ".join(
-        f"{c!r}" + (f" by {new!r}" if new != c else "") + f" ({n:,} times)"
-        for (c, new), n in written.changed.most_common(SHOWN)
-    )
-    more = len(written.changed) - SHOWN
-    kind = "new" if unknown == "grow" else "replaced"
-    return f"{kind} characters: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def _hold_out(material: Material, settings: Settings, own_data: bool) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pysft import IGNORE
 from pysft.errors import DataError, RowError
-from pysft.text.characters import write_with
+from pysft.text.characters import changed_note, write_with
 from pysft.text.conversation import Conversation, LeftOut, plain
 from pysft.text.examples import encode_conversation, length_fault
 from pysft.text.files import is_sheet, refuse_name
 from pysft.text.fixed import Fixed
 from pysft.text.formats import EVERYTHING, last_text, read_conversations, read_prompts, scan
 from pysft.text.heldout import prompt_key
-from pysft.text.keys import Reading
+from pysft.text.keys import OF_ROWS, Reading, is_empty
 from pysft.text.near_duplicates import Texts, near_duplicates
 from pysft.text.odd import is_mark, odd_characters
 from pysft.text.overlap import GRAM, Overlap
@@ -92,6 +92,7 @@ def audit(
             fixed,
             unknown,
             tokens,
+            reading,
         )
         for path in work.paths:
             before, left_out = work.rows, work.left_out.total()
@@ -115,11 +116,11 @@ class _Audit:
 
     def __init__(
         self, paths, tokenizer, template, context, grade, max_new, corpus, heldout, fixed, unknown,
-        tokens,
+        tokens, reading,
     ):  # fmt: skip
         self.paths, self.template, self.context, self.grade = paths, template, context, grade
         self.max_new, self.corpus, self.heldout = max_new, corpus, heldout
-        self.fixed, self.unknown, self.tokens = fixed, unknown, tokens
+        self.fixed, self.unknown, self.tokens, self.reading = fixed, unknown, tokens, reading
         self._take(write_with([], tokenizer, template, unknown).tokenizer)
         self.overlap = Overlap(corpus) if corpus else None
         marks = "|".join(map(re.escape, sorted(template.marks)))
@@ -136,6 +137,7 @@ class _Audit:
         self.copied = array("q")
         self.turns, self.openings, self.categories = Counter(), Counter(), Counter()
         self.identities, self.complete, self.left_out = Counter(), Counter(), Counter()
+        self.changed, self.unread = Counter(), Counter()  # characters; keys of rows without meaning
         self.unended = []  # (where, end) of replies that do not end with one of ENDS
 
     def _take(self, tokenizer: Tokenizer) -> None:
@@ -178,6 +180,9 @@ class _Audit:
         self.turns[len(c.messages)] += 1
         if c.category:
             self.categories[c.category] += 1
+        for key, value in (c.row or {}).items():
+            if (key in OF_ROWS or key in self.reading.ignore) and not is_empty(value):
+                self.unread[key] += 1
         for turn, m in enumerate(c.messages, c.first_turn):
             self._check_turn(c, turn, m["role"], plain(m["content"]))
         if not c.is_text and (key := prompt_key(c.prompt)) in self.heldout:
@@ -213,6 +218,7 @@ class _Audit:
         written = write_with([c], self.tokenizer, self.template, self.unknown)
         if written.faults:
             raise written.faults[0]
+        self.changed += written.changed
         if written.tokenizer is not self.tokenizer:
             self._take(written.tokenizer)
         return written.conversations[0]
@@ -325,6 +331,10 @@ class _Audit:
             "rows": self.rows,
             "trainable": len(self.lines),
             "left_out": dict(sorted(self.left_out.items())),
+            "keys_not_read": dict(self.unread.most_common()),
+            "characters_changed": changed_note(self.changed, self.unknown)
+            if self.changed
+            else None,
             "turns": dict(sorted(self.turns.items())),
             "errors": severities["error"],
             "warnings": severities["warning"],

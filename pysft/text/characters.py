@@ -88,6 +88,21 @@ def replaced(text: str, tokenizer: Tokenizer) -> str:
     return text.translate({ord(c): new for c, new in instead.items() if new is not None})
 
 
+SHOWN = 8  # how many replaced or new characters a note names
+
+
+def changed_note(changed: Counter, unknown: str) -> str:
+    """The note about characters that were replaced or are new: (character, what is written for it)
+    -> how often."""
+    shown = ", ".join(
+        f"{c!r}" + (f" by {new!r}" if new != c else "") + f" ({n:,} times)"
+        for (c, new), n in changed.most_common(SHOWN)
+    )
+    more = len(changed) - SHOWN
+    kind = "new" if unknown == "grow" else "replaced"
+    return f"{kind} characters: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
 class Written(NamedTuple):
     """What write_with() gives."""
 

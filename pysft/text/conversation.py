@@ -10,6 +10,7 @@ The template that a function takes is a Template (template.py), which has the ro
 parts that there are."""
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -121,7 +122,10 @@ def plain(content) -> str:
 def refuse_faults(faults: list[RowError]) -> None:
     """Raise the first fault with the number of the others, if there are any."""
     if faults:
-        others = f" (and {len(faults) - 1:,} more; python -m pysft audit names them all)"
+        files = " ".join(
+            dict.fromkeys(shlex.quote(f.where.partition(", line ")[0]) for f in faults)
+        )
+        others = f" (and {len(faults) - 1:,} more; python -m pysft audit {files} names them all)"
         raise DataError(f"{faults[0]}{others if len(faults) > 1 else ''}")
 
 

@@ -47,7 +47,8 @@ def encode_conversation(
 def length_fault(where: str, tokens: int, context: int) -> RowError:
     """The fault of a conversation that the context cannot hold."""
     what = f"{tokens} tokens, the context holds {context}"
-    remedy = f"make it {tokens - context} shorter, or train with a longer context"
+    remedy = f"make it {tokens - context} shorter, train with a longer context, or leave such rows"
+    remedy += " out (--too-long drop)"
     return RowError(where, what, remedy, "length")
 
 

@@ -21,7 +21,7 @@ from pysft.text.conversation import (
     refuse_faults,
 )
 from pysft.text.files import is_sheet, open_data, refuse_name, with_line_ends
-from pysft.text.json_rows import json_rows
+from pysft.text.json_rows import json_kind, json_rows
 from pysft.text.keys import KNOWN, MARKS, OF_ROWS, Reading, is_empty, take_flag
 from pysft.text.spreadsheet import ANSWERED, ASKED, sheet_rows
 from pysft.text.template import Template
@@ -212,7 +212,11 @@ def _instruction(answered):
 
 def _pair(asked, answered):
     def messages(row, where, roles, reading):
-        return _exchange(row.pop(asked), row.pop(answered), where, roles, reading)
+        texts = [row.pop(asked), row.pop(answered)]
+        for key, text in zip((asked, answered), texts):
+            if not isinstance(text, (str, list)):
+                raise RowError(where, f'"{key}" is {json_kind(text)}', "it must be text", "format")
+        return _exchange(*texts, where, roles, reading)
 
     return (asked, answered), messages
 

@@ -124,7 +124,7 @@ class _Writer:
                     self.tokenizer.encode(text)
                 except DataError as error:
                     what, _, remedy = str(error).removeprefix("text: ").partition("; ")
-                    remedy += " (--unknown replace or grow does)"
+                    remedy += ", or give --unknown replace or --unknown grow"
                     raise RowError(where, what, remedy, "characters") from None
             raise
 
