@@ -1,21 +1,29 @@
 """`--resume`: what it goes on with, what it refuses, and the same bytes at the end."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import (
     SHORT_TUNING,
+    conversation,
     files_in,
     interrupted_at_once,
+    lines,
     pysft,
     refusal,
     succeeds,
 )
 from conftest import merged
 
+from pysft.jobs import material
+from pysft.run.begun import READ
+from pysft.text import examples
 from pysft.training import runner
 from pysft.training.settings import Settings
 
@@ -246,3 +254,94 @@ def test_resume_takes_no_other_settings(workdir, flag):
     flag = flag.split()
     assert f"leave out {flag[0]}" in refusal(2, *RESUME, *flag)
     assert workdir.is_unchanged()
+
+
+# ------------------------------------------------------- another version reads the same files anew
+
+
+def has_read_something_else(error) -> bool:
+    assert "not as this" not in error and "Put the old content back" not in error
+    return "what is read from " in error and "resume with the version of pysft" in error
+
+
+def change_digests(change) -> None:
+    """Call change(digests) on those in the record of the run in the folder "run"."""
+    path = Path("run/run.json")
+    record = json.loads(path.read_text())
+    change(record["sha256"])
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "module, name, changed",
+    [
+        (material, "scan", lambda rows: list(rows)[1:]),  # left out
+        (material, "split_corpus", lambda parts: (parts[0][:-1], parts[1])),
+        (examples, "shift", lambda arrays: (arrays[0], np.append(arrays[1][:-1], 0))),  # graded
+    ],
+)
+def test_a_run_whose_files_are_read_otherwise_now_is_not_resumed(
+    trained, workdir, begin, monkeypatch, module, name, changed
+):
+    begin("train", *trained.inputs)
+    before = files_in("run")
+    read = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *a, **more: changed(read(*a, **more)))
+    error = refusal(65, *RESUME)
+    assert has_read_something_else(error)
+    assert str(trained.corpus) in error and str(trained.data) in error
+    assert files_in("run") == before
+
+
+def test_a_base_whose_vocabulary_is_read_otherwise_now_is_not_resumed(
+    trained, workdir, begin, monkeypatch
+):
+    begin("pretrain", *trained.text)
+    read = material.vocabulary_of
+    monkeypatch.setattr(material, "vocabulary_of", lambda kind, text: read(kind, text + "\u00a7"))
+    assert has_read_something_else(refusal(65, "pretrain", "--resume", "--out", "run"))
+
+
+def test_a_record_without_that_digest_gets_it_where_nothing_was_composed_or_left_out(
+    trained, workdir, begin
+):
+    begin("train", *trained.inputs)
+    change_digests(lambda sha256: sha256.pop(READ))
+    report = succeeds(*RESUME, "--json").document
+    assert report["weights_sha256"] == trained.report["weights_sha256"]
+    assert READ in json.loads(Path("run/run.json").read_text())["sha256"]
+
+
+@pytest.mark.parametrize("accents, deleted", [(True, False), (False, True)])
+def test_a_record_without_that_digest_is_refused_where_something_was_composed_or_left_out(
+    trained, workdir, begin, accents, deleted
+):
+    rows = [conversation("Praise the king", "Voila\u0300." if accents else "No.")]
+    node = {"message_id": "a", "parent_id": None, "role": "prompter", "text": "Hi"}
+    reply = {"message_id": "b", "parent_id": "a", "role": "assistant", "text": "Ho."}
+    rows += [node, reply, reply | {"message_id": "c", "deleted": True}] if deleted else []
+    data = workdir.write("mine.jsonl", lines(rows))
+    begin("train", *trained.text, "--data", data, "--unknown", "grow")
+    change_digests(lambda sha256: sha256.pop(READ))
+    before = files_in("run")
+    assert has_read_something_else(refusal(65, *RESUME))
+    assert files_in("run") == before
+
+
+@pytest.mark.parametrize("odd", ["a\u0300 ", "\r", "a \ufeff"])
+def test_a_corpus_that_an_earlier_version_read_otherwise_is_not_called_changed(
+    trained, workdir, begin, odd
+):
+    text = "\ufeff" + trained.corpus.read_text().replace("\n", "\r\n") + odd * 5
+    corpus = workdir.path / "odd.txt"
+    corpus.write_bytes(text.encode())
+    begin("train", "--config", trained.config, "--corpus", "odd.txt", "--data", trained.data)
+    earlier = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    digest = hashlib.sha256(earlier.encode()).hexdigest()
+    change_digests(lambda sha256: sha256.update({"odd.txt": digest}))
+    before = files_in("run")
+    error = refusal(65, *RESUME)
+    assert has_read_something_else(error) and error.startswith("pysft: odd.txt: ")
+    corpus.write_bytes(text.encode() + b"more")
+    assert "odd.txt: changed since this run was begun" in refusal(65, *RESUME)
+    assert files_in("run") == before

@@ -1,17 +1,20 @@
 """Begin a run or resume one: its inputs, its record, its folder and the folder's lock."""
 
 import hashlib
+import json
 import textwrap
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from pysft.console import Screen
 from pysft.disk import lock_folder, remove_leftovers
 from pysft.errors import DataError, Interrupted, MissingInput, PysftError, UsageError
 from pysft.jobs.material import Material
 from pysft.nn.shapes import GPTConfig
-from pysft.run.begun import SHIPPED, Begun, resume_command
+from pysft.run.begun import READ, SHIPPED, Begun, resume_command
 from pysft.run.stage import (
     Stage,
     measured_stage,
@@ -24,7 +27,7 @@ from pysft.run.tree import line_of, named_base
 from pysft.text.corpora import CORPORA, read_corpus, shipped
 from pysft.text.template import Template
 from pysft.text.templates import load_template
-from pysft.text.tokenizers import vocabulary_from_json
+from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
 from pysft.training.flat import stored_settings
 from pysft.training.presets import Parent
 from pysft.training.settings import Model, Settings, check_stages, kind_of
@@ -212,6 +215,32 @@ def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
         with suppress(OSError):  # gather() opens the file next, and explains what is wrong with it
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
+
+
+def digest_of_material(material: Material) -> str:
+    """Return the SHA-256 of what a run trains on: the vocabularies, the base text, and the tokens
+    and labels of all examples."""
+    known = [t for t in (material.tokenizer, material.grown) if t is not None]
+    words = [json.dumps(vocabulary_to_json(t), sort_keys=True) for t in known]
+    h = hashlib.sha256("\0".join([*words, material.train_text]).encode())
+    for examples in material.examples:
+        if examples:
+            h.update(np.array([len(e.labels) for e in examples], np.int64))
+            h.update(np.concatenate([e.input_ids for e in examples], dtype=np.int32))
+            h.update(np.concatenate([e.labels for e in examples], dtype=np.int32))
+    return h.hexdigest()
+
+
+def checked_reading(
+    inputs: dict, material: Material, begun: Begun | None
+) -> tuple[dict, Begun | None]:
+    """Return (the inputs with the digest of what was read from them, the record of a resumed run
+    with it). A DataError if something else was read when that run was begun."""
+    read = {READ: digest_of_material(material)}
+    if begun is not None:
+        begun.refuse_other_reading(read[READ], material.is_altered)
+        begun = replace(begun, sha256=begun.sha256 | read)
+    return inputs | read, begun
 
 
 def require(path) -> None:

@@ -38,7 +38,8 @@ class Material:
     conversations, pairs: what is trained on. examples: (those of the conversations, those of the
     pairs). heldout: conversations that are only measured on. files: for a mixture, the number of
     each conversation's file. probe: what the model is measured with. notes: sentences that tell the
-    user what was done to the data."""
+    user what was done to the data. is_altered: conversations were composed or left out while they
+    were read."""
 
     train_text: str
     heldout_text: str
@@ -52,6 +53,7 @@ class Material:
     files: list | None = None
     probe: Probe | None = None
     notes: list[str] = field(default_factory=list)
+    is_altered: bool = False
 
 
 def text_alone(settings: Settings, corpus: str, template: Template) -> Material:
@@ -154,6 +156,7 @@ def _read(
     if left_out:
         counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(left_out.items()))
         material.notes.append(f"left out: {counts}")
+        material.is_altered = True
     pairs = []
     if not own_data and "pairs" in settings.data.shipped:
         pairs = list(scan(shipped("pairs40.jsonl"), template))
@@ -174,6 +177,7 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
         material.notes.append(
             f"composed: letters and accents of {written.composed:,} conversations (Unicode NFC)"
         )
+        material.is_altered = True
     if written.changed:
         material.notes.append(changed_note(written.changed, settings.data.unknown))
     tokens = template.tokens

@@ -9,6 +9,7 @@ from pysft.jobs.begin import (
     Begun,
     Order,
     Place,
+    checked_reading,
     corpus_of,
     current_isa,
     describe,
@@ -73,6 +74,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         material = gather(settings, order.corpus, order.data, tokenizer, template)
     else:
         material = text_alone(settings, order.corpus, template)
+    inputs, begun = checked_reading(inputs, material, begun)
     works = plan_work(settings, material)
     begun = begun or Begun(
         verb, settings.to_json(), order.corpus, order.data, order.base, template, order.ops,

@@ -1,6 +1,7 @@
 """RUN/run.json: the record of what a run was begun with. Resuming reads it, and refuses inputs that
 have changed."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pysft.run.stage import read_json
 from pysft.text.template import Template
 
 SHIPPED = "shipped "  # in `sha256`, the prefix of the names of the package's own files
+READ = "what is trained on"  # in `sha256`, the name of the digest of what was read from the files
 
 
 def resume_command(folder: Path) -> str:
@@ -29,7 +31,7 @@ class Begun:
     verb: "train" or "pretrain". settings: as JSON. data, base: None if not given. ops: "kernels" or
     "reference". isa: the instruction set. Both are kept because others give other bits. A run that
     was resumed with another instruction set has both, as in "avx512, base". sha256: the digest of
-    every file that the run reads, by name."""
+    every file that the run reads, by name, and under READ that of what was read from them."""
 
     verb: str
     settings: dict
@@ -87,12 +89,44 @@ class Begun:
         return found
 
     def refuse_changes(self, sha256: dict[str, str]) -> None:
-        """Raise a DataError unless the inputs have the digests that the run was begun with."""
+        """Raise a DataError unless the files have the digests that the run was begun with."""
         for name, digest in sha256.items():
             # Older records lack the digests of shipped files: do not refuse them for that.
             if_missing = digest if name.startswith(SHIPPED) else None
-            if self.sha256.get(name, if_missing) != digest:
+            if (before := self.sha256.get(name, if_missing)) != digest:
+                if name == self.corpus and before == _digest_of_earlier_versions(name):
+                    raise self._other_reading([name])
                 raise DataError(
                     f"{name}: changed since this run was begun (its SHA-256 differs). Put the old "
                     "content back, or begin a new run"
                 )
+
+    def refuse_other_reading(self, digest: str, is_altered: bool) -> None:
+        """Raise a DataError if other data were read from the same files when the run was begun: the
+        data decide the bits of the weights.
+
+        digest: that of what was read now. is_altered: conversations were composed or left out. The
+        record of an earlier version has no digest, and that version did neither."""
+        before = self.sha256.get(READ)
+        if is_altered if before is None else before != digest:
+            shipped = [name for name in self.sha256 if name.startswith(SHIPPED)]
+            raise self._other_reading([self.corpus, *(self.data or shipped)])
+
+    def _other_reading(self, names: list[str]) -> DataError:
+        have = "has" if len(names) == 1 else "have"
+        return DataError(
+            f"{', '.join(names)}: what is read from {'it' if len(names) == 1 else 'them'} has"
+            f" changed since this run was begun, though the file{'s' * (len(names) > 1)} {have}"
+            " not; resume with the version of pysft that began it, or begin a new run"
+        )
+
+
+def _digest_of_earlier_versions(corpus: str) -> str | None:
+    """Return the SHA-256 of a corpus as versions read it that did not compose letters and accents.
+    None if it is no file of text."""
+    try:
+        text = Path(corpus).read_bytes().decode("utf-8")
+    except (OSError, ValueError):
+        return None
+    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+    return hashlib.sha256(text.encode()).hexdigest()
