@@ -40,6 +40,7 @@ from pysft.lab.variants import exchange
 from pysft.measure import figures
 from pysft.run.stage import write_json
 from pysft.text.templates import CHAT
+from pysft.training.presets import PRESETS
 
 HOSTILE = "</table><script>alert('x')</script> \"quoted\" & <img src=https://evil.example/x>"
 
@@ -335,6 +336,19 @@ def test_the_name_of_a_record_is_made_as_it_was_in_the_labs_that_people_have(lab
     assert records.digest_of_examples([example]) == hashlib.sha256(text).hexdigest()
     text = '{"a": [2, null], "b": "1"}'
     assert records.digest({"b": "1", "a": [2, None]}) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_settings_that_name_a_record_stay_the_same_from_version_to_version():
+    """With another digest every record and base that people have stored would be lost. A setting
+    that changes no result of the lab belongs in the list in relevant(). For one that does, write
+    the new digests here."""
+    digests = {name: records.digest(records.relevant(p))[:12] for name, p in PRESETS.items()}
+    assert digests == {
+        "seed": "b0f725fb6fb8",
+        "tiny": "8a198df8dd34",
+        "mini": "132499958f42",
+        "small": "698cce3663fa",
+    }
 
 
 def test_a_trial_has_the_same_name_in_another_lab(lab, tmp_path, corpus, monkeypatch):

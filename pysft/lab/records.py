@@ -33,10 +33,10 @@ def digest_of_examples(examples: list[Example]) -> str:
 
 
 def relevant(settings: Settings) -> dict:
-    """The settings that can change a result of the lab. It makes its own examples, so `transcripts`
-    and `tokenizer` do not count. It never skips a step and never resumes, so `on_nan` and
-    `save_every` do not count."""
-    others = ("transcripts", "tokenizer", "on_nan", "save_every")
+    """The settings that can change a result of the lab. It reads no files and makes its own
+    examples, so `transcripts`, `tokenizer`, `lang`, `synthetic` and `ignore` do not count. It never
+    skips a step and never resumes, so `on_nan` and `save_every` do not count."""
+    others = ("transcripts", "tokenizer", "lang", "synthetic", "ignore", "on_nan", "save_every")
     tables = settings.to_json()
     for name, table in tables.items():
         if isinstance(table, dict):
