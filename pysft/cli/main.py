@@ -159,7 +159,9 @@ def _refuse(verb: Parser, args, more: list[str]) -> None:
     flags = [flag for action in verb._actions for flag in action.option_strings]
     typed = re.sub("^[\u2010-\u2015\u2212-]+", "--", more[0])
     if typed in flags and typed != more[0]:
-        hint = f"; its dash is not the one of the keyboard: write {typed}"
+        is_short = more[0].startswith("-")  # the keyboard's dash, but one alone
+        why = "flags have two dashes" if is_short else "its dash is not the one of the keyboard"
+        hint = f"; {why}: write {typed}"
     elif more[0].startswith("-"):
         hint = _suggestion(more[0], flags)
     elif hasattr(args, "resume"):

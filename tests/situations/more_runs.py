@@ -6,7 +6,7 @@ from command_line import TrainedRun, interrupted_at_once, toml
 from command_line import pysft as run_command
 from conftest import python
 
-from situations import Situation, row
+from situations import OWN, Situation, row
 
 GITHUB = "https://github.com/"
 TRAIN = "train {inputs} --data a.jsonl --out r"
@@ -238,5 +238,24 @@ SITUATIONS: list[Situation] = [
         never=("name the run's folder by --out",),
         source=GITHUB + "qeeqbox/social-analyzer/issues/82",
         before="unrecognized arguments: \u2013-data a.jsonl; name the run's folder by --out",
+    ),
+    Situation(
+        "one dash before a flag",
+        "train {inputs} -data a.jsonl",
+        {"a.jsonl": ROWS},
+        code=2,
+        says=("-data a.jsonl; flags have two dashes: write --data.",),
+        never=("keyboard",),
+        source=OWN,
+        before="its dash is not the one of the keyboard: write --data",
+    ),
+    Situation(
+        "one dash before a flag of chat",
+        "chat {run} -tokens 5",
+        code=2,
+        says=("-tokens 5; flags have two dashes: write --tokens.",),
+        never=("keyboard",),
+        source=OWN,
+        before="its dash is not the one of the keyboard: write --tokens",
     ),
 ]
