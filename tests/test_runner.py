@@ -1,6 +1,7 @@
 """Training a stage on disk: interrupted and resumed it ends with the same bits, what diverges is
 named, and its log and messages."""
 
+import io
 import itertools
 import json
 import os
@@ -104,6 +105,29 @@ def test_a_signal_ends_the_training_after_its_step_with_a_checkpoint(tmp_path, a
     assert "--resume" in str(error)
     assert "\n" not in str(error)
     assert (stage.folder / "checkpoints" / str(at + 1) / "state.safetensors").is_file()
+
+
+class OpenLine(console.Screen):
+    """A screen that keeps what it has written, and shows each progress line at once."""
+
+    def __init__(self):
+        super().__init__(json=False)
+        self.stream, self.live = io.StringIO(), True
+
+    def progress(self, text, last=False):
+        self._last = -1e9
+        super().progress(text, last)
+
+
+@pytest.mark.parametrize(
+    "error", [Diverged("the loss is nan"), OSError(28, "No space left on device"), KeyError("bug")]
+)
+def test_an_error_begins_a_line_of_its_own_behind_a_progress_line(tmp_path, error):
+    screen = OpenLine()
+    with pytest.raises(type(error)):
+        train(new_stage(tmp_path), plan_with(4, raising(error)), screen=screen)
+    written = screen.stream.getvalue()
+    assert "step 4 of" in written and written.endswith("left\n")
 
 
 def test_the_signal_handlers_are_restored_after_a_training(tmp_path):

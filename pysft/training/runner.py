@@ -158,8 +158,6 @@ class _Running:
     def interrupt(self, number: int | None, what: str = "interrupted") -> None:
         """Write a checkpoint and raise Interrupted."""
         path = self.checkpoint()
-        with suppress(BrokenPipeError):
-            self.screen.end_line()
         raise Interrupted(
             f"{what} after step {self.adam.steps}. The checkpoint is {path}. "
             f"Go on with: {resume_command(self.folder.parent)}",
@@ -249,6 +247,8 @@ def train_stage(
             why = f"stopped, because its output can no longer be written ({error.strerror}),"
             running.interrupt(signals.caught, why)
         finally:
+            with suppress(BrokenPipeError):
+                screen.end_line()  # what follows, such as an error, begins a line of its own
             journal.flush()
 
 
