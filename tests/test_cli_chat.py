@@ -1,7 +1,9 @@
 """`chat` and `generate`."""
 
 import pytest
-from command_line import pysft, refusal, succeeds
+from command_line import conversation, lines, pysft, raising, refusal, succeeds, toml
+
+from pysft.text.corpora import read_corpus
 
 ANSWER = {"prompt", "reply", "stop", "tokens", "tokens_per_s"}  # the names of the --json document
 
@@ -91,3 +93,56 @@ def test_the_smallest_temperature_gives_the_greedy_reply(trained):
     chat = ("chat", trained.run, "-p", "Go", "--json")
     greedy = succeeds(*chat).document["reply"]
     assert succeeds(*chat, "--temperature", "1e-320").document["reply"] == greedy
+
+
+# ------------------------------------------------------------------- a flag that would help, or not
+
+
+FLAG = "--unknown replace"
+
+
+@pytest.fixture(scope="module")
+def unasking(tmp_path_factory):
+    """A function that talks to a run with system messages that has no "?", so that an @ cannot be
+    replaced, but an e with an accent can."""
+    folder = tmp_path_factory.mktemp("unasking")
+    (folder / "small.toml").write_text(toml())
+    (folder / "c.txt").write_text(read_corpus("plays")[:12000].replace("?", "."))
+    (folder / "d.jsonl").write_text(lines(conversation("Hi", "Ho.") for _ in range(3)))
+    text = ["--config", folder / "small.toml", "--corpus", folder / "c.txt"]
+    flags = ["--template", "chatml", "--unknown", "grow"]
+    succeeds("train", *text, "--data", folder / "d.jsonl", *flags, "--out", folder / "run")
+    return lambda *flags: pysft("chat", folder / "run", "--unknown", *flags)
+
+
+@pytest.mark.parametrize(
+    "flags, is_named",
+    [
+        (["refuse", "-p", "caf\u00e9"], True),
+        (["refuse", "-p", "Hi", "--system", "\u00e9"], True),
+        (["refuse", "--system", "\u00e9"], True),
+        (["refuse", "-p", "caf\u00e9", "--json"], True),
+        (["refuse", "-p", "caf\u00e9", "--show-tokens"], True),
+        (["refuse", "-p", "a@b"], False),  # nothing can replace it
+        (["replace", "-p", "a@b"], False),  # the flag that was just used
+        (["replace", "-p", "Hi", "--system", "a@b"], False),
+        (["replace", "-p", "caf\u00e9 " * 60], False),  # too long, whatever is replaced
+        (["refuse", "-p", "Hi " * 90], False),
+    ],
+)
+def test_an_error_of_chat_names_the_flag_that_replaces_characters_only_if_it_helps(
+    unasking, monkeypatch, flags, is_named
+):
+    monkeypatch.setattr("builtins.input", raising(EOFError))
+    result = unasking(*flags)
+    assert (result.code, result.out, len(result.err.splitlines())) == (65, "", 1)
+    assert (FLAG in result.err) == is_named
+    if is_named:
+        assert unasking("replace", *flags[1:]).code == 0
+
+
+def test_inside_a_chat_no_error_names_a_flag(unasking, monkeypatch):
+    typed = iter(["caf\u00e9", "Hi", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    result = unasking("refuse")
+    assert result.code == 0 and "'\u00e9' (U+00E9)" in result.err and FLAG not in result.err

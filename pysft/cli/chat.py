@@ -1,11 +1,12 @@
 """`pysft chat`: talk to a tuned model."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from pysft.cli.arguments import add_talking, print_json, talker, use_colour, warn_if_unfinished
 from pysft.console import command
-from pysft.errors import PysftError, UsageError
+from pysft.errors import DataError, PysftError, UsageError
 
 HELP = "talk to a tuned model"
 EXAMPLES = (
@@ -64,23 +65,40 @@ def run(args):
     stage, sampling = talker(args)
     _require_tuned(stage, args.run_folder)
     warn_if_unfinished(args.run_folder)
-    session = Session(
-        stage.model,
-        stage.tokenizer,
-        stage.template,
-        sampling,
-        args.tokens or MAX_NEW,
-        system=args.system,
-        replace_unknown=(args.unknown or stage.setting("unknown", "refuse")) == "replace",
-        tools=_tools(args, stage),
-        text_history=_learned_from_made(stage),
-    )
-    if args.prompt is not None:
-        _answer_once(session, args)
-    elif args.json:
+    replaces = (args.unknown or stage.setting("unknown", "refuse")) == "replace"
+    with _naming_the_flag(args, stage.tokenizer, replaces):
+        session = Session(
+            stage.model,
+            stage.tokenizer,
+            stage.template,
+            sampling,
+            args.tokens or MAX_NEW,
+            system=args.system,
+            replace_unknown=replaces,
+            tools=_tools(args, stage),
+            text_history=_learned_from_made(stage),
+        )
+        if args.prompt is not None:
+            return _answer_once(session, args)
+    if args.json:
         raise UsageError("--json prints one answer; give the message to answer: -p TEXT")
-    else:
-        _converse(session, stage.folder, args.show_tokens)
+    _converse(session, stage.folder, args.show_tokens)
+
+
+@contextmanager
+def _naming_the_flag(args, tokenizer, replaces: bool):
+    """Add --unknown replace to an error about unknown characters of --system or -p, if it would
+    help: if the characters are not replaced already, and all of them can be."""
+    from pysft.text.characters import replaced, typed
+
+    try:
+        yield
+    except DataError as error:
+        texts = [typed(text, tokenizer) for text in (args.system, args.prompt) if text]
+        helps = all(tokenizer.can_write(replaced(text, tokenizer)) for text in texts)
+        if replaces or not helps or all(map(tokenizer.can_write, texts)):
+            raise
+        raise DataError(f"{error} (--unknown replace replaces them)") from None
 
 
 def _require_tuned(stage, run):

@@ -39,7 +39,8 @@ class Session:
     text_history: show the model its earlier replies without their calls and results, as the made
         transcripts do. A model that learned from other transcripts sees them as it wrote them.
 
-    A system message that is empty, or that the template has no role for, raises a UsageError."""
+    A system message that is empty, or that the template has no role for, raises a UsageError, and
+    one with an unknown character a DataError."""
 
     model: object
     tokenizer: Tokenizer
@@ -65,6 +66,7 @@ class Session:
             raise UsageError(
                 f"this run's template {self.template.name!r} has no system role; leave --system out"
             )
+        self._system_turn()  # raises now what every message would raise
 
     def prompt(self, text: str) -> tuple[np.ndarray, int]:
         """Return (ids, dropped): the prompt for a message after the history, and the number of the
@@ -73,10 +75,7 @@ class Session:
         Exchanges are left out until ROOM tokens (or max_new, if that is less) remain for the reply;
         with tools, until ROOM_WITH_TOOLS of the context remain or no exchange is left. A message
         with an unknown character, or one that does not fit even alone, raises a DataError."""
-        try:
-            self.tokenizer.encode(text, "the message")
-        except DataError as error:
-            raise DataError(f"{error} (--unknown replace replaces them)") from None
+        self.tokenizer.encode(text, "the message")
         context = self.model.config.context
         least = min(ROOM, self.max_new)
         system = self._system_turn()
