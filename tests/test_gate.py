@@ -573,3 +573,41 @@ def test_any_offsets_tokens_and_labels_are_computed_or_refused(cu, numbers, thre
             assert expected, function
         except GateError:
             assert not expected, function
+
+
+# --------------------------------------------------------- what C promises in kernels.h, by itself
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_partial_sum_of_squares_is_that_of_its_own_block(dtype):
+    x = np.random.default_rng(0).standard_normal(2 * kernels.SQUARES_BLOCK + 5).astype(dtype)
+    partials = np.full(4, np.nan)
+    suffix = {np.float32: "_f32", np.float64: "_f64"}[dtype]
+    gate.c_function("sum_squares", suffix)(gate.pointer(partials), gate.pointer(x), len(x), 1)
+    cuts = range(0, len(x), kernels.SQUARES_BLOCK)
+    blocks = [x[i : i + kernels.SQUARES_BLOCK].astype(np.float64) for i in cuts]
+    assert partials[:3] == pytest.approx([b @ b for b in blocks], rel=1e-12)
+    assert np.isnan(partials[3])  # there is no fourth block
+
+
+FOLLOWS_INDICES = [
+    f"{name}_{way}"
+    for name in ("attention", "embedding", "cross_entropy")
+    for way in ("forward", "backward")
+]
+
+
+@pytest.mark.parametrize("function", FOLLOWS_INDICES)
+def test_a_kernel_that_follows_good_indices_returns_minus_one(function, monkeypatch):
+    codes, make = [], gate.c_function
+
+    def noted(name, suffix):
+        def call(*arguments):
+            codes.append(make(name, suffix)(*arguments))
+            return codes[-1]
+
+        return call
+
+    monkeypatch.setattr(gate, "c_function", noted)
+    getattr(kernels, function)(**good()[function])
+    assert codes == [-1]

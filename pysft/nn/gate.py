@@ -195,7 +195,7 @@ class Admitted:
         indices. Such a kernel returns -1 if all are good. For any other code
         explain(function, code, letters) raises the GateError."""
         arguments.append(count_threads(self.function, threads))
-        kernel = getattr(_lib, self.function + self.suffix)
+        kernel = c_function(self.function, self.suffix)
         if calls is not None:
             calls.note(self, kernel, arguments, explain)
             return
