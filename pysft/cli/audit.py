@@ -174,6 +174,8 @@ def _spread(c):
 
 
 def _kinds(d):
+    if not d["kinds"]:
+        return "none"
     top = ", ".join(f"{name or '(no word)'} {share:.0%}" for name, share in d["top"])
     return (
         f"{d['kinds']:,} kind{'s' * (d['kinds'] != 1)}, as diverse as {d['effective']:,.0f}"
