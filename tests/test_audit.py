@@ -398,7 +398,7 @@ def test_the_quick_check_counts_duplicates_and_contradictions():
     ]
     assert quick_check(talk) == [
         "1 exact duplicate and 1 answer to a prompt that has another answer among the conversations"
-        " (python -m pysft audit names them)"
+        " (python -m pysft audit x.jsonl names them)"
     ]
     assert quick_check(talk[2:]) == []
 

@@ -171,7 +171,8 @@ def take_flag(turn: dict, where: str, is_reply: bool) -> tuple[str, bool] | None
     for name, value in given.items():
         if value not in (0, 1) or not isinstance(value, (bool, int, float)):
             what = f"the flag {name!r} is {value!r}"
-            raise RowError(where, what, "it is true or false, or 1 or 0", "flags")
+            remedy = f"it is true or false, or 1 or 0; if it is no flag, give --ignore {name}"
+            raise RowError(where, what, remedy, "flags")
         if value and not is_reply:
             what = f"the flag {name!r} asks to grade a turn that is no reply"
             remedy = "only assistant turns are graded: take the flag out"

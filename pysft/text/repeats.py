@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from array import array
 
 import numpy as np
@@ -70,4 +71,7 @@ def quick_check(conversations: list[Conversation]) -> list[str]:
         found.append(f"{other:,} answer{'s' * (other > 1)} to a prompt that has another answer")
     if not found:
         return []
-    return [f"{' and '.join(found)} among the conversations (python -m pysft audit names them)"]
+    files = " ".join(dict.fromkeys(shlex.quote(c.path) for c in conversations))
+    return [
+        f"{' and '.join(found)} among the conversations (python -m pysft audit {files} names them)"
+    ]
