@@ -76,18 +76,29 @@ def cut(text: str, width: int) -> str:
     """Return as much of the beginning of a text as fits into `width` columns of a terminal."""
     used = 0
     for i, c in enumerate(text):
-        used += columns(c)
+        used += _columns(c)
         if used > width:
             return text[:i]
     return text
 
 
-def columns(c: str) -> int:
-    """Return how many columns of a terminal a character takes: 2 for wide ones such as Chinese, 0
-    for marks over the one before, else 1."""
-    if unicodedata.category(c) in ("Mn", "Me", "Cf"):
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a wide character such as a
+    Chinese one, none for a mark over the one before or an invisible character."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(c: str) -> int:
+    is_jamo = "\u1160" <= c <= "\u11ff"  # a vowel or a last consonant, drawn into the first one
+    if is_jamo or unicodedata.category(c) in ("Mn", "Me", "Cf"):
         return 0
-    return 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1
+    return 2 if unicodedata.east_asian_width(c) in "WF" else 1
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """Return a text with blanks up to a width in columns, behind it, or with `right` before it."""
+    blanks = " " * (width - columns(text))
+    return blanks + text if right else text + blanks
 
 
 def clock(seconds: float) -> str:
@@ -99,9 +110,9 @@ def command(*words, python: str = "python") -> str:
     """Return a command of this program that can be pasted into a shell, whatever is in its words.
 
     words: what stands behind `python -m pysft`. A Path that begins with "-" gets "./" in front, so
-    that it is not taken for a flag. A word with a line break is written as $'...', on one line."""
+    that it is not taken for a flag."""
     safe = (no_flag(w) if isinstance(w, Path) else str(w) for w in words)
-    return " ".join(map(_quoted, [python, "-m", "pysft", *safe]))
+    return " ".join(map(quoted, [python, "-m", "pysft", *safe]))
 
 
 def no_flag(path) -> str:
@@ -109,11 +120,18 @@ def no_flag(path) -> str:
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
+    """Return a word as a shell reads it. One with control characters, such as a line break, is
+    written as $'...' on one line, for bash and zsh: a terminal would act on the characters
+    themselves."""
     if not any(unicodedata.category(c) == "Cc" for c in word):
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + re.sub(r"[\x00-\x1f\x7f]", lambda c: f"\\x{ord(c[0]):02x}", escaped) + "'"
+    return "$'" + re.sub(r"[\x00-\x1f\x7f-\x9f]", _octal, escaped) + "'"
+
+
+def _octal(found: re.Match) -> str:
+    return "".join(f"\\{byte:03o}" for byte in found[0].encode())
 
 
 def hush(stream) -> None:

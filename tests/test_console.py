@@ -112,6 +112,7 @@ def test_wide_characters_count_twice_and_marks_not_at_all(window):
     one = window(columns=11)
     assert one.show("\u4f60\u597d" * 10) == "\r\x1b[K" + "\u4f60\u597d\u4f60\u597d\u4f60"
     assert one.show("e\u0301" * 20) == "\r\x1b[K" + "e\u0301" * 10
+    assert one.show("\u1112\u1161\u11ab" * 9) == "\r\x1b[K" + "\u1112\u1161\u11ab" * 5  # jamo
     assert console.cut("ab\u4f60", 3) == "ab" and console.cut("ab\u4f60", 4) == "ab\u4f60"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from situations.scripts import JAPANESE, RUSSIAN, in_script
 from texts import PLAIN, steady
 
+from pysft.console import columns, padded
 from pysft.inference.generate import Reply
 from pysft.inference.repetition import repeated_words
 from pysft.inference.search import Search
@@ -26,7 +27,7 @@ from pysft.text.characters import composed, typed
 from pysft.text.corpora import read_corpus
 from pysft.text.heldout import prompt_key
 from pysft.text.odd import invisible, is_mark, odd_characters, uncomposed
-from pysft.text.scripts import columns, letters_in, padded, unspaced
+from pysft.text.scripts import letters_in, unspaced
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
 

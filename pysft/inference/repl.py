@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pysft.console import columns, padded
 from pysft.errors import PysftError, UsageError
 from pysft.inference.generate import Event, Reply
 from pysft.inference.session import Session
-from pysft.text.scripts import columns, padded
 
 HELP = """/help            show this list
 /clear           forget the whole conversation

@@ -1,9 +1,8 @@
 """The command that makes a run again, from its run.json."""
 
 import json
-import shlex
 
-from pysft.console import no_flag
+from pysft.console import no_flag, quoted
 from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS, WITH_TOOLS, with_tools
 from pysft.training.settings import kind_of, stages_of
 
@@ -43,7 +42,7 @@ def reproduce(run: dict, tuned: bool) -> str:
         else:
             others.append(f"{table}.{name}={json.dumps(value)}")
     groups += [["--set", *others]] if others else []
-    first, *pieces = [shlex.join(map(str, group)) for group in groups]
+    first, *pieces = [" ".join(quoted(str(word)) for word in group) for group in groups]
     verb = "train" if tuned else "pretrain"
     pieces = [f"python -m pysft {verb} {first}", *pieces]
     short = len(" ".join(pieces)) < 80

@@ -1,4 +1,4 @@
-"""Words, letters and columns of texts in any script.
+"""Words and letters of texts in any script.
 
 A word is a run of letters with the marks that belong to them: the accents of Latin, the vowel signs
 of Hindi. An apostrophe within a word is part of it. Invisible characters of form (the joiners of
@@ -87,24 +87,3 @@ def unspaced(texts) -> list[str]:
     if not letters or sum(counts.values()) < MANY * letters:
         return []
     return [name for name in sorted(counts, key=counts.get, reverse=True) if counts[name]]
-
-
-def columns(text: str) -> int:
-    """The columns of a terminal that a text takes: two for a wide character, none for a mark or an
-    invisible character."""
-    if text.isascii():
-        return len(text)
-    return sum(_columns(c) for c in text)
-
-
-def _columns(c: str) -> int:
-    is_jamo = "\u1160" <= c <= "\u11ff"  # a vowel or a last consonant, drawn into the first one
-    if is_jamo or unicodedata.category(c) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(c) in "WF" else 1
-
-
-def padded(text: str, width: int, right: bool = False) -> str:
-    """The text with blanks up to a width in columns, behind it, or with `right` before it."""
-    blanks = " " * (width - columns(text))
-    return blanks + text if right else text + blanks

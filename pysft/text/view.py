@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from pysft import IGNORE
-from pysft.text.scripts import columns, padded
+from pysft.console import columns, padded
 from pysft.text.tokenizer import Tokenizer
 
 OPEN_BOX = "\u2423"  # drawn for a space
