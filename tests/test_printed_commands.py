@@ -11,6 +11,7 @@ from command_line import TrainedRun, disk_full, interrupted_at_once, pysft, rais
 from conftest import ROOT
 
 from pysft.cli.main import parser
+from pysft.cli.train import this_python
 from pysft.console import command
 from pysft.measure.diagnose import findings
 from pysft.measure.reproduce import reproduce
@@ -148,8 +149,39 @@ def test_the_command_that_makes_a_run_again_can_name_files_that_begin_with_a_das
 def test_a_name_with_a_line_break_is_written_on_one_line_that_bash_reads():
     import subprocess
 
-    name = "a\nb'c\\d\t"
+    name = "a\nb'c\\d\t\x01" + "7\x7f\x80\x85\x9f9\u00a0"
     line = command("chat", Path(name))
-    assert "\n" not in line
+    assert line.replace("\u00a0", "").isprintable()
     echoed = line.replace("python -m pysft chat", "printf %s", 1)
     assert subprocess.run(["bash", "-c", echoed], capture_output=True, text=True).stdout == name
+
+
+def test_the_command_that_makes_a_run_again_names_a_file_with_a_line_break_on_one_line():
+    settings = json.loads(json.dumps(Settings().to_json()))
+    run = {"settings": settings, "corpus": "a\nb", "data": ["c\x85d"], "base": None}
+    text = reproduce(run, True).replace("\\\n    ", "")
+    assert text.isprintable() and r"--corpus $'a\012b' --data $'c\302\205d'" in text
+
+
+@pytest.mark.parametrize(
+    "folder, executable, printed",
+    [
+        ("/a/b", "/a/b/.venv/bin/python", ".venv/bin/python"),
+        ("/abc/b", "/abc/c/python", "../c/python"),
+        ("/a/b", "/a/b/python", "/a/b/python"),  # "python" alone would be looked up in PATH
+        ("/a/b/c/d/e", "/f/python", "/f/python"),  # shorter as it is
+        ("/a", "", "python"),
+        (None, "/a/python", "/a/python"),  # the current folder is gone
+    ],
+)
+def test_the_python_in_a_printed_command_is_the_one_that_runs(
+    monkeypatch, folder, executable, printed
+):
+    def getcwd():
+        if folder is None:
+            raise FileNotFoundError
+        return folder
+
+    monkeypatch.setattr("os.getcwd", getcwd)
+    monkeypatch.setattr("sys.executable", executable)
+    assert this_python() == printed

@@ -111,11 +111,14 @@ def _add_stages(p):
 
 
 def this_python() -> str:
-    """The path of the Python that runs this, as short as it can be written."""
+    """The path of the Python that runs this, as short as it can be written. A path without a slash
+    would be no path: a shell looks such a name up in PATH."""
+    here = sys.executable or "python"  # it is empty where Python does not know
     try:
-        return min(os.path.relpath(sys.executable), sys.executable, key=len)
+        near = os.path.relpath(here)
     except (OSError, ValueError):  # the current folder is gone, or is on another drive
-        return sys.executable
+        return here
+    return near if os.sep in near and len(near) < len(here) else here
 
 
 def run(args):
