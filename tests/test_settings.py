@@ -453,3 +453,18 @@ def test_the_kinds_of_stages_have_their_own_settings():
     assert FineTuning().decay != Pretraining().decay
     with pytest.raises(UsageError, match=r"unknown setting of \[base\] 'lora_rank'"):
         resolve(flags={"base": {"lora_rank": 2}})
+
+
+def test_a_warm_up_is_shortened_to_its_stage_and_left_alone_where_there_are_no_steps():
+    def short(**sft):
+        return Settings().changed({"sft": sft}).with_short_warmups()
+
+    settings, notes = short(steps=20, warmup=100, lr=0.003)
+    assert settings.stages["sft"].warmup == 20
+    assert notes == [
+        "[sft] warmup = 100 is shortened to the 20 steps of the stage; its last step reaches the"
+        " full rate 0.003"
+    ]
+    for unchanged in ({"steps": 0, "warmup": 100}, {"steps": 100, "warmup": 100}):
+        settings, notes = short(**unchanged)
+        assert (settings.stages["sft"].warmup, notes) == (100, [])

@@ -339,11 +339,11 @@ class Settings:
         stages, notes = {}, []
         for name, stage in self.stages.items():
             stages[name] = stage
-            if stage.warmup > stage.steps:
+            if stage.steps and stage.warmup > stage.steps:
                 stages[name] = dataclasses.replace(stage, warmup=stage.steps)
                 notes.append(
-                    f"[{name}] warmup = {stage.warmup:,} is longer than the stage, and shortened to"
-                    f" its {stage.steps:,} steps; the last one has the rate {stage.lr:g}"
+                    f"[{name}] warmup = {stage.warmup:,} is shortened to the {stage.steps:,} steps"
+                    f" of the stage; its last step reaches the full rate {stage.lr:g}"
                 )
         return dataclasses.replace(self, stages=stages), notes
 

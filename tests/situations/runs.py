@@ -206,9 +206,9 @@ RUNS = [
         f"{TRAIN} --set base.warmup=100 sft.warmup=1000",
         SMALL,
         says=(
-            "[base] warmup = 100 is longer than the stage, and shortened to its 8 steps; the last"
-            " one has the rate 0.003",
-            "[sft] warmup = 1,000 is longer than the stage, and shortened to its 10 steps",
+            "[base] warmup = 100 is shortened to the 8 steps of the stage; its last"
+            " step reaches the full rate 0.003",
+            "[sft] warmup = 1,000 is shortened to the 10 steps of the stage",
         ),
         check=the_rate_is_reached,
         source=OWN,
