@@ -126,7 +126,9 @@ def test_a_model_that_the_container_cannot_hold_is_refused_with_the_containers_s
     monkeypatch.setattr(machine, "memory", lambda: limit)
     config = GPTConfig(65, context=256, layers=6, heads=6, channels=384)
     memory.refuse_too_large(config, 256)
-    with pytest.raises(UsageError, match=r"need [\d.]+ GiB; the container has 0\.5\. Choose"):
+    with pytest.raises(
+        UsageError, match=r"need [\d.]+ GiB; its control group allows 0\.5\. Choose"
+    ):
         memory.refuse_too_large(config, 64 * 256)
 
 
@@ -146,3 +148,14 @@ def test_without_a_folder_for_matplotlib_nothing_is_drawn_and_nothing_fails(monk
 
     monkeypatch.setattr(builtins, "__import__", imported)
     assert not figures.available()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")
+def test_the_processors_are_not_counted_where_the_affinity_is_known(monkeypatch):
+    """Each call of a kernel asks, and counting reads a file."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1 / 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(3)))
+    assert machine.processors() <= 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.processors() == 1

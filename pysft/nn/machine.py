@@ -2,8 +2,9 @@
 
 A container limits both by control groups. Version 2 has one tree of groups, version 1 a tree for
 each controller. A limit holds for its group and for all groups below it, so the smallest one from
-this process's group up to the top counts. Every function takes the folder in which proc/ and sys/
-stand, which is / but in tests. A file that is missing or not understood is no limit."""
+this process's group up to the top counts. The functions take the folder in which proc/ and sys/
+stand, which is / but in tests. A file that is missing or not understood is no limit. What the
+system itself answers (affinity, the size of the memory, ulimit) is this machine's in tests too."""
 
 import math
 import os
@@ -18,9 +19,9 @@ def processors(root: Path = ROOT) -> int:
 
     It is the number that the process may run on, or the control groups' quota if that is less. A
     quota of 1.5 processors counts as 2, because with one thread a third of it would be lost."""
-    here = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        here = len(os.sched_getaffinity(0))
+    # os.cpu_count() reads a file, which is slow where each call of a kernel asks.
+    has_affinity = hasattr(os, "sched_getaffinity")
+    here = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, math.ceil(min(here, quota(root))))
 
 
@@ -47,7 +48,7 @@ def memory(root: Path = ROOT) -> tuple[int, str]:
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = _text(group / name)
             if text.isdecimal() and int(text) > 0:
-                limits.append((int(text), "the container has"))
+                limits.append((int(text), "its control group allows"))
     try:
         import resource
 
