@@ -127,7 +127,7 @@ def test_an_error_begins_a_line_of_its_own_behind_a_progress_line(tmp_path, erro
     with pytest.raises(type(error)):
         train(new_stage(tmp_path), plan_with(4, raising(error)), screen=screen)
     written = screen.stream.getvalue()
-    assert "step 4 of" in written and written.endswith("left\n")
+    assert "step 4 of" in written and written.endswith("tokens/s\n")
 
 
 def test_the_signal_handlers_are_restored_after_a_training(tmp_path):

@@ -28,7 +28,7 @@ from pysft.training.loop import Outliers, Report, train
 from pysft.training.settings import Training
 from pysft.training.stages import Plan
 
-FIRST_SECONDS = 10  # time to a process's first checkpoint, unless it is to come sooner
+FIRST_SECONDS = 10  # a process's time to its first checkpoint of a stage, or less
 TICK = 1e-6  # seconds; a clock may not move during a short step
 LAST_STEPS = 20  # the loss that is shown and reported is the mean of this many steps
 
@@ -45,7 +45,8 @@ def steps_of(model, plan: Plan, settings: Training, objective=None) -> Iterator[
 
 def pause(saves: int, save_every: float) -> float:
     """Return the seconds from one checkpoint to the next, after `saves` checkpoints of this
-    process. The first comes sooner, so that a process that does not live long gets on too."""
+    stage by this process. The first comes sooner, so that a process that does not live long gets on
+    too."""
     return save_every if saves else min(save_every, FIRST_SECONDS)
 
 
@@ -231,7 +232,7 @@ def train_stage(
                 left = (plan.steps - r.step) * seconds / (r.step - first)
                 screen.progress(
                     f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {journal.loss():.3f}  "
-                    f"{tokens / max(seconds, TICK):,.0f} tokens/s  {clock(left)} left",
+                    f"{clock(left)} left  {tokens / max(seconds, TICK):,.0f} tokens/s",
                     r.step == plan.steps,
                 )
                 if signals.caught is not None:
