@@ -558,7 +558,9 @@ def test_info_names_a_parent_that_is_missing_and_a_stage_that_is_not_finished(se
     assert (row["parent"], row["parent_found"]) == ("sft", False)
     (run / "sft-2/model.safetensors").unlink()
     assert "sft-2" in succeeds("info", "run").out
-    assert "not finished: 6 steps so far" in succeeds("info", "run").out
+    shown = succeeds("info", "run").out
+    assert "not finished: 6 steps so far" in shown
+    assert shown.endswith("Go on with: python -m pysft train --resume --out run\n")
     os.makedirs("empty")
     assert "no stage in it" in refusal(66, "info", "empty")
 
@@ -608,7 +610,7 @@ def test_the_tree_shows_each_child_under_its_own_parent():
 def test_a_stage_that_is_not_finished_stands_under_its_parent(home, workdir):
     with stopped_in("sft", 3):
         assert pysft("train", *home.inputs, "--out", "run").code == 130
-    base, sft = succeeds("info", "run").out.splitlines()
+    base, sft, _ = succeeds("info", "run").out.splitlines()
     assert base.startswith("base ") and sft.startswith("+- sft ")
     assert "not finished: 3 steps so far" in sft
     succeeds("report", "run")

@@ -2,6 +2,7 @@
 run."""
 
 import sys
+from pathlib import Path
 
 from pysft import __version__
 from pysft.cli.arguments import print_json
@@ -46,6 +47,7 @@ def _show_build(args):
 
 
 def _show_run(args):
+    from pysft.run.begun import resume_command
     from pysft.run.tree import drawn, tree
 
     rows = tree(args.run_folder)
@@ -54,6 +56,10 @@ def _show_run(args):
         return
     for line, row in drawn(rows):
         print(f"{line:<28} {_described(row)}")
+    left = {Path(row["folder"]).parent for row in rows if not (row["damaged"] or row["finished"])}
+    for folder in sorted(left):
+        if (folder / "run.json").is_file():
+            print(f"Go on with: {resume_command(folder)}")
 
 
 def _described(row: dict) -> str:
