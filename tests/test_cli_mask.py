@@ -54,6 +54,13 @@ def test_mask_shows_the_probability_and_loss_of_each_graded_position_in_a_run(tr
     assert "probability" in succeeds("mask", "--run", trained.run).out
 
 
+# The figures of --prove in the order in which they are shown.
+PROMISED = (
+    *("masked_dlogits", "graded_dlogits", "loss_change"),
+    *("gradient_difference", "gradient_unmasked"),
+)
+
+
 @pytest.mark.parametrize(
     "flags", [(), ("--template", "llama2"), ("--ops", "reference"), ("--grade", "everything")]
 )
@@ -65,8 +72,14 @@ def test_mask_proves_that_a_masked_token_has_no_gradient(flags):
     assert proof["graded_dlogits"] > 1e-3
     assert (proof["gradient_unmasked"] > 0.01) == is_masked
     assert proof["gradient_difference"] < 1e-6
-    last = succeeds("mask", "--prove", *flags).out.splitlines()[-1]
-    assert last.startswith("proved" if is_masked else "nothing is masked")
+    shown = succeeds("mask", "--prove", *flags).out.splitlines()
+    assert shown[-1].startswith("proved" if is_masked else "nothing is masked")
+    of = document["proof"]
+    heading = f"In a small model with random weights, {of['masked']} of {of['rows']} rows masked:"
+    figures = shown[shown.index(heading) + 1 : -1]
+    assert [f"{of['graded']:,}" in line for line in figures] == [False] * 5 + [True]
+    for name, line in zip(PROMISED, figures):
+        assert f"{of[name]:.1e}" in line
 
 
 def test_the_proof_notices_a_gradient_at_a_masked_row(monkeypatch):
