@@ -158,13 +158,16 @@ class PythonTrial:
         loaded, those that run a function which the statement is in or which uses what it
         defines."""
         first, last = mutant.span
-        found = self.found.of(mutant.file, [mutant.line])
-        found = found or self.found.of(mutant.file, range(first, last + 1))
-        if found:
-            return found
-        for start, end, inner in _functions(ast.parse(text)):
-            if start <= mutant.line <= end:
-                return self.found.of(mutant.file, range(inner, end + 1))
+        around = [f for f in _functions(ast.parse(text)) if f[0] <= mutant.line <= f[1]]
+        # The head of a function is run when its module is loaded, by whichever test does that. It
+        # has its effect in the body.
+        if not (around and mutant.line < around[0][2]):
+            found = self.found.of(mutant.file, [mutant.line])
+            found = found or self.found.of(mutant.file, range(first, last + 1))
+            if found:
+                return found
+        for _, end, inner in around:
+            return self.found.of(mutant.file, range(inner, end + 1))
         return self._users(_names(text, first))
 
     def _users(self, names: list[str]) -> set[str]:
