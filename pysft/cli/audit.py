@@ -1,6 +1,7 @@
 """`pysft audit`: check a data set before training on it."""
 
-from pysft.cli.arguments import add_reading, policies, positive, print_json, reading_of
+from pysft.cli.arguments import positive, print_json
+from pysft.cli.reading import add_reading, policies, reading_of
 
 HELP = "check a data set before training on it"
 EXAMPLES = (

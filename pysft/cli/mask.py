@@ -3,14 +3,12 @@
 from pysft import disk
 from pysft.cli.arguments import (
     add_computing,
-    add_reading,
-    policies,
     positive,
     print_json,
-    reading_of,
     use_colour,
     whole,
 )
+from pysft.cli.reading import add_reading, policies, reading_of
 from pysft.errors import UsageError
 
 HELP = "show which tokens the model is graded on, and what the mask does"

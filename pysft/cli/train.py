@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pysft.cli.arguments import (
     add_rendering,
-    add_rows,
     add_training,
     positive,
     print_json,
     settings_of,
 )
+from pysft.cli.reading import add_rows
 from pysft.errors import UsageError
 
 HELP = "do the whole job: train a base model, grow its vocabulary, fine-tune it, measure it"
