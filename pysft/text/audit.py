@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft import IGNORE
-from pysft.errors import DataError, RowError
+from pysft.errors import RowError
 from pysft.text.characters import changed_note, write_with
-from pysft.text.conversation import Conversation, LeftOut, plain
+from pysft.text.conversation import Conversation, LeftOut, plain, short
 from pysft.text.examples import encode_conversation, length_fault
 from pysft.text.files import is_sheet, refuse_name
 from pysft.text.fixed import Fixed
-from pysft.text.formats import EVERYTHING, last_text, read_conversations, read_prompts, scan
-from pysft.text.heldout import prompt_key
+from pysft.text.formats import EVERYTHING, scan
+from pysft.text.heldout import heldout_prompts, prompt_key
 from pysft.text.keys import OF_ROWS, Reading, is_empty
 from pysft.text.near_duplicates import Texts, near_duplicates
 from pysft.text.odd import is_mark, odd_characters
@@ -30,7 +30,7 @@ from pysft.text.scripts import words_of
 from pysft.text.spread import diversity, spread
 from pysft.text.spreadsheet import read_sheet
 from pysft.text.template import Template
-from pysft.text.templates import CHAT, CHATML
+from pysft.text.templates import CHAT
 from pysft.text.tokenizer import Tokenizer
 
 COPIED = 32  # characters in a row that stand in the corpus too; from here on worth a warning
@@ -88,7 +88,7 @@ def audit(
             grade,
             max_new,
             corpus,
-            _heldout_prompts(heldout, template, reading) if heldout else {},
+            heldout_prompts(heldout, template, reading) if heldout else {},
             fixed,
             unknown,
             tokens,
@@ -189,7 +189,7 @@ class _Audit:
             self.warn(
                 "overlap with held-out",
                 c.where,
-                f"the prompt {_short(c.prompt)} is held out at {self.heldout[key]}",
+                f"the prompt {short(c.prompt)} is held out at {self.heldout[key]}",
                 "remove one of the two: a prompt that was trained on measures nothing",
             )
 
@@ -235,8 +235,8 @@ class _Audit:
 
     def _compare_exactly(self, row: Conversation, c: Conversation) -> None:
         """Warn of a row that is the same as an earlier one; keep its text for compare()."""
-        if (shown := f"{row.line}") != str(int(row.line)):
-            self.in_line[len(self.lines)] = shown
+        if getattr(row.line, "row", 0):  # a Place among others on its line
+            self.in_line[len(self.lines)] = f"{row.line}"
         self.lines.append(row.line)
         self.sources.append(self.numbers[row.path])
         same = self.repeats.add(row)
@@ -283,7 +283,7 @@ class _Audit:
             self.copied.append(length)
             if length >= COPIED:
                 what = f"{length} characters in a row stand in the corpus too (character {at:,}): "
-                what += _short(self.corpus[at : at + length])
+                what += short(self.corpus[at : at + length])
                 remedy = "write it in words of its own, unless quoting is meant"
                 self.warn_of_turn("copied from the corpus", c, turn, what, remedy)
 
@@ -378,10 +378,6 @@ def _opening(prompt: str) -> str:
     return " ".join(words_of(prompt.lower())[:2])
 
 
-def _short(text: str, most: int = 48) -> str:
-    return repr(text if len(text) <= most else text[: most - 3] + "...")
-
-
 _WHERE = re.compile(r"(.*), line (\d+)(?:, row (\d+))?(?:, turn (\d+))?")
 
 
@@ -389,21 +385,3 @@ def _position(where: str, numbers: dict[str, int]) -> tuple[int, ...]:
     """(number of the file, line, row, turn) of a place, to sort by."""
     m = _WHERE.match(where)
     return (numbers.get(m[1], 0), *(int(n or 0) for n in m.groups()[1:])) if m else (0, 0, 0, 0)
-
-
-def _heldout_prompts(path: str, template: Template, reading: Reading) -> dict[str, str]:
-    """{prompt_key: where} of a file of {"prompt": ...}, or of conversations in any format. A
-    DataError if it is neither."""
-    # ChatML has a system role, which these conversations may have and `template` may lack.
-    reader = CHATML if set(template.turns) <= set(CHATML.turns) else template
-    try:
-        found = {
-            prompt_key(text): f"{path} ({_short(text)})"
-            for text in (last_text(p["prompt"]) for p in read_prompts(path, reading))
-        }
-    except RowError:
-        conversations = read_conversations(path, reader, reading)
-        found = {prompt_key(c.prompt): c.where for c in conversations if not c.is_text}
-    if not found:
-        raise DataError(f"{path}: no prompt in it")
-    return found

@@ -119,6 +119,11 @@ def plain(content) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
+def short(text: str, most: int = 48) -> str:
+    """A text in quotes for a message, cut if it is long."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
+
+
 def refuse_faults(faults: list[RowError]) -> None:
     """Raise the first fault with the number of the others, if there are any."""
     if faults:

@@ -2,8 +2,13 @@
 
 import hashlib
 
-from pysft.text.conversation import Conversation
+from pysft.errors import DataError, RowError
+from pysft.text.conversation import Conversation, short
+from pysft.text.formats import last_text, read_conversations, read_prompts
+from pysft.text.keys import Reading
 from pysft.text.scripts import compose
+from pysft.text.template import Template
+from pysft.text.templates import CHATML
 
 
 def prompt_key(text: str) -> str:
@@ -29,3 +34,21 @@ def split_heldout(
         is_chosen = not c.is_text and prompt_key(c.prompt) in chosen
         (heldout if is_chosen else kept).append(c)
     return kept, heldout
+
+
+def heldout_prompts(path: str, template: Template, reading: Reading) -> dict[str, str]:
+    """{prompt_key: where} of a file of {"prompt": ...}, or of conversations in any format. A
+    DataError if it is neither."""
+    # ChatML has a system role, which these conversations may have and `template` may lack.
+    reader = CHATML if set(template.turns) <= set(CHATML.turns) else template
+    try:
+        found = {
+            prompt_key(text): f"{path} ({short(text)})"
+            for text in (last_text(p["prompt"]) for p in read_prompts(path, reading))
+        }
+    except RowError:
+        conversations = read_conversations(path, reader, reading)
+        found = {prompt_key(c.prompt): c.where for c in conversations if not c.is_text}
+    if not found:
+        raise DataError(f"{path}: no prompt in it")
+    return found
