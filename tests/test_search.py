@@ -230,7 +230,7 @@ def test_each_row_of_a_jsonl_file_is_a_document_and_several_files_add_up(tmp_pat
     {
         "{": "line 2: not JSON",
         "[" * 100_000: "line 2: not JSON",
-        "[1]": 'line 2: an array, expected an object; write {"title": text',
+        "[1]": "line 2: an array, expected an object; write each object of the array on a line",
         '"x"': 'line 2: a text, expected an object; write {"title": text',
         '{"text": 3}': "line 2: not a document",
         '{"title": 3, "text": "x"}': "line 2: not a document",

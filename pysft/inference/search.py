@@ -15,7 +15,7 @@ DOCS = (
     '--docs takes a folder of .txt and .md files, one such file, or a .jsonl of {"title": ...,'
     ' "text": ...}'
 )
-DOCUMENT = 'write {"title": text, "text": text}; the title may be left out'
+DOCUMENT = '{"title": text, "text": text}; the title may be left out'
 # Words that most questions contain. They would match a document about anything, so they are ignored
 # unless a query has no other words.
 QUESTION_WORDS = frozenset(
@@ -117,7 +117,9 @@ def _read(path: str) -> list[Document]:
         raise DataError(f"{path}: search cannot read this kind of file; {DOCS}")
     if kind == ".jsonl":
         with open_data(path) as file:
-            return [_document(row, f"{path}, line {n}") for n, row in json_rows(file, path)]
+            return [
+                _document(row, f"{path}, line {n}") for n, row in json_rows(file, path, DOCUMENT)
+            ]
     text = read_text(path)
     if kind == ".md":
         # A heading names the subject of the paragraph below it, so the two become one document.
@@ -132,14 +134,9 @@ def _read(path: str) -> list[Document]:
 def _document(row: dict | RowError, where: str) -> Document:
     """The document in a row of a .jsonl file. Keys other than title and text are ignored."""
     if isinstance(row, RowError):
-        raise RowError(where, row.what, DOCUMENT, row.kind) if "expected" in row.what else row
+        raise row
     if not all(isinstance(row.get(key, ""), str) for key in ("title", "text")):
-        raise RowError(
-            where,
-            "not a document",
-            DOCUMENT,
-            "format",
-        )
+        raise RowError(where, "not a document", f"write {DOCUMENT}", "format")
     title, text = row.get("title", ""), row.get("text", "")
     if not text.strip():
         raise RowError(

@@ -23,13 +23,16 @@ class Place(int):
         return format(int(self), spec) + (f", row {self.row}" if self.row else "")
 
 
-def json_rows(file, path) -> Iterator[tuple[int, dict | RowError]]:
-    """(line number, object or its fault) of each row. file: of bytes.
+def json_rows(
+    file, path, example: str = '{"messages": [...]}'
+) -> Iterator[tuple[int, dict | RowError]]:
+    """(line number, object or its fault) of each row. file: of bytes. example: what a message says
+    that a row should be.
 
     If the first line that is not empty holds an object, each line is a row. Otherwise the file is
     read as a whole: an array of rows, or rows one after the other, each over several lines. A
     DataError if what follows a fault cannot be read."""
-    lines, decoder = enumerate(file, 1), _Decoder()
+    lines, decoder = enumerate(file, 1), _Decoder(example)
     for number, raw in lines:
         if not raw.strip():
             continue
@@ -138,7 +141,7 @@ def _object_in(value, where: str, decoder: "_Decoder") -> dict | RowError:
         return RowError(where, what, "keep one of the two", "format")
     if isinstance(value, dict):
         return value
-    remedy = 'write {"messages": [...]}'
+    remedy = f"write {decoder.example}"
     if isinstance(value, list):
         remedy = "write each object of the array on a line of its own"
     return RowError(where, f"{json_kind(value)}, expected an object", remedy, "format")
@@ -168,11 +171,12 @@ class _Text(str):
 
 class _Decoder(json.JSONDecoder):
     """Decodes JSON, and notes each key that stands twice in an object (`twice`), of which json
-    keeps the last. Whole numbers that are too long for Python stay text."""
+    keeps the last. Whole numbers that are too long for Python stay text. example: as json_rows()
+    takes it."""
 
-    def __init__(self):
+    def __init__(self, example: str):
         super().__init__(object_pairs_hook=self._object, parse_int=_whole)
-        self.twice = []
+        self.example, self.twice = example, []
 
     def _object(self, pairs: list[tuple]) -> dict:
         found = dict(pairs)
