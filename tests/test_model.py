@@ -240,7 +240,9 @@ def test_leaving_out_unwanted_rows_changes_no_bit_of_the_loss_and_no_gradient(
         same = np.array_equal(forward(some, b), forward(every, whole))
         assert same or functions is reference
         one, other = gradients(some, b), gradients(every, whole)
-        tolerance = {np.float32: 3e-6, np.float64: 1e-14}[dtype]
+        # The reference's sums are those of NumPy's BLAS, in another order on each processor.
+        single = 3e-6 if functions is reference else 1e-6
+        tolerance = {np.float32: single, np.float64: 1e-14}[dtype]
         for name in one:
             assert distance(one[name], other[name]) <= tolerance, name
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft.errors import DataError, RowError
-from pysft.text.files import open_data, suffix
+from pysft.text.files import open_data, suffix, with_line_ends
 
 # Names of the two columns, and of the two keys of a row of JSON: what is asked, what is answered.
 ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request", "q", "frage")
@@ -53,8 +53,7 @@ def read_sheet(path, file=None) -> Sheet:
     row; else the one that splits most rows in two. A DataError if that leaves a doubt."""
     path = Path(path)
     with file or open_data(path) as opened:
-        text = opened.read().decode("utf-8", "surrogateescape")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = with_line_ends(opened.read().decode("utf-8", "surrogateescape"))
     delimiters, start = "\t" if suffix(path) == ".tsv" else "".join(NAMES), 1
     if declared := re.match(r"sep=([,;\t])\n", text, re.IGNORECASE):
         delimiters, text, start = declared[1], text[declared.end() :], 2

@@ -79,8 +79,8 @@ class Trees:
             self.left_out[name] = why
             self.nodes[name] = _Node({}, parent, line, None)
             return
-        read = ("lang", *MARKS, *ABOUT)
-        self.reading.refuse_rest({k: v for k, v in row.items() if k not in read}, where)
+        rest = {key: value for key, value in row.items() if key not in (*MARKS, *ABOUT)}
+        self.reading.refuse_rest(rest, where)
         if not isinstance(text, str) or not text.strip():
             remedy = "write one, or remove the message and what answers it"
             raise RowError(where, "empty text", remedy, "empty")
@@ -96,12 +96,11 @@ class Trees:
         below = {}
         for name, node in self.nodes.items():
             below.setdefault(node.parent, []).append(name)
-        stack = list(self.left_out.items())
-        for name, _ in stack:  # grows while it is read
-            if name in below:
-                more = [n for n in below[name] if n not in self.left_out]
-                self.left_out |= dict.fromkeys(more, "that hang below those")
-                stack += [(n, "") for n in more]
+        names = list(self.left_out)
+        for name in names:  # the list grows while it is read
+            more = [n for n in below.get(name, ()) if n not in self.left_out]
+            self.left_out |= dict.fromkeys(more, "that hang below those")
+            names += more
         for name, why in self.left_out.items():
             parent = self.nodes.pop(name).parent
             if parent in self.nodes:
