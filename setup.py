@@ -1,6 +1,6 @@
-"""Builds the C part: one extension module for each instruction set, with every file of csrc/ in it
-twice, compiled for float32 and for float64. The flags are in pysft/nn/_build.py, everything else in
-pyproject.toml."""
+"""Builds the C part: one extension module for each instruction set. Every file of csrc/ is in it
+twice, compiled for float32 and for float64, and those with products may be in it for bf16 too. The
+flags are in pysft/nn/_build.py, everything else in pyproject.toml."""
 
 import os
 import subprocess
@@ -16,6 +16,12 @@ ROOT = Path(__file__).parent
 scope = {"__file__": str(ROOT / "pysft/nn/_build.py")}
 exec((ROOT / "pysft/nn/_build.py").read_text(), scope)  # the package cannot be imported yet
 CSRC, FLAGS, ISAS, PRECISIONS = (scope[k] for k in ("CSRC", "FLAGS", "ISAS", "PRECISIONS"))
+precisions, sources = scope["precisions"], scope["sources"]
+
+
+def isa_of(ext) -> str:
+    """The instruction set of an extension module."""
+    return ext.name.rpartition("_c_")[2]
 
 
 class BuildKernels(build_ext):
@@ -27,8 +33,8 @@ class BuildKernels(build_ext):
         jobs = [
             (ext, precision, source)
             for ext in self.extensions
-            for precision in PRECISIONS
-            for source in sorted(CSRC.glob("*.c"))
+            for precision in precisions(isa_of(ext))
+            for source in sources(precision)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: self._compile(*job), jobs))
@@ -38,7 +44,7 @@ class BuildKernels(build_ext):
 
     def _compile(self, ext, precision, source):
         """The objects of one source. Those that are newer than all they depend on are kept."""
-        isa = ext.name.rpartition("_c_")[2]
+        isa = isa_of(ext)
         flags = FLAGS + ISAS[isa] + PRECISIONS[precision]
         source = source.relative_to(ROOT)
         # Objects of other flags (make debug) have a folder of their own.

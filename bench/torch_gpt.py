@@ -86,14 +86,16 @@ def padded(examples, context):
 
 def trainer(model, runner, lr, decay=0.01):
     """step(tokens, labels) -> the loss, a tensor. The model is compiled if `runner` contains
-    "compile"; AdamW is fused if it contains "tuned"."""
+    "compile"; AdamW is fused if it contains "tuned"; with "bf16" it computes under autocast."""
     run = torch.compile(model) if "compile" in runner else model
+    bf16 = "bf16" in runner
     adam = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=decay, fused="tuned" in runner or None
     )
 
     def step(tokens, labels):
-        loss = run(tokens, labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = run(tokens, labels)
         loss.backward()
         adam.step()
         adam.zero_grad(set_to_none=True)

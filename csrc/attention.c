@@ -118,7 +118,7 @@ INLINE void clear_row(real *x, int64_t D) {
  * apart. */
 INLINE void score_tile(real *out, const real *a, int64_t a_row, const real *qt, int64_t D, int mr,
                        int vectors) {
-    tile(mr, vectors * VL, out, NR, 0, 0, 0, 0, D, a, a_row, 1, qt, NR);
+    tile(1, mr, vectors * VL, out, NR, 0, 0, 0, 0, D, a, a_row, 1, qt, NR);
 }
 
 /* out (mr,D) = [out +] A (mr,depth) B (depth,D), NR channels at a time. out is added to if `add`,
@@ -126,8 +126,8 @@ INLINE void score_tile(real *out, const real *a, int64_t a_row, const real *qt, 
 static void channel_tiles(real *out, int64_t out_row, int add, const real *a, int64_t a_row,
                           int64_t a_col, const real *b, int64_t D, int mr, int64_t depth) {
     for (int64_t d = 0; d < D; d += NR)
-        tile(mr, min(D - d, NR), out + d, out_row, add ? out + d : 0, out_row, 0, 0,
-             depth, a, a_row, a_col, b + d, round_up(D, VL));
+        tile(1, mr, min(D - d, NR), out + d, out_row, add ? out + d : 0, out_row, 0, 0, depth,
+             a, a_row, a_col, b + d, round_up(D, VL));
 }
 
 /* ---------------------------------------------------------------------------- one head, forward */

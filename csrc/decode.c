@@ -22,6 +22,9 @@
  *
  * A load of a whole vector may reach into the last 2 VL elements. Their values are not used.
  *
+ * In bf16 the same holds for factors: weights are packed as pairs (factors.h), so a panel has
+ * factors(C) rows. Keys, values and all of attention stay float32.
+ *
  * If there are several sequences, each thread takes a share of them, MR at a time. If there is only
  * one, the threads share the columns of each large product. */
 #include "kernels.h"
@@ -30,23 +33,26 @@
 
 /* ---------------------------------------------------------------------- layouts and their sizes */
 
-int64_t FN(decode_packed)(int64_t C, int64_t K) { return C * round_up(K, NR); }
+int64_t FN(decode_packed)(int64_t C, int64_t K) { return factors(C) * round_up(K, NR); }
 
 /* packed is written from w (K,C). */
 void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K) {
     memset(packed, 0, (size_t)FN(decode_packed)(C, K) * sizeof(real));
     for (int64_t k = 0; k < K; k += NR)
-        pack_transposed(packed + k * C, NR, w + k * C, C, min(K - k, NR), C, 1);
+        pack_transposed(packed + k * factors(C), NR, w + k * C, C, min(K - k, NR), C, 1);
 }
 
 /* Elements of the keys and values of one block. */
 static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, NR) + T * C; }
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L) { return L * block_cache(T, C) + 2 * VL; }
 
-/* Working memory of one row: x (C), layer norm (C), attention (C), qkv or MLP (4C), and the scores
- * of HEADS heads, with T rounded up to whole vectors for each. */
+/* Working memory of one row: x (C), layer norm (C), attention (C), qkv or MLP (4C), in bf16 the
+ * pairs of one of these (2C), and the scores of HEADS heads, with T rounded up to whole vectors for
+ * each. */
 enum { HEADS = 4 };
-int64_t FN(decode_work)(int64_t T, int64_t C) { return 7 * C + HEADS * round_up(T, VL); }
+int64_t FN(decode_work)(int64_t T, int64_t C) {
+    return (TERMS == 1 ? 7 : 9) * C + HEADS * round_up(T, VL);
+}
 
 int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L) {
     int64_t block = FN(decode_packed)(C, 3 * C) + FN(decode_packed)(C, C) +
@@ -64,8 +70,8 @@ INLINE const real *next_weights(const real **w, int64_t count) {
 }
 
 /* Columns first..last-1 of y (rows,K) = x (rows,C) wT + b + residual are written, for rows <= MR.
- * Rows of y and residual are y_row elements apart, rows of x are x_row apart. w is packed. b and
- * residual may be NULL. */
+ * Rows of y and residual are y_row elements apart, those of x, which are factors, x_row. w is
+ * packed. b and residual may be NULL. */
 static void linear_columns(real *y, int64_t y_row, const real *x, int64_t x_row, const real *w,
                            const real *b, const real *residual, int rows, int64_t C,
                            int64_t first, int64_t last) {
@@ -73,16 +79,19 @@ static void linear_columns(real *y, int64_t y_row, const real *x, int64_t x_row,
         for (int64_t c = 0; c < C; c += KC) { /* as in multiply_rows() of matmul.c */
             const real *from = b && c == 0 ? b + k : 0;
             const real *plus = c > 0 ? y + k : residual ? residual + k : 0;
-            tile(rows, min(last - k, NR), y + k, y_row, from, 0, plus, y_row,
-                 min(C - c, KC), x + c, x_row, 1, w + k * C + c * NR, NR);
+            tile(TERMS, rows, min(last - k, NR), y + k, y_row, from, 0, plus, y_row,
+                 factors(min(C - c, KC)), x + c / TERMS, x_row, 1,
+                 w + k * factors(C) + c / TERMS * NR, NR);
         }
 }
 
 /* y (rows,K) = x (rows,C) wT + b + residual is written, as in linear_columns(). *weights points to
- * w, packed, which is followed by b (K) if has_bias. */
-static void linear(real *y, int64_t y_row, const real *x, int64_t x_row, const real **weights,
-                   int has_bias, const real *residual, int rows, int64_t C, int64_t K,
-                   int threads) {
+ * w, packed, which is followed by b (K) if has_bias. pairs: in bf16, room for those of x, in rows
+ * that are x_row apart. */
+static void linear(real *y, int64_t y_row, const real *x, int64_t x_row, real *pairs,
+                   const real **weights, int has_bias, const real *residual, int rows, int64_t C,
+                   int64_t K, int threads) {
+    x = factors_of_rows(pairs, x_row, x, x_row, C, 0, rows);
     const real *w = next_weights(weights, FN(decode_packed)(C, K));
     const real *b = has_bias ? next_weights(weights, K) : 0;
     /* A parallel region costs a third of a microsecond, even with one thread. */
@@ -123,7 +132,7 @@ static void attend(real *y, real *score, const real *q, const real *keys, const 
         vec top = splat(-INFINITY);
         for (int64_t j = 0; j <= t; j += NR) {
             int64_t columns = min(t + 1 - j, NR);
-            tile(1, columns, s + j, 0, 0, 0, 0, 0,
+            tile(1, 1, columns, s + j, 0, 0, 0, 0, 0,
                  D, q + h * D, 0, 1, keys + j * C + h * D * NR, NR);
             for (int64_t i = 0; i < columns; i += VL) {
                 int64_t n = columns - i;
@@ -166,14 +175,15 @@ static void decode_rows(int rows, real *logits, real *cache, real *work, const r
     int64_t D = C / H, Tp = round_up(T, VL);
     int64_t work_row = FN(decode_work)(T, C), cache_row = FN(decode_cache)(T, C, L);
     real scale = (real)(1 / sqrt((double)D));
-    real *x = work, *norm = x + C, *att = norm + C, *wide = att + C, *score = wide + 4 * C;
+    real *x = work, *norm = x + C, *att = norm + C, *wide = att + C;
+    real *pairs = wide + 4 * C, *score = pairs + (TERMS == 1 ? 0 : 2 * C);
     const real *wte = next_weights(&weights, V * C), *wpe = next_weights(&weights, T * C);
     for (int i = 0; i < rows; i++)
         for (int64_t c = 0; c < C; c++)
             x[i * work_row + c] = wte[tokens[i] * C + c] + wpe[positions[i] * C + c];
     for (int64_t l = 0; l < L; l++) {
         normalise(norm, x, work_row, &weights, rows, C, eps);
-        linear(wide, work_row, norm, work_row, &weights, 1, 0, rows, C, 3 * C, threads);
+        linear(wide, work_row, norm, work_row, pairs, &weights, 1, 0, rows, C, 3 * C, threads);
         for (int i = 0; i < rows; i++) {
             real *qkv = wide + i * work_row; /* q, k, v of the new token */
             real *keys = cache + slots[i] * cache_row + l * block_cache(T, C);
@@ -186,19 +196,19 @@ static void decode_rows(int rows, real *logits, real *cache, real *work, const r
                 attend(att + i * work_row + h * D, score + i * work_row, qkv + h * D,
                        keys + h * D * NR, values + h * D, (int)min(H - h, HEADS), t, Tp, C, D);
         }
-        linear(x, work_row, att, work_row, &weights, 1, x, rows, C, C, threads);
+        linear(x, work_row, att, work_row, pairs, &weights, 1, x, rows, C, C, threads);
         normalise(norm, x, work_row, &weights, rows, C, eps);
-        linear(wide, work_row, norm, work_row, &weights, 1, 0, rows, C, 4 * C, threads);
+        linear(wide, work_row, norm, work_row, pairs, &weights, 1, 0, rows, C, 4 * C, threads);
         for (int i = 0; i < rows; i++)
             for (int64_t c = 0; c < 4 * C; c += VL) {
                 real *fc = wide + i * work_row + c;
                 vec v = load_part(fc, 4 * C - c);
                 store_part(fc, v * gelu_gate(v), 4 * C - c);
             }
-        linear(x, work_row, wide, work_row, &weights, 1, x, rows, 4 * C, C, threads);
+        linear(x, work_row, wide, work_row, pairs, &weights, 1, x, rows, 4 * C, C, threads);
     }
     normalise(norm, x, work_row, &weights, rows, C, eps);
-    linear(logits, V, norm, work_row, &weights, 0, 0, rows, C, V, threads);
+    linear(logits, V, norm, work_row, pairs, &weights, 0, 0, rows, C, V, threads);
 }
 
 int64_t FN(decode_forward)(real *logits, real *cache, real *work, const real *weights,

@@ -34,11 +34,14 @@
  *
  *     dx (N,C) = dy w                       written
  *     dw (K,C) += dyT x                     added
- *     db (K)   += column sums of dy         added */
-void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, const real *residual,
-                        int64_t N, int64_t C, int64_t K, int threads);
-void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
-                         int64_t N, int64_t C, int64_t K, int threads);
+ *     db (K)   += column sums of dy         added
+ *     scratch      working memory, matmul_scratch(N, terms of a sum) elements: C terms forward, and
+ *                  K backward. NULL if that is 0; it is 0 unless the products are in bf16 */
+int64_t FN(matmul_scratch)(int64_t N, int64_t C);
+void FN(matmul_forward)(real *y, real *scratch, const real *x, const real *w, const real *b,
+                        const real *residual, int64_t N, int64_t C, int64_t K, int threads);
+void FN(matmul_backward)(real *dx, real *dw, real *db, real *scratch, const real *dy, const real *x,
+                         const real *w, int64_t N, int64_t C, int64_t K, int threads);
 
 /* attention.c: causal self-attention of H heads inside each sequence, with qkv (N,3C) = query, key
  * and value of each row:

@@ -26,30 +26,41 @@
  *
  * MC is a number of columns of dy. KC_DW rows of them stay in the second-level cache until all
  * panels have used them. multiply_rows() has no MC: it takes all rows of the thread. NC, the number
- * of columns of B that are packed at a time, is NR in both. */
+ * of columns of B that are packed at a time, is NR in both.
+ *
+ * In bf16 the tile reads pairs (factors.h), which are made where a block is first touched: those of
+ * B as it is packed, and those of A once for all panels that read them, KC_OUTER terms of a row in
+ * multiply_rows() and a block of KC_DW rows and MC columns in add_dw(). All sizes above are numbers
+ * of terms, so a panel of KC terms has half as many rows in bf16. */
 #include "kernels.h"
 #include "tile.h"
 
 enum { KC_OUTER = 32 * KC, KC_DW = 256, MC = 32 * MR };
 
-/* Copy B (depth,columns) to panel (depth,NR), with zeros beyond `columns` up to a whole vector.
- * B(p,j) = b[p * b_row + j * b_col], where b_row or b_col is 1. */
-static void pack(real *panel, const real *b, int64_t b_row, int64_t b_col, int64_t depth,
-                 int64_t columns) {
-    if (b_col != 1) pack_transposed(panel, NR, b, b_col, columns, depth, 1);
-    else
-        for (int64_t p = 0; p < depth; p++)
-            for (int64_t j = 0; j < columns; j += VL)
-                store(panel + p * NR + j, load_part(b + p * b_row + j, columns - j));
+/* The factors of A for add_dw(): those of rows 0..depth-1 of dy, for sums down its columns. Reals
+ * are read in place. Pairs are written to block (KC_DW / TERMS,MC). Returns where factor 0 is; *row
+ * is the distance to the next factor. */
+static const real *factors_of_columns(real *block, int64_t *row, const real *dy, int64_t K,
+                                      int64_t depth, int64_t columns) {
+    if (TERMS == 1) return *row = K, dy;
+    *row = MC;
+    for (int64_t p = 0; p < depth; p += TERMS)
+        for (int64_t j = 0; j < columns; j += VL)
+            store_part(block + p / TERMS * MC + j,
+                       factors_down(dy + p * K + j, K, depth - p, columns - j), columns - j);
+    return block;
 }
 
 /* Rows first..last-1 of out (N,K) = a (N,C) B (C,K) + bias (K) + residual (N,K) are written, with
  * B(p,j) = b[p * b_row + j * b_col]. bias and residual may be NULL. */
-static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row, int64_t b_col,
-                          const real *bias, const real *residual, int64_t C, int64_t K,
-                          int64_t first, int64_t last) {
-    real panel[KC * NR] __attribute__((aligned(64)));
-    for (int64_t s = 0; s < C && first < last; s += KC_OUTER)
+static void multiply_rows(real *out, real *scratch, const real *a, const real *b, int64_t b_row,
+                          int64_t b_col, const real *bias, const real *residual, int64_t C,
+                          int64_t K, int64_t first, int64_t last) {
+    real panel[KC / TERMS * NR] __attribute__((aligned(64)));
+    int64_t x_row = TERMS == 1 ? C : factors(min(C, KC_OUTER));
+    for (int64_t s = 0; s < C && first < last; s += KC_OUTER) {
+        const real *x =
+            factors_of_rows(scratch, x_row, a + s, C, min(C - s, KC_OUTER), first, last);
         for (int64_t k = 0; k < K; k += NR) {
             int64_t columns = min(K - k, NR);
             for (int64_t c = s; c < C && c < s + KC_OUTER; c += KC) {
@@ -61,11 +72,12 @@ static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row
                     /* The first block adds bias and residual. Later blocks add to y. */
                     const real *from = bias && c == 0 ? bias + k : 0;
                     const real *plus = c > 0 ? y : residual ? residual + n * K + k : 0;
-                    tile(mr, columns, y, K, from, 0, plus, K,
-                         depth, a + n * C + c, C, 1, panel, NR);
+                    tile(TERMS, mr, columns, y, K, from, 0, plus, K, factors(depth),
+                         x + n * x_row + (c - s) / TERMS, x_row, 1, panel, NR);
                 }
             }
         }
+    }
 }
 
 /* dw (K,C) += dyT (K,N) x (N,C), for tiles first..last-1 of dw. A group is MC rows of dw, and a
@@ -86,7 +98,8 @@ static void multiply_rows(real *out, const real *a, const real *b, int64_t b_row
 static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C, int64_t K,
                    int64_t first, int64_t last) {
     enum { GROUP = MC / MR }; /* tile rows of a group */
-    real panel[KC_DW * NR] __attribute__((aligned(64)));
+    real panel[KC_DW / TERMS * NR] __attribute__((aligned(64)));
+    real block[TERMS == 1 ? 1 : KC_DW / TERMS * MC] __attribute__((aligned(64)));
     int64_t tile_rows = (K + MR - 1) / MR, panels = (C + NR - 1) / NR;
     for (int64_t g = first / (GROUP * panels) * GROUP; g * panels < last; g += GROUP) {
         int64_t high = min(tile_rows - g, GROUP);
@@ -94,7 +107,9 @@ static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C
         int64_t from = first > g * panels ? first - g * panels : 0, to = last - g * panels;
         if (to > high * panels) to = high * panels;
         for (int64_t n = 0; n < N; n += KC_DW) {
-            int64_t depth = min(N - n, KC_DW);
+            int64_t depth = min(N - n, KC_DW), a_row;
+            const real *a = factors_of_columns(block, &a_row, dy + n * K + g * MR, K, depth,
+                                               min(K - g * MR, MC));
             for (int64_t q = from / high; q * high < to; q++) {
                 int64_t columns = min(C - q * NR, NR);
                 int64_t t0 = from > q * high ? from - q * high : 0, t1 = min(to - q * high, high);
@@ -102,8 +117,8 @@ static void add_dw(real *dw, const real *dy, const real *x, int64_t N, int64_t C
                 for (int64_t t = g + t0; t < g + t1; t++) {
                     int mr = (int)min(K - t * MR, MR);
                     real *out = dw + t * MR * C + q * NR;
-                    tile(mr, columns, out, C, 0, 0, out, C,
-                         depth, dy + n * K + t * MR, 1, K, panel, NR);
+                    tile(TERMS, mr, columns, out, C, 0, 0, out, C, factors(depth),
+                         a + (t - g) * MR, 1, a_row, panel, NR);
                 }
             }
         }
@@ -133,26 +148,31 @@ static void add_db(real *db, const real *dy, int64_t N, int64_t K, int64_t first
     for (; k < last; k += VL) add_column_sums(1, db + k, dy + k, N, K, last - k);
 }
 
-void FN(matmul_forward)(real *y, const real *x, const real *w, const real *b, const real *residual,
-                        int64_t N, int64_t C, int64_t K, int threads) {
+int64_t FN(matmul_scratch)(int64_t N, int64_t C) {
+    return TERMS == 1 ? 0 : N * factors(min(C, KC_OUTER));
+}
+
+void FN(matmul_forward)(real *y, real *scratch, const real *x, const real *w, const real *b,
+                        const real *residual, int64_t N, int64_t C, int64_t K, int threads) {
     if (N < 2 * MR || N * C * K < 64 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         int64_t first, last;
         share(N, MR, threads, thread, &first, &last);
-        multiply_rows(y, x, w, 1, C, b, residual, C, K, first, last); /* B = wT */
+        multiply_rows(y, scratch, x, w, 1, C, b, residual, C, K, first, last); /* B = wT */
     }
 }
 
-void FN(matmul_backward)(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
-                         int64_t N, int64_t C, int64_t K, int threads) {
+void FN(matmul_backward)(real *dx, real *dw, real *db, real *scratch, const real *dy, const real *x,
+                         const real *w, int64_t N, int64_t C, int64_t K, int threads) {
     int64_t tiles = (K + MR - 1) / MR * ((C + NR - 1) / NR); /* of dw */
     if (N * C * K < 64 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         int64_t first, last;
         share(N, MR, threads, thread, &first, &last);
-        if (dx) multiply_rows(dx, dy, w, C, 1, 0, 0, K, C, first, last); /* B = w, a sum over K */
+        if (dx) /* B = w, a sum over K */
+            multiply_rows(dx, scratch, dy, w, C, 1, 0, 0, K, C, first, last);
         share(K, VL, threads, thread, &first, &last);
         if (db) add_db(db, dy, N, K, first, last);
         share(tiles, 1, threads, thread, &first, &last);

@@ -213,7 +213,7 @@ INLINE void transpose(vec x[VL]) {
     }
 }
 
-/* ---------------------------------------------------------------------------- sizes and packing */
+/* ---------------------------------------------------------------------------------------- sizes */
 
 INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -225,29 +225,6 @@ INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, 
     *first = pieces * i / threads * grain;
     *last = pieces * (i + 1) / threads * grain;
     if (*last > n) *last = n;
-}
-
-/* out(j,i) = scale x(i,j) for i < rows and j < columns, and zero for i from `rows` up to the next
- * multiple of VL. Rows of out are out_row elements apart, rows of x are x_row apart. */
-static __attribute__((noinline, unused)) void pack_transposed(real *out, int64_t out_row,
-                                                              const real *x, int64_t x_row,
-                                                              int64_t rows, int64_t columns,
-                                                              real scale) {
-    for (int64_t i = 0; i < rows; i += VL)
-        for (int64_t j = 0; j < columns; j += VL) {
-            vec block[VL];
-            if (i + VL <= rows && j + VL <= columns) {
-                UNROLL for (int r = 0; r < VL; r++) block[r] = load(x + (i + r) * x_row + j);
-                transpose(block);
-                UNROLL for (int c = 0; c < VL; c++)
-                    store(out + (j + c) * out_row + i, block[c] * scale);
-            } else {
-                for (int c = 0; c < VL && j + c < columns; c++)
-                    for (int r = 0; r < VL; r++)
-                        out[(j + c) * out_row + i + r] =
-                            i + r < rows ? x[(i + r) * x_row + j + c] * scale : 0;
-            }
-        }
 }
 
 #endif

@@ -16,7 +16,8 @@
  *
  * A(i,p) = a[i * a_row + p * a_col] is read element by element, in place: packing A never paid.
  * B(p,j) = b[p * b_row + j]. Rows of out, from and plus are out_row, from_row and plus_row elements
- * apart.
+ * apart. A and B hold reals, or, in products of activations and weights, factors (factors.h). Then
+ * p counts factors.
  *
  * Each element is one chain of additions in the order of p, whatever the size of the tile and the
  * element's place in it. That is why a row has the same bits in every batch.
@@ -29,16 +30,16 @@
 #ifndef PYSFT_TILE_H
 #define PYSFT_TILE_H
 
-#include "simd.h"
+#include "factors.h"
 
-enum { KC = 96 };
+enum { KC = 96 * TERMS };
 
-/* One tile. mr and nv are constants wherever this is inlined. So c is kept in registers, and the
- * innermost line is one fused multiply-add, where the instruction set has it. */
-INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int last,
-                    const real *from, int64_t from_row, const real *plus, int64_t plus_row,
-                    int64_t depth, const real *a, int64_t a_row, int64_t a_col, const real *b,
-                    int64_t b_row) {
+/* One tile. terms, mr and nv are constants wherever this is inlined. So c is kept in registers, and
+ * the innermost line is one instruction, where the instruction set has a fused multiply-add. */
+INLINE void tile_of(const int terms, const int mr, const int nv, real *out, int64_t out_row,
+                    int last, const real *from, int64_t from_row, const real *plus,
+                    int64_t plus_row, int64_t depth, const real *a, int64_t a_row, int64_t a_col,
+                    const real *b, int64_t b_row) {
     vec c[MR][NV];
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++) {
@@ -49,8 +50,8 @@ INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int 
         vec row[NV];
         UNROLL for (int j = 0; j < nv; j++) row[j] = load(b + p * b_row + j * VL);
         UNROLL for (int i = 0; i < mr; i++) {
-            vec x = splat(a[i * a_row + p * a_col]);
-            UNROLL for (int j = 0; j < nv; j++) c[i][j] += x * row[j];
+            const real *x = a + i * a_row + p * a_col;
+            UNROLL for (int j = 0; j < nv; j++) c[i][j] = add_product(terms, c[i][j], x, row[j]);
         }
     }
     UNROLL for (int i = 0; i < mr; i++)
@@ -61,32 +62,36 @@ INLINE void tile_of(const int mr, const int nv, real *out, int64_t out_row, int 
         }
 }
 
-/* A tile of mr <= MR rows and `columns` <= NR columns. These are known only at run time, and choose
- * one of the tiles that are compiled for each mr and nv. */
-static __attribute__((unused, noinline)) void tile(int mr, int64_t columns, real *out,
+/* A tile of mr <= MR rows and `columns` <= NR columns, of factors of `terms` terms. These are known
+ * only at run time, and choose one of the tiles that are compiled for each of them. */
+static __attribute__((unused, noinline)) void tile(int terms, int mr, int64_t columns, real *out,
                                                    int64_t out_row, const real *from,
                                                    int64_t from_row, const real *plus,
                                                    int64_t plus_row, int64_t depth, const real *a,
                                                    int64_t a_row, int64_t a_col, const real *b,
                                                    int64_t b_row) {
     int nv = (int)((columns + VL - 1) / VL), last = (int)(columns - (nv - 1) * VL);
-#define TILE(m, n)                                                                                \
-    case (m) * 8 + (n):                                                                           \
-        tile_of(m, n, out, out_row, last, from, from_row, plus, plus_row, depth, a, a_row, a_col, \
-                b, b_row);                                                                        \
+#define TILE(t, m, n)                                                                             \
+    case (t) * 64 + (m) * 8 + (n):                                                                \
+        tile_of(t, m, n, out, out_row, last, from, from_row, plus, plus_row, depth, a, a_row,     \
+                a_col, b, b_row);                                                                 \
         break;
-#define TILES(n) TILE(1, n) TILE(2, n) TILE(3, n) TILE(4, n)
-    switch (mr * 8 + nv) {
-        TILES(1) TILES(2)
-#if defined(__AVX2__) || defined(__aarch64__)
-        TILES(3)
-#endif
+#define TILES(t, n) TILE(t, 1, n) TILE(t, 2, n) TILE(t, 3, n) TILE(t, 4, n)
+#define TALL(t, n) TILES(t, n) TILE(t, 5, n) TILE(t, 6, n)
+    switch (terms * 64 + mr * 8 + nv) {
 #if defined(__AVX512F__) || defined(__aarch64__)
-        TILES(4)
-        TILE(5, 1) TILE(5, 2) TILE(5, 3) TILE(5, 4)
-        TILE(6, 1) TILE(6, 2) TILE(6, 3) TILE(6, 4)
+        TALL(1, 1) TALL(1, 2) TALL(1, 3) TALL(1, 4)
+#else
+        TILES(1, 1) TILES(1, 2)
+#ifdef __AVX2__
+        TILES(1, 3)
+#endif
+#endif
+#ifdef PYSFT_BF16
+        TALL(2, 1) TALL(2, 2) TALL(2, 3) TALL(2, 4)
 #endif
     }
+#undef TALL
 #undef TILES
 #undef TILE
 }

@@ -28,7 +28,17 @@ def test_every_prototype_has_a_wrapper_and_every_wrapper_a_prototype():
     names = set(re.findall(r"(\w+)_f32\(", _build.prototypes("f32")))
     decoding = {f"decode_{n}" for n in "packed weights cache work pack forward".split()}
     wrapped = {kernel.__name__ for kernel in kernels.KERNELS}
-    assert names == wrapped | decoding | {"attention_scratch"}
+    assert names == wrapped | decoding | {"attention_scratch", "matmul_scratch"}
+
+
+def test_the_functions_with_products_are_declared_for_bf16_too():
+    single, bf16 = (_build.prototypes(p) for p in ("f32", "bf16"))
+    names = re.findall(r"(\w+)_bf16\(", bf16)
+    decoding = [name for name in re.findall(r"(\w+)_f32\(", single) if name.startswith("decode_")]
+    assert names == ["matmul_scratch", "matmul_forward", "matmul_backward", *decoding]
+    for line in bf16.replace("_bf16", "_f32").split(";")[:-1]:  # the same arguments as in float32
+        assert " ".join(line.split()) in " ".join(single.split())
+    assert [isa for isa in _build.ISAS if "bf16" in _build.precisions(isa)] in ([], ["avx512"])
 
 
 def test_no_flag_gives_up_ieee_arithmetic():
@@ -39,7 +49,7 @@ def test_no_flag_gives_up_ieee_arithmetic():
     assert {"-ffp-contract=fast", "-fopenmp"} <= flags and "-std=c11" not in flags
 
 
-def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_both_precisions():
+def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_each_precision():
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
 
     def check(job):
@@ -48,7 +58,7 @@ def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_both_precisions
         command = [compiler, *flags, "-Werror", "-fsyntax-only", str(path)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    jobs = [(path, p) for path in sorted((ROOT / "csrc").glob("*.c")) for p in _build.PRECISIONS]
+    jobs = [(path, p) for p in _build.precisions(gate.ISA) for path in _build.sources(p)]
     with ThreadPoolExecutor(2) as pool:
         for job, done in zip(jobs, pool.map(check, jobs)):
             assert done.returncode == 0, (job, done.stderr)

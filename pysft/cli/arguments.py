@@ -76,8 +76,19 @@ def add_computing(p):
     )
 
 
+def add_precision(p, more):
+    p.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        help=f"products in float32, or in bf16 with float32 sums {more}",
+    )
+
+
 def add_training(p):
     add_computing(p)
+    add_precision(
+        p, "(about twice as fast, on processors that have it; default: float32, or the base's)"
+    )
     p.add_argument(
         "--preset",
         metavar="NAME",
@@ -146,6 +157,7 @@ def add_rendering(p):
 
 def add_talking(p, temperature, repetition):
     add_computing(p)
+    add_precision(p, "(default: as the run was trained)")
     p.add_argument(
         "run_folder",
         metavar="RUN",
@@ -299,7 +311,8 @@ def talker(args):
     from pysft.run.stage import load_stage
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition)
-    return load_stage(args.run_folder, computing_ops(args.ops, args.threads)), sampling
+    ops = computing_ops(args.ops, args.threads, args.precision)
+    return load_stage(args.run_folder, ops), sampling
 
 
 def warn_if_unfinished(run):

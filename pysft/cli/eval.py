@@ -2,6 +2,7 @@
 
 from pysft.cli.arguments import (
     add_computing,
+    add_precision,
     add_run_folder,
     print_json,
     share,
@@ -21,6 +22,7 @@ EXAMPLES = (
 
 def add_arguments(p):
     add_computing(p)
+    add_precision(p, "(default: as the run was trained)")
     add_run_folder(p, "a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP")
     p.add_argument(
         "--gate",
@@ -50,10 +52,12 @@ def run(args):
     from pysft.jobs.compare import Sides
     from pysft.jobs.evaluate import evaluate
     from pysft.measure.wording import unit_of, written
+    from pysft.nn.computing import computing_ops
 
     warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
-    report = evaluate(args.run_folder, args.ops, args.threads, args.matched, screen.progress)
+    ops = computing_ops(args.ops, args.threads, args.precision)
+    report = evaluate(args.run_folder, ops, args.matched, screen.progress)
     tuned = "recall" in report
     if (args.gate or args.matched) and not tuned:
         raise UsageError(

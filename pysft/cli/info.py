@@ -33,6 +33,7 @@ def _show_build(args):
         "version": __version__,
         "isa": gate.ISA,
         "isas": gate.ISAS,
+        "precisions": gate.precisions(),
         "threads": gate.default_threads(),
         "openmp": gate.OPENMP,
         "compiler": gate.COMPILER,
@@ -43,7 +44,7 @@ def _show_build(args):
         print_json(document)
         return
     for name, value in document.items():
-        print(f"{name:<10} {', '.join(value) if isinstance(value, list) else value}")
+        print(f"{name:<11} {', '.join(value) if isinstance(value, list) else value}")
 
 
 def _show_run(args):
@@ -70,7 +71,8 @@ def _described(row: dict) -> str:
     if not row["finished"]:
         return f"not finished: {steps} so far; {row['folder']}"
     text = (
-        f"{steps}, {row['params']:,} weights, {row['symbols']} symbols, SHA-256"
+        f"{steps}, {row['params']:,} weights, {row['symbols']} symbols,"
+        f" {'products in bf16, ' if row['precision'] == 'bf16' else ''}SHA-256"
         f" {row['weights_sha256'][:12]}, {row['folder']}"
     )
     if row["parent_found"] is False:

@@ -159,6 +159,7 @@ def parent_named(base: str) -> Parent:
             " that gives nll alone"
         )
     fixed = {"model": asdict(Model.of(config)), "data": {}}
+    precision = fixed["model"].pop("precision")
     name = measured_stage(folder).name
     template = understood(folder / "template.json", Template.from_json)
     tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)
@@ -166,7 +167,7 @@ def parent_named(base: str) -> Parent:
     talks = template.end in tokenizer.special
     if talks:  # a base has a template too, but has not been trained with it
         fixed["data"]["template"] = template.name
-    return Parent(known_name(name, "sft" if talks else "base"), str(folder), fixed)
+    return Parent(known_name(name, "sft" if talks else "base"), str(folder), fixed, precision)
 
 
 def known_name(name: str, otherwise: str) -> str:

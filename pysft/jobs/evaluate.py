@@ -18,7 +18,7 @@ from pysft.measure.evaluate import (
 from pysft.measure.probe import Probe, stored_probe
 from pysft.measure.ratio import rise
 from pysft.measure.tooltest import tool_test
-from pysft.nn.computing import computing_ops
+from pysft.nn.computing import precision_of
 from pysft.run.log import read_measurements
 from pysft.run.stage import (
     Stage,
@@ -49,23 +49,24 @@ KEPT = (
 
 def evaluate(
     run: str,
-    ops_name: str,
-    threads: int | None,
+    ops,
     matched: bool = False,
     progress=lambda text, last: None,
 ) -> dict:
     """Measure a run, or one of its checkpoints, again from its folder. Return the --json document.
 
+    ops: the functions to compute with (computing.py).
     matched: also measure matched forgetting. For that the base is trained now on the replay alone
     (all its weights, even if the fine-tuning trained adapters). progress(text, last) is called with
     each line about it. MissingInput or a DataError if the folder lacks something or is damaged."""
     began = time.monotonic()
-    stage = load_stage(run, computing_ops(ops_name, threads))
+    stage = load_stage(run, ops)
     home = measured_stage(stage.folder)
     probe = stored_probe(home, stage.template)
     report = {
         "run": str(run),
         "params": stage.model.params.size,
+        "precision": precision_of(stage.model.ops),
         "weights_sha256": weights_sha256(stage.model),
     }
     if not stage.can_talk:

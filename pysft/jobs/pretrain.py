@@ -50,6 +50,7 @@ def pretrain_base(work: Work, material: Material, place: Place) -> tuple[Stage, 
         "run": str(place.folder),
         "stage": work.name,
         "params": params,
+        "precision": work.config.precision,
         "base_loss": corpus_loss(model, tokenizer, heldout_text),
         **unit_entry(tokenizer),
         "tokens_per_s": ratio(run["tokens"], run["seconds"]),
@@ -108,6 +109,7 @@ def announce(screen: Screen, what: str, config: GPTConfig) -> int:
     params = sizes(config, 1)["params"]
     screen.say(
         f"{what}: {params:,} weights ({config.layers} blocks, {config.channels} channels,"
-        f" {config.heads} heads, context {config.context})"
+        f" {config.heads} heads, context {config.context}"
+        + (", products in bf16)" if config.precision == "bf16" else ")")
     )
     return params

@@ -26,7 +26,7 @@ from pysft.jobs.tune import loss_under, tune
 from pysft.jobs.work import plan_work
 from pysft.measure.memory import say_memory
 from pysft.measure.report import write_report
-from pysft.nn.computing import computing_ops
+from pysft.nn.computing import computing_ops, in_precision
 from pysft.run.stage import Stage, load_stage
 from pysft.run.tree import named_base
 from pysft.text.files import refuse_pipe
@@ -52,6 +52,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     if order.resume:
         order, begun = resumed(order, verb, screen)
     ops = computing_ops(order.ops, order.threads)
+    in_precision(ops, order.settings.model.precision)  # raises if this processor lacks it
     order, given = _begin_from(order, ops)
     for flag, paths in (("--corpus", [order.corpus]), ("--data", order.data or [])):
         for path in paths:

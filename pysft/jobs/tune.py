@@ -17,7 +17,7 @@ from pysft.measure.evaluate import corpus_loss, finite, measure, measure_sealed,
 from pysft.measure.memory import peak_memory
 from pysft.measure.ratio import ratio, rise
 from pysft.measure.tooltest import tool_test
-from pysft.nn.grow import expand_vocab
+from pysft.nn.grow import copied, expand_vocab
 from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT
 from pysft.rng import rng
@@ -128,7 +128,8 @@ def _trained(
             " training itself (losses, tokens per second) are computed from the other lines"
         )
     drop_checkpoints(tuned.folder)
-    known = {"params": params, "trained_params": trained.params.size, "grown_base_loss": grown_loss}
+    known = {"params": params, "precision": work.config.precision}
+    known |= {"trained_params": trained.params.size, "grown_base_loss": grown_loss}
     return tuned if done is None else done, known | counts
 
 
@@ -169,12 +170,11 @@ def _train(
 
 def _grown(work: Work, parent: Stage) -> GPT:
     """Return a copy of the parent's model with the vocabulary of the stage."""
-    if work.config.vocab == parent.model.config.vocab:
-        model = GPT(parent.model.config, parent.model.ops)
-        model.params.flat[:] = parent.model.params.flat
-        return model
-    g = rng(work.settings.seed, work.name, "rows")
-    return expand_vocab(parent.model, work.config.vocab, work.stage.new_rows, g)
+    model = parent.model
+    if work.config.vocab != model.config.vocab:
+        g = rng(work.settings.seed, work.name, "rows")
+        model = expand_vocab(model, work.config.vocab, work.stage.new_rows, g)
+    return copied(model, work.config.precision)
 
 
 def _adapted(work: Work, model: GPT, old_vocab: int, screen: Screen):

@@ -26,9 +26,7 @@ if os.environ.get("PYSFT_SANITIZE"):  # make asan
 if os.environ.get("PYSFT_COVERAGE"):  # make coverage
     FLAGS, LINK = [*FLAGS, "-O1", "--coverage"], [*LINK, "--coverage"]
 
-# The compiler's flags for each precision, and for each instruction set from the least to the best.
-PRECISIONS = {"f32": [], "f64": ["-DPYSFT_F64"]}
-
+# The compiler's flags for each instruction set, from the least to the best, and for each precision.
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS = {
         "base": [],
@@ -37,6 +35,16 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     }
 else:  # one module, for the machine that builds it
     ISAS = {"base": ["-mcpu=native"] if platform.machine() == "aarch64" else []}
+PRECISIONS = {
+    "f32": [],
+    "f64": ["-DPYSFT_F64"],
+    "bf16": ["-DPYSFT_BF16", "-mavx512bf16"],
+}
+BF16_ISA = "avx512"  # the module that also holds the products in bf16
+BF16_SOURCES = (
+    "decode",
+    "matmul",
+)  # the files of csrc/ with products, and so their functions' names
 
 # The gate calls these: each module describes itself, and _c_base describes the processor too.
 ABOUT = """
@@ -63,6 +71,7 @@ static int pysft_cpu_has(const char *isa) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("fma");
+    if (!strcmp(isa, "bf16")) return __builtin_cpu_supports("avx512bf16");
 #endif
     return !strcmp(isa, "base");
 }
@@ -78,17 +87,31 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
+def precisions(isa: str) -> list[str]:
+    """Return the precisions for which a module has kernels."""
+    return [p for p in PRECISIONS if p != "bf16" or isa == BF16_ISA]
+
+
+def sources(precision: str) -> list[Path]:
+    """Return the files of csrc/ that are compiled for a precision."""
+    found = sorted(CSRC.glob("*.c"))
+    return [p for p in found if precision != "bf16" or p.stem in BF16_SOURCES]
+
+
 def prototypes(precision: str) -> str:
-    """Return the prototypes of kernels.h for one precision ("f32" or "f64"), in the form that cffi
-    reads.
+    """Return the prototypes of kernels.h for one precision ("f32", "f64" or "bf16"), in the form
+    that cffi reads.
 
     Comments and preprocessor lines are removed. FN(name) becomes name_f32 and `real` becomes float,
-    or name_f64 and double."""
+    or name_f64 and double, or name_bf16 and float."""
     text = (CSRC / "kernels.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     text = re.sub(r"^#.*$", "", text, flags=re.M)
+    if precision == "bf16":
+        products = rf"^.*FN\((?:{'|'.join(BF16_SOURCES)})_[^;]*;"
+        text = "\n".join(re.findall(products, text, flags=re.M))
     text = re.sub(r"FN\((\w+)\)", rf"\1_{precision}", text)
-    return re.sub(r"\breal\b", {"f32": "float", "f64": "double"}[precision], text)
+    return re.sub(r"\breal\b", "double" if precision == "f64" else "float", text)
 
 
 def builder(isa: str):
@@ -96,7 +119,7 @@ def builder(isa: str):
     from cffi import FFI
 
     ffi = FFI()
-    declared = "".join(prototypes(p) for p in PRECISIONS)
+    declared = "\n".join(prototypes(p) for p in precisions(isa))
     ffi.cdef(declared + ABOUT)
     ffi.set_source(
         f"pysft.nn._c_{isa}",

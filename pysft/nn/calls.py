@@ -25,19 +25,21 @@ class Calls:
     Arrays are contiguous. So the first rows of an array begin at the same address as the whole, and
     a call for fewer rows differs only in its sizes.
 
-    kernels: the wrappers whose calls can be noted. threads: the number for all calls. longest: the
-    most rows that a sequence can have. Attention's working memory is as large as that needs."""
+    kernels: the wrappers whose calls can be noted, by name. threads: the number for all calls.
+    longest: the most rows that a sequence can have, which decides attention's working memory.
+    scratch: a dict that several Calls share if they run one after the other. It keeps the working
+    memory."""
 
-    def __init__(self, kernels, threads: int, longest: int):
+    def __init__(self, kernels, threads: int, longest: int, scratch: dict | None = None):
         self.kernels, self.threads, self.longest = kernels, threads, longest
         self._calls = []
         self._arrays = []  # noted calls hold only addresses, so this keeps the arrays alive
         self._room = {}  # index in LETTERS -> the largest number that all noted calls have room for
-        self._scratch = {}
+        self._scratch = {} if scratch is None else scratch
 
     def noting(self) -> SimpleNamespace:
         """Return an object with the kernels as attributes. Calling one of them notes the call."""
-        return SimpleNamespace(**{k.__name__: partial(self._send, k) for k in self.kernels})
+        return SimpleNamespace(**{n: partial(self._send, k) for n, k in self.kernels.items()})
 
     def _send(self, kernel, *arrays, **options):
         """Send one call through its wrapper and the gate, which passes it on to note()."""
@@ -45,12 +47,13 @@ class Calls:
         kernel(*arrays, **options, threads=self.threads, calls=self)
 
     def scratch(self, elements: int, dtype) -> np.ndarray:
-        """Return a vector (elements,) of working memory. Calls that ask for the same size share it,
-        because they run one after the other."""
-        key = elements, np.dtype(dtype)
-        if key not in self._scratch:
-            self._scratch[key] = aligned(elements, dtype)
-        return self._scratch[key]
+        """Return a vector (elements,) of working memory. Calls share it, because they run one after
+        the other. If a call needs more than there is, a larger vector is made, and the old one is
+        kept for the calls that were noted with it."""
+        have = self._scratch.setdefault(np.dtype(dtype), [])
+        if not have or len(have[-1]) < elements:
+            have.append(aligned(elements, dtype))
+        return have[-1][:elements]
 
     def note(self, admitted, c_function, arguments: list, explain) -> None:
         """Note one call that the gate has checked. Arguments as in Admitted.call."""

@@ -34,6 +34,7 @@ import numpy as np
 from pysft.errors import BuildError, GateError, UsageError
 from pysft.nn import _build
 from pysft.nn.machine import processors
+from pysft.nn.shapes import PRECISIONS
 
 # -------------------------------------------------------------------------- the compiled module
 
@@ -100,9 +101,42 @@ COMPILER = ffi.string(_lib.pysft_compiler()).decode()
 OPENMP = _lib.pysft_openmp()
 
 
+_FLOAT32, _FLOAT64, _INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
+
+# Products in bf16 need an instruction that not every processor has.
+HAS_BF16 = "bf16" in _build.precisions(ISA) and bool(_import("base").lib.pysft_cpu_has(b"bf16"))
+
+
+def precisions() -> list[str]:
+    """Return the precisions in which this processor can compute products."""
+    return [p for p in PRECISIONS if p != "bf16" or HAS_BF16]
+
+
+def require_precision(precision: str) -> None:
+    """Raise a UsageError if this processor cannot compute products in a precision."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision not in precisions():
+        raise UsageError(
+            f"precision bf16: this processor runs the instruction set {ISA}, without the products"
+            " of bf16 (AVX512-BF16). Use --precision float32, which works everywhere"
+        )
+
+
 def c_function(name: str, suffix: str):
-    """Return the C function `name` in one precision. suffix: "_f32" or "_f64"."""
+    """Return the C function `name` in one precision. suffix: "_f32", "_f64" or "_bf16"."""
     return getattr(_lib, name + suffix)
+
+
+def suffix_of(function: str, dtype, precision: str) -> str:
+    """Return the suffix of the C functions for arrays of a type and products of a precision. A
+    GateError if bf16 is asked for float64, a UsageError if this processor lacks it."""
+    if precision == "float32":
+        return "_f32" if dtype == _FLOAT32 else "_f64"
+    require_precision(precision)
+    if dtype != _FLOAT32:
+        raise GateError(f"{function}: arrays are {dtype}, expected float32 for products in bf16")
+    return "_bf16"
 
 
 # ---------------------------------------------------------------------------------- threads
@@ -165,7 +199,6 @@ def count_threads(function: str, threads: int | None) -> int:
 
 # --------------------------------------------------------------------------------- the gate
 
-_FLOAT32, _FLOAT64, _INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
 _C_TYPE = {  # by dtype.char
     "f": ffi.typeof("float[]"),
     "d": ffi.typeof("double[]"),
@@ -178,8 +211,9 @@ _ADDRESS = ffi.typeof("intptr_t")
 class Admitted:
     """The checked arrays of one call.
 
-    function: the kernel's name. suffix: "_f32" or "_f64". letters: the number that each letter of
-    the notation stands for. pointers: a C pointer for each array, in order; NULL for None."""
+    function: the kernel's name. suffix: "_f32", "_f64" or "_bf16". letters: the number that each
+    letter of the notation stands for. pointers: a C pointer for each array, in order; NULL for
+    None."""
 
     __slots__ = ("function", "suffix", "letters", "pointers")
 
@@ -213,11 +247,13 @@ def size(text: str, letters: dict) -> int:
     return letters[letter] * int(factor)
 
 
-def admit(function: str, notation: str, *arrays, in_place=()) -> Admitted:
+def admit(
+    function: str, notation: str, *arrays, in_place=(), precision: str = "float32"
+) -> Admitted:
     """Check the arrays of one call against the notation, which the top of this file explains.
 
-    in_place: pairs of names, in the notation's order, whose arrays may have the same memory. A
-    GateError if an array does not fit."""
+    in_place: pairs of names, in the notation's order, whose arrays may have the same memory.
+    precision: that of its products, for float32 arrays. A GateError if an array does not fit."""
     letters, pointers, spans = {}, [], []
     real = None
     for (name, written, integer, optional, dims, shape_text), a in zip(_parse(notation), arrays):
@@ -256,7 +292,7 @@ def admit(function: str, notation: str, *arrays, in_place=()) -> Admitted:
         start = int(ffi.cast(_ADDRESS, array))
         spans.append((start, start + a.nbytes, name, written))
     _refuse_overlap(function, spans, in_place)
-    return Admitted(function, "_f32" if real == _FLOAT32 else "_f64", letters, pointers)
+    return Admitted(function, suffix_of(function, real, precision), letters, pointers)
 
 
 @lru_cache(None)

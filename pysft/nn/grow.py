@@ -1,4 +1,4 @@
-"""Make a new model from an old one: with more symbols, or with other outputs."""
+"""Make a new model from an old one: with more symbols, other outputs, or another precision."""
 
 from dataclasses import replace
 
@@ -52,4 +52,11 @@ def with_outputs(model: GPT, outputs: str, rng: np.random.Generator) -> GPT:
             w[:] = model.params[name]
         elif w.ndim == 2:
             w[:] = rng.normal(0, INIT_STD, w.shape)
+    return made
+
+
+def copied(model: GPT, precision: str) -> GPT:
+    """Return a new model with the same weights, and products in a precision."""
+    made = GPT(replace(model.config, precision=precision), model.ops, dtype=model.dtype)
+    made.params.flat[:] = model.params.flat
     return made

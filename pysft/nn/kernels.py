@@ -2,7 +2,8 @@
 
 Names and arguments are those of reference.py, where the mathematics is derived. There are two more
 keyword arguments. `threads` is the number of threads (None: gate.default_threads()). `calls` is
-only for Calls (calls.py): with it the call is noted there and not made.
+only for Calls (calls.py): with it the call is noted there and not made. Functions with products
+have `precision` too: "bf16" rounds the factors of their products to bf16, and adds up in float32.
 
 A wrapper passes its arrays to the gate (gate.py explains the notation), which raises a GateError
 for an array that does not fit. In the docstrings N is the number of token rows, C channels, K
@@ -20,7 +21,17 @@ import numpy as np
 from pysft.errors import GateError
 from pysft.nn.arena import aligned
 from pysft.nn.calls import Calls
-from pysft.nn.gate import admit, c_function, count_threads, default_threads, number, pointer
+from pysft.nn.gate import (
+    NULL,
+    admit,
+    c_function,
+    count_threads,
+    default_threads,
+    number,
+    pointer,
+    require_precision,
+    suffix_of,
+)
 
 SQUARES_BLOCK = 4096  # elements of one partial sum, as in adamw.c
 
@@ -72,21 +83,35 @@ def _bad_label(labels, function, row, n):
 # ---------------------------------------------------- the kernels of a walk through the model
 
 
-def matmul_forward(y, x, w, b=None, residual=None, *, threads=None, calls=None):
+def matmul_forward(
+    y, x, w, b=None, residual=None, *, threads=None, calls=None, precision="float32"
+):
     """y (N,K) = x (N,C) wT + b [+ residual (N,K)] is written, with w (K,C) and b (K)."""
     notation = "y!N,K x:N,C w:K,C b:K? residual:N,K?"
-    a = admit("matmul_forward", notation, y, x, w, b, residual)
-    a.call([*a.pointers, "N", "C", "K"], threads, calls)
+    a = admit("matmul_forward", notation, y, x, w, b, residual, precision=precision)
+    y_, *read = a.pointers
+    a.call([y_, _scratch_of_product(a, "C", calls), *read, "N", "C", "K"], threads, calls)
 
 
-def matmul_backward(dx, dw, db, dy, x, w, *, threads=None, calls=None):
+def matmul_backward(dx, dw, db, dy, x, w, *, threads=None, calls=None, precision="float32"):
     """From dy (N,K): dx (N,C) is written, dw (K,C) and db (K) are added to. Each of the three may
     be None if it is not wanted.
 
     The residual's gradient is dy itself."""
     notation = "dx!N,C? dw!K,C? db!K? dy:N,K x:N,C w:K,C"
-    a = admit("matmul_backward", notation, dx, dw, db, dy, x, w)
-    a.call([*a.pointers, "N", "C", "K"], threads, calls)
+    a = admit("matmul_backward", notation, dx, dw, db, dy, x, w, precision=precision)
+    scratch = _scratch_of_product(a, "K", calls)
+    a.call([*a.pointers[:3], scratch, *a.pointers[3:], "N", "C", "K"], threads, calls)
+
+
+def _scratch_of_product(a, terms: str, calls):
+    """Return a pointer to the working memory of a product, NULL if it needs none. terms: the letter
+    of the number of terms in its sums."""
+    elements = c_function("matmul_scratch", a.suffix)(a.letters["N"], a.letters[terms])
+    if not elements:
+        return NULL
+    make = aligned if calls is None else calls.scratch
+    return pointer(make(elements, np.float32))
 
 
 def attention_forward(y, lse, qkv, cu_seqlens, *, threads=None, calls=None):
@@ -227,12 +252,12 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels, *, threads=None, 
 # ------------------------------------------------------------------------------ one token at a time
 
 
-def decode_sizes(C, K, V, T, L, dtype):
+def decode_sizes(C, K, V, T, L, dtype, *, precision="float32"):
     """Return four numbers of elements: those of a packed w (K,C), and those that decode_forward
     needs for all weights, the cache of a sequence and its working memory. They are for V symbols, T
     positions, C channels and L blocks."""
     _refuse_lengths("decode_sizes", C=C, K=K, V=V, T=T, L=L)
-    suffix = "_f32" if np.dtype(dtype) == np.float32 else "_f64"
+    suffix = suffix_of("decode_sizes", np.dtype(dtype), precision)
     arguments = {
         "decode_packed": (C, K),
         "decode_weights": (V, T, C, L),
@@ -249,10 +274,10 @@ def _refuse_lengths(function, **lengths):
             raise GateError(f"{function}: {name} = {n!r}, expected a whole number, at least 1")
 
 
-def decode_pack(packed, w):
+def decode_pack(packed, w, *, precision="float32"):
     """packed (n) is written: w (K,C) in the order in which decode_forward reads its elements. n is
     the first number that decode_sizes returns."""
-    a = admit("decode_pack", "packed!n w:K,C", packed, w)
+    a = admit("decode_pack", "packed!n w:K,C", packed, w, precision=precision)
     n, K, C = a.letters["n"], a.letters["K"], a.letters["C"]
     expected = c_function("decode_packed", a.suffix)(C, K)
     if n != expected:
@@ -263,7 +288,20 @@ def decode_pack(packed, w):
 
 
 def decode_forward(
-    logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, *, threads=None
+    logits,
+    cache,
+    work,
+    weights,
+    tokens,
+    positions,
+    slots,
+    T,
+    H,
+    L,
+    eps=1e-5,
+    *,
+    threads=None,
+    precision="float32",
 ):
     """Read one more token of each of S sequences. logits (S,V) of what follows them are written.
 
@@ -272,11 +310,24 @@ def decode_forward(
     cache. work (S,w) is working memory. weights (W) are in the order that kernels.h lists, with the
     matrices packed by decode_pack. decode_sizes returns W, c and w."""
     arrays = logits, cache, work, weights, tokens, positions, slots
-    decoder(*arrays, T, H, L, eps, threads=threads)(len(tokens))
+    decoder(*arrays, T, H, L, eps, threads=threads, precision=precision)(len(tokens))
 
 
 def decoder(
-    logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, *, threads=None
+    logits,
+    cache,
+    work,
+    weights,
+    tokens,
+    positions,
+    slots,
+    T,
+    H,
+    L,
+    eps=1e-5,
+    *,
+    threads=None,
+    precision="float32",
 ):
     """Check these arrays once. Return step(S), which calls decode_forward for the first S sequences
     and returns the array `logits`; its first S rows are then written.
@@ -285,9 +336,9 @@ def decoder(
     arrays = logits, cache, work, weights, tokens, positions, slots
     _refuse_lengths("decode_forward", T=T, H=H, L=L)
     notation = "logits!S,V cache!R,c work!S,w weights:W tokens#S positions#S slots#S"
-    a = admit("decode_forward", notation, *arrays)
+    a = admit("decode_forward", notation, *arrays, precision=precision)
     most, V, R = (a.letters[letter] for letter in "SVR")
-    C = _decoder_channels(a.letters, T, H, L, logits.dtype)
+    C = _decoder_channels(a.letters, T, H, L, logits.dtype, precision)
     rest = R, V, T, C, H, L, number("decode_forward", "eps", eps)
     rest += (count_threads("decode_forward", threads),)
     function, pointers = c_function("decode_forward", a.suffix), a.pointers
@@ -308,17 +359,17 @@ def decoder(
     return step
 
 
-def _decoder_channels(n, T, H, L, dtype):
+def _decoder_channels(n, T, H, L, dtype, precision):
     """Return the number of channels C. A GateError if weights, cache or work have other sizes than
     it needs."""
-    scores = decode_sizes(1, 1, 1, T, 1, dtype)[3] - 7
-    C = (n["w"] - scores) // 7  # a row of work holds 7 C elements and the scores of some heads
+    one, two = (decode_sizes(C, 1, 1, T, 1, dtype, precision=precision)[3] for C in (1, 2))
+    C = (n["w"] - one) // (two - one) + 1  # a row of work holds some vectors of C, and scores
     if C < 1 or C % H:
         raise GateError(
             f"decode_forward: work has rows of {n['w']}, which hold {C} channels; they cannot be"
             f" split over H = {H} heads"
         )
-    _, weights, cache, work = decode_sizes(C, 1, n["V"], T, L, dtype)
+    _, weights, cache, work = decode_sizes(C, 1, n["V"], T, L, dtype, precision=precision)
     for name, size, expected in (
         ("weights", n["W"], weights),
         ("cache", n["c"], cache),
@@ -379,19 +430,28 @@ OF_A_WALK = [
 KERNELS = [*OF_A_WALK, adamw, sum_squares]
 
 
-def on_threads(threads=None):
-    """Return the `ops` of a model (computing.py): all kernels and the functions for decoding, with
-    `threads` filled in. None is default_threads() at the time of this call.
+PRODUCTS = [matmul_forward, matmul_backward, decode_sizes, decode_pack, decode_forward, decoder]
 
-    calls(longest) of the result makes a Calls with the same number of threads."""
+
+def on_threads(threads=None, precision="float32"):
+    """Return the `ops` of a model (computing.py): all kernels and the functions for decoding, with
+    `threads` and `precision` filled in. threads: None is default_threads() at the time of this
+    call. A UsageError if this processor lacks the precision.
+
+    calls(longest) of the result makes a Calls with the same number of threads. at(precision) is the
+    same functions with products in another precision."""
     if threads is None:
         threads = default_threads()
     count_threads("on_threads", threads)
+    require_precision(precision)
+    found = {k.__name__: k for k in (*KERNELS, *PRODUCTS)}
+    found |= {k.__name__: partial(k, precision=precision) for k in PRODUCTS}
+    walk = {k.__name__: found[k.__name__] for k in OF_A_WALK}
+    without_threads = decode_sizes.__name__, decode_pack.__name__
+    found |= {n: partial(k, threads=threads) for n, k in found.items() if n not in without_threads}
     return SimpleNamespace(
-        **{k.__name__: partial(k, threads=threads) for k in KERNELS},
-        decode_sizes=decode_sizes,
-        decode_pack=decode_pack,
-        decode_forward=partial(decode_forward, threads=threads),
-        decoder=partial(decoder, threads=threads),
-        calls=partial(Calls, OF_A_WALK, threads),
+        **found,
+        calls=partial(Calls, walk, threads),
+        precision=precision,
+        at=partial(on_threads, threads),
     )

@@ -27,7 +27,7 @@ import numpy as np
 from pysft.batch import Batch, Output
 from pysft.errors import UsageError
 from pysft.nn.arena import Arena
-from pysft.nn.computing import computing_ops
+from pysft.nn.computing import computing_ops, in_precision
 from pysft.nn.decode import Decoder
 from pysft.nn.heads import nll_backward, nll_forward, value_backward, value_forward
 from pysft.nn.shapes import (
@@ -116,9 +116,10 @@ def _spread(x, rows, N: int) -> None:
 class GPT:
     """One model: its parameters, gradients and activations, and the walks forward and backward.
 
-    ops: the functions to compute with (computing.py); None is the C kernels on as many threads as
-    gate.default_threads() says. rng: draws the initial weights; without it they are zero, to be
-    loaded. logits_bytes: how much memory the logits may take (shapes.logits_rows).
+    ops: the functions to compute with (computing.py), in the precision of the config; None is the C
+    kernels on as many threads as gate.default_threads() says. rng: draws the initial weights;
+    without it they are zero, to be loaded. logits_bytes: how much memory the logits may take
+    (shapes.logits_rows).
 
     params and grads are arenas, by the names of shapes.parameter_shapes. clock is None, or a dict
     to which each kernel's seconds are added by name (for benchmarks)."""
@@ -131,7 +132,8 @@ class GPT:
         dtype=np.float32,
         logits_bytes: int = LOGITS_BYTES,
     ):
-        self.ops = computing_ops("kernels", None) if ops is None else ops
+        ops = computing_ops("kernels", None) if ops is None else ops
+        self.ops = in_precision(ops, config.precision)
         self.config, self.dtype = config, np.dtype(dtype)
         self.params = Arena(parameter_shapes(config), dtype)
         self.logits_bytes, self.clock = logits_bytes, None
@@ -158,6 +160,7 @@ class GPT:
         room."""
         if rows > self._rows:
             self._activations, self._calls = None, {}  # free the old arena before making the new
+            self._scratch = {}
             shapes = activation_shapes(self.config, rows, self.dtype, self.logits_bytes)
             self._activations, self._rows = Arena(shapes, self.dtype), rows
             self._index = {
@@ -169,6 +172,7 @@ class GPT:
         """Free gradients and activations. They are made again when they are needed."""
         self._grads = self._activations = self._index = self._last = None
         self._rows, self._calls = 0, {}  # _calls: the noted kernel calls of each walk
+        self._scratch = {}  # the working memory of these calls
 
     # -------------------------------------------------- from a batch to its losses, and back
 
@@ -309,7 +313,7 @@ class GPT:
             return
         key = direction.__name__, few
         if key not in self._calls:
-            calls = self.ops.calls(min(self.config.context, self._rows))
+            calls = self.ops.calls(min(self.config.context, self._rows), self._scratch)
             a = self._activations
             direction(calls.noting(), a, index["tokens"], index["cu_seqlens"], few)
             self._calls[key] = calls

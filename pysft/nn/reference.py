@@ -13,6 +13,10 @@ exception is layernorm_backward. Its input x is the residual stream, which has o
 it ADDS its dx.
 """
 
+import inspect
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 
 IGNORE = -100  # the label of a row that is not graded
@@ -21,9 +25,11 @@ IGNORE = -100  # the label of a row that is not graded
 # ----------------------------------------------------------------------------- linear layers
 
 
-def matmul_forward(y, x, w, b=None, residual=None):
-    """y (N,K) = x (N,C) wT + b (K) [+ residual (N,K)]. w (K,C) has a row for each output."""
-    result = x @ w.T
+def matmul_forward(y, x, w, b=None, residual=None, precision="float32"):
+    """y (N,K) = x (N,C) wT + b (K) [+ residual (N,K)]. w (K,C) has a row for each output.
+
+    precision: "bf16" rounds x and w (factor) and adds up in float32."""
+    result = factor(x, precision) @ factor(w, precision).T
     if b is not None:
         result += b
     if residual is not None:
@@ -31,7 +37,7 @@ def matmul_forward(y, x, w, b=None, residual=None):
     y[:] = result
 
 
-def matmul_backward(dx, dw, db, dy, x, w):
+def matmul_backward(dx, dw, db, dy, x, w, precision="float32"):
     """y[n,k] = sum_c x[n,c] w[k,c] + b[k], so
 
     dx[n,c] = sum_k dy[n,k] w[k,c]       dx = dy w
@@ -39,13 +45,30 @@ def matmul_backward(dx, dw, db, dy, x, w):
     db[k]   = sum_n dy[n,k]
 
     The residual is added unchanged, so its gradient is dy. Pass None for a gradient that is not
-    wanted."""
+    wanted. In bf16 these formulas take no notice of the rounding: they are the derivatives of the
+    product that was not rounded, and their own factors are rounded too."""
+    rounded_dy = factor(dy, precision)
     if dx is not None:
-        dx[:] = dy @ w
+        dx[:] = rounded_dy @ factor(w, precision)
     if dw is not None:
-        dw += dy.T @ x
+        dw += rounded_dy.T @ factor(x, precision)
     if db is not None:
         db += dy.sum(axis=0)
+
+
+def factor(x, precision="float32"):
+    """Return an array as a product takes it: itself, or in "bf16" rounded to a bf16.
+
+    A bf16 is the upper half of a float32: its sign, its exponent and 7 of its 23 bits. x is rounded
+    to the nearest one, of two that are equally near to the one whose last bit is 0. To round, add
+    half of the last bit that stays, less one if that bit is 0, and cut the rest off. Numbers below
+    the least normal float32, 1.2e-38, become 0, as in the instruction vcvtne2ps2bf16."""
+    if precision == "float32":
+        return x
+    bits = x.astype(np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    tiny = np.abs(x) < np.finfo(np.float32).tiny
+    return np.where(np.isfinite(x), np.where(tiny, 0, rounded.view(np.float32)), x).astype(x.dtype)
 
 
 # --------------------------------------------------------------------------------- attention
@@ -234,7 +257,7 @@ def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
 # ------------------------------------------------------------------------ one token at a time
 
 
-def decode_sizes(C, K, V, T, L, dtype):
+def decode_sizes(C, K, V, T, L, dtype, precision="float32"):
     """Return four numbers of elements: those of a packed w (K,C), and those that decode_forward
     needs for all weights, the cache of a sequence and its working memory.
 
@@ -244,12 +267,25 @@ def decode_sizes(C, K, V, T, L, dtype):
     return C * K, (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C + C * V, L * 2 * T * C, C
 
 
-def decode_pack(packed, w):
-    """packed (n) = w (K,C), row by row."""
-    packed[:] = w.ravel()
+def decode_pack(packed, w, precision="float32"):
+    """packed (n) = w (K,C), row by row, as factors of products."""
+    packed[:] = factor(w, precision).ravel()
 
 
-def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5):
+def decode_forward(
+    logits,
+    cache,
+    work,
+    weights,
+    tokens,
+    positions,
+    slots,
+    T,
+    H,
+    L,
+    eps=1e-5,
+    precision="float32",
+):
     """Read one more token of each of S sequences. logits (S,V) of what follows them are written.
 
     A token costs as much as one row of a full forward. Attention reads only the keys and values of
@@ -263,6 +299,9 @@ def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H,
         used += int(np.prod(shape))
         return weights[used - int(np.prod(shape)) : used].reshape(shape)
 
+    def product(x, w):
+        return factor(x, precision) @ w.T
+
     def normed(x):
         y, mean, rstd = np.empty_like(x), np.empty(S, x.dtype), np.empty(S, x.dtype)
         layernorm_forward(y, mean, rstd, x, next_weights(C), next_weights(C), eps)
@@ -270,7 +309,7 @@ def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H,
 
     x = next_weights(V, C)[tokens] + next_weights(T, C)[positions]  # (S,C)
     for block in range(L):
-        qkv = normed(x) @ next_weights(3 * C, C).T + next_weights(3 * C)  # (S,3C)
+        qkv = product(normed(x), next_weights(3 * C, C)) + next_weights(3 * C)  # (S,3C)
         att = np.empty_like(x)
         for i, (t, slot) in enumerate(zip(positions, slots)):
             keys, values = cache[slot].reshape(L, 2, T, C)[block]
@@ -279,11 +318,11 @@ def decode_forward(logits, cache, work, weights, tokens, positions, slots, T, H,
             score = np.einsum("hd,thd->ht", q.reshape(H, -1), k) / np.sqrt(C // H)
             p = np.exp(score - score.max(axis=1, keepdims=True))
             att[i] = np.einsum("ht,thd->hd", p / p.sum(axis=1, keepdims=True), v).reshape(C)
-        x = x + att @ next_weights(C, C).T + next_weights(C)
-        wide = normed(x) @ next_weights(4 * C, C).T + next_weights(4 * C)
+        x = x + product(att, next_weights(C, C)) + next_weights(C)
+        wide = product(normed(x), next_weights(4 * C, C)) + next_weights(4 * C)
         gelu_forward(wide, wide)
-        x = x + wide @ next_weights(C, 4 * C).T + next_weights(C)
-    logits[:] = normed(x) @ next_weights(V, C).T
+        x = x + product(wide, next_weights(C, 4 * C)) + next_weights(C)
+    logits[:] = product(normed(x), next_weights(V, C))
 
 
 # ------------------------------------------------------------------------- all weights at once
@@ -307,3 +346,14 @@ def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
 def sum_squares(x):
     """Return the sum of the squares of a vector, added up in float64."""
     return float(np.sum(x.astype(np.float64) ** 2))
+
+
+# ------------------------------------------------------------------------------ other precisions
+
+
+def at(precision):
+    """Return all of these functions, those with products in a precision (computing.py)."""
+    found = {name: f for name, f in globals().items() if inspect.isfunction(f)}
+    products = matmul_forward, matmul_backward, decode_sizes, decode_pack, decode_forward
+    found |= {f.__name__: partial(f, precision=precision) for f in products}
+    return SimpleNamespace(**found, precision=precision)

@@ -15,6 +15,7 @@ from pysft.nn.arena import Arena
 INIT_STD = 0.02  # GPT-2's
 LOGITS_BYTES = 256 << 20  # memory for logits, in bytes: see logits_rows
 OUTPUTS = ("nll", "nll+value", "value")  # what a model can give for a row
+PRECISIONS = ("float32", "bf16")  # what the factors of its products can be rounded to
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class GPTConfig:
     """The size of a model: V = vocab, T = context, C = channels, H = heads, and `layers` blocks.
 
     tied: the head uses the weights of the embedding. outputs: what the model gives for a row, from
-    OUTPUTS. Without "nll" it has no head and no logits. An impossible size is a UsageError."""
+    OUTPUTS. Without "nll" it has no head and no logits. precision: what the factors of products of
+    activations and weights are rounded to, from PRECISIONS; all arrays, and the sums, stay float32.
+    An impossible size is a UsageError."""
 
     vocab: int
     context: int = 256
@@ -31,12 +34,17 @@ class GPTConfig:
     channels: int = 64
     tied: bool = False
     outputs: str = "nll"
+    precision: str = "float32"
 
     def __post_init__(self):
-        if self.outputs not in OUTPUTS:
-            raise UsageError(f"outputs = {self.outputs!r} must be one of {', '.join(OUTPUTS)}")
+        for name, known in (("outputs", OUTPUTS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"{name} = {getattr(self, name)!r} must be one of {', '.join(known)}"
+                )
         for name, value in asdict(self).items():
-            if name not in ("tied", "outputs") and (not isinstance(value, int) or value < 1):
+            is_size = name not in ("tied", "outputs", "precision")
+            if is_size and (not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} = {value!r} must be a whole number, at least 1")
         if self.channels % self.heads:
             raise UsageError(
@@ -196,16 +204,21 @@ def activation_shapes(
 
 def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
     """Return the bytes that training on batches of up to `rows` rows needs for "weights",
-    "gradients", "moments" and "activations". "params" is the number of weights."""
+    "gradients", "moments" and "activations". "params" is the number of weights. Products in bf16
+    need working memory, which counts with the activations: a part of the largest factor that they
+    convert, by rows (KC_OUTER in matmul.c)."""
 
     def count(shapes):
         return sum(math.prod(shape) for shape in shapes.values())
 
     params, item = count(parameter_shapes(config)), np.dtype(dtype).itemsize
+    scratch = 0
+    if config.precision == "bf16":  # the vectors that calls.py makes, each larger than the last
+        scratch = 4 * config.channels + min(config.vocab * config.has_nll, 6144) // 2
     return {
         "params": params,
         "weights": params * item,
         "gradients": params * item,
         "moments": 2 * params * item,
-        "activations": count(activation_shapes(config, rows, dtype)) * item,
+        "activations": (count(activation_shapes(config, rows, dtype)) + rows * scratch) * item,
     }

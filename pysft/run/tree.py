@@ -169,6 +169,7 @@ def _row(folder: Path) -> dict:
         "steps": _steps(folder),
         "symbols": None,
         "params": None,
+        "precision": None,
         "weights_sha256": None,
         "parent": None,
         "parent_folder": None,
@@ -180,6 +181,7 @@ def _row(folder: Path) -> dict:
         if row["finished"]:
             stage = load_stage(folder, computing_ops("reference", None))
             row["symbols"], row["params"] = len(stage.tokenizer), stage.model.params.size
+            row["precision"] = stage.model.config.precision
             row["weights_sha256"] = weights_sha256(stage.model)
     except PysftError as error:
         row["damaged"] = str(error)

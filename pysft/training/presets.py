@@ -107,6 +107,7 @@ TOOLS = {
 
 # The flags that set a setting, without "--": flag -> its table and its name there.
 TRAIN_FLAGS = {
+    "precision": ("model", "precision"),
     "template": ("data", "template"),
     "grade": ("data", "grade"),
     "too_long": ("data", "too_long"),
@@ -123,7 +124,11 @@ TRAIN_FLAGS = {
     "lora_matrices": ("sft", "lora_matrices"),
     "checkpoint_every": ("sft", "checkpoint_every"),
 }
-PRETRAIN_FLAGS = {"steps": ("base", "steps"), "lr": ("base", "lr")}
+PRETRAIN_FLAGS = {
+    "precision": ("model", "precision"),
+    "steps": ("base", "steps"),
+    "lr": ("base", "lr"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +136,13 @@ class Parent:
     """What a model that is trained already decides for the stages that begin from it.
 
     stage: its name, such as "sft". where: its folder, for messages. fixed: settings that must be as
-    they are in it, {"model": {...}, "data": {...}}."""
+    they are in it, {"model": {...}, "data": {...}}. precision: that of its products, which is the
+    default."""
 
     stage: str
     where: str
     fixed: dict
+    precision: str = "float32"
 
 
 def resolve(
@@ -261,7 +268,8 @@ def _begun_from(settings: Settings, parent: Parent) -> Settings:
         )
         for name, stage in settings.stages.items()
     }
-    return dataclasses.replace(settings, stages=stages).changed(parent.fixed)
+    settings = dataclasses.replace(settings, stages=stages).changed(parent.fixed)
+    return settings.changed({"model": {"precision": parent.precision}})
 
 
 def _used(document: dict, settings: Settings, where: str, say) -> dict:

@@ -37,13 +37,16 @@ class _Table:
 
 @dataclass(frozen=True)
 class Model(_Table):
-    """The shape of the model. tied: the head uses the weights of the embedding."""
+    """The shape of the model. tied: the head uses the weights of the embedding. precision: what the
+    factors of its products are rounded to, float32 or bf16; a stage may have another precision than
+    the one that it begins from."""
 
     context: int = 256
     layers: int = 4
     heads: int = 4
     channels: int = 64
     tied: bool = False
+    precision: str = "float32"
 
     def __post_init__(self):
         super().__post_init__()

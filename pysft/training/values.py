@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from pysft.errors import UsageError
-from pysft.nn.shapes import MATRICES
+from pysft.nn.shapes import MATRICES, PRECISIONS
 from pysft.text.grades import GRADES
 from pysft.text.keys import checked_ignore
 from pysft.text.tokenizers import TOKENIZERS
@@ -13,6 +13,7 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 # The settings that take one of a few words, and these words.
 CHOICES = {
+    "precision": PRECISIONS,
     "schedule": SCHEDULES,
     "new_rows": ("random", "mean"),
     "tokenizer": TOKENIZERS,

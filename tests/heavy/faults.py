@@ -156,6 +156,7 @@ class Copy:
             # One module instead of three. Not -march=native: that tunes for the processor too, and
             # for some gcc then uses no fused multiply-adds in chains, so bits differ.
             f.write(f"\nISAS = {{'base': ISAS[{ISA!r}]}}\n")
+            f.write(f"BF16_ISA = 'base' if BF16_ISA == {ISA!r} else None\n")
         self.build()
 
     def python(self, *arguments, timeout=None, **env) -> subprocess.CompletedProcess:
