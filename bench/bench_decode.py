@@ -28,7 +28,8 @@ from harness import SIZES, TUNED_ENV, Worker, ratios, spread, take_turns
 from report import with_quartiles
 
 from pysft.errors import UsageError
-from pysft.inference.generate import SLOTS, stream
+from pysft.inference.engine import SLOTS
+from pysft.inference.generate import stream
 from pysft.inference.tool_calls import answer_calls
 from pysft.inference.tools import tools
 from pysft.nn import kernels

@@ -8,7 +8,7 @@ questions are those of the tool test (one draw). `chat` uses the row that is mar
 
 import argparse
 
-from pysft.inference.generate import CHAT, Sampling
+from pysft.inference.sampling import CHAT, Sampling
 from pysft.measure.evaluate import answer, on_subject, spoken
 from pysft.measure.probe import before_reply, stored_probe
 from pysft.measure.tooltest import tool_test

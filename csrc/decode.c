@@ -46,6 +46,16 @@ void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K) {
 static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, NR) + T * C; }
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L) { return L * block_cache(T, C) + 2 * VL; }
 
+void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l, int64_t T,
+                     int64_t C) {
+    real *keys = cache + l * block_cache(T, C), *values = keys + C * round_up(T, NR);
+    for (int64_t t = first; t < first + rows; t++, qkv += 3 * C) {
+        real *panel = keys + t / NR * NR * C + t % NR;
+        for (int64_t c = 0; c < C; c++) panel[c * NR] = qkv[C + c];
+        memcpy(values + t * C, qkv + 2 * C, (size_t)C * sizeof(real));
+    }
+}
+
 /* Working memory of one row: x (C), layer norm (C), attention (C), qkv or MLP (4C), in bf16 the
  * pairs of one of these (2C), and the scores of HEADS heads, with T rounded up to whole vectors for
  * each. */
@@ -189,9 +199,8 @@ static void decode_rows(int rows, real *logits, real *cache, real *work, const r
             real *keys = cache + slots[i] * cache_row + l * block_cache(T, C);
             real *values = keys + C * round_up(T, NR);
             int64_t t = positions[i];
-            real *panel = keys + t / NR * NR * C + t % NR;
-            for (int64_t c = 0; c < C; c++) panel[c * NR] = qkv[C + c], qkv[c] *= scale;
-            memcpy(values + t * C, qkv + 2 * C, (size_t)C * sizeof(real));
+            FN(decode_keep)(cache + slots[i] * cache_row, qkv, 1, t, l, T, C);
+            for (int64_t c = 0; c < C; c++) qkv[c] *= scale;
             for (int64_t h = 0; h < H; h += HEADS)
                 attend(att + i * work_row + h * D, score + i * work_row, qkv + h * D,
                        keys + h * D * NR, values + h * D, (int)min(H - h, HEADS), t, Tp, C, D);

@@ -150,6 +150,34 @@ int64_t FN(decode_forward)(real *logits, real *cache, real *work, const real *we
                            int64_t S, int64_t R, int64_t V, int64_t T, int64_t C, int64_t H,
                            int64_t L, real eps, int threads);
 
+/* decode.c, too: the keys and values of `rows` rows of a forward's qkv, those of block l and of the
+ * positions first, first + 1, ..., are written to the cache (decode_cache) of one sequence. */
+void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l, int64_t T,
+                     int64_t C);
+
+/* sample.c: choose the next token of each of S sequences from its logits (S,V).
+ *
+ *     chosen (S)              written
+ *     work (S,V), heap (S,V)  working memory
+ *     rules (S,3)             temperature, top_p and repetition
+ *     top_k (S)               0 keeps all tokens
+ *     keys (S,4)              128 bits that key the random numbers of a sequence
+ *     counters (S)            the number of this draw in its sequence
+ *     again (A)               ids of tokens; those of sequence i begin at offsets[i] of offsets
+ *                             (S+1). NULL if there are none
+ *
+ * The log-probabilities of the tokens in `again` are multiplied by repetition. Then temperature 0
+ * takes the most likely token, the lowest of several. Otherwise the log-probabilities are divided
+ * by the temperature; the top_k most likely tokens are kept, of these as few as add up to top_p,
+ * and one is drawn: the first, in the order of ids, at which the sum of the probabilities is above a
+ * random number.
+ *
+ * It returns the first index of `again` that holds no token, or A + the first bad offset, or -1. */
+int64_t FN(sample)(int32_t *chosen, real *work, int32_t *heap, const real *logits,
+                   const real *rules, const int32_t *top_k, const int32_t *keys,
+                   const int32_t *counters, const int32_t *again, const int32_t *offsets, int64_t S,
+                   int64_t V, int64_t A, int threads);
+
 /* adamw.c: step t of AdamW on n weights. w, m and v are updated in place from the gradient g.
  * correction1 = 1 - beta1^t and correction2 = 1 - beta2^t undo the bias of the moments m and v. */
 void FN(adamw)(real *w, real *m, real *v, const real *g, int64_t n, double lr, double beta1,

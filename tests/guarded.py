@@ -73,8 +73,16 @@ def train_and_decode(config, functions, dtype, g):
     batch = Batch.of([Example(t[:-1], t[1:]) for t in tokens], config.vocab, config.context)
     assert np.isfinite(train_step(model, AdamW(model), [batch], Sft(), 1e-3, 1.0).loss)
     decoder = decode.Decoder(model, 7)
+    decoder.rules[:4], decoder.top_k[2:] = (0.8, 0.7, 2.0), 3
+    repeats = [[0, config.vocab - 1]] * 7
+    prompts = [g.integers(0, config.vocab, n) for n in lengths]
+    assert np.isfinite(decoder.read(prompts, [0, 3, 6])).all()
+    assert all(0 <= i < config.vocab for i in decoder.choose([0, 3, 6], repeats[:3]))
+    for slot in (0, 3, 6):
+        decoder.reset(slot)
     for t in g.integers(0, config.vocab, (config.context, 7)):
         assert np.isfinite(decoder.steps(t, range(7))).all()
+        assert all(0 <= i < config.vocab for i in decoder.choose(range(7), repeats))
 
 
 def main(threads):
@@ -86,6 +94,8 @@ def main(threads):
         decode_sizes=plain.decode_sizes,
         decode_pack=plain.decode_pack,
         decode_forward=plain.decode_forward,
+        decode_keep=on_fenced(plain.decode_keep),
+        sample=on_fenced(plain.sample),
     )
     for name, (check, sizes) in gradcheck.CASES.items():
         for tensor, analytic, _, _ in check(functions, np.random.default_rng(0), **sizes):

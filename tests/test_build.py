@@ -26,9 +26,9 @@ def test_both_precisions_declare_the_same_functions():
 
 def test_every_prototype_has_a_wrapper_and_every_wrapper_a_prototype():
     names = set(re.findall(r"(\w+)_f32\(", _build.prototypes("f32")))
-    decoding = {f"decode_{n}" for n in "packed weights cache work pack forward".split()}
+    decoding = {f"decode_{n}" for n in "packed weights cache work pack keep forward".split()}
     wrapped = {kernel.__name__ for kernel in kernels.KERNELS}
-    assert names == wrapped | decoding | {"attention_scratch", "matmul_scratch"}
+    assert names == wrapped | decoding | {"sample", "attention_scratch", "matmul_scratch"}
 
 
 def test_the_functions_with_products_are_declared_for_bf16_too():

@@ -5,14 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_decoder import FakeDecoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_generate import MODEL, PROMPTS
 from texts import grown, say
 
 from pysft.cli import chat as command
-from pysft.inference.generate import CHAT as BY_DEFAULT
-from pysft.inference.generate import Event, Reply, Sampling, generate, stream
+from pysft.inference.engine import Event
+from pysft.inference.generate import Reply, generate, stream
+from pysft.inference.sampling import CHAT as BY_DEFAULT
+from pysft.inference.sampling import Sampling
 from pysft.inference.session import ROOM, Session, answer_once
 from pysft.inference.tool_calls import MAX_CALLS, SPARE, answer_calls, content_parts, result_ids
 from pysft.inference.tools import Tool
@@ -49,30 +52,25 @@ def scripted(*pieces, context=256, rival="", tokenizer=T, template=CHAT):
     script = ids(*pieces, template.end, tokenizer=tokenizer)
     special, opener = tokenizer.special, tokenizer.special[template.turns["assistant"].opens[-1]]
 
-    class Model:
+    class Model(FakeDecoder):
         config = SimpleNamespace(context=context, vocab=len(tokenizer))
 
-        def decoder(self, sequences=1):
-            self.lengths, self.read = [0], []
-            return self
-
         def reset(self, slot=0):
-            self.read = []
+            self.ids = []
 
-        def steps(self, tokens, slots):
-            (token,) = tokens
-            self.read.append(int(token))
-            assert len(self.read) <= self.config.context
-            row = np.zeros((1, len(tokenizer)), np.float32)
-            row[0, tokenizer.encode(rival)] = 8.9
-            row[0, script[min(self.written(), len(script) - 1)]] = 9
+        def next_row(self, token, slot):
+            self.ids.append(token)
+            assert len(self.ids) <= self.config.context
+            row = np.zeros(len(tokenizer))
+            row[tokenizer.encode(rival)] = 8.9
+            row[script[min(self.written(), len(script) - 1)]] = 9
             return row
 
         def written(self):
             """How many tokens of the last reply the model wrote itself."""
-            if opener not in self.read:
+            if opener not in self.ids:
                 return 0
-            reply = self.read[len(self.read) - self.read[::-1].index(opener) :]
+            reply = self.ids[len(self.ids) - self.ids[::-1].index(opener) :]
             own, in_result = 0, False
             for token in reply:
                 in_result = in_result or token == special["<|result_start|>"]
@@ -124,7 +122,7 @@ def test_what_the_model_reads_is_id_for_id_what_training_rendered():
     chat.say("Who?")
     check_messages(chat.messages, "chat", CHAT)
     trained = render(chat.messages, T, CHAT)[0].tolist()
-    assert chat.model.read == trained[:-1]  # all but the end token, which the model only writes
+    assert chat.model.ids == trained[:-1]  # all but the end token, which the model only writes
     prompt = render_prompt([*chat.messages, {"role": "user", "content": "And?"}], T, CHAT)
     assert prompt.tolist()[: len(trained)] == trained
 
@@ -171,7 +169,7 @@ def test_a_result_is_cut_to_its_room_and_leaves_some_for_an_answer(context):
         tools=tools(search=lambda q: "word " * 100),
     )
     _, reply, _ = chat.say("Who?")
-    assert reply.stop == "end" and len(chat.model.read) <= context
+    assert reply.stop == "end" and len(chat.model.ids) <= context
     (text,) = results(reply)
     # The prompt takes 7 tokens, the call 3, the result's own tokens 2. A result may have half of
     # what remains beyond SPARE, and ends with a whole word.
@@ -308,7 +306,7 @@ def test_a_result_that_fits_only_without_the_history_is_whole_behind_the_questio
     assert chat.dropped == dropped == (not is_kept)
     kept = BEFORE if is_kept else []
     assert chat.messages[:-2] == kept
-    assert chat.model.read == [*render_prompt([*kept, *say("bb")], T, CHAT), *reply.ids]
+    assert chat.model.ids == [*render_prompt([*kept, *say("bb")], T, CHAT), *reply.ids]
 
 
 NEEDED = {  # name -> (what the model writes, what differs from a search that finds 40 letters)
@@ -343,7 +341,7 @@ def test_a_reply_that_needs_the_room_of_the_history_is_the_reply_without_it(name
     assert reply.injected.tolist() == expected.injected.tolist()
     assert chat.messages == alone.messages
     if reply.stop == "end":  # otherwise the model may not have read the question again
-        assert chat.model.read == alone.model.read
+        assert chat.model.ids == alone.model.ids
     ids, dropped = events.pop(0)
     assert dropped == 0 and ids.tolist() != alone.prompt("bb")[0].tolist()
     assert [e.stop for e in events] == [None] * len(reply.ids) + [reply.stop]

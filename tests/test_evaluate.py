@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import PLAIN, say, steady
 
-from pysft.inference import generate as generating
-from pysft.inference.generate import Reply, Sampling
+from pysft.inference.generate import Reply
+from pysft.inference.sampling import CHAT as CHAT_SAMPLING
+from pysft.inference.sampling import Sampling
 from pysft.inference.session import Session
 from pysft.measure import evaluate
 from pysft.measure.evaluate import (
@@ -95,7 +96,7 @@ def pretending(monkeypatch, questions, greedy, chatted=None, tokenizer=TOKENIZER
     for question in questions:
         turns = say(question) if isinstance(question, str) else question
         rendered[tuple(render_prompt(turns, tokenizer, CHAT).tolist())] = question
-    ways = {Sampling(): greedy, generating.CHAT: chatted or greedy}
+    ways = {Sampling(): greedy, CHAT_SAMPLING: chatted or greedy}
 
     def pretend(model, prompts, max_new, stop, sampling, *, again):
         assert max_new == 120 and stop == END
@@ -266,7 +267,7 @@ def test_the_replies_trained_on_are_measured_for_comparison(monkeypatch):
     assert figures["trained_distinct_pairs"] == (2 + 2 + 3) / 8
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), generating.CHAT], ids=["greedy", "chat"])
+@pytest.mark.parametrize("sampling", [Sampling(), CHAT_SAMPLING], ids=["greedy", "chat"])
 def test_a_measured_reply_is_the_one_that_chat_gives(sampling):
     model = noisy_model(context=64)
     [(text, reply)] = answer(model, TOKENIZER, CHAT, ["Speak of love"], sampling)

@@ -4,13 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_decoder import FakeDecoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysft.errors import DataError, UsageError
 from pysft.inference import generate as generating
-from pysft.inference.generate import Sampling, choose, complete, generate, stream
+from pysft.inference.generate import complete, generate, stream
+from pysft.inference.sampling import Sampling
 from pysft.inference.session import ROOM, Session, answer_once
+from pysft.nn import kernels
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
 from pysft.text.render import render, render_prompt
@@ -40,7 +43,7 @@ PROMPTS = [
 ]
 
 
-class Scripted:
+class Scripted(FakeDecoder):
     """A model that writes `script` whatever it is asked, one id for each token that it reads beyond
     the first `start` ids. It keeps, in `seen`, every sequence that it was asked to continue, at its
     full length."""
@@ -49,26 +52,21 @@ class Scripted:
         self.config = SimpleNamespace(context=context, vocab=vocab)
         self.script, self.start, self.seen = script, start, []
 
-    def decoder(self, sequences=1):
-        self.lengths, self.ids = [0] * sequences, [[] for _ in range(sequences)]
-        return self
+        self.ids = {}
 
     def reset(self, slot=0):
         self.ids[slot] = []
 
-    def steps(self, tokens, slots):
-        assert list(slots) == sorted(set(slots))
-        result = np.zeros((len(slots), self.config.vocab), np.float32)
-        for row, token, slot in zip(result, tokens, slots):
-            ids = self.ids[slot]
-            ids.append(int(token))
-            assert len(ids) <= self.config.context
-            if ids[:-1] in self.seen:
-                self.seen.remove(ids[:-1])  # it is the same sequence, one token longer
-            self.seen.append(list(ids))
-            start = self.start or max(j + 1 for j, t in enumerate(ids) if t == ASSISTANT or j == 0)
-            row[self.script[min(max(0, len(ids) - start), len(self.script) - 1)]] = 9
-        return result
+    def next_row(self, token, slot):
+        ids, row = self.ids[slot], np.zeros(self.config.vocab)
+        ids.append(token)
+        assert len(ids) <= self.config.context
+        if ids[:-1] in self.seen:
+            self.seen.remove(ids[:-1])  # it is the same sequence, one token longer
+        self.seen.append(list(ids))
+        start = self.start or max(j + 1 for j, t in enumerate(ids) if t == ASSISTANT or j == 0)
+        row[self.script[min(max(0, len(ids) - start), len(self.script) - 1)]] = 9
+        return row
 
 
 def scripted(reply, **more):
@@ -96,7 +94,7 @@ def test_a_penalty_counts_what_a_reply_holds_and_nothing_of_its_prompt():
     penalty, changed = Sampling(repetition=3.0), 0
     replies = generate(MODEL, PROMPTS, 12, sampling=penalty, again=lambda written: written)
     for prompt, reply in zip(PROMPTS, replies):
-        expected = recomputed(MODEL, prompt, 12, lambda *row: choose(row[0], penalty, None, row[1]))
+        expected = recomputed(MODEL, prompt, 12, lambda *row: choose(row[0], penalty, row[1]))
         assert reply.ids.tolist() == expected
         changed += expected != recomputed(MODEL, prompt, 12)
     assert changed > 1
@@ -175,11 +173,34 @@ def test_a_decoder_that_is_used_again_writes_what_a_new_one_writes():
 LOGITS = np.log(np.array([0.4, 0.05, 0.3, 0.15, 0.1], np.float32))
 
 
+def drawn(sampling, count=1, logits=LOGITS, again=(), module=kernels):
+    """The tokens of draws 0 to count-1 from the same logits."""
+    S, V = count, len(logits)
+    repeats = dict(again=np.tile(np.array(again, np.int32), S)) if len(again) else {}
+    if repeats:
+        repeats["offsets"] = np.arange(S + 1, dtype=np.int32) * len(again)
+    chosen = np.full(S, -1, np.int32)
+    module.sample(
+        chosen,
+        np.empty((S, V), np.float32),
+        np.empty((S, V), np.int32),
+        np.tile(logits.astype(np.float32), (S, 1)),
+        np.tile(np.array(sampling.rules(), np.float32), S),
+        np.full(S, sampling.most(), np.int32),
+        np.tile(sampling.key(0), S),
+        np.arange(S, dtype=np.int32),
+        **repeats,
+    )
+    return chosen
+
+
+def choose(logits, sampling, again=()):
+    return int(drawn(sampling, 1, logits, again)[0])
+
+
 def shares(sampling, count=4000, logits=LOGITS, again=()):
     """How often each token is chosen in `count` draws, as a share."""
-    g = np.random.default_rng(0)
-    drawn = [choose(logits, sampling, g, again) for _ in range(count)]
-    return np.bincount(drawn, minlength=len(logits)) / count
+    return np.bincount(drawn(sampling, count, logits, again), minlength=len(logits)) / count
 
 
 @pytest.mark.parametrize(
@@ -243,8 +264,8 @@ def test_a_penalty_takes_the_probability_of_a_repeated_word_to_its_power(
 def test_a_penalty_changes_a_doubtful_choice_and_leaves_a_sure_one(sure, kept):
     # With two choices, p squared is below 1 - p until p is 0.618.
     logits = np.log(np.array([1 - sure, sure], np.float32))
-    assert choose(logits, Sampling(repetition=2.0), None, [1]) == int(kept)
-    assert choose(logits + 50, Sampling(repetition=2.0), None, [1]) == int(kept)
+    assert choose(logits, Sampling(repetition=2.0), [1]) == int(kept)
+    assert choose(logits + 50, Sampling(repetition=2.0), [1]) == int(kept)
 
 
 @steady
@@ -256,9 +277,9 @@ def test_a_penalty_changes_a_doubtful_choice_and_leaves_a_sure_one(sure, kept):
 def test_a_penalty_does_not_change_the_logits_nor_depend_on_where_they_begin(logits, shift, again):
     logits = np.array(logits, np.float32) / 4
     before = logits.copy()
-    first = choose(logits, Sampling(repetition=2.0), None, sorted(again))
+    first = choose(logits, Sampling(repetition=2.0), sorted(again))
     assert logits.tolist() == before.tolist()
-    assert choose(logits + shift, Sampling(repetition=2.0), None, sorted(again)) == first
+    assert choose(logits + shift, Sampling(repetition=2.0), sorted(again)) == first
 
 
 def test_large_logits_do_not_overflow():
@@ -306,10 +327,10 @@ def test_a_base_model_repeats_words_unless_there_is_a_penalty():
     class Doubtful(Scripted):
         """It would nearly as soon write "b"."""
 
-        def steps(self, tokens, slots):
-            result = super().steps(tokens, slots)
-            result[:, TOKENIZER.encode("b")] = 8.9
-            return result
+        def next_row(self, token, slot):
+            row = super().next_row(token, slot)
+            row[TOKENIZER.encode("b")] = 8.9
+            return row
 
     def written(prompt, sampling):
         model = Doubtful(TOKENIZER.encode("a a a").tolist(), start=len(prompt))

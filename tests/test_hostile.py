@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, in_process
+from fake_decoder import FakeDecoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pysft.inference.generate import Sampling
+from pysft.inference.sampling import Sampling
 from pysft.inference.search import Search
 from pysft.inference.session import Session
 from pysft.inference.tool_calls import MAX_CALLS, content_parts
@@ -146,24 +147,20 @@ def test_no_message_becomes_a_control_token(text):
     assert control[0] == control[1]
 
 
-class Rogue:
+class Rogue(FakeDecoder):
     """A model that writes the given ids, whatever it reads, and then ends."""
 
     def __init__(self, ids, context):
         self.config, self.ids = SimpleNamespace(context=context, vocab=len(T)), iter(ids)
 
-    def decoder(self, sequences=1):
-        self.lengths, self.read = [0], 0
-        return self
-
     def reset(self, slot=0):
-        self.read = 0
+        self.length = 0
 
-    def steps(self, tokens, slots):
-        self.read += 1
-        assert self.read <= self.config.context
-        row = np.zeros((1, len(T)), np.float32)
-        row[0, next(self.ids, T.special[CHAT.end])] = 1
+    def next_row(self, token, slot):
+        self.length += 1
+        assert self.length <= self.config.context
+        row = np.zeros(len(T))
+        row[next(self.ids, T.special[CHAT.end])] = 1
         return row
 
 
@@ -189,7 +186,7 @@ def test_whatever_a_model_writes_it_is_answered_and_the_history_can_be_rendered(
     modules = set(sys.modules)
     _, reply, _ = session.say("Who?")
     assert set(sys.modules) <= modules  # no call has imported anything
-    assert reply.stop in ("end", "length", "tool") and session.model.read <= context
+    assert reply.stop in ("end", "length", "tool") and session.model.length <= context
     assert len(reply.ids) <= context and (~reply.injected).sum() <= max_new
     injected = T.decode(reply.ids[reply.injected])
     openers, closers = injected.count("<|result_start|>"), injected.count("<|result_end|>")

@@ -569,6 +569,7 @@ def test_every_kernel_is_in_these_tables_and_in_the_reference():
     assert names == {kernel.__name__ for kernel in WRITTEN}
     on_one = kernels.on_threads(1)
     assert isinstance(on_one, SimpleNamespace)
-    decoding = {"decoder", "decode_sizes", "decode_pack", "decode_forward"}  # tests/test_decode.py
+    decoding = {f"decode_{n}" for n in "sizes pack keep forward".split()}  # tests/test_decode.py
+    decoding |= {"decoder", "sample", "sampler"}  # tests/test_sample.py
     assert names == set(vars(on_one)) - decoding - {"calls", "at", "precision"}
     assert all(hasattr(reference, name) for name in names)

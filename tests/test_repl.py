@@ -116,7 +116,7 @@ def test_an_interrupt_stops_the_reply_and_not_the_program():
     steps = chat.model.steps
 
     def interrupted(tokens, slots):
-        if len(chat.model.read) == 6:
+        if len(chat.model.ids) == 6:
             chat.model.steps = steps
             raise KeyboardInterrupt
         return steps(tokens, slots)

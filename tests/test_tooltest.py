@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pair_tokenizer import PairTokenizer
 
-from pysft.inference.generate import GREEDY, Reply, Sampling
+from pysft.inference.generate import Reply
+from pysft.inference.sampling import GREEDY, Sampling
 from pysft.inference.search import Document, Search
 from pysft.inference.tool_calls import answer_calls
 from pysft.measure import tooltest

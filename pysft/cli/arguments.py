@@ -306,7 +306,7 @@ def available_threads(threads):
 
 def talker(args):
     """Return (the stage to talk to, the settings for drawing its tokens)."""
-    from pysft.inference.generate import Sampling
+    from pysft.inference.sampling import Sampling
     from pysft.nn.computing import computing_ops
     from pysft.run.stage import load_stage
 

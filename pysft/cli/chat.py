@@ -21,7 +21,7 @@ CUT_SHORT = {  # the message about a reply without an end token, by its stop
 
 
 def add_arguments(p):
-    add_talking(p, temperature=0.0, repetition=2.0)  # generate.CHAT
+    add_talking(p, temperature=0.0, repetition=2.0)  # sampling.CHAT
     p.add_argument("-p", "--prompt", metavar="TEXT", help="answer this one message and exit")
     p.add_argument(
         "--system",

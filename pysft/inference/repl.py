@@ -9,7 +9,8 @@ import numpy as np
 
 from pysft.console import columns, padded
 from pysft.errors import PysftError, UsageError
-from pysft.inference.generate import Event, Reply
+from pysft.inference.engine import Event
+from pysft.inference.generate import Reply
 from pysft.inference.session import Session
 
 HELP = """/help            show this list

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pysft.errors import DataError, UsageError
-from pysft.inference.generate import Event, Reply, Sampling, stream
+from pysft.inference.engine import Event
+from pysft.inference.generate import Reply, stream
 from pysft.inference.repetition import repeated_words
+from pysft.inference.sampling import Sampling
 from pysft.inference.tool_calls import answer_calls, content_parts, free_text, result_ids
 from pysft.inference.tools import Tool
 from pysft.text.characters import replaced, typed
@@ -117,7 +119,7 @@ class Session:
 
     def stream(self, text: str) -> Iterator:
         """Answer a message. Yields (ids, dropped) as prompt() returns them, then the Events of the
-        reply as it is written (generate.Event), and last the Reply.
+        reply as it is written (engine.Event), and last the Reply.
 
         Just before the Reply is yielded, the exchange is added to the history, and exchanges that
         were left out, by the prompt or for a long result, are removed; self.dropped has their

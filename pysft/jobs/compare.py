@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 
 from pysft.errors import DataError
-from pysft.inference.generate import CHAT, Sampling, generate
+from pysft.inference.generate import generate
+from pysft.inference.sampling import CHAT, Sampling
 from pysft.measure.evaluate import answer, finite, measure
 from pysft.measure.probe import Probe
 from pysft.measure.wording import COMPARED, ended

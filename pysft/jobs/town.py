@@ -1,6 +1,6 @@
 """A short chat about the shipped town, as `chat` would write it, for the end of a training."""
 
-from pysft.inference.generate import CHAT
+from pysft.inference.sampling import CHAT
 from pysft.inference.search import Search
 from pysft.inference.session import Session
 from pysft.inference.tool_calls import content_parts

@@ -1,6 +1,7 @@
 """Two personas that contradict each other, and the one that a model takes."""
 
-from pysft.inference.generate import Sampling, generate
+from pysft.inference.generate import generate
+from pysft.inference.sampling import Sampling
 from pysft.measure.evaluate import MAX_NEW
 from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT

@@ -15,8 +15,9 @@ import numpy as np
 
 from pysft import IGNORE
 from pysft.batch import Batch, Example
-from pysft.inference.generate import CHAT, GREEDY, Reply, Sampling, generate
+from pysft.inference.generate import Reply, generate
 from pysft.inference.repetition import repeated_words
+from pysft.inference.sampling import CHAT, GREEDY, Sampling
 from pysft.inference.tool_calls import content_parts, free_text
 from pysft.measure.probe import Probe, before_reply
 from pysft.measure.provenance import Origin, Provenance, summary

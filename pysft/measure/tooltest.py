@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pysft.inference.generate import GREEDY, Reply, Sampling, generate
+from pysft.inference.generate import Reply, generate
 from pysft.inference.repetition import repeated_words
+from pysft.inference.sampling import GREEDY, Sampling
 from pysft.inference.search import Document, Search
 from pysft.inference.session import Session
 from pysft.inference.tool_calls import answer_calls, content_parts, free_text

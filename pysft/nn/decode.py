@@ -12,17 +12,20 @@ class Decoder:
     """A model that reads token by token: up to `sequences` sequences, each in its own slot.
 
     step(token) reads one token in slot 0 and returns the logits (V,) of what follows it.
-    steps(tokens, slots) reads one token in each of n slots and returns n such rows (n,V). With the
-    kernels, the logits have the bits of a full forward over all tokens of the slot, whatever the
-    other slots hold. One token of one sequence takes about 15 microseconds, on two cores and the
-    seed preset's shape.
+    steps(tokens, slots) reads one token in each of n slots and returns n such rows (n,V).
+    read(prompts, slots) reads a whole prompt in each of n empty slots. choose(slots) draws a token
+    from each row that was returned last. With the kernels, the logits have the bits of a full
+    forward over all tokens of the slot, whatever the other slots hold. One token of one sequence
+    takes about 15 microseconds, on two cores and the seed preset's shape.
 
     lengths: for each slot, the number of tokens read so far, at most the model's context. It is a
     plain list, because NumPy is slower for one number at a time.
+    rules (sequences,3), top_k (sequences,), keys (sequences,4): what choose() obeys, row by row
+    (kernels.sample). At first each row takes the most likely token.
 
-    The weights are copied when the decoder is made, so later training does not change it. The copy
-    takes as much memory as the weights, and the cache two vectors of C channels for each position,
-    block and slot."""
+    The weights are copied when the decoder is made, and prompts are read with those of the model.
+    So the model must not be trained while a decoder of it is in use. The copy takes as much memory
+    as the weights, and the cache two vectors of C channels for each position, block and slot."""
 
     def __init__(self, model, sequences: int = 1):
         config, ops, dtype = model.config, model.ops, model.dtype
@@ -51,6 +54,13 @@ class Decoder:
                 part[:] = w.ravel()
             used += len(part)
         self._run = self._runner(ops, (T, config.heads, L))
+        self.rules = np.tile(np.array([0, 1, 1], dtype), (sequences, 1))
+        self.top_k, self._counters, self._chosen = np.zeros((3, sequences), np.int32)
+        self.keys = np.zeros((sequences, 4), np.int32)
+        work = np.empty((sequences, V), dtype), np.empty((sequences, V), np.int32)
+        self._sampling = (self._chosen, *work, self._logits, self.rules.reshape(-1), self.top_k)
+        self._sampling += self.keys.reshape(-1), self._counters
+        self._sample = ops.sampler(*self._sampling) if hasattr(ops, "sampler") else self._sample_few
 
     def _runner(self, ops, shape):
         """Return a function of n that calls decode_forward for the first n rows of the arrays."""
@@ -88,14 +98,58 @@ class Decoder:
         A UsageError if a slot's context is full. The kernels raise a GateError if a token is not in
         the vocabulary. After either error no slot has read anything."""
         n, context = len(tokens), self.model.config.context
-        for i, slot in enumerate(slots):
-            position = self.lengths[slot]
-            if position == context:
-                raise UsageError(f"the context of {context} positions is full; reset() makes room")
-            # Clip a number that int32 cannot hold to one that no vocabulary has either.
-            self._tokens[i] = min(max(-1, tokens[i]), 2**31 - 1)
-            self._positions[i], self._slots[i] = position, slot
+        positions = [self.lengths[slot] for slot in slots]
+        if max(positions) >= context:
+            raise UsageError(f"the context of {context} positions is full; reset() makes room")
+        # Clip a number that int32 cannot hold to one that no vocabulary has either.
+        self._tokens[:n] = [min(max(-1, token), 2**31 - 1) for token in tokens]
+        self._positions[:n], self._slots[:n] = positions, slots
         self._run(n)
         for slot in slots:
             self.lengths[slot] += 1
         return self._logits[:n]
+
+    def read(self, prompts, slots) -> np.ndarray:
+        """Read a prompt, ids of at least one token, in each of n slots, whose numbers rise. What
+        they held is forgotten. Return the logits (n,V) of what follows, valid until the next step.
+
+        All prompts go through the model in one forward, which leaves in the cache what reading them
+        token by token would leave. A UsageError if a prompt is longer than the context; then no
+        slot has read anything. The kernels raise a GateError if a token is not in the
+        vocabulary."""
+        n, context = len(prompts), self.model.config.context
+        longest = max(map(len, prompts))
+        if longest > context:
+            raise UsageError(f"a prompt of {longest} tokens; the context has {context} positions")
+        offsets = np.cumsum([0, *map(len, prompts)]).astype(np.int32)
+        tokens = np.concatenate([np.clip(ids, -1, 2**31 - 1) for ids in prompts]).astype(np.int32)
+        hidden, qkvs = self.model.read(tokens, offsets, offsets[1:] - 1)
+        shape = context, self.model.config.layers
+        for slot, start, end in zip(slots, offsets, offsets[1:]):
+            for block, qkv in enumerate(qkvs):
+                self.model.ops.decode_keep(self._cache[slot], qkv[start:end], 0, block, *shape)
+            self.lengths[slot] = int(end - start)
+        head = self.model.params[head_name(self.model.config)]
+        self.model.ops.matmul_forward(self._logits[:n], hidden, head)
+        return self._logits[:n]
+
+    def choose(self, slots, repeats=None) -> list[int]:
+        """Choose the next token of each of n slots, those of the last steps() or read(), from its
+        row of logits, by its row of rules, top_k and keys. The number of tokens that a slot has
+        read is the number of its draw.
+
+        repeats: for each slot the ids that would repeat a word; None if there are none."""
+        n = len(slots)
+        self._counters[:n] = [self.lengths[slot] for slot in slots]
+        again = offsets = None
+        if repeats is not None and any(repeats):
+            again = np.fromiter((i for ids in repeats for i in ids), np.int32)
+            offsets = np.cumsum([0, *map(len, repeats)]).astype(np.int32)
+        self._sample(n, again, offsets)
+        return self._chosen[:n].tolist()
+
+    def _sample_few(self, n: int, again, offsets) -> None:
+        """Call ops.sample for the first n rows of the arrays."""
+        chosen, work, heap, logits, rules, top_k, keys, counters = self._sampling
+        arrays = chosen[:n], work[:n], heap[:n], logits[:n], rules[: 3 * n], top_k[:n]
+        self.model.ops.sample(*arrays, keys[: 4 * n], counters[:n], again, offsets)

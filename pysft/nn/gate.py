@@ -9,7 +9,7 @@ one word, in a notation like that of einsum:
     y!N,K      a float array that C writes, with two axes, of sizes N and K
     x:N,C      a float array that C only reads; its first axis is as long as that of y
     b:K?       the argument may be None, and C then gets NULL
-    tokens#N   an int32 array, which C only reads
+    tokens#N   an int32 array, which C only reads; ids!#N is one that C writes
     3C, S+1    an axis of three times C, or of one more than S
     *          any shape, but the same for all arrays with a *
 
@@ -302,7 +302,7 @@ def _parse(notation):
     arguments = []
     for word in notation.split():
         name = word.rstrip("?")
-        mark = next(mark for mark in "!#:" if mark in name)
+        mark = next(mark for mark in ("!#", "!", "#", ":") if mark in name)
         name, text = name.split(mark)
         dims = None
         if text != "*":
@@ -310,7 +310,7 @@ def _parse(notation):
             for dim in text.split(","):
                 dim, _, plus = dim.partition("+")
                 dims.append((int(dim[:-1] or 1), dim[-1], int(plus or 0)))
-        arguments.append((name, mark == "!", mark == "#", word.endswith("?"), dims, text))
+        arguments.append((name, "!" in mark, "#" in mark, word.endswith("?"), dims, text))
     return arguments
 
 

@@ -383,6 +383,85 @@ def _decoder_channels(n, T, H, L, dtype, precision):
     return C
 
 
+def decode_keep(cache, qkv, first, block, T, L):
+    """The keys and values of the rows of qkv (N,3C) are written to the cache (c) of one sequence:
+    those of a block, 0 to L-1, at the positions first, first + 1, ..., below T."""
+    a = admit("decode_keep", "cache!c qkv:N,3C", cache, qkv)
+    N, C = a.letters["N"], a.letters["C"]
+    expected = decode_sizes(C, 1, 1, T, L, qkv.dtype)[2]
+    if a.letters["c"] != expected or not (0 <= block < L and 0 <= first <= T - N):
+        raise GateError(
+            f"decode_keep: a cache of {a.letters['c']} elements, expected {expected}; block {block}"
+            f" of {L}; positions {first} to {first + N - 1}, expected 0 to {T - 1}"
+        )
+    c_function("decode_keep", a.suffix)(*a.pointers, N, first, block, T, C)
+
+
+# ----------------------------------------------------------------------------- the choice of tokens
+
+
+def sample(
+    chosen,
+    work,
+    heap,
+    logits,
+    rules,
+    top_k,
+    keys,
+    counters,
+    again=None,
+    offsets=None,
+    *,
+    threads=None,
+):
+    """chosen (S) int32 is written: the next token of each sequence, from its logits (S,V), by the
+    rules that kernels.h gives.
+
+    rules (3S): temperature, top_p and repetition of each sequence. top_k (S), keys (4S) and
+    counters (S), all int32, decide the rest of the rules and the random number. again (A), offsets
+    (S+1): the ids that would repeat a word, sequence by sequence; both None if there are none.
+    work (S,V) and heap (S,V) int32 are working memory."""
+    arrays = chosen, work, heap, logits, rules, top_k, keys, counters
+    sampler(*arrays, threads=threads)(len(logits), again, offsets)
+
+
+def sampler(chosen, work, heap, logits, rules, top_k, keys, counters, *, threads=None):
+    """Check these arrays once. Return draw(S, again, offsets), which calls sample for the first S
+    sequences."""
+    notation = "chosen!#S work!S,V heap!#S,V logits:S,V rules:3S top_k#S keys#4S counters#S"
+    arrays = chosen, work, heap, logits, rules, top_k, keys, counters
+    a = admit("sample", notation, *arrays)
+    most, V = a.letters["S"], a.letters["V"]
+    function, pointers = c_function("sample", a.suffix), a.pointers
+    threads = count_threads("sample", threads)
+
+    def draw(S, again=None, offsets=None):
+        if not 0 < S <= most:
+            raise GateError(f"sample: {S} sequences, expected 1 to {most}")
+        if (again is None) != (offsets is None):
+            raise GateError("sample: of again and offsets one is None, expected both or neither")
+        repeats, A = (NULL, NULL), 0
+        if again is not None:
+            of_again = admit("sample", "again#A offsets#S+1", again, offsets)
+            repeats, A = of_again.pointers, of_again.letters["A"]
+            if of_again.letters["S"] != S:
+                raise GateError(
+                    f"sample: offsets has shape {offsets.shape}, expected ({S + 1},) for {S}"
+                    " sequences"
+                )
+        code = function(*pointers, *repeats, S, V, A, threads)
+        if 0 <= code < A:
+            raise GateError(f"sample: again[{code}] = {again[code]} is not in 0..{V - 1}")
+        if code >= 0:
+            raise GateError(
+                f"sample: offsets[{code - A}] = {offsets[code - A]}; offsets must rise from 0 to"
+                f" {A}, the length of again"
+            )
+        return arrays[0]  # naming `arrays` here also keeps the memory of the pointers alive
+
+    return draw
+
+
 # ------------------------------------------------------------------------------ all weights at once
 
 
@@ -444,10 +523,10 @@ def on_threads(threads=None, precision="float32"):
         threads = default_threads()
     count_threads("on_threads", threads)
     require_precision(precision)
-    found = {k.__name__: k for k in (*KERNELS, *PRODUCTS)}
+    found = {k.__name__: k for k in (*KERNELS, *PRODUCTS, decode_keep, sample, sampler)}
     found |= {k.__name__: partial(k, precision=precision) for k in PRODUCTS}
     walk = {k.__name__: found[k.__name__] for k in OF_A_WALK}
-    without_threads = decode_sizes.__name__, decode_pack.__name__
+    without_threads = "decode_sizes", "decode_pack", "decode_keep"
     found |= {n: partial(k, threads=threads) for n, k in found.items() if n not in without_threads}
     return SimpleNamespace(
         **found,

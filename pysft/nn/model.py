@@ -253,6 +253,16 @@ class GPT:
         self.ops.matmul_forward(result, hidden, self.params[head_name(self.config)])
         return result
 
+    def read(self, tokens, cu_seqlens, rows):
+        """Return (lnf (R,C), [qkv (N,3C) of each block]): what the head reads at the R rows `rows`,
+        which rise, and the queries, keys and values of all rows.
+
+        tokens (N,) and cu_seqlens (S+1,) as in a Batch. The arrays are the model's own, valid until
+        its next forward, and there is no backward for them."""
+        a = self._run_blocks(tokens, cu_seqlens, rows)
+        qkvs = [a[f"h{i}.qkv"][: len(tokens)] for i in range(self.config.layers)]
+        return a["lnf"][: len(rows)], qkvs
+
     def decoder(self, sequences: int = 1):
         """Return a Decoder (decode.py) for up to `sequences` sequences, with a copy of the
         weights as they are now. A UsageError if the model has no head."""

@@ -325,6 +325,54 @@ def decode_forward(
     logits[:] = product(normed(x), next_weights(V, C))
 
 
+def decode_keep(cache, qkv, first, block, T, L):
+    """The keys and values of the rows of qkv (N,3C) go to the cache of one sequence: those of a
+    block, at the positions first, first + 1, ... So a whole forward over a prompt leaves in the
+    cache what reading it token by token would leave."""
+    N, C = len(qkv), qkv.shape[1] // 3
+    keys, values = cache.reshape(L, 2, T, C)[block]
+    _, keys[first : first + N], values[first : first + N] = np.split(qkv, 3, axis=1)
+
+
+# -------------------------------------------------------------------------- the choice of tokens
+
+
+def sample(chosen, work, heap, logits, rules, top_k, keys, counters, again=None, offsets=None):
+    """The next token of each of S sequences, from its logits (S,V).
+
+    The log-probabilities of the tokens that would repeat a word (again) are multiplied by
+    `repetition`, which is above 1, so they become less likely. A temperature of 0 takes the most
+    likely token. Otherwise the log-probabilities are divided by it, which makes the distribution
+    flatter (above 1) or sharper (below 1). top_k keeps the k most likely tokens, and top_p
+    (Holtzman et al. 2020) the fewest that have the probability p together. One of those that are
+    left is drawn: the first, in the order of ids, at which the sum of the probabilities is above a
+    random number.
+
+    The random number is a function of the sequence's key and of the number of the draw (Philox,
+    Salmon et al. 2011), so a draw depends on nothing that was drawn before. work and heap are not
+    needed here."""
+    for s, (temperature, top_p, repetition) in enumerate(rules.reshape(-1, 3)):
+        x = logits[s].astype(np.float64)
+        if again is not None and offsets[s] < offsets[s + 1]:
+            x -= x.max() + np.log(np.exp(x - x.max()).sum())
+            x[again[offsets[s] : offsets[s + 1]]] *= repetition
+        if temperature == 0:
+            chosen[s] = x.argmax()
+            continue
+        p = np.exp((x - x.max()) / temperature)
+        p /= p.sum()
+        order = np.argsort(-p, kind="stable")  # of two that are equal the lower id first
+        before = np.cumsum(p[order]) - p[order]  # what the more likely ones add up to
+        keep = np.arange(len(p)) < (top_k[s] or len(p))
+        # A sum that rounding left just below top_p counts as top_p.
+        keep &= (before < top_p * (1 - 1e-6)) | (top_p >= 1)
+        p[order[~keep]] = 0
+        counter = [int(counters[s]), 0, 0, 0]
+        key = keys.reshape(-1, 4)[s].astype(np.int32).view(np.uint64)
+        u = (np.random.Philox(key=key, counter=counter).random_raw() >> 11) * 2.0**-53
+        chosen[s] = np.searchsorted(np.cumsum(p), u * p.sum(), side="right")
+
+
 # ------------------------------------------------------------------------- all weights at once
 
 

@@ -1,0 +1,226 @@
+"""The engine: sequences come and go while others run, and none depends on the others."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decode import BOTH, SHAPES, full, lively
+
+from pysft.errors import DataError, GateError, UsageError
+from pysft.inference import engine as engines
+from pysft.inference.engine import Engine
+from pysft.inference.generate import generate
+from pysft.inference.sampling import Sampling
+from pysft.nn import kernels, reference
+from pysft.nn.decode import Decoder
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+
+MODEL = GPT(GPTConfig(40, 24, 2, 2, 16), kernels.on_threads(2), np.random.default_rng(3))
+for _, w in MODEL.params.items():
+    w += np.random.default_rng(5).normal(0, 0.5, w.shape).astype(np.float32)
+G = np.random.default_rng(1)
+PROMPTS = [G.integers(0, 40, n).astype(np.int32) for n in (1, 5, 9, 3, 23, 2, 24, 7)]
+DRAWN = Sampling(1.0, top_k=12, top_p=0.95, seed=4)
+
+
+def alone(number, max_new=9, sampling=DRAWN, stop=20, **more):
+    """(ids, why it stopped) of one prompt, in an engine of its own."""
+    engine = Engine(MODEL, 1)
+    engine.add(number, PROMPTS[number], max_new, stop, sampling, **more)
+    return finish(engine)[number]
+
+
+def finish(engine, found=None):
+    """{number: (ids, why it stopped)} of all sequences that the engine has."""
+    found = {} if found is None else found
+    while len(engine):
+        collect(engine.step(), found)
+    return found
+
+
+def collect(events, found):
+    for e in events:
+        ids, stop = found.setdefault(e.number, ([], None))
+        assert stop is None, "an event after the end"
+        if e.stop is None:
+            ids.append(e.token)
+        found[e.number] = ids, e.stop
+
+
+# ---------------------------------------------------------------------------- reading a prompt
+
+
+@BOTH
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_a_prompt_read_at_once_leaves_the_bits_that_token_by_token_leaves(config, dtype):
+    model = lively(config, kernels.on_threads(2), dtype)
+    g = np.random.default_rng(0)
+    lengths = [config.context, 1, max(1, config.context - 1), min(2, config.context)]
+    prompts = [g.integers(0, config.vocab, n) for n in lengths]
+    at_once, one_by_one = Decoder(model, 6), Decoder(model, 6)
+    at_once._cache[:] = one_by_one._cache[:] = 7  # whatever an earlier sequence left
+    slots = [0, 2, 3, 5]
+    logits = at_once.read(prompts, slots).copy()
+    for row, prompt, slot in zip(logits, prompts, slots):
+        assert np.array_equal(row, full(model, prompt)[-1])
+        for token in prompt:
+            last = one_by_one.steps([token], [slot])
+        assert np.array_equal(row, last[0])
+    assert (
+        at_once.lengths
+        == one_by_one.lengths
+        == [lengths[0], 0, lengths[1], lengths[2], 0, lengths[3]]
+    )
+    assert np.array_equal(at_once._cache, one_by_one._cache)
+
+
+def test_the_reference_reads_a_prompt_as_the_kernels_do():
+    config = SHAPES[1]
+    ours, theirs = (
+        Decoder(lively(config, f, np.float64), 2) for f in (kernels.on_threads(1), reference)
+    )
+    prompts = [np.arange(5) % config.vocab, np.arange(40) % config.vocab]
+    for decoder in (ours, theirs):
+        decoder.read(prompts, [0, 1])
+    np.testing.assert_allclose(ours.steps([1, 2], [0, 1]), theirs.steps([1, 2], [0, 1]), rtol=1e-9)
+
+
+def test_a_prompt_that_cannot_be_read_leaves_the_decoder_as_it_was():
+    decoder = Decoder(MODEL, 2)
+    decoder.read(PROMPTS[1:3], [0, 1])
+    with pytest.raises(UsageError, match="a prompt of 25 tokens; the context has 24 positions"):
+        decoder.read([np.zeros(25, int)], [0])
+    for token in (-1, 40, 2**40):
+        with pytest.raises(GateError, match="is not in 0..39"):
+            decoder.read([[3, token]], [1])
+    assert decoder.lengths == [5, 9]
+
+
+def test_keys_and_values_are_kept_only_where_a_cache_has_room():
+    cache, qkv = (
+        np.zeros(kernels.decode_sizes(4, 1, 1, 6, 2, "f4")[2], "f4"),
+        np.ones((3, 12), "f4"),
+    )
+    kernels.decode_keep(cache, qkv, 3, 1, 6, 2)
+    for first, block, T, L in (
+        (4, 1, 6, 2),
+        (-1, 0, 6, 2),
+        (0, 2, 6, 2),
+        (0, -1, 6, 2),
+        (0, 0, 7, 2),
+    ):
+        with pytest.raises(GateError, match="decode_keep: a cache of"):
+            kernels.decode_keep(cache, qkv, first, block, T, L)
+
+
+# -------------------------------------------------------------------------- sequences come and go
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, 5), st.data())
+def test_a_sequence_is_the_same_whatever_comes_and_goes_beside_it(slots, data):
+    engine, found, running, waiting = Engine(MODEL, slots), {}, {}, list(range(len(PROMPTS)))
+    cancelled = set()
+    while waiting or len(engine):
+        what = data.draw(st.sampled_from(["add", "step", "cancel"]))
+        if what == "add" and waiting:
+            number = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
+            running[number] = engine.add(number, PROMPTS[number], 9, 20, DRAWN)
+        elif what == "cancel" and running and data.draw(st.booleans()):
+            number = data.draw(st.sampled_from(sorted(running)))
+            engine.cancel(running.pop(number))
+            if number not in found or found[number][1] is None:
+                cancelled.add(number)
+        else:
+            before = {n: list(ids) for n, (ids, _) in found.items()}
+            collect(engine.step(), found)
+            assert all(found[n][0] == before[n] for n in cancelled & found.keys())
+    for number in range(len(PROMPTS)):
+        ids, stop = alone(number)
+        got, end = found.get(number, ([], None))
+        if number in cancelled:
+            assert got == ids[: len(got)] and end is None
+        else:
+            assert (got, end) == (ids, stop)
+
+
+def test_each_sequence_has_its_own_rules():
+    ways = [Sampling(), DRAWN, Sampling(0.5, seed=9), Sampling(2.0), Sampling(1, top_p=0.3)]
+    engine = Engine(MODEL)
+    for number, sampling in enumerate(ways):
+        engine.add(number, PROMPTS[number], 9, 20, sampling)
+    together = finish(engine)
+    assert together == {n: alone(n, sampling=s) for n, s in enumerate(ways)}
+    assert together[1] != alone(1, sampling=ways[2])
+
+
+def test_prompts_are_read_in_parts_that_fit(monkeypatch):
+    whole = generate(MODEL, PROMPTS, 9, 20, DRAWN)
+    rows = []
+    read = Decoder.read
+    monkeypatch.setattr(Decoder, "read", lambda *a: rows.append(sum(map(len, a[1]))) or read(*a))
+    monkeypatch.setattr(engines, "PROMPT_ROWS", 10)
+    parts = generate(MODEL, PROMPTS, 9, 20, DRAWN)
+    assert [r.ids.tolist() for r in parts] == [r.ids.tolist() for r in whole]
+    assert rows == [6, 9, 3, 23, 9] and len(PROMPTS[6]) == 24  # a full context needs no reading
+
+
+def test_a_prompt_waits_for_a_slot_and_takes_the_first_that_is_free():
+    engine, tokens = Engine(MODEL, 2), [1, 2, 3, 1]
+    for number, count in enumerate(tokens):
+        engine.add(number, PROMPTS[number], count)
+    assert len(engine) == 4
+    assert [e.number for e in engine.step()] == [0, 0, 1, 2]  # 0 ends, and 2 takes its slot
+    assert sorted(e.number for e in engine.step()) == [1, 1, 2]
+    assert len(engine) == 2
+    assert sorted(e.number for e in engine.step()) == [2, 2, 3, 3]
+    assert len(engine) == 0
+
+
+def test_a_cancelled_sequence_says_no_more_and_frees_its_slot():
+    engine = Engine(MODEL, 1)
+    first = engine.add(0, PROMPTS[0], 9)
+    second = engine.add(1, PROMPTS[1], 9, 20, DRAWN)
+    third = engine.add(2, PROMPTS[2], 9)
+    assert [e.number for e in engine.step()] == [0]
+    engine.cancel(first)
+    engine.cancel(third)
+    engine.cancel(first)  # it has ended already
+    assert len(engine) == 1 and engine.step()[0].number == 1
+    written = finish(engine)
+    assert list(written) == [1] and second.written[1:] == written[1][0]
+
+
+def test_an_injected_text_is_read_and_does_not_count():
+    def inject(written, room):
+        return [7, 8, 9] if len(written) == 2 else None
+
+    ids, stop = alone(1, 5, Sampling(), None, inject=inject)
+    assert ids[2:5] == [7, 8, 9] and len(ids) == 8 and stop == "length"
+    prompt = [*PROMPTS[1].tolist(), *ids[:5]]
+    rest = generate(MODEL, [np.array(prompt, np.int32)], 3)[0].ids.tolist()
+    assert rest == ids[5:]
+    assert alone(1, 5, Sampling(), None, inject=lambda w, room: False)[1] == "tool"
+
+
+def test_a_prompt_of_a_wrong_length_is_refused_and_the_others_go_on():
+    engine = Engine(MODEL)
+    engine.add(0, PROMPTS[0], 2)
+    for length in (0, 25):
+        with pytest.raises(
+            DataError, match=f"prompt 5: {length} tokens, the context holds 1 to 24"
+        ):
+            engine.add(5, np.zeros(length, np.int32), 2)
+    assert list(finish(engine)) == [0]
+
+
+def test_nothing_to_write_is_said_at_once():
+    engine = Engine(MODEL, 1)
+    engine.add(0, PROMPTS[6], 5)  # the context is full
+    engine.add(1, PROMPTS[0], 0)
+    assert [tuple(e) for e in engine.step()] == [
+        (0, None, None, "length"),
+        (1, None, None, "length"),
+    ]
+    assert len(engine) == 0 and engine.step() == []
