@@ -1,6 +1,7 @@
 """What each arm of each experiment trains on and how, and what each column of its table shows."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,8 @@ ON_PAIRS = {
     },
     "one-token": {"one token each": SOURCE, "spelled with characters": SOURCE},
 }
+IN_BF16 = {PLAIN: "float32", f"{PLAIN}, bf16": "bf16"}
+IN_BF16 |= {"conversations": "float32", "conversations, bf16": "bf16"}
 
 
 @pytest.mark.parametrize("name", ON_PAIRS)
@@ -109,6 +112,17 @@ def test_an_arm_on_the_pairs_trains_as_its_name_says(lab, name):
         at = {"find-lr": (100, 200), "missing-end": (200, 500)}.get(name, EARLY)
         at = (200, 500) if "replay" in arm.name else (100, 200, 500) if rank else at
         assert arm.at == (EARLY if arm.name == PLAIN else at)
+        assert arm.precision == "float32"
+
+
+def test_the_arms_of_precision_are_pairs_that_differ_in_it_alone(lab, monkeypatch):
+    monkeypatch.setattr("pysft.lab.experiments.precision.in_precision", lambda ops, name: ops)
+    arms = arms_of(lab, "precision")
+    assert {arm.name: arm.precision for arm in arms} == IN_BF16
+    for one, other in zip(arms[::2], arms[1::2]):
+        assert replace(other, name=one.name, precision="float32") == one
+    assert arms[0].pairs == lab.pairs and arms[0].settings == {} and arms[0].at == EARLY
+    assert arms[2].settings == TALK and arms[2].conversations == lab.conversations
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -165,7 +179,7 @@ def test_an_arm_on_conversations_trains_on_as_many_as_its_name_says(lab, name):
 
 
 def test_every_experiment_has_its_arms_in_a_table_here():
-    assert {*ON_PAIRS, *ON_CONVERSATIONS} == set(EXPERIMENTS)
+    assert {*ON_PAIRS, *ON_CONVERSATIONS, "precision"} == set(EXPERIMENTS)
 
 
 def test_breadth_has_two_of_each_of_the_ten_largest_kinds_and_depth_twenty_of_the_largest(lab):
@@ -231,6 +245,7 @@ RECORD = record_of(
     epochs=20.0,
     trained_share=0.625,
     matched_loss=51.0,
+    base_loss=1.625,
 )
 RECORD["track"][-1]["origins"] = {"verbatim": 1, "near copy": 2, "spliced": 4, "new": 9}
 # The lowest held-out loss is at step 200; 38 pairs are recalled there, and all replies stop.
@@ -250,6 +265,7 @@ def finish(name):
 
 LOSS_AT = {n: 10 * MEASURED.index("reply_loss") + j for j, n in enumerate(STEPS)}
 COLUMNS = {
+    "base loss": 1.625,
     "recalled of 40": 30,
     "recalled of those asked": 0.75,
     "stopped": last("stopped"),

@@ -4,12 +4,13 @@ The tables are in tests/verdicts/. A new check has no row there, so a test fails
 
 import pytest
 from verdicts.data import CONTENT, DATA
+from verdicts.precision import IN_BF16
 from verdicts.rates import RATES
 from verdicts.runs import MASKS, ONE_RUN, SHARED_TEXTS, STILL
 
 from pysft.lab.experiments import EXPERIMENTS
 
-CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT
+CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16
 
 
 def rows_of(experiment, check) -> list:

@@ -301,6 +301,13 @@ EXPECTED = {
             dots("Known names answered right", "known_right", "%", 100),
         ],
     ),
+    "precision": (
+        ANY,
+        [
+            losses("Training loss", **LOG),
+            tracks("Forgetting", "forgetting", "rise of the base loss, %", 100),
+        ],
+    ),
 }
 
 

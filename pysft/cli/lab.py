@@ -65,17 +65,23 @@ def run(args):
 
     from pysft.console import Screen
     from pysft.lab.experiments import EXPERIMENTS
+    from pysft.lab.experiments.precision import can_run
     from pysft.lab.lab import Lab
     from pysft.lab.overview import write_page
     from pysft.lab.study import study
     from pysft.lab.table import text
-    from pysft.nn.computing import computing_ops
+    from pysft.nn.computing import computing_ops, in_precision
 
     if not args.names:
         return _list(args.json)
     names = _chosen(args.names)
     screen = Screen(args.json)
     ops = computing_ops(args.ops, args.threads)
+    if "precision" in names and not can_run(ops):
+        if "all" not in args.names:
+            in_precision(ops, "bf16")  # raises the error that says why
+        screen.say("precision: left out, because this processor has no products in bf16")
+        names.remove("precision")
     lab = Lab(Path(args.out), args.corpus, ops, args.scale, args.retrain_base, screen.progress)
     jobs = args.jobs or (available_threads(args.threads) if len(names) > 1 else 1)
     if jobs > 1:

@@ -47,7 +47,8 @@ class Arm:
     lora           (rank, matrices); None: all weights are trained
     finish         (model, tokenizer, seed) -> further figures of the finished model
     by_kind        also record each step's loss on first tokens, on end tokens and on the rest
-    matched        also measure the base trained on the replayed windows alone"""
+    matched        also measure the base trained on the replayed windows alone
+    precision      that of the products, in the base and in the fine-tuning"""
 
     name: str
     preset: str
@@ -63,3 +64,4 @@ class Arm:
     finish: Callable | None = None
     by_kind: bool = False
     matched: bool = False
+    precision: str = "float32"

@@ -67,7 +67,7 @@ class Lab:
         for c in (*self.pairs, *self.conversations, *self.heldout):
             for m in c.messages:
                 self.chat.encode(m["content"], f"{c.where}, for the lab")
-        self._bases: dict[tuple[str, int], Base] = {}
+        self._bases: dict[tuple[str, int, str], Base] = {}
         self._claim_folder()
 
     def _claim_folder(self) -> None:
@@ -108,6 +108,7 @@ class Lab:
             self.settings(arm.preset)
             .only("sft")
             .changed({"seed": seed, "data": data, "sft": stage})
+            .changed({"model": {"precision": arm.precision}})
         )
 
     def probe(
@@ -139,11 +140,13 @@ class Lab:
 
     # ------------------------------------------------------------------------ bases and trials
 
-    def base(self, preset: str, seed: int) -> Base:
+    def base(self, preset: str, seed: int, precision: str = "float32") -> Base:
         """The base of a preset: from memory, from the folder, or trained now and saved there."""
         seed = seed if self.retrain else 1
-        if (preset, seed) not in self._bases:
-            settings = self.settings(preset).only("base").changed({"seed": seed})
+        key = preset, seed, precision
+        if key not in self._bases:
+            changes = {"seed": seed, "model": {"precision": precision}}
+            settings = self.settings(preset).only("base").changed(changes)
             description = {
                 "corpus": self._sha256(),
                 "settings": relevant(settings),
@@ -154,9 +157,9 @@ class Lab:
                 save_stage(self._pretrained(folder, settings))
             stage = load_stage(folder, self.ops)
             loss = corpus_loss(stage.model, self.tokenizer, self.heldout_text)
-            self._bases[preset, seed] = Base(stage, loss)
+            self._bases[key] = Base(stage, loss)
             stage.model.release()
-        return self._bases[preset, seed]
+        return self._bases[key]
 
     def _pretrained(self, folder: Path, settings: Settings) -> Stage:
         config = settings.model.shape(len(self.tokenizer))
@@ -177,7 +180,7 @@ class Lab:
         trial = Trial(
             arm,
             seed,
-            self.base(arm.preset, seed),
+            self.base(arm.preset, seed, arm.precision),
             settings,
             tokenizer,
             [arm.encode(c, tokenizer, settings) for c in arm.conversations],
@@ -198,7 +201,7 @@ class Lab:
         settings = self._settings_of(arm, seed)
         if not settings.stages["sft"].windows:
             return None
-        base = self.base(arm.preset, seed).stage.model
+        base = self.base(arm.preset, seed, arm.precision).stage.model
         description = {
             "version": VERSION,
             "base": weights_sha256(base),

@@ -13,6 +13,7 @@ from pysft.lab.experiments.experiment import Experiment
 from pysft.lab.experiments.forgetting import FORGETTING
 from pysft.lab.experiments.masking import FIRST_TOKEN, MASKING, MISSING_END
 from pysft.lab.experiments.plain_run import LOSS_CURVE, WEIGHTS_MOVED
+from pysft.lab.experiments.precision import PRECISION
 from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
 from pysft.lab.experiments.vocabulary import NEW_ROWS, ONE_TOKEN
 
@@ -35,6 +36,7 @@ _ALL = (
     MISSING_END,
     HALLUCINATION,
     WEIGHTS_MOVED,
+    PRECISION,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
@@ -44,6 +46,7 @@ COSTLY_FIRST = (
     MASKING,
     DATA_SIZE,
     FORGETTING,
+    PRECISION,
     DATA_SCALING,
     EPOCHS,
     HALLUCINATION,
