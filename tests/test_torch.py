@@ -6,7 +6,8 @@ import pytest
 
 from pysft import IGNORE
 from pysft.batch import Batch, Example
-from pysft.nn import kernels
+from pysft.nn import gate, kernels
+from pysft.nn.grow import copied
 from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
@@ -120,6 +121,33 @@ def test_loss_and_every_gradient_are_pytorchs(dtype, tied, scale):
     for i in range(3):  # the key's bias: rounding on both sides, so small on both
         for g in (model.grads[f"h{i}.qkv.b"], p[f"h{i}.qkv.b"].grad.numpy()):
             assert np.abs(g[32:64]).max() <= 64 * np.finfo(dtype).eps * np.abs(g).max()
+
+
+@pytest.mark.skipif(not gate.HAS_BF16, reason="this processor lacks AVX512-BF16")
+@pytest.mark.parametrize("scale", [0.0, 0.1], ids=["at initialisation", "away from it"])
+def test_gradients_in_bf16_are_no_farther_from_float64_than_those_of_autocast(scale):
+    first, ours, theirs = model_of(np.float32, scale=scale), [], []
+    exact = GPT(first.config, KERNELS, dtype=np.float64)
+    model = copied(first, "bf16")
+    exact.params.flat[:] = first.params.flat
+    for seed in range(5):
+        found = examples(seed)
+        b = Batch.of(found, 65, 64)
+        for m in (model, exact):
+            m.grads.flat[:] = 0
+            m.backward(Sft()(b, m.forward(b), Sft().counts(b))[1])
+        p = weights_of(first)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(p, first.config, *padded(found))
+        loss.backward()
+
+        def whole(gradients):
+            return np.concatenate([np.asarray(gradients[name]).ravel() for name in p])
+
+        true = whole(exact.grads)
+        ours.append(distance(whole(model.grads), true))
+        theirs.append(distance(whole({name: w.grad for name, w in p.items()}), true))
+    assert 1e-4 < np.mean(ours) < np.mean(theirs) < 0.05
 
 
 def ten_steps(dtype):
