@@ -268,6 +268,48 @@ def test_the_longest_overlap_with_a_corpus_is_that_of_a_plain_search(corpus, tex
     assert length == best and (not best or corpus[where : where + best] in text)
 
 
+def test_each_stretch_that_a_text_and_a_corpus_share_is_followed_once_from_its_beginning():
+    """A place whose characters before it match too lies inside of a stretch that was followed
+    already. Every other place with 16 equal characters begins a stretch, and may be the longest."""
+    g = np.random.default_rng(0)
+
+    def letters(least, most):
+        return "".join(g.choice(["a", "b"], g.integers(least, most + 1)))
+
+    for _ in range(60):
+        pieces = [letters(14, 24) for _ in range(3)]
+        corpus, text = (
+            "".join(str(g.choice(pieces)) + letters(0, 2) for _ in range(n)) for n in (8, 4)
+        )
+        begins = {
+            (i, at)
+            for i in range(len(text) - 15)
+            for at in range(len(corpus) - 15)
+            if text[i : i + 16] == corpus[at : at + 16]
+            and (i == 0 or at == 0 or text[i - 1] != corpus[at - 1])
+        }
+        longest = max(
+            (
+                size
+                for i, at in begins
+                for size in range(16, min(len(text) - i, len(corpus) - at) + 1)
+                if text[i : i + size] == corpus[at : at + size]
+            ),
+            default=0,
+        )
+        overlap, followed = Overlap(corpus), []
+        match = overlap._match
+
+        def following(text, i, at):
+            followed.append((i, at))
+            return match(text, i, at)
+
+        overlap._match = following
+        size, at = overlap.longest(text)
+        assert size == longest and corpus[at : at + size] in text
+        assert len(followed) == len(begins) and set(followed) == begins
+
+
 def test_a_corpus_that_repeats_one_stretch_is_searched_in_time():
     corpus = "\n".join(["-" * 79] * 400)
     began = time.process_time()
