@@ -6,15 +6,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import in_process
 from hypothesis import given
 from hypothesis import strategies as st
 from texts import grown, say, steady, write
 
+from pysft.cli.audit import SHOWN
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.text.audit import audit
 from pysft.text.conversation import Conversation
 from pysft.text.corpora import read_corpus, shipped
 from pysft.text.formats import read_conversations
+from pysft.text.keys import Reading
 from pysft.text.near_duplicates import Texts, jaccard, near_duplicates
 from pysft.text.overlap import Overlap
 from pysft.text.personal import personal
@@ -450,3 +453,97 @@ def test_texts_without_a_shingle_have_no_near_duplicate():
     for _ in range(100):
         texts.add("")
     assert near_duplicates(texts) == [] and near_duplicates(Texts()) == []
+
+
+# ------------------------------------------------------------------------------- what is printed
+
+SOFT = "Soft, what light through yonder window breaks."  # a part of it stands in the plays
+
+
+def figures_in(out):
+    """The lines behind the findings: [(name, value)]."""
+    block = out.rpartition("\n\n")[2]
+    return [(line[:24].rstrip(), line[24:]) for line in block.splitlines()]
+
+
+def test_the_printed_audit_has_a_line_for_each_figure_in_this_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(
+        tmp_path,
+        "x.jsonl",
+        pair("Fine", SOFT) | {"category": "love", "id": 7, "source": "x"},
+        pair("Fine", SOFT) | {"id": 8, "note": ""},
+        pair("Go", "Ho") | {"deleted": True},
+        {"frage": 1},
+    )
+    write(tmp_path, "x.csv", "prompt,completion", "Who art thou?,I am a king of words.")
+    code, out, _ = in_process("audit", "x.jsonl", "x.csv", "--fix", "out.jsonl")
+    assert code == 65
+    assert figures_in(out) == [
+        ("table", "x.csv: columns separated by commas; the first row, 'prompt' and 'completion',"
+         " is a header"),
+        ("rows", "4, of which 3 can be trained on"),
+        ("left out", "1 deleted"),
+        ("keys not read", "id (2), category (1), source (1)"),
+        ("characters changed", "none"),
+        ("turns", "3 with 2"),
+        ("tokens a conversation", "shortest 37, median 53, 95 % at most 53, longest 53; 0 do not"
+         " fit the context of 256"),
+        ("characters a prompt", "shortest 4, median 4, 95 % at most 12, longest 13"),
+        ("characters a reply", "shortest 21, median 46, 95 % at most 46, longest 46; at inference"
+         " at most 120 tokens"),
+        ("graded", "116 of 143 targets (81%), template chat"),
+        ("prompts begin", "2 kinds, as diverse as 2 equal ones; fine 67%, who art 33%"),
+        ("categories", "1 kind, as diverse as 1 equal ones; love 100%"),
+        ("who it says it is", "I am a king of (1)"),
+        ("copied from the corpus", "longest stretch of a reply: shortest 0, median 16, 95 % at"
+         " most 16, longest 16 (0: under 16)"),
+        ("fixed", "out.jsonl: 2 rows; removed 1 exact duplicates and 1 that cannot be trained on"),
+        ("findings", "1 format (error), 1 exact duplicate (warning)"),
+    ]  # fmt: skip
+
+
+def test_figures_that_an_audit_has_not_are_none_or_have_no_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "x.jsonl", pair("Fine", "Day."))
+    code, out, _ = in_process("audit", "x.jsonl", "--no-overlap")
+    lines = dict(figures_in(out))
+    assert code == 0 and list(lines) == [
+        *("rows", "left out", "keys not read", "characters changed", "turns"),
+        *("tokens a conversation", "characters a prompt", "characters a reply", "graded"),
+        *("prompts begin", "findings"),
+    ]
+    nones = ("left out", "keys not read", "characters changed")
+    assert [lines[name] for name in nones] == ["none"] * 3 and lines["findings"] == "none: clean"
+    code, out, _ = in_process("audit", write(tmp_path, "x.jsonl", ""), "--no-overlap")
+    lines = dict(figures_in(out))
+    assert code == 65 and lines["turns"] == lines["prompts begin"] == "none"
+    assert lines["graded"] == "0 of 0 targets, template chat"
+
+
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_the_first_eight_findings_of_a_kind_are_printed_and_the_others_counted(tmp_path, more):
+    rows = [pair(f"Name {chr(97 + i)}", f"{chr(97 + i) * 3}. ") for i in range(SHOWN + more)]
+    path = write(tmp_path, "x.jsonl", *rows, {"frage": 1})
+    _, every, _ = in_process("audit", path, "--no-overlap", "--all")
+    _, out, _ = in_process("audit", path, "--no-overlap")
+    kept = every.partition("\n\n")[0].splitlines()
+    blanks, error = kept[:-1], kept[-1]
+    assert len(blanks) == 8 + more and all(x.startswith("warning: blanks: ") for x in blanks)
+    counted = [f"warning: blanks: {more} more like it (--all shows them)"] * bool(more)
+    assert error.startswith("error: format: ")
+    assert out.partition("\n\n")[0].splitlines() == [*blanks[:8], error, *counted]
+
+
+def test_a_key_without_meaning_is_counted_in_each_row_that_has_a_value_for_it(tmp_path):
+    rows = [
+        pair("Fine", "Day.") | {"id": 1, "source": "x", "mine": [1]},
+        pair("Rain", "Nay.") | {"id": 0, "source": "", "note": None},
+        pair("Snow", "Aye.") | {"id": 3, "tags": {}, "topic": "w"},
+        pair("Hail", " ") | {"id": 4},  # it cannot be trained on
+    ]
+    report = audit(
+        [str(write(tmp_path, "x.jsonl", *rows))], grown(CHAT), reading=Reading(("mine",))
+    )
+    counts = report["keys_not_read"]
+    assert counts == {"id": 3, "source": 1, "mine": 1, "topic": 1} and next(iter(counts)) == "id"
