@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pysft import IGNORE
 from pysft.errors import DataError, MissingInput
 from pysft.nn import gradcases, gradcheck, kernels, model, reference
 from pysft.nn.gradcheck import CASES, TOLERANCE, numeric_gradient, relative_error, run
@@ -39,6 +40,84 @@ def test_the_table_has_every_kernel_and_every_element_of_the_whole_model():
     checked = {tensor: analytic.size for tensor, analytic, _, _ in found}
     shapes = parameter_shapes(GPTConfig(vocab=7, context=5, layers=2, heads=2, channels=8))
     assert checked == {name: int(np.prod(shape)) for name, shape in shapes.items()}
+
+
+def calls_of(name, seed=0):
+    """[(kernel, its arguments)] that a case of the table makes, and the tensors that it checks."""
+    calls = []
+
+    def recorded(kernel):
+        def call(*arguments):
+            calls.append((kernel, arguments))
+            return FUNCTIONS[kernel](*arguments)
+
+        return call
+
+    check, sizes = CASES[name]
+    ops = SimpleNamespace(**{kernel: recorded(kernel) for kernel in FUNCTIONS})
+    tensors = [tensor for tensor, *_ in check(ops, np.random.default_rng(seed), **sizes)]
+    return calls, tensors
+
+
+@pytest.mark.parametrize("name", cases("GPT"))
+def test_each_case_of_a_whole_model_has_the_rows_and_outputs_that_its_name_says(name, monkeypatch):
+    """A gradient is tested only where rows of each kind are: graded ones, ones that are not, and,
+    with a value head, ones of which the value alone is read."""
+    forward, seen = model.GPT.forward, []
+
+    def recorded(gpt, batch):
+        seen.append((gpt, batch))
+        return forward(gpt, batch)
+
+    monkeypatch.setattr(model.GPT, "forward", recorded)
+    _, tensors = calls_of(name)
+    [(gpt, batch)] = seen
+    said = name.split(", ")
+    has_value = "value head" in said or "value alone" in said
+    graded = batch.labels != IGNORE
+    assert graded.sum() >= 2 and graded.all() == ("every row graded" in said)
+    assert (batch.wanted & ~graded).any() == has_value
+    assert batch.wanted.all() == ("every row graded" in said)
+    assert gpt.config.has_nll == ("value alone" not in said)
+    assert gpt.config.has_value == has_value == ("value.b" in tensors)
+    assert gpt.config.tied == ("tied" in name)
+    assert ("head" in gpt.params) == (gpt.config.has_nll and not gpt.config.tied)
+    assert any(tensor.endswith(".At") for tensor in tensors) == ("LoRA" in said)
+    assert "tied" in name or len(batch.lengths) > 1
+
+
+def test_each_case_of_a_kernel_has_the_inputs_that_its_name_says():
+    def last(name, seed=0):
+        calls, tensors = calls_of(name, seed)
+        return calls[-1][1], tensors
+
+    for name in ("matmul, one row", "attention, one token", "layernorm, one row"):
+        assert len(last(name)[0][0]) == 1
+    for name in ("gelu, one element", "cross_entropy, one row"):
+        assert len(last(name)[0][0]) == 1
+    assert len(last("embedding, one token")[0][2]) == 1
+    assert last("attention, lengths 1 5 2")[0][5].tolist() == [0, 1, 6, 8]
+    (_, _, db, *_), tensors = last("matmul, no bias")
+    assert db is None and "b" not in tensors and "b" in last("matmul")[1]
+    assert "residual" in last("matmul, residual")[1]
+    (_, _, x, slope), _ = last("gelu, saved slope")
+    assert x is None and slope.shape == (4, 9)
+    # Inputs that are large enough for a form that overflows, or that loses digits, to show it.
+    large = {
+        "attention, large scores": (2, 8),
+        "layernorm, large rows": (4, 100),
+        "gelu, large inputs": (2, 8),
+        "cross_entropy, large logits": (2, 60),
+    }
+    for name, (place, least) in large.items():
+        plain = name.split(",")[0]
+        assert np.abs(last(name)[0][place]).max() > least > np.abs(last(plain)[0][place]).max()
+    for name in cases("cross_entropy"):
+        is_one_kind = name.endswith(("one row", "all -100"))
+        for seed in range(5):
+            masked = last(name, seed)[0][4] == IGNORE
+            assert len({*masked}) == (1 if is_one_kind else 2), (name, seed)
+            assert masked.all() == name.endswith("all -100")
 
 
 def test_five_point_differences_are_exact_for_a_polynomial_of_degree_four_and_put_x_back():
