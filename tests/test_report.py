@@ -21,7 +21,6 @@ from pysft.measure.provenance import Provenance
 from pysft.measure.report import report, write_report
 from pysft.measure.reproduce import reproduce
 from pysft.measure.run_files import BASE, RUN_FILE, TUNED
-from pysft.measure.sections import MOST
 from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import FIGURES as FIGURES_IN_WORDS
 from pysft.measure.wording import MARKS
@@ -360,6 +359,112 @@ def test_every_section_is_there_and_nothing_is_missing(run):
     assert document.count("<svg") == 3 + 3 + 3 and not re.search(r'\bid="', document)
 
 
+# What stands below each heading of the page of a whole run, without figures: small headings as they
+# are, "| " and the headings of a table, "> " and what a folded part says of itself, "# " and a list
+# or a command, and the first words of a paragraph.
+BY_DOMAIN = "| domain | prompts | format compliance | on topic | by chance | real words"
+BY_DOMAIN += " | distinct replies | from training"
+LOSSES = ["450 steps, 450,000", "Each row is"]
+PARTS = {
+    "In short": [
+        "A base model",
+        "|  | verdict | measured | good, partly",
+        "The section \u201cThe",
+    ],
+    "The stages": ["| stage | begun from | steps | weights | symbols | SHA-256 | folder"],
+    "Warnings": ["# ul"],
+    "Before and after": [
+        "Prompts it was trained on",
+        "| prompt | the base model completes | the tuned model answers",
+        "Prompts it never saw",
+        "| prompt | the base model completes | the tuned model answers",
+        "A chat about the town",
+        "| question | reply",
+    ],
+    "Training the base": [*LOSSES, "| step | loss, base | norm | rate | graded tokens | tokens/s"],
+    "Fine-tuning": [
+        *LOSSES,
+        "| step | loss, conversation | loss, base | norm | rate | graded tokens | tokens/s",
+    ],
+    "Measured during fine-tuning": [
+        "| step | loss, trained | loss, held out | loss, base text | forgetting | recall | stopped"
+        " | format | on topic | real words",
+        f"> The same prompt at each checkpoint: Say {HOSTILE}",
+        "| step | reply",
+    ],
+    "Replies, and where they may come from": [
+        "| replies to | all | verbatim | near copy | spliced | new | empty",
+        "Verbatim: a training",
+        "Prompts it was trained on",
+        "| prompt | reply",
+        "Prompts it never saw",
+        "| prompt | reply",
+    ],
+    "The figures": [
+        "| figure | value",
+        "By domain of the prompt",
+        BY_DOMAIN,
+        "In: subjects that",
+        "The sealed prompts",
+        "Prompts that were",
+        "| figure | value",
+        BY_DOMAIN,
+        "> Other entries of report.json",
+        "| name | value",
+    ],
+    "The data": [
+        "The mask leaves",
+        "| what | how many",
+        "|  | least | median | 95th percentile | most",
+        "> The most frequent categories",
+        "| category | conversations",
+    ],
+    "Settings": ["All settings are", "> All 55 settings", "| setting | value"],
+    "Making it again": [
+        "# pre",
+        "| input | SHA-256",
+        "The same build",
+        "| stage | SHA-256 of the weights",
+    ],
+    "What is missing": ["| what | why | so the page lacks"],
+}
+
+
+def parts_of(document):
+    """The parts of each section, as PARTS has them."""
+    sections, pattern = {}, r"<(h[23]|p|ul|pre|summary|thead)>(.*?)</\1>"
+    for tag, inside in re.findall(pattern, document.partition("<main>")[2], re.S):
+        text = unescape(re.sub("<[^>]*>", "", inside))
+        if tag == "h2":
+            parts = sections[text] = []
+        elif tag == "thead":
+            parts.append("| " + " | ".join(cells(inside)[0]))
+        elif tag == "p":
+            parts.append(" ".join(text.split()[:3]))
+        else:
+            parts.append({"h3": text, "summary": f"> {text}"}.get(tag, f"# {tag}"))
+    return sections
+
+
+def test_every_section_has_its_parts_in_this_order(run, undrawn):
+    found = parts_of(report(run))
+    assert found == PARTS and list(found) == list(PARTS)
+
+
+def test_a_long_group_of_replies_shows_eight_of_them_and_folds_the_others(run, undrawn):
+    for count in (8, 9):
+        rows = [[f"prompt {i}", "a reply", "end"] for i in range(count)]
+        fill(run, {"sft/samples.json": {"prompts": rows}})
+        document = report(run)
+        more = ["> 1 more", "| prompt | reply"] * (count > 8)
+        title = "Replies, and where they may come from"
+        assert parts_of(document)[title] == ["Prompts it never saw", "| prompt | reply", *more]
+        below = document.partition(f"<h2>{title}")[2].partition("<h2>")[0]
+        shown = cells(below.partition("<details")[0])
+        assert [row[0] for row in shown] == ["prompt", *(f"prompt {i}" for i in range(8))]
+        assert len(cells(below)) == 9 + 2 * (count > 8)
+
+
 def test_hostile_text_in_prompts_and_replies_is_shown_and_not_executed(run):
     document = report(run)
     assert "<script" not in document and text_of(document).count(HOSTILE) >= 4
@@ -524,10 +629,12 @@ def test_each_reply_says_where_it_may_come_from(run, undrawn):
 
 
 def test_replies_without_provenance_are_shown_too(run, undrawn):
-    fill(run, {"sft/samples.json": {"prompts": [["a prompt", "a reply", "end"]] * (MOST + 5)}})
-    document = report(run)
-    assert ["a prompt", "a reply"] in cells(document)
-    assert "the other 5 are in samples.json" in document
+    for more, named in ((0, []), (5, ["(the other 5 are in samples.json)"])):
+        rows = [["a prompt", "a reply", "end"]] * (400 + more)
+        fill(run, {"sft/samples.json": {"prompts": rows}})
+        document = report(run)
+        assert cells(document).count(["a prompt", "a reply"]) == 400
+        assert re.findall(r"\(the other .*? samples.json\)", document) == named
 
 
 @pytest.mark.parametrize(
