@@ -21,6 +21,7 @@ from conftest import as_toml
 from pysft.cli import show
 from pysft.jobs import train as train_job
 from pysft.jobs.compare import Sides
+from pysft.measure import wording
 from pysft.nn import safetensors
 from pysft.training.presets import resolve
 
@@ -110,6 +111,28 @@ def test_eval_measures_the_figures_that_train_reported(trained):
     for name in FIGURES - {"seconds", "run"}:
         assert result.document[name] == trained.report[name], name
     assert "forgetting" in succeeds("eval", trained.run).out
+
+
+def test_every_figure_that_train_or_eval_reports_has_a_wording_under_its_own_name(trained):
+    files = [json.loads((trained.run / f"{s}/report.json").read_text()) for s in ("base", "sft")]
+    printed = [succeeds("eval", trained.run / s, "--json").document for s in ("base", "sft")]
+    names = {
+        name
+        for report in (trained.report, *files, *printed)
+        for name, value in report.items()
+        if isinstance(value, (int, float)) or value is None and name != "parent"
+    }
+    # Only an eval with --matched has these two.
+    assert names == wording.FIGURES.keys() - {"matched_base_loss", "forgetting_matched"}
+    assert wording.COMPARED.keys() <= names
+    (by_domain,) = trained.report["by_domain"].values()
+    assert wording.DOMAIN_COLUMNS.keys() <= by_domain.keys()
+    forms = [
+        *wording.FIGURES.values(),
+        *wording.COMPARED.values(),
+        *wording.DOMAIN_COLUMNS.values(),
+    ]
+    assert {form for _, form in forms} <= {*wording.FORMS, ""}
 
 
 def test_eval_of_the_base_measures_its_loss(trained):
