@@ -154,9 +154,11 @@ def test_a_call_that_is_cut_off_is_text():
 
 
 def test_a_call_beyond_the_limit_ends_the_reply():
-    chat = session(*call("a") * (MAX_CALLS + 1), tools=tools(search=lambda q: "b"))
+    chat = session(*call("a") * 4, tools=tools(search=lambda q: "b"))
     _, reply, _ = chat.say("Who?")
-    assert reply.stop == "tool" and len(results(reply)) == MAX_CALLS
+    assert reply.stop == "tool" and len(results(reply)) == 3
+    _, reply, _ = session(*call("a") * 3, tools=tools(search=lambda q: "b")).say("Who?")
+    assert reply.stop == "end" and len(results(reply)) == 3
 
 
 @pytest.mark.parametrize("context", [40, 60, 90])
@@ -202,7 +204,7 @@ def test_with_tools_a_reply_gets_more_room_and_more_history_is_dropped():
         return chat.prompt("b" * size)[1]
 
     prompt = 20 + 3 + 4 + 1 + 20 + 3
-    assert dropped(prompt + ROOM) == 0 and dropped(prompt + ROOM - 1) == 1
+    assert ROOM == 32 and dropped(prompt + 32) == 0 and dropped(prompt + 31) == 1
     having = {"tools": tools(search=lambda q: "b")}
     long = prompt + 2 * 40  # so that the share is more than ROOM
     # Three eighths of the context: a call, its result and the answer, and more than half for the

@@ -3,9 +3,13 @@
 from collections import Counter
 
 import pytest
-from texts import grown, say, write
+from test_chat import session
+from texts import PLAIN, grown, say, write
 
 from pysft.errors import DataError
+from pysft.inference.calculator import CalculationError, calculate
+from pysft.inference.search import Document, Search
+from pysft.inference.tools import Tool, run_tool
 from pysft.jobs.material import gather
 from pysft.text import audit as auditing
 from pysft.text import view
@@ -97,3 +101,49 @@ def test_eight_changed_characters_are_named_and_others_counted():
 def test_words_are_not_counted_if_a_tenth_of_the_letters_has_no_spaces_between_words():
     assert unspaced(["王" + "a" * 9]) == ["Han"]
     assert unspaced(["王" + "a" * 10]) == []
+
+
+# ---------------------------------------------------------------------------------- replies
+
+
+def test_a_reply_in_a_chat_has_120_tokens_at_most():
+    for size, stop in ((120, "length"), (119, "end")):
+        _, reply, _ = session("y" * size).say("Who?")
+        assert (len(reply.ids), reply.stop) == (size, stop)
+
+
+# ------------------------------------------------------------------------------------ tools
+
+
+@pytest.mark.parametrize(
+    "allowed, value, refused, reason",
+    [
+        ("1" + " " * 199, "1", "1" + " " * 200, "too long: 201 characters, at most 200 are read"),
+        (
+            "-1" + "+1" * 29,
+            "28",
+            "1" + "+1" * 30,
+            "too long: more than 60 numbers and operations",
+        ),
+        ("10**30", "1" + "0" * 30, "10**30 + 1", "too large: a value passes 10**30"),
+        ("10**-30", "1e-30", "10**-30 / 1.01", "too small: a value is nearer to 0 than 10**-30"),
+    ],
+    ids=["characters", "operations", "large", "small"],
+)
+def test_an_expression_at_a_limit_is_calculated_and_beyond_it_refused(
+    allowed, value, refused, reason
+):
+    assert calculate(allowed) == value
+    with pytest.raises(CalculationError) as error:
+        calculate(refused)
+    assert str(error.value) == reason
+
+
+def test_a_query_is_read_up_to_a_thousand_characters():
+    search = Search([Document("Elka", "Elka swims.")])
+    assert search.find(" " * 996 + "elka") and not search.find(" " * 997 + "elka")
+
+
+def test_twenty_thousand_characters_of_a_result_are_read():
+    for size in (20_000, 20_001):
+        assert run_tool(Tool("echo", lambda call: "x" * size), "", PLAIN) == "x" * 20_000

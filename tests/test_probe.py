@@ -113,6 +113,13 @@ def test_a_prompt_is_asked_only_if_all_of_its_turns_can_be_written():
     assert len(left) < len(SEALED) and not sum(p["prompt"] == several for p in left)
 
 
+def test_recall_is_measured_on_the_first_forty_replies():
+    rows = [Conversation(say(f"Name {n}", "Aye."), "mine.jsonl", n) for n in range(41)]
+    for count in (39, 40, 41):
+        pairs = probe_of(recalled=rows[:count]).pairs
+        assert [prompt for prompt, _ in pairs] == [f"Name {n}" for n in range(min(count, 40))]
+
+
 # ---------------------------------------------------------------------------------- evaluation.json
 
 

@@ -16,7 +16,7 @@ from pysft.errors import MissingInput
 from pysft.jobs import begin as begin_job
 from pysft.jobs import train as train_job
 from pysft.measure import figures
-from pysft.measure.curves import POINTS, grouped
+from pysft.measure.curves import grouped, training
 from pysft.measure.provenance import Provenance
 from pysft.measure.report import report, write_report
 from pysft.measure.reproduce import reproduce
@@ -677,14 +677,33 @@ def test_verdicts_follow_figures_where_more_is_better_and_where_less_is(run, und
 def test_a_curve_is_made_of_the_means_of_equal_groups():
     rows = [
         {"step": n, "figures": {"a": float(n)}, "norm": None if n == 1 else 1.0}
-        for n in range(1, 2 * POINTS + 2)
+        for n in range(1, 402)
     ]
-    points = grouped(rows, POINTS, "figures/a", "figures/b", "norm")
-    assert len(points) <= POINTS
-    assert points[0] == [3, 2.0, None, 1.0] and points[-1][0] == 2 * POINTS + 1
+    points = grouped(rows, 200, "figures/a", "figures/b", "norm")
+    assert len(points) <= 200
+    assert points[0] == [3, 2.0, None, 1.0] and points[-1][0] == 401
     in_last = len(rows) - 3 * (len(points) - 1)
     total = sum(3 * p[1] for p in points[:-1]) + in_last * points[-1][1]
-    assert total == sum(range(1, 2 * POINTS + 2))
+    assert total == sum(range(1, 402))
+
+
+def test_a_curve_has_two_hundred_points_and_its_table_twelve_rows(monkeypatch):
+    drawn = []
+
+    def curves(title, lines, *_, **__):
+        drawn.append([len(line.x) for line in lines])
+        return "<svg></svg>"
+
+    monkeypatch.setattr(figures, "available", lambda: True)
+    monkeypatch.setattr(figures, "curves", curves)
+    for steps, points, note in ((200, 200, "one step"), (201, 101, "the mean of 2 steps")):
+        drawn.clear()
+        shown = "".join(training(LOG[:steps]))
+        assert drawn == [[points] * 2, [points], [points]]
+        assert shown.count(f"Each point is {note}.") == 3
+    for steps, rows, note in ((12, 12, "1 steps"), (13, 7, "2 steps")):
+        shown = "".join(training(LOG[:steps]))
+        assert len(cells(shown)) == 1 + rows and f"Each row is the mean of {note};" in shown
 
 
 # ------------------------------------------------------------------------------ making it again

@@ -108,7 +108,7 @@ def test_a_very_long_result_costs_no_more_than_its_beginning():
     text = piece * 10**6
     began = time.process_time()
     result = run_tool(Tool("echo", lambda call: text), "x", PLAIN)
-    assert result == "a b " * (LONGEST // len(piece) - 1) + "a b"
+    assert LONGEST == 20_000 and result == "a b " * (LONGEST // len(piece) - 1) + "a b"
     assert len(fitted(result, 9, PLAIN)) == 9
     assert time.process_time() - began < 0.5
 
