@@ -194,6 +194,7 @@ def test_an_expression_has_the_value_that_pythons_fractions_give_it(text):
         "sqrt(2)**2": "2",
         "floor(sqrt(2)**2)": "2",
         "sqrt(8) - 2*sqrt(2)": "0",
+        "1/10**20 - 1/(10**20 + 1)": "0",  # less than 10**-40
         "pi": "3.14159265359",
         "floor(-1.5)": "-2",
         "ceil(-1.5)": "-1",
@@ -235,6 +236,7 @@ def test_arithmetic_is_exact_and_shown_in_12_digits(text, answer):
         "9" * 31: "too large",
         "1e-31": "too small",
         "0.1**31": "too small",
+        "1/10**20 - 1/(10**20 - 1)": "too small",  # more than 10**-40
         "(1-1e-28)**(10**30)": "too small",
         "(1+1e-28)**(10**30)": "too large",
         "(1-1e-25)**1e30": "too small",

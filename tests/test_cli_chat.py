@@ -1,7 +1,7 @@
 """`chat` and `generate`."""
 
 import pytest
-from command_line import conversation, lines, pysft, raising, refusal, succeeds, toml
+from command_line import conversation, lines, pysft, raising, refusal, sentence, succeeds, toml
 
 from pysft.text.corpora import read_corpus
 
@@ -26,6 +26,16 @@ def test_generate_continues_a_text(trained, stage):
     assert [document[name] for name in ("prompt", "stop", "tokens")] == ["KING: ", "length", 7]
     assert succeeds(*command, 3).out == "KING: " + document["reply"] + "\n"
     assert succeeds(*command, 4, "--json").document["reply"] != document["reply"]
+
+
+def test_generate_writes_two_hundred_tokens_or_as_many_as_the_context_holds(trained):
+    context = 64
+    base = trained.run / "base"
+    for prompt in ("K", "KING: "):
+        result = succeeds("generate", base, "-p", prompt, "--json")
+        room = context - len(prompt)
+        assert room <= result.document["tokens"] <= room + 1
+        assert f"cut off after {result.document['tokens']} of 200 tokens" in sentence(result)
 
 
 def test_chat_with_a_base_model_is_refused_and_generate_is_offered(trained):

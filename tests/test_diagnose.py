@@ -206,6 +206,7 @@ def only(**changes):
         ({"heldout_loss": 1.69}, None),
         ({"heldout_loss": 1.71}, "good on training prompts only"),
         ({"heldout_loss": 1.71, "recall": 0.79}, None),
+        ({"heldout_loss": 1.71, "recall": 0.8}, "good on training prompts only"),
         ({"heldout_loss": None}, None),
         ({"forgetting": 0.1}, None),
         ({"forgetting": 0.101}, "forgets"),

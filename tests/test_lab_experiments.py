@@ -20,6 +20,7 @@ from pysft.lab.experiments import EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN, pairs_arm, plain
 from pysft.lab.experiments.columns import (
     at,
+    at_goal,
     finished,
     first_loss,
     first_row,
@@ -32,7 +33,7 @@ from pysft.lab.experiments.columns import (
 from pysft.lab.experiments.data_content import slope
 from pysft.lab.experiments.data_size import POOLS, since, turn
 from pysft.lab.experiments.forgetting import least_of_loras
-from pysft.lab.experiments.plain_run import fallen, learnt, matrices_moved, most_moved
+from pysft.lab.experiments.plain_run import fallen, learnt, matrices_moved, most_moved, recalls_at
 from pysft.lab.experiments.rates import STARTS, ends, find_lr, judge_rate
 from pysft.lab.measures import NEW, OLD, LossByKind, moved, user_share
 from pysft.lab.names import KNOWN, NAMES, REFUSED, UNKNOWN
@@ -95,6 +96,13 @@ def test_the_first_row_is_the_first_measurement_that_reaches_a_level():
     assert first_row(record, "recall", 1.1) is None
 
 
+def test_the_goal_is_reached_with_36_of_40_pairs_recalled():
+    record = record_of(track=track_of(recall=[0.5, 35 / 40, 36 / 40, 1], forgetting=[0, 1, 2, 3]))
+    assert at_goal(record) == 2 and recalls_at(record) == record["track"][2]["step"]
+    record = record_of(track=track_of(recall=[0.5, 35 / 40], forgetting=[0, 1]))
+    assert at_goal(record) is None and recalls_at(record) is None
+
+
 def test_the_memorised_share_counts_copies_near_copies_and_spliced_replies():
     found = {"verbatim": 1, "near copy": 2, "spliced": 1, "new": 3, "empty": 1}
     assert memorised(record_of(track=[{"origins": found}])) == 0.5
@@ -122,6 +130,8 @@ def test_a_kind_of_token_is_learnt_once_the_mean_of_ten_losses_is_below_half_a_n
     }
     assert learnt(record, "end") == 39  # nine zeros and a four have a mean of 0.4
     assert learnt(record, "content") is None and learnt(record, "first") is None
+    record = {"by_kind": {"end": [0.501] * 20, "content": [0.499] * 20}}
+    assert learnt(record, "end") is None and learnt(record, "content") == 10
 
 
 def test_the_share_of_the_fall_is_measured_at_a_step_of_the_thousand():

@@ -185,6 +185,15 @@ def test_a_header_larger_than_any_model_needs_is_refused_unread(tmp_path):
         safetensors.load(path)
 
 
+def test_a_header_of_16_mib_is_read_and_a_longer_one_is_not(tmp_path):
+    path, size = tmp_path / "m.safetensors", 16 << 20
+    path.write_bytes(raw(json.dumps({"a": entry()}).encode().ljust(size), FLOATS))
+    assert list(safetensors.load(path)[0]) == ["a"]
+    path.write_bytes(raw(json.dumps({"a": entry()}).encode().ljust(size + 1), FLOATS))
+    with pytest.raises(DataError, match=f"its header would take {size + 9}"):
+        safetensors.load(path)
+
+
 def test_a_file_that_is_not_there_is_missing_input_and_a_folder_is_bad_data(tmp_path):
     with pytest.raises(MissingInput, match="none.safetensors: no such file"):
         safetensors.load(tmp_path / "none.safetensors")
