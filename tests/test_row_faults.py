@@ -10,7 +10,7 @@ from texts import node, one_line, write
 
 from pysft import errors
 from pysft.errors import DataError, PysftError, RowError, UsageError
-from pysft.text import fixed, formats, json_rows, keys, trees
+from pysft.text import conversation, fixed, formats, json_rows, keys, trees
 from pysft.text.fixed import Fixed
 from pysft.text.formats import read_conversations, read_prompts, scan
 from pysft.text.keys import checked_ignore
@@ -98,6 +98,39 @@ FAULTS = [
     ("tree", [node("b", "a", "assistant", "Ho")],
      ["line 1: its parent 'a' is not in the file, or cannot be used; add the parent, or remove the"
       " message and what answers it"]),
+    # conversation.py
+    ("format", [{"messages": []}],
+     ['line 1: "messages" must be a list of turns; make each {"role": ..., "content": ...}']),
+    ("missing end", [{"messages": [USER]}],
+     ["line 1, turn 1: no reply follows; end with an assistant turn"]),
+    ("empty", [{"text": "A"}],
+     ['line 1: "text" is no text of two characters or more; write more, or remove the line']),
+    ("characters", ['{"text": "a\\udc00"}'],
+     ["line 1: half of a character (a lone surrogate); write the whole character"]),
+    ("format", [{"messages": ["x", REPLY]}],
+     ['line 1, turn 1: expected an object with "role" and "content"; add what is missing']),
+    ("roles", [{"messages": [{"role": "system", "content": "Be"}, USER, REPLY]}],
+     ["line 1, turn 1: template 'chat' has no system role; take the turn out, or choose --template"
+      " chatml or llama2"]),
+    ("roles", [talk({}, {"role": "tool"})],
+     ["line 1, turn 2: a turn of role 'tool'; calls of tools and their results are parts of a"
+      " reply; write them into its \"content\" (the guide's page tools shows it)"]),
+    ("roles", [talk({}, {"role": "robot"})],
+     ["line 1, turn 2: unknown role 'robot'; this template has \"user\" or \"assistant\" (also"
+      " accepted: human, prompter, gpt, bot, model, chatgpt, ai, bard, bing)"]),
+    ("roles", [talk({}, {"role": "user"})],
+     ["line 1, turn 2: role 'user', expected 'assistant'; turns alternate, and the user begins"]),
+    ("format", [talk({"content": 5}, {})],
+     ['line 1, turn 1: "content" is a number; it must be text']),
+    ("format", [talk({}, {"content": None})],
+     ['line 1, turn 2: "content" is null; it must be text or a list of parts']),
+    ("empty", [talk({"content": " "}, {})],
+     ["line 1, turn 1: empty text; write one, or remove the line"]),
+    ("empty", [talk({}, {"content": []})],
+     ["line 1, turn 2: empty reply; write one, or remove the line"]),
+    ("format", [talk({}, {"content": [{"type": "image", "text": "x"}]})],
+     ['line 1, turn 2: a part must be {"type": "text" or "search" or "code" or "result", "text":'
+      " ...}; write it so"]),
     # json_rows.py
     ("format", [PAIR, '{"prompt": "\udcff"}'],
      ["line 2: cannot be read as UTF-8 text (invalid start byte at byte 12); save the file as"
@@ -204,10 +237,14 @@ def refusals(folder):
     """[(what is refused, what is said of it)] of what is no row: files, and arguments."""
     path = write(folder, "x.jsonl", "")
     bare = write(folder, "bare.jsonl", {"prompt": ""})
+    bad = write(folder, "bad.jsonl", '{"a": 1, "a": 2}', {"text": "A"})
     away = folder / "none" / "x.jsonl"
     return [
         (lambda: read_conversations(path),
          f"{path}: no conversation in it. The guide's page 'data' shows how a row looks"),
+        (lambda: read_conversations(bad),
+         f"{bad}, line 1: the key 'a' stands twice in one object; keep one of the two (and 1 more;"
+         f" python -m pysft audit {bad} names them all)"),
         (lambda: read_prompts(bare),
          f'{bare}, line 1: no "prompt" in it; write {{"prompt": text, "domain": ...}}'),
         (lambda: Fixed(folder / "x.txt"),
@@ -230,8 +267,16 @@ def test_each_refused_file_or_argument_is_named_with_its_remedy(tmp_path):
 
 def test_every_place_that_makes_a_message_is_reached_by_the_messages_above(tmp_path, monkeypatch):
     """So a new fault needs its line in a table."""
-    modules = (formats, keys, trees, fixed, json_rows)
-    makers = {"RowError", "DataError", "UsageError", "_fault", "_unread", "_not_json"}
+    modules = (formats, keys, trees, fixed, conversation, json_rows)
+    makers = {
+        "RowError",
+        "DataError",
+        "UsageError",
+        "_fault",
+        "_unread",
+        "_not_json",
+        "_out_of_order",
+    }
     places = {
         (module.__file__, call.lineno)
         for module in modules
