@@ -15,7 +15,8 @@
  *
  * KC is the length of a block of the sum. A block is summed in registers and then added to the sum
  * of the blocks before it. So the error of a sum of n terms grows with n / KC + KC and not with n
- * (sums over gpt2's 50,257 symbols need that). The packed panel stays in the first-level cache.
+ * (sums over gpt2's 50,257 symbols need that). The packed panel stays in the first-level cache, or
+ * in bf16, which reads half as many bytes for as many products, in the second.
  *
  * KC_DW is the length of a block of the sum in dw. Each block reads and writes all of dw, so these
  * blocks are longer. Logits are kept in chunks of a multiple of KC_DW rows (logits_rows in
@@ -30,12 +31,12 @@
  *
  * In bf16 the tile reads pairs (factors.h), which are made where a block is first touched: those of
  * B as it is packed, and those of A once for all panels that read them, KC_OUTER terms of a row in
- * multiply_rows() and a block of KC_DW rows and MC columns in add_dw(). All sizes above are numbers
- * of terms, so a panel of KC terms has half as many rows in bf16. */
+ * multiply_rows() and a block of KC_DW rows and MC columns in add_dw(). KC, KC_OUTER and KC_DW count
+ * terms, so a panel has half as many rows in bf16. */
 #include "kernels.h"
 #include "tile.h"
 
-enum { KC_OUTER = 32 * KC, KC_DW = 256, MC = 32 * MR };
+enum { KC_OUTER = 3072, KC_DW = 256, MC = 32 * MR };
 
 /* The factors of A for add_dw(): those of rows 0..depth-1 of dy, for sums down its columns. Reals
  * are read in place. Pairs are written to block (KC_DW / TERMS,MC). Returns where factor 0 is; *row

@@ -32,7 +32,7 @@
 
 #include "factors.h"
 
-enum { KC = 96 * TERMS };
+enum { KC = TERMS == 1 ? 96 : 384 };
 
 /* One tile. terms, mr and nv are constants wherever this is inlined. So c is kept in registers, and
  * the innermost line is one instruction, where the instruction set has a fused multiply-add. */
