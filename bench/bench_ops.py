@@ -4,25 +4,30 @@ others.
     python bench/bench_ops.py                       # all sizes
     python bench/bench_ops.py --short               # one minute, to see that everything works
     python bench/bench_ops.py --sizes gpt2 --json
+    python bench/bench_ops.py --plot roofline.png   # every kernel under the ceilings
 
 A call is repeated on the same arrays, so data that fits into a cache is read from there ("hot").
 Inside a training step most data comes from further away. GB/s count the bytes that must move at
-least, each array once in or out, and are compared with a plain copy of as many bytes.
+least, each array once in or out, and are compared with a plain copy of as many bytes. The roof is
+what the kernel could reach, and what bounds it: multiply-adds (fp32, bf16), or the memory that
+holds its arrays (roofline.py).
 
 The products have the shapes of a training step of the size. They are y = x wT, dx = dy w and
 dw = dyT x. They are compared with NumPy's matmul (its BLAS, with as many threads), which runs in a
-process of its own and takes turns with pysft. pysft adds dw to the gradient, NumPy writes it."""
+process of its own and takes turns with pysft. pysft adds dw to the gradient, NumPy writes it.
+Products in bf16 follow where the processor has them; the conversions of their factors count."""
 
 import math
 
 import harness
 import numpy as np
 import report
+import roofline
 from harness import SIZES, Worker, ratios, spread, take_turns
-from machine import ceilings
+from machine import ceilings, describe
 from report import with_quartiles
 
-from pysft.nn import kernels
+from pysft.nn import gate, kernels
 
 PRODUCTS = ["y", "dx", "dw"]
 
@@ -61,22 +66,28 @@ def numpy_products(size):
 
 
 def products(size):
-    """{"y qkv": (kernel, arguments, work, unit), ...}, the products by pysft; work in GFLOP."""
+    """{"y qkv": (kernel, arguments, GFLOP, GB, unit), ...}, the products by pysft."""
     found = {}
     for name, (N, C, K) in shapes(size).items():
         x, w, dy = arrays((N, C), (K, C), (N, K))
-        y, dx, dw, work = np.empty_like(dy), np.empty_like(x), np.zeros_like(w), 2e-9 * N * C * K
+        y, dx, dw = np.empty_like(dy), np.empty_like(x), np.zeros_like(w)
+        work, read = (2e-9 * N * C * K, 4e-9 * (N * C + K * C + N * K)), 4e-9 * K * C
         found |= {
-            f"y {name}": ("matmul_forward", (y, x, w), work, "GFLOP/s"),
-            f"dx {name}": ("matmul_backward", (dx, None, None, dy, x, w), work, "GFLOP/s"),
-            f"dw {name}": ("matmul_backward", (None, dw, None, dy, x, w), work, "GFLOP/s"),
+            f"y {name}": ("matmul_forward", (y, x, w), *work, "GFLOP/s"),
+            f"dx {name}": ("matmul_backward", (dx, None, None, dy, x, w), *work, "GFLOP/s"),
+            f"dw {name}": (
+                "matmul_backward",
+                (None, dw, None, dy, x, w),
+                work[0],
+                work[1] + read,
+                "GFLOP/s",
+            ),
         }
     return found
 
 
 def others(size):
-    """{kernel: (arguments, work, unit), ...} of all other kernels; work in GFLOP (attention) or
-    GB."""
+    """{kernel: (arguments, GFLOP, GB, unit), ...} of all other kernels."""
     config, count = SIZES[size]
     T, C, V, H = config.context, config.channels, config.vocab, config.heads
     N = count * T
@@ -97,33 +108,34 @@ def others(size):
     forward = (y, lse_heads, qkv, cu_seqlens)
     backward = (dqkv, x, qkv, y, lse_heads, cu_seqlens)
     found = {
-        "attention_forward": (forward, 4e-9 * C * pairs, "GFLOP/s"),
-        "attention_backward": (backward, 10e-9 * C * pairs, "GFLOP/s"),
+        "attention_forward": (forward, 4e-9 * C * pairs, 16e-9 * N * C, "GFLOP/s"),
+        "attention_backward": (backward, 10e-9 * C * pairs, 32e-9 * N * C, "GFLOP/s"),
     }
     norm, norm_back = (y, mean, rstd, x, w, b), (y, dw, db, dy, x, w, mean, rstd)
     read, read_back = (y, tokens, cu_seqlens, wte, wpe), (wte, wpe, x, tokens, cu_seqlens)
-    moved = {  # kernel: (arguments, floats that must move at least)
-        "layernorm_forward": (norm, 2 * N * C + 2 * N),
-        "layernorm_backward": (norm_back, 4 * N * C + 2 * N),
-        "gelu_forward": ((dwide, wide, dydx), 12 * N * C),
-        "gelu_backward": ((dwide, wide, None, dydx), 12 * N * C),
-        "embedding_forward": (read, N * C + seen + T * C),
-        "embedding_backward": (read_back, N * C + 2 * seen + 2 * T * C),
-        "cross_entropy_forward": ((nll, lse, logits, labels), N * V),
-        "cross_entropy_backward": ((logits, nll, logits, lse, labels), 2 * N * V),
-        "adamw": ((weights, m, v, gradient, 1, 1e-3), 7 * parameters),
-        "sum_squares": ((gradient,), parameters),
+    moved = {  # kernel: (arguments, elements, floats that must move at least)
+        "layernorm_forward": (norm, N * C, 2 * N * C + 2 * N),
+        "layernorm_backward": (norm_back, N * C, 4 * N * C + 2 * N),
+        "gelu_forward": ((dwide, wide, dydx), 4 * N * C, 12 * N * C),
+        "gelu_backward": ((dwide, wide, None, dydx), 4 * N * C, 12 * N * C),
+        "embedding_forward": (read, N * C, N * C + seen + T * C),
+        "embedding_backward": (read_back, N * C, N * C + 2 * seen + 2 * T * C),
+        "cross_entropy_forward": ((nll, lse, logits, labels), N * V, N * V),
+        "cross_entropy_backward": ((logits, nll, logits, lse, labels), N * V, 2 * N * V),
+        "adamw": ((weights, m, v, gradient, 1, 1e-3), parameters, 7 * parameters),
+        "sum_squares": ((gradient,), parameters, parameters),
     }
-    for name, (arguments, floats) in moved.items():
-        found[name] = (arguments, 4e-9 * floats, "GB/s")
+    for name, (arguments, elements, floats) in moved.items():
+        operations = roofline.OPERATIONS[name] * elements
+        found[name] = (arguments, 1e-9 * operations, 4e-9 * floats, "GB/s")
     return found
 
 
-def bind(kernel, arguments, size, threads):
+def bind(kernel, arguments, size, threads, precision="float32"):
     """A function that calls a kernel without checks, as the model does: the arguments are checked
     here, once. adamw and sum_squares are checked at every call, as in training."""
     config, count = SIZES[size]
-    here = kernels.on_threads(threads)
+    here = kernels.on_threads(threads, precision)
     if kernel in ("adamw", "sum_squares"):
         return lambda: getattr(here, kernel)(*arguments)
     calls, N = here.calls(config.context), count * config.context
@@ -135,16 +147,19 @@ def build(runner, size, threads):
     """A worker's functions: one for each case, and "cases" with their work and units."""
     if runner == "NumPy":
         return numpy_products(size)
-    cases = products(size) | {name: (name, *case) for name, case in others(size).items()}
+    cases = products(size)
+    if gate.HAS_BF16:
+        cases |= {f"{name} bf16": case for name, case in cases.items()}
+    cases |= {name: (name, *case) for name, case in others(size).items()}
     bound = {
-        name: bind(kernel, arguments, size, threads)
-        for name, (kernel, arguments, _, _) in cases.items()
+        name: bind(kernel, arguments, size, threads, "bf16" if "bf16" in name else "float32")
+        for name, (kernel, arguments, *_) in cases.items()
     }
     return {"cases": lambda: {name: case[2:] for name, case in cases.items()}, **bound}
 
 
-def measure(size, args, machine):
-    """The rows of one size."""
+def measure(size, args, machine, speeds):
+    """The rows of one size. speeds: those of roofline.bandwidths."""
     seconds, found = 0.02 if args.short else 0.1, {}
     spec = {"size": size, "threads": args.threads}
     blas = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -155,22 +170,24 @@ def measure(size, args, machine):
         }
         cases = workers["pysft"].ask("cases")
         for name in cases:
-            turns = workers if name.split()[0] in PRODUCTS else {"pysft": workers["pysft"]}
+            compares = name.split()[0] in PRODUCTS and "bf16" not in name
+            turns = workers if compares else {"pysft": workers["pysft"]}
             for who, values in take_turns(turns, args.rounds, seconds, name).items():
                 found.setdefault(name, {}).setdefault(who, []).extend(values)
         for w in workers.values():
             w.close()
     copier, rows = ceilings(args.threads), []
-    for name, (work, unit) in cases.items():
-        times = found[name]
+    for name, (gflop, gbyte, unit) in cases.items():
+        times, work = found[name], gflop if unit == "GFLOP/s" else gbyte
         rate = spread(work / np.array(times["pysft"]))
-        row = {"size": size, "case": name, "unit": unit}
+        row = {"size": size, "case": name, "unit": unit, "gflop": gflop, "gbyte": gbyte}
         row |= {"seconds": spread(times["pysft"]), "rate": rate}
-        if unit == "GFLOP/s":
-            row["of"] = machine["fp32_peak"]
-        else:
-            row["of"] = copier.ask("copy", total=round(work * 1e9))
+        row["copy"] = copier.ask("copy", total=round(gbyte * 1e9))
+        row["of"] = machine["bf16_peak" if "bf16" in name else "fp32_peak"]
+        if unit == "GB/s":
+            row["of"] = row["copy"]
         row["share"] = rate["median"] / row["of"]
+        row |= roofline.bound(row, machine, speeds)
         if "NumPy" in times:
             row["numpy_rate"] = spread(work / np.array(times["NumPy"]))
             row["ratio"] = ratios(times["NumPy"], times["pysft"])
@@ -180,13 +197,23 @@ def measure(size, args, machine):
 
 
 def geometric_means(rows):
-    """{"y", "dx", "dw", "all": times as fast as NumPy, the geometric mean over a size's shapes}."""
+    """Over a size's shapes: {"y", "dx", "dw", "all": times as fast as NumPy, "fp32 of peak", "bf16
+    of peak": shares}."""
 
-    def mean(kinds):
-        chosen = [r["ratio"]["median"] for r in rows if r["case"].split()[0] in kinds]
-        return math.exp(np.mean(np.log(chosen)))
+    def mean(values):
+        return math.exp(np.mean(np.log(values)))
 
-    return {**{kind: mean([kind]) for kind in PRODUCTS}, "all": mean(PRODUCTS)}
+    found, products = {}, [r for r in rows if r["case"].split()[0] in PRODUCTS]
+    faster = [r for r in products if "ratio" in r]
+    for kind in PRODUCTS:
+        of_kind = [r["ratio"]["median"] for r in faster if r["case"].split()[0] == kind]
+        found[kind] = mean(of_kind)
+    found["all"] = mean([r["ratio"]["median"] for r in faster])
+    for peak in ("fp32", "bf16"):
+        some = [r["share"] for r in products if ("bf16" in r["case"]) == (peak == "bf16")]
+        if some:
+            found[f"{peak} of peak"] = mean(some)
+    return found
 
 
 def as_text(size, rows, means):
@@ -203,14 +230,18 @@ def as_text(size, rows, means):
             with_quartiles(r["rate"], 0),
             r["unit"],
             f"{r['share']:.0%} of {whole}",
+            f"{r['intensity']:.2g}",
+            f"{r['roof_share']:.0%} of {r['roof']:.0f}, {r['by']}",
             *numpy,
         ]
 
-    head = [size, "us", "rate (quartiles)", "", "share", "NumPy", "x NumPy (quartiles)"]
-    means = ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
+    head = [size, "us", "rate (quartiles)", "", "share", "flop/B", "of its roof, GFLOP/s"]
+    head += ["NumPy", "x NumPy (quartiles)"]
+    against = ", ".join(f"{kind} {means[kind]:.2f}" for kind in (*PRODUCTS, "all"))
+    shares = [f"{name} {value:.0%}" for name, value in means.items() if "peak" in name]
     return (
         f"{report.table(head, [line(r) for r in rows])}\n"
-        f"geometric mean over the products, x NumPy: {means}"
+        f"geometric mean over the products, x NumPy: {against}; {', '.join(shares)}"
     )
 
 
@@ -222,10 +253,14 @@ def main():
     )
     args = report.settle(args.parse_args(), short=(2, 1), full=(7, 3))
     machine, show = report.begin(args)
-    result = {"machine": machine, "rows": [], "geometric_means": {}}
+    copier = ceilings(args.threads)
+    speeds = roofline.bandwidths(copier, args.threads)
+    copier.close()
+    result = {"machine": machine, "copy": speeds, "rows": [], "geometric_means": {}}
+    show("copy, GB/s: " + ", ".join(f"{level} {speed:.0f}" for level, speed in speeds.items()))
     for size in args.sizes:
         harness.say(f"{size} ...")
-        rows = measure(size, args, machine)
+        rows = measure(size, args, machine, speeds)
         known = {r["case"] for r in rows} | {"matmul_forward", "matmul_backward"}
         missing = {k.__name__ for k in kernels.KERNELS} - known
         if missing:
@@ -233,18 +268,10 @@ def main():
         result["rows"] += rows
         result["geometric_means"][size] = geometric_means(rows)
         show("\n" + as_text(size, rows, result["geometric_means"][size]))
-    report.finish(args, result, [panel(size, result["rows"]) for size in args.sizes])
-
-
-def panel(size, rows):
-    """The panel that --plot draws of one size."""
-    groups = {}
-    for r in rows:
-        if r["size"] == size:
-            groups[r["case"]] = {"pysft": r["share"]}
-            if "ratio" in r:
-                groups[r["case"]]["NumPy"] = r["numpy_rate"]["median"] / r["of"]
-    return f"{size}: share of peak, or of a copy", groups
+    chart, args.plot = args.plot, None
+    report.finish(args, result, [])
+    if chart:
+        roofline.plot(chart, describe(machine), result["rows"], machine, speeds)
 
 
 if __name__ == "__main__":

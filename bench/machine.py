@@ -35,6 +35,8 @@ def _peak_library():
     folder = tempfile.TemporaryDirectory(prefix="pysft-bench-")
     target = f"{folder.name}/peak.so"
     flags = [*_build.FLAGS, *_build.ISAS[gate.ISA], "-shared"]
+    if gate.HAS_BF16:
+        flags += ["-mavx512bf16"]
     command = [*compiler, *flags, str(ROOT / "bench/peak.c"), "-o", target]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -50,20 +52,23 @@ def _peak_library():
 def ceiling_functions(threads):
     """The functions of a worker that measures the machine's ceilings.
 
-    fp32: GFLOP/s of multiply-adds in registers. The best of many short tries counts, so another
-    program that takes the processor for a moment does not matter. copy: GB/s, read and written, of
-    copying total/2 bytes again and again."""
+    fp32, bf16: GFLOP/s of multiply-adds in registers. The best of many short tries counts, so
+    another program that takes the processor for a moment does not matter. copy: GB/s, read and
+    written, of copying total/2 bytes again and again."""
     library, sink = _peak_library(), (ctypes.c_float * threads)()
 
-    def once(rounds):
+    def once(rounds, peak=library.peak):
         start = time.perf_counter()
-        library.peak(sink, ctypes.c_int64(rounds), ctypes.c_float(1), ctypes.c_float(1), threads)
+        peak(sink, ctypes.c_int64(rounds), ctypes.c_float(1), ctypes.c_float(1), threads)
         return time.perf_counter() - start
 
-    def fp32():
-        rounds = int(10_000 * max(1.0, 0.01 / once(10_000)))
+    def fp32(peak=library.peak):
+        rounds = int(10_000 * max(1.0, 0.01 / once(10_000, peak)))
         operations = threads * library.peak_operations(ctypes.c_int64(rounds))
-        return operations / min(once(rounds) for _ in range(50)) / 1e9
+        return operations / min(once(rounds, peak) for _ in range(50)) / 1e9
+
+    def bf16():
+        return 2 * fp32(library.peak_bf16)
 
     def copy(total):
         n = max(64, total // 2)
@@ -82,18 +87,19 @@ def ceiling_functions(threads):
         return 2 * n * rounds / best / 1e9
 
     pin(threads, lambda: once(1_000_000))
-    return {"fp32": fp32, "copy": copy}
+    return {"fp32": fp32, "bf16": bf16, "copy": copy}
 
 
 def ceilings(threads: int) -> Worker:
-    """A worker that answers "fp32" and "copy"."""
+    """A worker that answers "fp32", "bf16" where the processor has it, and "copy"."""
     return Worker(runner="ceilings", threads=threads)
 
 
-def fp32_peaks(threads: int) -> dict:
-    """Peaks on one thread and on all, in GFLOP/s. If the second is not `threads` times the first,
-    within a tenth, another program had the processor. Then they are measured again, five times at
-    most."""
+def peaks(threads: int) -> dict:
+    """Peaks on one thread and on all, in GFLOP/s, and that of bf16 on all (None without it).
+
+    If the second is not `threads` times the first, within a tenth, another program had the
+    processor. Then they are measured again, five times at most."""
     best = {1: 0.0, threads: 0.0}
     for _ in range(5):
         for n in best:
@@ -107,7 +113,12 @@ def fp32_peaks(threads: int) -> dict:
             "the peak on all threads is not that of one thread times their number. The machine is"
             " busy, or has fewer processors than threads"
         )
-    return {"fp32_peak_1": best[1], "fp32_peak": best[threads]}
+    bf16 = None
+    if gate.HAS_BF16:
+        worker = ceilings(threads)
+        bf16 = worker.ask("bf16")
+        worker.close()
+    return {"fp32_peak_1": best[1], "fp32_peak": best[threads], "bf16_peak": bf16}
 
 
 def about(threads: int) -> dict:
@@ -140,7 +151,7 @@ def about(threads: int) -> dict:
         "commit": commit + ("+" if commit and git("status", "--porcelain") else ""),
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
-        **fp32_peaks(threads),
+        **peaks(threads),
     }
 
 
@@ -155,4 +166,5 @@ def describe(machine: dict) -> str:
         f"commit {m['commit'] or 'unknown'}, {m['date']}: {m['command']}\n"
         f"fp32 peak in registers: {m['fp32_peak_1']:.0f} GFLOP/s on one thread,"
         f" {m['fp32_peak']:.0f} on {m['threads']}"
+        + (f"; bf16 {m['bf16_peak']:.0f}" if m["bf16_peak"] else "")
     )

@@ -30,6 +30,27 @@ typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
 __attribute__((visibility("default")))
 int64_t peak_operations(int64_t rounds) { return rounds * CHAINS * LANES * OPERATIONS; }
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+/* As `peak`, with products of pairs of bf16: two multiply-adds for each lane, so twice as many
+ * operations. */
+__attribute__((visibility("default")))
+void peak_bf16(float *sink, int64_t rounds, float factor_, float term_, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int t = 0; t < threads; t++) {
+        __m512 acc[CHAINS];
+        __m512bh factor = _mm512_cvtne2ps_pbh(_mm512_set1_ps(factor_), _mm512_set1_ps(factor_));
+        __m512bh term = _mm512_cvtne2ps_pbh(_mm512_set1_ps(term_), _mm512_set1_ps(term_));
+        for (int i = 0; i < CHAINS; i++) acc[i] = _mm512_set1_ps((float)i);
+        for (int64_t r = 0; r < rounds; r++)
+#pragma GCC unroll 16
+            for (int i = 0; i < CHAINS; i++) acc[i] = _mm512_dpbf16_ps(acc[i], factor, term);
+        for (int i = 1; i < CHAINS; i++) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+        sink[t] = _mm512_reduce_add_ps(acc[0]);
+    }
+}
+#endif
+
 /* Do `rounds` steps of each chain on each of `threads` threads, without touching memory. factor and
  * term come from the caller, and sink (threads) takes the sums, so the compiler can leave nothing
  * out. With factor = 1 no number becomes infinite or denormal, which could take longer. */
