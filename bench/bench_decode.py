@@ -4,16 +4,18 @@ and what a token costs as the context fills.
     python bench/bench_decode.py                  # the models of the seed and tiny presets
     python bench/bench_decode.py --short          # half a minute, to see that everything works
     python bench/bench_decode.py --sizes tiny --plot decode.png
+    python bench/bench_decode.py --sizes gpt2 --threads 2
 
-Decoding is greedy, from one token until the context is full, at batch 1. It runs on one thread,
-which is fastest for every runner at batch 1. The runners:
+Decoding is greedy, from one token until the context is full, at batch 1. It runs on one thread
+unless --threads says otherwise: small models are slower on two. The runners:
 
     pysft decoder     nn.decode.Decoder alone
+    pysft decoder bf16    the same with products in bf16, where the processor has them
     pysft chat        the decoder inside inference.generate.stream, as a chat uses it: it looks for
                       the end token and for tool calls, and yields an event for each token. All
                       replies use one decoder. Nothing is printed.
     PyTorch eager     modules, with a cache that is updated in place
-    tuned functional  the same without the calls of modules
+    tuned functional  the same without the calls of modules; "bf16": with a model in bf16
 
 Ratios are to pysft chat, because people use that. Further tables show microseconds per token by
 place in the context, with the cache and with a full forward of all tokens so far (the way without a
@@ -27,13 +29,13 @@ import report
 from harness import SIZES, TUNED_ENV, Worker, ratios, spread, take_turns
 from report import with_quartiles
 
-from pysft.errors import UsageError
 from pysft.inference.engine import SLOTS
 from pysft.inference.generate import stream
 from pysft.inference.tool_calls import answer_calls
 from pysft.inference.tools import tools
-from pysft.nn import kernels
+from pysft.nn import gate, kernels
 from pysft.nn.decode import Decoder
+from pysft.nn.grow import copied
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
@@ -43,8 +45,10 @@ from pysft.text.tokenizer import CharTokenizer
 MODELS = {
     "seed": SIZES["seed"][0],
     "tiny": GPTConfig(vocab=68, context=256, layers=4, heads=4, channels=64),
+    "gpt2": SIZES["gpt2"][0],  # measured only if named
 }
-RUNNERS = ["pysft decoder", "pysft chat", "PyTorch eager", "tuned functional"]
+OURS = ["pysft decoder", "pysft chat"] + ["pysft decoder bf16"] * gate.HAS_BF16
+PEERS = ["PyTorch eager", "tuned functional", "tuned functional bf16"]
 PARTS = 8  # parts of the context; the cost of a token is reported for each
 
 
@@ -60,9 +64,11 @@ def build(runner, size, threads):
         from torch_gpt import decoder
 
         torch.set_num_threads(threads)
-        decode = decoder(config, "functional" in runner)
+        decode = decoder(config, "functional" in runner, "bf16" in runner)
         return {"step": lambda: decode(1, count)}
     model = GPT(config, kernels.on_threads(threads), rng(1, "bench", "init"))
+    if "bf16" in runner:
+        model = copied(model, "bf16")
     return chat_functions(model, count) if runner == "pysft chat" else decoder_functions(model)
 
 
@@ -131,13 +137,15 @@ def measure(size, runners, args):
     medians, costs, beside = {r: [] for r in runners}, [], []
     for _ in range(args.processes):
         workers = {
-            r: Worker(TUNED_ENV if "tuned" in r else {}, runner=r, size=size, threads=1)
+            r: Worker(TUNED_ENV if "tuned" in r else {}, runner=r, size=size, threads=args.threads)
             for r in runners
         }
         for r, values in take_turns(workers, args.rounds, 0.1 if args.short else 0.4).items():
             medians[r] += values
-        costs.append(workers["pysft decoder"].ask("places", rounds=5 if args.short else 40))
-        beside.append(float(np.median(workers["pysft chat"].run(3, "side_by_side"))))
+        rounds = 1 if size == "gpt2" else 5 if args.short else 40
+        costs.append(workers["pysft decoder"].ask("places", rounds=rounds))
+        if size != "gpt2":  # it would take minutes
+            beside.append(float(np.median(workers["pysft chat"].run(3, "side_by_side"))))
         for w in workers.values():
             w.close()
     tokens = MODELS[size].context - 1
@@ -151,8 +159,9 @@ def measure(size, runners, args):
     row["places"] = [
         [*rows[0][:2], *np.median([r[2:] for r in rows], 0).tolist()] for rows in zip(*costs)
     ]
-    rate = SLOTS * tokens / float(np.median(beside))
-    row["side_by_side"] = {"replies": SLOTS, "tokens_per_s": rate}
+    if beside:
+        rate = SLOTS * tokens / float(np.median(beside))
+        row["side_by_side"] = {"replies": SLOTS, "tokens_per_s": rate}
     return row
 
 
@@ -172,7 +181,7 @@ def as_text(row):
         ]
         for r, m in row["runners"].items()
     ]
-    places, beside = row["places"], row["side_by_side"]
+    places, beside = row["places"], row.get("side_by_side")
     costs = report.table(
         ["place in the context", *(f"{a}-{b}" for a, b, _, _ in places)],
         [
@@ -185,8 +194,11 @@ def as_text(row):
         f"{report.table(head, rows)}\n\n{costs}\n"
         f"a token in the last {last[1] - last[0] + 1} places costs {last[2] / first[2]:.2f} times"
         " as much as one in the first;"
-        f" there a full forward costs {last[3] / last[2]:.0f} times as much as the cache\n"
-        f"{beside['replies']} replies side by side: {beside['tokens_per_s']:,.0f} tokens/s"
+        f" there a full forward costs {last[3] / last[2]:.0f} times as much as the cache"
+    ) + (
+        f"\n{beside['replies']} replies side by side: {beside['tokens_per_s']:,.0f} tokens/s"
+        if beside
+        else ""
     )
 
 
@@ -194,19 +206,14 @@ def main():
     args = report.arguments(__doc__)
     names = ",".join(MODELS)
     args.add_argument(
-        "--sizes", type=report.one_of(MODELS), default=list(MODELS), help=f"some of {names}"
+        "--sizes", type=report.one_of(MODELS), default=["seed", "tiny"], help=f"some of {names}"
     )
     args.add_argument("--no-torch", action="store_true", help="measure pysft alone")
     args = args.parse_args()
-    if args.threads not in (None, 1):
-        raise UsageError(
-            f"--threads {args.threads}: with one row a second thread makes every runner slower."
-            " Leave it out"
-        )
-    args.threads = 1
+    args.threads = args.threads or 1
     args = report.settle(args, short=(3, 1), full=(7, 5))
     machine, show = report.begin(args)
-    runners = RUNNERS if harness.compares(args) else RUNNERS[:2]
+    runners = [*OURS, *PEERS] if harness.compares(args) else OURS
     result = {"machine": machine, "rows": []}
     for size in args.sizes:
         harness.say(f"{size} ...")

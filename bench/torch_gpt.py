@@ -149,12 +149,12 @@ def decode_functional(model, cache, token, count):
     return ids
 
 
-def decoder(config, functional):
-    """A function decode(token, count) with a new model and its cache."""
-    model = TorchGPT(config).eval()
-    cache = torch.zeros(
-        config.layers, 2, 1, config.heads, config.context, config.channels // config.heads
-    )
+def decoder(config, functional, bf16=False):
+    """A function decode(token, count) with a new model and its cache, both in bf16 if asked."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    model = TorchGPT(config).eval().to(dtype)
+    shape = config.layers, 2, 1, config.heads, config.context, config.channels // config.heads
+    cache = torch.zeros(shape, dtype=dtype)
     return lambda token, count: (decode_functional if functional else decode)(
         model, cache, token, count
     )
