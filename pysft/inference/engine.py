@@ -40,7 +40,9 @@ class Event(NamedTuple):
 class Sequence:
     """A prompt that waits, or the text that is written after it.
 
-    written: the ids after the prompt so far. The other fields are the arguments of Engine.add()."""
+    written: the ids after the prompt so far. injected: for each of them, whether inject put it in.
+    ended: why it ended, as in an Event; None while it waits or runs, or if it was cancelled. The
+    other fields are the arguments of Engine.add()."""
 
     number: int
     prompt: np.ndarray
@@ -51,13 +53,9 @@ class Sequence:
     inject: Callable | None
     again: Callable | None
     written: list[int] = field(default_factory=list)
+    injected: list[bool] = field(default_factory=list)
     unread: deque[int] = field(default_factory=deque)  # ids that the model has still to read
-
-    def append(self, ids: list[int]) -> None:
-        """Add ids to the text, for the model to read next."""
-        self.written += ids
-        self.unread.extend(ids)
-        self.room -= len(ids)
+    ended: str | None = None
 
 
 class Engine:
@@ -125,17 +123,27 @@ class Engine:
         """Read the prompts for which there are slots, and write the next token of each sequence
         that runs. Return the events, which are valid until the next step."""
         events = []
+        self._step(events)
+        return events
+
+    def run(self) -> None:
+        """Write all sequences to their ends. What was written, and why it ended, stands in each."""
+        while len(self):
+            self._step(None)
+
+    # --------------------------------------------------------------------------- one step, in parts
+
+    def _step(self, events: list[Event] | None) -> None:
+        """Do one step. Events are added to the list if there is one: to make them takes a third of
+        the time that this file takes."""
         running = sorted(self._active)
         self._begin(events)
         if running:
             unread = [self._active[slot].unread for slot in running]
             logits = self._decoder.steps([ids.popleft() for ids in unread], running)
             self._write(running, logits, events)
-        return events
 
-    # --------------------------------------------------------------------------- one step, in parts
-
-    def _begin(self, events: list[Event]) -> None:
+    def _begin(self, events: list[Event] | None) -> None:
         """Read the prompts that wait, as many as there are slots, and write their first tokens.
         Logits of events must stay as they are, so those of the first tokens are copied."""
         while self._waiting and (self._free or self._ends_at_once(self._waiting[0])):
@@ -143,7 +151,9 @@ class Engine:
             while self._waiting and (self._free or self._ends_at_once(self._waiting[0])):
                 sequence = self._waiting[0]
                 if self._ends_at_once(sequence):
-                    events.append(Event(sequence.number, None, None, "length"))
+                    sequence.ended = "length"
+                    if events is not None:
+                        events.append(Event(sequence.number, None, None, "length"))
                     self._waiting.popleft()
                     continue
                 rows += len(sequence.prompt)
@@ -159,31 +169,44 @@ class Engine:
     def _ends_at_once(self, sequence: Sequence) -> bool:
         return sequence.remaining <= 0 or sequence.room <= 0
 
-    def _write(self, slots: list[int], logits: np.ndarray, events: list[Event]) -> None:
+    def _write(self, slots: list[int], logits: np.ndarray, events: list[Event] | None) -> None:
         """Choose a token for each slot whose ids are all read, from its row of logits."""
-        chosen = self._choose(slots)
-        for row, slot, token in zip(logits, slots, chosen):
+        for i, (slot, token) in enumerate(zip(slots, self._choose(slots))):
             sequence = self._active[slot]
             if sequence.unread:
                 continue
-            number = sequence.number
+            ended, more = None, None
             if token == sequence.stop:
-                events.append(Event(number, token, row, "end"))
+                ended = "end"
+            else:
+                sequence.written.append(token)
+                sequence.injected.append(False)
+                sequence.unread.append(token)
+                sequence.room -= 1
+                sequence.remaining -= 1
+                if sequence.inject is not None:
+                    more = sequence.inject(sequence.written, sequence.room)
+                    self._inject(sequence, more or [])
+                if more is False:
+                    ended = "tool"
+                elif sequence.remaining == 0 or sequence.room <= 0:
+                    ended = "length"
+            if events is not None:
+                number, row = sequence.number, logits[i]
+                events.append(Event(number, token, row, ended if ended == "end" else None))
+                events.extend(Event(number, injected) for injected in more or [])
+                if ended in ("tool", "length"):
+                    events.append(Event(number, None, None, ended))
+            if ended is not None:
+                sequence.ended = ended
                 self._end(slot)
-                continue
-            sequence.append((token,))
-            sequence.remaining -= 1
-            events.append(Event(number, token, row))
-            more = None
-            if sequence.inject is not None:
-                more = sequence.inject(sequence.written, sequence.room)
-                if more:
-                    sequence.append(more)
-                    events.extend(Event(number, injected) for injected in more)
-            if more is False or sequence.remaining == 0 or sequence.room <= 0:
-                stop = "tool" if more is False else "length"
-                events.append(Event(number, None, None, stop))
-                self._end(slot)
+
+    def _inject(self, sequence: Sequence, ids: list[int]) -> None:
+        """Add ids to a text that its model did not choose, for the model to read next."""
+        sequence.written += ids
+        sequence.injected += [True] * len(ids)
+        sequence.unread.extend(ids)
+        sequence.room -= len(ids)
 
     def _choose(self, slots: list[int]) -> list[int]:
         """Return a token for each of the slots, from the decoder's rows of logits."""

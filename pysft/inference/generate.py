@@ -62,16 +62,16 @@ def generate(
     again: Callable | None = None,
 ) -> list[Reply]:
     """Return the Reply to each prompt. The arguments are those of stream()."""
-    ids, chosen, ends = [[] for _ in prompts], [[] for _ in prompts], [""] * len(prompts)
-    for event in stream(model, prompts, max_new, stop, sampling, inject, again=again):
-        if event.stop is not None:
-            ends[event.number] = event.stop
-        else:
-            ids[event.number].append(event.token)
-            chosen[event.number].append(event.logits is not None)
+    if not prompts:
+        return []
+    engine = Engine(model, min(SLOTS, len(prompts)))
+    added = [
+        engine.add(i, prompt, max_new, stop, sampling, inject, again)
+        for i, prompt in enumerate(prompts)
+    ]
+    engine.run()
     return [
-        Reply(np.array(i, np.int32), end, ~np.array(c, bool))
-        for i, c, end in zip(ids, chosen, ends)
+        Reply(np.array(s.written, np.int32), s.ended, np.array(s.injected, bool)) for s in added
     ]
 
 
