@@ -4,6 +4,7 @@ promises about bits. The calls are made of the tables in kernel_cases.py."""
 import ctypes
 import math
 import os
+import re
 import shlex
 import subprocess
 import sysconfig
@@ -26,13 +27,18 @@ from kernel_cases import (
     attention_backward,
     attention_forward,
     cross_entropy_backward,
+    cross_entropy_forward,
+    embedding_backward,
+    embedding_forward,
     gelu_backward,
     gelu_forward,
     layernorm_backward,
+    layernorm_forward,
     matmul_backward,
     matmul_forward,
     rounded,
     run,
+    sum_squares,
 )
 
 from pysft.nn import _build, gate, kernels, reference
@@ -573,3 +579,80 @@ def test_every_kernel_is_in_these_tables_and_in_the_reference():
     decoding |= {"decoder", "sample", "sampler"}  # tests/test_sample.py
     assert names == set(vars(on_one)) - decoding - {"calls", "at", "precision"}
     assert all(hasattr(reference, name) for name in names)
+
+
+# -------------------------------------------------------- on both sides of each number of threads
+
+# {file: (its condition for staying on one thread, {kernel: (sizes just below it, sizes at it)})}
+ON_ONE_THREAD = {
+    "matmul.c": (
+        ["N < 2 * MR || N * C * K < 64 * 1024", "N * C * K < 64 * 1024"],
+        {
+            matmul_forward: [(99, 22, 30), (100, 22, 30), (7, 97, 97), (13, 97, 97)],
+            matmul_backward: [(99, 22, 30), (100, 22, 30)],
+        },
+    ),
+    "attention.c": (
+        ["N * C < 4096"] * 2,
+        {
+            attention_forward: [([200, 55], 2, 8), ([200, 56], 2, 8)],
+            attention_backward: [([200, 55], 2, 8), ([200, 56], 2, 8)],
+        },
+    ),
+    "layernorm.c": (
+        ["N * C < 16 * 1024"] * 2,
+        {
+            layernorm_forward: [(127, 129), (128, 129)],
+            layernorm_backward: [(127, 129), (128, 129)],
+        },
+    ),
+    "gelu.c": (
+        ["n < 16 * 1024"] * 2,
+        {gelu_forward: [(16383,), (16384,)], gelu_backward: [(16383,), (16384,)]},
+    ),
+    "embedding.c": (
+        ["N * C < 64 * 1024"] * 2,
+        {
+            embedding_forward: [([300, 211], 9, 128), ([300, 212], 9, 128)],
+            embedding_backward: [([300, 211], 9, 128), ([300, 212], 9, 128)],
+        },
+    ),
+    "cross_entropy.c": (
+        ["N * V < 16 * 1024"] * 2,
+        {
+            cross_entropy_forward: [(234, 70), (235, 70)],
+            cross_entropy_backward: [(234, 70), (235, 70)],
+        },
+    ),
+    "adamw.c": (["n < 16 * 1024"] * 2, {adamw: [(16383,), (16384,)], sum_squares: [(16383,)]}),
+    "sample.c": (["S * V < 16 * 1024"], {}),  # tests/test_sample.py
+}
+
+
+@BOTH
+@pytest.mark.parametrize("file", ON_ONE_THREAD)
+def test_bits_do_not_change_where_a_size_switches_to_more_threads(file, dtype):
+    conditions, calls = ON_ONE_THREAD[file]
+    text = (ROOT / "csrc" / file).read_text()
+    assert re.findall(r"if \((.*)\) threads = 1;", text) == conditions
+    for kernel, sides in calls.items():
+        for sizes in sides:
+            a = arguments(kernel, sizes)
+            one, three = (run(kernels, kernel, a, dtype, threads=n) for n in (1, 3))
+            assert all(np.array_equal(x, y) for x, y in zip(one, three)), (kernel, sizes)
+
+
+def test_every_condition_for_one_thread_stands_in_the_table_above():
+    files = {p.name for p in (ROOT / "csrc").glob("*.c") if "threads = 1;" in p.read_text()}
+    assert files == set(ON_ONE_THREAD)
+
+
+@BOTH
+def test_a_row_has_the_same_bits_in_a_batch_that_needs_more_threads(dtype):
+    for name, rows in forward_rows(dtype).items():
+        few, many = (
+            rows(26),
+            rows(380),
+        )  # 37 channels and 67 outputs: above and below each condition
+        for x, y in zip(few, many):
+            assert np.array_equal(x, y[:26]), name
