@@ -25,7 +25,7 @@ def isa_of(ext) -> str:
 
 
 class BuildKernels(build_ext):
-    """build_ext that first compiles csrc/ into two sets of objects for each module."""
+    """build_ext that first compiles csrc/, once for each precision of each module."""
 
     def build_extensions(self):
         self._require_openmp()

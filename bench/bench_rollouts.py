@@ -83,7 +83,7 @@ def transformers_generate(model, asked, threads, bf16):
             eos_token_id=None,
         )
     )
-    theirs.load_state_dict(renamed(model, torch), strict=False)
+    theirs.load_state_dict(renamed(model, torch))
     theirs.eval()
     if bf16:
         theirs.to(torch.bfloat16)

@@ -196,7 +196,7 @@ def fastest(step, size, peers, args):
 
 
 def measure(step, size, runners, args, peak):
-    """One row of the report. peak: GFLOP/s."""
+    """One row of the report. peak: {"fp32", "bf16"} in GFLOP/s; shares of bf16 are of its own."""
     medians, memory = {r: [] for r in runners}, {r: [] for r in runners}
     ours = [r for r in runners if r in OURS]
     clocks = {r: {} for r in ours}
@@ -224,7 +224,7 @@ def measure(step, size, runners, args, peak):
             "ratio": ratios(values, flat["pysft"]),
             "peak_bytes": max(memory[r]),
             "gflops": flops / middle / 1e9,
-            "share_of_peak": flops / middle / 1e9 / peak,
+            "share_of_peak": flops / middle / 1e9 / (peak["bf16"] if "bf16" in r else peak["fp32"]),
         }
     peers = [r for r in runners if r not in ours]
     if peers:
@@ -327,6 +327,7 @@ def main():
         drawn = [("seconds", {"seed preset": seconds})]
     else:
         result["rows"] = []
+        peak = {p: machine[f"{p}_peak"] or machine["fp32_peak"] for p in ("fp32", "bf16")}
         chosen = [(step, size) for step in args.steps for size in STEPS[step] if size in args.sizes]
         for step, size in chosen:
             some = peers
@@ -334,7 +335,7 @@ def main():
                 some = [r for r in peers if "compile" not in r]  # the slowest part
             harness.say(f"{size} {step} ...")
             alone = fastest(step, size, some, args)
-            row = measure(step, size, [*OURS, *list(alone)[:KEPT]], args, machine["fp32_peak"])
+            row = measure(step, size, [*OURS, *list(alone)[:KEPT]], args, peak)
             row["alone"] = alone
             result["rows"].append(row)
             show("\n" + as_text(row))

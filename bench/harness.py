@@ -55,8 +55,13 @@ SIZES = {
     "small": (GPTConfig(vocab=68, context=256, layers=6, heads=6, channels=384), 8),
     "gpt2": (GPTConfig(vocab=50257, context=256, layers=12, heads=12, channels=768), 2),
 }
-# Measured only if named on the command line.
+# Measured only if named on the command line. The micro ones have the shapes of EEmicroGPT, whose
+# samples are names of some eight letters.
 LONG = {"gpt2-1024": (GPTConfig(vocab=50257, context=1024, layers=12, heads=12, channels=768), 1)}
+LONG |= {
+    f"micro-{C}": (GPTConfig(vocab=27, context=8, layers=1, heads=4, channels=C), 512)
+    for C in (16, 64)
+}
 
 
 # ------------------------------------------------------------------------------------- the workers

@@ -1,5 +1,5 @@
 /* The prototype of every kernel, in one place. The compiler includes this file. pysft/nn/_build.py
- * reads its text twice, with `real` as float and as double, to declare the functions to cffi.
+ * reads its text once for each precision (real.h), to declare the functions to cffi.
  *
  * Gradients: parameter gradients are ADDED to what the array holds, activation gradients are
  * WRITTEN. The exception is the residual stream, which several layers read: layernorm_backward ADDS
@@ -133,6 +133,9 @@ int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *
  * weights, of a row of cache, of a row of work. decode_pack writes decode_packed(C, K) elements
  * from w (K,C).
  *
+ * decode_keep writes keys and values to a row of cache: those of `rows` rows of a forward's qkv, in
+ * block l and at the positions first, first + 1, ...
+ *
  * decode_forward checks the sequences in order. For the first bad one, i, it returns
  *
  *     i             if tokens[i] is not in 0..V-1
@@ -145,32 +148,24 @@ void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K);
 int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L);
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L);
 int64_t FN(decode_work)(int64_t T, int64_t C);
+void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l, int64_t T,
+                     int64_t C);
 int64_t FN(decode_forward)(real *logits, real *cache, real *work, const real *weights,
                            const int32_t *tokens, const int32_t *positions, const int32_t *slots,
                            int64_t S, int64_t R, int64_t V, int64_t T, int64_t C, int64_t H,
                            int64_t L, real eps, int threads);
 
-/* decode.c, too: the keys and values of `rows` rows of a forward's qkv, those of block l and of the
- * positions first, first + 1, ..., are written to the cache (decode_cache) of one sequence. */
-void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l, int64_t T,
-                     int64_t C);
-
-/* sample.c: choose the next token of each of S sequences from its logits (S,V).
+/* sample.c: choose the next token of each of S sequences from its logits (S,V), by the rules that
+ * `sample` in nn/reference.py explains.
  *
- *     chosen (S)              written
+ *     chosen (S)              written; -1 if logits of the sequence are not finite
  *     work (S,V), heap (S,V)  working memory
- *     rules (S,3)             temperature, top_p and repetition
+ *     rules (3S)              temperature, top_p and repetition of each sequence
  *     top_k (S)               0 keeps all tokens
- *     keys (S,4)              128 bits that key the random numbers of a sequence
+ *     keys (4S)               128 bits that key the random numbers of each sequence
  *     counters (S)            the number of this draw in its sequence
  *     again (A)               ids of tokens; those of sequence i begin at offsets[i] of offsets
  *                             (S+1). NULL if there are none
- *
- * The log-probabilities of the tokens in `again` are multiplied by repetition. Then temperature 0
- * takes the most likely token, the lowest of several. Otherwise the log-probabilities are divided
- * by the temperature; the top_k most likely tokens are kept, of these as few as add up to top_p,
- * and one is drawn: the first, in the order of ids, at which the sum of the probabilities is above a
- * random number.
  *
  * It returns the first index of `again` that holds no token, or A + the first bad offset, or -1. */
 int64_t FN(sample)(int32_t *chosen, real *work, int32_t *heap, const real *logits,

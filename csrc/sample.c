@@ -21,14 +21,18 @@ static uint64_t random_bits(const int32_t *key, int64_t counter) {
     return x[0];
 }
 
+/* The greatest of x (V), or NaN if one of them is not finite. */
 INLINE real greatest(const real *x, int64_t V) {
-    vec top = splat(-INFINITY);
-    for (int64_t i = 0; i < V; i += VL)
-        top = vmax(V - i >= VL ? load(x + i) : load_tail(x + i, V - i, -INFINITY), top);
-    return max_lanes(top);
+    vec top = splat(x[0]), zero = {0};
+    for (int64_t i = 0; i < V; i += VL) {
+        vec v = V - i >= VL ? load(x + i) : load_tail(x + i, V - i, x[0]);
+        top = vmax(v, top);
+        zero += v - v;
+    }
+    return sum_lanes(zero) == 0 ? max_lanes(top) : NAN;
 }
 
-/* x becomes exp((x - max) / t). Returns its sum, which float64 adds up in order. */
+/* p = exp((x - max) / t); p may be x. Returns its sum, which float64 adds up in order. */
 static double exponentials(real *p, const real *x, int64_t V, real max, real t) {
     double total = 0;
     for (int64_t i = 0; i < V; i += VL)
@@ -62,23 +66,24 @@ static double keep_likely(real *p, int32_t *heap, int64_t V, int64_t most, doubl
     int64_t left = V;
     for (int64_t i = 0; i < V; i++) heap[i] = (int32_t)i;
     for (int64_t i = V / 2; i-- > 0;) sift_down(heap, p, i, V);
-    while (left > 0 && V - left < most && sum < enough) {
+    do {
         sum += p[heap[0]];
         heap[0] = heap[--left];
         sift_down(heap, p, 0, left);
-    }
+    } while (left > 0 && V - left < most && sum < enough);
     for (int64_t i = 0; i < left; i++) p[heap[i]] = 0;
     return sum;
 }
 
 /* ------------------------------------------------------------------------------- one sequence */
 
-/* The next token. p and heap (V) are working memory. */
+/* The next token, or -1 if logits are not finite. p and heap (V) are working memory. */
 static int32_t next_token(real *p, int32_t *heap, const real *x, const real *rules, int64_t top_k,
                       const int32_t *key, int64_t counter, const int32_t *again, int64_t repeats,
                       int64_t V) {
     real temperature = rules[0], top_p = rules[1], repetition = rules[2];
     real max = greatest(x, V);
+    if (max != max) return -1;
     if (repeats) {
         real lse = max + (real)log(exponentials(p, x, V, max, 1));
         for (int64_t i = 0; i < V; i++) p[i] = x[i] - lse;

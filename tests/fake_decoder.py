@@ -31,12 +31,19 @@ class FakeDecoder:
         self._logits = np.array(last, np.float32)
         return self._logits
 
+    def _counters(self, slots):
+        """The number of each slot's draw: how often it was asked for a token."""
+        self.drawn = getattr(self, "drawn", {})
+        for slot in slots:
+            self.drawn[slot] = self.drawn.get(slot, -1) + 1
+        return np.array([self.drawn[slot] for slot in slots], np.int32)
+
     def choose(self, slots, repeats=None):
         n, again, offsets = len(slots), None, None
         if repeats is not None:
             again = np.array([i for ids in repeats for i in ids], np.int32)
             offsets = np.cumsum([0, *map(len, repeats)])
         chosen = np.zeros(n, np.int32)
-        rules = self.rules[:n], self.top_k, self.keys, np.zeros(n, np.int32), again, offsets
+        rules = self.rules[:n], self.top_k, self.keys, self._counters(slots), again, offsets
         reference.sample(chosen, None, None, self._logits, *rules)
         return chosen.tolist()

@@ -10,6 +10,7 @@ tests/test_guard.py runs this file in processes of their own."""
 import ctypes
 import mmap
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,18 +86,23 @@ def train_and_decode(config, functions, dtype, g):
         assert all(0 <= i < config.vocab for i in decoder.choose(range(7), repeats))
 
 
-def main(threads):
-    # Attention's scratch and the memory of a decoder are fenced too, at aligned addresses.
-    kernels.aligned = decode.aligned = lambda elements, dtype: fenced(elements, dtype, 64)
-    plain = kernels.on_threads(threads)
-    functions = SimpleNamespace(
+def fenced_functions(plain):
+    """The functions `plain`, called with fenced copies of their arrays."""
+    return SimpleNamespace(
         **{k.__name__: on_fenced(getattr(plain, k.__name__)) for k in kernels.KERNELS},
         decode_sizes=plain.decode_sizes,
         decode_pack=plain.decode_pack,
         decode_forward=plain.decode_forward,
         decode_keep=on_fenced(plain.decode_keep),
         sample=on_fenced(plain.sample),
+        precision=plain.precision,
     )
+
+
+def main(threads):
+    # Attention's scratch and the memory of a decoder are fenced too, at aligned addresses.
+    kernels.aligned = decode.aligned = lambda elements, dtype: fenced(elements, dtype, 64)
+    functions = fenced_functions(kernels.on_threads(threads))
     for name, (check, sizes) in gradcheck.CASES.items():
         for tensor, analytic, _, _ in check(functions, np.random.default_rng(0), **sizes):
             assert np.isfinite(analytic).all(), (name, tensor)
@@ -104,6 +110,10 @@ def main(threads):
     for config in CONFIGS:
         for dtype in (np.float32, np.float64):
             train_and_decode(config, functions, dtype, g)
+    if gate.HAS_BF16:
+        functions = fenced_functions(kernels.on_threads(threads, "bf16"))
+        for config in CONFIGS:
+            train_and_decode(replace(config, precision="bf16"), functions, np.float32, g)
 
 
 def gelu_of_too_many(x, y, n):

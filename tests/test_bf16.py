@@ -15,6 +15,7 @@ from pysft.nn import gate, kernels, reference
 from pysft.nn.computing import computing_ops, precision_of
 from pysft.nn.decode import Decoder
 from pysft.nn.grow import copied
+from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
@@ -238,6 +239,21 @@ def test_the_same_weights_compute_in_either_precision():
     assert np.array_equal(fixed.forward(batch).nll, plain.forward(batch).nll)
 
 
+@needs_bf16
+@pytest.mark.parametrize("own, bases", [("bf16", "float32"), ("float32", "bf16")])
+def test_adapters_merge_to_the_bits_of_the_training_whatever_the_precision_of_the_base(own, bases):
+    config = dataclasses.replace(SHAPES[1], precision="float32")
+    plain = lively(config, kernels.on_threads(2))
+    merged = []
+    for precision in (own, bases):
+        model = copied(plain, precision)
+        lora = LoRA(model, 4, old_vocab=config.vocab, rng=rng(1, "test", "lora"))
+        for _, w in lora.params.items():
+            w += 0.1 * np.random.default_rng(0).standard_normal(w.shape)
+        merged.append(lora.merge().params.flat.copy())
+    assert np.array_equal(*merged) and not np.array_equal(merged[0], plain.params.flat)
+
+
 # ------------------------------------------------------------------------------------- bad input
 
 
@@ -259,7 +275,7 @@ def test_a_processor_without_bf16_says_so_and_names_the_remedy(monkeypatch):
         lambda: kernels.on_threads(1, "bf16"),
         lambda: GPT(SHAPES[0], kernels.on_threads(1)),
     ):
-        with pytest.raises(UsageError, match="Use --precision float32, which works everywhere"):
+        with pytest.raises(UsageError, match="Use --precision float32 or --ops reference"):
             ask()
 
 
@@ -276,7 +292,8 @@ def test_a_run_asks_for_bf16_before_it_makes_a_folder(tmp_path):
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     assert done.stderr.splitlines() == [
         "pysft: precision bf16: this processor runs the instruction set base, without the products"
-        " of bf16 (AVX512-BF16). Use --precision float32, which works everywhere"
+        " of bf16 (AVX512-BF16). Use --precision float32 or --ops reference, or resume such a"
+        " training on a processor that has them"
     ]
 
 

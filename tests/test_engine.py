@@ -1,17 +1,19 @@
 """The engine: sequences come and go while others run, and none depends on the others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from conftest import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decode import BOTH, SHAPES, full, lively
+from test_decode import SHAPES, full, lively
 
-from pysft.errors import DataError, GateError, UsageError
-from pysft.inference import engine as engines
+from pysft.errors import DataError, Diverged, GateError, UsageError
 from pysft.inference.engine import Engine
 from pysft.inference.generate import generate
 from pysft.inference.sampling import Sampling
-from pysft.nn import kernels, reference
+from pysft.nn import decode, gate, kernels, reference
 from pysft.nn.decode import Decoder
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
@@ -51,8 +53,12 @@ def collect(events, found):
 # ---------------------------------------------------------------------------- reading a prompt
 
 
-@BOTH
-@pytest.mark.parametrize("config", SHAPES, ids=str)
+IN_BF16 = [replace(config, precision="bf16") for config in SHAPES if gate.HAS_BF16]
+EACH = [(config, dtype) for config in SHAPES for dtype in (np.float32, np.float64)]
+EACH += [(config, np.float32) for config in IN_BF16]
+
+
+@pytest.mark.parametrize("config, dtype", EACH, ids=str)
 def test_a_prompt_read_at_once_leaves_the_bits_that_token_by_token_leaves(config, dtype):
     model = lively(config, kernels.on_threads(2), dtype)
     g = np.random.default_rng(0)
@@ -89,11 +95,19 @@ def test_the_reference_reads_a_prompt_as_the_kernels_do():
 def test_a_prompt_that_cannot_be_read_leaves_the_decoder_as_it_was():
     decoder = Decoder(MODEL, 2)
     decoder.read(PROMPTS[1:3], [0, 1])
-    with pytest.raises(UsageError, match="a prompt of 25 tokens; the context has 24 positions"):
-        decoder.read([np.zeros(25, int)], [0])
-    for token in (-1, 40, 2**40):
-        with pytest.raises(GateError, match="is not in 0..39"):
-            decoder.read([[3, token]], [1])
+    for prompts, slots, message in (
+        ([np.zeros(25, int)], [0], "a prompt of 25 tokens; it needs one, and the context has 24"),
+        ([[1, 2], []], [0, 1], "a prompt of 0 tokens"),
+        ([[3, -1]], [1], "the token -1, which is not in 0..39"),
+        ([[3], [40]], [0, 1], "the token 40, which is not in 0..39"),
+        ([[3, 2**40]], [1], f"the token {2**40}, which"),
+        ([[3], [4]], [1], r"2 prompts for slots \[1\], which must rise"),
+        ([[3], [4]], [1, 0], "which must rise"),
+        ([[3]], [2], "which must rise"),
+        ([[3]], [-1], "which must rise"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            decoder.read(prompts, slots)
     assert decoder.lengths == [5, 9]
 
 
@@ -103,14 +117,14 @@ def test_keys_and_values_are_kept_only_where_a_cache_has_room():
         np.ones((3, 12), "f4"),
     )
     kernels.decode_keep(cache, qkv, 3, 1, 6, 2)
-    for first, block, T, L in (
-        (4, 1, 6, 2),
-        (-1, 0, 6, 2),
-        (0, 2, 6, 2),
-        (0, -1, 6, 2),
-        (0, 0, 7, 2),
+    for first, block, T, L, message in (
+        (4, 1, 6, 2, "positions 4 to 6 are not in 0..5"),
+        (-1, 0, 6, 2, "positions -1 to 1 are not in 0..5"),
+        (0, 2, 6, 2, "block = 2 is not in 0..1"),
+        (0, -1, 6, 2, "block = -1 is not in 0..1"),
+        (0, 0, 70, 2, "cache has .* elements, expected"),
     ):
-        with pytest.raises(GateError, match="decode_keep: a cache of"):
+        with pytest.raises(GateError, match=f"decode_keep: {message}"):
             kernels.decode_keep(cache, qkv, first, block, T, L)
 
 
@@ -158,9 +172,9 @@ def test_each_sequence_has_its_own_rules():
 def test_prompts_are_read_in_parts_that_fit(monkeypatch):
     whole = generate(MODEL, PROMPTS, 9, 20, DRAWN)
     rows = []
-    read = Decoder.read
-    monkeypatch.setattr(Decoder, "read", lambda *a: rows.append(sum(map(len, a[1]))) or read(*a))
-    monkeypatch.setattr(engines, "PROMPT_ROWS", 10)
+    read = GPT.read
+    monkeypatch.setattr(GPT, "read", lambda *a: rows.append(len(a[1])) or read(*a))
+    monkeypatch.setattr(decode, "PROMPT_ELEMENTS", 10 * MODEL.config.channels)
     parts = generate(MODEL, PROMPTS, 9, 20, DRAWN)
     assert [r.ids.tolist() for r in parts] == [r.ids.tolist() for r in whole]
     assert rows == [6, 9, 3, 23, 9] and len(PROMPTS[6]) == 24  # a full context needs no reading
@@ -204,7 +218,7 @@ def test_an_injected_text_is_read_and_does_not_count():
     assert alone(1, 5, Sampling(), None, inject=lambda w, room: False)[1] == "tool"
 
 
-def test_a_prompt_of_a_wrong_length_is_refused_and_the_others_go_on():
+def test_a_prompt_that_cannot_be_read_is_refused_and_the_others_go_on():
     engine = Engine(MODEL)
     engine.add(0, PROMPTS[0], 2)
     for length in (0, 25):
@@ -212,6 +226,9 @@ def test_a_prompt_of_a_wrong_length_is_refused_and_the_others_go_on():
             DataError, match=f"prompt 5: {length} tokens, the context holds 1 to 24"
         ):
             engine.add(5, np.zeros(length, np.int32), 2)
+    for token in (-1, 40):
+        with pytest.raises(DataError, match=f"prompt 5: token {token} is not in 0..39"):
+            engine.add(5, np.array([1, token]), 2)
     assert list(finish(engine)) == [0]
 
 
@@ -224,3 +241,72 @@ def test_nothing_to_write_is_said_at_once():
         (1, None, None, "length"),
     ]
     assert len(engine) == 0 and engine.step() == []
+
+
+def test_what_runs_may_be_cancelled_while_a_token_is_judged():
+    engine, others = Engine(MODEL), []
+
+    def cancels_another(written, room):
+        engine.cancel(others[0])
+
+    def cancels_itself(written, room):
+        engine.cancel(others[1])
+
+    engine.add(0, PROMPTS[0], 9, 20, DRAWN, inject=cancels_another)
+    others.append(engine.add(1, PROMPTS[1], 9, 20, DRAWN))
+    others.append(engine.add(2, PROMPTS[2], 9, 20, DRAWN, inject=cancels_itself))
+    engine.add(3, PROMPTS[3], 9, 20, DRAWN)
+    found = finish(engine)
+    assert found == {number: alone(number) for number in (0, 3)}
+    assert [o.ended for o in others] == [None, None]
+
+
+def test_an_error_of_inject_ends_its_sequence_alone():
+    def breaks(written, room):
+        raise ValueError("the tool is broken")
+
+    def too_much(written, room):
+        return [1] * (room + 1)
+
+    for inject, error in ((breaks, ValueError), (too_much, UsageError)):
+        engine, found = Engine(MODEL), {}
+        engine.add(0, PROMPTS[0], 9, 20, DRAWN)
+        engine.add(1, PROMPTS[1], 9, 20, DRAWN, inject=inject)
+        third = engine.add(2, PROMPTS[2], 9, 20, DRAWN)
+        with pytest.raises(error):
+            engine.step()
+        assert len(third.written) == 1 and len(engine) == 2
+        finish(engine, found)
+        for number in (0, 2):  # the events of the step that failed are lost, and nothing else
+            ids, stop = alone(number)
+            assert found[number] == (ids[1:], stop)
+
+
+def test_a_model_that_has_diverged_is_named_and_no_token_is_made_up():
+    for name, value in (("lnf.w", np.nan), ("lnf.b", np.inf)):
+        for functions in (kernels.on_threads(1), reference):
+            model = GPT(MODEL.config, functions, np.random.default_rng(0))
+            model.params[name][:] = value
+            for sampling in (Sampling(), DRAWN):
+                with pytest.raises(Diverged, match="logits of slot 0 are not finite"):
+                    with np.errstate(invalid="ignore"):
+                        generate(model, PROMPTS[:1], 3, sampling=sampling)
+
+
+def test_a_decoder_made_before_a_fork_works_in_the_child():
+    script = """
+import os, numpy as np
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+decoder = GPT(GPTConfig(300, 40, 1, 2, 32), rng=np.random.default_rng(0)).decoder(64)
+slots, tokens = range(64), list(range(64))
+decoder.steps(tokens, slots)
+decoder.rules[:, 0] = 1
+first = decoder.choose(slots)
+if (child := os.fork()) == 0:
+    same = decoder.choose(slots) == first
+    decoder.steps(tokens, slots)
+    os._exit(0 if same and len(decoder.choose(slots)) == 64 else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert python("-c", script, OMP_NUM_THREADS="2", timeout=30).returncode == 0

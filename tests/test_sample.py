@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pysft.errors import GateError
+from pysft.inference.sampling import Sampling
 from pysft.nn import kernels, reference
 
 F32, F64 = np.float32, np.float64
@@ -166,9 +167,34 @@ def test_an_id_that_is_no_token_and_wrong_offsets_are_refused():
     ):
         with pytest.raises(GateError, match=re.escape(message)):
             kernels.sample(**arrays, again=again, offsets=np.array(offsets, np.int32))
+    lists = arrays["work"].reshape(-1).view(np.int32)  # C would write over what it has checked
+    with pytest.raises(GateError, match="again and work overlap in memory"):
+        kernels.sample(**arrays, again=lists[:3], offsets=np.array([0, 1, 3], np.int32))
+    with pytest.raises(GateError, match="offsets and heap overlap in memory"):
+        offsets = arrays["heap"].reshape(-1)[:3]
+        kernels.sample(**arrays, again=again, offsets=offsets)
     with pytest.raises(GateError, match="one is None, expected both or neither"):
         kernels.sample(**arrays, again=again)
     with pytest.raises(GateError, match="keys has shape"):
         kernels.sample(**arrays | {"keys": np.zeros(2, np.int32)})
     with pytest.raises(GateError, match="sample: 3 sequences, expected 1 to 2"):
         kernels.sampler(**arrays)(3)
+
+
+@pytest.mark.parametrize("module", [kernels, reference], ids=["kernels", "numpy"])
+def test_logits_that_are_not_finite_give_no_token(module):
+    for V in (1, 5, 16, 40):
+        for bad in (np.nan, np.inf, -np.inf):
+            logits = np.zeros((3, V), F32)
+            logits[1, V - 1] = bad
+            for rules in ((0, 1, 1), (1, 1, 1), (1, 0.5, 2)):
+                chosen = call(module, logits, rules, repeats=[[0], [0], [0]])
+                assert chosen[1] == -1 and min(chosen[0], chosen[2]) >= 0
+
+
+@pytest.mark.parametrize("module", [kernels, reference], ids=["kernels", "numpy"])
+def test_the_likeliest_token_stays_however_small_top_p_is(module):
+    logits = np.tile(np.array([0, 3, 1], F32), (30, 1))
+    for top_p in (0.0, 1e-45, 1e-30):
+        assert (call(module, logits, (1, top_p, 1)) == 1).all()
+    assert Sampling(1, top_p=1e-50).rules()[1] == 1e-30

@@ -3,6 +3,7 @@
 from pysft import disk
 from pysft.cli.arguments import (
     add_computing,
+    add_precision,
     positive,
     print_json,
     use_colour,
@@ -24,6 +25,7 @@ EXAMPLES = (
 
 def add_arguments(p):
     add_computing(p)
+    add_precision(p, "(default: as the run was trained)")
     p.add_argument(
         "file",
         metavar="FILE",
@@ -59,7 +61,8 @@ def run(args):
     from pysft.text.conversation import refuse_faults
     from pysft.text.examples import encode_conversation
 
-    reader = reader_of(args.of_run, args.corpus, args.template, args.ops, args.threads)
+    computing = args.ops, args.threads, args.precision
+    reader = reader_of(args.of_run, args.corpus, args.template, *computing)
     if reader.stage is not None and not reader.stage.can_talk:
         raise UsageError(
             f"--run {args.of_run}: a base model, which knows no conversations; name a tuned run"

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pysft.errors import DataError
+from pysft.errors import DataError, UsageError
 from pysft.inference.sampling import GREEDY, Sampling
 
 SLOTS = 64  # sequences that run at the same time
-PROMPT_ROWS = 2048  # rows of prompts that are read by one forward, unless one prompt is longer
 
 
 class Event(NamedTuple):
@@ -50,6 +49,7 @@ class Sequence:
     room: int  # tokens that still fit into the context
     stop: int | None
     sampling: Sampling
+    key: np.ndarray  # of its random numbers
     inject: Callable | None
     again: Callable | None
     written: list[int] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Engine:
     writing twenty tokens with the tiny preset); its slots count then."""
 
     def __init__(self, model, slots: int = SLOTS, decoder=None):
-        self.context = model.config.context
+        self.context, self.vocab = model.config.context, model.config.vocab
         self._decoder = decoder or model.decoder(slots)
         self._waiting: deque[Sequence] = deque()
         self._active: dict[int, Sequence] = {}  # by slot
@@ -87,21 +87,27 @@ class Engine:
         """Add a sequence, and return it. Its first token comes with the next step that has a free
         slot for it.
 
-        number: names the sequence in events, and its random numbers. prompt: at least one id and at
-        most as many as the context, else a DataError. The sequence ends at the id `stop`, after
-        max_new tokens that the model chose, or when the context is full.
+        number: names the sequence in events, and its random numbers; 0 or more. prompt: at least
+        one id and at most as many as the context, all in the vocabulary, else a DataError. The
+        sequence ends at the id `stop`, after max_new tokens that the model chose, or when the
+        context is full.
         inject(written, room): called after each token that the model chose, with the ids so far and
             the number of tokens that still fit into the context. It returns None to let the model
-            go on, a list of ids to put in first, or False to end the sequence ("tool").
+            go on, a list of at most `room` ids to put in first, or False to end the sequence
+            ("tool"). It may cancel sequences. If it raises an error, its sequence is cancelled.
         again(written): the ids that would repeat a word, for sampling.repetition. Without it
             nothing is penalised."""
         if not 0 < len(prompt) <= self.context:
             raise DataError(
                 f"prompt {number}: {len(prompt)} tokens, the context holds 1 to {self.context}"
             )
+        if not 0 <= min(prompt) <= max(prompt) < self.vocab:
+            bad = next(i for i in prompt if not 0 <= i < self.vocab)
+            raise DataError(f"prompt {number}: token {bad} is not in 0..{self.vocab - 1}")
         room = self.context - len(prompt)
         again = again if sampling.repetition > 1 else None
-        made = Sequence(number, prompt, max_new, room, stop, sampling, inject, again)
+        key = sampling.key(number)
+        made = Sequence(number, prompt, max_new, room, stop, sampling, key, inject, again)
         self._waiting.append(made)
         return made
 
@@ -146,35 +152,33 @@ class Engine:
     def _begin(self, events: list[Event] | None) -> None:
         """Read the prompts that wait, as many as there are slots, and write their first tokens.
         Logits of events must stay as they are, so those of the first tokens are copied."""
-        while self._waiting and (self._free or self._ends_at_once(self._waiting[0])):
-            slots, rows = [], 0
+        while self._waiting:
+            slots = []
             while self._waiting and (self._free or self._ends_at_once(self._waiting[0])):
-                sequence = self._waiting[0]
+                sequence = self._waiting.popleft()
                 if self._ends_at_once(sequence):
                     sequence.ended = "length"
                     if events is not None:
                         events.append(Event(sequence.number, None, None, "length"))
-                    self._waiting.popleft()
-                    continue
-                rows += len(sequence.prompt)
-                if slots and rows > PROMPT_ROWS:
-                    break
-                slots.append(self._free.pop())
-                self._active[slots[-1]] = self._waiting.popleft()
-            if slots:
-                slots.sort()
-                prompts = [self._active[slot].prompt for slot in slots]
-                self._write(slots, self._decoder.read(prompts, slots).copy(), events)
+                else:
+                    slots.append(self._free.pop())
+                    self._active[slots[-1]] = sequence
+            if not slots:
+                return
+            slots.sort()
+            prompts = [self._active[slot].prompt for slot in slots]
+            self._write(slots, self._decoder.read(prompts, slots).copy(), events)
 
     def _ends_at_once(self, sequence: Sequence) -> bool:
         return sequence.remaining <= 0 or sequence.room <= 0
 
     def _write(self, slots: list[int], logits: np.ndarray, events: list[Event] | None) -> None:
         """Choose a token for each slot whose ids are all read, from its row of logits."""
-        for i, (slot, token) in enumerate(zip(slots, self._choose(slots))):
-            sequence = self._active[slot]
-            if sequence.unread:
-                continue
+        running = [self._active[slot] for slot in slots]
+        failure = None
+        for i, (slot, sequence, token) in enumerate(zip(slots, running, self._choose(slots))):
+            if sequence.unread or self._active.get(slot) is not sequence:
+                continue  # it has more to read, or another sequence's inject cancelled it
             ended, more = None, None
             if token == sequence.stop:
                 ended = "end"
@@ -185,12 +189,18 @@ class Engine:
                 sequence.room -= 1
                 sequence.remaining -= 1
                 if sequence.inject is not None:
-                    more = sequence.inject(sequence.written, sequence.room)
-                    self._inject(sequence, more or [])
+                    try:
+                        more = sequence.inject(sequence.written, sequence.room)
+                        self._inject(sequence, more or [])
+                    except Exception as error:  # the other sequences take their tokens first
+                        failure, more = failure or error, None
+                        self.cancel(sequence)
                 if more is False:
                     ended = "tool"
                 elif sequence.remaining == 0 or sequence.room <= 0:
                     ended = "length"
+            if self._active.get(slot) is not sequence:
+                continue  # cancelled by its own inject
             if events is not None:
                 number, row = sequence.number, logits[i]
                 events.append(Event(number, token, row, ended if ended == "end" else None))
@@ -200,9 +210,14 @@ class Engine:
             if ended is not None:
                 sequence.ended = ended
                 self._end(slot)
+        if failure is not None:
+            raise failure
 
     def _inject(self, sequence: Sequence, ids: list[int]) -> None:
-        """Add ids to a text that its model did not choose, for the model to read next."""
+        """Add ids to a text that its model did not choose, for the model to read next. A UsageError
+        if they do not fit into the context."""
+        if len(ids) > sequence.room:
+            raise UsageError(f"inject gave {len(ids)} ids, but only {sequence.room} still fit")
         sequence.written += ids
         sequence.injected += [True] * len(ids)
         sequence.unread.extend(ids)
@@ -216,7 +231,7 @@ class Engine:
             n, self._rows = len(some), list(slots)
             decoder.rules[:n] = [s.sampling.rules() for s in some]
             decoder.top_k[:n] = [s.sampling.most() for s in some]
-            decoder.keys[:n] = [s.sampling.key(s.number) for s in some]
+            decoder.keys[:n] = [s.key for s in some]
         repeats = [
             s.again(s.written) if s.again is not None and not s.unread else ()
             for s in map(active.__getitem__, slots)

@@ -37,13 +37,18 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p = {self.top_p} must be above 0 and at most 1")
         if not 1 <= self.repetition < 1e6:
-            raise UsageError(f"repetition = {self.repetition} must be 1 (no penalty) or more")
+            raise UsageError(
+                f"repetition = {self.repetition} must be 1 (no penalty) or more, below a million"
+            )
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"seed = {self.seed!r} must be a whole number, not negative")
 
     def rules(self) -> tuple[float, float, float]:
-        """Return temperature, top_p and repetition as kernels.sample takes them, in float32. A
-        temperature that is no float32 becomes the nearest one above 0."""
+        """Return temperature, top_p and repetition as kernels.sample takes them, in float32. Where
+        the first two are too small or too large for it, they become the nearest that fit."""
         temperature = min(self.temperature, 1e38)
-        return max(temperature, 1e-30) if temperature else 0.0, self.top_p, self.repetition
+        temperature = max(temperature, 1e-30) if temperature else 0.0
+        return temperature, max(self.top_p, 1e-30), self.repetition
 
     def most(self) -> int:
         """Return top_k as kernels.sample takes it, in int32."""
@@ -56,8 +61,8 @@ class Sampling:
 
 @lru_cache(4096)
 def _key(seed: int, number: int) -> np.ndarray:
-    words = np.random.SeedSequence([seed, number]).generate_state(4, np.uint32)
-    return words.view(np.int32)
+    sequence = np.random.SeedSequence(seed, spawn_key=(number,))
+    return sequence.generate_state(4, np.uint32).view(np.int32)
 
 
 GREEDY = Sampling()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pysft.errors import DataError, MissingInput
 from pysft.jobs.begin import known_name
+from pysft.nn.computing import computing_ops
 from pysft.nn.lora import apply_adapter
 from pysft.run.stage import (
     Stage,
@@ -35,7 +36,7 @@ def merge(adapter: Path, base: str, out: str) -> str:
     home = adapter.parent
     tokenizer = understood(home / "vocabulary.json", vocabulary_from_json)
     template = understood(home / "template.json", Template.from_json)
-    given = load_stage(named_base(base))
+    given = load_stage(named_base(base), computing_ops("kernels", None, "float32"))
     model = apply_adapter(adapter, given.model)
     if len(tokenizer) != model.config.vocab:
         raise DataError(

@@ -32,6 +32,7 @@ def reader_of(
     template: str | None,
     ops_name: str = "reference",
     threads: int | None = None,
+    precision: str | None = None,
 ) -> Reader:
     """Return the Reader of a run. Without a run, return that of a corpus (plays by default) and a
     template (chat by default). A UsageError if corpus or template is named beside a run that has
@@ -44,7 +45,7 @@ def reader_of(
         return Reader(tokenizer, chosen, settings.model.context, None, tokens)
     if corpus is not None:
         raise UsageError("--run has its own vocabulary; leave --corpus out")
-    stage = load_stage(run, computing_ops(ops_name, threads))
+    stage = load_stage(run, computing_ops(ops_name, threads, precision))
     context = stage.model.config.context
     if not stage.can_talk:  # a base model, which has no template yet
         chosen = stage.template if template is None else load_template(template)

@@ -7,6 +7,10 @@ import hashlib
 import os
 import platform
 import re
+import shlex
+import subprocess
+import sysconfig
+from functools import lru_cache
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
@@ -87,9 +91,20 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
+@lru_cache(None)
+def _compiles_bf16() -> bool:
+    """True if the compiler knows the instructions of bf16. gcc does from version 10 on."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    command = [*shlex.split(compiler), "-mavx512bf16", "-fsyntax-only", "-x", "c", os.devnull]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def precisions(isa: str) -> list[str]:
-    """Return the precisions for which a module has kernels."""
-    return [p for p in PRECISIONS if p != "bf16" or isa == BF16_ISA]
+    """Return the precisions for which a module is built."""
+    return [p for p in PRECISIONS if p != "bf16" or (isa == BF16_ISA and _compiles_bf16())]
 
 
 def sources(precision: str) -> list[Path]:

@@ -3,9 +3,13 @@ and a copy of the weights in the order in which they are read."""
 
 import numpy as np
 
-from pysft.errors import UsageError
+from pysft.errors import Diverged, UsageError
 from pysft.nn.arena import aligned
 from pysft.nn.shapes import head_name, reading_order
+
+# The rows of prompts that are read at a time have so many elements of the residual stream, unless
+# one prompt is longer: 2,048 rows of 64 channels, 170 of 768. Their activations need memory.
+PROMPT_ELEMENTS = 1 << 17
 
 
 class Decoder:
@@ -21,7 +25,7 @@ class Decoder:
     lengths: for each slot, the number of tokens read so far, at most the model's context. It is a
     plain list, because NumPy is slower for one number at a time.
     rules (sequences,3), top_k (sequences,), keys (sequences,4): what choose() obeys, row by row
-    (kernels.sample). At first each row takes the most likely token.
+    (kernels.sample). Write into them; at first each row takes the most likely token.
 
     The weights are copied when the decoder is made, and prompts are read with those of the model.
     So the model must not be trained while a decoder of it is in use. The copy takes as much memory
@@ -113,25 +117,42 @@ class Decoder:
         """Read a prompt, ids of at least one token, in each of n slots, whose numbers rise. What
         they held is forgotten. Return the logits (n,V) of what follows, valid until the next step.
 
-        All prompts go through the model in one forward, which leaves in the cache what reading them
-        token by token would leave. A UsageError if a prompt is longer than the context; then no
-        slot has read anything. The kernels raise a GateError if a token is not in the
-        vocabulary."""
-        n, context = len(prompts), self.model.config.context
-        longest = max(map(len, prompts))
-        if longest > context:
-            raise UsageError(f"a prompt of {longest} tokens; the context has {context} positions")
+        Prompts go through the model side by side, PROMPT_ELEMENTS at a time. This leaves in the
+        cache what reading them token by token would leave, and takes the memory of their rows'
+        activations. A UsageError if a prompt is empty, longer than the context, or has a token that
+        is not in the vocabulary; then no slot has read anything."""
+        context, vocab = self.model.config.context, self.model.config.vocab
+        known = set(range(len(self.lengths)))
+        if len(prompts) != len(slots) or list(slots) != sorted(known & set(slots)):
+            raise UsageError(f"{len(prompts)} prompts for slots {list(slots)}, which must rise")
+        for ids in prompts:
+            if not 0 < len(ids) <= context:
+                raise UsageError(
+                    f"a prompt of {len(ids)} tokens; it needs one, and the context has {context}"
+                )
+            if not 0 <= min(ids) <= max(ids) < vocab:
+                bad = next(i for i in ids if not 0 <= i < vocab)
+                raise UsageError(f"a prompt has the token {bad}, which is not in 0..{vocab - 1}")
+        first, most = 0, max(1, PROMPT_ELEMENTS // self.model.config.channels)
+        while first < len(prompts):
+            rows = np.cumsum([len(ids) for ids in prompts[first:]])
+            last = first + max(1, int(np.searchsorted(rows, most, "right")))
+            self._read_part(prompts[first:last], slots[first:last], self._logits[first:last])
+            first = last
+        return self._logits[: len(prompts)]
+
+    def _read_part(self, prompts, slots, logits) -> None:
+        """Read prompts in one forward, and write the logits of what follows them."""
+        model = self.model
         offsets = np.cumsum([0, *map(len, prompts)]).astype(np.int32)
-        tokens = np.concatenate([np.clip(ids, -1, 2**31 - 1) for ids in prompts]).astype(np.int32)
-        hidden, qkvs = self.model.read(tokens, offsets, offsets[1:] - 1)
-        shape = context, self.model.config.layers
+        tokens = np.concatenate([np.asarray(ids) for ids in prompts]).astype(np.int32)
+        hidden, qkvs = model.read(tokens, offsets, offsets[1:] - 1)
+        shape = model.config.context, model.config.layers
         for slot, start, end in zip(slots, offsets, offsets[1:]):
             for block, qkv in enumerate(qkvs):
-                self.model.ops.decode_keep(self._cache[slot], qkv[start:end], 0, block, *shape)
+                model.ops.decode_keep(self._cache[slot], qkv[start:end], 0, block, *shape)
             self.lengths[slot] = int(end - start)
-        head = self.model.params[head_name(self.model.config)]
-        self.model.ops.matmul_forward(self._logits[:n], hidden, head)
-        return self._logits[:n]
+        model.ops.matmul_forward(logits, hidden, model.params[head_name(model.config)])
 
     def choose(self, slots, repeats=None) -> list[int]:
         """Choose the next token of each of n slots, those of the last steps() or read(), from its
@@ -146,7 +167,13 @@ class Decoder:
             again = np.fromiter((i for ids in repeats for i in ids), np.int32)
             offsets = np.cumsum([0, *map(len, repeats)]).astype(np.int32)
         self._sample(n, again, offsets)
-        return self._chosen[:n].tolist()
+        chosen = self._chosen[:n].tolist()
+        if -1 in chosen:
+            raise Diverged(
+                f"the logits of slot {slots[chosen.index(-1)]} are not finite, so no token can be"
+                " chosen; the model has diverged"
+            )
+        return chosen
 
     def _sample_few(self, n: int, again, offsets) -> None:
         """Call ops.sample for the first n rows of the arrays."""

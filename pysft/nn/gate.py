@@ -104,7 +104,7 @@ OPENMP = _lib.pysft_openmp()
 _FLOAT32, _FLOAT64, _INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
 
 # Products in bf16 need an instruction that not every processor has.
-HAS_BF16 = "bf16" in _build.precisions(ISA) and bool(_import("base").lib.pysft_cpu_has(b"bf16"))
+HAS_BF16 = hasattr(_lib, "matmul_forward_bf16") and bool(_import("base").lib.pysft_cpu_has(b"bf16"))
 
 
 def precisions() -> list[str]:
@@ -119,7 +119,8 @@ def require_precision(precision: str) -> None:
     if precision not in precisions():
         raise UsageError(
             f"precision bf16: this processor runs the instruction set {ISA}, without the products"
-            " of bf16 (AVX512-BF16). Use --precision float32, which works everywhere"
+            " of bf16 (AVX512-BF16). Use --precision float32 or --ops reference, or resume such a"
+            " training on a processor that has them"
         )
 
 

@@ -27,6 +27,7 @@ from pysft.nn.gate import (
     c_function,
     count_threads,
     default_threads,
+    is_forked,
     number,
     pointer,
     require_precision,
@@ -340,13 +341,14 @@ def decoder(
     most, V, R = (a.letters[letter] for letter in "SVR")
     C = _decoder_channels(a.letters, T, H, L, logits.dtype, precision)
     rest = R, V, T, C, H, L, number("decode_forward", "eps", eps)
-    rest += (count_threads("decode_forward", threads),)
+    threads = count_threads("decode_forward", threads)
     function, pointers = c_function("decode_forward", a.suffix), a.pointers
 
     def step(S=1):
         if not 0 < S <= most:
             raise GateError(f"decode_forward: {S} sequences, expected 1 to {most}")
-        code = function(*pointers, S, *rest)
+        here = count_threads("decode_forward", threads) if is_forked() else threads
+        code = function(*pointers, S, *rest, here)
         if code >= 0:
             which, i = divmod(code, S)
             name, limit = (("token", V), ("position", T), ("slot", R))[which]
@@ -389,11 +391,12 @@ def decode_keep(cache, qkv, first, block, T, L):
     a = admit("decode_keep", "cache!c qkv:N,3C", cache, qkv)
     N, C = a.letters["N"], a.letters["C"]
     expected = decode_sizes(C, 1, 1, T, L, qkv.dtype)[2]
-    if a.letters["c"] != expected or not (0 <= block < L and 0 <= first <= T - N):
-        raise GateError(
-            f"decode_keep: a cache of {a.letters['c']} elements, expected {expected}; block {block}"
-            f" of {L}; positions {first} to {first + N - 1}, expected 0 to {T - 1}"
-        )
+    if a.letters["c"] != expected:
+        raise GateError(f"decode_keep: cache has {a.letters['c']} elements, expected {expected}")
+    if not 0 <= block < L:
+        raise GateError(f"decode_keep: block = {block} is not in 0..{L - 1}")
+    if not 0 <= first <= T - N:
+        raise GateError(f"decode_keep: positions {first} to {first + N - 1} are not in 0..{T - 1}")
     c_function("decode_keep", a.suffix)(*a.pointers, N, first, block, T, C)
 
 
@@ -415,7 +418,7 @@ def sample(
     threads=None,
 ):
     """chosen (S) int32 is written: the next token of each sequence, from its logits (S,V), by the
-    rules that kernels.h gives.
+    rules that reference.sample explains. It is -1 if logits of the sequence are not finite.
 
     rules (3S): temperature, top_p and repetition of each sequence. top_k (S), keys (4S) and
     counters (S), all int32, decide the rest of the rules and the random number. again (A), offsets
@@ -441,15 +444,16 @@ def sampler(chosen, work, heap, logits, rules, top_k, keys, counters, *, threads
         if (again is None) != (offsets is None):
             raise GateError("sample: of again and offsets one is None, expected both or neither")
         repeats, A = (NULL, NULL), 0
-        if again is not None:
-            of_again = admit("sample", "again#A offsets#S+1", again, offsets)
-            repeats, A = of_again.pointers, of_again.letters["A"]
-            if of_again.letters["S"] != S:
+        if again is not None:  # with all arrays, because none may overlap those that are written
+            whole = admit("sample", f"{notation} again#A offsets#Z+1", *arrays, again, offsets)
+            repeats, A = whole.pointers[-2:], whole.letters["A"]
+            if whole.letters["Z"] != S:
                 raise GateError(
                     f"sample: offsets has shape {offsets.shape}, expected ({S + 1},) for {S}"
                     " sequences"
                 )
-        code = function(*pointers, *repeats, S, V, A, threads)
+        here = count_threads("sample", threads) if is_forked() else threads
+        code = function(*pointers, *repeats, S, V, A, here)
         if 0 <= code < A:
             raise GateError(f"sample: again[{code}] = {again[code]} is not in 0..{V - 1}")
         if code >= 0:

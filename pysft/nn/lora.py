@@ -27,6 +27,7 @@ from pysft.batch import Batch, Output
 from pysft.errors import DataError, Diverged, UsageError
 from pysft.nn import safetensors
 from pysft.nn.arena import Arena
+from pysft.nn.computing import in_precision
 from pysft.nn.model import GPT
 from pysft.nn.shapes import MATRICES, PER_SYMBOL, VALUE_HEAD, GPTConfig, parameter_shapes
 
@@ -100,7 +101,9 @@ class LoRA:
         shapes = adapter_shapes(model.config, rank, matrices, old_vocab)
         alpha = 2 * rank if alpha is None else alpha
         self.scale = model.dtype.type(_scale(alpha, rank))
-        self.model, self.config, self.ops, self.dtype = model, model.config, model.ops, model.dtype
+        self.model, self.config, self.dtype = model, model.config, model.dtype
+        # B A is a product of weights, in float32 also where those of activations are in bf16.
+        self.ops = in_precision(model.ops, "float32")
         self.rank, self.alpha, self.old_vocab = rank, alpha, old_vocab
         self.matrices = tuple(m for m in MATRICES if m in matrices)
         self.base_sha256 = _base_sha256(model, model.config, old_vocab)

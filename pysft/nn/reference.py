@@ -350,9 +350,12 @@ def sample(chosen, work, heap, logits, rules, top_k, keys, counters, again=None,
 
     The random number is a function of the sequence's key and of the number of the draw (Philox,
     Salmon et al. 2011), so a draw depends on nothing that was drawn before. work and heap are not
-    needed here."""
+    needed here. chosen is -1 where logits are not finite."""
     for s, (temperature, top_p, repetition) in enumerate(rules.reshape(-1, 3)):
         x = logits[s].astype(np.float64)
+        if not np.isfinite(x).all():
+            chosen[s] = -1
+            continue
         if again is not None and offsets[s] < offsets[s + 1]:
             x -= x.max() + np.log(np.exp(x - x.max()).sum())
             x[again[offsets[s] : offsets[s + 1]]] *= repetition
@@ -366,6 +369,7 @@ def sample(chosen, work, heap, logits, rules, top_k, keys, counters, again=None,
         keep = np.arange(len(p)) < (top_k[s] or len(p))
         # A sum that rounding left just below top_p counts as top_p.
         keep &= (before < top_p * (1 - 1e-6)) | (top_p >= 1)
+        keep[0] = True
         p[order[~keep]] = 0
         counter = [int(counters[s]), 0, 0, 0]
         key = keys.reshape(-1, 4)[s].astype(np.int32).view(np.uint64)

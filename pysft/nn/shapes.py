@@ -213,8 +213,8 @@ def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
 
     params, item = count(parameter_shapes(config)), np.dtype(dtype).itemsize
     scratch = 0
-    if config.precision == "bf16":  # the vectors that calls.py makes, each larger than the last
-        scratch = 4 * config.channels + min(config.vocab * config.has_nll, 3072) // 2
+    if config.precision == "bf16":  # what calls.py keeps for the blocks, and that of the logits
+        scratch = 5 * config.channels // 2 + min(config.vocab * config.has_nll, 3072) // 2
     return {
         "params": params,
         "weights": params * item,
