@@ -36,7 +36,7 @@
 #include "kernels.h"
 #include "tile.h"
 
-enum { KC_OUTER = 3072, KC_DW = 256, MC = 32 * MR };
+enum { KC_OUTER = 3072, KC_DW = 256 * TERMS, MC = 32 * MR };
 
 /* The factors of A for add_dw(): those of rows 0..depth-1 of dy, for sums down its columns. Reals
  * are read in place. Pairs are written to block (KC_DW / TERMS,MC). Returns where factor 0 is; *row

@@ -25,11 +25,11 @@ F32 = np.float32
 BF16 = dict(precision="bf16")
 
 # (N, C, K) around every size of a block: MR = 6 rows, NR = 64 columns, KC = 384 and KC_OUTER = 3072
-# terms of y and dx, KC_DW = 256 terms of dw, MC = 192 rows of dw. Some sums have an odd number of
+# terms of y and dx, KC_DW = 512 terms of dw, MC = 192 rows of dw. Some sums have an odd number of
 # terms.
 SIZES = [(n, c, k) for n in (1, 6, 13) for c in (1, 2, 63, 65) for k in (1, 16, 67)]
 SIZES += [(7, c, 70) for c in (191, 383, 384, 385, 769)] + [(5, 3073, 3), (3, 5, 3077)]
-SIZES += [(n, 66, 195) for n in (255, 256, 257, 513)]
+SIZES += [(n, 66, 195) for n in (255, 511, 512, 513, 1025)]
 
 
 def numbers(*shape, seed=0):
@@ -137,14 +137,25 @@ def test_a_rows_bits_do_not_depend_on_the_rows_beside_it():
 
 
 @needs_bf16
-def test_dw_in_parts_of_256_rows_has_the_bits_of_the_whole():
-    (_, dw, _), (dy, x, w) = backward(700, 65, 130)
+def test_dw_in_parts_of_512_rows_has_the_bits_of_the_whole():
+    (_, dw, _), (dy, x, w) = backward(1200, 65, 130)
     parts = np.ones_like(dw)
-    for first in range(0, 700, 256):
-        part = slice(first, first + 256)
+    for first in range(0, 1200, 512):
+        part = slice(first, first + 512)
         arrays = dy[part].copy(), x[part].copy(), w
         kernels.matmul_backward(None, parts, None, *arrays, threads=2, **BF16)
     assert np.array_equal(parts, dw)
+
+
+@needs_bf16
+def test_logits_in_parts_give_the_bits_of_the_whole():
+    config = GPTConfig(40, 1100, 1, 2, 16, **BF16)
+    batch, found = batch_for(config), []
+    for limit in (1 << 20, 40 * 4 * 512):
+        model = GPT(config, kernels.on_threads(2), rng(1, "test", "init"), logits_bytes=limit)
+        found.append(gradient_of(model, batch))
+        parts = len(model._activations["logits"])
+    assert parts == 512 < len(batch.tokens) and np.array_equal(*found)
 
 
 # ------------------------------------------------------------------------------------- the model

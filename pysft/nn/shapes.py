@@ -172,11 +172,12 @@ def logits_rows(config: GPTConfig, rows: int, dtype=np.float32, limit: int = LOG
     """Return how many of `rows` rows have their logits in memory at a time: those that fit into
     `limit` bytes.
 
-    It is all of them or a multiple of 256, and at least 256 even if these do not fit.
-    matmul_backward sums in blocks of 256 rows (KC_DW in matmul.c), so the parts give the same bits
-    as the whole."""
+    It is all of them or a multiple of the rows that matmul_backward sums in a block (KC_DW in
+    matmul.c), so the parts give the same bits as the whole: 256, in bf16 512. It is at least one
+    block, even if that does not fit."""
+    block = 512 if config.precision == "bf16" else 256
     most = limit // (config.vocab * np.dtype(dtype).itemsize)
-    return rows if rows <= most else min(rows, max(1, most // 256) * 256)
+    return rows if rows <= most else min(rows, max(1, most // block) * block)
 
 
 def activation_shapes(
