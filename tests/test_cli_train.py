@@ -21,7 +21,7 @@ from conftest import as_toml
 from pysft.cli import show
 from pysft.jobs import train as train_job
 from pysft.jobs.compare import Sides
-from pysft.measure import wording
+from pysft.measure import sections, wording
 from pysft.nn import safetensors
 from pysft.training.presets import resolve
 
@@ -133,6 +133,13 @@ def test_every_figure_that_train_or_eval_reports_has_a_wording_under_its_own_nam
         *wording.DOMAIN_COLUMNS.values(),
     ]
     assert {form for _, form in forms} <= {*wording.FORMS, ""}
+
+
+def test_every_spread_on_the_page_is_in_the_data_of_a_run_under_its_own_name(trained):
+    data = json.loads((trained.run / "sft/data.json").read_text())
+    for name, label in sections.SPREADS.items():
+        assert data[name].keys() >= {"min", "median", "p95", "max"}
+        assert label in (trained.run / "report.html").read_text()
 
 
 def test_eval_of_the_base_measures_its_loss(trained):

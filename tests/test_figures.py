@@ -361,3 +361,12 @@ def test_without_matplotlib_a_sentence_says_how_to_get_it(monkeypatch):
 def test_matplotlib_is_loaded_only_when_something_is_drawn():
     program = "import sys, pysft.measure.report; print('matplotlib' in sys.modules)"
     assert python("-c", program).stdout == "False\n"
+
+
+def test_the_name_of_a_mark_may_have_40_characters_and_a_longer_one_is_shortened():
+    for end, is_whole in (("d", True), ("de", False)):
+        name = " ".join(["abc"] * 10) + end
+        assert len(name) == 39 + len(end)
+        svg = curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=[(50, name)])
+        assert (name in texts(svg)) is is_whole
+        assert any("[...]" in text for text in texts(svg)) is not is_whole

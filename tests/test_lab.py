@@ -22,6 +22,7 @@ from small_lab import SCALE, lab_at, record_of, small_presets, write_corpus
 from pysft import IGNORE
 from pysft.batch import Example
 from pysft.cli import main as cli
+from pysft.cli.arguments import available_threads
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.lab import lab as lab_module
 from pysft.lab import markers, names, parallel, part, personas, records, study, table, trial
@@ -843,3 +844,26 @@ def test_several_experiments_train_in_other_processes_and_are_reported_by_the_fi
     assert (tmp_path / "index.html").is_file()
     pysft("lab", *experiments, "--jobs", 1, *options(tmp_path, corpus))
     assert len(trained) == 2
+
+
+def test_where_a_judge_gives_no_loss_on_replies_that_of_the_conversations_is_recorded(monkeypatch):
+    monkeypatch.setattr(trial, "conversation_loss", lambda *_: (1.25, 99))
+    arm = SimpleNamespace(
+        judge=lambda *_: ({"tuned_base_loss": 3.0}, {}), pairs=(), conversations=()
+    )
+    settings = SimpleNamespace(stages={"sft": SimpleNamespace(steps=9)})
+    tokenizer = SimpleNamespace(special={})
+    track = trial._Track(
+        SimpleNamespace(
+            arm=arm, tokenizer=tokenizer, settings=settings, base=SimpleNamespace(loss=2.0)
+        )
+    )
+    track.measure(5, None)
+    assert track.rows == [
+        {"step": 5, "tuned_base_loss": 3.0, "forgetting": 0.5, "reply_loss": 1.25}
+    ]
+
+
+def test_several_experiments_run_on_as_many_processes_as_there_are_threads(monkeypatch):
+    monkeypatch.setenv("PYSFT_NUM_THREADS", "3")
+    assert [available_threads(n) for n in (None, 1, 2)] == [3, 1, 2]

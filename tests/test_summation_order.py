@@ -12,8 +12,8 @@ sys.path.insert(0, str(ROOT / "bench"))
 from summation_order import order, shown, summed  # noqa: E402
 
 needs_bf16 = pytest.mark.skipif(not gate.HAS_BF16, reason="this processor lacks AVX512-BF16")
-# Blocks of KC terms in y and dx (96, in bf16 384), and of KC_DW in dw (256, in bf16 512). To add one term
-# to a block is to go on with its chain.
+# Blocks of KC terms in y and dx (96, in bf16 384), and of KC_DW in dw (256, in bf16 512). To add
+# one term to a block is to go on with its chain.
 EXPECTED = {
     ("y", 96): "0..95",
     ("y", 400): "(0..95) + (96..191) + (192..287) + (288..383) + (384..399)",
