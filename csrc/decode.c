@@ -46,8 +46,8 @@ void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K) {
 static int64_t block_cache(int64_t T, int64_t C) { return C * round_up(T, NR) + T * C; }
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L) { return L * block_cache(T, C) + 2 * VL; }
 
-void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l, int64_t T,
-                     int64_t C) {
+void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l,
+                     int64_t T, int64_t C) {
     real *keys = cache + l * block_cache(T, C), *values = keys + C * round_up(T, NR);
     for (int64_t t = first; t < first + rows; t++, qkv += 3 * C) {
         real *panel = keys + t / NR * NR * C + t % NR;

@@ -148,8 +148,8 @@ void FN(decode_pack)(real *packed, const real *w, int64_t C, int64_t K);
 int64_t FN(decode_weights)(int64_t V, int64_t T, int64_t C, int64_t L);
 int64_t FN(decode_cache)(int64_t T, int64_t C, int64_t L);
 int64_t FN(decode_work)(int64_t T, int64_t C);
-void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l, int64_t T,
-                     int64_t C);
+void FN(decode_keep)(real *cache, const real *qkv, int64_t rows, int64_t first, int64_t l,
+                     int64_t T, int64_t C);
 int64_t FN(decode_forward)(real *logits, real *cache, real *work, const real *weights,
                            const int32_t *tokens, const int32_t *positions, const int32_t *slots,
                            int64_t S, int64_t R, int64_t V, int64_t T, int64_t C, int64_t H,

@@ -31,8 +31,8 @@
  *
  * In bf16 the tile reads pairs (factors.h), which are made where a block is first touched: those of
  * B as it is packed, and those of A once for all panels that read them, KC_OUTER terms of a row in
- * multiply_rows() and a block of KC_DW rows and MC columns in add_dw(). KC, KC_OUTER and KC_DW count
- * terms, so a panel has half as many rows in bf16. */
+ * multiply_rows() and a block of KC_DW rows and MC columns in add_dw(). KC, KC_OUTER and KC_DW are
+ * numbers of terms, so a panel has half as many rows in bf16. */
 #include "kernels.h"
 #include "tile.h"
 

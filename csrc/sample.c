@@ -5,8 +5,8 @@
 #include "checks.h"
 #include "simd.h"
 
-/* 64 random bits: the first word of block `counter` + 1 of Philox4x64-10 with this key (two words of
- * 64 bits, in four). Salmon, Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3
+/* 64 random bits: the first word of block `counter` + 1 of Philox4x64-10 with this key (two words
+ * of 64 bits, in four). Salmon, Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3
  * (2011), section 3.3. */
 static uint64_t random_bits(const int32_t *key, int64_t counter) {
     uint64_t k[2], x[4] = {(uint64_t)counter + 1, 0, 0, 0};
@@ -78,9 +78,9 @@ static double keep_likely(real *p, int32_t *heap, int64_t V, int64_t most, doubl
 /* ------------------------------------------------------------------------------- one sequence */
 
 /* The next token, or -1 if logits are not finite. p and heap (V) are working memory. */
-static int32_t next_token(real *p, int32_t *heap, const real *x, const real *rules, int64_t top_k,
-                      const int32_t *key, int64_t counter, const int32_t *again, int64_t repeats,
-                      int64_t V) {
+static int32_t next_token(real *p, int32_t *heap, const real *x, const real *rules,
+                          int64_t top_k, const int32_t *key, int64_t counter,
+                          const int32_t *again, int64_t repeats, int64_t V) {
     real temperature = rules[0], top_p = rules[1], repetition = rules[2];
     real max = greatest(x, V);
     if (max != max) return -1;
@@ -122,8 +122,9 @@ int64_t FN(sample)(int32_t *chosen, real *work, int32_t *heap, const real *logit
         share(S, 1, threads, thread, &first, &last);
         for (int64_t s = first; s < last; s++) {
             const int32_t *ids = again ? again + offsets[s] : 0;
-            chosen[s] = next_token(work + s * V, heap + s * V, logits + s * V, rules + 3 * s, top_k[s],
-                               keys + 4 * s, counters[s], ids, again ? offsets[s + 1] - offsets[s] : 0, V);
+            int64_t repeats = again ? offsets[s + 1] - offsets[s] : 0;
+            chosen[s] = next_token(work + s * V, heap + s * V, logits + s * V, rules + 3 * s,
+                                   top_k[s], keys + 4 * s, counters[s], ids, repeats, V);
         }
     }
     return -1;
