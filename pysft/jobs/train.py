@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pysft.console import Screen
+from pysft.inference.engine import SLOTS
 from pysft.jobs.begin import (
     Begun,
     Order,
@@ -91,7 +92,10 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
                 f"{order.corpus}: it has one symbol alone, which every model predicts, so the loss"
                 " on base text is 0 and forgetting cannot be measured"
             )
-        say_memory(screen, *((work.config, work.plan.rows, work.beside) for work in works))
+        say_memory(
+            screen,
+            *((w.config, w.plan.rows, w.beside, SLOTS if w.tunes else 0) for w in works),
+        )
         counts = describe_data(screen, works, material) if order.tunes else {}
         names = [work.name for work in works]
         place = Place(folder, screen, order.resume, ops, inputs, began, names)

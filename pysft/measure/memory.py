@@ -6,7 +6,7 @@ import sys
 from pysft.errors import UsageError
 from pysft.measure.evaluate import ROWS
 from pysft.nn import machine
-from pysft.nn.shapes import GPTConfig, sizes
+from pysft.nn.shapes import GPTConfig, decoder_bytes, sizes
 
 HELD = ("weights", "gradients", "moments", "activations")  # in memory together during training
 
@@ -35,14 +35,16 @@ def say_memory(screen, *stages) -> None:
     """Say how much memory the process will hold at most, before training begins.
 
     stages: (config, rows of a batch, bytes held beside the model, which are the weights of the base
-    that it is tuned from). Each counts with at least ROWS rows, because measuring needs them."""
+    that it is tuned from, replies that are written side by side to measure it). Each counts with at
+    least ROWS rows, because measuring needs them."""
     now = _proc_status("VmRSS") or peak_memory()
     held = []
-    for config, rows, base in stages:
+    for config, rows, base, replies in stages:
         rows = max(rows, ROWS)
         size = sizes(config, rows)
-        held.append((sum(size[k] for k in HELD) + base, size, rows, base))
-    most, size, rows, base = max(held, key=lambda stage: stage[0])
+        writing = decoder_bytes(config, replies) if replies else 0
+        held.append((sum(size[k] for k in HELD) + base + writing, size, rows, base, writing))
+    most, size, rows, base, writing = max(held, key=lambda stage: stage[0])
 
     def mib(n):
         return f"{n / 2**20:.0f}"
@@ -52,6 +54,7 @@ def say_memory(screen, *stages) -> None:
         " three times that of gradients and moments,"
         f" {mib(size['activations'])} of activations for {rows:,} rows"
         + (f", {mib(base)} of the base's weights" if base else "")
+        + (f", {mib(writing)} to write replies" if writing else "")
     )
 
 

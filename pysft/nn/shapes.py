@@ -223,3 +223,13 @@ def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
         "moments": 2 * params * item,
         "activations": (count(activation_shapes(config, rows, dtype)) + rows * scratch) * item,
     }
+
+
+def decoder_bytes(config: GPTConfig, sequences: int, dtype=np.float32) -> int:
+    """Return about how many bytes a Decoder for so many sequences holds: a copy of the weights, and
+    for each sequence its keys, values, logits and working memory."""
+    C, V, T = config.channels, config.vocab, config.context
+    keys = -(-T // 64) * 64 * C  # they stand in panels of up to 64 positions
+    row = config.layers * (keys + T * C) + 9 * C + 4 * T + 3 * V
+    params, item = sizes(config, 1)["params"], np.dtype(dtype).itemsize
+    return (params + sequences * row) * item
