@@ -261,6 +261,25 @@ def test_what_runs_may_be_cancelled_while_a_token_is_judged():
     assert [o.ended for o in others] == [None, None]
 
 
+def test_a_prompt_that_is_begun_may_cancel_what_runs_already():
+    for more in ([], [3]):  # another prompt takes the slot that is freed, in the same step
+        engine, found = Engine(MODEL, 3), {}
+        ran = [engine.add(number, PROMPTS[number], 9, 20, DRAWN) for number in (0, 1)]
+        collect(engine.step(), found)
+
+        def cancels(written, room, first=ran[0]):
+            engine.cancel(first)
+
+        engine.add(2, PROMPTS[2], 9, 20, DRAWN, inject=cancels)
+        for number in more:
+            engine.add(number, PROMPTS[number], 9, 20, DRAWN)
+        engine.step()
+        assert [len(s.written) for s in engine._active.values()] == [2, 1] + [1] * len(more)
+        engine.run()
+        assert ran[0].written == alone(0)[0][:1] and ran[0].ended is None
+        assert (ran[1].written, ran[1].ended) == alone(1)
+
+
 def test_an_error_of_inject_ends_its_sequence_alone():
     def breaks(written, room):
         raise ValueError("the tool is broken")

@@ -142,8 +142,10 @@ class Engine:
     def _step(self, events: list[Event] | None) -> None:
         """Do one step. Events are added to the list if there is one: to make them takes a third of
         the time that this file takes."""
-        running = sorted(self._active)
+        before = dict(self._active)
         self._begin(events)
+        # Those that ran before, unless the inject of a new one has cancelled them.
+        running = sorted(slot for slot, s in before.items() if self._active.get(slot) is s)
         if running:
             unread = [self._active[slot].unread for slot in running]
             logits = self._decoder.steps([ids.popleft() for ids in unread], running)
