@@ -238,7 +238,7 @@ class Engine:
             s.again(s.written) if s.again is not None and not s.unread else ()
             for s in map(active.__getitem__, slots)
         ]
-        return decoder.choose(slots, repeats if any(map(len, repeats)) else None)
+        return decoder.choose(slots, repeats)
 
     def _end(self, slot: int) -> None:
         del self._active[slot]

@@ -44,11 +44,10 @@ PRECISIONS = {
     "f64": ["-DPYSFT_F64"],
     "bf16": ["-DPYSFT_BF16", "-mavx512bf16"],
 }
-BF16_ISA = "avx512"  # the module that also holds the products in bf16
-BF16_SOURCES = (
-    "decode",
-    "matmul",
-)  # the files of csrc/ with products, and so their functions' names
+# The module that also holds products in bf16, and the files of csrc/ that have products. The names
+# of their functions begin with those of the files.
+BF16_ISA = "avx512"
+BF16_SOURCES = ("decode", "matmul")
 
 # The gate calls these: each module describes itself, and _c_base describes the processor too.
 ABOUT = """

@@ -4,9 +4,9 @@
 same arguments. It can be that module itself, or the object that kernels.on_threads(n) returns, or a
 mixture of the reference and a reader's own functions (gradcheck.py). More attributes are optional.
 If there is `calls`, a model has its kernel calls checked once and repeats them (calls.py). If there
-are `decoder` and `sampler`, a Decoder has its arrays checked once (decode.py). `precision`
-is that of its products, and at(precision) gives the functions in another one. `fixed` says that the
-user chose the precision, so that a model's own does not count.
+are `decoder` and `sampler`, a Decoder has its arrays checked once (decode.py). `precision` is that
+of its products, and at(precision) gives the functions in another one. `fixed` says that the user
+chose the precision, so that a model's own does not count.
 """
 
 

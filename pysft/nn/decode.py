@@ -163,7 +163,7 @@ class Decoder:
         n = len(slots)
         self._counters[:n] = [self.lengths[slot] for slot in slots]
         again = offsets = None
-        if repeats is not None and any(repeats):
+        if repeats is not None and any(map(len, repeats)):
             again = np.fromiter((i for ids in repeats for i in ids), np.int32)
             offsets = np.cumsum([0, *map(len, repeats)]).astype(np.int32)
         self._sample(n, again, offsets)
