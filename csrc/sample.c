@@ -1,4 +1,5 @@
-/* Chooses the next token of each of S sequences from its logits, by the rules of kernels.h.
+/* Chooses the next token of each of S sequences from its logits, by the rules that `sample` in
+ * nn/reference.py explains.
  *
  * A draw depends on the key of its sequence and on its counter, and on nothing else. */
 #include "kernels.h"
@@ -48,8 +49,8 @@ INLINE int above(const real *p, int32_t i, int32_t j) {
     return p[i] > p[j] || (p[i] == p[j] && i < j);
 }
 
-/* Make a heap of the tokens heap[i..n-1], whose root is the most likely one. All below the root of
- * each part is a heap already, but for heap[i]. */
+/* Make a heap of the tokens in heap[i..n-1], with the most likely one at heap[i]. The two parts
+ * below heap[i] are heaps already. */
 static void sift_down(int32_t *heap, const real *p, int64_t i, int64_t n) {
     for (int64_t child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && above(p, heap[child + 1], heap[child])) child++;
