@@ -99,29 +99,20 @@ def transformers_generate(model, asked, threads, bf16):
 
 
 def renamed(model, torch):
-    """The weights by the names of transformers, whose matrices are transposed."""
-    names = {
-        "attproj": "attn.c_proj",
-        "qkv": "attn.c_attn",
-        "fc": "mlp.c_fc",
-        "fcproj": "mlp.c_proj",
-    }
-    names |= {"ln1": "ln_1", "ln2": "ln_2"}
+    """The weights by the names of transformers, whose matrices in the blocks are transposed."""
+    whole = {"wte": "transformer.wte", "wpe": "transformer.wpe", "head": "lm_head"}
+    parts = {"ln1": "ln_1", "qkv": "attn.c_attn", "attproj": "attn.c_proj"}
+    parts |= {"ln2": "ln_2", "fc": "mlp.c_fc", "fcproj": "mlp.c_proj"}
     found = {}
     for name, w in model.params.items():
-        block, _, rest = name.rpartition("h")[2].partition(".") if name[0] == "h" else ("", "", "")
-        part, _, kind = (rest or name).rpartition(".")
-        if name in ("wte", "wpe"):
-            key, value = f"transformer.{name}.weight", w
-        elif name == "head":
-            key, value = "lm_head.weight", w
-        elif part == "lnf":
-            key, value = f"transformer.ln_f.{'weight' if kind == 'w' else 'bias'}", w
+        if name in whole:
+            key, kind = whole[name], "w"
+        elif name.startswith("lnf."):
+            key, kind = "transformer.ln_f", name[-1]
         else:
-            value = w.T if w.ndim == 2 else w
-            kind = "weight" if kind == "w" else "bias"
-            key = f"transformer.h.{block}.{names[part]}.{kind}"
-        found[key] = torch.from_numpy(np.ascontiguousarray(value))
+            block, part, kind = name.removeprefix("h").split(".")
+            key, w = f"transformer.h.{block}.{parts[part]}", w.T
+        found[f"{key}.{'weight' if kind == 'w' else 'bias'}"] = torch.from_numpy(w.copy())
     return found
 
 

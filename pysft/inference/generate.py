@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pysft.errors import DataError
-from pysft.inference.engine import SLOTS, Engine, Event
+from pysft.inference.engine import SLOTS, Engine, Event, Sequence
 from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.text.characters import typed
@@ -45,11 +45,16 @@ def stream(
         raises a DataError. The other arguments are those of Engine and Engine.add()."""
     if not prompts:
         return
-    engine = Engine(model, min(SLOTS, len(prompts)), decoder)
-    for i, prompt in enumerate(prompts):
-        engine.add(i, prompt, max_new, stop, sampling, inject, again)
+    engine, _ = _begun(model, prompts, decoder, max_new, stop, sampling, inject, again)
     while len(engine):
         yield from engine.step()
+
+
+def _begun(model, prompts, decoder, *more) -> tuple[Engine, list[Sequence]]:
+    """Return an engine with a sequence for each prompt, and these sequences. more: as add() takes
+    it."""
+    engine = Engine(model, min(SLOTS, len(prompts)), decoder)
+    return engine, [engine.add(i, prompt, *more) for i, prompt in enumerate(prompts)]
 
 
 def generate(
@@ -64,14 +69,10 @@ def generate(
     """Return the Reply to each prompt. The arguments are those of stream()."""
     if not prompts:
         return []
-    engine = Engine(model, min(SLOTS, len(prompts)))
-    added = [
-        engine.add(i, prompt, max_new, stop, sampling, inject, again)
-        for i, prompt in enumerate(prompts)
-    ]
+    engine, begun = _begun(model, prompts, None, max_new, stop, sampling, inject, again)
     engine.run()
     return [
-        Reply(np.array(s.written, np.int32), s.ended, np.array(s.injected, bool)) for s in added
+        Reply(np.array(s.written, np.int32), s.ended, np.array(s.injected, bool)) for s in begun
     ]
 
 

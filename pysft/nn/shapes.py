@@ -205,16 +205,15 @@ def activation_shapes(
 
 def sizes(config: GPTConfig, rows: int, dtype=np.float32) -> dict[str, int]:
     """Return the bytes that training on batches of up to `rows` rows needs for "weights",
-    "gradients", "moments" and "activations". "params" is the number of weights. Products in bf16
-    need working memory, which counts with the activations: a part of the largest factor that they
-    convert, by rows (KC_OUTER in matmul.c)."""
+    "gradients", "moments" and "activations". "params" is the number of weights. In bf16 the working
+    memory for the factors that products convert counts with the activations."""
 
     def count(shapes):
         return sum(math.prod(shape) for shape in shapes.values())
 
     params, item = count(parameter_shapes(config)), np.dtype(dtype).itemsize
     scratch = 0
-    if config.precision == "bf16":  # what calls.py keeps for the blocks, and that of the logits
+    if config.precision == "bf16":  # for a row of the blocks, and of the logits (KC_OUTER terms)
         scratch = 5 * config.channels // 2 + min(config.vocab * config.has_nll, 3072) // 2
     return {
         "params": params,
