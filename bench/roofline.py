@@ -9,8 +9,8 @@ import math
 import numpy as np
 from harness import say
 
-# Bytes that a copy reads and writes to measure the bandwidth of each level. In L1 and L2, which each
-# core has for itself, it is so many on each thread.
+# Bytes that a copy reads and writes to measure the bandwidth of each level. Each core has an L1 and
+# an L2 of its own, so there it is so many on each thread.
 LEVELS = {"L1": 24 << 10, "L2": 512 << 10, "L3": 8 << 20, "DRAM": 512 << 20}
 
 # Floating-point operations for each element, counted in the sources; exp counts as 20.
