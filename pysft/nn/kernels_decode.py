@@ -45,17 +45,29 @@ def decode_pack(packed, w, *, precision="float32"):
 
 
 def decode_forward(
-    logits, cache, work, weights, tokens, positions, slots, T, H, L, eps=1e-5, **how
+    logits,
+    cache,
+    work,
+    weights,
+    tokens,
+    positions,
+    slots,
+    T,
+    H,
+    L,
+    eps=1e-5,
+    *,
+    threads=None,
+    precision="float32",
 ):
     """Read one more token of each of S sequences. logits (S,V) of what follows them are written.
 
     tokens (S) are at positions (S), 0 to T-1. cache (R,c) holds the keys and values of earlier
     tokens, and those of the new tokens are added. slots (S), rising, are the sequences' rows in the
     cache. work (S,w) is working memory. weights (W) are in the order that kernels.h lists, with the
-    matrices packed by decode_pack. decode_sizes returns W, c and w. how: the threads and the
-    precision of decoder()."""
+    matrices packed by decode_pack. decode_sizes returns W, c and w."""
     arrays = logits, cache, work, weights, tokens, positions, slots
-    decoder(*arrays, T, H, L, eps, **how)(len(tokens))
+    decoder(*arrays, T, H, L, eps, threads=threads, precision=precision)(len(tokens))
 
 
 def decoder(
@@ -148,7 +160,18 @@ def decode_keep(cache, qkv, first, block, T, L):
 
 
 def sample(
-    chosen, work, heap, logits, rules, top_k, keys, counters, again=None, offsets=None, **how
+    chosen,
+    work,
+    heap,
+    logits,
+    rules,
+    top_k,
+    keys,
+    counters,
+    again=None,
+    offsets=None,
+    *,
+    threads=None,
 ):
     """chosen (S) int32 is written: the next token of each sequence, from its logits (S,V), by the
     rules that reference.sample explains. It is -1 if logits of the sequence are not finite.
@@ -156,9 +179,9 @@ def sample(
     rules (3S): temperature, top_p and repetition of each sequence. top_k (S), keys (4S) and
     counters (S), all int32, decide the rest of the rules and the random number. again (A), offsets
     (S+1): the ids that would repeat a word, sequence by sequence; both None if there are none.
-    work (S,V) and heap (S,V) int32 are working memory. how: the threads of sampler()."""
+    work (S,V) and heap (S,V) int32 are working memory."""
     arrays = chosen, work, heap, logits, rules, top_k, keys, counters
-    sampler(*arrays, **how)(len(logits), again, offsets)
+    sampler(*arrays, threads=threads)(len(logits), again, offsets)
 
 
 def sampler(chosen, work, heap, logits, rules, top_k, keys, counters, *, threads=None):
