@@ -39,7 +39,6 @@
  * P = 0 is multiplied by its value, which must be finite. So the bits of row t of y depend on rows
  * 0..t of its own sequence alone. */
 #include "kernels.h"
-#include "checks.h"
 #include "tile.h"
 
 /* Keys of a block in the backward: 64, rounded up to whole tiles. */

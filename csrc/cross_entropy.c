@@ -21,7 +21,7 @@ static int64_t first_bad_label(const int32_t *labels, int64_t N, int64_t V) {
  * exponential overflows: lse = max + log sum_v exp(logits[v] - max). */
 int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, const int32_t *labels,
                                   int64_t N, int64_t V, int threads) {
-    int64_t bad = first_bad_label(labels, N, V), whole = V / VL * VL; /* whole vectors of a row */
+    int64_t bad = first_bad_label(labels, N, V);
     if (bad >= 0) return bad;
     if (N * V < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -29,11 +29,10 @@ int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, cons
         nll[n] = lse[n] = 0;
         if (labels[n] == IGNORE) continue;
         const real *row = logits + n * V;
+        int64_t whole = V / VL * VL; /* elements in whole vectors */
         vec tail = whole < V ? load_tail(row + whole, V - whole, -INFINITY) : splat(-INFINITY);
-        vec top = tail, total;
-        for (int64_t v = 0; v < whole; v += VL) top = vmax(load(row + v), top);
-        real max = max_lanes(top);
-        total = vexp(tail - max); /* exp(-inf) = 0 in the lanes beyond the row's end */
+        real max = row_max(row, V);
+        vec total = vexp(tail - max); /* exp(-inf) = 0 in the lanes beyond the row's end */
         for (int64_t v = 0; v < whole; v += VL) total += vexp(load(row + v) - max);
         lse[n] = max + (real)log(sum_lanes(total));
         nll[n] = lse[n] - row[labels[n]];
@@ -45,7 +44,7 @@ int64_t FN(cross_entropy_forward)(real *nll, real *lse, const real *logits, cons
 int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *logits,
                                    const real *lse, const int32_t *labels, int64_t N, int64_t V,
                                    int threads) {
-    int64_t bad = first_bad_label(labels, N, V), whole = V / VL * VL;
+    int64_t bad = first_bad_label(labels, N, V);
     if (bad >= 0) return bad;
     if (N * V < 16 * 1024) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -56,11 +55,8 @@ int64_t FN(cross_entropy_backward)(real *dlogits, const real *dnll, const real *
             continue;
         }
         const real *row = logits + n * V;
-        for (int64_t v = 0; v < whole; v += VL)
-            store(out + v, dnll[n] * vexp(load(row + v) - lse[n]));
-        if (whole < V)
-            store_tail(out + whole, dnll[n] * vexp(load_tail(row + whole, V - whole, 0) - lse[n]),
-                       V - whole);
+        for (int64_t v = 0; v < V; v += VL)
+            store_part(out + v, dnll[n] * vexp(load_part(row + v, V - v) - lse[n]), V - v);
         out[labels[n]] -= dnll[n];
     }
     return -1;

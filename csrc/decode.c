@@ -139,17 +139,10 @@ static void attend(real *y, real *score, const real *q, const real *keys, const 
     enum { CHAINS = 4 };
     for (int h = 0; h < heads; h++) { /* score = exp(q . key - max) */
         real *s = score + h * Tp;
-        vec top = splat(-INFINITY);
-        for (int64_t j = 0; j <= t; j += NR) {
-            int64_t columns = min(t + 1 - j, NR);
-            tile(1, 1, columns, s + j, 0, 0, 0, 0, 0,
-                 D, q + h * D, 0, 1, keys + j * C + h * D * NR, NR);
-            for (int64_t i = 0; i < columns; i += VL) {
-                int64_t n = columns - i;
-                top = vmax(n >= VL ? load(s + j + i) : load_tail(s + j + i, n, -INFINITY), top);
-            }
-        }
-        real max = max_lanes(top);
+        for (int64_t j = 0; j <= t; j += NR)
+            tile(1, 1, min(t + 1 - j, NR), s + j, 0, 0, 0, 0, 0, D, q + h * D, 0, 1,
+                 keys + j * C + h * D * NR, NR);
+        real max = row_max(s, t + 1);
         for (int64_t j = 0; j <= t; j += VL)
             store_part(s + j, vexp(load_part(s + j, t + 1 - j) - max), t + 1 - j);
     }

@@ -3,7 +3,6 @@
  * Several rows may have the same token. So in the backward the threads share the columns, not the
  * rows: one thread sums an element of dwte or dwpe, in the order of the rows. */
 #include "kernels.h"
-#include "checks.h"
 #include "simd.h"
 
 /* Return the first row with a bad token, or N + the first bad offset, or -1. */

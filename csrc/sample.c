@@ -3,7 +3,6 @@
  *
  * A draw depends on the key of its sequence and on its counter, and on nothing else. */
 #include "kernels.h"
-#include "checks.h"
 #include "simd.h"
 
 /* 64 random bits: the first word of block `counter` + 1 of Philox4x64-10 with this key (two words
@@ -22,15 +21,11 @@ static uint64_t random_bits(const int32_t *key, int64_t counter) {
     return x[0];
 }
 
-/* The greatest of x (V), or NaN if one of them is not finite. */
-INLINE real greatest(const real *x, int64_t V) {
-    vec top = splat(x[0]), zero = {0};
-    for (int64_t i = 0; i < V; i += VL) {
-        vec v = V - i >= VL ? load(x + i) : load_tail(x + i, V - i, x[0]);
-        top = vmax(v, top);
-        zero += v - v;
-    }
-    return sum_lanes(zero) == 0 ? max_lanes(top) : NAN;
+/* True if every x (V) is finite: a number minus itself is 0, and of the others none is. */
+INLINE int all_finite(const real *x, int64_t V) {
+    vec zero = {0};
+    for (int64_t i = 0; i < V; i += VL) zero += load_part(x + i, V - i) - load_part(x + i, V - i);
+    return sum_lanes(zero) == 0;
 }
 
 /* p = exp((x - max) / t); p may be x. Returns its sum, which float64 adds up in order. */
@@ -83,14 +78,14 @@ static int32_t next_token(real *p, int32_t *heap, const real *x, const real *rul
                           int64_t top_k, const int32_t *key, int64_t counter,
                           const int32_t *again, int64_t repeats, int64_t V) {
     real temperature = rules[0], top_p = rules[1], repetition = rules[2];
-    real max = greatest(x, V);
-    if (max != max) return -1;
+    if (!all_finite(x, V)) return -1;
+    real max = row_max(x, V);
     if (repeats) {
         real lse = max + (real)log(exponentials(p, x, V, max, 1));
         for (int64_t i = 0; i < V; i++) p[i] = x[i] - lse;
         for (int64_t i = 0; i < repeats; i++) p[again[i]] = (x[again[i]] - lse) * repetition;
         x = p;
-        max = greatest(x, V);
+        max = row_max(x, V);
     }
     int32_t token = 0;
     if (temperature == 0) {

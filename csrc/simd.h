@@ -194,6 +194,14 @@ INLINE real max_lanes(vec x) {
     return x[0];
 }
 
+/* The greatest of x (n). */
+INLINE real row_max(const real *x, int64_t n) {
+    vec top = splat(x[0]);
+    for (int64_t i = 0; i < n; i += VL)
+        top = vmax(n - i >= VL ? load(x + i) : load_tail(x + i, n - i, x[0]), top);
+    return max_lanes(top);
+}
+
 /* Transpose the VL x VL matrix whose rows are x[0..VL-1]. Blocks of h x h beside the diagonal
  * change places, for h = 1, 2, 4, ... For VL = 4:
  *
@@ -213,7 +221,7 @@ INLINE void transpose(vec x[VL]) {
     }
 }
 
-/* ---------------------------------------------------------------------------------------- sizes */
+/* ---------------------------------------------------------------------------- sizes and offsets */
 
 INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -225,6 +233,17 @@ INLINE void share(int64_t n, int64_t grain, int threads, int i, int64_t *first, 
     *first = pieces * i / threads * grain;
     *last = pieces * (i + 1) / threads * grain;
     if (*last > n) *last = n;
+}
+
+/* The position of the first bad entry of cu_seqlens (S+1), or -1 if all are good. They must start
+ * with 0, never fall, and end with N. No sequence may have more than `longest` rows. */
+INLINE int64_t first_bad_offset(const int32_t *cu_seqlens, int64_t N, int64_t S, int64_t longest) {
+    if (cu_seqlens[0] != 0) return 0;
+    for (int64_t s = 0; s < S; s++) {
+        int64_t length = (int64_t)cu_seqlens[s + 1] - cu_seqlens[s];
+        if (length < 0 || length > longest) return s + 1;
+    }
+    return cu_seqlens[S] == N ? -1 : S;
 }
 
 #endif
