@@ -35,7 +35,7 @@ from pysft.lab.experiments.rates import judge_rate
 from pysft.lab.lab import Lab
 from pysft.lab.overview import KINDS, gather, write_page
 from pysft.lab.parallel import Part, side_by_side
-from pysft.lab.study import BAD, GOOD, PARTLY, interval, verdict
+from pysft.lab.study import BAD, GOOD, PARTLY, T95, interval, verdict
 from pysft.lab.table import cell
 from pysft.lab.variants import exchange
 from pysft.measure import figures
@@ -506,6 +506,16 @@ def test_an_interval_is_students_t_times_the_standard_error():
     assert three["mean"] == 1 and three["t95"] == pytest.approx(4.303, rel=1e-12)  # s = sqrt(3)
     assert interval([1, 2, 3, 4])["t95"] == pytest.approx(3.182 * math.sqrt(5 / 3) / 2, rel=1e-12)
     assert two["values"] == [1, 3] and interval([2, 2, 2])["t95"] == 0
+
+
+def test_students_t_leaves_five_in_a_hundred_outside():
+    """The share of Student's distribution beyond T95, from its density."""
+    t = np.linspace(0, 1, 200_001)[:-1]  # t = u / (1 - u), so u in [0, 1) is t in [0, inf)
+    t, dt = t / (1 - t), 1 / (1 - t) ** 2 * 5e-6
+    for df, edge in enumerate(T95, 1):
+        density = (1 + t * t / df) ** (-(df + 1) / 2) * dt
+        outside = density[t > edge].sum() / density.sum()
+        assert outside == pytest.approx(0.05, abs=6e-5), df
 
 
 def test_one_seed_has_no_interval_and_missing_values_are_left_out_of_the_mean():

@@ -292,3 +292,26 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, name):
         new_run(str(tmp_path / name), "tiny")
     assert name in one_line(error)
     assert files_in(tmp_path) == {"notes.txt": b"x"}
+
+
+def test_a_path_that_is_no_stage_says_what_there_is_instead(tmp_path):
+    """Every sentence of not_a_folder(), in the situation that it is for."""
+    run, base = tmp_path / "run", tmp_path / "run" / "base"
+    run.mkdir()
+    write_json(run / "run.json", {"settings": {"base": {}, "sft": {}}})
+
+    def said(path):
+        with pytest.raises(MissingInput) as found:
+            find_stage(path)
+        return str(found.value).removeprefix(f"{path}: ")
+
+    assert said(run / "sft") == "no such run folder. 'python -m pysft train' makes one"
+    base.mkdir()
+    assert said(run / "sft") == "no such stage. This run has base"
+    (run / "sft").mkdir()
+    assert said(run / "sft-2") == "no such stage. This run has base, sft"
+    for step in (20, 3):
+        (base / "steps" / str(step)).mkdir(parents=True)
+    assert said(base / "steps" / "5") == "no such checkpoint. There are 3, 20"
+    assert said(run / "run.json") == "this is a file. Name the folder of a run"
+    assert said(tmp_path / "other") == "no such run folder. 'python -m pysft train' makes one"
