@@ -659,7 +659,9 @@ def test_the_page_shows_the_tree_and_each_fine_tuning(home, second, chain):
         assert stored(run, "sft-2")["weights_sha256"][:16] in tree
         assert "<h2>Compared with its parent" in page
         assert "sft answers" in page
-        assert ("<h2>Fine-tuning: sft</h2>" in page) is (len(parts) == 2)
+        for title in ("Fine-tuning: sft", "Measured during sft", "The figures of sft"):
+            assert (f"<h2>{title}</h2>" in page) is (len(parts) == 2)
+        assert "not as this program writes it" not in page
     assert "--stages base,sft,sft-2" in page_of(chain) and "sft-2.lr=0.001" in page_of(chain)
     assert f"--base {home.run / 'sft'}" in page_of(second)
 

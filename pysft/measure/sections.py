@@ -199,7 +199,7 @@ def replies(groups: dict) -> list:
     return parts
 
 
-def all_figures(r: dict | None, base: dict | None) -> list:
+def all_figures(r: dict | None, base: dict | None = None) -> list:
     """Every figure of the report, with its meaning."""
     r = r or base
     unit = UNITS[unit_of(r)]
