@@ -8,14 +8,16 @@ import shlex
 import shutil
 from dataclasses import asdict
 from html import unescape
+from pathlib import Path
 
 import pytest
 
+from pysft import __version__
 from pysft.cli import main as cli
 from pysft.errors import MissingInput
 from pysft.jobs import begin as begin_job
 from pysft.jobs import train as train_job
-from pysft.measure import figures
+from pysft.measure import figures, sections
 from pysft.measure.curves import grouped, training
 from pysft.measure.provenance import Provenance
 from pysft.measure.report import report, write_report
@@ -25,6 +27,7 @@ from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import FIGURES as FIGURES_IN_WORDS
 from pysft.measure.wording import MARKS
 from pysft.text.templates import CHAT
+from pysft.training.flat import PLACES
 from pysft.training.presets import PRESETS, TOOLS, WITH_TOOLS, Parent, resolve
 from pysft.training.settings import Settings
 
@@ -98,6 +101,12 @@ FIGURES = {
             "verbatim_replies": 1,
         }
     },
+}
+TOOL_TEST = {
+    **{"answered": 0.5, "town_answered": 0.625, "answered_without": 0.125, "answered_of": 640},
+    **{"called": 0.75, "queried": 0.25, "refused": 0.875, "refused_of": 400},
+    **{"refused_first": 1.0, "refused_last": 0.0, "followed": 0.375, "followed_of": 240},
+    **{"quiet": 0.9, "quiet_after": 0.8, "quiet_of": 336},
 }
 SEALED = {
     "prompts": 120,
@@ -282,9 +291,7 @@ def test_the_numbers_of_the_page_are_those_of_the_files(run, undrawn):
 
 
 def test_the_tool_test_is_shown_in_the_words_of_the_screen(run, undrawn):
-    tools = dict.fromkeys(("answered", "town_answered", "answered_without", "called"), 0.5)
-    tools |= {"queried": 0.25, "refused": 0.75, "refused_first": 1.0, "refused_last": 0.0}
-    tools |= {"quiet": 1.0, "answered_of": 640, "refused_of": 400, "quiet_of": 336}
+    tools = {k: v for k, v in TOOL_TEST.items() if k not in ("followed", "quiet_after")}
     fill(run, {"sft/report.json": FIGURES | {"tools": tools}})
     rows = cells(report(run))
     for name, text in tool_rows(tools):
@@ -359,77 +366,6 @@ def test_every_section_is_there_and_nothing_is_missing(run):
     assert document.count("<svg") == 3 + 3 + 3 and not re.search(r'\bid="', document)
 
 
-# What stands below each heading of the page of a whole run, without figures: small headings as they
-# are, "| " and the headings of a table, "> " and what a folded part says of itself, "# " and a list
-# or a command, and the first words of a paragraph.
-BY_DOMAIN = "| domain | prompts | format compliance | on topic | by chance | real words"
-BY_DOMAIN += " | distinct replies | from training"
-LOSSES = ["450 steps, 450,000", "Each row is"]
-PARTS = {
-    "In short": [
-        "A base model",
-        "|  | verdict | measured | good, partly",
-        "The section \u201cThe",
-    ],
-    "The stages": ["| stage | begun from | steps | weights | symbols | SHA-256 | folder"],
-    "Warnings": ["# ul"],
-    "Before and after": [
-        "Prompts it was trained on",
-        "| prompt | the base model completes | the tuned model answers",
-        "Prompts it never saw",
-        "| prompt | the base model completes | the tuned model answers",
-        "A chat about the town",
-        "| question | reply",
-    ],
-    "Training the base": [*LOSSES, "| step | loss, base | norm | rate | graded tokens | tokens/s"],
-    "Fine-tuning": [
-        *LOSSES,
-        "| step | loss, conversation | loss, base | norm | rate | graded tokens | tokens/s",
-    ],
-    "Measured during fine-tuning": [
-        "| step | loss, trained | loss, held out | loss, base text | forgetting | recall | stopped"
-        " | format | on topic | real words",
-        f"> The same prompt at each checkpoint: Say {HOSTILE}",
-        "| step | reply",
-    ],
-    "Replies, and where they may come from": [
-        "| replies to | all | verbatim | near copy | spliced | new | empty",
-        "Verbatim: a training",
-        "Prompts it was trained on",
-        "| prompt | reply",
-        "Prompts it never saw",
-        "| prompt | reply",
-    ],
-    "The figures": [
-        "| figure | value",
-        "By domain of the prompt",
-        BY_DOMAIN,
-        "In: subjects that",
-        "The sealed prompts",
-        "Prompts that were",
-        "| figure | value",
-        BY_DOMAIN,
-        "> Other entries of report.json",
-        "| name | value",
-    ],
-    "The data": [
-        "The mask leaves",
-        "| what | how many",
-        "|  | least | median | 95th percentile | most",
-        "> The most frequent categories",
-        "| category | conversations",
-    ],
-    "Settings": ["All settings are", "> All 55 settings", "| setting | value"],
-    "Making it again": [
-        "# pre",
-        "| input | SHA-256",
-        "The same build",
-        "| stage | SHA-256 of the weights",
-    ],
-    "What is missing": ["| what | why | so the page lacks"],
-}
-
-
 def parts_of(document):
     """The parts of each section, as PARTS has them."""
     sections, pattern = {}, r"<(h[23]|p|ul|pre|summary|thead)>(.*?)</\1>"
@@ -446,9 +382,184 @@ def parts_of(document):
     return sections
 
 
-def test_every_section_has_its_parts_in_this_order(run, undrawn):
-    found = parts_of(report(run))
-    assert found == PARTS and list(found) == list(PARTS)
+PAGES = Path(__file__).parent / "pages"
+
+
+def readable(document):
+    """The page as lines of text: "# " and a heading, "| " and the cells of a row, with ">" before
+    those that stand at the right, "+ " and what a folded part says of itself, "- " and an item of
+    a list, "$ " and a command, and paragraphs as they are. Small notes stand behind "//"."""
+    pattern, lines = r"<(h[1-6]|p|li|code|summary|tr|footer)>(.*?)</\1>", []
+    signs = {"h1": "# ", "h2": "## ", "h3": "### ", "li": "- ", "code": "$ ", "summary": "+ "}
+    for tag, inside in re.findall(pattern, document.partition("<main>")[2], re.S):
+        inside = inside.replace("<small>", " // ").replace('class="right">', '">>')
+        inside = re.sub("</t[hd]>(?=<)", " | ", inside)
+        text = unescape(re.sub("<[^>]*>", "", inside))
+        lines.append(signs.get(tag, "| " if tag == "tr" else "") + text)
+    return lines
+
+
+def chain():
+    """Every file of a run of two fine-tunings, the second of which was begun from one that can
+    talk. What the page of a run with one fine-tuning does not show is here."""
+    files = contents()
+    first = FIGURES | {"stage": "sft"}
+    second = {name: (1 + n) / 64 for n, name in enumerate(FIGURES_IN_WORDS)}  # each its own number
+    second |= FIGURES | {"stage": "sft-2"}
+    second |= {"base_loss_unit": "byte", "distinct_replies": 30, "end_tokens_graded": 39}
+    second |= {"words_unmeasured": "the training replies are written in Thai", "real_words": None}
+    second |= {"tools": TOOL_TEST, "forgetting_matched": -0.25, "sealed": SEALED}
+    second |= {
+        "parent": {"stage": "sft"} | {name: n / 64 for n, name in enumerate(FIGURES_IN_WORDS)}
+    }
+    chat = {"about": "about nobody", "question": "Hm?", "parts": [], "stop": "length"}
+    changes = {"seed": 7, "data": {"grade": "last"}, "sft-2": {"lr": 1e-5}}
+    settings = resolve(flags=changes, stages=["base", "sft", "sft-2"]).to_json()
+    return {
+        "run.json": files["run.json"] | {"settings": json.loads(json.dumps(settings))},
+        "base/report.json": files["base/report.json"],
+        "base/log.jsonl": [{"step": 1, "skipped": True}, {"step": 2, "skipped": True}],
+        **{f"sft/{name}": files[f"sft/{name}"] for name in ("log.jsonl", "measurements.jsonl")},
+        "sft/report.json": first,
+        "sft-2/report.json": second,
+        "sft-2/log.jsonl": [
+            {**LOG[0], "figures": {"conversation": 3.0, "margin": 0.5}, "norm": None},
+            LOG[1] | {"skipped": True},
+        ],
+        "sft-2/data.json": {"notes": [], "turns": 40, "targets": 9, "pairs": 7}
+        | {"graded_targets": 3, "end_tokens_graded": 2, "prompt_length": {"min": 8, "max": 25}},
+        "sft-2/measurements.jsonl": [
+            {
+                "step": 100,
+                "recall": 0.5,
+                "base_loss_unit": "byte",
+                "samples": [["A\nb", "c", "end"]],
+            }
+        ],
+        "sft-2/before.json": {
+            "parent": "sft",
+            "talks": True,
+            "rows": [["Say yes", "No.\nNo.", "Yes.", "end", True]],
+            "chat": [chat],
+        },
+        "sft-2/samples.json": {"heldout": [sample("Be", "Aye.")], "sealed": [["A", "b", "end"]]},
+    }
+
+
+@pytest.mark.parametrize("name, files", [("run", contents), ("chain", chain)])
+def test_the_page_reads_as_it_should(tmp_path, undrawn, name, files):
+    """If another page is wanted, write what is shown here into tests/pages, and read it first."""
+    found = readable(report(fill(tmp_path / "my run", files())))
+    found = [line.replace(__version__, "VERSION").replace(HOSTILE, "HOSTILE") for line in found]
+    found = [line for line in found if not re.match(r"\| \[\S+\] \w+ \| [^|]*$", line)]
+    text = "\n".join(line.replace("\n", " \u23ce ") for line in found) + "\n"
+    assert text == (PAGES / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_a_run_of_an_earlier_version_has_the_same_page(tmp_path, undrawn):
+    """Its settings had no tables."""
+    files = {name: contents()[name] for name in ("run.json", "sft/report.json")}
+    settings = files["run.json"]["settings"]
+    flat = {name: settings[name] for name in ("preset", "seed")}
+    for name, where in PLACES.items():
+        table, key = where[0]
+        flat[name] = settings[table][key]
+    kept = {place for where in PLACES.values() for place in where}
+    settings = {
+        table: {k: v for k, v in values.items() if (table, k) in kept}
+        if isinstance(values, dict)
+        else values
+        for table, values in settings.items()
+    }
+    now = files["run.json"] | {"settings": settings}
+    old = files["run.json"] | {"settings": flat}
+    pages = []
+    for version, record in (("now", now), ("old", old)):
+        folder = fill(tmp_path / version / "run", files | {"run.json": record})
+        pages.append(readable(report(folder)))
+    assert sorted(pages[0]) == sorted(pages[1]) and "preset seed, seed 1" in pages[0][2]
+
+
+def test_every_setting_of_a_run_is_on_its_page(run, undrawn):
+    settings = contents()["run.json"]["settings"]
+    rows = cells(report(run).partition("<summary>All 55 settings</summary>")[2])
+    expected = [
+        [f"[{table}] {name}", json.dumps(value)]
+        for table in ("model", "data", "base", "sft")
+        for name, value in settings[table].items()
+    ]
+    assert rows[: 1 + 55] == [["setting", "value"], ["seed", "1"], *expected]
+
+
+def test_without_its_settings_a_run_is_told_of_without_them(run, undrawn):
+    (run / "run.json").unlink()
+    shown = readable(report(run))
+    start = "A base model that completes text was fine-tuned to answer: 212,864 weights"
+    assert shown[2] == f"{start}, 11 seconds of training."
+    assert not {"## Settings", "| input | SHA-256"} & set(shown) and "## Making it again" in shown
+
+
+def test_a_base_that_was_to_be_tuned_says_nothing_in_short(run, undrawn):
+    shutil.rmtree(run / "sft")
+    record = contents()["run.json"]
+    for verb, tuned in ((None, True), ("train", True), ("pretrain", False)):
+        fill(run, {"run.json": record | ({"verb": verb} if verb else {})})
+        document = report(run)
+        assert ("<h2>In short" in document) is not tuned
+        assert ("python -m pysft train" in document) is tuned
+        reasons = {row[0]: row[1:] for row in cells(document.partition("What is missing</h2>")[2])}
+        why = "this run was not fine-tuned, or not yet"
+        assert reasons["sft"] == [why, "everything about a tuned model"]
+
+
+def test_the_tree_of_stages_says_where_each_is_and_how_far(run):
+    row = {"in_run": True, "finished": True, "damaged": None, "steps": 5000, "symbols": 68}
+    row |= {"params": 212864, "weights_sha256": "0123456789abcdefghij", "parent_found": True}
+    rows = [
+        row | {"stage": "base", "folder": "a/base", "in_run": False, "parent": None}
+        | {"parent_folder": None, "parent_found": False},
+        row | {"stage": "sft", "folder": "b/sft", "parent": "base", "parent_folder": "a/base"},
+        row | {"stage": "sft-2", "folder": "b/sft-2", "parent": "sft", "parent_folder": "b/sft"}
+        | {"finished": False, "weights_sha256": None, "params": None},
+        row | {"stage": "sft-3", "folder": "b/sft-3", "parent": "sft-2"}
+        | {"damaged": "cut off", "parent_folder": "b/sft-2"},
+    ]  # fmt: skip
+    shown = readable("<main>" + "".join(sections.stages(rows)))
+    assert shown == [
+        "| stage | begun from | >steps | >weights | >symbols | SHA-256 | folder",
+        "| base | nothing | >5,000 | >212,864 | >68 | 0123456789abcdef | a/base",
+        "| +- sft | base | >5,000 | >212,864 | >68 | 0123456789abcdef | this run",
+        "|    +- sft-2 | sft | >5,000 | >\u2013 | >68 | not finished | this run",
+        "|       +- sft-3 | sft-2 | >5,000 | >212,864 | >68 | damaged: cut off | this run",
+    ]
+
+
+def test_few_different_replies_are_fewer_than_half_of_all():
+    for distinct, warned in ((29, True), (30, False)):
+        found = sections.warnings({"distinct_replies": distinct, "prompts": 60}, None, None, None)
+        assert bool(found) is warned
+    assert sections.warnings({"distinct_replies": None, "prompts": 60}, None, None, None) == []
+
+
+def test_end_tokens_are_counted_in_the_report_or_else_in_the_census():
+    counts = {"end_tokens_graded": 3, "turns": 4}
+    text = "3 end tokens are graded, but there are 4 turns: the model may not learn to stop."
+    for r, data in ((counts, None), (None, counts), (counts, {"turns": 3, "notes": []})):
+        assert f"<li>{text}</li>" in sections.warnings(r, data, None, None)[0]
+    assert sections.warnings(counts | {"turns": 3}, counts, None, None) == []
+    assert sections.warnings({"turns": 4}, None, None, None) == []
+
+
+def test_the_census_counts_targets_in_the_report_or_else_in_the_data():
+    counts = {"graded_targets": 3, "targets": 4, "end_tokens_graded": 1, "turns": 2}
+    other = {"graded_targets": 7, "targets": 8, "end_tokens_graded": 5, "turns": 6}
+    text = "<p>The mask leaves 3 of 4 (75.0%) targets graded: the model learns from these alone."
+    text += " 1 of them are end tokens, for 2 turns.</p>"
+    for d, r in ((counts, None), (counts, {"recall": 1}), (other, counts), (None, counts)):
+        assert sections.census(d, r) == [text]
+    none = dict.fromkeys(counts, 0)
+    assert "leaves 0 of 0 targets" in sections.census(none, None)[0]
+    assert sections.census({}, {}) == sections.census(None, None) == []
 
 
 def test_a_long_group_of_replies_shows_eight_of_them_and_folds_the_others(run, undrawn):
