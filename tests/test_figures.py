@@ -1,6 +1,7 @@
 """Figures and pages: any text is shown and never executed, in light and in dark, and the same data
 give the same bytes."""
 
+import math
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -370,3 +371,204 @@ def test_the_name_of_a_mark_may_have_40_characters_and_a_longer_one_is_shortened
         svg = curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=[(50, name)])
         assert (name in texts(svg)) is is_whole
         assert any("[...]" in text for text in texts(svg)) is not is_whole
+
+
+# ------------------------------------------------------------------------------- what is drawn how
+
+
+def paths_of(svg):
+    """[(d, style as a dict, place)] of the paths in a figure, in their order."""
+    found = []
+    for tag in re.findall("<path [^>]*>", svg):
+        a = dict(re.findall(r'([\w-]+)="([^"]*)"', tag))
+        at = re.findall(r"[-\d.]+", a.get("transform", "0 0"))
+        style = dict(item.split(": ") for item in a["style"].split("; "))
+        found.append((a["d"].strip(), style, tuple(map(float, at))))
+    return found
+
+
+def lines_drawn(svg):
+    """{(colour, width, dashes, opacity)} of all lines: all that is not filled."""
+    return {
+        tuple(style.get(f"stroke{name}", default) for name, default in LINE.items())
+        for _, style, _ in paths_of(svg)
+        if style["fill"] == "none" and "stroke" in style
+    }
+
+
+LINE = {"": "", "-width": "1", "-dasharray": "", "-opacity": "1"}
+GRID, AXIS = ("currentColor", "0.7", "", "0.14"), ("currentColor", "0.8", "", "1")
+LEVEL = ("currentColor", "1", "5,3", "1")
+FIRST = (COLOURS[0], "1.8", "", "1")
+
+
+def test_each_kind_of_line_has_its_width_and_its_dashes(drawn):
+    lines, logs, rows, ways, empty = map(lines_drawn, samples())
+    second, mark = (COLOURS[1], "1.8", "10.8,3.6", "1"), ("currentColor", "0.8", "0.8,1.6", "1")
+    assert lines == {GRID, AXIS, LEVEL, FIRST, second, mark}
+    assert logs == {GRID, AXIS, FIRST}
+    assert rows == {GRID, AXIS, LEVEL, ("currentColor", "2.4", "", "1")}  # a bar at the mean
+    assert ways == {GRID, AXIS, LEVEL, FIRST, (COLOURS[0], "1.8", "", "0.9")}
+    assert empty == {GRID, AXIS}
+
+
+def test_a_figure_is_as_wide_as_all_others_and_as_high_as_what_it_holds(drawn):
+    """In points: the axes 230, a line of the title 13, a row of names of marks 12, and below them
+    12 and 14.5 for each row of the legend. A row of dots has 12 and 13 for each line of the longest
+    name, and all rows together 50 more."""
+    legend = [12 + 14.5 * rows for rows in (1, 1, 2, 2)]
+    high = [230 + 12 + legend[0], 230 + legend[1], 50 + 3 * (12 + 2 * 13) + legend[2]]
+    high += [230 + legend[3], 230]
+    found = [tuple(map(float, re.search('viewBox="([^"]*)"', s)[1].split())) for s in samples()]
+    assert found == [(0, 0, 460, 13 + h) for h in high]
+    title = " ".join(["eleven char"] * 6)  # 71 characters are two lines
+    for name, lines in ((title[:68], 1), (title, 2)):
+        svg = curves(name, [], "x", "y")
+        assert re.search(r'viewBox="0 0 460 (\d+)"', svg)[1] == str(230 + 13 * lines)
+
+
+def test_each_kind_of_text_has_its_size(drawn):
+    svg = curves("title", [Series("name", [0, 1], [[0, 1]])], "x", "y", marks=[(1, "mark")])
+    sizes = {
+        "".join(e.itertext()): re.search(r"font-size: ([\d.]+)px", e.get("style"))[1]
+        for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    }
+    numbers = {name: size for name, size in sizes.items() if name[-1].isdigit()}
+    assert set(numbers.values()) == {"10"}
+    rest = {"title": "11", "name": "9.5", "x": "10", "y": "10", "mark": "9"}
+    assert sizes == numbers | rest
+
+
+def markers(svg, colour=COLOURS[0]):
+    """[(half of its width, (x, y))] of the markers of a colour, in their order."""
+    return [
+        (max(float(n) for n in re.findall(r"-?[\d.]+", d)), at)
+        for d, style, at in paths_of(svg)
+        if style["fill"] == colour and at != (0, 0) and style.get("fill-opacity", "0.9") == "0.9"
+    ]
+
+
+def axes_of(svg):
+    """The two ends of the axes, from the lower left to the upper right, as (x, y)."""
+    ends = [
+        tuple(map(float, corner.split()))
+        for d, style, _ in paths_of(svg)
+        if style.get("stroke-linejoin") == "miter" and style["fill"] == "none"
+        for corner in d.removeprefix("M ").split("L")
+    ]
+    (left, right), (top, bottom) = ((min(v), max(v)) for v in zip(*ends))
+    return (left, bottom), (right, top)
+
+
+def test_each_kind_of_marker_has_its_size(drawn):
+    """Of a line 5.5 points, of a seed's dot 7, on a path 3.5 and at its end 10."""
+    lines, _, rows, ways, _ = samples()
+    assert {size for size, _ in markers(lines)} == {2.75}
+    assert {size for size, _ in markers(rows)} == {3.5}
+    assert sorted(size for size, _ in markers(ways)) == [1.75] * 5 + [2.75] + [5] * 2
+    [(size, _)] = markers(ways, "currentColor")[-1:]  # in the legend
+    assert size == 5
+
+
+def test_a_long_line_is_marked_at_some_points_and_each_series_at_others(drawn):
+    for n in (12, 13):
+        x = list(range(n))
+        svg = curves("t", [Series(c, x, [x]) for c in "ab"], "x", "y")
+        first, second = ([at for _, at in markers(svg, c)[:-1]] for c in COLOURS[:2])
+        assert (len(first) == n) is (first == second) is (n == 12)
+    svg = curves("t", [Series(c, range(400), [[i] * 400]) for i, c in enumerate("abcd")], "x", "y")
+    place = [[x for _, (x, _) in markers(svg, c)[:-1]] for c in COLOURS[:4]]
+    (left, right), (top, bottom) = (sorted(ends) for ends in zip(*axes_of(svg)))
+    begin = min(x for x, _ in points(svg, COLOURS[0])[0])
+    # The first at 2, 5, 8 or 11 % of the axes' diagonal, the next 12 % further on.
+    across = math.hypot(right - left, bottom - top)
+    for i, some in enumerate(place):
+        expected = [0.02 + 0.03 * i + 0.12 * n for n in range(len(some))]
+        assert [(x - begin) / across for x in some] == pytest.approx(expected, abs=0.003)
+        assert len(some) in (6, 7)
+
+
+def test_the_dots_of_a_row_lie_beside_each_other_over_a_bar_at_their_mean(drawn):
+    svg = dots("t", [("a", [1, 2, 6]), ("b", [4]), ("c", [2, 2])], "x")
+    place = texts(svg)
+    row = {name: place[name][1] for name in "abc"}
+    apart = row["b"] - row["a"]
+    assert row["c"] - row["b"] == pytest.approx(apart, abs=0.02) and apart > 0
+    found = [at for _, at in markers(svg)[:-1]]
+    unit = (place["6"][0] - place["1"][0]) / 5
+    assert [x - found[0][0] for x, _ in found] == pytest.approx(
+        [unit * n for n in (0, 1, 5, 3, 1, 1)], abs=0.05
+    )
+    middle = found[1][1]
+    beside = [(y - middle) / apart for _, y in found]
+    assert beside == pytest.approx([-0.18, 0, 0.18, 1, 1.82, 2.18], abs=0.01)
+    bars = [
+        [tuple(map(float, corner.split())) for corner in d.removeprefix("M ").split("L")]
+        for d, style, _ in paths_of(svg)
+        if style.get("stroke-width") == "2.4"
+    ][:-1]
+    for (bar, mean), at in zip(zip(bars, (2, 1)), (0, 2)):
+        expected = [found[0][0] + mean * unit] * 2
+        assert [x for x, _ in bar] == pytest.approx(expected, abs=0.05)
+        ends = sorted((y - middle) / apart for _, y in bar)
+        assert ends == pytest.approx([at - 0.34, at + 0.34], abs=0.01)
+    assert len(bars) == 2 and svg.rindex("stroke-width: 2.4", 0, svg.index("fill: #0072b2")) > 0
+    assert svg.index("stroke-width: 0.7") < svg.index("fill: #0072b2")  # the grid is behind
+
+
+def test_a_legend_has_as_many_columns_as_its_longest_name_leaves_room_for():
+    """76 characters, of which each column takes nine beside the name; a name has 66 in a line."""
+    room = figures._legend_room
+    assert room([]) == (0, [], 1)
+    for length, columns in ((29, 2), (30, 1), (16, 3), (17, 2)):
+        names = ["x" * length] * 5
+        assert room(names) == (12 + 14.5 * -(-5 // columns), names, columns)
+    assert room(["a", "b"])[2] == 2  # no more columns than names
+    words = " ".join(["eleven char"] * 6)
+    assert room([words[:66]]) == (26.5, [words[:66].strip()], 1)
+    high, [name], columns = room([words])
+    assert (high, name.count("\n"), columns) == (41, 1, 1)
+
+
+def test_a_number_too_large_or_too_small_to_draw_is_left_out():
+    def kept(log):
+        values = [None, 1e30, -1e30, 9e29, -9e29, 0, 1e-30, 2e-30, -1.5, float("nan")]
+        x = figures._numbers(values, log)
+        return [value for value, found in zip(values, x) if found == value]
+
+    assert kept(False) == [9e29, -9e29, 0, 1e-30, 2e-30, -1.5]
+    assert kept(True) == [9e29, 2e-30]
+
+
+def test_names_and_labels_are_broken_where_they_would_not_fit(drawn):
+    words = " ".join(["abcd"] * 9)  # 44 characters
+    for length, whole in ((26, True), (29, False)):
+        assert (words[:length].strip() in texts(dots("t", [(words[:length], [1])], "x"))) is whole
+    for length, whole in ((39, True), (44, False)):
+        assert (words[:length].strip() in texts(curves("t", [], "x", words[:length]))) is whole
+
+
+def test_a_logarithmic_axis_has_more_numbers_where_its_range_is_less_than_ten_fold(drawn):
+    for most, more in ((8, True), (12, False)):
+        svg = curves("t", [Series("a", [0, 1], [[1, most]])], "x", "y", log_y=True)
+        assert ({"3", "4", "6", "7"} <= texts(svg).keys()) is more
+        assert ({"3", "4", "6", "7"} & texts(svg).keys() == set()) is not more
+        assert {"1", "2", "5"} <= texts(svg).keys()
+
+
+def test_names_of_marks_stand_in_as_few_rows_as_keep_them_apart(drawn):
+    def rows(*marks):
+        svg = curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=marks)
+        place = texts(svg)
+        assert lines_drawn(svg) >= {("currentColor", "0.8", "0.8,1.6", "1")}
+        return {name: place[name] for _, name in marks}
+
+    place = rows((80, "right"), (20, "left"), (22, "also left"), (24, "third"))
+    y = {name: at[1] for name, at in place.items()}
+    assert y["left"] == y["right"] == y["also left"] + 12 == y["third"] + 24
+    assert place["left"][0] < place["also left"][0] < place["third"][0] < place["right"][0]
+    # A character takes six points: two names of ten need 60 of the 460 points of the figure, of
+    # which the axes give 460 / 1.1 to the 100 steps, with a margin at either side.
+    for apart, together in ((14.2, False), (14.5, True)):
+        place = rows((10, "a" * 10), (10 + apart, "b" * 10))
+        assert (place["a" * 10][1] == place["b" * 10][1]) is together
