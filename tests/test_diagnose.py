@@ -282,6 +282,141 @@ def test_a_reply_that_does_not_stop_is_looked_at_before_the_mask():
     assert "first find out why it does not stop" in found["writes the user's part"].cause
 
 
+def finding(mode, changes, settings=SETTINGS, track=TRACK, **more):
+    """The finding of a mode in a run that is healthy but for these changes; None without it."""
+    found = {f.mode: f for f in findings(HEALTHY | changes, track, settings, **more)}
+    return found.get(mode)
+
+
+@pytest.mark.parametrize(
+    "changes, is_found",
+    [
+        ({"content": 0.5}, True),
+        ({"content": 0.49}, False),  # a model that says nothing does not complete text
+        ({"content": None}, False),
+        ({"stopped_unseen": None}, False),
+        ({"prompts": 0}, False),
+    ],
+)
+def test_a_model_ignores_the_format_only_if_it_says_something(changes, is_found):
+    found = finding("ignores the format", {"stopped_unseen": 0.1} | changes)
+    assert (found is not None) is is_found
+
+
+@pytest.mark.parametrize(
+    "losses, data, cause",
+    [
+        ((2.3, 1.14), {}, "the loss has fallen, so the model has learned something, but not"),
+        ((2.3, 1.15), {}, "too few steps (200) or too low a learning rate (0.005): the loss has"),
+        ((2.3, None), {}, "too few steps (200) or too low a learning rate (0.005)$"),
+        ((None, 0.1), {}, "too few steps (200) or too low a learning rate (0.005)$"),
+        ((2.3, 0.1), {"turns": 4}, "the loss has fallen"),
+        ((2.3, 0.1), {"turns": 4, "end_tokens_graded": 4}, "the loss has fallen"),
+        ((2.3, 0.1), {"end_tokens_graded": 4}, "the loss has fallen"),
+        ((2.3, 0.1), {"turns": 4, "end_tokens_graded": 3}, "only 3 of 4 turns have a graded"),
+    ],
+)
+def test_the_cause_of_completed_text_is_what_the_losses_and_the_census_say(losses, data, cause):
+    sick = {"stopped_unseen": 0.1, "sft_loss_start": losses[0], "sft_loss": losses[1]}
+    found = finding("ignores the format", sick, data=data)
+    assert (found.cause + "$").startswith(cause)
+    fix = "--sft-steps" if "too few" in cause else "audit FILE" if "only" in cause else "mask FILE"
+    assert fix in found.fix
+
+
+def test_epochs_are_named_where_they_are_known_and_where_they_are_many():
+    for epochs, named in (({"a": 20.0, "b": 1.0}, ""), ({"a": 1.0, "b": 21.0}, " (21 epochs)")):
+        found = finding("gibberish", {"real_words": 0.5}, data={"epochs": epochs})
+        assert f"too long a training{named}:" in found.cause
+    copies = {"origins": {"verbatim": 61}}
+    for epochs, named in (({}, ""), ({"a": 0.5, "b": 3.0}, " (3)")):
+        found = finding("memorises", copies, data={"epochs": epochs})
+        assert found.cause == f"too many epochs{named} on too small a data set"
+
+
+def test_only_replies_that_stop_are_judged_by_their_words():
+    for stopped, is_found in ((0.5, True), (0.49, False), (None, False)):
+        sick = {"stopped_unseen": stopped, "real_words": 0.1, "distinct_words": 0.1}
+        for mode in ("gibberish", "repeats itself"):
+            assert (finding(mode, sick) is not None) is is_found
+
+
+def test_each_kind_of_memorised_reply_counts_and_without_origins_the_verbatim_ones_do():
+    for verdict in ("verbatim", "near copy", "spliced"):
+        assert finding("memorises", {"origins": {verdict: 19}}).figure.startswith("19 of 61 ")
+    assert finding("memorises", {"origins": {"new": 40, "empty": 21}}) is None
+    assert finding("memorises", {"origins": None, "verbatim_replies": 19}) is not None
+    assert finding("memorises", {"origins": {}, "verbatim_replies": 18}) is None
+    assert finding("memorises", {"origins": {"verbatim": 61}, "prompts": None}) is None
+
+
+def test_the_rate_is_the_one_asked_for_unless_no_step_came_near_it():
+    for reached, said in (
+        (None, "(0.005)"),
+        (0.00496, "(0.005)"),
+        (0.00495, "(0.005 was asked for, but no step had more than 0.00495)"),
+    ):
+        assert said in finding("forgets", {"forgetting": 0.5}, reached=reached).cause
+    assert "(as it is now)" in finding("forgets", {"forgetting": 0.5}, settings={}).cause
+
+
+def test_the_users_part_has_another_cause_where_nine_in_ten_replies_stop_and_without_a_mask():
+    mode = "writes the user's part"
+    for stopped, ends in ((0.89, True), (0.9, False), (None, False)):
+        found = finding(mode, {"no_user_turn": 0.5, "stopped_unseen": stopped})
+        assert ("runs past the end of its reply" in found.cause) is ends
+        assert ("the user's words were graded" in found.cause) is not ends
+        assert "--grade" not in found.cause + found.fix and "mask FILE --line 1" in found.fix
+    found = finding(mode, {"no_user_turn": 0.5}, SETTINGS | {"grade": "everything"})
+    assert found.cause.endswith("; also, nothing was masked (--grade everything)")
+    assert found.fix.startswith("leave out --grade everything; check")
+    assert finding(mode, {"no_user_turn": None}) is None
+    assert finding(mode, {"no_user_turn": 0.5, "prompts": 0}) is None
+
+
+def test_held_out_loss_is_compared_with_the_lowest_checkpoint_that_measured_it():
+    low = {"step": 1100, "heldout_loss": 1.0}
+    mode, sick = "good on training prompts only", {"heldout_loss": 1.3125, "recall": 0.9}
+    found = finding(mode, sick, track=[*TRACK, low])
+    assert found.figure == (
+        "90% of the trained pairs are recalled, but held-out loss is 1.31, 0.31 nats more than at"
+        " step 1,100 (limit: 0.3)"
+    )
+    for other in (
+        low | {"step": 0},
+        low | {"heldout_loss": None},
+        low | {"heldout_conversations": 0},
+    ):
+        assert finding(mode, sick, track=[*TRACK, other]) is None
+    assert finding(mode, sick, track=[low | {"heldout_conversations": 1}]) is not None
+    assert finding(mode, sick, track=[low, TRACK[-1]]) is not None
+    assert finding(mode, sick, track=[]) is None
+    assert finding(mode, sick | {"recall": None}, track=[low]) is None
+
+
+def test_forgetting_has_another_fix_where_base_text_was_mixed_in():
+    found = finding("forgets", {"forgetting": 0.5})
+    assert found.fix.startswith("mix in more base text, train") and "mixed in" not in found.cause
+    found = finding("forgets", {"forgetting": 0.5}, SETTINGS | {"windows": []})
+    assert found.fix.startswith("mix in base text (--set 'sft.windows=[[256,4]]', as in")
+    assert found.cause.endswith(", and no base text was mixed in")
+
+
+def test_one_of_two_shares_of_distinct_words_is_not_enough_to_judge():
+    for name in ("distinct_words", "distinct_words_greedy"):
+        assert finding("repeats itself", {"distinct_words": 0.1} | {name: None}) is None
+
+
+def test_a_fix_names_the_flags_of_the_stage_that_was_diagnosed():
+    sick = {"distinct_words": 0.1, "real_words": 0.1}
+    for stage, steps, rate in (
+        ("sft", "(--sft-steps)", "(--lr)"),
+        ("sft-2", "(--set sft-2.steps=...)", "(--set sft-2.lr=...)"),
+    ):
+        assert steps in finding("repeats itself", sick, stage=stage).fix
+        assert rate in finding("gibberish", sick, stage=stage).fix
+
+
 # --------------------------------------------------------------------------------------- a folder
 
 
@@ -345,3 +480,46 @@ def test_a_folder_without_measurements_is_refused_in_a_sentence(tmp_path):
     write(tmp_path, "report.json", HEALTHY | {"stopped_unseen": "most"})
     with pytest.raises(DataError, match="not as this program writes them"):
         diagnose(tmp_path)
+
+
+def test_a_diagnosis_reads_the_rates_the_data_and_the_stage_of_its_folder(tmp_path):
+    folder = tmp_path / "a run" / "sft-2"
+    sick = HEALTHY | {"origins": {"verbatim": 61}, "stopped_unseen": 0.1, "forgetting": 0.5}
+    rows = [{"step": s, "heldout_loss": 1.0, **sick} for s in (10, 20)]
+    write(folder, "measurements.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    step = {"figures": {}, "loss": 1.0, "norm": 1.0, "tokens": 1, "seconds": 1.0}
+    rates = ((5, 1e-4), (10, 1e-3), (15, 2e-3), (16, None))
+    log = [step | {"step": at, "lr": rate} for at, rate in rates]
+    write(folder, "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    write(folder, "data.json", {"turns": 4, "end_tokens_graded": 3})
+    tables = {"data": {"grade": "all"}, "sft-2": {"lr": 4e-3, "steps": 20}}
+    write(folder, "settings.json", {"settings": tables})
+    for data, file in ((["my talks.jsonl", "b.jsonl"], "'my talks.jsonl'"), (None, ".jsonl")):
+        write(folder.parent, "run.json", {"settings": {}, "data": data})
+        found = {f["mode"]: f for f in diagnose(folder)["findings"]}
+        assert file in found["ignores the format"]["fix"]
+        assert "only 3 of 4 turns" in found["ignores the format"]["cause"]
+    assert found["memorises"]["fix"].endswith(f"pysft select '{folder.parent}'")
+    assert "(20)" in found["forgets"]["cause"]
+    assert "no step had more than 0.002)" in found["forgets"]["cause"]
+    found = {f["mode"]: f for f in diagnose(folder, 10)["findings"]}
+    assert "no step had more than 0.001)" in found["forgets"]["cause"]
+
+
+def test_the_document_of_a_diagnosis_has_its_stage_its_figures_and_what_was_not_measured(tmp_path):
+    names = "stopped_unseen format_compliance real_words distinct_words distinct_words_greedy"
+    names = [*names.split(), "origins", "no_user_turn", "recall", "heldout_loss", "forgetting"]
+    known = HEALTHY | {"format_compliance": 0.97}
+    write(tmp_path, "report.json", known)
+    healthy = {
+        **{"stage": str(tmp_path), "finished": True, "findings": []},
+        "figures": {name: known[name] for name in names},
+    }
+    assert diagnose(tmp_path) == healthy
+    reason = "the training replies are written in Thai"
+    write(tmp_path, "report.json", known | {"words_unmeasured": reason})
+    assert diagnose(tmp_path) == healthy | {"words_unmeasured": reason}
+    write(tmp_path, "report.json", {"recall": 0.5})  # enough to tell it from a base
+    assert diagnose(tmp_path)["figures"] == dict.fromkeys(names) | {"recall": 0.5}
+    write(tmp_path, "report.json", {"stopped_unseen": 0.5})
+    assert diagnose(tmp_path)["findings"] == []
