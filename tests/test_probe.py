@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from texts import grown, one_line, say
 
-from pysft.errors import DataError
-from pysft.measure.probe import Probe, make_probe, plain_prompt
+from pysft.errors import DataError, MissingInput
+from pysft.measure.probe import Probe, before_reply, make_probe, plain_prompt, stored_probe
 from pysft.text.conversation import Conversation
 from pysft.text.corpora import shipped
 from pysft.text.facts import town
@@ -120,6 +120,45 @@ def test_recall_is_measured_on_the_first_forty_replies():
         assert [prompt for prompt, _ in pairs] == [f"Name {n}" for n in range(min(count, 40))]
 
 
+def test_each_part_of_a_probe_comes_from_its_own_conversations_and_texts():
+    made = replace(ROSE, messages=say("Who is Ann?", "Ann sews."), last_only=True)
+    plain = replace(ROSE, messages=[{"role": "text", "content": "Zounds, a plain row."}])
+    several = replace(ROSE, messages=say("Hail", "Well met.", "Whither?", "To Rome."))
+    kept = replace(ROSE, messages=say("Sing", "A song."))
+    probe = make_probe(
+        "Caesar came. ",
+        "Brutus went.",
+        trained=[ROSE, made, plain, several],
+        recalled=[several],
+        heldout=[kept, plain],
+        can_ask=lambda text: False,
+    )
+    assert (probe.corpus_text, probe.heldout_text) == ("Caesar came. ", "Brutus went.")
+    assert probe.training_replies == ["A rose is red.", "Well met.", "To Rome."]
+    assert probe.heldout == [kept.messages]
+    assert probe.prompts == probe.sealed == []
+    known = "a brutus caesar came hail is met of red rome rose speak the to well went whither"
+    assert probe.known_words == known.split()
+
+
+def test_the_reply_that_is_graded_is_recalled_with_all_turns_before_it():
+    turns = say("Hail", "Well met.", "Whither?", "To Rome.")
+    called = say("Who is Ann?", [{"type": "search", "text": "Ann"}])
+    ungraded = [m | ({"train": False} if m["role"] == "assistant" else {}) for m in turns]
+    rows = [replace(ROSE, messages=m) for m in (turns, called, ungraded)]
+    assert probe_of(recalled=rows).pairs == [["Hail", "Well met."]]
+    assert probe_of(recalled=rows, grade="last").pairs == [[turns[:3], "To Rome."]]
+
+
+def test_the_prompt_of_a_reply_is_the_users_text_or_all_turns_before_it():
+    turns = say("Hail", "Well met.", "Whither?", "To Rome.")
+    assert before_reply(turns) == before_reply(turns, 1) == "Hail"
+    assert before_reply(turns, 3) == turns[:3]
+    assert plain_prompt("Hail") == "Hail" and plain_prompt(turns[:2]) == "HailWell met."
+    system = say("Hail", "Well met.", system="Be kind")
+    assert before_reply(system) == system[:2]
+
+
 # ---------------------------------------------------------------------------------- evaluation.json
 
 
@@ -156,3 +195,74 @@ def test_sealed_prompts_of_another_form_are_refused_with_the_name_of_the_file(se
     with pytest.raises(DataError) as error:
         Probe.from_json(document, "a/evaluation.json", CHAT)
     assert "a/evaluation.json" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"heldout_text": 5},
+        {"heldout_text": "x"},
+        {"corpus_text": None},
+        {"pairs": "x"},
+        {"pairs": ["xy"]},
+        {"pairs": [["x", "y", "z"]]},
+        {"pairs": [["x"]]},
+        {"pairs": [[3, "y"]]},
+        {"pairs": [["x", 3]]},
+        {"pairs": [[[], "y"]]},
+        {"pairs": [[say("x", "y"), "z"]]},
+        {"prompts": [3]},
+        {"prompts": [{"prompt": "x"}]},
+        {"prompts": [{"domain": "in"}]},
+        {"prompts": [{"prompt": say("x"), "domain": "in"}]},
+        {"heldout": {}},
+        {"heldout": [[]]},
+        {"heldout": [say("x")]},
+        {"known_words": "x"},
+        {"known_words": [3]},
+        {"training_replies": [None]},
+        {"training_replies": "x"},
+        {"more": []},
+    ],
+)
+def test_a_probe_with_a_field_of_another_form_is_refused(changes):
+    document = probe_of(ROSE, recalled=[ROSE], heldout=[ROSE]).to_json()
+    Probe.from_json(document, "a/evaluation.json", CHAT)
+    with pytest.raises(DataError) as error:
+        Probe.from_json(document | changes, "a/evaluation.json", CHAT)
+    assert "a/evaluation.json" in one_line(error)
+
+
+def test_a_probe_without_one_of_its_fields_is_refused_but_for_the_two_newest():
+    document = probe_of(ROSE).to_json()
+    for name in document:
+        rest = {other: value for other, value in document.items() if other != name}
+        if name in ("corpus_text", "sealed"):
+            assert getattr(Probe.from_json(rest, "x", CHAT), name) == type(document[name])()
+        else:
+            with pytest.raises(DataError, match="x: not as this program writes it"):
+                Probe.from_json(rest, "x", CHAT)
+    for other in (None, [], "x"):
+        with pytest.raises(DataError, match="x: not as this program writes it"):
+            Probe.from_json(other, "x", CHAT)
+
+
+def test_the_words_of_other_scripts_are_known_to_a_probe_of_an_earlier_version():
+    """It knew words of ASCII alone."""
+    fields = ("heldout_text", "corpus_text", "training_replies")
+    for name in fields:
+        document = probe_of(ROSE).to_json() | {"known_words": ["rose"]}
+        assert Probe.from_json(dict(document), "x", CHAT).known_words == ["rose"]
+        document[name] = (
+            ["\u0420\u043e\u0437\u0430"] if name == fields[2] else "\u0420\u043e\u0437\u0430 is"
+        )
+        found = Probe.from_json(document, "x", CHAT).known_words
+        assert {"rose", "\u0440\u043e\u0437\u0430"} <= set(found) and found == sorted(set(found))
+
+
+def test_without_a_stored_probe_there_is_nothing_to_measure_with(tmp_path):
+    with pytest.raises(MissingInput, match="evaluation.json: missing, so there is nothing to"):
+        stored_probe(tmp_path, CHAT)
+    probe = probe_of(ROSE)
+    (tmp_path / "evaluation.json").write_text(json.dumps(probe.to_json()))
+    assert stored_probe(tmp_path, CHAT) == probe
