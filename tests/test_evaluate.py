@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import PLAIN, say, steady
 
+from pysft.batch import Output
 from pysft.inference.generate import Reply
 from pysft.inference.sampling import CHAT as CHAT_SAMPLING
 from pysft.inference.sampling import Sampling
@@ -267,6 +268,58 @@ def test_the_replies_trained_on_are_measured_for_comparison(monkeypatch):
     assert figures["trained_distinct_pairs"] == (2 + 2 + 3) / 8
 
 
+def test_all_figures_of_a_model_of_mixed_replies_by_hand(monkeypatch):
+    replies = {
+        "Say yes": ("Yes, my lord.", "end"),
+        "Say no": ("No, my lord.", "length"),
+        "Say rose": ("Yes, my lord.", "end"),
+        "Speak of the crown": ("A rose is a rose.", "end"),
+        "What of roses?": ("Aye, roses.", "end"),
+        "My shoes": ("Yes, my lord.", "length"),
+        "Fix my phone": ("", "end"),
+        "Sing to me": ("I sing to roses", "end"),
+    }
+    figures, shown = figures_of(
+        monkeypatch,
+        lambda p: Reply(ids(replies[p][0]), replies[p][1]),
+        lambda p: Reply(ids("no no my lord"), "end"),
+    )
+    near = {"prompts": 1, "format_compliance": 0, "on_topic": 0, "on_topic_chance": None}
+    domain = {
+        # "A rose is a rose" is not on the crown, and would be on the roses.
+        "in": {"prompts": 2, "format_compliance": 1, "on_topic": 1 / 2, "on_topic_chance": 1 / 2}
+        | {"real_words": 5 / 7, "distinct_replies": 2, "verbatim_replies": 1},
+        "near": near | {"real_words": 1, "distinct_replies": 1, "verbatim_replies": 1},
+        "out": near | {"real_words": None, "distinct_replies": 1, "verbatim_replies": 0},
+    }
+    assert figures.pop("by_domain") == domain
+    assert figures == pytest.approx(
+        {
+            **{"tuned_base_loss": math.log(68), "heldout_loss": math.log(68)},
+            **{"heldout_conversations": 1, "recall": 1 / 3, "recall_of": 3, "stopped": 2 / 3},
+            **{"prompts": 4, "format_compliance": 2 / 4, "content": 3 / 4},
+            **{"stopped_unseen": 3 / 4, "no_user_turn": 1, "reply_length": (17 + 11 + 13) / 4},
+            **{"distinct_replies": 4, "verbatim_replies": 2, "in_domain_prompts": 3},
+            # With the held-out conversation: two of three, and of six pairs the roses' two.
+            **{"on_topic": 2 / 3, "on_topic_chance": 2 / 6, "repeats_prompt": 0},
+            **{"real_words": (5 + 0 + 2) / 11, "distinct_words_greedy": (3 + 2 + 4) / 11},
+            **{"distinct_words": 3 / 4, "distinct_pairs": 1, "on_topic_chat": 0},
+            **{"real_words_chat": 1, "trained_reply_length": (13 + 12 + 17) / 3},
+            **{"trained_distinct_words": 9 / 11, "trained_distinct_pairs": 7 / 8},
+        },
+        rel=1e-6,
+    )
+    assert {g: [row[1:] for row in rows] for g, rows in shown.items()} == {
+        "pairs": [replies[p] for p, _ in PAIRS],
+        "prompts": [replies[p["prompt"]] for p in PROMPTS],
+        "heldout": [replies["Sing to me"]],
+    }
+    counts, traced = evaluate.origins(shown, replace(PROBE, corpus_text="I sing to roses, roses"))
+    assert counts == {"verbatim": 2, "near copy": 0, "spliced": 0, "new": 1, "empty": 1}
+    assert {g: [tuple(row[:3]) for row in rows] for g, rows in traced.items()} == shown
+    assert [row[3]["verdict"] for row in traced["prompts"]] == "verbatim new verbatim empty".split()
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), CHAT_SAMPLING], ids=["greedy", "chat"])
 def test_a_measured_reply_is_the_one_that_chat_gives(sampling):
     model = noisy_model(context=64)
@@ -382,6 +435,8 @@ def test_one_prompt_has_no_chance_level():
 def test_a_subject_is_a_content_word_without_its_s():
     assert subjects("The King's roses are in the GLASS") == {"king", "rose", "glass"}
     assert subjects("What is it to you and me?") == set()
+    assert subjects("Bus gas, ass as, sea us") == {"bus", "gas", "ass", "sea"}
+    assert subjects("bass, cars, ox, elk's") == {"bass", "car", "elk"}
     found = ["don't", "tis", "the", "king's", "o'er", "done"]
     assert words("Don't! 'Tis the king's, O'er-done.") == found
     assert all(w == w.lower() for w in COMMON)
@@ -494,3 +549,44 @@ def test_measuring_does_not_move_a_weight():
     figures, _ = measure(model, TOKENIZER, CHAT, PROBE)
     again, _ = measure(model, TOKENIZER, CHAT, PROBE)
     assert (model.params.flat == before).all() and str(figures) == str(again)
+
+
+def test_a_conversation_is_measured_if_it_just_fits_and_has_a_graded_token():
+    rows = len(shift(*render(HELDOUT[0], TOKENIZER, CHAT))[0])
+    for context, measured in ((rows, 1), (rows - 1, 0)):
+        model = zero_model(context=context)
+        assert conversation_loss(model, [HELDOUT[0]], TOKENIZER, CHAT)[1] == measured
+    turns = say("Hi", "Ho.", "Hail", "Hm.")
+    ungraded = [m | {"train": False} if m["role"] == "assistant" else m for m in turns]
+    model = noisy_model(64)
+    assert conversation_loss(model, [ungraded], TOKENIZER, CHAT, "flags")[1] == 0
+    every = [conversation_loss(model, [turns], TOKENIZER, CHAT, g)[0] for g in ("all", "last")]
+    assert every[0] != every[1]
+    assert every[0] == conversation_loss(model, [turns], TOKENIZER, CHAT)[0]
+
+
+@pytest.mark.parametrize("context, together", [(512, 4), (700, 2), (2048, 1), (2049, 1)])
+def test_a_batch_that_is_measured_has_at_most_2048_rows_unless_a_context_has(context, together):
+    sizes = []
+
+    class Counting:
+        config = GPTConfig(65, context, 1, 2, 16)
+
+        def forward(self, batch):
+            sizes.append(len(batch.cu_seqlens) - 1)
+            return Output(np.ones(len(batch.labels), np.float32))
+
+    ids = np.zeros(5 * context + 1, np.int32)
+    assert corpus_loss(Counting(), PLAIN, PLAIN.decode(ids)) == 1
+    assert sizes[0] == together and sum(sizes) == 5 and max(sizes) == together
+
+
+def test_figures_that_are_not_numbers_become_none():
+    given = {"a": math.nan, "b": math.inf, "c": 0.5, "d": 3, "e": "x", "f": np.float64("nan")}
+    found = evaluate.finite(given)
+    assert found == {"a": None, "b": None, "c": 0.5, "d": 3, "e": "x", "f": None}
+
+
+def test_the_unit_of_base_losses_is_named_if_it_is_not_the_character():
+    for unit, entry in (("char", {}), ("byte", {"base_loss_unit": "byte"})):
+        assert evaluate.unit_entry(type("Vocabulary", (), {"unit": unit})) == entry

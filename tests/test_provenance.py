@@ -3,6 +3,7 @@ every figure."""
 
 import json
 import random
+import re
 import string
 from dataclasses import asdict
 
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysft.measure.provenance import RULE, VERDICTS, Origin, Provenance, _suffixes, summary
+from pysft.measure.provenance import (
+    RULE,
+    VERDICTS,
+    Origin,
+    Provenance,
+    _suffixes,
+    origin_notes,
+    summary,
+    verdict_counts,
+)
 from pysft.text.corpora import shipped
 from pysft.text.formats import read_conversations
 from pysft.text.near_duplicates import NEAR, SHINGLE
@@ -254,3 +264,50 @@ def test_a_summary_names_every_verdict_and_its_shares_are_of_all_replies():
 def test_the_rule_names_every_verdict_and_every_number():
     assert all(v in RULE.lower() for v in VERDICTS)
     assert all(number in RULE for number in ("80%", "16 characters", "5 characters", "half"))
+
+
+def test_the_notes_of_a_reply_say_what_it_shares():
+    corpus = "the quality of mercy is not strained, it droppeth as the gentle rain"
+    training = ["Yes, my lord.", "A rose is a rose, by any other name it smells as sweet."]
+
+    def notes(reply):
+        [origin] = origins_of(reply, training=training, corpus=corpus)
+        return origin_notes(asdict(origin))
+
+    assert notes("Yes,  my lord.") == ["verbatim"] and notes(" ") == ["empty"]
+    none = "longest shared stretch: {} characters with a training reply, under 16 with the corpus"
+    assert notes("QQQ") == ["new", none.format(0)]
+    near = training[1].replace("sweet", "swell")
+    [verdict, shared] = notes(near)
+    assert re.fullmatch(r"near copy; nearest training reply \(8\d% similar\): A rose .*", verdict)
+    assert shared == none.format(len(training[1]) - len("et."))
+    for reply, replies, where in (
+        ("by any other name it QQQ", 21, "under 16"),
+        ("QQQ mercy is not strained", 4, "22"),  # " is "
+    ):
+        verdict, shared = notes(reply)
+        assert verdict.startswith("spliced")
+        stretch = reply.replace("QQQ", "")
+        assert shared == (
+            f"longest shared stretch: {replies} characters with a training reply, {where} with the"
+            f" corpus; it is: {stretch}"
+        )
+
+
+def test_of_two_stretches_the_longer_one_is_shown_and_of_equals_that_of_the_replies():
+    origin = {"verdict": "spliced", "similarity": 0, "nearest": ""}
+    origin |= {"shared_replies_text": "of a reply", "shared_corpus_text": "of the corpus"}
+    for replies, corpus, shown in (
+        (20, 19, "of a reply"),
+        (20, 20, "of a reply"),
+        (20, 21, "of the corpus"),
+    ):
+        [verdict, note] = origin_notes(
+            origin | {"shared_replies": replies, "shared_corpus": corpus}
+        )
+        assert (verdict, note.partition("; it is: ")[2]) == ("spliced", shown)
+
+
+def test_counts_of_verdicts_are_named_in_one_order_without_those_of_none():
+    counts = {"new": 3, "verbatim": 1, "empty": 0, "another": 7}
+    assert verdict_counts(counts) == "1 verbatim, 3 new" and verdict_counts({}) == ""

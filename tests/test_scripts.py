@@ -83,6 +83,17 @@ def test_scripts_without_spaces_are_named_the_most_frequent_first():
     assert "Thai, without spaces" in unmeasured(["ราชา นั้น"]) and unmeasured(["лес"]) == ""
 
 
+def test_the_reason_why_words_are_not_counted_names_every_script():
+    texts, named = [], []
+    for text, name in (("ราชา นั้น", "Thai"), ("မင်း", "Myanmar"), ("ព្រះ", "Khmer")):
+        texts, named = [text, *texts * 2], [*named, name]
+        reason = unmeasured(texts)
+        scripts = reason.partition("written in ")[2].partition(", without")[0]
+        assert sorted(re.split(", | and ", scripts)) == sorted(named)
+        assert scripts.count(" and ") == (len(named) > 1)
+        assert scripts.count(", ") == max(0, len(named) - 2)
+
+
 def test_the_marks_of_a_script_belong_to_a_word_that_is_repeated():
     tokenizer = CharTokenizer.of("हिंदी में").grow(CHAT.tokens)
     again = repeated_words(tokenizer)(tokenizer.encode("हिंदी ह").tolist())
