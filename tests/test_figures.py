@@ -4,6 +4,7 @@ give the same bytes."""
 import math
 import re
 import sys
+import warnings
 import xml.etree.ElementTree as ElementTree
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -388,7 +389,7 @@ def paths_of(svg):
 
 
 def lines_drawn(svg):
-    """{(colour, width, dashes, opacity)} of all lines: all that is not filled."""
+    """{(colour, width, dashes, their start, opacity)} of all lines: all that is not filled."""
     return {
         tuple(style.get(f"stroke{name}", default) for name, default in LINE.items())
         for _, style, _ in paths_of(svg)
@@ -396,20 +397,50 @@ def lines_drawn(svg):
     }
 
 
-LINE = {"": "", "-width": "1", "-dasharray": "", "-opacity": "1"}
-GRID, AXIS = ("currentColor", "0.7", "", "0.14"), ("currentColor", "0.8", "", "1")
-LEVEL = ("currentColor", "1", "5,3", "1")
-FIRST = (COLOURS[0], "1.8", "", "1")
+LINE = {"": "", "-width": "1", "-dasharray": "", "-dashoffset": "0", "-opacity": "1"}
+GRID, AXIS = ("currentColor", "0.7", "", "0", "0.14"), ("currentColor", "0.8", "", "0", "1")
+LEVEL = ("currentColor", "1", "5,3", "0", "1")
+MARK = ("currentColor", "0.8", "0.8,1.6", "0", "1")
+FIRST = (COLOURS[0], "1.8", "", "0", "1")
 
 
 def test_each_kind_of_line_has_its_width_and_its_dashes(drawn):
     lines, logs, rows, ways, empty = map(lines_drawn, samples())
-    second, mark = (COLOURS[1], "1.8", "10.8,3.6", "1"), ("currentColor", "0.8", "0.8,1.6", "1")
-    assert lines == {GRID, AXIS, LEVEL, FIRST, second, mark}
+    second = (COLOURS[1], "1.8", "10.8,3.6", "0", "1")
+    assert lines == {GRID, AXIS, LEVEL, FIRST, second, MARK}
     assert logs == {GRID, AXIS, FIRST}
-    assert rows == {GRID, AXIS, LEVEL, ("currentColor", "2.4", "", "1")}  # a bar at the mean
-    assert ways == {GRID, AXIS, LEVEL, FIRST, (COLOURS[0], "1.8", "", "0.9")}
+    assert rows == {GRID, AXIS, LEVEL, ("currentColor", "2.4", "", "0", "1")}  # a bar at the mean
+    assert ways == {GRID, AXIS, LEVEL, FIRST, (COLOURS[0], "1.8", "", "0", "0.9")}
     assert empty == {GRID, AXIS}
+
+
+def test_five_series_have_five_kinds_of_dashes_which_begin_with_the_line(drawn):
+    svg = curves("t", [Series(c, [0, 1], [[i, i]]) for i, c in enumerate("abcde")], "x", "y")
+    looks = [style for _, style, _ in paths_of(svg) if style.get("stroke-width") == "1.8"]
+    dashes = ["", "10.8,3.6", "3.6,2.7", "12.6,3.6,3.6,3.6", "1.8,1.8"]  # in widths of the line
+    assert list(dict.fromkeys(look.get("stroke-dasharray", "") for look in looks)) == dashes
+    assert {look.get("stroke-dashoffset", "0") for look in looks} == {"0"}
+
+
+def test_a_level_lies_across_the_values_of_a_figure(drawn):
+    """On curves and paths at a height, on rows of dots at a place from left to right."""
+    for svg, name, axis in (
+        (curves("t", [Series("a", [0, 1], [[1, 4]])], "x", "y", level=(2, "l")), "2", 1),
+        (paths("t", [("a", [([0, 1], [1, 4])])], "x", "y", level=(2, "l")), "2", 1),
+        (dots("t", [("a", [1, 4])], "x", level=(2, "l")), "2", 0),
+    ):
+        [d] = [d for d, style, _ in paths_of(svg) if style.get("stroke-dasharray") == "5,3"][:1]
+        ends = [tuple(map(float, end.split())) for end in d.removeprefix("M ").split("L")]
+        both = list(zip(*ends))
+        (one, other), (begin, end) = both[axis], both[1 - axis]
+        assert one == other and abs(begin - end) > 30
+        assert abs(one - texts(svg)[name][axis]) < 5 and "l" in texts(svg)
+
+
+def test_letters_that_the_font_of_matplotlib_lacks_give_no_warning(drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "\u4f60" in texts(curves("t", [Series("\u4f60", [0, 1], [[0, 1]])], "x", "y"))
 
 
 def test_a_figure_is_as_wide_as_all_others_and_as_high_as_what_it_holds(drawn):
@@ -560,7 +591,7 @@ def test_names_of_marks_stand_in_as_few_rows_as_keep_them_apart(drawn):
     def rows(*marks):
         svg = curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=marks)
         place = texts(svg)
-        assert lines_drawn(svg) >= {("currentColor", "0.8", "0.8,1.6", "1")}
+        assert MARK in lines_drawn(svg)
         return {name: place[name] for _, name in marks}
 
     place = rows((80, "right"), (20, "left"), (22, "also left"), (24, "third"))
