@@ -229,3 +229,107 @@ def test_no_fact_or_unknown_name_of_the_test_was_trained_on():
         assert not any(search.find(t) for t in far)
     # Of 400 invented names of the test. In training, another fact was told of them.
     assert coincide <= 2
+
+
+def test_the_published_draws_are_four_and_not_the_one_that_recipes_were_chosen_with():
+    """Figures that were published are those of these seeds."""
+    assert tooltest.DRAWS == (1, 2, 3, 4)
+
+
+def test_a_model_that_knows_by_heart_what_it_cannot_search_for_is_caught(monkeypatch):
+    """It answers by heart only where the search is switched off."""
+    facts = {f.title: f.text for f in town(False)}
+
+    def proud(question, search):
+        query, _ = searched_for(question)
+        return "Nay." if query is None else "Aye." if search(query) else facts.get(query, "Aye.")
+
+    f = figures_of(monkeypatch, proud)
+    assert f["answered_without"] == 60 / 160
+    assert (f["answered"], f["called"], f["queried"]) == (0, 1, 1)
+
+
+def test_the_call_must_be_exactly_the_name(monkeypatch):
+    def chatty(question, search):
+        name = searched_for(question)[0]
+        return "Nay." if name is None else search(f"Who is {name}")
+
+    f = figures_of(monkeypatch, chatty)
+    assert (f["called"], f["queried"]) == (1, 0)
+
+
+def test_refusals_are_counted_by_what_a_name_shares_with_a_known_one(monkeypatch):
+    lists, real = [], tooltest.strangers
+
+    def strangers(*arguments):
+        lists.append(real(*arguments))
+        return lists[-1]
+
+    monkeypatch.setattr(tooltest, "strangers", strangers)
+    for which, shares in ((0, (0.25, 1, 0)), (1, (0.25, 0, 1)), (2, (0.5, 0, 0))):
+        lists.clear()
+
+        def picky(question, search, which=which):
+            query, name = searched_for(question)
+            if name is None:
+                return "Nay."
+            found = search(query)
+            return refusal(name) if any(name in names[which] for names in lists) else found
+
+        f = figures_of(monkeypatch, picky)
+        assert tuple(f[f"refused{kind}"] for kind in ("", "_first", "_last")) == shares
+
+
+def test_ordinary_questions_are_asked_once_alone_and_once_behind_one_about_the_town(monkeypatch):
+    asked = []
+
+    def listening(question, search):
+        asked.append(question)
+        return "Well met."
+
+    figures_of(monkeypatch, listening)
+    texts = {fact.title: fact.text for fact in town(False) if fact.kind == "person"}
+    ordinary = ["Speak of love", "Who art thou?"]
+    assert [asked.count(question) for question in ordinary] == [1, 1]
+    behind = [turns for turns in asked if isinstance(turns, list) and turns[2] in ordinary]
+    assert [turns[2] for turns in behind] == ordinary
+    titles = [turns[0].removeprefix("Who is ").removesuffix("?") for turns in behind]
+    assert [turns[1] for turns in behind] == [texts[title] for title in titles]
+    assert len(set(titles)) == 2
+
+
+def test_an_answer_is_one_search_its_result_and_a_text():
+    kinds = ("search", "result", "text")
+    parts = [{"type": kind, "text": f"a {kind}"} for kind in kinds]
+    answer = tooltest._Answer(parts, True, True)
+    assert answer.is_fact("a text") and not answer.is_fact("a result")
+    assert not answer._replace(ended=False).is_fact("a text")
+    for others in (parts[::-1], parts[:2], parts[2:], [*parts, parts[2]], [parts[0], *parts], []):
+        assert not answer._replace(parts=others).is_fact("a text")
+    assert answer.states("text") and not answer.states("a search")
+    assert answer.query() == "a search" and answer._replace(parts=parts[1:]).query() is None
+
+
+def test_a_call_is_begun_by_the_token_that_opens_a_search_or_a_result():
+    for token, begun in (
+        ("<|search_start|>", True),
+        ("<|result_start|>", True),
+        ("<|search_end|>", False),
+        ("<|user|>", False),
+    ):
+        ids = np.array([*T.encode("Aye"), T.special[token]], np.int32)
+        assert tooltest._read(Reply(ids, "end"), T, CHAT).began_call is begun
+    for stop in ("end", "length"):
+        assert tooltest._read(Reply(T.encode("Aye"), stop), T, CHAT).ended is (stop == "end")
+
+
+def test_the_rows_of_an_earlier_tool_test_leave_out_what_it_did_not_measure():
+    figures = dict.fromkeys(("answered", "town_answered", "answered_without", "called"), 0.5)
+    figures |= dict.fromkeys(("queried", "refused", "refused_first", "refused_last"), 0.25)
+    figures |= {"quiet": 1.0, "answered_of": 1, "refused_of": 2, "quiet_of": 3}
+    old = dict(tooltest.tool_rows(figures))
+    assert len(old) == 3 and old["tools: ordinary prompts"] == "100% of 3 without a call"
+    new = dict(tooltest.tool_rows(figures | {"followed": 0.5, "followed_of": 4, "quiet_after": 0}))
+    assert new.keys() - old.keys() == {"tools: second questions"}
+    assert new["tools: second questions"] == "50% of 4 answered right"
+    assert new["tools: ordinary prompts"].endswith(", 0% behind a question about the town")
