@@ -440,3 +440,58 @@ def test_checkpoints_without_replies_or_measurements_are_refused_in_one_line(fol
     (folder / "measurements.jsonl").unlink()
     with pytest.raises(MissingInput):
         session(folder)
+
+
+def test_a_session_reads_as_it_should(tmp_path):
+    write(tmp_path, [{"step": s, "samples": [["Hi", r, e]]} for s, r, e in
+                     ((100, "Ho.", "end"), (200, "", "length"))])  # fmt: skip
+    found, reader = session(tmp_path, "\uff15", "7", "u", "s", " 4", "q")
+    order = [("Ho.", [100]), ("(nothing) [no end token]", [200])]
+    (first, _), (second, _) = order if "Ho." in reader.shown[1] else order[::-1]
+    scale = [
+        "Replies of 2 checkpoints, shuffled. The end shows each checkpoint's mean mark. Marks:",
+        "  1 nonsense   2 words, but no answer   3 a weak answer   4 a good answer   5 the answer I"
+        " wanted",
+        "s skips a reply, u takes back the last mark, q stops. Every mark is saved at once.",
+    ]
+    other = "A mark is 1, 2, 3, 4 or 5; s skips, u takes back the last mark, q stops."
+    asked = [f"\n1 of 2\nyou> Hi\nbot> {first}", f"\n2 of 2\nyou> Hi\nbot> {second}"]
+    assert reader.shown[:-4] == [
+        *("\n".join(scale), asked[0], "mark> ", asked[1], "mark> ", other, "mark> ", asked[0]),
+        *("mark> ", asked[1], "mark> "),
+    ]
+    assert reader.shown[-4:-2] == [
+        "\nMarks given: 1. All marks of these checkpoints:",
+        "  step   mean  marks  spread",
+    ]
+    last = {"Ho.": 100}.get(second, 200)
+    assert reader.shown[-2:] == [
+        f"{step:>6} {'4.00' if step == last else '-':>6} {int(step == last):>6}  {'-':>6}"
+        for step in (100, 200)
+    ]
+    assert (found["marked"], found["left"], found["seed"]) == (1, 1, 1)
+    assert found["ratings"] == str(tmp_path / "ratings.jsonl")
+
+
+def test_ten_prompts_are_read_which_come_from_the_whole_list(tmp_path):
+    prompts = [f"prompt {i}" for i in range(11)]
+    write(tmp_path, [{"step": 1, "samples": [[p, f"to {p}", "end"] for p in prompts]}])
+
+    def asked(**options):
+        replies = session(tmp_path, *"s" * 11, **options)[1].replies()
+        return {int(reply.split()[-1]) for reply in replies}
+
+    assert asked(count=3) == {0, 5, 10} and asked(count=4) == {0, 5, 10, 2}
+    assert asked() == set(range(11)) - {8}
+
+
+def test_a_difference_above_chance_is_compared_to_twelve_digits():
+    def best(difference):
+        rows = [
+            row(1, on_topic=0.5, on_topic_chance=0.25),
+            row(2, on_topic=0.5 + difference, on_topic_chance=0.25),
+        ]
+        found = select(rows)["criteria"]["on-topic above chance"]
+        return found["step"], found["ties"]
+
+    assert best(2e-12) == (2, []) and best(2e-13) == (1, [2])
