@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from command_line import conversation, pysft, refusal, succeeds
 from conftest import ROOT
+from texts import say
 
+from pysft.batch import Batch, Example
+from pysft.measure import trace
 from pysft.nn import reference
+from pysft.text.examples import shift
+from pysft.text.render import render
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.training.objectives import Sft
 
 
 def mask(*flags) -> dict:
@@ -93,6 +101,87 @@ def test_the_proof_notices_a_gradient_at_a_masked_row(monkeypatch):
     result = pysft("mask", "--prove", "--ops", "reference")
     assert result.code == 1
     assert "NOT AS PROMISED" in result.out
+
+
+PROOF = {"masked_dlogits": 0.0, "loss_change": 0.0, "graded_dlogits": 0.1, "graded": 7}
+PROOF |= {"gradient_difference": 9e-6, "formula": 7}
+
+
+@pytest.mark.parametrize(
+    "change, proved",
+    [
+        ({}, True),
+        ({"formula": None}, True),
+        ({"formula": 8}, False),
+        ({"masked_dlogits": 1e-30}, False),
+        ({"loss_change": 1e-30}, False),
+        ({"loss_change": -1e-30}, False),
+        ({"graded_dlogits": 0.0}, False),
+        ({"gradient_difference": 1e-5}, False),
+    ],
+)
+def test_a_proof_holds_only_if_everything_is_as_promised(change, proved):
+    assert trace.holds(PROOF | change) is proved
+
+
+EXCHANGE = say("Write a greeting", "Good morrow!", "And again", "Aye.")
+
+
+def proof_of(grade="all"):
+    """(a small model, an example, what is measured of it)"""
+    tokenizer = CharTokenizer(SHAKESPEARE, CHAT.tokens)
+    example = Example(*shift(*render(EXCHANGE, tokenizer, CHAT, grade=grade)))
+    model = trace.small_model(68, len(example.input_ids), reference)
+    return model, example, trace.prove(model, example, EXCHANGE, CHAT, tokenizer, grade)
+
+
+def test_the_figures_of_a_proof_are_those_of_plain_sums():
+    model, example, proof = proof_of()
+    graded = example.labels != -100
+    rows = len(graded)
+    assert (proof["rows"], proof["graded"], proof["masked"]) == (rows, 18, rows - 18)
+    assert proof["formula"] == 18 == sum(len(m["content"]) + 1 for m in EXCHANGE[1::2])
+    logits = model.logits(example.input_ids, np.array([0, rows], np.int32)).astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = example.labels[graded]
+    nll = -np.log(p[graded][np.arange(18), labels])
+    assert proof["loss"] == pytest.approx(nll.mean(), rel=1e-5)
+    change = (p[graded] - np.eye(68)[labels]) / 18
+    assert proof["graded_dlogits"] == pytest.approx(np.abs(change).max(1).min(), rel=1e-4)
+    probability, loss = trace.walk(model, example)
+    assert probability[graded] == pytest.approx(np.exp(-nll), rel=1e-4)
+    assert loss[graded] == pytest.approx(nll, rel=1e-4)
+    assert not probability[~graded].any() and not loss[~graded].any()
+
+
+def test_without_the_mask_every_next_token_is_a_target():
+    model, example, proof = proof_of()
+
+    def gradient(labels):
+        batch = Batch.of([Example(example.input_ids, labels)], 68, model.config.context)
+        model.grads.clear()
+        model.backward(Sft()(batch, model.forward(batch), Sft().counts(batch))[1])
+        return model.grads.flat.astype(np.float64)
+
+    every = np.append(example.input_ids[1:], example.labels[-1]).astype(np.int32)
+    assert (every != -100).all()  # the last row is graded: its label is the end token
+    masked = gradient(example.labels)
+    apart = np.linalg.norm(gradient(every) - masked) / np.linalg.norm(masked)
+    assert proof["gradient_unmasked"] == pytest.approx(apart, rel=1e-4) and apart > 0.1
+
+
+def test_only_where_all_turns_are_graded_a_formula_counts_their_targets():
+    assert [proof_of(grade)[2]["formula"] for grade in ("all", "last", "everything")] == [
+        *(18, None, None),
+    ]
+    assert proof_of("last")[2]["graded"] == len("Aye.") + 1
+
+
+def test_the_small_model_has_room_for_64_rows_or_for_as_many_as_there_are():
+    for rows, context in ((1, 64), (64, 64), (65, 65)):
+        config = trace.small_model(70, rows, reference).config
+        assert (config.vocab, config.context) == (70, context)
+        assert (config.layers, config.heads, config.channels) == (2, 2, 32)
 
 
 def test_mask_shows_the_first_conversations_of_a_file(trained):
