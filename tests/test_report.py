@@ -17,7 +17,7 @@ from pysft.cli import main as cli
 from pysft.errors import MissingInput
 from pysft.jobs import begin as begin_job
 from pysft.jobs import train as train_job
-from pysft.measure import figures, sections
+from pysft.measure import figures, sections, wording
 from pysft.measure.curves import grouped, training
 from pysft.measure.provenance import Provenance
 from pysft.measure.report import report, write_report
@@ -815,6 +815,58 @@ def test_a_curve_has_two_hundred_points_and_its_table_twelve_rows(monkeypatch):
     for steps, rows, note in ((12, 12, "1 steps"), (13, 7, "2 steps")):
         shown = "".join(training(LOG[:steps]))
         assert len(cells(shown)) == 1 + rows and f"Each row is the mean of {note};" in shown
+
+
+def test_the_page_names_the_folder_of_the_run_wherever_it_is_read_from(run, undrawn, monkeypatch):
+    monkeypatch.chdir(run / "sft")
+    assert "<h1>Run my run</h1>" in report("..") and "<title>Run my run</title>" in report("..")
+
+
+# ------------------------------------------------------------------------------------- in words
+
+
+def test_a_figure_is_written_in_its_form_for_the_screen_and_for_the_page():
+    for form, value, text in (
+        ("share", 0.5, "50.0%"),
+        ("percent", 0.5, "50%"),
+        ("rise", 0.5, "+50.0%"),
+        ("count", 1234, "1,234"),
+        ("loss", 1.2345, "1.234"),
+        ("seconds", 1234.56, "1,234.6"),
+        ("bytes", 1234 * 2**20, "1,234 MiB"),
+    ):
+        assert wording.written(value, form) == wording.cell(value, form) == text
+        assert (wording.written(None, form), wording.cell(None, form)) == ("-", "\u2013")
+    assert wording.written(-0.25, "share") == "-25.0%"
+    assert wording.cell(-0.25, "share") == "\u221225.0%" and wording.cell(-0.25) == "\u22120.25"
+    assert wording.cell("a-b", "share") == "a-b"
+
+
+def test_the_sealed_prompts_are_told_of_in_one_line():
+    line = "on topic 61.3%, real words 98.6%, distinct words 91.3%, in format 95.0%"
+    assert wording.sealed_text(SEALED) == line
+    assert wording.sealed_text({"prompts": 1, "on_topic": 1}).startswith("on topic 100.0%, real w")
+    assert wording.sealed_text({"prompts": 1}).count(" -") == 4
+    assert wording.sealed_text({}) == wording.sealed_text(SEALED | {"prompts": 0}) == "-"
+
+
+def test_the_tables_of_the_screen_have_the_numbers_of_the_page_without_their_signs():
+    domains = {"in": FIGURES["by_domain"]["in"] | {"on_topic_chance": None}}
+    headings, rows = wording.domain_table(domains)
+    assert rows == [["in", "16", "81.2%", "6.2%", "-", "77.0%", "15", "1"]]
+    assert len(headings) == 8
+    parent = {"recall": 0.25, "forgetting": 1, "tuned_base_loss": -1}
+    rows = wording.compared_rows({"recall": 0.5, "parent": parent})
+    assert rows[0] == ("recalled word for word", "25.0%", "50.0%")
+    assert ("base text, nats/char", "-1.000", "-") in rows
+
+
+def test_only_the_last_line_of_a_chat_says_that_it_has_no_end():
+    parts = [{"type": "search", "text": "Ann"}, {"type": "text", "text": "Aye."}]
+    lines = [("[search: Ann]", MARKS["search"]), ("Aye.", "")]
+    assert wording.chat_lines(parts) == wording.chat_lines(parts, "end") == lines
+    assert wording.chat_lines(parts, "length") == [lines[0], ("Aye. [no end token]", "")]
+    assert wording.chat_lines([]) == [("", "")]
 
 
 # ------------------------------------------------------------------------------ making it again
