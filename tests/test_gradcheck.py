@@ -9,6 +9,7 @@ from pysft import IGNORE
 from pysft.errors import DataError, MissingInput
 from pysft.nn import gradcases, gradcheck, kernels, model, reference
 from pysft.nn.gradcheck import CASES, TOLERANCE, numeric_gradient, relative_error, run
+from pysft.nn.lora import LoRA
 from pysft.nn.shapes import GPTConfig, parameter_shapes
 
 FUNCTIONS = {k.__name__: getattr(reference, k.__name__) for k in kernels.KERNELS}
@@ -118,6 +119,121 @@ def test_each_case_of_a_kernel_has_the_inputs_that_its_name_says():
             masked = last(name, seed)[0][4] == IGNORE
             assert len({*masked}) == (1 if is_one_kind else 2), (name, seed)
             assert masked.all() == name.endswith("all -100")
+
+
+# {case: the shapes of the tensors that it checks}, from one element to more than a tile, and seldom
+# a multiple of a vector, so that a remainder that was forgotten shows.
+SHAPES = {
+    "matmul": {"x": (7, 9), "w": (5, 9), "b": (5,)},
+    "matmul, one row": {"x": (1, 5), "w": (3, 5), "b": (3,)},
+    "matmul, beyond a tile": {"x": (15, 37), "w": (35, 37), "b": (35,)},
+    "matmul, on threads": {"x": (14, 70), "w": (67, 70), "b": (67,)},
+    "matmul, residual": {"x": (5, 4), "w": (6, 4), "b": (6,), "residual": (5, 6)},
+    "matmul, no bias": {"x": (6, 7), "w": (9, 7)},
+    "attention": {"qkv": (7, 30)},
+    "attention, one token": {"qkv": (1, 9)},
+    "attention, lengths 1 5 2": {"qkv": (8, 18)},
+    "attention, beyond a block": {"qkv": (35, 27)},
+    "attention, large scores": {"qkv": (6, 12)},
+    "layernorm": {"x": (5, 11), "w": (11,), "b": (11,)},
+    "layernorm, one row": {"x": (1, 3), "w": (3,), "b": (3,)},
+    "layernorm, wide": {"x": (3, 40), "w": (40,), "b": (40,)},
+    "layernorm, large rows": {"x": (4, 6), "w": (6,), "b": (6,)},
+    "gelu": {"x": (5, 7)},
+    "gelu, one element": {"x": (1,)},
+    "gelu, large inputs": {"x": (3, 19)},
+    "gelu, saved slope": {"x": (4, 9)},
+    "embedding": {"wte": (5, 7), "wpe": (5, 7)},
+    "embedding, one token": {"wte": (3, 3), "wpe": (2, 3)},
+    "cross_entropy": {"logits": (6, 9)},
+    "cross_entropy, one row": {"logits": (1, 3)},
+    "cross_entropy, wide": {"logits": (3, 68)},
+    "cross_entropy, all -100": {"logits": (4, 5)},
+    "cross_entropy, large logits": {"logits": (4, 6)},
+}
+HEADS = {"attention": 2, "attention, lengths 1 5 2": 3}  # of the others: 1
+# {case: (lengths, channels, blocks)}, with 7 symbols and 2 heads
+MODELS = {
+    "GPT": ([5, 1, 3], 8, 2),
+    "GPT, every row graded": ([4, 3], 8, 2),
+    "GPT, tied head": ([4], 8, 1),
+    "GPT, LoRA": ([4, 1, 2], 6, 2),
+    "GPT, LoRA, tied head": ([4], 8, 1),
+    "GPT, value head": ([5, 1, 3], 6, 2),
+    "GPT, value head, tied head": ([4, 2], 6, 1),
+    "GPT, value alone": ([4, 1, 2], 6, 1),
+    "GPT, value alone, tied": ([3, 2], 6, 1),
+    "GPT, LoRA, value head": ([4, 2], 8, 1),
+    "GPT, LoRA, value alone": ([3, 2], 8, 1),
+}
+
+
+def test_every_case_has_its_sizes_in_a_table_here():
+    assert {**SHAPES, **MODELS}.keys() == CASES.keys()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_case_of_a_kernel_has_these_sizes_and_inputs_of_this_scale(name):
+    check, sizes = CASES[name]
+    found = list(check(reference, np.random.default_rng(3), **sizes))
+    shapes = {tensor: x.shape for tensor, _, x, _ in found if x is not None}
+    assert shapes == SHAPES[name] == {t: g.shape for t, g, x, _ in found if x is not None}
+    # The first tensor is drawn first.
+    scale = {"large scores": 4, "large inputs": 4, "large rows": 50, "large logits": 30}
+    first = scale.get(name.partition(", ")[2], 1) * np.random.default_rng(3).standard_normal(
+        found[0][2].shape
+    )
+    is_layernorm = name.startswith("layernorm")  # the mean of its rows is not 0
+    if not name.startswith("embedding"):
+        assert np.array_equal(found[0][2], first + 3 * is_layernorm)
+    if name.startswith("attention"):
+        assert calls_of(name)[0][-1][1][4].shape[1] == HEADS.get(name, 1)
+
+
+def test_the_last_symbol_is_a_label_and_its_row_stands_after_one_that_is_not_graded():
+    for name in cases("cross_entropy"):
+        _, (_, _, logits, _, labels) = calls_of(name)[0][-1]
+        if len(labels) > 1 and not (labels == IGNORE).all():
+            assert labels[:2].tolist() == [IGNORE, logits.shape[1] - 1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_case_of_a_whole_model_has_these_sizes_and_weights_far_from_the_first(name, monkeypatch):
+    seen, adapters = [], []
+    forward, lora_forward = model.GPT.forward, LoRA.forward
+    monkeypatch.setattr(
+        model.GPT, "forward", lambda gpt, batch: seen.append((gpt, batch)) or forward(gpt, batch)
+    )
+    monkeypatch.setattr(
+        LoRA, "forward", lambda lora, batch: adapters.append(lora) or lora_forward(lora, batch)
+    )
+    calls_of(name)
+    [(gpt, batch)], (lengths, channels, blocks) = seen, MODELS[name]
+    outputs = "nll+value" if "value head" in name else "value" if "value alone" in name else "nll"
+    config = GPTConfig(7, max(lengths), blocks, 2, channels, "tied" in name, outputs)
+    assert gpt.config == config and batch.lengths.tolist() == lengths
+    # Of biases, which are 0 at first: a third of the size of what a layer norm makes.
+    biases = np.concatenate([w for n, w in gpt.params.items() if n.endswith(".b")])
+    assert 0.2 < np.sqrt(np.mean(biases**2)) < 0.4
+    assert len(adapters) == ("LoRA" in name)
+    for lora in adapters:
+        assert (lora.rank, lora.scale, lora.old_vocab) == (2, 1.5, 5)
+        zero_at_first = np.concatenate([w.ravel() for n, w in lora.params.items() if ".B" in n])
+        assert 0.2 < np.sqrt(np.mean(zero_at_first**2)) < 0.4
+
+
+def test_a_random_batch_has_the_shares_that_it_is_asked_for():
+    rng, lengths = np.random.default_rng(0), [700] * 6
+    batch = gradcases.random_batch(rng, lengths, graded=0.3, wanted=0.2)
+    assert batch.graded.mean() == pytest.approx(0.3, abs=0.03) and batch.graded[-1]
+    assert batch.wanted[~batch.graded].mean() == pytest.approx(0.2, abs=0.03)
+    assert set(batch.tokens) == set(batch.labels[batch.graded]) == set(range(7))
+    assert set(batch.weight) == {1.0} and batch.group.tolist() == list(range(6))
+    usual = gradcases.random_batch(rng, lengths, 4)
+    assert usual.graded.mean() == pytest.approx(0.7, abs=0.03) and set(usual.tokens) == {0, 1, 2, 3}
+    assert np.array_equal(usual.wanted, usual.graded)
+    # With no label drawn, the last row still has one, that of a symbol that every vocabulary has.
+    assert gradcases.random_batch(rng, [3], 2, graded=0).labels.tolist() == [IGNORE, IGNORE, 1]
 
 
 def test_five_point_differences_are_exact_for_a_polynomial_of_degree_four_and_put_x_back():
