@@ -80,3 +80,26 @@ def test_splitting_covers_every_sequence_once_in_order(lengths, pieces):
 def test_an_even_batch_splits_evenly():
     batch = Batch.of([example(range(4)) for _ in range(8)], 10, 8)
     assert [len(p.weight) for p in batch.split(4)] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "lengths, pieces, expected",
+    [
+        ([3, 3, 3, 3], 2, [[3, 3], [3, 3]]),
+        ([3, 3, 3, 3], 3, [[3, 3], [3], [3]]),  # 4 and 8 rows: the next beginnings are 6 and 9
+        ([2, 2, 2, 4, 4, 4], 3, [[2, 2, 2], [4, 4], [4]]),
+        ([1, 1, 1, 9], 2, [[1, 1, 1], [9]]),
+        ([9, 1, 1, 1], 2, [[9], [1, 1, 1]]),
+        # Each piece has a sequence, wherever the long one stands.
+        ([12, 1, 1, 1], 4, [[12], [1], [1], [1]]),
+        ([1, 1, 1, 12], 4, [[1], [1], [1], [12]]),
+        ([1, 1, 12, 1, 1], 4, [[1, 1], [12], [1], [1]]),
+        ([5, 7], 3, [[5], [7]]),
+        ([5], 1, [[5]]),
+    ],
+)
+def test_a_batch_is_cut_where_the_sequence_at_an_equal_share_of_the_rows_begins_or_ends(
+    lengths, pieces, expected
+):
+    batch = Batch.of([example([i] * n) for i, n in enumerate(lengths)], 100, 12)
+    assert [p.lengths.tolist() for p in batch.split(pieces)] == expected
