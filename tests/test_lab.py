@@ -29,7 +29,7 @@ from pysft.lab import markers, names, parallel, part, personas, records, study, 
 from pysft.lab.arm import standard
 from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN, pairs_arm, plain
-from pysft.lab.experiments.experiment import Check
+from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.experiments.forgetting import matched
 from pysft.lab.experiments.rates import judge_rate
 from pysft.lab.lab import Lab
@@ -41,6 +41,7 @@ from pysft.lab.variants import exchange
 from pysft.measure import figures
 from pysft.nn import gate
 from pysft.run.stage import write_json
+from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.training.presets import PRESETS
 
@@ -118,6 +119,11 @@ def stored(data):
 def untimed(document):
     """A document or record as it is read from disk, without its times."""
     return stored({k: v for k, v in document.items() if k not in ("seconds", "trial_seconds")})
+
+
+def rendered(lab, messages):
+    """The tokens of a conversation as it is trained on."""
+    return render(messages, lab.chat, CHAT)[0]
 
 
 def diverging(lab):
@@ -344,6 +350,18 @@ def test_the_name_of_a_record_is_made_as_it_was_in_the_labs_that_people_have(lab
     assert records.digest({"b": "1", "a": [2, None]}) == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_a_labs_file_and_its_bases_are_named_as_in_the_labs_that_people_have(lab, monkeypatch):
+    """Otherwise a lab would be refused as another one's, or train its bases again."""
+    corpus = hashlib.sha256(lab.text.encode()).hexdigest()
+    own = {"corpus": corpus, "scale": SCALE, "retrain_base": False}
+    assert strict((lab.folder / "lab.json").read_text()) == own
+    lab.base("seed", 7)  # all seeds share that of seed 1
+    settings = lab.settings("seed").only("base").changed({"seed": 1})
+    described = {"corpus": corpus, "settings": records.relevant(settings), "version": 1}
+    digest = records.digest(described)
+    assert os.listdir(lab.folder / "bases") == [f"seed-1-{digest[:12]}"]
+
+
 def test_the_settings_that_name_a_record_stay_the_same_from_version_to_version():
     """With another digest every record and base that people have stored would be lost. A setting
     that changes no result of the lab belongs in the list in relevant(). For one that does, write
@@ -408,6 +426,68 @@ def test_a_record_has_its_settings_and_the_measured_steps(lab):
     expected = lab.settings("seed").only("sft").changed({"seed": 1, "sft": {"lr": 3e-5}})
     assert stored(record["settings"]) == stored(expected.to_json())
     assert [row["step"] for row in record["track"]] == [0, 10] and record["trained_share"] == 1
+
+
+@pytest.mark.parametrize("steps, scaled", [(1000, 10), (250, 2), (350, 4), (50, 2), (0, 2)])
+def test_steps_are_scaled_to_the_nearest_number_but_at_least_two(lab, steps, scaled):
+    assert lab.scaled(steps) == scaled  # SCALE is a hundredth
+
+
+def test_a_trial_is_measured_at_each_scaled_step_once_and_never_after_its_last(lab, monkeypatch):
+    found = []
+    monkeypatch.setattr(lab_module, "carry_out", lambda trial, *_: found.append(trial) or {})
+    lab.run(plain(lab), 1)  # after 50, 100, 200, 300, 500, 700 of 1,000
+    lab.run(pairs_arm(lab, "x", (100, 300, 900), settings={"steps": 600}), 1)
+    assert [trial.at for trial in found] == [[0, 2, 3, 5, 7, 10], [0, 2, 3, 6]]
+
+
+def test_a_record_has_figures_of_its_training_rounded_and_six_replies_of_either_kind(
+    lab, monkeypatch
+):
+    lab.base("seed", 1)
+    clock = iter((100.0, 103.126))
+    monkeypatch.setattr(trial.time, "monotonic", lambda: next(clock))
+    arm = replace(plain(lab), lora=(2, ("qkv", "fc")), at=(500,))
+    record = lab.run(arm, 1)
+    assert record["seconds"] == 3.13 and record["arm"] == PLAIN and record["preset"] == "seed"
+    stage = lab.settings("seed").stages["sft"]
+    assert record["epochs"] == stage.steps * stage.pairs / 40
+    C, new = 16, 3  # rank 2: A and B of both matrices; and the rows of three symbols, twice
+    trained = 2 * (C + 3 * C + C + 4 * C) + 2 * new * C
+    params = lab.base("seed", 1).stage.model.params.size + 2 * new * C
+    assert record["trained_share"] == trained / params
+    kinds = [x for curve in record["by_kind"].values() for x in curve]
+    for numbers, places in ((record["losses"], 5), (kinds, 5), (record["moved"].values(), 6)):
+        some = [x for x in numbers if x is not None]
+        assert some == [round(x, places) for x in some] != [round(x, places - 1) for x in some]
+    assert [("origins" in row) for row in record["track"]] == [False, False, True]
+    asked = [prompt for prompt, _, _ in record["samples"]]
+    unseen = [p["prompt"] for p in arm.probe.prompts]
+    assert asked == [p for p, _ in arm.probe.pairs[:6]] + unseen[:6] and len(asked) == 12
+
+
+def test_progress_tells_the_last_step_of_a_base_from_the_others(tmp_path, corpus):
+    lines = []
+    progress = lambda text, last=False: lines.append((text.partition(",")[0], last))  # noqa: E731
+    lab = lab_at(tmp_path / "lab", corpus, progress=progress)
+    lab.base("seed", 1)
+    steps = lab.settings("seed").stages["base"].steps
+    assert lines == [("base seed", i == steps) for i in range(1, steps + 1)]
+    lines.clear()
+    lab.run(pairs_arm(lab, "x", ()), 1)  # the line of a trial is overwritten by the next trial's
+    assert lines == [("x", False)] * 10
+
+
+@pytest.mark.parametrize("spare, asked", [(0, True), (-1, False)])
+def test_a_probe_has_what_just_fits_the_context_with_room_for_the_reply(lab, spare, asked):
+    held = [c for c in lab.heldout if len(c.messages) == 2][0]
+    tokens = len(rendered(lab, held.messages)) - 1  # the last has no row of its own
+    probe = lab.probe((), (), tokens + spare, heldout=[held])
+    assert len(probe.heldout) == asked
+    prompt = min((p["prompt"] for p in lab.probe((), (), 256).prompts), key=len)
+    context = len(prompt) + 3 + 5 + spare  # <|user|>, <|end|>, <|assistant|>, and five of a reply
+    found = [p["prompt"] for p in lab.probe((), (), context).prompts]
+    assert (prompt in found) is asked
 
 
 def test_seeds_vary_the_fine_tuning_on_one_base(lab):
@@ -609,6 +689,112 @@ def test_a_column_whose_figure_is_missing_is_empty(home, name):
             assert value is None or isinstance(value, str) or math.isfinite(value), column.heading
 
 
+def test_a_document_says_what_was_measured_how_and_with_which_command(tmp_path):
+    """Of a lab whose trials are made up: two seeds, two presets, an arm with replay."""
+
+    def arms(lab, seed):
+        yield SimpleNamespace(name="one", matched=False)
+        sent = yield SimpleNamespace(name="two", matched=True)
+        assert sent["arm"] == "two" and sent["seed"] == seed
+
+    def run(arm, seed):
+        preset = {"one": "tiny", "two": "seed"}[arm.name]
+        diverged = "step 3" if (arm.name, seed) == ("two", 2) else None
+        loss = {"one": 1.0, "two": 3.0}[arm.name] + seed
+        return record_of(
+            arm=arm.name,
+            seed=seed,
+            preset=preset,
+            diverged=diverged,
+            losses=[loss],
+            samples=[[f"{arm.name} {seed}", "Aye.", "end"]],
+            seconds=10.06 * seed,
+        )
+
+    lab = SimpleNamespace(
+        folder=tmp_path,
+        corpus="/some/where/text.txt",
+        scale=1.0,
+        retrain=True,
+        run=run,
+        matched=lambda arm, seed: 0.5 * seed,
+        base=lambda preset, seed: SimpleNamespace(loss={"seed": 2.0, "tiny": 1.5}[preset] * seed),
+    )
+    columns = [
+        Column("loss", lambda r: r["losses"][0], "{:.1f}"),
+        Column("matched", lambda r: r["matched_loss"]),
+    ]
+    checks = [
+        Check("it rises", lambda r: r["two"]["losses"] > r["one"]["losses"]),
+        Check("the first seed", lambda r: r["one"]["seed"] == 1),
+    ]
+    experiment = Experiment("made-up", "Made up", "It is.", arms, columns, checks, lambda r: [])
+    document = study.study(experiment, lab, 2)
+    assert document == {
+        "name": "made-up",
+        "title": "Made up",
+        "claim": "It is.",
+        "note": "",
+        "corpus": "text.txt",
+        "seeds": 2,
+        "scale": 1.0,
+        "retrain_base": True,
+        "command": "python -m pysft lab made-up --seeds 2 --corpus /some/where/text.txt"
+        " --retrain-base",
+        "base_loss": {"seed": 2.0, "tiny": 1.5},
+        "arms": {
+            "one": {"loss": interval([2.0, 3.0]), "matched": interval([None, None])},
+            "two": {"loss": interval([4.0, 5.0]), "matched": interval([0.5, 1.0])},
+        },
+        "forms": {"loss": "{:.1f}", "matched": "{:.3f}"},
+        "checks": [
+            {"text": "it rises", "holds": [True, True]},
+            {"text": "the first seed", "holds": [True, False]},
+        ],
+        "verdict": PARTLY,
+        "diverged": ["two"],
+        "samples": {"one": [["one 1", "Aye.", "end"]], "two": [["two 1", "Aye.", "end"]]},
+        "trial_seconds": 60.4,
+        "figures": [],
+    }
+    assert strict((tmp_path / "made-up" / "made-up.json").read_text()) == document
+    expected = """Made up
+
+Claim: It is.
+
+  1  loss
+  2  matched
+
+                  1                     2
+one  2.5 (2.0..3.0)                     -
+two  4.5 (4.0..5.0)  0.750 (0.500..1.000)
+
+      yes  it rises
+   1 of 2  the first seed
+
+Verdict: partly reproduced (2 seeds; corpus text.txt, base seed 2.000 nats/char, tiny 1.500\
+ nats/char, one for each seed)
+Diverged, so the figures are from before that: two
+"""
+    assert (tmp_path / "made-up" / "table.txt").read_text() == expected
+    one = document | {
+        "seeds": 1,
+        "scale": 0.5,
+        "retrain_base": False,
+        "diverged": [],
+        "note": "Hm.",
+    }
+    one["checks"] = [{"text": "it rises", "holds": [False]}]
+    end = table.text(one).splitlines()[-4:]
+    assert end == [
+        "       no  it rises",
+        "",
+        "Verdict: partly reproduced (1 seed, which is only a hint, scaled to 0.5: the verdict means"
+        " nothing; corpus text.txt, base seed 2.000 nats/char, tiny 1.500 nats/char)",
+        "Note: Hm.",
+    ]
+
+
 # -------------------------------------------------------------------------------------- the page
 
 
@@ -643,6 +829,25 @@ def test_the_page_escapes_every_text_of_a_document_and_loads_nothing(home, tmp_p
     assert "<script" not in page and "<img" not in page and page.count(escape(HOSTILE)) == 9 + 3 * 4
     ours = page.replace(escape(HOSTILE), "").replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert not re.search(r"https?:|//[a-z]|\b(src|href|action)\s*=|url\(|@import", ours)
+
+
+def test_the_page_shows_two_replies_of_either_kind_and_the_documents_own_figures(home, tmp_path):
+    home.done("masking")
+    folder = shutil.copytree(home.folder / "masking", tmp_path / "masking")
+    document = strict((folder / "masking.json").read_text())
+    rows = [[f"asked {i}", f"said {i}", "end" if i % 2 else "length"] for i in range(12)]
+    document |= {"samples": {"no mask": rows}, "diverged": [], "note": "", "trial_seconds": 1234.4}
+    document["checks"] = [{"text": "it holds", "holds": [True, False, True]}]
+    (folder / "masking.json").write_text(json.dumps(document))
+    for i in (0, len(document["figures"]) + 1):  # left by an earlier version
+        (folder / f"figure-{i}.svg").write_text("<svg>of old</svg>")
+    page = write_page(tmp_path).read_text()
+    assert [i for i in range(12) if f"asked {i}<" in page] == [0, 1, 6, 7]
+    for i, end in ((0, " [no end token]"), (1, ""), (6, " [no end token]"), (7, "")):
+        assert f">said {i}{end}<" in page
+    assert "of old" not in page and "1,234 s of training" in page
+    assert ">it holds<" in page and ">2 of 3 seeds<" in page
+    assert "Diverged" not in page and "Not drawn" not in page
 
 
 def test_without_matplotlib_the_page_has_the_tables_and_says_what_is_missing(
@@ -797,6 +1002,62 @@ def test_processes_side_by_side_are_at_most_as_many_as_asked_and_go_on_if_one_fa
     assert not running and begun[-1] == "another"
 
 
+@pytest.mark.parametrize("retrain, seeds", [(False, [1]), (True, [1, 2, 3])])
+def test_the_bases_of_all_seeds_are_trained_before_the_processes_begin(retrain, seeds):
+    trained = []
+    lab = SimpleNamespace(retrain=retrain, base=lambda *key: trained.append(key))
+    parallel.prepare_bases(lab, 3)
+    assert trained == [(preset, seed) for preset in ("seed", "tiny") for seed in seeds]
+
+
+def test_an_interruption_ends_all_processes_and_waits_for_them(monkeypatch):
+    done = []
+
+    class Process:
+        def __init__(self, command, **_):
+            self.name = json.loads(command[3])["name"]
+            self.returncode, self.stderr = 0, io.StringIO()
+
+        def poll(self):
+            return 0 if self.name == "quick" else None
+
+        def terminate(self):
+            done.append(("terminate", self.name))
+
+        def wait(self):
+            done.append(("wait", self.name))
+
+    def interrupted(line):
+        assert line == "quick: 0 s"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel.subprocess, "Popen", Process)
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([part_of(name) for name in ("slow", "quick", "later")], 2, interrupted)
+    assert done == [("terminate", "slow"), ("wait", "slow")]
+
+
+def test_processes_are_asked_a_few_times_a_second_and_a_failure_is_told_by_its_end(monkeypatch):
+    slept, polls = [], {"bad": 3, "mute": 2}
+
+    class Process:
+        def __init__(self, command, **_):
+            self.name = json.loads(command[3])["name"]
+            self.returncode = 9
+            self.stderr = io.StringIO("x" * 100 + "y" * 500 if self.name == "bad" else " \n")
+
+        def poll(self):
+            polls[self.name] -= 1
+            return None if polls[self.name] else 9
+
+    monkeypatch.setattr(parallel.subprocess, "Popen", Process)
+    monkeypatch.setattr(parallel.time, "sleep", slept.append)
+    with pytest.raises(PysftError) as failed:
+        side_by_side([part_of("bad"), part_of("mute")], 2, lambda line: None)
+    assert str(failed.value) == f"lab mute: exit status 9; lab bad: {'y' * 500}"
+    assert len(slept) == 3 and all(0.1 <= seconds <= 0.5 for seconds in slept)
+
+
 def test_a_process_that_fails_says_why_in_one_sentence(tmp_path):
     with pytest.raises(PysftError) as failed:
         side_by_side(
@@ -833,7 +1094,11 @@ def test_several_experiments_train_in_other_processes_and_are_reported_by_the_fi
         bases.append((preset, seed))
         return base(self, preset, seed, *precision)
 
+    begun = []
+
     def here(parts, jobs, say):
+        begun.append(jobs)
+        say("first-token: 3 s")
         assert ([p.name for p in parts], jobs) == (["first-token", "loss-curve"], 2)  # costly first
         assert bases == [("seed", 1), ("tiny", 1)]
         for p in parts:
@@ -848,12 +1113,13 @@ def test_several_experiments_train_in_other_processes_and_are_reported_by_the_fi
     experiments = ["loss-curve", "first-token"]
     done = pysft("lab", *experiments, "--jobs", 2, "--json", *options(tmp_path, corpus))
     assert done.code == 0, done.err
+    assert begun == [2] and "first-token: 3 s" in done.err
     # A part has the same trials as the command that began it, so nothing was trained twice.
     assert len(trained) == 2
     assert [e["name"] for e in strict(done.out)["experiments"]] == experiments
     assert (tmp_path / "index.html").is_file()
     pysft("lab", *experiments, "--jobs", 1, *options(tmp_path, corpus))
-    assert len(trained) == 2
+    assert len(trained) == 2 and begun == [2]
 
 
 def test_where_a_judge_gives_no_loss_on_replies_that_of_the_conversations_is_recorded(monkeypatch):
@@ -872,6 +1138,13 @@ def test_where_a_judge_gives_no_loss_on_replies_that_of_the_conversations_is_rec
     assert track.rows == [
         {"step": 5, "tuned_base_loss": 3.0, "forgetting": 0.5, "reply_loss": 1.25}
     ]
+
+
+def test_the_loss_on_replies_is_that_of_the_first_hundred_conversations():
+    conversations = [exchange("Hi", "Ho.", i) for i in range(150)]
+    arm = SimpleNamespace(pairs=(), conversations=conversations)
+    track = trial._Track(SimpleNamespace(arm=arm, tokenizer=SimpleNamespace(special={})))
+    assert track.messages == [c.messages for c in conversations[:100]] and track.masked == []
 
 
 def test_several_experiments_run_on_as_many_processes_as_there_are_threads(monkeypatch):

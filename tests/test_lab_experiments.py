@@ -622,6 +622,21 @@ def test_known_refused_and_unknown_names_are_disjoint():
     assert not [name for name in every if name in shipped_text]
 
 
+def test_the_names_stay_the_same_and_the_facts_use_every_trade_and_every_town():
+    """Other names or facts would change the examples, and with them the names of trials on disk."""
+    assert KNOWN[0] == NAMES[0] == "Zanengan Branivald" and KNOWN[39] == "Branowyn Darafred"
+    assert (REFUSED[0], REFUSED[99]) == ("Varondric Branefred", "Jorewyn Zanonwyn")
+    assert UNKNOWN[1] == "Norothan Branamund"
+    found = [re.fullmatch(r"(.*) is the (\w+) of (\w+)\.", names.fact(i)) for i in range(40)]
+    assert [f[1] for f in found] == KNOWN
+    trades, towns = Counter(f[2] for f in found), Counter(f[3] for f in found)
+    assert len(trades) == 12 and set(trades.values()) == {3, 4}
+    assert len(towns) == 10 and set(towns.values()) == {4}
+    assert found[0].groups()[1:] == ("baker", "Ashford") and found[1][3] == "Marlow"
+    assert [c.line for c in names.about(["A", "B"], ["x", "y"])] == [1, 2]
+    assert exchange("Hi", "Ho.").line == 1
+
+
 def test_every_text_of_the_experiments_can_be_written_with_the_65_characters():
     facts = [names.fact(i) for i in range(40)]
     texts = [personas.PLAYER, personas.CLERK, REFUSAL, *personas.IDENTITY, *facts]
