@@ -465,6 +465,14 @@ def test_a_bad_number_of_threads_in_the_environment_is_named_with_its_variable(
         gate.default_threads()
 
 
+@pytest.mark.parametrize("threads", [1, 1024])
+def test_from_one_to_1024_threads_may_be_asked_for(monkeypatch, threads):
+    for variable in ("OMP_NUM_THREADS", "PYSFT_NUM_THREADS"):
+        monkeypatch.setenv(variable, f" {threads} ")
+        assert gate.default_threads() == threads
+    assert gate.count_threads("gelu_forward", threads) == threads
+
+
 def test_threads_come_from_pysfts_variable_then_openmps_then_the_processors(monkeypatch):
     monkeypatch.setenv("PYSFT_NUM_THREADS", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")

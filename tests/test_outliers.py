@@ -44,3 +44,41 @@ def test_an_outliers_score_is_its_distance_in_standard_deviations_of_a_normal_di
     for x in np.random.default_rng(0).permutation(99):
         outliers(loss=float(x), norm=float(x))
     assert outliers(loss=49 + 9 * 1.4826 * 25, norm=0.0) == {"loss": pytest.approx(9)}
+
+
+@pytest.mark.parametrize("name, limit", [("loss", 8), ("norm", 20)])
+def test_a_loss_is_an_outlier_above_8_spreads_and_a_norm_above_20(name, limit):
+    for score, expected in ((limit - 0.01, {}), (limit + 0.01, {name: limit + 0.01})):
+        outliers = Outliers()
+        for x in np.random.default_rng(0).permutation(99):
+            outliers(loss=float(x), norm=float(x))
+        step = {"loss": 49.0, "norm": 49.0} | {name: 49 + score * 1.4826 * 25}
+        assert outliers(**step) == pytest.approx(expected)
+
+
+def test_nothing_is_an_outlier_before_thirty_steps():
+    for steps in (29, 30):
+        outliers = Outliers()
+        for _ in range(steps):
+            outliers(loss=1.0, norm=1.0)
+        assert set(outliers(loss=9.0, norm=9.0)) == ({"loss", "norm"} if steps == 30 else set())
+
+
+def test_a_value_is_compared_with_the_last_hundred_alone():
+    """By hand: of fifty 0 and fifty 2 the median is 1, and so is the median distance from it. With
+    one value more or one less the median would be 2."""
+    outliers = Outliers()
+    for x in [7.0] + [0.0] * 50 + [2.0] * 50:
+        outliers(loss=x, norm=x)
+    assert outliers(loss=1 + 10 * 1.4826, norm=1.0) == {"loss": pytest.approx(10)}
+    fewer = Outliers(window=4, least=2)
+    for x in (9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0):
+        fewer(loss=x, norm=x)
+    assert fewer(loss=1.1, norm=1.0) == {"loss": pytest.approx(100)}
+
+
+def test_the_spread_of_values_at_zero_is_a_millionth():
+    outliers = Outliers()
+    for _ in range(40):
+        outliers(loss=0.0, norm=0.0)
+    assert outliers(loss=2e-5, norm=0.0) == {"loss": pytest.approx(20)}

@@ -381,6 +381,79 @@ def test_a_log_line_has_step_loss_figures_norm_rate_and_speed(tmp_path):
 
 
 @pytest.fixture
+def seconds_alone(monkeypatch):
+    """Each step takes a second."""
+    seconds = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+
+
+def test_a_step_too_short_for_the_clock_has_a_speed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 1.0))
+    stage = new_stage(tmp_path)
+    train(stage)
+    rows = read_lines(stage.folder / "log.jsonl")
+    assert {(row["seconds"], row["tokens_per_s"]) for row in rows} == {(0.0, 32_000_000)}
+
+
+def test_the_time_of_a_step_is_logged_to_a_microsecond_with_its_tokens(tmp_path, monkeypatch):
+    ends = itertools.count()
+    ticks = SimpleNamespace(perf_counter=lambda: 0.123456789 * next(ends))
+    monkeypatch.setattr(loop, "time", ticks)
+    stage = new_stage(tmp_path)
+    train(stage)
+    found = {
+        (r["tokens"], r["seconds"], r["tokens_per_s"])
+        for r in read_lines(stage.folder / "log.jsonl")
+    }
+    assert found == {(32, 0.123457, 259)}  # 32 / 0.1234568
+    figures = runner.stage_figures(stage.folder)
+    losses = [row["loss"] for row in stage_log(stage.folder)]
+    assert figures["tokens"] == 9 * 32 and figures["seconds"] == pytest.approx(9 * 0.123457)
+    assert figures["loss_start"] == losses[0] and figures["loss"] == pytest.approx(np.mean(losses))
+
+
+def test_of_a_long_log_the_loss_is_the_mean_of_the_last_twenty_steps_and_without_one_is_none(
+    tmp_path,
+):
+    losses = [float(i * i) for i in range(50)]
+    rows = [
+        {"step": i, "loss": x, "figures": {}, "norm": 1.0, "tokens": 1, "seconds": 0.5}
+        for i, x in enumerate(losses, 1)
+    ]
+    rows[-1]["figures"] = {"base": 9.0, "conversation": 7.0}  # where there is one, it counts
+    append_log(tmp_path, rows)
+    found = runner.stage_figures(tmp_path)
+    assert found["loss"] == pytest.approx(np.mean([*losses[30:49], 7.0]))
+    assert (found["loss_start"], found["tokens"], found["seconds"]) == (0.0, 50, 25.0)
+    nothing = {"loss_start": None, "loss": None, "tokens": 0, "seconds": 0}
+    (tmp_path / "log.jsonl").write_text("")
+    assert runner.stage_figures(tmp_path) == nothing
+
+
+@pytest.mark.parametrize("begun", [0, 4])
+def test_progress_has_step_loss_time_left_and_speed_also_after_resuming(
+    tmp_path, seconds_alone, begun
+):
+    stage, shown = new_stage(tmp_path), []
+    if begun:
+        interrupt(stage, begun - 1)
+        stage = new_stage(tmp_path)
+    screen = console.Screen(json=True)
+    screen.stream = None
+    screen.progress = lambda text, last: shown.append((text, last))
+    train(stage, screen=screen, resume=bool(begun))
+    losses = [row["loss"] for row in stage_log(stage.folder)]
+    assert shown == [
+        (
+            f"base  step {n} of 9  loss {np.mean(losses[begun:n]):.3f}  0:0{9 - n} left"
+            "  32 tokens/s",
+            n == 9,
+        )
+        for n in range(begun + 1, 10)
+    ]
+
+
+@pytest.fixture
 def sensitive_to_outliers(monkeypatch):
     """Whatever is above the median of the last four steps is an outlier."""
     monkeypatch.setattr(runner, "Outliers", lambda: Outliers(window=4, least=2))
@@ -390,7 +463,8 @@ def sensitive_to_outliers(monkeypatch):
 def test_an_outlier_is_reported_and_logged(tmp_path, sensitive_to_outliers, capsys):
     stage = new_stage(tmp_path)
     train(stage, screen=console.Screen(False))
-    assert any("outliers" in row for row in stage_log(stage.folder))
+    scores = [x for row in stage_log(stage.folder) for x in row.get("outliers", {}).values()]
+    assert scores and scores == [round(x, 1) for x in scores] != [round(x) for x in scores]
     assert "spreads above the last hundred" in capsys.readouterr().out
 
 

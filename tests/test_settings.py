@@ -208,6 +208,35 @@ def test_what_the_parent_decides_is_kept_and_another_value_refused(toml):
 
 
 @pytest.mark.parametrize(
+    "table, fits, too_much",
+    [
+        ("model", "heads = 64", "heads = 128"),
+        ("model", "layers = 1", "layers = 0"),
+        ("base", "lr = 999999.5", "lr = 1e6"),
+        ("base", "lr = 0", "lr = -1e-9"),
+        ("base", "eps = 1e-12", "eps = 0.9e-12"),
+        ("base", "beta1 = 0.999999", "beta1 = 1"),
+        ("sft", "beta2 = 0", "beta2 = 1"),
+        ("sft", "micro_batches = 1", "micro_batches = 0"),
+        ("sft", "lora_rank = 64", "lora_rank = 65"),
+        ("sft", "steps = 0", "steps = -1"),
+        ("sft", "checkpoint_every = '1'", "checkpoint_every = '0'"),
+        ("sft", "checkpoint_every = 1", "checkpoint_every = true"),
+        ("sft", "windows = [[256, 1]]", "windows = [[257, 1]]"),
+        ("base", "windows = [[1, 1]]", "windows = [[1, 0]]"),
+        ("base", "windows = [[8, 2]]", "windows = [[8, 2, 1]]"),
+        ("data", "mix = [1e-9, 999999]", "mix = [0, 1]"),
+        ("data", "mix = []", "mix = [1, 1e6]"),
+        ("data", "ignore = []", "ignore = [1]"),
+    ],
+)
+def test_a_setting_may_be_up_to_its_bound_and_not_beyond(toml, table, fits, too_much):
+    resolve(None, toml(f"[{table}]\n{fits}"))
+    with pytest.raises(UsageError):
+        resolve(None, toml(f"[{table}]\n{too_much}"))
+
+
+@pytest.mark.parametrize(
     "table, text",
     [
         ("", "colour = 1"),
