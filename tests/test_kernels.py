@@ -2,6 +2,7 @@
 promises about bits. The calls are made of the tables in kernel_cases.py."""
 
 import ctypes
+import inspect
 import math
 import os
 import re
@@ -42,6 +43,7 @@ from kernel_cases import (
 )
 
 from pysft.nn import _build, gate, kernels, reference
+from pysft.nn.optim import AdamW
 
 BOTH = pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 MODULES = pytest.mark.parametrize("module", [kernels, reference], ids=["kernels", "numpy"])
@@ -568,6 +570,27 @@ def test_a_nan_logit_makes_its_rows_loss_nan_and_no_other(dtype):
         nll, lse = np.empty(3, dtype), np.empty(3, dtype)
         kernels.cross_entropy_forward(nll, lse, logits, np.array([5, 5, 5], np.int32))
         assert np.isnan(nll).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", [*(k.__name__ for k in kernels.KERNELS), "decode_forward"])
+def test_a_kernel_takes_what_the_reference_takes_with_the_same_defaults(name):
+    def parameters(module):
+        found = inspect.signature(getattr(module, name)).parameters.values()
+        return {p.name: p.default for p in found if p.name not in ("threads", "calls")}
+
+    assert parameters(kernels) == parameters(reference)
+
+
+def test_the_defaults_of_adamw_and_layernorm_are_pytorchs():
+    """https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html, torch.nn.LayerNorm;
+    but without decay, which a recipe must ask for."""
+    expected = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "decay": 0.0}
+    found = inspect.signature(reference.adamw).parameters
+    assert {name: found[name].default for name in expected} == expected
+    found = inspect.signature(AdamW).parameters
+    assert found["betas"].default == (0.9, 0.999)
+    assert (found["eps"].default, found["decay"].default) == (1e-8, 0.0)
+    assert inspect.signature(reference.layernorm_forward).parameters["eps"].default == 1e-5
 
 
 def test_every_kernel_is_in_these_tables_and_in_the_reference():

@@ -1,6 +1,7 @@
 """The whole model: what its forward and backward promise, whatever they compute with."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,8 @@ from conftest import distance, python
 from pysft import IGNORE
 from pysft.batch import Batch, Example
 from pysft.errors import GateError, UsageError
-from pysft.nn import kernels, reference
+from pysft.nn import calls, kernels, reference
+from pysft.nn import model as model_module
 from pysft.nn.grow import expand_vocab
 from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
@@ -280,6 +282,39 @@ def test_a_row_has_a_loss_only_if_it_is_wanted_and_has_a_label():
     less[np.flatnonzero(less)[:4]] = False
     nll = forward(model, dataclasses.replace(b, wanted=less))
     assert (nll[~less] == 0).all() and np.array_equal(nll[less], forward(model, b)[less])
+
+
+def test_a_clock_gets_the_seconds_of_every_call_of_a_kernel(monkeypatch):
+    """On a clock that moves by a second each time that it is read."""
+    seconds = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(seconds)))
+    for module in (calls, model_module):
+        monkeypatch.setattr(module, "time", clock)
+    model, b = lively(), batch([5, 2])
+    model.clock = {"matmul_forward": 100.0}
+    for _ in range(2):
+        model.forward(b)
+        model.backward(np.ones(7, np.float32))
+    blocks, head = SMALL.layers, 1
+    once = {"attention": blocks, "gelu": blocks, "embedding": 1, "cross_entropy": head}
+    once |= {"matmul": 4 * blocks + head, "layernorm": 2 * blocks + 1}
+    both = {f"{k}_{way}": 2.0 * n for k, n in once.items() for way in ("forward", "backward")}
+    assert model.clock == both | {"matmul_forward": 100.0 + both["matmul_forward"]}
+
+
+def test_activations_are_made_once_for_batches_up_to_the_largest(monkeypatch):
+    made, arena = [], model_module.Arena
+    monkeypatch.setattr(model_module, "Arena", lambda *a, **k: made.append(a) or arena(*a, **k))
+    model = lively()
+    made.clear()
+    for lengths, arenas in (([5, 2], 1), ([5, 2], 1), ([3], 1), ([8], 2), ([7, 1], 2)):
+        model.forward(batch(lengths))
+        assert len(made) == arenas
+    model.reserve(8)
+    assert len(made) == 2
+    model.release()
+    model.forward(batch([8]))
+    assert len(made) == 3
 
 
 def test_a_batch_in_which_nothing_is_wanted_is_refused():
