@@ -5,10 +5,10 @@ import pytest
 from conftest import distance
 
 from pysft.errors import GateError, UsageError
-from pysft.nn import kernels, reference
+from pysft.nn import gate, kernels, reference
 from pysft.nn.decode import Decoder
 from pysft.nn.model import GPT
-from pysft.nn.shapes import GPTConfig
+from pysft.nn.shapes import GPTConfig, decoder_bytes
 from pysft.rng import rng
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -195,3 +195,23 @@ def test_the_reference_decodes_many_the_same(dtype):
     for column in texts.T:
         rows = theirs.steps(column, (0, 1, 2)), ours.steps(column, (0, 1, 2))
         assert distance(*rows) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("sequences", [1, 40])
+@pytest.mark.parametrize(
+    "V, T, L, H, C",
+    [(68, 256, 4, 4, 64), (20_000, 16, 1, 1, 8), (68, 4096, 1, 1, 8), (68, 65, 3, 2, 256)],
+    ids=["tiny", "many symbols", "long", "wide"],
+)
+def test_a_decoder_holds_about_as_many_bytes_as_is_said_before(V, T, L, H, C, sequences):
+    """So much memory is asked for before a training writes its replies."""
+    made = GPT(GPTConfig(V, T, L, H, C), kernels.on_threads(1)).decoder(sequences)
+    work = made._sampling[1:3]
+    held = sum(a.nbytes for a in (made._weights, made._cache, made._work, made._logits, *work))
+    said = decoder_bytes(made.model.config, sequences)
+    # Panels of fewer positions than AVX-512 has need less room for the last.
+    exact = 0.2 / (6 + sequences)
+    assert (1 - exact if gate.ISA == "avx512" else 0.9) < said / held
+    assert said / held < (1 + exact if gate.ISA == "avx512" else 1.5)
+    in_float64 = decoder_bytes(made.model.config, sequences, np.float64)
+    assert in_float64 == 2 * said

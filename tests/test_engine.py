@@ -180,6 +180,26 @@ def test_prompts_are_read_in_parts_that_fit(monkeypatch):
     assert rows == [6, 9, 3, 23, 9] and len(PROMPTS[6]) == 24  # a full context needs no reading
 
 
+@pytest.mark.parametrize(
+    "channels, lengths, parts",
+    [
+        (64, [256] * 8, [2048]),
+        (64, [256] * 8 + [1], [2048, 1]),
+        (768, [85, 85], [170]),
+        (768, [85, 86], [85, 86]),
+        (768, [200, 1, 1], [200, 2]),  # one prompt may be longer
+    ],
+)
+def test_2048_rows_of_64_channels_are_read_at_a_time_and_170_of_768(
+    monkeypatch, channels, lengths, parts
+):
+    rows, read = [], GPT.read
+    monkeypatch.setattr(GPT, "read", lambda *a: rows.append(len(a[1])) or read(*a))
+    model = GPT(GPTConfig(2, 256, 1, 1, channels), kernels.on_threads(1))
+    model.decoder(len(lengths)).read([[1] * n for n in lengths], range(len(lengths)))
+    assert rows == parts
+
+
 def test_a_prompt_waits_for_a_slot_and_takes_the_first_that_is_free():
     engine, tokens = Engine(MODEL, 2), [1, 2, 3, 1]
     for number, count in enumerate(tokens):
