@@ -1,6 +1,7 @@
 """The audit: every fault of a data set is named with its place and remedy, and its parts find what
 they should."""
 
+import json
 import time
 from collections import Counter
 
@@ -30,6 +31,8 @@ from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 def pair(prompt, completion):
     return {"prompt": prompt, "completion": completion}
 
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 # What is wrong, in this order in the lines of a file: the line, and what its finding says.
 BROKEN = {
@@ -547,3 +550,209 @@ def test_a_key_without_meaning_is_counted_in_each_row_that_has_a_value_for_it(tm
     )
     counts = report["keys_not_read"]
     assert counts == {"id": 3, "source": 1, "mine": 1, "topic": 1} and next(iter(counts)) == "id"
+
+
+# ------------------------------------------------------------------------------- what is counted
+
+KINGS = " the king came over the hill with all his men"  # a stretch of the corpus below
+
+
+def quartered(values):
+    """What spread() should give, from the sorted values by the textbook's rule."""
+    some = sorted(values)
+
+    def at(share):
+        whole, part = divmod(share * (len(some) - 1), 1)
+        nearer, farther = some[int(whole)], some[min(int(whole) + 1, len(some) - 1)]
+        return pytest.approx(nearer + part * (farther - nearer))
+
+    return {"min": some[0], "median": at(0.5), "p95": at(0.95), "max": some[-1]}
+
+
+def kinds_of(names, most=5):
+    """What diversity() should give for the names of some things, one for each thing."""
+    counts = Counter(names).most_common()
+    shares = [n / len(names) for _, n in counts]
+    product = np.prod([share**-share for share in shares])
+    top = [[name, share] for (name, _), share in zip(counts, shares)]
+    return {"kinds": len(counts), "effective": pytest.approx(product), "top": top[:most]}
+
+
+def test_every_figure_of_an_audit_is_a_plain_count_of_the_rows(tmp_path):
+    claims = ["a king", "an owl", "the fool", "a man", "a ghost", "the bird"]
+    # (turns, category, its reply is a duplicate): a claim comes as often as its place says.
+    talks = [
+        (["Say who" + "x" * i + chr(97 + n), f"I am {claim}. I am a liar."], "self")
+        for i, claim in enumerate(claims)
+        for n in range(len(claims) - i)
+    ]
+    talks += [
+        (["Tell me more", "It is so.", "Go on then", f"They say{KINGS}!"], "war"),
+        (["Tell me now", f"He says:{KINGS[:20]}?"], "war"),
+        (["Tell me never", "Nay."], None),
+        (["What is this", "A thing.", "And this", "Nothing.", "And that", "No."], None),
+    ]
+    rows = [
+        {"messages": say(*texts)} | ({"category": category} if category else {})
+        for texts, category in talks
+    ]
+    long = [{"messages": say("Hi", "o" * n)} for n in (99, 120)]
+    a = write(
+        tmp_path,
+        "a.jsonl",
+        *rows[:9],
+        *long,
+        {"frage": 1},
+        rows[0] | {"deleted": True},
+        rows[1] | {"lang": "de"},
+        rows[2] | {"deleted": True},
+        "no JSON",
+        rows[3],
+        rows[4],
+        rows[3],
+    )
+    b = write(tmp_path, "b.jsonl", *rows[9:])
+    c = write(tmp_path, "c.tsv", "question\tanswer", "Who\tThe old one.")
+    corpus, out = f"Long ago{KINGS}, they say.", tmp_path / "out.jsonl"
+    report = audit(
+        [str(a), str(b), str(c)],
+        grown(CHAT),
+        context=96,
+        max_new=50,
+        corpus=corpus,
+        fix=str(out),
+        reading=Reading(lang="en"),
+    )
+    texts = [t for t, _ in talks] + [talks[3][0], talks[4][0], talks[3][0], ["Who", "The old one."]]
+    asked = [text for turns in texts for text in turns[::2]]
+    answered = [text for turns in texts for text in turns[1::2]]
+    # A turn is its text between two tokens, and of a reply all but the first is graded.
+    tokens = [sum(len(text) + 2 for text in turns) for turns in texts]
+    targets, graded = sum(n - 1 for n in tokens), sum(len(text) + 1 for text in answered)
+    shared = [
+        next((n for n in range(len(KINGS), 15, -1) if KINGS[:n] in text), 0) for text in answered
+    ]
+    said = Counter(f"I am {claim}" for turns in texts for claim in claims if claim in turns[1])
+    categories = [c for _, c in [*talks, talks[3], talks[4], talks[3]] if c]
+    findings = report.pop("findings")
+    kinds = Counter((f.severity, f.kind) for f in findings)
+    assert report == {
+        "files": [str(a), str(b), str(c)],
+        "rows": len(texts) + 4,
+        "trainable": len(texts),
+        "left_out": {"deleted": 2, "in another language (de)": 1},
+        "keys_not_read": {"category": len(categories)},
+        "characters_changed": None,
+        "turns": dict(sorted(Counter(map(len, texts)).items())),
+        "errors": 4,
+        "warnings": len(findings) - 4,
+        "kinds": [
+            {"severity": severity, "kind": kind, "count": n}
+            for (severity, kind), n in sorted(kinds.items())
+        ],
+        "context": 96,
+        "template": "chat",
+        "grade": "all",
+        "characters": 65,
+        "tables": {str(c): "columns separated by tabs; the first row, 'question' and 'answer', is"
+                   " a header"},
+        "tokens": quartered([n - 1 for n in tokens] + [104, 125]),
+        "too_long": 2,
+        "prompt_length": quartered(map(len, asked)),
+        "reply_length": quartered(map(len, answered)),
+        "max_new": 50,
+        "graded_targets": graded,
+        "targets": targets,
+        "graded_share": graded / targets,
+        "prompt_types": kinds_of([" ".join(text.lower().split()[:2]) for text in asked]),
+        "categories": kinds_of(categories),
+        "identities": said.most_common(5),
+        "corpus_overlap": quartered(shared) | {"from": 16},
+        "fixed": {
+            "path": str(out),
+            "kept": len(texts) - 3,
+            "removed_duplicates": 3,
+            "removed_untrainable": 4,
+        },
+    }  # fmt: skip
+    assert len(read_conversations(out)) == len(texts) - 3
+    counts = Counter(f.kind for f in findings)
+    assert (counts["format"], counts["length"], counts["exact duplicate"]) == (2, 2, 3)
+    assert counts["copied from the corpus"] == sum(n >= 32 for n in shared) == 1
+    assert counts["long reply"] == sum(len(text) >= 50 for text in answered) == 1
+
+
+def test_findings_are_in_the_order_of_the_files_their_rows_and_turns(tmp_path, monkeypatch):
+    """Some are found as a row is read, and others only when all are."""
+    monkeypatch.chdir(tmp_path)
+    mail, whole = "To ann.lee@post.example.", [pair(f"Ask {c}", f"{c * 9}.") for c in LETTERS[:20]]
+    chat = {"messages": say(*(f"{c}." for c in LETTERS[:9]), mail)}
+    cut = {"messages": say(mail, "It is, that", "Go on then", mail, "Why", " It is.")}
+    write(tmp_path, "b.jsonl", *whole, cut, chat, chat, pair(mail, "Nay."), pair(mail, "Nay."))
+    write(tmp_path, "z.jsonl", "")
+    row, other = (json.dumps(pair(LETTERS[:9], answer)) for answer in ("Nay.", "No."))
+    write(tmp_path, "a.jsonl", f"[{row}, {row}, {other}, {', '.join([row] * 9)}]", pair("Hi", mail))
+    tokenizer = CharTokenizer(SHAKESPEARE + "@", CHAT.tokens)
+    found = audit(["b.jsonl", "z.jsonl", "a.jsonl"], tokenizer)["findings"]
+    assert [f"{f.where}: {f.kind}" for f in found] == [
+        "z.jsonl: empty",
+        "b.jsonl, line 21, turn 1: personal data",
+        "b.jsonl, line 21, turn 2: cut reply",
+        "b.jsonl, line 21, turn 4: personal data",
+        "b.jsonl, line 21, turn 6: blanks",
+        "b.jsonl, line 22, turn 10: personal data",
+        "b.jsonl, line 23: exact duplicate",
+        "b.jsonl, line 23, turn 10: personal data",
+        "b.jsonl, line 24: contradiction",
+        "b.jsonl, line 24, turn 1: personal data",
+        "b.jsonl, line 25: exact duplicate",
+        "b.jsonl, line 25: contradiction",
+        "b.jsonl, line 25, turn 1: personal data",
+        "a.jsonl, line 1, row 2: exact duplicate",
+        "a.jsonl, line 1, row 3: contradiction",
+        *(f"a.jsonl, line 1, row {i}: exact duplicate" for i in range(4, 13)),
+        "a.jsonl, line 2, turn 2: personal data",
+    ]
+
+
+def kinds_found(tmp_path, *rows, **options):
+    """The kinds of the findings of an audit of these rows."""
+    report = audit([str(write(tmp_path, "x.jsonl", *rows))], grown(CHAT), **options)
+    return [f.kind for f in report["findings"]]
+
+
+def test_a_row_a_reply_or_a_copy_of_just_the_limit_is_told_from_one_of_one_more(tmp_path):
+    corpus = "The quality of mercy is not strained, it droppeth as the rain from heaven."
+    for most, least, row, kind in (
+        # (the last number without a finding, the first with one, the row, the kind)
+        (250, 251, lambda n: pair("a" * (n - 103), "b" * 99 + "."), "length"),
+        (119, 120, lambda n: pair("Say", "b" * (n - 1) + "."), "long reply"),
+        (31, 32, lambda n: pair("Say", f"x{corpus[3 : 3 + n]}x."), "copied from the corpus"),
+    ):
+        options = {"context": 250} if kind == "length" else {}
+        assert kinds_found(tmp_path, row(most), corpus=corpus, **options) == []
+        assert kinds_found(tmp_path, row(least), corpus=corpus, **options) == [kind]
+    # Without limits they are those of the shipped presets and of chat.
+    assert kinds_found(tmp_path, pair("a" * 153, "b" * 99 + ".")) == []
+    assert kinds_found(tmp_path, pair("a" * 154, "b" * 99 + ".")) == ["length"]
+
+
+def test_a_reply_is_cut_if_it_ends_without_a_mark_where_nine_of_ten_end_with_one(tmp_path):
+    whole = [pair(f"Ask {c}", f"{c * 9}.") for c in LETTERS[:18]]
+    cut = [pair(f"Say {c}", f"{c * 9} and {LETTERS}") for c in "xy"]
+    assert kinds_found(tmp_path, *cut, *whole) == ["cut reply"] * 2
+    assert kinds_found(tmp_path, *cut, *whole[1:]) == []
+    (found,) = audit([str(write(tmp_path, "x.jsonl", cut[0], *whole[:9]))], grown(CHAT))["findings"]
+    assert found.what == f"the reply ends with {LETTERS[-20:]!r}, where 9 others end with a mark"
+    # Any of these marks ends a reply, and so does one of another script.
+    tokenizer = CharTokenizer(SHAKESPEARE + '")]\u3002', CHAT.tokens)
+    ends = [pair(f"Say {i * 'x'}", f"So {LETTERS[i]}{c}") for i, c in enumerate(".!?:'\")]\u3002")]
+    path = write(tmp_path, "x.jsonl", *whole, *ends)
+    assert audit([str(path)], tokenizer)["findings"] == []
+
+
+def test_only_so_many_cut_replies_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("pysft.text.audit.UNENDED", 2)
+    whole = [pair(f"Ask {c}{d}", f"{c * 9}{d}.") for c in LETTERS for d in "ab"]
+    cut = [pair(f"Say {c}", f"{c * 9} and") for c in "xyz"]
+    assert kinds_found(tmp_path, *cut, *whole) == ["cut reply"] * 2
