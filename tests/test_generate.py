@@ -306,11 +306,26 @@ def test_sampling_is_reproducible_by_its_seed():
         (dict(repetition=0.5), "repetition"),
         (dict(repetition=float("nan")), "repetition"),
         (dict(repetition=float("inf")), "repetition"),
+        (dict(repetition=1e6), "repetition"),
+        (dict(seed=-1), "seed"),
+        (dict(seed=1.0), "seed"),
     ],
 )
 def test_a_sampling_value_out_of_range_is_refused_by_its_name(bad, named):
     with pytest.raises(UsageError, match=named):
         Sampling(**bad)
+
+
+def test_the_least_and_the_most_that_a_sampling_takes_are_what_the_kernels_take():
+    """The rules are stored in float32, the most likely tokens in int32."""
+    assert Sampling(0, 0, 1, 0, 1) == Sampling() and Sampling().rules() == (0, 1, 1)
+    most = Sampling(temperature=1e300, top_k=2**40, top_p=1, repetition=999_999)
+    least = Sampling(temperature=1e-300, top_k=1, top_p=1e-300)
+    assert (least.most(), most.most()) == (1, 2**31 - 1)
+    for sampling, expected in ((least, (1e-30, 1e-30, 1)), (most, (1e38, 1, 999_999))):
+        assert sampling.rules() == expected
+        stored = np.array(expected, np.float32)
+        assert np.isfinite(stored).all() and (stored > 0).all()
 
 
 # -------------------------------------------------------------------------------- continuing text

@@ -4,6 +4,7 @@ of a text on a screen."""
 import math
 import re
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -92,6 +93,32 @@ def test_the_reason_why_words_are_not_counted_names_every_script():
         assert sorted(re.split(", | and ", scripts)) == sorted(named)
         assert scripts.count(" and ") == (len(named) > 1)
         assert scripts.count(", ") == max(0, len(named) - 2)
+
+
+def test_each_letter_of_a_script_without_spaces_is_known_by_the_name_that_unicode_gives_it():
+    begins = {
+        "Han": ("CJK UNIFIED IDEOGRAPH-", "CJK COMPATIBILITY IDEOGRAPH-"),
+        "Hiragana": ("HIRAGANA ",),
+        "Katakana": ("KATAKANA", "HALFWIDTH KATAKANA"),
+        "Thai": ("THAI CHARACTER ",),
+        "Lao": ("LAO ",),
+        "Khmer": ("KHMER ",),
+        "Myanmar": ("MYANMAR ",),
+    }
+    seen = Counter()
+    for code in [*range(0x3400), *range(0x3400, 0xA000, 61), *range(0xA000, 0xFF9E)]:
+        letter = chr(code)
+        name = unicodedata.name(letter, "")
+        if letter.isalpha() and "KHMER SIGN" not in name and "TAI LAING" not in name:  # rare
+            found = [script for script, starts in begins.items() if name.startswith(starts)]
+            assert unspaced([letter]) == found, name
+            seen.update(found)
+    assert min(seen[script] for script in begins) > 40
+
+
+def test_a_tenth_of_the_letters_makes_a_text_one_without_spaces():
+    assert unspaced(["\u738b" + "a" * 9]) == unspaced(["a" * 9, "\u738b"]) == ["Han"]
+    assert unspaced(["\u738b" + "a" * 10]) == unspaced([]) == unspaced(["3 ..."]) == []
 
 
 def test_the_marks_of_a_script_belong_to_a_word_that_is_repeated():
