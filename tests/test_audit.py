@@ -19,7 +19,7 @@ from pysft.text.conversation import Conversation
 from pysft.text.corpora import read_corpus, shipped
 from pysft.text.formats import read_conversations
 from pysft.text.keys import Reading
-from pysft.text.near_duplicates import Texts, jaccard, near_duplicates
+from pysft.text.near_duplicates import Texts, _min_hashes, jaccard, near_duplicates
 from pysft.text.overlap import Overlap
 from pysft.text.personal import personal
 from pysft.text.repeats import quick_check
@@ -250,6 +250,62 @@ def test_near_duplicates_are_found_in_a_crowd_that_begins_alike():
         texts.add(text + ".")
     found = {(a, b) for a, b, _ in near_duplicates(texts)}
     assert sum((2 * i, 2 * i + 1) in found for i in range(600)) >= 599
+
+
+def test_in_a_crowd_a_text_is_compared_with_the_four_of_the_thousand_before_that_are_closest(
+    monkeypatch,
+):
+    n, crowd = 1010, 1000
+    g = np.random.default_rng(0)
+    hashes = g.integers(0, 3, (5, n)).astype(np.uint64)
+    hashes[0], hashes[1:, 900:] = 7, 9  # all agree in one band, and the last in every one
+    texts, compared = Texts(), {}
+    for i in range(n):
+        texts.add(f"text {i}")
+
+    def different(a, b):
+        compared.setdefault(int(b[5:]), []).append(int(a[5:]))
+        return 0.0
+
+    monkeypatch.setattr("pysft.text.near_duplicates._min_hashes", lambda *_: hashes[:1])
+    monkeypatch.setattr("pysft.text.near_duplicates.jaccard", different)
+    assert near_duplicates(texts) == []
+    # They agree equally, so the first are taken.
+    assert compared == {
+        i: list(range(max(0, i - crowd), max(0, i - crowd) + min(i, 4))) for i in range(1, n)
+    }
+    compared.clear()
+    monkeypatch.setattr("pysft.text.near_duplicates._min_hashes", lambda *_: hashes)
+    assert near_duplicates(texts) == []
+    agree = (hashes[:, None, :] == hashes[:, :, None]).sum(axis=0)
+    for i in (1, 4, 5, 6, 100, 899, 905, 1005):
+        before = range(max(0, i - crowd), i)
+        closest = sorted(before, key=lambda k: -agree[i, k])[:4] if i > 4 else list(before)
+        assert compared[i][: len(closest)] == closest
+        # No pair is compared twice, though the two agree in several bands.
+        assert len(compared[i]) == len(set(compared[i]))
+
+
+@steady
+@given(st.lists(st.text("ab\u00e9\u738b", max_size=9), max_size=20), st.integers(1, 30))
+def test_texts_are_read_in_pieces_of_a_size_and_hashed_the_same_in_any(some, size):
+    texts = Texts()
+    for t in some:
+        texts.add(t)
+    lengths = [len(t.encode()) for t in some]
+    assert texts.lengths().tolist() == lengths
+    pieces = list(texts.pieces(size))
+    assert [i for first, last in pieces for i in range(first, last)] == list(range(len(some)))
+    for first, last in pieces:
+        assert last - first == 1 or sum(lengths[first:last]) <= size
+        assert last == len(some) or sum(lengths[first : last + 1]) > size
+        codes, starts = texts.codes(first, last)
+        assert bytes(codes) == "".join(some[first:last]).encode()
+        assert starts.tolist() == [sum(lengths[first:i]) for i in range(first, last)]
+    whole = _min_hashes(texts, 3, 2)
+    texts.pieces = lambda _: pieces
+    enough = [i for i, n in enumerate(lengths) if n >= 5]
+    assert (_min_hashes(texts, 3, 2)[:, enough] == whole[:, enough]).all()
 
 
 @steady
