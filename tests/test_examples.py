@@ -11,7 +11,7 @@ from texts import PLAIN, grown, one_line, say, steady, write
 from pysft import IGNORE
 from pysft.errors import DataError, UsageError
 from pysft.text.characters import write_with
-from pysft.text.conversation import Conversation
+from pysft.text.conversation import Conversation, short
 from pysft.text.corpora import shipped
 from pysft.text.examples import encode_all, encode_conversation
 from pysft.text.formats import read_conversations
@@ -122,11 +122,45 @@ def test_a_vocabulary_grown_by_characters_keeps_every_old_id():
 
 def test_a_grown_vocabulary_writes_the_templates_words():
     few = CharTokenizer("Hio")
-    with pytest.raises(UsageError, match="writes its words with .* which the corpus lacks"):
-        write_with([], few, HUMAN, "refuse")
+    for policy in ("refuse", "replace"):
+        with pytest.raises(UsageError, match="writes its words with .* which the corpus lacks"):
+            write_with([], few, HUMAN, policy)
     tokenizer = write_with([talk("8", "Ho")], few, HUMAN, "grow").tokenizer
     assert set(HUMAN.characters) | set("8") <= set(tokenizer.characters)
     assert tokenizer.characters.startswith("Hio8") and not tokenizer.special
+
+
+@pytest.mark.parametrize("policy", ["refuse", "replace", "grow"])
+def test_conversations_with_composed_letters_are_counted_and_the_others_stay(policy):
+    accents = CharTokenizer(SHAKESPEARE + "\u00e9")
+    some = [
+        talk("Hi", "Ho"),
+        talk("cafe\u0301", "\u00e9"),
+        talk("A", "e\u0301"),
+        talk("\u00e9", "B"),
+    ]
+    written = write_with(some, accents, CHAT, policy)
+    assert (written.composed, written.changed, written.faults) == (2, {}, [])
+    expected = [("Hi", "Ho"), ("caf\u00e9", "\u00e9"), ("A", "\u00e9"), ("\u00e9", "B")]
+    assert [c.messages for c in written.conversations] == [say(*texts) for texts in expected]
+    assert policy == "replace" or [a is b for a, b in zip(some, written.conversations)] == [
+        *(True, False, False, True)
+    ]
+
+
+def test_a_vocabulary_that_cannot_grow_names_five_of_the_characters_that_it_lacks():
+    tuned = PLAIN.grow(CHAT.tokens)
+    for digits, named in (
+        ("98765", "'5', '6', '7', '8', '9'"),
+        ("998 7650", "'0', '5', '6', '7', '8'"),
+    ):
+        with pytest.raises(UsageError, match=f"vocabulary lacks {named} and cannot grow"):
+            write_with([talk(digits, "Ho")], tuned, CHAT, "grow")
+
+
+@pytest.mark.parametrize("size, shown", [(47, 47), (48, 48), (49, 45), (99, 45)])
+def test_a_text_of_48_characters_is_quoted_whole_and_a_longer_one_cut(size, shown):
+    assert short("a" * size) == repr("a" * shown + "..." * (size > 48))
 
 
 def test_a_vocabulary_with_special_tokens_grows_by_no_character_because_their_ids_would_move():
