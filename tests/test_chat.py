@@ -348,6 +348,7 @@ def test_a_reply_that_needs_the_room_of_the_history_is_the_reply_without_it(name
     assert dropped == 0 and ids.tolist() != alone.prompt("bb")[0].tolist()
     assert [e.stop for e in events] == [None] * len(reply.ids) + [reply.stop]
     assert [e.token for e in events[:-1]] == reply.ids.tolist()
+    assert {e.number for e in events} == {0}
     assert [e.logits is None for e in events[:-1]] == reply.injected.tolist()
 
 

@@ -143,6 +143,73 @@ def test_shown_tokens_are_the_prompt_with_an_arrow_and_the_candidates_of_every_s
     assert steps[0].count("%") == 6  # its own, and five candidates'
 
 
+def test_each_step_of_a_shown_reply_is_a_line_of_its_token_its_share_and_the_five_best():
+    chat = session(*call("Elka"), "Oh.", rival="z", tools=tools(search=lambda q: "An"))
+    shown = talk(chat, "Who\nis she", show_tokens=True).splitlines()
+    assert shown[:3] == [
+        "<|user|>Who",
+        "is she<|end|><|assistant|>",
+        " " * len("is she<|end|>") + "^" * len("<|assistant|>") + " the model answers from here",
+    ]
+    best, total = np.exp([9, 8.9]), np.exp(9) + np.exp(8.9) + len(T) - 2
+    shares = [f"{p:.1%}" for p in (*best / total, 1 / total)]
+    written = ["<|search_start|>", *map(repr, "Elka"), "<|search_end|>"]
+    injected = ["<|result_start|>", *map(repr, "An"), "<|result_end|>"]
+    answer = [*map(repr, "Oh."), "<|end|>"]
+    others = "  ".join(f"{T.characters[i]!r} {shares[2]}" for i in range(3))
+
+    def step(name):
+        candidates = f"{name} {shares[0]}  'z' {shares[1]}  {others}"
+        return f"{name:>16} {shares[0]:>7}   of {candidates}"
+
+    assert shown[3:] == [
+        *map(step, written),
+        *(f"{name:>16}   injected" for name in injected),
+        *map(step, answer),
+        *("", ""),
+    ]
+
+
+def test_all_that_a_chat_shows_in_colour():
+    chat = session(*call("a"), "Aye.", tools=tools(search=lambda q: "b"))
+    dim, plain = "\x1b[2m", "\x1b[0m"
+    bracketed = f"{dim}[search: a]{plain} {dim}[result: b]{plain} Aye.\n"
+    assert talk(chat, "Hi", " ", "/undo", "/undo", "/tokens", "/tokens", colour=True) == (
+        f"bot> {bracketed}"
+        "(the last exchange is forgotten)\n"
+        "(there is no exchange to forget)\n"
+        "(the next replies show their tokens)\n"
+        "(the next replies show their text)\n"
+        "\n"
+    )
+    assert talk(chat, "\ufeffHi", "/exit", "Hi", colour=True) == f"bot> {bracketed}"
+    assert chat.messages[0]["content"] == "Hi"
+
+
+def test_an_interrupt_closes_the_bracket_that_is_open():
+    chat = session(*call("abcdef"), "Aye.")
+    steps = chat.model.steps
+
+    def interrupted(tokens, slots):
+        if chat.model.written() == 3:
+            raise KeyboardInterrupt
+        return steps(tokens, slots)
+
+    chat.model.steps = interrupted
+    stopped = "(stopped; this exchange is not kept)"
+    assert talk(chat, "Hi") == f"bot> [search: abc]\n{stopped}\n\n"
+    colour = f"bot> \x1b[2m[search: abc]\x1b[0m\x1b[2m\n{stopped}\x1b[0m\n\n"
+    assert talk(chat, "Hi", colour=True) == colour
+
+
+@pytest.mark.parametrize("exchanges, said", [(1, "1 exchange"), (2, "2 exchanges")])
+def test_the_exchanges_that_were_saved_are_counted(tmp_path, exchanges, said):
+    path = tmp_path / "talk.jsonl"
+    shown = talk(session("Aye."), *["Hi"] * exchanges, f"/save {path}", f"/save  {path} ")
+    assert shown.count(f"(saved: {said}, appended to {path})\n") == 2
+    assert len(path.read_text().splitlines()) == 2
+
+
 def test_shown_tokens_end_with_the_reason_where_there_is_no_end_token():
     cut = talk(session("Aye.", max_new=2), "Hi", show_tokens=True)
     assert "  (no end token)   [cut off: no end token within the length limit]\n" in cut
