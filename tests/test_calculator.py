@@ -211,6 +211,17 @@ def test_an_expression_has_the_value_that_pythons_fractions_give_it(text):
         "sqrt(1/9)*3": "1",
         "(1/3)**62*(1+(1/7)**35)*(1+(1/11)**28)": "2.62109165288e-30",
         "+".join("1" * 30): "30",
+        # The longest that is read: in characters, and in numbers and operations.
+        "1" + " " * 199: "1",
+        "-" + "+".join("1" * 30): "28",
+        # Digits before and behind the point, or a power of ten: at the ends of their ranges.
+        "1/3e5": "0.00000333333333333",
+        "1/3e6": "3.33333333333e-7",
+        "10**12/7": "142857142857",
+        "10**13/7": "1.42857142857e+12",
+        "round(2.5, 0)": "2",
+        "round(1, 30)": "1",
+        "round(7, -30)": "0",
     }.items(),
 )
 def test_arithmetic_is_exact_and_shown_in_12_digits(text, answer):
@@ -224,7 +235,9 @@ def test_arithmetic_is_exact_and_shown_in_12_digits(text, answer):
     "text, reason",
     {
         "": "nothing to calculate",
-        "1" * 201: "too long",
+        "1" * 201: "too long: 201 characters, at most 200",
+        "1" + " " * 200: "too long: 201 characters",
+        "--" + "+".join("1" * 30): "too long: more than 60 numbers and operations",
         "+".join("1" * 31): "too long",
         "1/0": "division by zero",
         "1%0": "division by zero",
@@ -245,6 +258,12 @@ def test_arithmetic_is_exact_and_shown_in_12_digits(text, answer):
         "(-8)**(1/3)": "whole powers",
         "round(1, 0.5)": "whole number of places",
         "round(1, 31)": "whole number of places",
+        "round(1, -31)": "whole number of places",
+        "round()": "round takes 1 to 2, here are 0",
+        "round(1, 2, 3)": "round takes 1 to 2, here are 3",
+        "floor(1, 2)": "floor takes 1, here are 2",
+        "ceil()": "ceil takes 1, here are 0",
+        "sqrt(1, 2)": "sqrt takes 1, here are 2",
         "min(1)": "min takes 2",
         "abs(1, 2)": "abs takes 1, here are 2",
         "max(*1)": "max takes 2",
