@@ -248,7 +248,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_and_the_others_go_on():
             engine.add(5, np.zeros(length, np.int32), 2)
     for token in (-1, 40):
         with pytest.raises(DataError, match=f"prompt 5: token {token} is not in 0..39"):
-            engine.add(5, np.array([1, token]), 2)
+            engine.add(5, np.array([0, 39, token]), 2)
     assert list(finish(engine)) == [0]
 
 

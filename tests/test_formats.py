@@ -15,6 +15,7 @@ from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.text.audit import audit
 from pysft.text.conversation import Conversation
 from pysft.text.examples import encode_conversation
+from pysft.text.files import foreign
 from pysft.text.formats import last_text, read_conversations, read_prompts, scan
 from pysft.text.keys import FLAGS, MEANINGLESS, OF_ROWS
 from pysft.text.templates import CHAT, TEMPLATES
@@ -205,6 +206,32 @@ def test_a_file_of_another_kind_is_refused_in_one_sentence(tmp_path, content, na
     path.write_bytes(content)
     with pytest.raises(DataError, match=named):
         list(scan(path))
+
+
+def test_bytes_of_which_every_second_is_often_zero_are_utf_16():
+    """Latin letters are a zero and another byte there; other letters are two."""
+    utf_16, other = "UTF-16 text", "not text, but bytes of another kind"
+    for size in (8, 63, 64):
+        least = size // 4 + 1
+        for first in (0, 1):
+            for zeros, said in ((least, utf_16), (least - 1, other), (1, other), (0, "")):
+                start = bytearray(b"x" * size)
+                start[first : first + 2 * zeros : 2] = bytes(zeros)
+                found = foreign(bytes(start))
+                assert found.startswith(said) and bool(found) == bool(zeros)
+                if zeros:
+                    start[1 - first] = 0  # one in the other half too
+                    assert foreign(bytes(start)).startswith(other)
+    assert foreign("Hi, Ho".encode("utf-16-le")) == foreign("Hi, Ho".encode("utf-16-be"))
+
+
+def test_the_kind_of_a_file_is_known_by_its_first_64_bytes(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for blanks, is_known in ((49, True), (50, False)):
+        path.write_bytes(b" " * blanks + b"SQLite format 3")
+        with pytest.raises(DataError) as error:
+            read_conversations(path)
+        assert ("a database of SQLite" in str(error.value)) is is_known
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,61 @@ def test_a_table_that_two_delimiters_split_is_refused_unless_a_header_decides(tm
     assert read_conversations(path)[2].messages == say("Who is he?", "A king, I think")
 
 
+@pytest.mark.parametrize("commas, is_read", [(0, True), (8, True), (9, False), (10, False)])
+def test_a_second_delimiter_is_a_doubt_if_it_splits_more_than_four_fifths_as_many_rows(
+    tmp_path, commas, is_read
+):
+    rows = [f"Who is {i}{', Tom' * (i < commas)}?;A king." for i in range(10)]
+    path = write(tmp_path, "x.csv", "no delimiter", *rows)
+    if is_read:
+        sheet = read_sheet(path)
+        assert (sheet.delimiter, sheet.header, len(sheet.rows)) == (";", None, 11)
+    else:
+        with pytest.raises(DataError, match="both split its rows"):
+            read_sheet(path)
+
+
+@pytest.mark.parametrize(
+    "first, half",
+    [
+        ("Question,Wer", ("Question", "Wer")),
+        ("Wer,Reply", ("Wer", "Reply")),
+        ("question,prompt", None),
+        ("question,answer", None),
+        ("wer,was", None),
+        ("question,wer,was", None),
+        ("question", None),
+        ('"question', None),
+    ],
+)
+def test_a_first_row_with_one_name_of_a_column_may_be_a_header(tmp_path, first, half):
+    sheet = read_sheet(write(tmp_path, "x.csv", first, "Hi,Ho", "Go,No"))
+    assert sheet.half_header == half
+    assert (sheet.header is not None) == (first == "question,answer")
+
+
+def test_the_rows_of_a_table_keep_their_lines_behind_what_is_no_row(tmp_path):
+    for before, first in (((), 1), (("sep=;",), 2), (("sep=;", "", "", "q;a"), 5)):
+        path = write(tmp_path, "x.csv", *before, "Hi;Ho", "", "Go;No;;", 'x;y"z"', "a;b;c")
+        sheet = read_sheet(path)
+        lines = [line for line, _ in sheet.rows]
+        assert lines == [first, first + 2, first + 3, first + 4]
+        assert sheet.rows[1][1] == ["Go", "No"] and len(sheet.rows[3][1]) == 3
+        faults = [str(row) for row in scan(path) if isinstance(row, RowError)]
+        assert [f.partition(": ")[0] for f in faults] == [f"{path}, line {first + 4}"]
+
+
+def test_the_header_once_more_is_a_fault_in_either_order(tmp_path):
+    path = write(
+        tmp_path, "x.csv", "question,answer", "Hi,Ho", "question,answer", "answer,question"
+    )
+    found = list(scan(path))
+    assert [str(row).partition(", ")[2] for row in found[1:]] == [
+        f"line {n}: the header once more; remove the line: each row is a question and its answer"
+        for n in (3, 4)
+    ]
+
+
 def test_blanks_around_a_cell_and_empty_rows_are_left_out(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b'Hi , Ho there. \r\n"Go", "No,\r\nnot now"\r\n , \r\n')
