@@ -162,6 +162,22 @@ def test_card_numbers_are_known_by_their_check_digit(text):
     assert personal(f"Pay by {wrong}.") == []
 
 
+def test_a_telephone_number_has_8_to_15_digits_and_a_card_number_13_to_19():
+    for size in range(6, 22):
+        number = f"0{'0' * (size - 2)}1"  # its check digit is wrong
+        kinds = ["telephone number"] * (8 <= size <= 15)
+        assert [kind for kind, _ in personal(f"Call {number}.")] == kinds
+        number = next(n for c in "0123456789" if checked(n := f"{'4' * (size - 1)}{c}"))
+        assert [kind for kind, _ in personal(number)] == ["card number"] * (13 <= size <= 19)
+
+
+def checked(number):
+    """True if the last digit is the check digit: every second one, from the right, counts twice,
+    and is then the sum of its digits."""
+    twice = sum(int(c) for d in number[-2::-2] for c in str(2 * int(d)))
+    return (twice + sum(map(int, number[::-2]))) % 10 == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -61,6 +61,11 @@ def test_a_file_that_is_no_corpus_is_refused_with_its_name(tmp_path, content, na
     assert "my.txt" in text and named in text
 
 
+def test_a_thousand_characters_are_enough_for_a_corpus(tmp_path):
+    (tmp_path / "my.txt").write_text("é" + "a" * 999, encoding="utf-8")
+    assert len(read_corpus(str(tmp_path / "my.txt"))) == 1000
+
+
 def test_a_missing_file_and_a_folder_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(MissingInput) as error:
         read_corpus(str(tmp_path / "none.txt"))

@@ -18,7 +18,7 @@ from pysft.text.examples import encode_conversation
 from pysft.text.files import foreign
 from pysft.text.formats import last_text, read_conversations, read_prompts, scan
 from pysft.text.keys import FLAGS, MEANINGLESS, OF_ROWS
-from pysft.text.templates import CHAT, TEMPLATES
+from pysft.text.templates import CHAT, CHATML, TEMPLATES
 
 # ------------------------------------------------------------------------------- lines and turns
 
@@ -246,6 +246,28 @@ def test_the_kind_of_a_file_is_known_by_its_first_64_bytes(tmp_path):
 def test_a_key_that_would_change_what_a_row_means_is_never_ignored(tmp_path, row):
     (fault,) = scan(write(tmp_path, "x.jsonl", row))
     assert "is not read" in str(fault) and "messages" in fault.remedy
+
+
+@pytest.mark.parametrize(
+    "key, text, is_read",
+    [
+        ("text", "Hi\n\nHi\n\nHo you", True),
+        ("text", "<s>Hi \n Hi then Ho you</s>", True),
+        ("text", " Ho you\n", True),  # one of the texts alone
+        ("other", " Ho you\n", True),
+        ("other", "Hi\n\nHi\n\nHo you", False),
+        ("text", "Hi, Ho you", False),  # "Hi" comes once, and is said twice
+        ("text", "Ho you, Hi, Hi", False),  # another order
+        ("text", "Hi, Hi, Ho", False),
+        ("text", "Ho", False),
+    ],
+)
+def test_a_key_may_repeat_a_text_of_the_row_and_text_all_of_them_in_their_order(
+    tmp_path, key, text, is_read
+):
+    row = {"messages": say("Hi", "Ho you"), "system": "Hi", key: text}
+    (found,) = scan(write(tmp_path, "x.jsonl", row), CHATML)
+    assert isinstance(found, Conversation) is is_read
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.text.characters import composed, typed
 from pysft.text.corpora import read_corpus
 from pysft.text.heldout import prompt_key
-from pysft.text.odd import invisible, is_mark, odd_characters, uncomposed
+from pysft.text.odd import invisible, is_mark, misread, odd_characters, uncomposed
 from pysft.text.scripts import letters_in, unspaced
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
@@ -248,6 +248,10 @@ def test_one_finding_of_a_turn_names_three_kinds():
     assert kind == "invisible character" and "take such characters out" in remedy
     assert "(U+200B) at position 1, a soft hyphen (U+00AD) at position 3" in what
     assert what.endswith("at position 5 and 2 more kinds") and "E000" not in what
+    (what,) = (f[1] for f in odd_characters("a\u200bb\u00adc\u00a0d\ue000"))
+    assert what.endswith("at position 5 and 1 more kind")
+    (what,) = (f[1] for f in odd_characters("a\u200bb\u00adc\u00a0d"))
+    assert what.endswith("at position 5")
 
 
 @steady
@@ -261,6 +265,39 @@ def test_the_first_pair_that_is_not_composed_is_named(text):
         assert unicodedata.normalize("NFC", characters) == one
         end = position + len(characters)
         assert unicodedata.is_normalized("NFC", text[: end - 1])
+
+
+def read_wrongly(text):
+    """A text in UTF-8, read as if each byte was a character."""
+    return text.encode().decode("cp1252")
+
+
+def test_a_text_that_was_decoded_wrongly_is_known_by_three_characters_or_two_pairs():
+    assert misread("abc") is misread("caf\u00e9") is misread("IRM\u00c3\u00bb") is None
+    assert misread(f"un {read_wrongly('é')}t") is None  # a single pair may be meant
+    pair = read_wrongly("é")
+    assert misread(f"un {pair}t{pair}") == (3, pair, "é")
+    for one in ("\u2019", "\u20ac", "\U0001f600"):  # of three or four bytes
+        assert misread(f"un {read_wrongly(one)}") == (3, read_wrongly(one), one)
+    # What the first of two was, also if it is the shorter one, and not what is no UTF-8.
+    assert misread(f"\u00c3a {pair}{read_wrongly('€')}") == (3, pair, "é")
+    (kind, what, remedy), *_ = odd_characters(read_wrongly("été"))
+    assert (kind, remedy) == ("decoded wrongly", "read the original once more, as UTF-8")
+    assert what == f"{pair!r} at position 0 was decoded wrongly; it was 'é'"
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        *((f"a {entity} b", entity) for entity in ("&amp;", "&lt;", "&gt;", "&quot;", "&apos;")),
+        *((f"a {entity} b", entity) for entity in ("&nbsp;", "&#39;", "&#128512;", "&#x27;")),
+        ("a & b; &c; &AMP; &# 39; &#3; &#1234567; &#x2; &#xg0; &amp", None),
+    ],
+)
+def test_an_entity_of_html_is_found_where_it_stands(text, found):
+    named = f"{found!r} at position 2 is HTML, which would be learnt"
+    expected = [("entity of HTML", named, "decode it (Python: html.unescape)")]
+    assert odd_characters(text) == (expected if found else [])
 
 
 def test_a_mark_of_any_script_ends_a_reply():

@@ -80,6 +80,27 @@ def test_an_unknown_character_is_named_with_its_position():
     assert PLAIN.unknown("a8b@") == [(1, "8"), (3, "@")]
 
 
+@pytest.mark.parametrize("lacking, named", [(4, 4), (5, 5), (6, 5), (8, 5)])
+def test_five_unknown_characters_are_named_at_their_first_places_and_the_others_counted(
+    lacking, named
+):
+    digits = "98765421"[:lacking]
+    shown = ", ".join(f"{d!r} (U+00{ord(d):X}) at position {2 * i}" for i, d in enumerate(digits))
+    shown = ", ".join(shown.split(", ")[:named]) + f" and {lacking - 5} more" * (lacking > 5)
+    with pytest.raises(DataError) as error:
+        PLAIN.encode("a".join(digits) + digits, "here")
+    assert str(error.value) == (
+        f"here: outside the 65 characters of this vocabulary: {shown}; write it with other"
+        " characters, or train on a corpus that has them"
+    )
+
+
+def test_a_special_token_has_a_name_of_two_characters_or_more():
+    assert CharTokenizer("a", ["bc"]).special == {"bc": 1}
+    with pytest.raises(UsageError, match="special token 'b' is a single character"):
+        CharTokenizer("a", ["bc", "b"])
+
+
 def test_growing_keeps_every_old_id_and_can_be_repeated():
     assert TOOLS.special["<|search_start|>"] == 68 and len(TOOLS) == 74
     assert {n: i for n, i in TOOLS.special.items() if i < 68} == TOKENIZER.special
