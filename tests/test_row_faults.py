@@ -152,6 +152,18 @@ FAULTS = [
      ["line 2: not JSON (the array has no end); end it by ]"]),
     ("format", ["[", '{"prompt"},', json.dumps(PAIR), "]"],
      ["line 2: not JSON (Expecting ':' delimiter); mend it, or remove it"]),
+    # The line of the fault in a value of several lines; that of its beginning if it has no end.
+    ("format", ["{", '"prompt": "Hi",', '"completion" 3}'],
+     ["line 3: not JSON (Expecting ':' delimiter); mend it, or remove it"]),
+    ("format", ["[", "{", '"prompt": "Hi",', '"completion" 3},', json.dumps(PAIR), "]"],
+     ["line 4: not JSON (Expecting ':' delimiter); mend it, or remove it"]),
+    ("format", ["[", "{", '"prompt": "Hi",', json.dumps(PAIR), "]"],
+     ["line 2: not JSON (Expecting property name enclosed in double quotes); mend it, or remove"
+      " it"]),
+    ("format", ["[", "{", '"prompt": "Hi", "completion"},', "{", '"prompt": "Ho"},', "3]"],
+     ["line 3: not JSON (Expecting ':' delimiter); mend it, or remove it",
+      unknown("'prompt'").replace("line 1", "line 4"),
+      'line 6: a number, expected an object; write {"messages": [...]}']),
 ]  # fmt: skip
 
 # What a key of a turn is said to mean, and the remedy.
