@@ -398,6 +398,13 @@ def test_events_add_up_to_the_replies():
     assert {i: r.stop for i, r in enumerate(replies)} == ends
 
 
+def test_a_reply_of_a_chat_has_120_tokens_at_most_unless_another_number_is_given():
+    _, reply, _ = session("a" * 200).say("Hi")
+    assert (len(reply.ids), reply.stop) == (120, "length")
+    _, reply, _ = session("a" * 200, max_new=121).say("Hi")
+    assert (len(reply.ids), reply.stop) == (121, "length")
+
+
 def test_a_caller_who_stops_early_leaves_the_history_as_it_was():
     chat = session("Well met!")
     chat.say("Hi")

@@ -252,6 +252,23 @@ def test_a_prompt_that_cannot_be_read_is_refused_and_the_others_go_on():
     assert list(finish(engine)) == [0]
 
 
+@pytest.mark.parametrize("prompts, slots", [(1, 1), (63, 63), (64, 64), (70, 64)])
+def test_as_many_sequences_run_at_once_as_there_are_but_64_at_most(prompts, slots):
+    made = []
+
+    class Model:
+        config = MODEL.config
+
+        def decoder(self, sequences):
+            made.append(sequences)
+            return MODEL.decoder(sequences)
+
+    assert len(generate(Model(), [PROMPTS[0]] * prompts, 1)) == prompts
+    assert made == [slots]
+    Engine(Model())
+    assert made[1:] == [64]
+
+
 def test_nothing_to_write_is_said_at_once():
     engine = Engine(MODEL, 1)
     engine.add(0, PROMPTS[6], 5)  # the context is full

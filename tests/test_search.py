@@ -109,6 +109,25 @@ def test_a_word_in_the_title_weighs_more_than_many_in_the_text():
     assert [document.title for document in index.find("bell", 9)] == ["Bell", "Pond"]
 
 
+def test_a_word_in_the_title_weighs_as_much_as_four_in_the_text():
+    others = [Document(f"other {c}", "some words of another kind") for c in "abcde"]
+    once = Document("bell one", "two three four five")
+    for bells, is_equal in ((3, False), (4, True), (5, False)):
+        often = Document("one two", " ".join(["bell"] * bells + ["three"] * (4 - bells)))
+        found = [
+            Search([*pair, *others]).find("bell", 2)[0] for pair in ((once, often), (often, once))
+        ]
+        # If they are equally good, the first of the index comes first.
+        assert found == ([once, often] if is_equal else [once if bells < 4 else often] * 2)
+
+
+def test_of_a_query_the_first_thousand_characters_are_read():
+    index = Search([Document("", "The bells ring."), Document("", "The bell rings.")])
+    for blanks, text in ((995, "The bells ring."), (996, "The bell rings.")):
+        assert index.answer(" " * blanks + "bells") == text
+    assert index.answer(" " * 1000 + "bells") == NOTHING
+
+
 def test_a_title_with_exactly_the_words_of_the_query_comes_first_whatever_the_others_hold():
     index = Search(
         [
