@@ -160,3 +160,103 @@ def test_the_lines_of_a_narrow_terminal_overwrite_each_other(window):
             while len(rows[-1]) > 30:  # the terminal wraps
                 rows[-1:] = [rows[-1][:30], rows[-1][30:]]
     assert rows == [f"4 {LONG}"[:29]]
+
+
+# --------------------------------------------------------------------------- how often, and where
+
+
+class Clock:
+    """A clock that a test sets, and a screen that is not a terminal's unless it is made so."""
+
+    def __init__(self, monkeypatch, live):
+        monkeypatch.setattr(console.time, "monotonic", lambda: self.now)
+        self.screen = console.Screen(json=False)
+        self.screen.stream, self.screen.live = io.StringIO(), live
+
+    def lines_at(self, *seconds) -> list[float]:
+        """The times of these at which a progress line is shown."""
+        shown = []
+        for self.now in seconds:
+            before = self.screen.stream.getvalue()
+            self.screen.progress("step")
+            shown += [self.now] * (self.screen.stream.getvalue() != before)
+        return shown
+
+
+def test_a_file_gets_a_progress_line_every_ten_seconds_and_a_terminal_ten_in_a_second(monkeypatch):
+    slow = Clock(monkeypatch, live=False)
+    assert slow.lines_at(10.0, 10.5, 20.0, 20.5, 21.5, 30.5, 31.0) == [10.5, 21.5]
+    quick = Clock(monkeypatch, live=True)
+    assert quick.lines_at(10.0, 10.0625, 10.125, 10.1875, 10.25) == [10.0, 10.125, 10.25]
+
+
+def test_the_last_progress_line_is_shown_in_any_case_and_is_said_like_a_message(monkeypatch):
+    one = Clock(monkeypatch, live=False)
+    one.now = 20.0
+    for text, last in (("1", False), ("2", False), ("3", True), ("4", True)):
+        one.screen.progress(text, last)
+    assert one.screen.stream.getvalue() == "1\n3\n4\n"
+
+
+def test_a_message_is_one_line_unless_it_is_to_end_otherwise(monkeypatch):
+    screen = Clock(monkeypatch, live=True).screen
+    for text, end in (("a", "\n"), ("b", ""), ("", "\n")):
+        screen.say(text, end)
+    screen.say()
+    assert screen.stream.getvalue() == "a\nb\n\n"
+
+
+def test_the_screen_leaves_standard_output_to_a_document(monkeypatch):
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(console.sys, "stdout", out)
+    monkeypatch.setattr(console.sys, "stderr", err)
+    console.Screen(json=True).say("to err")
+    console.Screen(json=False).say("to out")
+    assert (out.getvalue(), err.getvalue()) == ("to out\n", "to err\n")
+    monkeypatch.setattr(console.sys, "stdout", None)  # closed from the start
+    closed = console.Screen(json=False)
+    closed.say("to nobody")
+    closed.progress("to nobody", last=True)
+    assert not closed.live
+    assert (out.getvalue(), err.getvalue()) == ("to out\n", "to err\n")
+
+
+def test_a_stream_that_knows_no_width_has_eighty_columns(monkeypatch):
+    one = Clock(monkeypatch, live=True)
+    one.now = 20.0
+    one.screen.progress("x" * 100)
+    assert one.screen.stream.getvalue() == "\r\x1b[K" + "x" * 79
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0, "0:00"), (9.9, "0:09"), (59.99, "0:59"), (60, "1:00"), (90.0, "1:30"), (3605, "60:05")],
+)
+def test_a_time_is_written_in_minutes_and_two_digits_of_seconds(seconds, text):
+    assert console.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "c, width",
+    [
+        ("a", 1),
+        ("\u00e9", 1),
+        ("\u4f60", 2),
+        ("\uff21", 2),  # a letter of full width
+        ("\uff71", 1),  # one of half width
+        ("\u115f", 2),  # the last first consonant of Korean
+        ("\u1160", 0),
+        ("\u11ff", 0),
+        ("\u1200", 1),  # the letter after its last consonants
+        ("\u0301", 0),
+        ("\u20dd", 0),  # a circle around the character before
+        ("\u200b", 0),
+        ("\u0903", 1),  # a mark that takes a place of its own
+    ],
+)
+def test_the_columns_that_a_character_takes(c, width):
+    assert console.columns(c) == width
+    assert console.columns(f"a{c}b") == 2 + width
+    assert console.cut(f"a{c}b", 1) == ("a" + c if width == 0 else "a")
+    assert console.padded(c, 3) == c + " " * (3 - width)
+    assert console.padded(c, 3, right=True) == " " * (3 - width) + c
