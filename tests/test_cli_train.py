@@ -1,6 +1,8 @@
 """`train`, `pretrain` and `eval`: their figures, their settings, and a base that was trained
 before."""
 
+import io
+import itertools
 import json
 import shutil
 
@@ -19,9 +21,11 @@ from command_line import (
 from conftest import as_toml
 
 from pysft.cli import show
+from pysft.console import Screen
 from pysft.jobs import train as train_job
 from pysft.jobs.compare import Sides
 from pysft.measure import sections, wording
+from pysft.measure.provenance import RULE
 from pysft.nn import safetensors
 from pysft.training.presets import resolve
 
@@ -40,6 +44,86 @@ SHARES = (
     " trained_distinct_words trained_distinct_pairs".split()
 )
 
+# Every name in every document that a command prints or a run stores.
+MEASURED = (
+    "tuned_base_loss heldout_loss heldout_conversations recall recall_of stopped prompts"
+    " format_compliance content stopped_unseen no_user_turn reply_length distinct_replies"
+    " verbatim_replies by_domain in_domain_prompts on_topic on_topic_chance repeats_prompt"
+    " real_words distinct_words_greedy distinct_words distinct_pairs on_topic_chat real_words_chat"
+    " trained_reply_length trained_distinct_words trained_distinct_pairs forgetting"
+)
+GRADED = "graded_targets targets end_tokens_graded turns"
+MODEL = "run params precision weights_sha256 base_loss seconds"
+FOLLOWED = "preset grown_base_loss sft_loss_start sft_loss tokens_per_s sealed origins parent"
+STAGE_SETTINGS = "model settings parent inputs"
+TEMPLATE = "name turns parts tokens tool_tokens"
+VOCABULARY = "kind characters specials"
+PROBE = "heldout_text pairs prompts heldout known_words training_replies corpus_text sealed"
+LOG = "step loss figures norm lr graded_tokens tokens seconds tokens_per_s"
+TUNED = f"{MODEL} {MEASURED} {GRADED} {FOLLOWED}"
+OF_BASE = f"{MODEL} stage tokens_per_s tokens"
+OF_TUNED = f"{TUNED} stage trained_params peak_memory training_seconds"
+MASKED = "input_ids labels graded text"
+DOCUMENTS = {
+    "run.json": "verb corpus data base ops isa sha256 settings template",
+    "base/settings.json": STAGE_SETTINGS,
+    "base/template.json": TEMPLATE,
+    "base/vocabulary.json": VOCABULARY,
+    "base/evaluation.json": PROBE,
+    "base/report.json": OF_BASE,
+    "base/log.jsonl": LOG,
+    "sft/settings.json": STAGE_SETTINGS,
+    "sft/template.json": TEMPLATE,
+    "sft/vocabulary.json": VOCABULARY,
+    "sft/evaluation.json": PROBE,
+    "sft/report.json": OF_TUNED,
+    "sft/log.jsonl": LOG,
+    "sft/before.json": "parent talks rows chat",
+    "sft/samples.json": "pairs prompts heldout sealed",
+    "sft/data.json": "conversations pairs heldout notes epochs tokens prompt_length reply_length"
+    f" categories {GRADED}",
+    "sft/measurements.jsonl": f"step sft_loss samples {MEASURED}",
+    "sft/steps/10/settings.json": STAGE_SETTINGS,
+    "sft/steps/10/template.json": TEMPLATE,
+    "sft/steps/10/vocabulary.json": VOCABULARY,
+    "train": OF_TUNED,
+    "pretrain TEXT --out OUT": OF_BASE,
+    "eval RUN": f"{TUNED} before_after chat samples",
+    "eval RUN/base": MODEL,
+    "eval RUN --matched": f"{TUNED} before_after chat samples matched_base_loss"
+    " forgetting_matched",
+    "chat RUN -p Hi": "prompt reply stop tokens tokens_per_s",
+    "generate RUN --tokens 2": "prompt reply stop tokens tokens_per_s",
+    "select RUN": "criteria agree disagree rows",
+    "diagnose RUN": "stage finished figures findings",
+    "rate RUN": "marked left steps seed ratings",
+    "report RUN": "run report",
+    "info": "version isa isas precisions threads openmp compiler numpy python",
+    "info RUN": "run stages",
+    "guide": "pages",
+    "guide data": "name title text",
+    "lab": "experiments",
+    "mask": MASKED,
+    "mask --prove": f"{MASKED} proof proved",
+    "mask --run RUN": f"{MASKED} probability loss",
+    "mask DATA": "graded targets conversations",
+    "audit DATA": "files rows trainable left_out keys_not_read characters_changed turns errors"
+    " warnings kinds context template grade characters tables tokens too_long prompt_length"
+    " reply_length max_new graded_targets targets graded_share prompt_types categories identities"
+    " corpus_overlap fixed findings",
+}  # fmt: skip
+LISTED = {  # of a document's name, the names in each thing of a list in it
+    "info RUN": (
+        "stages",
+        "stage folder in_run finished damaged steps symbols params precision weights_sha256 parent"
+        " parent_folder parent_found",
+    ),
+    "guide": ("pages", "name title"),
+    "mask DATA": ("conversations", f"line {MASKED}"),
+    "diagnose RUN": ("findings", "mode symptom figure cause fix"),
+    "select RUN": ("rows", f"step sft_loss samples mark marks {MEASURED}"),
+}
+
 
 def run_record(run) -> dict:
     """What a run was begun with."""
@@ -53,6 +137,40 @@ def test_train_prints_one_json_document_with_every_figure(trained):
     assert FIGURES <= trained.report.keys()
     assert len(trained.result.out.splitlines()) == 1
     assert "step" in trained.result.err  # the progress
+
+
+@pytest.fixture(scope="module")
+def measured(trained):
+    """A run like `trained` that is measured on the way."""
+    command = ["train", *trained.inputs, "--checkpoint-every", 5, "--out", trained.folder / "on"]
+    return trained.folder / "on", succeeds(*command, "--json").document
+
+
+def stored_in(run) -> dict:
+    """Every JSON document of a run by its path from there; of JSON lines the last one."""
+    alone = {path: json.loads(path.read_text()) for path in run.rglob("*.json")}
+    last = {path: read_lines(path)[-1] for path in run.rglob("*.jsonl")}
+    return {path.relative_to(run).as_posix(): found for path, found in (alone | last).items()}
+
+
+def test_every_document_has_these_names_and_no_others(trained, measured, monkeypatch):
+    """Programs of other people read them, and so do other versions of this one."""
+    run, report = measured
+    monkeypatch.setattr("sys.stdin", None)  # rate then has nobody to ask
+    found = stored_in(run) | {"train": report}
+    named = {name for name in found if "/steps/5/" not in name}
+    assert named <= DOCUMENTS.keys()
+    given = {"RUN": [run], "RUN/base": [run / "base"], "DATA": [trained.data]}
+    given |= {"TEXT": trained.text, "OUT": [trained.folder / "alone"]}
+    for command in DOCUMENTS.keys() - named:
+        words = [given.get(word, [word]) for word in command.split()]
+        found[command] = pysft(*itertools.chain(*words), "--json").document
+    for name, names in DOCUMENTS.items():
+        assert sorted(found[name]) == sorted(names.split()), name
+    for name, (within, names) in LISTED.items():
+        assert found[name][within], name
+        for one in found[name][within]:
+            assert sorted(one) == sorted(names.split()), (name, within)
 
 
 def test_the_report_names_the_run_its_preset_and_its_weights(trained):
@@ -184,6 +302,212 @@ def test_training_works_without_a_compiler(trained, workdir):
         succeeds(*command, "--ops", ops, "--out", ops).document for ops in ("kernels", "reference")
     )
     assert reference["base_loss"] == pytest.approx(kernels["base_loss"], rel=1e-5)
+
+
+# ---------------------------------------------------------------------------- what the screen shows
+
+
+def screened(print_it, *arguments) -> list[str]:
+    """The lines that a function prints on the screen that is its last argument."""
+    screen = Screen(json=False)
+    screen.stream, screen.live = io.StringIO(), False
+    print_it(*arguments, screen)
+    return screen.stream.getvalue().splitlines()
+
+
+ASKED = [
+    ["Hi", "Ho\nhum", "Yes", "end", True],
+    ["Go", "on", "No\nway", "length", True],
+    ["Who", "me", "You\n.", "end", False],
+]
+IN_TOWN = [
+    {
+        "about": "held out",
+        "question": "Who?",
+        "stop": "length",
+        "parts": [
+            {"type": "search", "text": "Elka"},
+            {"type": "result", "text": "A\nB"},
+            {"type": "text", "text": "She"},
+        ],
+    },
+    {"about": "nobody", "question": "And?", "stop": "end", "parts": []},
+]
+
+
+def test_the_replies_of_a_base_and_of_the_tuned_model_are_shown_side_by_side():
+    assert screened(show.side_by_side, Sides("base", False, ASKED, IN_TOWN)) == [
+        "",
+        "base model (completes, temperature 0.8)  ->  tuned model (answers as chat writes)",
+        "",
+        "  prompts it was trained on",
+        "  'Hi'",
+        "      base:  HiHo / hum ...",
+        "      tuned: Yes",
+        "  'Go'",
+        "      base:  Goon ...",
+        "      tuned: No / way [no end token]",
+        "",
+        "  prompts it never saw",
+        "  'Who'",
+        "      base:  Whome ...",
+        "      tuned: You / .",
+        "",
+        "  a chat about the town, half of whose facts were in training",
+        "  'Who?' (held out)",
+        "      tuned: [search: Elka]  <- a call: the model pauses",
+        "             [result: A / B]  <- injected by the program",
+        "             She [no end token]",
+        "  'And?' (nobody)",
+        "      tuned:",
+    ]
+
+
+def test_the_replies_of_a_parent_that_talks_are_shown_as_they_are():
+    assert screened(show.side_by_side, Sides("sft", True, ASKED[1:], [])) == [
+        "",
+        "sft model (answers)  ->  tuned model (answers as chat writes)",
+        "",
+        "  prompts it was trained on",
+        "  'Go'",
+        "       sft:  on",
+        "      tuned: No / way [no end token]",
+        "",
+        "  prompts it never saw",
+        "  'Who'",
+        "       sft:  me",
+        "      tuned: You / .",
+    ]
+    assert screened(show.side_by_side, Sides("sft", True, [], [])) == []
+
+
+# A report in which no two figures are alike.
+REPORT = {
+    **{"base_loss": 1.5, "tuned_base_loss": 1.625, "forgetting": 1 / 12},
+    **{"sft_loss_start": 2.5, "sft_loss": 0.75, "heldout_loss": 0.875, "recall": 0.9},
+    **{"recall_of": 39, "stopped": 0.96, "format_compliance": 0.94, "prompts": 61},
+    **{"distinct_replies": 57, "verbatim_replies": 3, "on_topic": 0.421, "on_topic_chance": 0.103},
+    **{"in_domain_prompts": 19, "repeats_prompt": 0.13, "real_words": 0.981},
+    **{"distinct_words": 0.912, "distinct_words_greedy": 0.823, "trained_distinct_words": 0.934},
+    "sealed": {"prompts": 8, "on_topic": 0.31, "real_words": 0.972, "distinct_words": 0.901}
+    | {"format_compliance": 0.875},
+    "origins": {"new": 50, "verbatim": 3, "spliced": 8},
+    **{"graded_targets": 12345, "targets": 67890, "tokens_per_s": 43210.4, "seconds": 98.6},
+    **{"params": 1234567, "weights_sha256": "0123456789abcdef0123"},
+}
+TABLE = [
+    "",
+    "base text, nats/char     1.500 -> 1.625   (forgetting +8.3%)",
+    "fine-tuning loss, nats   2.500 -> 0.750",
+    "held-out conversations   0.875 nats per graded token",
+    "recalled word for word   35 of 39, stopped 96%",
+    "format compliance        94% of 61 unseen prompts, 57 distinct, 3 from training",
+    "on topic                 42.1% of 19 unseen in-domain prompts (chance 10.3%); 13% of replies"
+    " repeat four words in a row",
+    "real words               98.1%",
+    "distinct words           91.2% as chat writes, greedy 82.3% (training replies 93.4%)",
+    "sealed prompts           on topic 31.0%, real words 97.2%, distinct words 90.1%, in format"
+    " 87.5%",
+    "memorised?               3 verbatim, 8 spliced, 50 new",
+    "graded targets           12,345 of 67,890",
+    "training                 43,210 tokens/s; this command took 99 s",
+    "weights                  1,234,567, SHA-256 0123456789abcdef",
+]
+
+
+def test_the_table_has_a_line_for_each_figure_in_this_order():
+    assert screened(show.table, REPORT) == TABLE
+
+
+def test_the_table_has_lines_for_tools_a_parent_and_what_was_not_measured():
+    tools = {
+        **{"answered": 0.81, "answered_of": 640, "town_answered": 0.62, "answered_without": 0.03},
+        **{"called": 0.99, "queried": 0.88, "refused": 0.77, "refused_of": 150},
+        **{"refused_first": 0.66, "refused_last": 0.55, "quiet": 0.98, "quiet_of": 61},
+    }
+    parent = {"stage": "sft", "recall": 0.5, "on_topic": None, "tuned_base_loss": 1.75}
+    more = {"base_loss_unit": "byte", "forgetting_matched": -0.02, "words_unmeasured": "no spaces"}
+    changed = {"recall": None, "sealed": {}, "base_loss": None, "forgetting": None}
+    shown = screened(show.table, REPORT | more | changed | {"tools": tools, "parent": parent})
+    assert shown[1] == "base text, nats/byte     - -> 1.625   (forgetting -, matched -2.0%)"
+    assert shown[2:4] == TABLE[2:4] and shown[5:9] == TABLE[5:9]
+    assert shown[4] == "recalled word for word   0 of 39, stopped 96%"
+    assert shown[9:12] == [
+        "words                    no spaces",
+        "sealed prompts           -",
+        TABLE[10],
+    ]
+    assert [line[:25].strip() for line in shown[12:15]] == [
+        "tools: held-out facts",
+        "tools: unknown names",
+        "tools: ordinary prompts",
+    ]
+    assert shown[15:18] == TABLE[11:]
+    assert shown[18:] == [
+        "",
+        "compared with its parent, sft:",
+        "  recalled word for word                           50.0% -> -",
+        "  format compliance                                - -> 94.0%",
+        "  on topic                                         - -> 42.1%",
+        "  real words                                       - -> 98.1%",
+        "  distinct words, as chat writes                   - -> 91.2%",
+        "  held-out conversations, nats per graded token    - -> 0.875",
+        "  base text, nats/byte                             1.750 -> 1.625",
+        "  characters of a reply                            - -> -",
+    ]
+
+
+BY_DOMAIN = {
+    "in": {
+        **{"prompts": 19, "format_compliance": 0.95, "on_topic": 0.421, "on_topic_chance": 0.103},
+        **{"real_words": 0.99, "distinct_replies": 18, "verbatim_replies": 1},
+    },
+    "out": {"prompts": 7, "format_compliance": 0.9, "real_words": 0.88, "distinct_replies": 6},
+}
+BY_DOMAIN_SHOWN = [
+    "",
+    "unseen prompts:",
+    "  domain  prompts  format compliance  on topic  by chance  real words  distinct replies"
+    "  from training",
+    "  in           19              95.0%     42.1%      10.3%       99.0%                18"
+    "              1",
+    "  out           7              90.0%         -          -       88.0%                 6"
+    "              -",
+    "  In: subjects that were trained on, in new words. Near and out: subjects that were not, close"
+    " to those and far from them.",
+]
+
+
+def test_the_unseen_prompts_are_shown_by_domain_with_the_parts_of_format_compliance():
+    report = {"by_domain": BY_DOMAIN, "prompts": 26}
+    parts = {"content": 1.0, "stopped_unseen": 0.96, "no_user_turn": 0.92}
+    assert screened(show.domains, report | parts) == [
+        *BY_DOMAIN_SHOWN,
+        "  Format compliance has three parts: content 100%, end token 96%, no stray control token"
+        " 92%.",
+    ]
+    assert screened(show.domains, report | parts | {"prompts": 0}) == BY_DOMAIN_SHOWN
+
+
+def test_a_reply_is_shown_with_the_lines_about_its_origin_and_one_rule_for_all():
+    origin = {"verdict": "verbatim"}
+    other = {"verdict": "new", "shared_replies": 5, "shared_corpus": 0, "similarity": 0}
+    shown = screened(show.provenance, [("Hi", "Ho", "end", origin), ("Go", "On", "length", other)])
+    assert shown[:9] == [
+        "",
+        "  'Hi'",
+        "    Ho",
+        "    origin: verbatim",
+        "",
+        "  'Go'",
+        "    On [no end token]",
+        "    origin: new",
+        "            longest shared stretch: 5 characters with a training reply, under 16 with the"
+        " corpus",
+    ]
+    assert shown[9] == "" and " ".join(shown[10:]) == RULE
+    assert max(map(len, shown[10:])) <= 110 < len(shown[10]) + len(shown[11].split()[0]) + 1
+    assert screened(show.provenance, []) == []
 
 
 # ---------------------------------------------------------------------------------- its settings
