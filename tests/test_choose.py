@@ -244,6 +244,60 @@ def test_the_table_marks_what_is_picked_and_says_where_the_criteria_disagree():
     assert "(the same at 20)" in text and "warns against" in text and "not measured" in text
 
 
+def test_the_table_of_checkpoints_and_criteria_has_these_lines():
+    tied = row(30, heldout_loss=3.0, recall=0.9, format_compliance=1.0, forgetting=0.02)
+    shown = table(select([*DISAGREE, tied], {3: [5], 10: [4, 4]}), "r/sft").splitlines()
+    assert shown == [
+        "       held-out     format     on-topic distinct                    training person's",
+        "  step     loss compliance above chance    words forgetting  recall     loss    marks",
+        "     0    9.000          -            -        -          -       -        -        -",
+        "     3    1.000*     50.0%            -        -          -   10.0%    2.000     5.00*",
+        "    10    2.000     100.0%*           -        -          -   90.0%*   1.500     4.00",
+        "    20    3.000     100.0%            -        -          -   80.0%    0.100*       -",
+        "    30    3.000     100.0%            -        -      +2.0%*  90.0%        -        -",
+        "",
+        "held-out loss          step 3      the lowest loss on conversations never trained on",
+        "format compliance      step 10     the most replies in the right format (the same at 20,"
+        " 30)",
+        "on-topic above chance  -           not measured",
+        "distinct words         -           not measured",
+        "forgetting             step 30     the smallest rise of the loss on base text",
+        "recall                 step 10     the most trained pairs answered word for word (the same"
+        " at 30)",
+        "training loss          step 20     the lowest loss on the training data; the source text"
+        " warns against choosing by it",
+        "person's marks         step 3      the best mean mark from a blind reader; marks: 1 at 3,"
+        " 2 at 10",
+        "",
+        "They disagree: held-out loss and person's marks pick step 3, training loss picks step 20,"
+        " everything else step 30.",
+        "Talk to step 3 before you choose it: python -m pysft chat r/sft/steps/3",
+    ]
+
+
+def test_the_conclusion_names_each_other_step_by_rising_step_and_the_rest():
+    rows = [row(s, heldout_loss=float(s), recall=-float(s == 2)) for s in (1, 2, 3)]
+    found = select(rows) | {
+        "agree": [
+            {"step": 5, "criteria": ["a"]},
+            {"step": 9, "criteria": ["b", "c"]},
+            {"step": 7, "criteria": ["d"]},
+        ]
+    }
+    said = table(found, "r").splitlines()[-2]
+    assert said == "They disagree: d picks step 7, b and c pick step 9, a step 5."
+    found["agree"][0]["criteria"].append("e")
+    assert table(found, "r").splitlines()[-2].endswith("everything else step 5.")
+
+
+def test_why_words_were_not_measured_is_said_once_for_each_reason():
+    why = ("no spaces", "a few words", "no spaces", None)
+    rows = [row(i + 1) | ({"words_unmeasured": w} if w else {}) for i, w in enumerate(why)]
+    said = table(select(rows), "r").splitlines()
+    assert said[-3:-1] == ["A few words.", "No spaces."]
+    assert table(select([row(1)]), "r").splitlines()[-2] == ""
+
+
 def test_the_table_recommends_the_checkpoint_that_a_reader_preferred():
     text = table(select(DISAGREE, {3: [5], 10: [4, 4]}), "r/sft")
     assert text.endswith("chat r/sft/steps/3") and "marks: 1 at 3, 2 at 10" in text

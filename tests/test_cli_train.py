@@ -506,8 +506,14 @@ def test_a_reply_is_shown_with_the_lines_about_its_origin_and_one_rule_for_all()
         " corpus",
     ]
     assert shown[9] == "" and " ".join(shown[10:]) == RULE
-    assert max(map(len, shown[10:])) <= 110 < len(shown[10]) + len(shown[11].split()[0]) + 1
     assert screened(show.provenance, []) == []
+
+
+@pytest.mark.parametrize("word, width", [("ab", 110), ("x", 109)])
+def test_the_rule_of_origins_is_broken_into_lines_of_at_most_110_columns(monkeypatch, word, width):
+    monkeypatch.setattr(show, "RULE", " ".join([word] * 99))
+    shown = screened(show.provenance, [("Hi", "Ho", "end", {"verdict": "empty"})])
+    assert max(map(len, shown)) == width
 
 
 # ---------------------------------------------------------------------------------- its settings

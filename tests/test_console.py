@@ -8,6 +8,7 @@ import pty
 import re
 import struct
 import termios
+from types import SimpleNamespace
 
 import pytest
 from command_line import raising
@@ -169,7 +170,7 @@ class Clock:
     """A clock that a test sets, and a screen that is not a terminal's unless it is made so."""
 
     def __init__(self, monkeypatch, live):
-        monkeypatch.setattr(console.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.screen = console.Screen(json=False)
         self.screen.stream, self.screen.live = io.StringIO(), live
 
