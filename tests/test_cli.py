@@ -1,12 +1,19 @@
 """The command line as a whole: its help, `info`, `gradcheck`, and errors that no verb expects."""
 
+import argparse
+import io
+import re
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from command_line import pysft, raising, refusal, succeeds
 
 from pysft import __version__
-from pysft.cli import info
-from pysft.nn import gradcheck
+from pysft.cli import arguments, guide, info, reading
+from pysft.cli import gradcheck as cli_gradcheck
+from pysft.nn import gate, gradcheck
 
 VERBS = (
     "train pretrain chat generate eval mask audit gradcheck info select rate diagnose merge report"
@@ -128,6 +135,158 @@ def test_a_readers_file_that_cannot_be_used_is_named(three_cases, workdir, conte
 
 def test_a_readers_file_that_is_missing_is_named(workdir):
     assert "none.py" in refusal(66, "gradcheck", "--ops", "none.py")
+
+
+def checked(name, tensor, worst, elements=6):
+    return gradcheck.Row(name, tensor, worst, elements, worst <= gradcheck.TOLERANCE)
+
+
+def test_the_printed_check_has_a_line_for_each_tensor_and_a_sum(monkeypatch):
+    rows = [checked("a, b", "x", 3e-9), checked("a, b", "w", 2e-8, 1234), checked("c", "x", 1e-10)]
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: rows)
+    moments = iter([10.0, 12.26])
+    monkeypatch.setattr(cli_gradcheck, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    shown = succeeds("gradcheck", "--ops", "reference").out.splitlines()
+    assert shown == [
+        "reference: float64, five-point differences, every element",
+        "",
+        "case                          tensor           elements  worst relative error",
+        "a, b                          x                       6               3.0e-09",
+        "a, b                          w                    1234               2.0e-08",
+        "c                             x                       6               1.0e-10",
+        "",
+        "3 tensors of 2 cases, worst 2.0e-08, allowed 1e-07, 2.3 s: all passed",
+    ]
+
+
+def test_a_failed_check_is_marked_counted_and_the_first_one_is_named(monkeypatch):
+    rows = [checked("a", "x", 0.0), checked("b", "y", 0.5), checked("c", "z", np.inf)]
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: rows)
+    result = pysft("gradcheck")
+    assert result.code == 1
+    shown = result.out.splitlines()
+    assert [line.endswith("   FAILED") for line in shown[3:6]] == [False, True, True]
+    assert shown[7].endswith(" s: 2 FAILED")
+    assert shown[8] == "look first at b: y, 5.0e-01"
+    document = pysft("gradcheck", "--json").document
+    assert document == {
+        "worst_relative_error": None,
+        "cases": 3,
+        "failed": 2,
+        "rows": [
+            {"name": n, "tensor": t, "elements": 6, "worst": w, "passed": p}
+            for n, t, w, p in (("a", "x", 0.0, True), ("b", "y", 0.5, False), ("c", "z", None, 0))
+        ],
+    }
+
+
+def test_the_seed_of_a_check_is_the_one_that_was_given(monkeypatch):
+    seeds = []
+    rows = [checked("a", "x", 0.0)]
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: seeds.append(seed) or rows)
+    for flags in ((), ("--seed", 7)):
+        succeeds("gradcheck", *flags)
+    assert seeds == [0, 7]
+
+
+# -------------------------------------------------------------------- values of flags, and colours
+
+
+@pytest.mark.parametrize(
+    "read, taken, refused",
+    [
+        (arguments.threads, {"1": 1, "1024": 1024}, ["0", "1025", "-1", "1.0", "", "x"]),
+        (arguments.positive, {"1": 1, "99999": 99999}, ["0", "-1", "1.0", "", "x"]),
+        (arguments.whole, {"0": 0, "7": 7}, ["-1", "0.0", "", "x"]),
+        (
+            arguments.seconds,
+            {"0": 0.0, "0.5": 0.5, "999999": 999999.0},
+            ["-0.5", "1000000", "nan", "x"],
+        ),
+        (arguments.share, {"0.001": 0.001, "1": 1.0, "10": 10.0}, ["0", "-1", "10.01", "nan", "x"]),
+        (reading.names, {"a": ["a"], " a, b ": ["a", "b"]}, ["", ",", "a,", "a, ,b"]),
+    ],
+)
+def test_a_value_is_taken_up_to_its_limits_and_not_beyond(read, taken, refused):
+    for text, value in taken.items():
+        found = read(text)
+        assert (found, type(found)) == (value, type(value)), text
+    for text in refused:
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):
+            read(text)
+
+
+@pytest.mark.parametrize(
+    "is_terminal, environment, coloured",
+    [
+        (True, {}, True),
+        (True, {"TERM": "xterm"}, True),
+        (True, {"NO_COLOR": ""}, True),  # it counts as not set
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (True, {"TERM": "dumb", "NO_COLOR": "1"}, False),
+        (False, {}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_colours_are_for_terminals_that_can_show_them(
+    monkeypatch, is_terminal, environment, coloured
+):
+    for name in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: is_terminal))
+    assert bool(arguments.use_colour()) is coloured
+
+
+@pytest.mark.parametrize(
+    "encoding, printed",
+    [("utf-8", '{"a": "\u00e9"}'), ("ascii", '{"a": "\\u00e9"}'), ("latin-1", '{"a": "\u00e9"}')],
+)
+def test_a_document_escapes_what_the_output_cannot_encode(monkeypatch, encoding, printed):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    arguments.print_json({"a": "\u00e9"})
+    stream.flush()
+    assert stream.buffer.getvalue() == (printed + "\n").encode(encoding)
+    for document in ({"a": float("nan")}, {"\u20ac": float("inf")}):
+        with pytest.raises(ValueError):
+            arguments.print_json(document)
+
+
+# ------------------------------------------------------------------------- lists, and the build
+
+
+def test_the_build_has_a_line_for_each_entry_in_this_order(monkeypatch):
+    monkeypatch.setattr(gate, "ISAS", ["a", "b"])
+    document = succeeds("info", "--json").document
+    lines = succeeds("info").out.splitlines()
+    order = "version isa isas precisions threads openmp compiler numpy python".split()
+    assert [line[:11].strip() for line in lines] == order and lines[2] == "isas        a, b"
+    for name, line in zip(order, lines):
+        value = document[name]
+        assert line[12:] == (", ".join(value) if isinstance(value, list) else str(value))
+    assert document["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert document["threads"] == gate.default_threads()
+    assert document["openmp"] == gate.OPENMP
+
+
+def test_the_guide_lists_its_pages_shows_one_and_names_all_for_a_wrong_name():
+    pages = guide.read_pages()
+    lines = succeeds("guide").out.splitlines()
+    titles = {name: text.splitlines()[0].removeprefix("# ") for name, text in pages.items()}
+    assert lines[:-2] == [f"{name:<14} {title}" for name, title in titles.items()]
+    assert lines[-2:] == ["", "Show one: python -m pysft guide NAME"]
+    listed = [{"name": name, "title": title} for name, title in titles.items()]
+    assert succeeds("guide", "--json").document == {"pages": listed}
+    for name, text in pages.items():
+        assert succeeds("guide", name).out == text
+        document = succeeds("guide", name, "--json").document
+        assert document == {"name": name, "title": titles[name], "text": text}
+    assert refusal(2, "guide", "none").endswith(
+        f"no page is called 'none'. There are {', '.join(sorted(pages))}"
+    )
 
 
 # ----------------------------------------------------------------------- errors that nobody expects
