@@ -83,6 +83,37 @@ def test_the_name_of_every_new_folder_is_synced(tmp_path, monkeypatch):
     assert calls == [("fsync", tmp_path.name), ("fsync", "a")] and (tmp_path / "a" / "b").is_dir()
 
 
+@pytest.mark.parametrize(
+    "number, is_error",
+    [
+        (errno.EINVAL, False),
+        (errno.ENOTSUP, False),
+        (errno.EBADF, False),
+        (errno.EIO, True),
+        (errno.ENOSPC, True),
+    ],
+)
+def test_a_file_system_that_cannot_sync_folders_is_no_error(
+    tmp_path, monkeypatch, number, is_error
+):
+    def fsync(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if is_error:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.sync_folder(tmp_path)
+    else:
+        disk.sync_folder(tmp_path)
+
+
+def test_a_system_that_cannot_open_folders_syncs_none(tmp_path, monkeypatch):
+    calls = recorded(monkeypatch)
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    disk.sync_folder(tmp_path)
+    assert calls == []
+
+
 @pytest.mark.parametrize("fail", [None, 0, 1, 2])
 def test_no_file_or_folder_stays_open(tmp_path, monkeypatch, fail):
     before = len(os.listdir("/proc/self/fd"))
@@ -172,6 +203,32 @@ def test_the_temporary_files_of_killed_processes_are_removed_and_nothing_else(tm
     disk.remove_leftovers(list(tmp_path.rglob("*")))
     files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()]
     assert sorted(files) == sorted(stays)
+
+
+@pytest.mark.parametrize(
+    "error, stays", [(ProcessLookupError, False), (PermissionError, True), (OverflowError, True)]
+)
+def test_a_temporary_file_stays_if_its_process_may_be_running(tmp_path, monkeypatch, error, stays):
+    signals = []
+
+    def kill(process, number):
+        signals.append((process, number))
+        raise error
+
+    monkeypatch.setattr(os, "kill", kill)
+    (tmp_path / "run.json.77.ab.tmp").write_text("x")
+    disk.remove_leftovers(tmp_path.iterdir())
+    assert signals == [(77, 0)]  # signal 0 asks and ends nothing
+    assert bool(os.listdir(tmp_path)) is stays
+
+
+def test_everybody_may_lock_a_folder_that_everybody_may_write_to(tmp_path):
+    before = os.umask(0)
+    try:
+        with disk.lock_folder(tmp_path):
+            assert (tmp_path / disk.LOCK).stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(before)
 
 
 def test_a_new_folder_is_made_only_once(tmp_path, monkeypatch):

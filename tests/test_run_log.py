@@ -15,7 +15,17 @@ from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
 from pysft.run.checkpoints import load_checkpoint, save_checkpoint
-from pysft.run.log import append_log, cut_log, read_log
+from pysft.run.log import (
+    FIGURES,
+    add_measurement,
+    append_log,
+    cut_log,
+    cut_measurements,
+    of_this_version,
+    read_log,
+    read_measurements,
+    whole_log,
+)
 from pysft.training import runner
 
 CONFIG = GPTConfig(68, context=16, layers=1, heads=2, channels=16)
@@ -94,6 +104,75 @@ def test_a_damaged_line_ends_the_log_and_is_reported(tmp_path, line):
     assert "log.jsonl: lines are damaged or missing before step 6" in message
     assert "\n" not in message
     assert steps_in_log(tmp_path) == [1, 2, 3]
+
+
+def test_a_log_of_an_earlier_version_is_read_like_one_of_this(tmp_path):
+    """It called the figures "losses"."""
+    old = {("losses" if k == "figures" else k): v for k, v in log_line(1).items()}
+    append_log(tmp_path, [old, log_line(2)])
+    assert read_log(tmp_path) == [log_line(1), log_line(2)]
+    assert [of_this_version(x) for x in ([1], 3, {"step": 1})] == [[1], 3, {"step": 1}]
+
+
+@pytest.mark.parametrize("name", ["step", "figures", "loss", "norm", "tokens", "seconds"])
+@pytest.mark.parametrize("value", [None, True, "1", [1], float("inf")])
+def test_a_line_that_lacks_a_number_ends_the_log(tmp_path, name, value):
+    changed = {"base": value} if name == "figures" else value
+    rows = [log_line(1), log_line(2) | {name: changed}, log_line(3)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert steps_in_log(tmp_path) == steps_in_log(tmp_path, skipped=True) == [1]
+
+
+@pytest.mark.parametrize("skipped, ends", [(True, False), (1, True), ("yes", True), (False, True)])
+def test_a_line_of_a_skipped_step_needs_no_figures(tmp_path, skipped, ends):
+    append_log(tmp_path, [log_line(1), {"step": 2, "skipped": skipped}, log_line(3)])
+    assert steps_in_log(tmp_path) == ([1] if ends else [1, 3])
+    assert steps_in_log(tmp_path, skipped=True) == ([1] if ends else [1, 2, 3])
+
+
+def test_a_whole_log_has_each_step_once_from_the_first_to_the_last(tmp_path):
+    assert whole_log(tmp_path, 0) and not whole_log(tmp_path, 1)
+    append_log(tmp_path, [log_line(1), {"step": 2, "skipped": True}, log_line(3)])
+    assert [whole_log(tmp_path, step) for step in (2, 3, 4)] == [False, True, False]
+
+
+def test_the_lines_of_a_log_are_written_as_they_are_and_never_with_nan(tmp_path):
+    append_log(tmp_path, [{"step": 1, "name": "\u00e9"}, {"step": 2}])
+    text = '{"step": 1, "name": "\u00e9"}\n{"step": 2}\n'
+    assert (tmp_path / "log.jsonl").read_text() == text
+    with pytest.raises(ValueError):
+        append_log(tmp_path, [{"loss": float("nan")}])
+    assert (tmp_path / "log.jsonl").read_text() == text
+
+
+def test_measurements_and_models_after_a_step_are_removed_and_those_up_to_it_stay(tmp_path):
+    assert cut_measurements(tmp_path, 5)  # nothing was measured
+    assert os.listdir(tmp_path) == []
+    for step in (0, 4, 5, 6):
+        add_measurement(tmp_path, {"step": step})
+        (tmp_path / "steps" / str(step)).mkdir(parents=True)
+    (tmp_path / "steps" / "9 of mine").mkdir()
+    assert cut_measurements(tmp_path, 5)
+    assert [row["step"] for row in read_lines(tmp_path / "measurements.jsonl")] == [0, 4, 5]
+    assert sorted(os.listdir(tmp_path / "steps")) == ["0", "4", "5", "9 of mine"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_that_checkpoints_are_chosen_by_is_a_number_or_null(tmp_path, name):
+    for value in (1, 0.5, None):
+        add_measurement(tmp_path, {"step": 1, name: value})
+        assert read_measurements(tmp_path) == [{"step": 1, name: value, "samples": []}]
+    add_measurement(tmp_path, {"step": 2, name: "x"})
+    with pytest.raises(DataError, match=f"line 4: {name} is 'x', expected a number or null"):
+        read_measurements(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"step": true}', '{"step": 2.0}', '"step"', "[" * 100_000])
+def test_a_line_that_is_no_measurement_ends_them(tmp_path, line):
+    add_measurement(tmp_path, {"step": 1, "samples": [["a", "b", "end"]]})
+    with open(tmp_path / "measurements.jsonl", "a") as f:
+        f.write(line + "\n" + '{"step": 3}\n')
+    assert read_measurements(tmp_path) == [{"step": 1, "samples": [["a", "b", "end"]]}]
 
 
 @pytest.fixture
@@ -254,6 +333,13 @@ def test_after_a_crash_while_saving_two_complete_checkpoints_are_kept_again(tmp_
     kept = set(os.listdir(tmp_path / "checkpoints"))
     assert {"9", "11"} <= kept
     assert "5" not in kept
+
+
+def test_a_checkpoint_of_step_0_is_one_like_any_other(tmp_path):
+    saved(tmp_path, 0)
+    assert step_loaded(tmp_path) == 0
+    saved(tmp_path, 5, 9)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["5", "9"]
 
 
 def test_a_checkpoint_that_was_passed_over_is_never_loaded_again(tmp_path):
