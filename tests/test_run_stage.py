@@ -3,6 +3,8 @@ else is left alone."""
 
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +18,16 @@ from pysft.nn.shapes import GPTConfig
 from pysft.run import stage as stage_module
 from pysft.run.stage import (
     Stage,
+    checkpoint_step,
     find_stage,
     load_stage,
+    measured_stage,
     new_run,
+    read_json,
     save_stage,
+    stage_folders,
+    understood,
+    unfinished,
     weights_sha256,
     write_json,
 )
@@ -96,6 +104,126 @@ def test_an_interrupted_write_of_a_json_file_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_json_file_is_indented_and_holds_letters_as_they_are(tmp_path):
+    write_json(tmp_path / "a.json", {"b": ["\u00e9"], "a": None})
+    text = '{\n "b": [\n  "\u00e9"\n ],\n "a": null\n}\n'
+    assert (tmp_path / "a.json").read_bytes() == text.encode()
+    assert read_json(tmp_path / "a.json") == {"b": ["\u00e9"], "a": None}
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")  # as an editor of Windows leaves it
+    assert read_json(tmp_path / "a.json") == {}
+
+
+def test_all_that_a_stage_knows_of_itself_comes_back(tmp_path):
+    save_stage(replace(stage_in(tmp_path / "sft"), inputs={"a.txt": "0" * 64}))
+    loaded = load_stage(tmp_path / "sft")
+    assert loaded.inputs == {"a.txt": "0" * 64} and loaded.parent == stage_in(tmp_path).parent
+    assert set(files_in(tmp_path / "sft")) == {
+        *("settings.json", "vocabulary.json", "template.json", "model.safetensors")
+    }
+    _, metadata = safetensors.load(tmp_path / "sft/model.safetensors")
+    assert metadata["weights_sha256"] == weights_sha256(loaded.model)
+
+
+@pytest.mark.parametrize(
+    "settings, value",
+    [
+        ({"data": {"grade": "last"}}, "last"),
+        ({"data": {"grade": None}}, None),
+        ({"data": {}}, "all"),
+        ({"data": {}, "grade": "flags"}, "all"),  # it is no table's
+        ({"grade": "flags"}, "flags"),  # as an earlier version wrote it
+        ({"grade": "flags", "data": ["a.jsonl"]}, "flags"),
+        ({}, "all"),
+        (None, "all"),
+        ([1], "all"),
+    ],
+)
+def test_a_setting_of_the_data_is_read_from_its_table_or_where_an_earlier_version_had_it(
+    tmp_path, settings, value
+):
+    assert replace(stage_in(tmp_path), settings=settings).setting("grade", "all") == value
+
+
+# --------------------------------------------------------------------------- the stages of a run
+
+
+def laid_out(run, *folders, settings=None):
+    """A run with these folders. One that ends with "!" is finished, one with "?" is begun."""
+    run.mkdir()
+    for name in folders:
+        folder = run / name.rstrip("!?")
+        folder.mkdir(parents=True)
+        if name.endswith("?"):
+            (folder / "settings.json").write_text("{}")
+        elif name.endswith("!"):
+            (folder / "model.safetensors").write_text("")
+    if settings is not None:
+        write_json(run / "run.json", {"settings": settings})
+    return run
+
+
+def names_of(run) -> list[str]:
+    return [folder.name for folder in stage_folders(run)]
+
+
+def test_stages_come_in_the_order_of_the_record_and_others_behind_them_by_name(tmp_path):
+    listed = {"preset": "tiny", "seed": 1, "model": {}, "data": {}}
+    listed |= {"base": {}, "sft-2": {}, "sft": {}}
+    folders = ("sft", "sft-2", "base", "model", "data", "notes", "z?", "a?", "preset")
+    run = laid_out(tmp_path / "run", *folders, settings=listed)
+    assert names_of(run) == ["base", "sft-2", "sft", "a", "z"]
+    assert names_of(laid_out(tmp_path / "new", settings=listed)) == []
+
+
+@pytest.mark.parametrize(
+    "record", [None, "{", "{}", '{"settings": 3}', '{"settings": {"sft-2": 3}}']
+)
+def test_without_a_list_in_the_record_the_stages_are_base_and_sft(tmp_path, record):
+    run = laid_out(tmp_path / "run", "sft", "base", "notes", "sft-2", "sft-3?")
+    if record is not None:
+        (run / "run.json").write_text(record)
+    assert names_of(run) == ["base", "sft", "sft-3"]
+
+
+def test_a_run_begun_from_a_base_elsewhere_lists_its_own_stages_first(tmp_path):
+    run = laid_out(tmp_path / "run", "sft", "sft-2", "base", settings={"sft-2": {}})
+    assert names_of(run) == ["sft-2", "base", "sft"]
+
+
+def test_a_stage_that_is_not_finished_is_named_unless_it_is_the_base(tmp_path):
+    listed = {"base": {}, "sft": {}, "sft-2": {}, "sft-3": {}}
+    run = laid_out(tmp_path / "run", "base", "sft!", "sft-2?", "sft-3?", settings=listed)
+    assert unfinished(run) == "sft-2" and unfinished(str(run)) == "sft-2"
+    assert unfinished(laid_out(tmp_path / "whole", "base", "sft!", settings=listed)) is None
+    assert unfinished(run / "run.json") is None and unfinished(tmp_path / "none") is None
+
+
+def test_a_checkpoint_is_a_number_below_steps_and_is_measured_where_its_stage_is(tmp_path):
+    run = laid_out(tmp_path / "run", "sft!", "sft/steps/5!", "sft/steps/last!", "sft/4!")
+    places = {
+        "sft": None,
+        "sft/steps": None,
+        "sft/steps/5": 5,
+        "sft/steps/last": None,
+        "sft/4": None,
+    }
+    assert {name: checkpoint_step(run / name) for name in places} == places
+    assert measured_stage(run / "sft") == run / "sft"
+    assert measured_stage(run / "sft/4") == run / "sft/4"
+    for name in ("5", "last"):
+        assert measured_stage(run / "sft/steps" / name) == run / "sft"
+    (run / "sft/steps/5/evaluation.json").write_text("{}")  # moved there by somebody
+    assert measured_stage(run / "sft/steps/5") == run / "sft/steps/5"
+
+
+def test_a_checkpoint_is_known_by_a_relative_path_from_inside(tmp_path, monkeypatch):
+    run = laid_out(tmp_path / "run", "sft!", "sft/steps/5!")
+    monkeypatch.chdir(run / "sft/steps/5")
+    assert checkpoint_step(".") == 5
+    assert measured_stage(Path(".")) == (run / "sft").resolve()
+    assert replace(stage_in(Path(".")), folder=Path(".")).name == "sft"
 
 
 # ---------------------------------------------------------------------------------------- damage
@@ -248,6 +376,45 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, name):
     assert name in one_line(error)
 
 
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("[]", "a JSON list, expected an object"),
+        ("3", "a JSON int, expected an object"),
+        ("{", "not the JSON that this program wrote"),
+        ("[" * 100_000, "not the JSON that this program wrote"),
+        (None, "missing. The run folder is not complete"),
+    ],
+)
+def test_a_file_that_holds_no_json_object_is_named_with_what_it_holds(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(MissingInput if content is None else DataError) as error:
+        read_json(path)
+    assert one_line(error).startswith(f"{path}: {words}")
+
+
+@pytest.mark.parametrize(
+    "wrong, reason",
+    [
+        (UsageError("layers is 0"), "layers is 0"),
+        (KeyError("model"), "KeyError: 'model'"),
+        (TypeError("x"), "TypeError: x"),
+        (AttributeError("x"), "AttributeError: x"),
+        (IndexError("x"), "IndexError: x"),
+        (ValueError("x"), "ValueError: x"),
+    ],
+)
+def test_content_that_is_not_understood_is_an_error_with_its_reason(tmp_path, wrong, reason):
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert understood(tmp_path / "a.json", lambda data: data["a"]) == 1
+    with pytest.raises(DataError) as error:
+        understood(tmp_path / "a.json", raising(wrong))
+    text = f"{tmp_path / 'a.json'}: not as this program writes it ({reason})"
+    assert one_line(error) == text
+
+
 # ------------------------------------------------------------------------------------ new folders
 
 
@@ -292,6 +459,49 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, name):
         new_run(str(tmp_path / name), "tiny")
     assert name in one_line(error)
     assert files_in(tmp_path) == {"notes.txt": b"x"}
+
+
+@pytest.mark.parametrize(
+    "out, words",
+    [
+        ("", "--out is empty; name a folder"),
+        (" ", "--out is empty; name a folder"),
+        (os.fsdecode(b"run-\xff"), "not UTF-8. Choose a name that is"),
+        ("x" * 300, "cannot be made (File name too long). Choose another folder"),
+        ("file", "--out file: this is a file. Name a folder"),
+        ("file/run", "file/run: cannot be made (File exists)"),
+        ("link", "--out link: a link that leads nowhere. Name a folder"),
+        ("~/run", "--out ~/run: the shell did not put your home folder for ~ here"),
+        ("full", "--out full: the folder is not empty. Name a new one"),
+    ],
+)
+def test_a_name_that_cannot_be_a_new_runs_is_refused_with_the_reason(
+    tmp_path, monkeypatch, out, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "run.json.99999999.txt").write_text("x")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    with pytest.raises(UsageError) as error:
+        new_run(out, "tiny")
+    assert words in one_line(error)
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
+
+
+def test_what_a_run_that_was_stopped_at_its_start_left_is_no_content(tmp_path):
+    mine, theirs = (f"run.json.{n}.ab.tmp" for n in (os.getpid(), 2**22 + 1))
+    for name in (mine, theirs, ".lock"):
+        (tmp_path / name).write_text("")
+    assert new_run(str(tmp_path), "tiny") == tmp_path
+    assert sorted(os.listdir(tmp_path)) == [".lock", mine]  # a running process may need its file
+
+
+def test_a_link_to_an_empty_folder_is_taken_like_the_folder(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    assert new_run(str(tmp_path / "link"), "tiny") == tmp_path / "link"
 
 
 def test_a_path_that_is_no_stage_says_what_there_is_instead(tmp_path):
