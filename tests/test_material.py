@@ -1,16 +1,25 @@
 """The material of a run: which of its text is trained on, and which is only measured on."""
 
+import io
 import json
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from texts import PLAIN, one_line, say, write
 
-from pysft.errors import DataError
-from pysft.jobs.material import gather, no_transcripts
+from pysft.batch import Example
+from pysft.console import Screen
+from pysft.errors import DataError, UsageError
+from pysft.jobs.material import Material, gather, no_transcripts
+from pysft.jobs.summary import data_figures, describe_data, graded_ends, mask_counts
 from pysft.text.conversation import Conversation, plain
 from pysft.text.corpora import read_corpus
 from pysft.text.facts import town
-from pysft.text.tokenizer import SHAKESPEARE
+from pysft.text.spread import spread
+from pysft.text.templates import CHAT, LLAMA2
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training.presets import resolve
 
 PLAYS = read_corpus("plays")[:20000] + SHAKESPEARE
@@ -132,3 +141,228 @@ def test_a_transcript_that_does_not_fit_is_left_out_and_said(tmp_path):
 def test_made_transcripts_bring_no_notes_about_the_data(tmp_path):
     """Two of them may ask the same and be answered otherwise: "And where does she live?" """
     assert gathered(tmp_path, transcripts=2000).notes == gathered(tmp_path, transcripts=0).notes
+
+
+# ------------------------------------------------------------------------- the data in numbers
+
+
+def spoken(*texts, path="a.jsonl", line=1, last_only=False, category="", **train):
+    """A conversation of these texts. train: by the number of a turn, from 0, its "train"."""
+    messages = say(*texts)
+    for name, flag in train.items():
+        messages[int(name.removeprefix("turn"))]["train"] = flag
+    return Conversation(messages, path, line, category, last_only)
+
+
+PLAIN_TEXT = Conversation([{"role": "text", "content": "To be"}], "a.jsonl", 1)
+TWO = spoken("Hi", "Ho", "More", "No", turn1=False, turn3=True)
+ONE_OF_TWO = spoken("Hi", "Ho", "More", "No", turn1=False)
+ASKED_ALONE = spoken("Hi")
+MADE = spoken("Hi", "Ho", "More", "No", last_only=True)
+
+
+@pytest.mark.parametrize(
+    "conversation, ends",
+    [
+        # (of all, of flags, of the last, of everything: turns whose end token should be graded)
+        (TWO, (1, 1, 1, 4)),
+        (ONE_OF_TWO, (1, 1, 1, 4)),
+        (spoken("Hi", "Ho", "More", "No"), (2, 2, 1, 4)),
+        (ASKED_ALONE, (0, 0, 0, 1)),
+        (MADE, (1, 1, 1, 4)),
+        (PLAIN_TEXT, (0, 0, 0, 0)),
+    ],
+)
+def test_the_turns_whose_end_should_be_graded_are_counted_from_the_messages(conversation, ends):
+    grades = ("all", "flags", "last", "everything")
+    for grade, expected in zip(grades, ends):
+        assert graded_ends([conversation], CHAT, grade) == expected, grade
+        assert graded_ends([PLAIN_TEXT, conversation] * 2, CHAT, grade) == 2 * expected, grade
+
+
+def test_only_turns_that_a_template_closes_with_its_end_token_are_counted():
+    """In llama2 the user's turn ends with another token."""
+    closed = [words[-1:] == (LLAMA2.end,) for words in (
+        LLAMA2.turns["user"].closes, LLAMA2.turns["assistant"].closes)]  # fmt: skip
+    assert closed == [False, True]
+    talk = spoken("Hi", "Ho", "More", "No", "Hm", "Aye")
+    assert graded_ends([talk], LLAMA2, "everything") == 3
+    assert graded_ends([talk], CHAT, "everything") == 6
+
+
+def example(labels):
+    return Example(np.zeros(len(labels), np.int32), np.array(labels, np.int32))
+
+
+EXAMPLES = ([example([-100, 5, 9]), example([-100, -100, -100, 9])], [example([9, 9])])
+
+
+def test_the_mask_is_counted_by_graded_targets_all_targets_and_ends():
+    every = [*EXAMPLES[0], *EXAMPLES[1]]
+    assert mask_counts(every, 9) == {"graded_targets": 5, "targets": 9, "end_tokens_graded": 4}
+    assert mask_counts(every, 5)["end_tokens_graded"] == 1
+    assert mask_counts([], 5) == {"graded_targets": 0, "targets": 0, "end_tokens_graded": 0}
+
+
+def described(material, *works):
+    """(the lines that describe_data() prints, what it returns)"""
+    screen = Screen(json=False)
+    screen.stream, screen.live = io.StringIO(), False
+    counts = describe_data(screen, list(works), material)
+    return screen.stream.getvalue().splitlines(), counts
+
+
+def work_of(name="sft", epochs=None, data=None, tunes=True):
+    settings = resolve("tiny", flags={"data": data or {}})
+    plan = SimpleNamespace(epochs=epochs or {"conversations": 1.25, "pairs": 40.0})
+    return SimpleNamespace(name=name, settings=settings, plan=plan, tunes=tunes)
+
+
+def material_of(conversations, pairs=(), heldout=(), notes=()):
+    tokenizer = CharTokenizer(SHAKESPEARE, CHAT.tokens)
+    return Material("text", "tail", PLAIN, CHAT, tokenizer, list(conversations), list(pairs),
+                    list(heldout), EXAMPLES, notes=list(notes))  # fmt: skip
+
+
+def test_the_data_are_described_before_they_are_trained_on():
+    made = [TWO, ONE_OF_TWO]
+    material = material_of(made, [spoken("Go", "On")], [ASKED_ALONE], ["left out: 2 deleted"])
+    base = work_of("base", tunes=False)
+    shown, counts = described(material, base, work_of())
+    end = material.grown.special[CHAT.end]
+    assert counts == mask_counts([*EXAMPLES[0], *EXAMPLES[1]], end) | {"turns": 3}
+    assert shown == [
+        "data: template chat; graded: every assistant turn; too long: refused; unknown characters:"
+        " refused; epochs: 1.2 of conversations, 40.0 of pairs",
+        "data: left out: 2 deleted",
+        "conversations: 3 (1 more held out); graded 5 of 9 targets (56%); end tokens graded: 0 of"
+        " 3 turns",
+    ]
+
+
+def test_what_is_dropped_replaced_mixed_or_trained_in_several_stages_is_described():
+    data = {"too_long": "drop", "unknown": "replace", "mix": (0.25, 1.0), "grade": "last"}
+    works = [work_of("sft", data=data), work_of("sft-2", {"windows": 3.0}, data=data)]
+    shown, _ = described(material_of([MADE, spoken("Hi", "Ho")]), *works)
+    assert shown[0] == (
+        "data: template chat; graded: the last assistant turn, of transcripts the last one;"
+        " too long: left out; unknown characters: replaced; mixed 0.25 : 1; epochs of sft: 1.2 of"
+        " conversations, 40.0 of pairs; epochs of sft-2: 3.0 of windows"
+    )
+    data = {"unknown": "grow", "grade": "everything"}
+    shown, _ = described(material_of([MADE]), work_of(data=data))
+    assert "of transcripts" not in shown[0] and "unknown characters: added to the vo" in shown[0]
+
+
+def test_the_figures_of_the_data_are_those_of_what_is_trained_on():
+    asked = [spoken("Hi", "Ho.", category="a"), spoken("Good day", "Aye", "More", "No, no")]
+    material = material_of([*asked, PLAIN_TEXT], [spoken("Go", "On", category="b")], [TWO], ["n"])
+    figures = data_figures(material, SimpleNamespace(epochs={"pairs": 2.0}), {"turns": 7})
+    assert figures == {
+        **{"conversations": 3, "pairs": 1, "heldout": 1, "notes": ["n"], "epochs": {"pairs": 2.0}},
+        "tokens": spread([4, 5, 3]),
+        "prompt_length": spread([2, 8, 2]),
+        "reply_length": spread([3, 3, 6, 2]),
+        "categories": [("a", 1), ("b", 1)],
+        "turns": 7,
+    }
+    many = [spoken("Hi", "Ho", category=f"c{i:02}") for i in range(30)]
+    figures = data_figures(material_of(many), SimpleNamespace(epochs={}), {})
+    assert [name for name, _ in figures["categories"]] == [f"c{i:02}" for i in range(20)]
+
+
+# ------------------------------------------------------------ what the settings ask of the data
+
+
+def asked_for(tmp_path, files, **tables):
+    """The material of a training on files of conversations, {name: rows}."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(PLAYS)
+    for name, rows in files.items():
+        write(tmp_path, name, *rows)
+    settings = resolve("tiny", flags=tables)
+    paths = [str(tmp_path / name) for name in files]
+    return gather(settings, str(corpus), paths or None)
+
+
+def rows(count, word="Say"):
+    numerals = [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"][:count]
+    return [{"user": f"{word} {n}", "assistant": f"{n} it is"} for n in numerals]
+
+
+@pytest.mark.parametrize(
+    "files, data, words",
+    [
+        (1, {"mix": [1.0, 1.0]}, "mix has 2 weights for 1 files of --data; give each a weight"),
+        (2, {"mix": [1.0]}, "mix has 1 weights for 2 files of --data"),
+        (0, {"mix": [1.0]}, "mix has 1 weights for 0 files of --data"),
+        (1, {"transcripts": 5}, "leave --data FILE out"),
+        (0, {"transcripts": 5, "mix": [1.0]}, "mix has 1 weights for conversations and transc"),
+        (0, {"transcripts": 5, "mix": [1.0] * 3}, "mix has 3 weights for conversations and"),
+    ],
+)
+def test_a_mixture_of_data_that_are_not_there_is_refused(tmp_path, files, data, words):
+    given = {f"{i}.jsonl": rows(3) for i in range(files)}
+    with pytest.raises(UsageError) as error:
+        asked_for(tmp_path, given, data=data)
+    assert words in one_line(error)
+
+
+def test_each_conversation_of_a_mixture_is_of_its_file(tmp_path):
+    files = {"a.jsonl": rows(3), "b.jsonl": rows(2, "Sing")}
+    assert asked_for(tmp_path, files, data={"mix": [1.0, 3.0]}).files == [0, 0, 0, 1, 1]
+    assert asked_for(tmp_path, files).files is None
+
+
+def test_a_conversation_of_ones_own_that_is_too_long_is_left_out_and_counted(tmp_path):
+    long = [{"user": "Go", "assistant": "x" * 300}] * 2
+    dropped = asked_for(tmp_path, {"a.jsonl": rows(3) + long}, data={"too_long": "drop"})
+    [note] = [note for note in dropped.notes if note.startswith("left out")]
+    assert note == "left out: 2 conversations that are longer than the context of 256"
+    assert len(dropped.conversations) == len(dropped.examples[0]) == 3
+    for data, fits in (({"too_long": "drop"}, " that fits"), ({}, "")):
+        with pytest.raises(DataError) as error:
+            asked_for(tmp_path, {"a.jsonl": long if data else [""]}, data=data)
+        assert f"a.jsonl: no conversation in it{fits}. The guide" in one_line(error)
+
+
+def test_rows_that_are_left_out_are_counted_by_reason_and_alter_the_data(tmp_path):
+    gone = [{"user": "Go", "assistant": "On", "deleted": True}] * 2
+    other = [{"user": "Va", "assistant": "Bene", "lang": "it"}]
+    read = asked_for(tmp_path, {"a.jsonl": rows(3) + gone + other}, data={"lang": "en"})
+    [note] = [note for note in read.notes if note.startswith("left out")]
+    assert re.fullmatch(r"left out: 2 deleted, 1 .*it.*|left out: 1 .*, 2 deleted", note), note
+    assert read.is_altered and not asked_for(tmp_path, {"a.jsonl": rows(3)}).is_altered
+
+
+def test_letters_with_accents_behind_them_are_composed_and_alter_the_data(tmp_path):
+    composed = [{"user": "Va", "assistant": "Voila\u0300"}]
+    read = asked_for(tmp_path, {"a.jsonl": rows(2) + composed}, data={"unknown": "grow"})
+    assert "composed: letters and accents of 1 conversations (Unicode NFC)" in read.notes
+    assert read.is_altered and read.conversations[2].replies() == ["Voil\u00e0"]
+
+
+def test_the_pairs_alone_are_trained_on_if_the_settings_say_so(tmp_path):
+    both, alone = asked_for(tmp_path, {}), asked_for(tmp_path, {}, data={"shipped": "pairs"})
+    assert alone.conversations == [] and alone.pairs == both.pairs and len(alone.pairs) == 40
+    assert alone.heldout == both.heldout and len(both.heldout) > 0
+    assert len(alone.examples[0]) == 0 and len(alone.examples[1]) == 40
+    of_own = asked_for(tmp_path, {"a.jsonl": rows(3)})
+    assert of_own.pairs == [] and of_own.heldout == []
+
+
+def test_tokens_of_tools_are_in_the_vocabulary_only_if_something_calls_tools(tmp_path):
+    call = {"messages": say("Who", [{"type": "search", "text": "moon"},
+                                    {"type": "result", "text": "pale"},
+                                    {"type": "text", "text": "Pale."}])}  # fmt: skip
+    tools = set(CHAT.tool_tokens)
+    for given, data, has in (
+        ({"a.jsonl": rows(3)}, {}, False),
+        ({"a.jsonl": [*rows(3), call]}, {}, True),
+        ({}, {}, False),
+        ({}, {"transcripts": 3}, True),
+    ):
+        read = asked_for(tmp_path, given, data=data)
+        assert (tools <= set(read.grown.special)) is has
+        assert set(CHAT.tokens) <= set(read.grown.special)
+        assert not tools & set(read.tokenizer.special)
