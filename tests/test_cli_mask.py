@@ -4,6 +4,7 @@ wrong with a data set."""
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,21 @@ from conftest import ROOT
 from texts import say
 
 from pysft.batch import Batch, Example
+from pysft.cli import mask as cli_mask
+from pysft.cli.main import parser
+from pysft.cli.reading import policies, reading_of
+from pysft.errors import UsageError
+from pysft.jobs.reader import reader_of
 from pysft.measure import trace
 from pysft.nn import reference
+from pysft.text.corpora import read_corpus
 from pysft.text.examples import shift
+from pysft.text.keys import Reading
 from pysft.text.render import render
-from pysft.text.templates import CHAT
+from pysft.text.templates import CHAT, CHATML
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training.objectives import Sft
+from pysft.training.settings import Settings
 
 
 def mask(*flags) -> dict:
@@ -205,6 +214,256 @@ def test_mask_draws_a_picture_and_overwrites_none(trained, workdir):
     workdir.remember()
     refusal(2, "mask", "--svg", "mask.svg")
     assert workdir.is_unchanged()
+
+
+HI_HO = ("--user", "Hi", "--assistant", "Ho.")
+
+
+def test_the_mask_of_one_conversation_has_these_lines():
+    assert succeeds("mask", *HI_HO).out.splitlines() == [
+        "<|user|>Hi<|end|><|assistant|>Ho.<|end|>",
+        "                              ^^^^^^^^^^",
+        "",
+        "position  input           id  label",
+        "       0  <|user|>        65   -100                skipped",
+        "       1  H               20   -100                skipped",
+        "       2  i               47   -100                skipped",
+        "       3  <|end|>         67   -100                skipped",
+        "       4  <|assistant|>   66     20 H              graded",
+        "       5  H               20     53 o              graded",
+        "       6  o               53      8 .              graded",
+        "       7  .                8     67 <|end|>        graded",
+        "",
+        "template chat; graded 4 of 8 targets (50%)",
+    ]
+
+
+def test_the_mask_in_a_run_ends_with_the_loss_of_a_graded_token(trained):
+    document = mask(*HI_HO, "--run", trained.run)
+    out = succeeds("mask", *HI_HO, "--run", trained.run).out.splitlines()
+    mean = sum(document["loss"]) / document["graded"]
+    assert out[-1] == (
+        f"template chat; graded 4 of 8 targets (50%); loss {mean:.3f} nats per graded token"
+    )
+    figures = [tuple(map(float, line.split()[-3:-1])) for line in out[8:12]]
+    expected = zip(document["probability"][4:], document["loss"][4:])
+    assert [pytest.approx(pair, abs=6e-4) for pair in expected] == figures
+
+
+@pytest.mark.parametrize(
+    "flags, shown, more",
+    [
+        ((), 5, "(55 more; --rows 0 shows all, --line N one in full) "),
+        (("--rows", 2), 2, "(58 more; --rows 0 shows all, --line N one in full) "),
+        (("--rows", 59), 59, "(1 more; --rows 0 shows all, --line N one in full) "),
+        (("--rows", 60), 60, ""),
+        (("--rows", 99), 60, ""),
+        (("--rows", 0), 60, ""),
+    ],
+)
+def test_as_many_conversations_of_a_file_are_shown_as_asked(trained, flags, shown, more):
+    document, out = mask(trained.data), succeeds("mask", trained.data, *flags).out.splitlines()
+    heads = [line for line in out if line.startswith(str(trained.data))]
+    assert heads == [
+        f"{trained.data}, line {c['line']}: graded {c['graded']} of {len(c['labels'])}"
+        for c in document["conversations"][:shown]
+    ]
+    assert [c["line"] for c in document["conversations"]] == list(range(1, 61))
+    graded, targets = document["graded"], document["targets"]
+    assert targets == sum(len(c["labels"]) for c in document["conversations"])
+    assert out[-1] == (
+        f"{more}60 conversations, template chat; graded {graded:,} of {targets:,} targets"
+        f" ({graded / targets:.0%})"
+    )
+
+
+PROOF = {
+    **{"masked": 5, "rows": 8, "graded": 1234, "formula": 1234, "masked_dlogits": 0.0},
+    **{"graded_dlogits": 0.0123, "loss_change": 0.0, "gradient_difference": 2e-9},
+    "gradient_unmasked": 0.45,
+}
+PROVED = [
+    "",
+    "In a small model with random weights, 5 of 8 rows masked:",
+    "  largest gradient at the logits of a masked row               0.0e+00   promised: exactly 0",
+    "  smallest at the logits of a graded row                       1.2e-02   promised: above 0",
+    "  change of the loss when all masked rows' logits move         0.0e+00   promised: exactly 0",
+    "  gradient of all weights: masked rows computed or skipped     2.0e-09   promised: differs by"
+    " rounding only",
+    "  gradient of all weights: with or without the mask            4.5e-01   differs by what the"
+    " mask keeps out",
+    "  graded targets, by the labels                                  1,234   promised: 1,234, by"
+    " the formula",
+    "proved",
+]
+
+
+@pytest.mark.parametrize(
+    "changes, proved, stage, lines",
+    [
+        ({}, True, None, {}),
+        ({}, False, None, {8: "NOT AS PROMISED"}),
+        ({}, True, "a stage", {1: "In the run's model, 5 of 8 rows masked:"}),
+        (
+            {"masked": 0},
+            True,
+            None,
+            {
+                1: "In a small model with random weights, 0 of 8 rows masked:",
+                8: "nothing is masked here, so there was nothing to prove",
+            },
+        ),
+        (
+            {"formula": None},
+            True,
+            None,
+            {7: PROVED[7].partition("promised")[0] + "this --grade has no formula"},
+        ),
+    ],
+)
+def test_the_proof_has_a_line_for_each_figure(capsys, changes, proved, stage, lines):
+    cli_mask._show_proof({"proof": PROOF | changes, "proved": proved}, stage)
+    expected = [lines.get(i, line) for i, line in enumerate(PROVED)]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_the_picture_of_a_mask_is_named_and_titled(workdir):
+    shown = succeeds("mask", *HI_HO, "--svg", "m.svg").out.splitlines()
+    assert shown[-1] == "drawn: m.svg"
+    assert "chat: 4 of 8 targets graded" in (workdir.path / "m.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags, code, words",
+    [
+        (("--user", "Hi"), 2, "--user and --assistant go together"),
+        (("--assistant", "Hi"), 2, "--user and --assistant go together"),
+        (("--line", 1), 2, "--line needs a FILE"),
+        (("FILE", "--user", "Hi"), 2, "name a FILE, or --user and --assistant, but not both"),
+        (("FILE", "--assistant", "Hi"), 2, "name a FILE, or --user and --assistant"),
+        (("FILE", "--system", "Hi"), 2, "name a FILE, or --user and --assistant"),
+        (("FILE", "--line", 61), 2, "begins on line 61"),
+        (("FILE", "--prove"), 2, "has 60 conversations; choose one by --line N"),
+        (("FILE", "--svg", "a.svg"), 2, "has 60 conversations; choose one by --line N"),
+        (("--svg", "none/a.svg"), 2, "--svg none/a.svg: cannot be written (No such file"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_with_the_reason(trained, workdir, flags, code, words):
+    flags = [trained.data if flag == "FILE" else flag for flag in flags]
+    assert words in refusal(code, "mask", *flags)
+    assert workdir.is_unchanged()
+
+
+def test_a_file_of_one_conversation_is_shown_in_full(workdir):
+    workdir.write("one.jsonl", [conversation("Hi", "Ho.")])
+    assert succeeds("mask", "one.jsonl").out == succeeds("mask", *HI_HO).out
+    assert succeeds("mask", "one.jsonl", "--prove").out.endswith("proved\n")
+
+
+def test_only_faults_on_the_line_that_is_shown_count(workdir):
+    rows = [conversation("Hi", "Ho."), "{", json.dumps({"user": "Go", "deleted": True})]
+    workdir.write("bad.jsonl", rows)
+    assert succeeds("mask", "bad.jsonl", "--line", 1).out == succeeds("mask", *HI_HO).out
+    assert "bad.jsonl, line 2" in refusal(65, "mask", "bad.jsonl", "--line", 2)
+    assert "bad.jsonl, line 2" in refusal(65, "mask", "bad.jsonl")
+
+
+# ------------------------------------------------------------------ what a data set is read with
+
+
+def flags_of(*words):
+    """The arguments of `audit` with these flags."""
+    return parser().parse_args(["audit", "x.jsonl", *words])
+
+
+def stage_of(talks=True, **data):
+    """A stage that was trained with these settings of the data."""
+    return SimpleNamespace(can_talk=talks, setting=lambda name, usual: data.get(name, usual))
+
+
+@pytest.mark.parametrize(
+    "stage, flags, chosen",
+    [
+        (None, (), ("all", "refuse")),
+        (None, ("--grade", "last", "--unknown", "grow"), ("last", "grow")),
+        (stage_of(), (), ("all", "refuse")),
+        (stage_of(grade="last", unknown="replace"), (), ("last", "replace")),
+        (stage_of(grade="last", unknown="grow"), (), ("last", "refuse")),
+        (
+            stage_of(grade="last", unknown="replace"),
+            ("--grade", "flags", "--unknown", "refuse"),
+            ("flags", "refuse"),
+        ),
+        (stage_of(talks=False, grade="last", unknown="replace"), (), ("all", "refuse")),
+        (stage_of(talks=False), ("--unknown", "grow"), ("all", "grow")),
+    ],
+)
+def test_a_data_set_is_graded_as_the_flags_say_else_as_the_run_was_trained(stage, flags, chosen):
+    assert policies(flags_of(*flags), stage) == chosen
+
+
+def test_the_vocabulary_of_a_tuned_run_cannot_be_asked_to_grow():
+    with pytest.raises(UsageError, match="which cannot grow"):
+        policies(flags_of("--unknown", "grow"), stage_of())
+
+
+@pytest.mark.parametrize(
+    "stage, flags, reading",
+    [
+        (None, (), Reading()),
+        (
+            None,
+            ("--ignore", "a,b", "--ignore", "c", "--lang", "en", "--no-synthetic"),
+            Reading(("a", "b", "c"), "en", False),
+        ),
+        (stage_of(), (), Reading()),
+        (stage_of(ignore=["a"], lang="de", synthetic=False), (), Reading(("a",), "de", False)),
+        (
+            stage_of(ignore=["a"], lang="de", synthetic=True),
+            ("--ignore", "b", "--lang", "", "--no-synthetic"),
+            Reading(("b",), "", False),
+        ),
+    ],
+)
+def test_rows_are_read_as_the_flags_say_else_as_the_run_read_them(stage, flags, reading):
+    found = reading_of(flags_of(*flags), stage)
+    assert (tuple(found.ignore), found.lang, found.synthetic) == (
+        tuple(reading.ignore),
+        reading.lang,
+        reading.synthetic,
+    )
+
+
+def test_without_a_run_a_data_set_is_read_as_a_training_from_scratch_would(trained):
+    plays, own = reader_of(None, None, None), reader_of(None, str(trained.corpus), "chatml")
+    assert (plays.template, own.template) == (CHAT, CHATML)
+    for reader in (plays, own):
+        assert reader.context == Settings().model.context == 256 and reader.stage is None
+        assert reader.tokens == reader.template.tokens + reader.template.tool_tokens
+        assert not reader.tokenizer.special
+    text = trained.corpus.read_text()
+    assert plays.tokenizer.can_write(read_corpus("plays")) and own.tokenizer.can_write(text)
+    assert len(own.tokenizer) == len(set(text))
+
+
+def test_with_a_run_a_data_set_is_read_as_that_was(trained):
+    tuned, base = reader_of(str(trained.run), None, None), reader_of(
+        str(trained.run / "base"), None, None)  # fmt: skip
+    for reader, name in ((tuned, "sft"), (base, "base")):
+        assert reader.stage.name == name and reader.template == CHAT
+        assert reader.tokenizer == reader.stage.tokenizer and reader.context == 64
+    assert tuned.tokens == () and base.tokens == CHAT.tokens + CHAT.tool_tokens
+    assert reader_of(str(trained.run), None, "chat").template == CHAT  # it is the run's own
+    with_other = reader_of(str(trained.run / "base"), None, "chatml")
+    assert with_other.template == CHATML
+    assert with_other.tokens == CHATML.tokens + CHATML.tool_tokens
+    for run, corpus, template, words in (
+        (trained.run, "plays", None, "--run has its own vocabulary; leave --corpus out"),
+        (trained.run / "base", "plays", None, "--run has its own vocabulary"),
+        (trained.run, None, "chatml", "it was trained with template 'chat'; leave --template out"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            reader_of(str(run), corpus, template)
 
 
 # ------------------------------------------------------------------------------------------ audit
