@@ -4,7 +4,11 @@ before."""
 import io
 import itertools
 import json
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,13 +24,19 @@ from command_line import (
 )
 from conftest import as_toml
 
+from pysft.cli import eval as cli_eval
 from pysft.cli import show
 from pysft.console import Screen
 from pysft.jobs import train as train_job
+from pysft.jobs.begin import describe
 from pysft.jobs.compare import Sides
+from pysft.jobs.pretrain import announce
 from pysft.measure import sections, wording
 from pysft.measure.provenance import RULE
 from pysft.nn import safetensors
+from pysft.nn.model import GPT
+from pysft.nn.shapes import GPTConfig
+from pysft.training import values
 from pysft.training.presets import resolve
 
 # The names in the --json document of train and eval. Others rely on them.
@@ -514,6 +524,66 @@ def test_the_rule_of_origins_is_broken_into_lines_of_at_most_110_columns(monkeyp
     monkeypatch.setattr(show, "RULE", " ".join([word] * 99))
     shown = screened(show.provenance, [("Hi", "Ho", "end", {"verdict": "empty"})])
     assert max(map(len, shown)) == width
+
+
+def described(settings, corpus="plays"):
+    """The lines about the settings of a run."""
+    material = SimpleNamespace(train_text="x" * 1234, heldout_text="x" * 56)
+    return screened(lambda screen: describe(screen, settings, Path("runs/a"), corpus, material))
+
+
+def test_a_run_begins_with_all_its_settings_and_of_a_further_stage_what_differs():
+    chain = resolve("tiny", flags={"sft-2": {"lr": 1e-4}}, stages=["base", "sft", "sft-2", "sft-3"])
+    lines = described(chain)
+    assert lines[0] == "settings: preset tiny, seed 1"
+    assert lines[-1] == ("run: runs/a; corpus: plays (1,234 characters to train on, 56 held out)")
+    text = " ".join(line.strip() for line in lines[1:-1])
+    tables = re.findall(r"\[([\w-]+)\] (.*?)(?= \[[a-z]+(?:-\d)?\] |$)", text)
+    found = dict(tables)
+    assert list(found) == ["model", "data", "base", "sft", "sft-2", "sft-3"]
+    assert found["sft-2"] == "as [sft], lr 0.0001" and found["sft-3"] == "as [sft]"
+    stored = chain.to_json()
+    for name in ("model", "data", "base", "sft"):
+        for key, value in stored[name].items():
+            shown = value if isinstance(value, str) and value else values.as_toml(value)
+            assert f"{key} {shown}" in found[name], (name, key)
+    assert "lang ''" in found["data"] and "template chat," in found["data"]
+    assert max(map(len, lines)) <= 110 and lines[2].startswith("[data] ")
+    assert lines[3].startswith("  ")
+
+
+@pytest.mark.parametrize("word, width", [("x", 109), ("y" * 108, 110)])
+def test_the_settings_are_broken_into_lines_of_at_most_110_columns(word, width):
+    table = {"a": " ".join([word] * 199)}
+    document = {"preset": "tiny", "seed": 1, "model": table}
+    lines = described(SimpleNamespace(stages={}, to_json=lambda: document))
+    assert max(map(len, lines[2:-1])) == width
+
+
+@pytest.mark.parametrize("precision, more", [("float32", ")"), ("bf16", ", products in bf16)")])
+def test_a_model_is_announced_with_its_shape(precision, more):
+    config = GPTConfig(65, 64, 3, 2, 16, precision=precision)
+    counts = []
+    shown = screened(lambda screen: counts.append(announce(screen, "base: new", config)))
+    [params] = counts
+    assert params == GPT(replace(config, precision="float32")).params.size
+    assert shown == [
+        f"base: new: {params:,} weights (3 blocks, 16 channels, 2 heads, context 64{more}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "rise, matched, passed, said",
+    [
+        (0.1, False, True, "passed: the base loss rose by +10.0%, 10 % is allowed"),
+        (-0.02, True, True, "passed: the base loss rose by -2.0% above the matched base, 10 % is"),
+        (0.1001, False, False, "NOT passed: the base loss rose by +10.0%, 10 % is allowed; mix"),
+    ],
+)
+def test_the_gate_passes_a_rise_up_to_what_is_allowed(rise, matched, passed, said):
+    results = []
+    [line] = screened(lambda screen: results.append(cli_eval._gate(rise, 0.1, matched, screen)))
+    assert results == [passed] and line.startswith("gate                     " + said)
 
 
 # ---------------------------------------------------------------------------------- its settings
