@@ -22,7 +22,7 @@ from command_line import (
 from conftest import merged
 
 from pysft.jobs import material
-from pysft.run.begun import READ
+from pysft.run.begun import READ, resume_command
 from pysft.text import examples
 from pysft.training import runner
 from pysft.training.settings import Settings
@@ -184,6 +184,24 @@ def test_a_damaged_finished_stage_is_trained_again_once_its_weights_are_removed(
     weights.unlink()
     report = succeeds(*RESUME, "--json").document
     assert report["weights_sha256"] == trained.report["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    "record, verb",
+    [
+        ('{"verb": "train"}', "train"),
+        ('{"verb": "pretrain"}', "pretrain"),
+        ('{"verb": "rm -r"}', "train"),  # a damaged record must not put words into a command
+        ('{"verb": null}', "train"),
+        ("{}", "train"),
+        ("{", "train"),
+        (None, "train"),
+    ],
+)
+def test_the_command_that_goes_on_has_the_verb_of_the_record(tmp_path, record, verb):
+    if record is not None:
+        (tmp_path / "run.json").write_text(record)
+    assert resume_command(tmp_path) == f"python -m pysft {verb} --resume --out {tmp_path}"
 
 
 # --------------------------------------------------------------------------------- what it refuses

@@ -8,6 +8,7 @@ import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import (
@@ -24,6 +25,10 @@ from command_line import (
     succeeds,
 )
 
+from pysft.cli import info
+from pysft.inference.sampling import CHAT as CHAT_SAMPLING
+from pysft.inference.sampling import Sampling
+from pysft.jobs import compare
 from pysft.jobs import tune as tune_job
 from pysft.jobs import work as work_job
 from pysft.measure.evaluate import loss_after_replay
@@ -31,9 +36,17 @@ from pysft.measure.wording import COMPARED, ended
 from pysft.nn import safetensors
 from pysft.nn.grow import with_outputs
 from pysft.rng import rng
+from pysft.run import tree as tree_module
 from pysft.run.log import read_measurements
-from pysft.run.stage import find_stage, load_stage, read_json, save_stage, weights_sha256
-from pysft.run.tree import base_of, drawn, lineage, parent_folder
+from pysft.run.stage import (
+    find_stage,
+    load_stage,
+    read_json,
+    save_stage,
+    weights_sha256,
+    write_json,
+)
+from pysft.run.tree import base_of, drawn, label, lineage, parent_folder
 from pysft.text.corpora import split_corpus
 from pysft.training import runner
 from pysft.training.flat import PLACES
@@ -278,6 +291,53 @@ def test_a_tuned_parent_answers_where_a_base_completes(chain):
             assert (before in (reply, ended(reply, "length"))) is talks
 
 
+class Talker:
+    """A stage whose tokens are letters, of which it can read at most 9 at a time.
+
+    It answers with its name and the prompt; without `talks` it completes so."""
+
+    def __init__(self, name, talks, letters="abcdefghijklmnopqrstuvwxyz"):
+        self.name, self.can_talk, self.template = name, talks, name
+        self.model = SimpleNamespace(config=SimpleNamespace(context=10), name=name)
+        self.tokenizer = SimpleNamespace(
+            can_write=lambda text: set(text) <= set(letters),
+            encode=list,
+            decode="".join,
+        )
+
+
+@pytest.mark.parametrize("talks", [True, False])
+def test_four_trained_and_six_unseen_prompts_that_the_parent_can_read_are_compared(
+    monkeypatch, talks
+):
+    asked = []
+
+    def answers(model, tokenizer, template, prompts, sampling):
+        assert sampling == CHAT_SAMPLING and template == model.name
+        asked.append((model.name, prompts))
+        return [(f"{model.name} {p}", SimpleNamespace(stop="length")) for p in prompts]
+
+    def completions(model, ids, max_new, sampling):
+        assert (max_new, sampling) == (40, Sampling(temperature=0.8, seed=1))
+        asked.append((model.name, ["".join(one) for one in ids]))
+        return [SimpleNamespace(ids=[model.name, " ", *one]) for one in ids]
+
+    monkeypatch.setattr(compare, "answer", answers)
+    monkeypatch.setattr(compare, "generate", completions)
+    pairs = ["", "UPPER", "a" * 9, "a" * 10, "b", "c", "d", "e"]
+    prompts = [*"ghijklmn", "o" * 10]
+    replies = {"pairs": [(p, "", "end") for p in pairs], "prompts": [(p, "", "") for p in prompts]}
+    sides = compare.compared(Talker("old", talks), Talker("new", True), replies)
+    expected = ["a" * 9, *"bcd", *"ghijkl"]
+    assert sorted(asked) == [("new", expected), ("old", expected)]
+    note = " [no end token]" if talks else ""
+    assert (sides.parent, sides.talks, sides.chat) == ("old", talks, [])
+    assert sides.rows == [
+        [p, f"old {p}{note}", f"new {p}", "length", i < 4] for i, p in enumerate(expected)
+    ]
+    assert sides.to_json() == {"parent": "old", "talks": talks, "rows": sides.rows, "chat": []}
+
+
 def test_the_screen_compares_a_stage_with_its_parent(home, second):
     out = succeeds("eval", second).out
     assert "compared with its parent, sft:" in out
@@ -410,6 +470,50 @@ def test_a_parent_that_was_named_by_a_relative_path_is_found_from_another_folder
     succeeds(*home.fine_tuning(home.data, "--base", "one/sft", "--out", "a/b/two"))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert parents(workdir.path / "a/b/two")[-1] == (str(workdir.path / "one/sft"), True)
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("runs/x/sft", "sft"),
+        ("sft", "sft"),
+        ("runs/x/sft/steps/500", "sft, step 500"),
+        ("runs/x/sft-2/steps/7", "sft-2, step 7"),
+        ("steps", "steps"),
+    ],
+)
+def test_a_stage_is_called_by_its_folder_and_a_checkpoint_by_its_step_too(path, name):
+    assert label(path) == label(Path(path)) == name
+
+
+@pytest.mark.parametrize("step", ["", "/steps/5"])
+def test_a_parent_is_looked_for_in_the_run_then_beside_it_then_at_its_path(
+    tmp_path, monkeypatch, step
+):
+    """Each place is taken only if the ones before it hold nothing, or something else."""
+    digests = {}
+    monkeypatch.setattr(tree_module, "stored_sha256", lambda folder: digests[folder.resolve()])
+    places = [tmp_path / place / f"sft{step}" for place in ("here/two", "here/one", "old/one")]
+    child = tmp_path / "here/two/sft-2"
+    child.mkdir(parents=True)
+    parent = {"path": str(places[2]), "weights_sha256": "a"}
+    write_json(child / "settings.json", {"parent": parent})
+    assert parent_folder(child) is None
+    for place in reversed(places):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_text("")
+        digests[place.resolve()] = "a"
+        assert parent_folder(child) == place
+    digests[places[0].resolve()] = "b"
+    assert parent_folder(child) == places[1]
+    (places[1] / "model.safetensors").unlink()
+    assert parent_folder(child) == places[2]
+
+
+@pytest.mark.parametrize("parent", [None, "sft", {}, {"path": 3}, {"weights_sha256": "a"}])
+def test_a_stage_that_names_no_path_has_no_parent(tmp_path, parent):
+    write_json(tmp_path / "settings.json", {"parent": parent})
+    assert parent_folder(tmp_path) is None
 
 
 def test_a_checkpoint_is_found_as_a_parent_after_both_runs_were_moved(home, workdir):
@@ -548,6 +652,50 @@ def test_info_draws_the_tree_and_follows_parents_in_other_runs(home, second):
         "base",
         "sft",
     ]
+
+
+def test_each_stage_of_the_tree_has_a_line_of_its_own_words():
+    row = {
+        **{"damaged": None, "finished": True, "steps": 1234, "params": 56789, "symbols": 68},
+        **{"precision": "float32", "weights_sha256": "0123456789abcdef", "folder": "r/sft"},
+        **{"parent": "base", "parent_folder": "r/base", "parent_found": True},
+    }
+    whole = "1,234 steps, 56,789 weights, 68 symbols, SHA-256 0123456789ab, r/sft"
+    for changes, words in (
+        ({}, whole),
+        ({"parent_found": None}, whole),
+        (
+            {"parent_found": False},
+            whole + "; its parent base was not found (it was at r/base)",
+        ),
+        ({"precision": "bf16"}, whole.replace("SHA", "products in bf16, SHA")),
+        ({"steps": None}, whole.replace("1,234 steps", "steps unknown")),
+        ({"steps": 0}, whole.replace("1,234 steps", "0 steps")),
+        ({"finished": False}, "not finished: 1,234 steps so far; r/sft"),
+        ({"finished": False, "steps": None}, "not finished: steps unknown so far; r/sft"),
+        ({"damaged": "r/x: cut short"}, "damaged: r/x: cut short"),
+        ({"damaged": "r/x: cut short", "finished": False}, "damaged: r/x: cut short"),
+    ):
+        assert info._described(row | changes) == words
+
+
+def test_info_says_how_to_go_on_with_each_run_that_is_not_finished(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for name in ("b/sft!", "a/sft", "a/sft-2", "c/sft", "d/sft?"):
+        folder = Path(name.rstrip("!?"))
+        folder.mkdir(parents=True)
+        if not name.startswith("c"):  # c has no record, so that nothing can go on
+            write_json(folder.parent / "run.json", {"verb": "train"})
+        row = {"stage": folder.name, "folder": str(folder), "parent_found": None, "steps": 3}
+        row |= {"damaged": "cut" if name.endswith("?") else None, "finished": name.endswith("!")}
+        of_model = {"params": 1, "symbols": 2, "precision": "float32", "weights_sha256": "0"}
+        rows.append(row | of_model | {"parent_folder": None})
+    monkeypatch.setattr(tree_module, "tree", lambda folder: rows)
+    info._show_run(SimpleNamespace(run_folder="a", json=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:29].rstrip() for line in lines[:5]] == ["sft", "sft", "sft-2", "sft", "sft"]
+    assert lines[5:] == ["Go on with: python -m pysft train --resume --out a"]
 
 
 def test_info_names_a_parent_that_is_missing_and_a_stage_that_is_not_finished(second, workdir):
