@@ -129,6 +129,16 @@ def test_nothing_that_is_held_out_stands_in_a_transcript(tmp_path):
     assert not set(made) & (set(held) - set(read))
 
 
+def test_transcripts_are_written_without_the_characters_that_are_replaced(tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(PLAYS.replace("w", ""))  # as in "And where does she live?"
+    data = {"transcripts": 50, "unknown": "replace"}
+    mixed = gather(resolve("tiny", flags={"data": data}, tools=True), str(corpus), None)
+    made = [c for c in mixed.conversations if is_made(c)]
+    assert len(made) == 50
+    assert not any("w" in plain(m["content"]) for c in made for m in c.messages)
+
+
 def test_a_transcript_that_does_not_fit_is_left_out_and_said(tmp_path):
     """The shipped conversations may not be dropped so; nobody wrote the transcripts."""
     mixed = gathered(tmp_path, transcripts=2000, template="chatml")
