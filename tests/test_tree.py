@@ -29,6 +29,7 @@ from pysft.cli import info
 from pysft.inference.sampling import CHAT as CHAT_SAMPLING
 from pysft.inference.sampling import Sampling
 from pysft.jobs import compare
+from pysft.jobs import train as train_job
 from pysft.jobs import tune as tune_job
 from pysft.jobs import work as work_job
 from pysft.measure.evaluate import loss_after_replay
@@ -260,6 +261,39 @@ def test_a_run_means_its_newest_stage_that_can_talk(home, chain, workdir):
 
 
 # ----------------------------------------------------------------- figures beside those of parents
+
+
+def test_no_model_keeps_its_activations_when_other_work_begins(home, workdir, monkeypatch):
+    """A base, its tuned model, the training and each measurement would otherwise hold at once the
+    most that each of them needed."""
+    models, held = {}, []
+
+    def noted(name, owner=tune_job):
+        real = getattr(owner, name)
+
+        def noting(*arguments):
+            if name == "tune":
+                models["base"] = arguments[3].model
+            if name == "train_stage":
+                models["sft"] = arguments[0].model
+            if name != "tune":
+                found = {m for m, model in models.items() if model._activations is not None}
+                held.append((name, found))
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    noted("tune", train_job)
+    for name in ("train_stage", "measure", "measure_sealed", "compared", "parent_figures"):
+        noted(name)
+    succeeds("train", *home.inputs, "--out", "run")
+    [training, *on_the_way, measured, sealed, compares, parents] = held
+    assert training == ("train_stage", {"sft"})  # its loss on base text was just measured
+    assert on_the_way == [("measure", {"sft"})] * 3  # after steps 0, 3 and 6
+    assert (measured, sealed) == (("measure", set()), ("measure_sealed", set()))
+    assert compares == ("compared", set())
+    assert parents == ("parent_figures", {"base"})  # it has just written its texts
+    assert models["sft"]._activations is None
 
 
 def test_forgetting_of_a_further_stage_counts_from_the_base(home, second, chain):
