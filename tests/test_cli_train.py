@@ -560,6 +560,74 @@ def test_the_settings_are_broken_into_lines_of_at_most_110_columns(word, width):
     assert max(map(len, lines[2:-1])) == width
 
 
+def said_by(result) -> list[str]:
+    """What a training said on the way, without its settings, memory, progress and figures."""
+    lines = itertools.takewhile(bool, result.err.splitlines())
+    left_out = ("settings:", "[", "  ", "memory:", "base  step", "sft  step", "sft-2  step")
+    return [line for line in lines if not line.startswith(left_out)]
+
+
+def test_a_training_says_what_it_does_in_this_order(trained):
+    report = trained.report
+    base = json.loads((trained.run / "base/report.json").read_text())
+    run, data, conversations, first, measured, tuned, last = said_by(trained.result)
+    assert run == (
+        f"run: {trained.run}; corpus: {trained.corpus} (10,800 characters to train on, 1,200 held"
+        " out)"
+    )
+    assert data.startswith("data: template chat; graded: every assistant turn; ")
+    assert conversations.startswith("conversations: 54 (6 more held out); graded ")
+    assert first == (
+        f"base: {base['params']:,} weights (1 blocks, 16 channels, 2 heads, context 64)"
+    )
+    assert measured == (
+        f"base: {base['base_loss']:.3f} nats/char on the held-out tail, {base['seconds']:.0f} s"
+    )
+    assert tuned == (
+        f"sft: vocabulary 65 -> 68 (mean rows; base text now {report['grown_base_loss']:.3f}):"
+        f" {report['params']:,} weights (1 blocks, 16 channels, 2 heads, context 64)"
+    )
+    assert last == "measuring sft ..."
+    assert len([line for line in trained.result.err.splitlines() if "memory: at most" in line]) == 1
+
+
+def test_a_fine_tuning_says_which_base_it_counts_forgetting_from(trained, workdir):
+    config = workdir.write("short.toml", SHORT_TUNING)
+    command = ["train", "--config", config, "--data", trained.data, "--corpus", trained.corpus]
+    loss = f"{trained.report['base_loss']:.3f} nats/char on the held-out tail"
+    base, sft = trained.run / "base", trained.run / "sft"
+    for given, words in (
+        (base, f"base: {base}, {loss}"),
+        (sft, f"base: {base}, under {sft}, {loss}"),
+    ):
+        said = said_by(succeeds(*command, "--base", given, "--out", given.name, "--json"))
+        assert said[3] == words and "measuring " in said[-1] and len(said) == 6
+    grown = f"{trained.report['tuned_base_loss']:.3f}"
+    assert said[4].startswith(f"sft-2: vocabulary of 68, as in sft (base text {grown}): ")
+
+
+def test_adapters_are_announced_with_their_weights_and_share(trained, workdir):
+    flags = ("--lora", 2, "--lora-matrices", "qkv", "fc", "--out", "run")
+    result = succeeds(*trained.fine_tuning(trained.data, *flags))
+    [line] = [line for line in said_by(result) if "LoRA" in line]
+    count = result.document["trained_params"]
+    assert count == 2 * (16 + 48 + 16 + 64) + 2 * 3 * 16  # and three rows, read and written
+    assert re.fullmatch(
+        rf"sft: LoRA of rank 2 on qkv, fc: {count} weights are trained \(\d+\.\d\d%\), new rows"
+        r" included\. The others stay frozen",
+        line,
+    )
+
+
+def test_a_corpus_of_one_symbol_gives_no_forgetting_and_the_training_says_so(trained, workdir):
+    corpus = workdir.write("one.txt", "a" * 2000)
+    command = ["train", "--config", trained.config, "--corpus", corpus, "--unknown", "grow"]
+    result = succeeds(*command, "--data", trained.data, "--out", "run", "--json")
+    note = f"{corpus}: it has one symbol alone, which every model predicts, so the loss on base"
+    assert [line.startswith(note) for line in said_by(result)].count(True) == 1
+    assert not any("one symbol" in line for line in said_by(trained.result))
+
+
 @pytest.mark.parametrize("precision, more", [("float32", ")"), ("bf16", ", products in bf16)")])
 def test_a_model_is_announced_with_its_shape(precision, more):
     config = GPTConfig(65, 64, 3, 2, 16, precision=precision)
