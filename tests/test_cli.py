@@ -13,7 +13,13 @@ from command_line import pysft, raising, refusal, succeeds
 from pysft import __version__
 from pysft.cli import arguments, guide, info, reading
 from pysft.cli import gradcheck as cli_gradcheck
-from pysft.nn import gate, gradcheck
+from pysft.cli.main import parser
+from pysft.errors import PysftError
+from pysft.inference.sampling import CHAT, Sampling
+from pysft.jobs import reader as reader_job
+from pysft.jobs import train as train_job
+from pysft.nn import computing, gate, gradcheck
+from pysft.run import stage
 
 VERBS = (
     "train pretrain chat generate eval mask audit gradcheck info select rate diagnose merge report"
@@ -253,6 +259,50 @@ def test_a_document_escapes_what_the_output_cannot_encode(monkeypatch, encoding,
     for document in ({"a": float("nan")}, {"\u20ac": float("inf")}):
         with pytest.raises(ValueError):
             arguments.print_json(document)
+
+
+COMPUTING = ("--ops", "reference", "--threads", 3)
+
+
+@pytest.mark.parametrize(
+    "command, precision",
+    [
+        (("chat", "none"), True),
+        (("generate", "none"), True),
+        (("eval", "none"), True),
+        (("mask", "--run", "none"), True),
+        (("mask", "--prove"), False),
+        (("gradcheck",), False),
+        (("lab", "masking"), False),
+        (("train",), False),
+        (("pretrain",), False),
+    ],
+)
+def test_a_verb_computes_with_the_functions_threads_and_precision_that_were_asked_for(
+    workdir, monkeypatch, command, precision
+):
+    def computing_ops(*arguments):
+        raise PysftError(f"computes with {arguments}")
+
+    for module in (computing, reader_job, train_job):
+        monkeypatch.setattr(module, "computing_ops", computing_ops)
+    asked = ("--precision", "bf16") if precision else ()
+    said = "('reference', 3, 'bf16')" if precision else "('reference', 3)"
+    assert refusal(1, *command, *COMPUTING, *asked).endswith(f"computes with {said}")
+    without = "('kernels', None, None)" if precision else "('kernels', None)"
+    assert refusal(1, *command).endswith(f"computes with {without}")
+
+
+def test_tokens_are_drawn_as_the_flags_say(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(stage, "load_stage", lambda folder, ops: loaded.append((folder, ops)))
+    flags = "--temperature 0.5 --top-k 3 --top-p 0.75 --seed 7 --repetition 1.5".split()
+    args = parser().parse_args(["chat", "run", "--ops", "reference", *flags])
+    assert arguments.talker(args) == (None, Sampling(0.5, 3, 0.75, 7, 1.5))
+    [(folder, ops)] = loaded
+    assert folder == "run" and computing.precision_of(ops) == "float32"
+    for verb, usual in (("chat", CHAT), ("generate", Sampling(0.8, 0, 1.0, 0, 1.0))):
+        assert arguments.talker(parser().parse_args([verb, "run"]))[1] == usual
 
 
 # ------------------------------------------------------------------------- lists, and the build
