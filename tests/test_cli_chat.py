@@ -1,8 +1,16 @@
 """`chat` and `generate`."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from command_line import conversation, lines, pysft, raising, refusal, sentence, succeeds, toml
 
+from pysft.cli import chat as cli_chat
+from pysft.errors import PysftError, UsageError
+from pysft.inference import repl, search, tools
+from pysft.inference import session as inference_session
+from pysft.run import tree
 from pysft.text.corpora import read_corpus
 
 ANSWER = {"prompt", "reply", "stop", "tokens", "tokens_per_s"}  # the names of the --json document
@@ -156,3 +164,109 @@ def test_inside_a_chat_no_error_names_a_flag(unasking, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     result = unasking("refuse")
     assert result.code == 0 and "'\u00e9' (U+00E9)" in result.err and FLAG not in result.err
+
+
+# ------------------------------------------------------------------- tools, and how a reply ends
+
+
+def stage_that(knows_tools=True, **data):
+    """A stage whose template has tokens of tools, which its vocabulary has or lacks."""
+    special = {"<|search_start|>": 70} if knows_tools else {}
+    return SimpleNamespace(
+        folder="run/sft",
+        tokenizer=SimpleNamespace(special=special),
+        template=SimpleNamespace(tool_tokens=("<|search_start|>", "<|code_start|>")),
+        setting=lambda name, usual: data.get(name, usual),
+    )
+
+
+@pytest.mark.parametrize(
+    "knows, docs, no_tools, searched",
+    [
+        (True, None, False, ["town.jsonl"]),
+        (True, ["a.jsonl", "b"], False, ["a.jsonl", "b"]),
+        (True, None, True, None),
+        (True, ["a.jsonl"], True, None),
+        (False, None, False, None),
+        (False, None, True, None),
+    ],
+)
+def test_a_model_that_knows_tools_searches_in_the_documents_unless_told_not_to(
+    monkeypatch, knows, docs, no_tools, searched
+):
+    monkeypatch.setattr(search.Search, "of", lambda paths: [Path(path).name for path in paths])
+    monkeypatch.setattr(tools, "tools", lambda found: {"search": found})
+    args = SimpleNamespace(docs=docs, no_tools=no_tools)
+    found = cli_chat._tools(args, stage_that(knows))
+    assert found == ({} if searched is None else {"search": searched})
+
+
+@pytest.mark.parametrize("no_tools", [False, True])
+def test_documents_are_refused_by_a_model_that_cannot_search(no_tools):
+    args = SimpleNamespace(docs=["a.jsonl"], no_tools=no_tools)
+    with pytest.raises(UsageError, match="run/sft: this model was not trained to search"):
+        cli_chat._tools(args, stage_that(False))
+
+
+@pytest.mark.parametrize(
+    "above, made",
+    [
+        ([0], False),
+        ([5], True),
+        ([0, 5], True),  # a model that was begun from one that learned from transcripts
+        ([0, 0, 0], False),
+        (PysftError("damaged"), None),
+    ],
+)
+def test_a_model_learned_from_made_transcripts_if_it_or_a_parent_did(monkeypatch, above, made):
+    is_damaged = isinstance(above, PysftError)
+    line = [] if is_damaged else [stage_that(transcripts=n) for n in above]
+    monkeypatch.setattr(tree, "lineage", raising(above) if is_damaged else lambda stage: line)
+    for own in (0, 5):
+        expected = own == 5 if is_damaged else made
+        assert cli_chat._learned_from_made(stage_that(transcripts=own)) is expected
+
+
+class Screenless:
+    """A Repl that says what it was asked to do."""
+
+    def __init__(self, session, colour, show_tokens):
+        self.show_tokens = show_tokens
+
+    def text_of(self, reply):
+        return f"text of {reply.stop}"
+
+    def answer(self, text):
+        print(f"answered {text}, tokens shown: {self.show_tokens}")
+
+
+@pytest.mark.parametrize(
+    "stop, said",
+    [
+        ("end", ""),
+        ("length", "pysft: the reply was cut off at its length limit, before an end token\n"),
+        ("tool", "pysft: the reply ended at a call of a tool, which gets no result\n"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_one_answer_says_on_standard_error_why_it_ended(monkeypatch, capsys, stop, said, as_json):
+    document = {"reply": "Aye.", "stop": stop}
+    monkeypatch.setattr(inference_session, "answer_once", lambda session, text: document)
+    monkeypatch.setattr(repl, "Repl", Screenless)
+    session = SimpleNamespace(say=lambda text: (text, SimpleNamespace(stop=stop), 0))
+    args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=False)
+    cli_chat._answer_once(session, args)
+    shown = capsys.readouterr()
+    assert shown.err == said
+    assert shown.out == (
+        f'{{"reply": "Aye.", "stop": "{stop}"}}\n' if as_json else f"text of {stop}\n"
+    )
+
+
+def test_tokens_are_shown_in_place_of_the_reply_but_never_in_a_document(monkeypatch, capsys):
+    monkeypatch.setattr(inference_session, "answer_once", lambda session, text: {"stop": "end"})
+    monkeypatch.setattr(repl, "Repl", Screenless)
+    for as_json, shown in ((True, '{"stop": "end"}'), (False, "answered Hi, tokens shown: True")):
+        args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=True)
+        cli_chat._answer_once(SimpleNamespace(), args)
+        assert capsys.readouterr().out == shown + "\n"
