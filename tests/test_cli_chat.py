@@ -10,6 +10,7 @@ from pysft.cli import chat as cli_chat
 from pysft.errors import PysftError, UsageError
 from pysft.inference import repl, search, tools
 from pysft.inference import session as inference_session
+from pysft.jobs.town import town_chat
 from pysft.run import tree
 from pysft.text.corpora import read_corpus
 
@@ -225,6 +226,13 @@ def test_a_model_learned_from_made_transcripts_if_it_or_a_parent_did(monkeypatch
     for own in (0, 5):
         expected = own == 5 if is_damaged else made
         assert cli_chat._learned_from_made(stage_that(transcripts=own)) is expected
+
+
+def test_a_stage_that_stored_no_number_of_transcripts_learned_from_none(monkeypatch):
+    """An earlier version knew no transcripts."""
+    monkeypatch.setattr(tree, "lineage", lambda stage: [stage])
+    assert cli_chat._learned_from_made(stage_that()) is False
+    assert town_chat(stage_that()) == []
 
 
 class Screenless:

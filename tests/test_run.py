@@ -144,6 +144,17 @@ def test_eval_and_chat_need_nothing_but_the_stages_folder(trained, workdir, monk
     assert os.listdir() == ["moved"]
 
 
+def test_a_stage_that_stored_no_settings_of_its_data_is_measured_by_the_usual_ones(trained, run):
+    path = run / "sft/settings.json"
+    document = json.loads(path.read_text())
+    document["settings"]["data"] = {}
+    path.write_text(json.dumps(document))
+    report = succeeds("eval", run, "--json").document
+    assert "tools" not in report and report["chat"] == []
+    for name, value in figures(trained.report).items():
+        assert name not in report or report[name] == value, name
+
+
 @pytest.mark.parametrize(
     "name, content",
     [
