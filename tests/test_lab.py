@@ -21,13 +21,25 @@ from small_lab import SCALE, lab_at, record_of, small_presets, write_corpus
 
 from pysft import IGNORE
 from pysft.batch import Example
+from pysft.cli import lab as cli_lab
 from pysft.cli import main as cli
 from pysft.cli.arguments import available_threads
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.lab import lab as lab_module
-from pysft.lab import markers, names, parallel, part, personas, records, study, table, trial
+from pysft.lab import (
+    markers,
+    names,
+    overview,
+    parallel,
+    part,
+    personas,
+    records,
+    study,
+    table,
+    trial,
+)
 from pysft.lab.arm import standard
-from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS
+from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS, precision
 from pysft.lab.experiments.arms import PLAIN, pairs_arm, plain
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.experiments.forgetting import matched
@@ -39,7 +51,7 @@ from pysft.lab.study import BAD, GOOD, PARTLY, T95, interval, verdict
 from pysft.lab.table import cell
 from pysft.lab.variants import exchange
 from pysft.measure import figures
-from pysft.nn import gate
+from pysft.nn import computing, gate
 from pysft.run.stage import write_json
 from pysft.text.render import render
 from pysft.text.templates import CHAT
@@ -1150,3 +1162,80 @@ def test_the_loss_on_replies_is_that_of_the_first_hundred_conversations():
 def test_several_experiments_run_on_as_many_processes_as_there_are_threads(monkeypatch):
     monkeypatch.setenv("PYSFT_NUM_THREADS", "3")
     assert [available_threads(n) for n in (None, 1, 2)] == [3, 1, 2]
+
+
+@pytest.fixture
+def carried_out(tmp_path, monkeypatch):
+    """A function that runs `lab` with these flags. No experiment is carried out.
+
+    It gives (what the command returned and printed, the names that were studied, the jobs of each
+    call that was made side by side)."""
+    studied, jobs = [], []
+
+    def studies(experiment, lab, seeds):
+        studied.append((experiment.name, seeds))
+        return {"name": experiment.name, "verdict": "holds", "title": experiment.title}
+
+    monkeypatch.setattr(study, "study", studies)
+    monkeypatch.setattr(table, "text", lambda document: f"table of {document['name']}")
+    monkeypatch.setattr(overview, "write_page", lambda folder: folder / "index.html")
+    monkeypatch.setattr(
+        cli_lab, "_side_by_side", lambda lab, names, args, n, screen: jobs.append(n)
+    )
+    monkeypatch.setenv("PYSFT_NUM_THREADS", "3")
+
+    def carry_out(*flags):
+        done = pysft("lab", *flags, "--out", tmp_path / "lab")
+        return done, studied, jobs
+
+    return carry_out
+
+
+@pytest.mark.parametrize(
+    "flags, jobs",
+    [
+        (("masking",), []),
+        (("masking", "masking"), []),
+        (("masking", "forgetting"), [3]),
+        (("masking", "forgetting", "--threads", 2), [2]),
+        (("masking", "forgetting", "--jobs", 1), []),
+        (("masking", "--jobs", 2), [2]),
+    ],
+)
+def test_more_than_one_experiment_is_carried_out_side_by_side(carried_out, flags, jobs):
+    done, studied, found = carried_out(*flags, "--seeds", 2)
+    names = list(dict.fromkeys(flag for flag in flags if flag in EXPERIMENTS))
+    assert done.code == 0 and found == jobs
+    assert studied == [(name, 2) for name in names]
+
+
+def test_each_experiment_is_announced_and_the_verdicts_stand_at_the_end(carried_out, tmp_path):
+    done, _, _ = carried_out("masking", "forgetting")
+    first, second = EXPERIMENTS["masking"].title, EXPERIMENTS["forgetting"].title
+    assert done.out.splitlines() == [
+        *("[1 of 2] masking", "table of masking", ""),
+        *("[2 of 2] forgetting", "table of forgetting", ""),
+        *(f"{'holds':<20} {first}", f"{'holds':<20} {second}", ""),
+        f"The page: {tmp_path / 'lab/index.html'}",
+    ]
+
+
+def test_without_products_in_bf16_all_means_all_but_the_experiment_about_them(
+    carried_out, monkeypatch
+):
+    monkeypatch.setattr(precision, "can_run", lambda ops: False)
+    done, studied, _ = carried_out("all", "--ops", "reference")
+    assert done.code == 0 and "precision: left out, because this processor" in done.out
+    assert [name for name, _ in studied] == [name for name in EXPERIMENTS if name != "precision"]
+    studied.clear()
+
+    def in_precision(ops, name):
+        raise UsageError(f"no products in {name} here")
+
+    monkeypatch.setattr(computing, "in_precision", in_precision)
+    done, studied, _ = carried_out("precision")
+    assert done.code == 2 and "no products in bf16 here" in done.err and studied == []
+    monkeypatch.setattr(precision, "can_run", lambda ops: True)
+    done, studied, _ = carried_out("all")
+    assert "precision: left out" not in done.out
+    assert [name for name, _ in studied] == list(EXPERIMENTS)
