@@ -9,7 +9,8 @@ number changed by one, a statement deleted, a key renamed, a name put in another
 condition negated. mutants.py and c_mutants.py say what is left alone.
 
 A fault of Python is tried with the tests that run its statement (covered.py), the quickest first,
-and if they all pass with the whole files that hold them. The test that fails is run once more
+and if they all pass with the whole files that hold them, and with the tests that read the sources
+and run none of them (READERS). The test that fails is run once more
 without the fault; if it fails then too, it does not count. A fault of C is tried with the files
 that faults.txt names for its source, which must pass without a fault. If the compiler makes the
 same code of it, or refuses it, another one is drawn. A test that is not finished in time counts as
@@ -42,6 +43,7 @@ SHARE = 0.75  # of Python, if only their number is given
 STARTUP = 60  # seconds that the tests of a fault may take, and SLOWER times what they took before
 SLOWER = 4
 FEW = 4  # files of tests that are tried first; reading a file of tests takes time too
+READERS = tuple(f"tests/test_{name}.py" for name in ("published_sizes", "layering", "row_faults"))
 # pysft/nn/_build.py runs only when the C part is built.
 NOT_TRIED = ("pysft/nn/_build.py",)
 
@@ -182,14 +184,14 @@ class PythonTrial:
         return found
 
     def _failing(self, copy, chosen: list[str]) -> str:
-        """The first of the tests that fails; "" if all pass, and then the rest of their files."""
-        if not chosen:
-            return ""
+        """The first that fails of the tests, of the rest of their files, and of READERS; "" if all
+        pass."""
         files = list(dict.fromkeys(map(covered.file_of, chosen)))
         rest = [t for t in list(self.found.seconds) if covered.file_of(t) in files]
         rest = self.found.ordered(set(rest) - set(chosen))
         first = [t for t in chosen if covered.file_of(t) in files[:FEW]]
-        for some in (first, chosen[len(first) :], rest):
+        readers = [t for t in list(self.found.seconds) if covered.file_of(t) in READERS]
+        for some in (first, chosen[len(first) :], rest, readers):
             noticed = self._run(copy, some) if some else ""
             if noticed:
                 return noticed
