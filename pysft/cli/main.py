@@ -24,6 +24,7 @@ from pysft.cli import (
     report,
     select,
     train,
+    world,
 )
 from pysft.cli.arguments import EXIT_CODES
 from pysft.console import hush
@@ -55,6 +56,7 @@ VERBS = {
         merge,
         report,
         lab,
+        world,
         mask,
         audit,
         gradcheck,

@@ -1,0 +1,88 @@
+"""`pysft world`: write an invented world as plain files: its texts, its questions and the truth."""
+
+from pathlib import Path
+
+from pysft.cli.arguments import positive, print_json, whole
+
+HELP = "invent a world of people and facts; write its texts, questions and truth as plain files"
+EXAMPLES = (
+    "world --out worlds/one",
+    "world --seed 7 --people 400 --relations 3 --out worlds/large",
+    "world --tellings 0 10 30 100 300 500 1000 --out worlds/uneven",
+)
+
+
+def add_arguments(p):
+    p.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
+    p.add_argument(
+        "--seed", type=whole, default=1, metavar="N", help="the same seed gives the same world"
+    )
+    p.add_argument(
+        "--people", type=positive, default=100, metavar="N", help="how many people (default 100)"
+    )
+    for name in ("places", "things"):
+        p.add_argument(
+            f"--{name}", type=whole, default=0, metavar="N", help=f"how many {name} (default 0)"
+        )
+    p.add_argument(
+        "--days", type=whole, default=16, metavar="N", help="days with a feast (default 16)"
+    )
+    p.add_argument(
+        "--strangers",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="names that nobody has (default 0: as many as people)",
+    )
+    p.add_argument(
+        "--attributes",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="how many a person has of trade, street, pet and dish (default 4)",
+    )
+    p.add_argument(
+        "--relations",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="how many a person has of neighbour, seller and teacher (default 0); they give"
+        " questions of two hops",
+    )
+    p.add_argument(
+        "--tellings",
+        type=whole,
+        nargs="+",
+        default=(512,),
+        metavar="N",
+        help="how often the text tells each fact of an entity (default 512); of several numbers,"
+        " each is that of some entities",
+    )
+
+
+def run(args):
+    from pysft.world.facts import WorldSettings, make
+    from pysft.world.files import write_world
+
+    settings = WorldSettings(
+        args.people, args.places, args.things, args.days, args.strangers, args.attributes,
+        args.relations, tellings=tuple(args.tellings), seed=args.seed,
+    )  # fmt: skip
+    folder = Path(args.out)
+    world = make(settings)
+    document = write_world(world, folder)
+    if args.json:
+        print_json({"folder": str(folder), **document})
+        return
+    asked = ", ".join(f"{n:,} {split}" for split, n in document["questions"].items())
+    print(f"{folder}: {document['entities']:,} entities, {document['strangers']:,} names of nobody")
+    print(f"text.txt: {document['characters']:,} characters")
+    print(f"questions: {asked}")
+    print(f"\n{world.entities[0].name}, as the text tells:\n{_first(world)}")
+
+
+def _first(world) -> str:
+    from pysft.rng import rng
+    from pysft.world.tell import telling
+
+    return telling(world.entities[0], rng(world.settings.seed, "world", "example"))

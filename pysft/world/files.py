@@ -1,0 +1,58 @@
+"""A world as plain files, which other programs can read.
+
+world.json         the settings that made it, and how many there are of everything
+entities.jsonl     an entity on each line: its name, kind, split, number of tellings and facts
+strangers.jsonl    a name that nobody has on each line, and its split
+text.txt           the text that tells of it
+train.jsonl        questions, one on each line: "prompt", "completion" (a right reply) and what
+reward.jsonl       is true; a file for each split
+ppo.jsonl
+sealed.jsonl"""
+
+import json
+from pathlib import Path
+
+from pysft import disk
+from pysft.errors import UsageError
+from pysft.world.ask import questions
+from pysft.world.facts import SPLITS, World
+from pysft.world.tell import tell
+
+
+def write_world(world: World, folder: Path) -> dict:
+    """Write a world to a folder that is new or empty. Return what world.json holds: "settings", and
+    how many "entities", "strangers", "characters" of text and "questions" of each split there
+    are. A UsageError if the folder holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder}: it is not empty; name a new folder")
+    disk.make_folder(folder)
+    text = tell(world)
+    asked = {split: questions(world, split) for split in SPLITS}
+    _write(folder / "text.txt", text)
+    _write_lines(folder / "entities.jsonl", [e.to_json() for e in world.entities])
+    strangers = [{"name": name, "split": split} for name, split in world.strangers.items()]
+    _write_lines(folder / "strangers.jsonl", strangers)
+    for split, some in asked.items():
+        _write_lines(folder / f"{split}.jsonl", [_row(q.to_json()) for q in some])
+    document = {
+        "settings": world.settings.to_json(),
+        "entities": len(world.entities),
+        "strangers": len(strangers),
+        "characters": len(text),
+        "questions": {split: len(some) for split, some in asked.items()},
+    }
+    _write(folder / "world.json", json.dumps(document, indent=1) + "\n")  # last: all is there
+    return document
+
+
+def _row(question: dict) -> dict:
+    """Name a right reply as files of conversations do."""
+    return {"prompt": question.pop("prompt"), "completion": question.pop("answer"), **question}
+
+
+def _write(path: Path, text: str) -> None:
+    disk.replace(path, [text.encode()])
+
+
+def _write_lines(path: Path, rows: list[dict]) -> None:
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
