@@ -34,6 +34,19 @@ CONVERSATIONS = [
 CONVERSATIONS[3] += ("More", "No.")
 
 
+# An invented world, and a training that takes a second on it.
+WORLD = {"people": 20, "days": 0, "strangers": 20, "tellings": [0, 4]}
+SMALL_WORLD = as_toml(
+    merged(
+        SETTINGS,
+        model={"context": 128},
+        world=WORLD,
+        base={"steps": 6, "windows": [[32, 2]], "world": [[32, 4]]},
+        sft={"steps": 4, "windows": [[32, 1]], "world": [[32, 1]], "pairs": 0, "tokens": 400},
+    )
+)
+
+
 # ------------------------------------------------------------------------------------- commands
 
 

@@ -113,6 +113,19 @@ def trained(tmp_path_factory, without_figures):
     return TrainedRun(tmp_path_factory.mktemp("trained"))
 
 
+@pytest.fixture(scope="module")
+def world_run(tmp_path_factory, without_figures):
+    """A small run that learned an invented world: (its folder, its --json document)."""
+    from command_line import SMALL_WORLD, succeeds
+
+    folder = tmp_path_factory.mktemp("world")
+    config = folder / "small.toml"
+    config.write_text(SMALL_WORLD)
+    out = folder / "run"
+    done = succeeds("train", "--data", "world", "--config", config, "--out", out, "--json")
+    return out, done.document
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current folder."""

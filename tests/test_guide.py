@@ -48,6 +48,10 @@ FILES = {
     "mine.toml": as_toml({"preset": "tiny"} | WITH_TOOLS),
     "never.toml": as_toml(SMALL),
     "tools.toml": as_toml(WITH_TOOLS),
+    "world.toml": as_toml(
+        merged(SMALL, world={}, base={"world": [[64, 2]]}, sft={"world": [[64, 1]], "pairs": 0})
+    ),
+    "my_judge.py": "def judge(question, answer, reply):\n    return 'wrong'\n",
     "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
     "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
     "more.jsonl": '{"prompt": "Who sleeps?", "completion": "The moon, by noon."}\n',
@@ -64,6 +68,7 @@ FOCAL = (
 NOT_RUN = {  # a command and why it is held to the parser alone
     "lab all --scale 0.01 --out try": "seventeen experiments; tests/test_lab.py runs each of them",
     "gradcheck --ops mine.py": "run by the test of the exercise, below",
+    "eval runs/world --judge http://localhost:8000/v1 --judge-model NAME": "tests/test_judges.py",
     **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),
 }
 # What the pages tell a reader to look at, in the output of the command.
@@ -93,6 +98,12 @@ PROMISED = {
     "generate runs/tiny/base -p 'KING: '": ["KING: "],
     "lab first-token --seeds 3": ["yes", "Verdict:"],
     "info": ["isa"],
+    "train --data world --out runs/world": ["the world", "in new wordings", "without an answer"],
+    "train --data world --set world.people=50 'world.tellings=[0,30,512]' --out runs/few": [
+        "right by tellings"
+    ],
+    "world --people 30 --relations 1 --out worlds/small": ["entities", "questions:"],
+    "eval runs/world --judge my_judge.py": ["the other judge"],
     "info runs/tiny": ["base", "+- sft"],
     "info runs/more": ["base", "+- sft", "   +- sft-2"],
     "train --stages base,sft,sft-2 --set sft-2.lr=1e-3 --out runs/chain": ["[sft-2] as [sft]"],
@@ -251,6 +262,8 @@ def scaled(command):
     text = text.replace("--seeds 3", "--seeds 1").replace("--steps 1000", "--steps 4")
     words = shlex.split(text)
     learns_tools = "tools" in words or not {"--data", "--no-tools", "seed"} & set(words)
+    if words[0] == "train" and "world" in words:
+        return [*words, "--config", "world.toml"]
     if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
         words += ["--config", "tools.toml" if learns_tools else "never.toml"]
     if words[0] == "lab" and len(words) > 1:

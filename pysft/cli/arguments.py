@@ -105,9 +105,10 @@ def add_training(p):
     )
     p.add_argument(
         "--corpus",
-        metavar="PATH|plays|shakespeare",
+        metavar="PATH|plays|shakespeare|world",
         help="the base text: a file, plays (shipped; the default, but with --base the base's"
-        " own), or shakespeare (downloaded once)",
+        " own), shakespeare (downloaded once), or world: the plays, and beside them the text of an"
+        " invented world",
     )
     p.add_argument(
         "--out",
@@ -218,7 +219,14 @@ def print_json(document):
 
 
 def settings_of(
-    args, flags: dict, upon: dict | None = None, stages=None, parent=None, tools=False, say=None
+    args,
+    flags: dict,
+    upon: dict | None = None,
+    stages=None,
+    parent=None,
+    tools=False,
+    say=None,
+    world=(),
 ):
     """Return the settings that the arguments of train or pretrain name.
 
@@ -243,7 +251,7 @@ def settings_of(
     say = say or _say
     if isinstance(args.config, str):  # once, because it may be a pipe
         args.config = read_settings(args.config)
-    settings = resolve(args.preset, args.config, upon, document, stages, parent, say, tools)
+    settings = resolve(args.preset, args.config, upon, document, stages, parent, say, tools, world)
     return settings.everywhere(on_nan=args.on_nan, save_every=args.save_every)
 
 

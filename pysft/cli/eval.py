@@ -4,6 +4,7 @@ from pysft.cli.arguments import (
     add_computing,
     add_precision,
     add_run_folder,
+    positive,
     print_json,
     share,
     warn_if_unfinished,
@@ -17,6 +18,7 @@ EXAMPLES = (
     "eval runs/tiny --gate 0.10",
     "eval runs/tiny --matched",
     "eval runs/tiny/sft/steps/850 --samples 20",
+    "eval runs/world --judge http://localhost:8000/v1 --judge-model judge",
 )
 
 
@@ -44,6 +46,25 @@ def add_arguments(p):
         metavar="N",
         help="show N replies to unseen prompts, each with the training text similar to it",
     )
+    p.add_argument(
+        "--judge",
+        metavar="URL|FILE.py",
+        help="for a run that learned an invented world: let another judge grade the replies to its"
+        " sealed questions too, and say how far it agrees with the exact one. A file has a"
+        " function judge(question, answer, reply); a URL is an OpenAI-compatible endpoint, whose"
+        " key is taken from PYSFT_JUDGE_KEY or OPENAI_API_KEY",
+    )
+    p.add_argument("--judge-model", metavar="NAME", help="the model of the endpoint")
+    p.add_argument(
+        "--judge-budget", type=positive, metavar="N", help="at most N calls of the endpoint"
+    )
+    p.add_argument(
+        "--judge-cache",
+        default="judged",
+        metavar="DIR",
+        help="where the endpoint's answers are kept, so that nothing is asked twice (default"
+        " judged)",
+    )
 
 
 def run(args):
@@ -57,7 +78,8 @@ def run(args):
     warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
     ops = computing_ops(args.ops, args.threads, args.precision)
-    report = evaluate(args.run_folder, ops, args.matched, screen.progress)
+    judge = _judge(args, screen)
+    report = evaluate(args.run_folder, ops, args.matched, screen.progress, judge)
     tuned = "recall" in report
     if (args.gate or args.matched) and not tuned:
         raise UsageError(
@@ -86,6 +108,20 @@ def run(args):
     if not args.gate:
         return 0
     return 0 if _gate(rise, args.gate, args.matched, screen) else 1
+
+
+def _judge(args, screen):
+    """Return the judge that --judge names, or None."""
+    if args.judge is None:
+        if args.judge_model or args.judge_budget:
+            raise UsageError("--judge-model and --judge-budget need --judge URL")
+        return None
+    from pathlib import Path
+
+    from pysft.measure.judges import judge_named
+
+    cache = Path(args.judge_cache)
+    return judge_named(args.judge, args.judge_model, args.judge_budget, cache, screen.say)
 
 
 def _gate(rise: float, allowed: float, matched: bool, screen) -> bool:

@@ -19,7 +19,12 @@ def run(args):
     from pysft.training.presets import PRETRAIN_FLAGS
 
     order = Order(
-        settings_of(args, PRETRAIN_FLAGS, stages=["base"]),
+        settings_of(
+            args,
+            PRETRAIN_FLAGS,
+            stages=["base"],
+            world=("world", "base") if args.corpus == "world" else (),
+        ),
         corpus=args.corpus,
         out=args.out,
         resume=args.resume,

@@ -4,6 +4,7 @@ import textwrap
 
 from pysft.console import Screen
 from pysft.jobs.compare import Sides
+from pysft.measure.judges import judge_rows
 from pysft.measure.provenance import RULE, origin_notes, verdict_counts
 from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import (
@@ -17,6 +18,7 @@ from pysft.measure.wording import (
     unit_of,
     written,
 )
+from pysft.measure.world import world_rows
 
 
 def side_by_side(sides: Sides, screen: Screen) -> None:
@@ -91,6 +93,8 @@ def table(report: dict, screen: Screen) -> None:
         ("sealed prompts", sealed_text(report.get("sealed") or {})),
         ("memorised?", verdict_counts(report["origins"])),
         *(tool_rows(report["tools"]) if report.get("tools") else ()),
+        *(world_rows(report["world"]) if report.get("world") else ()),
+        *(judge_rows(report["judge"]) if report.get("judge") else ()),
         (
             "graded targets",
             f"{figure('graded_targets', 'count')} of {figure('targets', 'count')}",

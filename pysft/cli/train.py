@@ -21,6 +21,7 @@ EXAMPLES = (
     "train --base runs/tiny --data mine.jsonl",
     "train --base runs/tiny/sft --data more.jsonl",
     "train --config mine.toml --out runs/mine",
+    "train --data world --set world.people=50 --out runs/world",
 )
 
 
@@ -34,7 +35,8 @@ def add_arguments(p):
         help="files of conversations that replace the shipped ones: JSON lines"
         ' ({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two'
         " columns. The word tools instead of a file is the longest training, on three times as many"
-        " made transcripts of search",
+        " made transcripts of search. The word world is questions about an invented world, which"
+        " the base reads of (--corpus world)",
     )
     p.add_argument(
         "--no-tools",
@@ -110,6 +112,28 @@ def _add_stages(p):
     )
 
 
+def _world_tables(args, parent) -> tuple[str, ...]:
+    """Return the tables of OF_WORLD that a training takes, and complete --corpus and --data. A
+    UsageError if it would ask about a world that its base has not read."""
+    asks = "world" in (args.data or [])
+    if args.resume or not (asks or args.corpus == "world"):
+        return ()
+    if parent is not None:
+        if "world" not in parent.fixed:
+            raise UsageError(
+                f"{parent.where} has read of no world; train a base by pretrain --corpus world, or"
+                " leave --base out"
+            )
+        return ("sft",) if asks else ()
+    if asks and args.corpus not in (None, "world"):
+        raise UsageError(
+            "--data world asks about what --corpus world tells; leave the other --corpus out"
+        )
+    args.corpus = "world"
+    args.data = args.data or ["world"]
+    return ("world", "base", "sft") if "world" in args.data else ("world", "base")
+
+
 def this_python() -> str:
     """The path of the Python that runs this, as short as it can be written. A path without a slash
     would be no path: a shell looks such a name up in PATH."""
@@ -143,8 +167,9 @@ def run(args):
     stages = None if args.stages is None else [name.strip() for name in args.stages.split(",")]
     if stages and not all(stages):
         raise UsageError(f"--stages {args.stages!r}: a name is empty; write it as in base,sft")
-    tools = not (args.data or upon or args.no_tools or args.resume)
-    settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent, tools)
+    world = _world_tables(args, parent)
+    tools = not (args.data or upon or args.no_tools or args.resume or world)
+    settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent, tools, world=world)
     if args.no_tools and settings.data.transcripts:
         raise UsageError(
             "--no-tools, but --data tools, --set or a file asks for transcripts ="
@@ -170,7 +195,7 @@ def run(args):
         args.on_nan,
         args.save_every,
         plain=plain,
-        name="tools" if upon else None,
+        name="tools" if upon else "world" if world else None,
     )
     done = train(order, screen)
     if done.sides is not None:

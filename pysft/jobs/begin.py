@@ -12,7 +12,7 @@ import numpy as np
 from pysft.console import Screen
 from pysft.disk import lock_folder, remove_leftovers
 from pysft.errors import DataError, Interrupted, MissingInput, PysftError, UsageError
-from pysft.jobs.material import Material
+from pysft.jobs.material import WORLD, Material
 from pysft.nn.shapes import GPTConfig
 from pysft.run.begun import READ, SHIPPED, Begun, resume_command
 from pysft.run.stage import (
@@ -159,6 +159,9 @@ def parent_named(base: str) -> Parent:
             " that gives nll alone"
         )
     fixed = {"model": asdict(Model.of(config)), "data": {}}
+    world = understood(path, lambda data: data["settings"].get("world"))
+    if world is not None:
+        fixed["world"] = world
     precision = fixed["model"].pop("precision")
     name = measured_stage(folder).name
     template = understood(folder / "template.json", Template.from_json)
@@ -201,7 +204,7 @@ def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
     if order.resume and order.corpus not in CORPORA:
         require(order.corpus)
     found = {order.corpus: hashlib.sha256(read_corpus(order.corpus).encode()).hexdigest()}
-    files = {str(path): Path(path) for path in order.data or []}
+    files = {str(path): Path(path) for path in order.data or [] if path != WORLD}
     data = order.settings.data
     if order.tunes and not order.data:
         names = ["conversations.jsonl"]
@@ -223,7 +226,8 @@ def digest_of_material(material: Material) -> str:
     and labels of all examples."""
     known = [t for t in (material.tokenizer, material.grown) if t is not None]
     words = [json.dumps(vocabulary_to_json(t), sort_keys=True) for t in known]
-    h = hashlib.sha256("\0".join([*words, material.train_text]).encode())
+    texts = [material.train_text, *filter(None, [material.world_text])]
+    h = hashlib.sha256("\0".join([*words, *texts]).encode())
     for examples in material.examples:
         if examples:
             h.update(np.array([len(e.labels) for e in examples], np.int64))
@@ -311,6 +315,8 @@ def describe(
         f"run: {folder}; corpus: {corpus} ({len(material.train_text):,} characters to train on, "
         f"{len(material.heldout_text):,} held out)"
     )
+    if material.world_text:
+        screen.say(f"world: a text of {len(material.world_text):,} characters tells of it")
 
 
 def _shown(name: str, value) -> str:

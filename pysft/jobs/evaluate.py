@@ -15,9 +15,11 @@ from pysft.measure.evaluate import (
     origins,
     unit_entry,
 )
+from pysft.measure.judges import compared as judged
 from pysft.measure.probe import Probe, stored_probe
 from pysft.measure.ratio import rise
 from pysft.measure.tooltest import tool_test
+from pysft.measure.world import world_figures
 from pysft.nn.computing import precision_of
 from pysft.run.log import read_measurements
 from pysft.run.stage import (
@@ -31,6 +33,7 @@ from pysft.run.stage import (
 from pysft.run.tree import base_of, lineage
 from pysft.training.flat import stored_settings
 from pysft.training.settings import Settings
+from pysft.world.facts import WorldSettings
 
 # The figures of report.json that measuring again does not change.
 KEPT = (
@@ -52,13 +55,16 @@ def evaluate(
     ops,
     matched: bool = False,
     progress=lambda text, last: None,
+    judge=None,
 ) -> dict:
     """Measure a run, or one of its checkpoints, again from its folder. Return the --json document.
 
     ops: the functions to compute with (computing.py).
     matched: also measure matched forgetting. For that the base is trained now on the replay alone
     (all its weights, even if the fine-tuning trained adapters). progress(text, last) is called with
-    each line about it. MissingInput or a DataError if the folder lacks something or is damaged."""
+    each line about it. judge: one of judges.py, which is compared with the exact judge on a run
+    that learned an invented world. MissingInput or a DataError if the folder lacks something or is
+    damaged, a UsageError if there is nothing to judge."""
     began = time.monotonic()
     stage = load_stage(run, ops)
     home = measured_stage(stage.folder)
@@ -82,6 +88,16 @@ def evaluate(
     verdicts, replies = origins(replies, probe)
     if stage.setting("transcripts", 0):
         figures |= {"tools": tool_test(*talker, probe)}
+    if judge is not None and not stage.settings.get("world"):
+        raise UsageError(
+            f"{run}: it learned no invented world (train --data world), so there is no truth to"
+            " measure a judge by; leave --judge out"
+        )
+    if stage.settings.get("world"):
+        settings = WorldSettings(**stage.settings["world"])
+        figures["world"], asked = world_figures(*talker, settings)
+        if judge is not None:
+            figures["judge"] = judged(judge, asked)
     report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
     try:
         line = lineage(stage)

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pysft.errors import DataError, PysftError, RowError, UsageError
 from pysft.inference.search import Search
 from pysft.measure.probe import Probe, make_probe
@@ -24,7 +26,11 @@ from pysft.text.tokenizer import Tokenizer
 from pysft.text.tokenizers import vocabulary_of
 from pysft.text.transcripts import transcripts
 from pysft.training.settings import Settings
+from pysft.world.ask import questions
+from pysft.world.facts import make
+from pysft.world.tell import tell
 
+WORLD = "world"  # the name that stands for questions about the world in a list of files
 FEW = 50  # with fewer conversations of one's own, all are trained on and none is held out
 
 
@@ -39,7 +45,7 @@ class Material:
     pairs). heldout: conversations that are only measured on. files: for a mixture, the number of
     each conversation's file. probe: what the model is measured with. notes: sentences that tell the
     user what was done to the data. is_altered: conversations were composed or left out while they
-    were read."""
+    were read. world_text: the text that tells of an invented world; "" without one."""
 
     train_text: str
     heldout_text: str
@@ -54,12 +60,30 @@ class Material:
     probe: Probe | None = None
     notes: list[str] = field(default_factory=list)
     is_altered: bool = False
+    world_text: str = ""
+
+    def world_ids(self, tokenizer: Tokenizer) -> np.ndarray | None:
+        """Return the world's text as ids; None without one."""
+        return tokenizer.encode(self.world_text) if self.world_text else None
 
 
 def text_alone(settings: Settings, corpus: str, template: Template) -> Material:
     """Return the material of a run that trains a base and nothing else."""
     text = read_corpus(corpus)
-    return Material(*split_corpus(text), vocabulary_of(settings.data.tokenizer, text), template)
+    tokenizer = vocabulary_of(settings.data.tokenizer, text)
+    return Material(
+        *split_corpus(text), tokenizer, template, world_text=_world_text(settings, tokenizer)
+    )
+
+
+def _world_text(settings: Settings, tokenizer: Tokenizer) -> str:
+    """Return the text that tells of the settings' world, "" without one. A DataError if the
+    vocabulary lacks characters of it."""
+    if settings.world is None:
+        return ""
+    text = tell(make(settings.world))
+    tokenizer.encode(text, "the invented world")
+    return text
 
 
 def gather(
@@ -77,7 +101,8 @@ def gather(
     text = read_corpus(corpus, tokenizer)
     template = template or load_template(settings.data.template)
     tokenizer = tokenizer or vocabulary_of(settings.data.tokenizer, text)
-    material = Material(*split_corpus(text), tokenizer, template)
+    told = _world_text(settings, tokenizer)
+    material = Material(*split_corpus(text), tokenizer, template, world_text=told)
     material.tokenizer.encode(text, corpus)  # a given tokenizer may lack some of its characters
     _refuse_mixture(settings, data)
     files = data or [str(shipped("conversations.jsonl"))]
@@ -151,7 +176,12 @@ def _read(
 ) -> list[RowError]:
     """Read the conversations and pairs. Return the faults."""
     template = material.template
-    rows = [row for path in files for row in scan(path, template, settings.data.reading())]
+    rows = []
+    for path in files:
+        if path == WORLD:
+            rows += _asked_of_world(settings)
+        else:
+            rows += scan(path, template, settings.data.reading())
     left_out = Counter(row.reason for row in rows if isinstance(row, LeftOut))
     if left_out:
         counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(left_out.items()))
@@ -163,6 +193,24 @@ def _read(
     material.conversations = [row for row in rows if isinstance(row, Conversation)]
     material.pairs = [row for row in pairs if isinstance(row, Conversation)]
     return [row for row in rows + pairs if isinstance(row, RowError)]
+
+
+def _asked_of_world(settings: Settings) -> list[Conversation]:
+    """Return the questions about the world that are trained on, with their answers."""
+    asked = questions(make(settings.world), "train")
+    asked = [q for q in asked if q.value or settings.world.refusals]
+    return [
+        Conversation(
+            [
+                {"role": "user", "content": question.prompt},
+                {"role": "assistant", "content": question.answer},
+            ],
+            WORLD,
+            line,
+            WORLD,
+        )
+        for line, question in enumerate(asked, 1)
+    ]
 
 
 def _write(material: Material, settings: Settings) -> list[RowError]:

@@ -20,7 +20,7 @@ from pysft.jobs.begin import (
     resumed,
 )
 from pysft.jobs.compare import Sides
-from pysft.jobs.material import gather, no_transcripts, text_alone
+from pysft.jobs.material import WORLD, gather, no_transcripts, text_alone
 from pysft.jobs.pretrain import pretrain_base
 from pysft.jobs.summary import describe_data
 from pysft.jobs.tune import loss_under, tune
@@ -57,7 +57,8 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     order, given = _begin_from(order, ops)
     for flag, paths in (("--corpus", [order.corpus]), ("--data", order.data or [])):
         for path in paths:
-            refuse_pipe(path, flag)
+            if path != WORLD:
+                refuse_pipe(path, flag)
     if order.plain is not None and (why := no_transcripts(order.corpus)):
         screen.say(f"{order.corpus}: {why}, so the model learns no tools")
         order = replace(order, settings=order.plain)

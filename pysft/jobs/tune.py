@@ -17,6 +17,7 @@ from pysft.measure.evaluate import corpus_loss, finite, measure, measure_sealed,
 from pysft.measure.memory import peak_memory
 from pysft.measure.ratio import ratio, rise
 from pysft.measure.tooltest import tool_test
+from pysft.measure.world import world_figures
 from pysft.nn.grow import copied, expand_vocab
 from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT
@@ -238,6 +239,10 @@ def _measured(
     model.release()
     if data.transcripts:
         figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
+        model.release()
+    if work.settings.world is not None:
+        figures["world"], asked = world_figures(model, tokenizer, template, work.settings.world)
+        write_json(tuned.folder / "world.json", asked)
         model.release()
     own = stage_figures(tuned.folder)
     runs = [stage_figures(folder) for folder in place.trained(work.name)]

@@ -40,13 +40,17 @@ def plan_work(settings: Settings, material: Material) -> list[Work]:
         if kind_of(name) == "base":
             config = settings.model.shape(len(material.tokenizer))
             corpus = material.tokenizer.encode(material.train_text)
-            plan = pretrain(own, name, corpus, config.vocab)
+            world = material.world_ids(material.tokenizer)
+            plan = pretrain(own, name, corpus, config.vocab, world)
             beside = 0
         else:
             config = settings.model.shape(len(material.grown))
             corpus = material.grown.encode(material.train_text)
             examples = material.examples
-            plan = PLANS[kind_of(name)](own, name, *examples, corpus, config.vocab, material.files)
+            world = material.world_ids(material.grown)
+            plan = PLANS[kind_of(name)](
+                own, name, *examples, corpus, config.vocab, material.files, world
+            )
             beside = sizes(config, 1)["weights"]  # the parent is about as large
         refuse_too_large(config, plan.rows)
         works.append(Work(name, own, config, plan, beside))

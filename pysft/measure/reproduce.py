@@ -3,14 +3,26 @@
 import json
 
 from pysft.console import no_flag, quoted
-from pysft.training.presets import PRESETS, PRETRAIN_FLAGS, TRAIN_FLAGS, WITH_TOOLS, with_tools
-from pysft.training.settings import kind_of, stages_of
+from pysft.training.presets import (
+    PRESETS,
+    PRETRAIN_FLAGS,
+    TRAIN_FLAGS,
+    WITH_TOOLS,
+    of_world,
+    with_tools,
+)
+from pysft.training.settings import TABLES, kind_of, stages_of
 
 
 def preset_of(settings: dict) -> dict:
     """The settings of the preset that a run began with, in the form of the stored ones."""
     preset = PRESETS[settings["preset"]].with_stages(stages_of(settings))
-    if settings["data"]["transcripts"]:
+    if settings.get("world"):
+        names = stages_of(settings)
+        asks = any(settings[n].get("world") for n in names if kind_of(n) != "base")
+        tables = ("world", "base", "sft") if asks else ("world", "base")
+        preset = preset.changed(of_world(preset, settings["preset"], tables))
+    elif settings["data"]["transcripts"]:
         preset = preset.changed(with_tools(preset))
     return json.loads(json.dumps(preset.to_json()))
 
@@ -56,6 +68,7 @@ def _changed(run: dict) -> list[tuple[str, str, object]]:
     settings, given = run["settings"], preset_of(run["settings"])
     if run["base"] is not None:  # the model that a run begins from decides the shape
         given["model"] = settings["model"]
+        given["world"] = settings.get("world")
         for name in stages_of(given):
             windows = given[name]["windows"]
             context = settings["model"]["context"]
@@ -64,8 +77,8 @@ def _changed(run: dict) -> list[tuple[str, str, object]]:
     for table, values in settings.items():
         if table in ("preset", "seed"):
             continue
-        kind = table if table in ("model", "data") else kind_of(table)
-        usual = settings[first[kind]] if kind in first else given[table]
+        kind = table if table in TABLES else kind_of(table)
+        usual = settings[first[kind]] if kind in first else given.get(table, {})
         under = table if kind in first else kind
         first.setdefault(kind, table)
         found += [(under, name, v) for name, v in values.items() if v != usual.get(name)]

@@ -30,6 +30,7 @@ from pysft.measure.wording import (
     reply_cell,
     unit_of,
 )
+from pysft.measure.world import world_rows
 from pysft.run.tree import drawn
 from pysft.training.flat import tuning
 
@@ -215,6 +216,10 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
     if r.get("tools"):
         tools = [[name.removeprefix("tools: "), text] for name, text in tool_rows(r["tools"])]
         parts += [heading("The tool test", 3), table(["asked about", "result"], tools, "ll")]
+    if r.get("world"):
+        known = [[name.strip(), text] for name, text in world_rows(r["world"])]
+        parts += [heading("The invented world", 3), table(["asked", "result"], known, "ll")]
+        parts += [paragraph("Shares of the replies to sealed questions, by the exact judge.")]
     if r.get("by_domain"):
         headings, rows = domain_table(r["by_domain"], cell)
         parts += [
@@ -224,8 +229,8 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
         ]
     if r.get("sealed"):
         parts += [heading("The sealed prompts", 3), *_sealed(r["sealed"])]
-    shown = {*FIGURES, "by_domain", "origins", "tools", "sealed", "parent", "base_loss_unit"}
-    shown |= {"words_unmeasured"}
+    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent"}
+    shown |= {"base_loss_unit", "words_unmeasured"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:
         parts.append(

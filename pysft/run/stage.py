@@ -189,7 +189,8 @@ def stage_folders(run) -> list[Path]:
     """Return the folders of a run's stages in the order of training, whether finished or not."""
     try:
         tables = read_json(Path(run) / "run.json")["settings"].items()
-        listed = [n for n, v in tables if isinstance(v, dict) and n not in ("model", "data")]
+        shared = ("model", "data", "world")  # tables of no stage
+        listed = [n for n, v in tables if isinstance(v, dict) and n not in shared]
     except (DataError, MissingInput, KeyError, AttributeError):
         listed = []  # as in a run that `merge` made
     if "base" not in listed:

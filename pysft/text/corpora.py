@@ -18,7 +18,7 @@ SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-CORPORA = ("plays", "shakespeare")  # names that are no path
+CORPORA = ("plays", "shakespeare", "world")  # names that are no path
 LEAST = 1000  # characters of a corpus
 
 
@@ -35,13 +35,14 @@ def split_corpus(text: str, heldout: float = 0.1) -> tuple[str, str]:
 
 def read_corpus(name: str, tokenizer: Tokenizer | None = None) -> str:
     """The text of a corpus. "plays" ships with the package, "shakespeare" comes from the user's
-    cache or is fetched once, and any other name is the path of a text file.
+    cache or is fetched once, and any other name is the path of a text file. "world" is the plays,
+    beside which a run reads the text of an invented world.
 
     Every line ends with "\\n", byte order marks are taken out, and letters and their accents are
     composed. tokenizer: a given vocabulary, which may know them otherwise."""
     if name == "shakespeare":
         return _shakespeare()
-    path = shipped("plays.txt") if name == "plays" else Path(name)
+    path = shipped("plays.txt") if name in ("plays", "world") else Path(name)
     if not path.exists():
         refuse_name(name)
         raise MissingInput(

@@ -9,6 +9,7 @@ from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import is_flat, places
 from pysft.training.settings import (
     KINDS,
+    TABLES,
     TRANSCRIPT,
     Data,
     FineTuning,
@@ -104,6 +105,38 @@ TOOLS = {
     "sft": {"steps": 55000, "lr": 2.5e-3, "decay": 0.1, "tokens": 1700, "windows": ((256, 2),)},
 }
 
+# What a preset changes to learn an invented world: its base reads windows of the world's text
+# beside those of the corpus, and its fine-tuning is asked about the world alone. bench/RESULTS.md
+# has what was tried.
+OF_WORLD = {
+    "tiny": {
+        "world": {},
+        "base": {"lr": 4e-3, "windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
+        "sft": {
+            "steps": 600,
+            "lr": 3e-3,
+            "decay": 0.1,
+            "tokens": 1600,
+            "pairs": 0,
+            "windows": ((256, 2),),
+            "world": ((256, 2),),
+        },
+    },
+    "mini": {
+        "world": {"people": 400},
+        "base": {"windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
+        "sft": {
+            "steps": 600,
+            "lr": 3e-3,
+            "decay": 0.1,
+            "tokens": 3200,
+            "pairs": 0,
+            "windows": ((256, 2),),
+            "world": ((256, 2),),
+        },
+    },
+}
+
 
 # The flags that set a setting, without "--": flag -> its table and its name there.
 TRAIN_FLAGS = {
@@ -154,11 +187,13 @@ def resolve(
     parent: Parent | None = None,
     say=lambda text: None,
     tools: bool = False,
+    world: tuple[str, ...] = (),
 ) -> Settings:
     """Return the settings of a preset, changed by `upon`, then by a TOML file, then by `flags`.
 
     upon, flags: documents as Settings.changed() takes them. tools: True takes WITH_TOOLS for
-    `upon`, if the settings leave room for transcripts. stages: the names of the stages, else those
+    `upon`, if the settings leave room for transcripts. world: the tables of
+    OF_WORLD to take. stages: the names of the stages, else those
     that the file names, else base and sft, or after a parent the next fine-tuning. say(text): takes
     a sentence about tables of the file that no stage uses, or about a context without room for
     transcripts.
@@ -184,13 +219,15 @@ def resolve(
     settings = PRESETS[preset].with_stages(names)
     if parent is not None:
         settings = _begun_from(settings, parent)
-    if tools:
+    if world:
+        upon = of_world(settings, preset, world)
+    elif tools:
         upon = _wanted_tools(settings, [chosen, flags or {}], say)
     layers = [(upon or {}, ""), (chosen, f"--config {file}: "), (flags or {}, "")]
     for document, where in layers:
         try:
             for name, values in document.items():
-                is_table = name.partition("-")[0] in ("model", "data", *KINDS)
+                is_table = name.partition("-")[0] in (*TABLES, *KINDS)
                 if is_table and not isinstance(values, dict):
                     raise UsageError(f"{name} = {values!r}: expected a table of settings, [{name}]")
             used = _used(document, settings, where, say)
@@ -224,6 +261,22 @@ def _wanted_tools(settings: Settings, layers: list[dict], say) -> dict:
             f" {TRANSCRIPT}, so the model learns no tools"
         )
         return {}
+    return changes
+
+
+def of_world(settings: Settings, preset: str, wanted: tuple[str, ...]) -> dict:
+    """Return what the tables `wanted` of OF_WORLD change in the stages of a preset, as
+    Settings.changed() takes it, with windows that are no longer than the context. A UsageError if
+    the preset has no recipe for a world."""
+    if preset not in OF_WORLD:
+        raise UsageError(
+            f"preset {preset!r} has no recipe for an invented world; choose {' or '.join(OF_WORLD)}"
+        )
+    kinds = {"world", *map(kind_of, settings.stages)} & {*wanted}
+    changes = {table: dict(OF_WORLD[preset][table]) for table in OF_WORLD[preset] if table in kinds}
+    for values in changes.values():
+        for key in {"windows", "world"} & values.keys():
+            values[key] = tuple((min(rows, settings.model.context), n) for rows, n in values[key])
     return changes
 
 

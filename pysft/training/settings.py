@@ -20,6 +20,7 @@ from pysft.errors import UsageError
 from pysft.nn.shapes import MATRICES, GPTConfig
 from pysft.text.keys import Reading
 from pysft.training.values import as_toml, checked, is_whole
+from pysft.world.facts import WorldSettings
 
 TRANSCRIPT = 256  # tokens that a made transcript of tool use may take
 
@@ -110,6 +111,8 @@ class Training(_Table):
 
     steps: int = 0
     lr: float = 0.0
+    # The windows of the invented world's text in each step, as pairs (rows, count).
+    world: tuple[tuple[int, int], ...] = ()
     schedule: str = "constant"
     warmup: int = 0
     # AdamW, clipping, and what happens to a step whose loss or gradient is not finite.
@@ -195,6 +198,7 @@ class FineTuning(Training):
     checkpoint_every: str = "tenth"
 
 
+TABLES = ("model", "data", "world")  # of settings that all stages share
 KINDS = {"base": Pretraining, "sft": FineTuning}  # in the order of training
 
 
@@ -213,7 +217,7 @@ def kind_of(name: str) -> str:
 
 def stages_of(document: dict) -> list[str]:
     """Return the names of the stages in a document as Settings.to_json() gives it."""
-    return [name for name in document if name not in ("preset", "seed", "model", "data")]
+    return [name for name in document if name not in ("preset", "seed", *TABLES)]
 
 
 def next_name(name: str | None) -> str:
@@ -259,8 +263,8 @@ def check_stages(names: list[str], parent: str | None = None) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run. stages: name -> settings, in the order of training. A value that is
-    not possible is a UsageError."""
+    """The settings of a run. world: those of the invented world that it learns, or None. stages:
+    name -> settings, in the order of training. A value that is not possible is a UsageError."""
 
     preset: str = "tiny"
     seed: int = 1
@@ -269,6 +273,7 @@ class Settings:
     stages: dict[str, Training] = field(
         default_factory=lambda: {"base": Pretraining(), "sft": FineTuning()}
     )
+    world: WorldSettings | None = None
 
     def __post_init__(self):
         if not isinstance(self.preset, str):
@@ -282,10 +287,17 @@ class Settings:
                 f" {context}: choose the preset tiny, mini or small, or set context = {TRANSCRIPT}"
             )
         for name, stage in self.stages.items():
-            if any(rows > context for rows, _ in stage.windows):
+            for key in ("windows", "world"):
+                windows = getattr(stage, key)
+                if any(rows > context for rows, _ in windows):
+                    raise UsageError(
+                        f"[{name}] {key} = {as_toml(windows)}: expected rows of at most the"
+                        f" context {context}"
+                    )
+            if stage.world and self.world is None:
                 raise UsageError(
-                    f"[{name}] windows = {as_toml(stage.windows)}: expected rows of at most the"
-                    f" context {context}"
+                    f"[{name}] world = {as_toml(stage.world)}, but this run has no world; it needs"
+                    " --corpus world"
                 )
             if isinstance(stage, FineTuning) and stage.lora_rank > self.model.channels:
                 raise UsageError(
@@ -299,9 +311,10 @@ class Settings:
         A table of a kind holds for each of its stages, and one of a stage for that stage alone. A
         UsageError names what is unknown."""
         kinds = [kind for kind in KINDS if any(kind_of(name) == kind for name in self.stages)]
-        tables = {"model": Model, "data": Data} | {kind: KINDS[kind] for kind in kinds}
+        tables = {"model": Model, "data": Data, "world": WorldSettings}
+        tables |= {kind: KINDS[kind] for kind in kinds}
         for name in document:
-            places = [f"[{t}]" for t, made in tables.items() if hasattr(made, name)]
+            places = [f"[{t}]" for t, made in tables.items() if _has(made, name)]
             if places and name not in (*tables, "seed"):
                 raise UsageError(f"{name} stands in no table; write it below {' or '.join(places)}")
         refuse_unknown(document, "setting", ("seed", *tables, *self.stages))
@@ -309,8 +322,12 @@ class Settings:
             name: _changed(_changed(stage, kind_of(name), document), name, document)
             for name, stage in self.stages.items()
         }
+        world = self.world
+        if "world" in document:
+            world = _changed(world or WorldSettings(), "world", document)
         return dataclasses.replace(
             self,
+            world=world,
             seed=document.get("seed", self.seed),
             model=_changed(self.model, "model", document),
             data=_changed(self.data, "data", document),
@@ -351,9 +368,11 @@ class Settings:
         return dataclasses.replace(self, stages=stages), notes
 
     def to_json(self) -> dict:
-        """Return the document that of_json() reads: "preset", "seed", "model", "data", and a table
-        for each stage."""
+        """Return the document that of_json() reads: "preset", "seed", "model", "data", "world" if
+        there is one, and a table for each stage."""
         document = dataclasses.asdict(self)
+        if self.world is None:
+            del document["world"]
         return document | document.pop("stages")
 
     @classmethod
@@ -366,6 +385,7 @@ class Settings:
             Model(**document["model"]),
             Data(**document["data"]),
             {name: KINDS[kind_of(name)](**document[name]) for name in stages_of(document)},
+            WorldSettings(**document["world"]) if "world" in document else None,
         )
 
 
@@ -373,6 +393,11 @@ def _like(kind: type[Training], other: Training) -> Training:
     """Return settings of a kind with the values that another stage has for the same names."""
     names = [f.name for f in dataclasses.fields(kind) if hasattr(other, f.name)]
     return kind(**{name: getattr(other, name) for name in names})
+
+
+def _has(table, name: str) -> bool:
+    """True if a table has a setting of this name. WorldSettings has its own seed, as a run has."""
+    return any(f.name == name for f in dataclasses.fields(table))
 
 
 def _changed(table, name: str, document: dict):

@@ -15,7 +15,7 @@ import numpy as np
 from pysft.batch import Batch, Example
 from pysft.errors import DataError, UsageError
 from pysft.rng import rng
-from pysft.text.windows import draw_windows
+from pysft.text.windows import draw_windows, window
 from pysft.training.loop import schedule
 from pysft.training.objectives import Sft
 from pysft.training.settings import FineTuning, Settings, Training
@@ -39,20 +39,23 @@ class Plan:
 # ------------------------------------------------------------------------------------- the stages
 
 
-def pretrain(settings: Settings, name: str, corpus: np.ndarray, vocab: int) -> Plan:
+def pretrain(
+    settings: Settings, name: str, corpus: np.ndarray, vocab: int, world: np.ndarray | None = None
+) -> Plan:
     """Pre-training: windows of base text, every token graded.
 
-    name: that of the stage in `settings`. corpus: base text as ids. A DataError if it is too short
-    for the windows."""
+    name: that of the stage in `settings`. corpus: base text as ids. world: the text of an invented
+    world as ids. A DataError if one of them is too short for its windows."""
     stage, context = settings.stages[name], settings.model.context
     _refuse_short(corpus, stage.windows)
+    pick, epochs = _walk_world(settings, name, world)
 
     def draw(step):
         examples = _draw(corpus, stage.windows, rng(settings.seed, name, "windows", step))
-        return Batch.of(examples, vocab, context).split(stage.micro_batches)
+        return Batch.of(examples + pick(step), vocab, context).split(stage.micro_batches)
 
-    rows = _micro_rows(stage, context, _rows_of(stage.windows))
-    return Plan(draw, _rate(stage), Sft(), stage.steps, rows)
+    rows = _micro_rows(stage, context, _rows_of(stage.windows + stage.world))
+    return Plan(draw, _rate(stage), Sft(), stage.steps, rows, epochs)
 
 
 def finetune(
@@ -63,17 +66,20 @@ def finetune(
     corpus: np.ndarray,
     vocab: int,
     files=None,
+    world: np.ndarray | None = None,
 ) -> Plan:
     """Fine-tuning: whole conversations and pairs, graded as their labels say, and windows of base
     text (replay), so that the model does not forget it.
 
     name: that of the stage in `settings`. conversations, pairs: rendered examples. corpus: base
     text as ids. files: for a mixture (the setting mix), the number of each conversation's file;
-    each file then has its own epochs. A UsageError if nothing is left to learn from or the stage
+    each file then has its own epochs. world: the text of an invented world as ids. A UsageError if
+    nothing is left to learn from or the stage
     has too few tokens a step, a DataError if a file of the mixture is empty or the corpus is too
     short."""
     stage, context = settings.stages[name], settings.model.context
     _refuse_short(corpus, stage.windows)
+    from_world, of_world = _walk_world(settings, name, world)
     streams, epochs = [], {}
     if conversations and stage.tokens:
         streams, epochs = _conversation_streams(settings, name, conversations, files)
@@ -87,7 +93,7 @@ def finetune(
 
     def draw(step):
         graded = [examples[i] for examples, pick in streams for i in pick(step)]
-        replay = _replay(settings, name, corpus, step)
+        replay = _replay(settings, name, corpus, step) + from_world(step)
         weight = [1.0] * len(graded) + [stage.window_weight] * len(replay)
         return Batch.of(graded + replay, vocab, context, weight).split(stage.micro_batches)
 
@@ -96,9 +102,9 @@ def finetune(
     def rows_of(step):
         return sum(int(n[pick(step)].sum()) for n, (_, pick) in zip(lengths, streams))
 
-    rows = max(map(rows_of, range(stage.steps)), default=0) + _rows_of(stage.windows)
+    rows = max(map(rows_of, range(stage.steps)), default=0) + _rows_of(stage.windows + stage.world)
     rows = _micro_rows(stage, context, rows)
-    return Plan(draw, _rate(stage), Sft(), stage.steps, rows, epochs)
+    return Plan(draw, _rate(stage), Sft(), stage.steps, rows, epochs | of_world)
 
 
 def replay_alone(settings: Settings, name: str, corpus: np.ndarray, vocab: int) -> Plan:
@@ -152,6 +158,38 @@ def _replay(settings: Settings, name: str, corpus: np.ndarray, step: int) -> lis
     """Draw the base text of a fine-tuning step."""
     windows = settings.stages[name].windows
     return _draw(corpus, windows, rng(settings.seed, name, "windows", step))
+
+
+def _walk_world(settings: Settings, name: str, text: np.ndarray | None):
+    """Return (pick, {"world": epochs}). pick(step) gives the windows of the world's text that a
+    step reads.
+
+    The text is cut into windows that do not overlap, and each comes once an epoch, in an order
+    drawn for each epoch. So an epoch tells every fact as often as the text does. pick gives no
+    windows, and the dict is empty, if the stage reads no world. text: as ids. A DataError if it is
+    shorter than a window."""
+    stage, seed = settings.stages[name], settings.seed
+    if not stage.world:
+        return lambda step: [], {}
+    if text is None:
+        raise DataError(f"[{name}] reads windows of a world, and there is no text of one")
+    _refuse_short(text, stage.world)
+    cuts = {length: np.arange(0, len(text) - length, length) for length, _ in stage.world}
+
+    @lru_cache(4)
+    def order(length, epoch):
+        return rng(seed, name, f"world {length}", epoch).permutation(cuts[length])
+
+    def pick(step):
+        found = []
+        for length, count in stage.world:
+            n = len(cuts[length])
+            places = range(step * count, (step + 1) * count)
+            found += [window(text, int(order(length, i // n)[i % n]), length) for i in places]
+        return found
+
+    tokens = stage.steps * _rows_of(stage.world)
+    return pick, {"world": tokens / len(text)}
 
 
 def _rate(stage: Training):

@@ -34,7 +34,7 @@ def checked(f: dataclasses.Field, value):
     """Return the value of a field of settings in the field's type. A UsageError says what was
     expected."""
     name, given = f.name, f"{f.name} = {as_toml(value)}"
-    if name == "windows":
+    if name in ("windows", "world"):
         if not isinstance(value, (list, tuple)) or not all(map(_is_window, value)):
             raise UsageError(
                 f"{given}: expected a list of pairs [rows, count] of whole numbers above 0"

@@ -1,0 +1,125 @@
+"""Judges of replies to questions whose truth is known: the exact one, a function in a user's file,
+and a model behind an endpoint. How far another judge agrees with the exact one says how far it can
+be trusted where no truth is known."""
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from pysft.errors import DataError, MissingInput, UsageError
+from pysft.world.judge import VERDICTS
+
+TASK = """You grade the reply of a small language model. You are given a question, the true
+answer, and the reply. Answer with one word:
+right if the reply states what is true, in any words, and nothing that is false;
+wrong if it states or denies something else, or answers although nothing is known;
+refused if it says that it does not know, or that there is no such name or day;
+malformed if it does none of these: it is empty, cut off, babble, or repeats the question."""
+TOKENS = 512  # that an answer of a judge may take; one that thinks aloud takes more than a word
+
+
+def judge_named(name: str, model: str | None, budget: int | None, cache: Path, say) -> Callable:
+    """Return judge(question, answer, reply) -> a verdict, or None if the judge gave none.
+
+    name: the path of a Python file that has such a function `judge`, or the URL of an endpoint.
+    model: that of the endpoint. budget: the most calls. cache: the folder of its answers."""
+    if name.startswith(("http://", "https://")):
+        if not model:
+            raise UsageError("--judge URL needs the model's name too: --judge-model NAME")
+        from pysft.measure.endpoint import Asker, Endpoint  # with the modules of HTTP
+
+        asker = Asker(Endpoint(name, model, budget=budget, cache=cache), say)
+        return lambda *texts: _asked(asker, *texts)
+    if model or budget:
+        raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
+    return _of_file(Path(name))
+
+
+def _asked(asker, question: str, answer: str, reply: str) -> str | None:
+    given = f"Question: {question}\nTrue answer: {answer}\nReply: {reply}"
+    messages = [{"role": "system", "content": TASK}, {"role": "user", "content": given}]
+    text = asker.ask(messages, verdict_in, TOKENS)
+    return None if text is None else verdict_in(text)
+
+
+def verdict_in(text: str) -> str:
+    """Return the verdict that a judge's answer ends with: the last line's only verdict. A
+    ValueError if there is none, or more than one."""
+    lines = text.strip().splitlines() or [""]
+    words = "".join(c if c.isalpha() else " " for c in lines[-1].lower()).split()
+    found = {word for word in words if word in VERDICTS}
+    if len(found) != 1 or "not" in words:
+        raise ValueError(f"expected one of {', '.join(VERDICTS)} in its last line")
+    return found.pop()
+
+
+def _of_file(path: Path) -> Callable:
+    """Return the function `judge` of a Python file."""
+    if not path.is_file():
+        raise MissingInput(
+            f"--judge {path}: no such file; it takes a Python file with a function judge, or the"
+            " URL of an endpoint"
+        )
+    spec = importlib.util.spec_from_file_location("pysft_judge", path)
+    module = importlib.util.module_from_spec(spec) if spec and spec.loader else None
+    if module is None:
+        raise UsageError(f"--judge {path}: not a Python file, whose name ends with .py")
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise DataError(f"{path}: {type(error).__name__}: {error}") from None
+    function = getattr(module, "judge", None)
+    if not callable(function):
+        raise DataError(f"{path}: it has no function judge(question, answer, reply)")
+
+    def judge(question: str, answer: str, reply: str) -> str:
+        try:
+            verdict = function(question, answer, reply)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path}: judge({question!r}, ...) raised {what}") from None
+        if verdict not in VERDICTS:
+            raise DataError(
+                f"{path}: judge({question!r}, ...) returned {verdict!r}, expected one of"
+                f" {', '.join(VERDICTS)}"
+            )
+        return verdict
+
+    return judge
+
+
+def compared(judge: Callable, asked: list[dict]) -> dict:
+    """Let a judge judge replies that the exact judge has judged, and compare.
+
+    asked: the questions with their replies, as world_figures() returns them.
+
+    judged      replies that it gave a verdict for
+    left_out    those that it gave none for
+    agreement   share of the judged replies with the exact verdict
+    right, wrong, refused, malformed   shares of its verdicts
+    differences  {"exact verdict -> its verdict": how many}"""
+    pairs = []
+    for row in asked:
+        reply = row["reply"] + ("" if row["stop"] == "end" else " [cut off]")
+        pairs.append((row["verdict"], judge(row["prompt"], row["answer"], reply)))
+    judged = [(exact, verdict) for exact, verdict in pairs if verdict is not None]
+    count = Counter(verdict for _, verdict in judged)
+    n = len(judged) or None
+    return {
+        "judged": len(judged),
+        "left_out": len(pairs) - len(judged),
+        "agreement": sum(a == b for a, b in judged) / n if n else None,
+        **{name: count[name] / n if n else None for name in VERDICTS},
+        "differences": dict(Counter(f"{a} -> {b}" for a, b in judged if a != b).most_common()),
+    }
+
+
+def judge_rows(judged: dict) -> list[tuple[str, str]]:
+    """Return the rows of the short table: (what, its value)."""
+    n, agreement = judged["judged"], judged["agreement"]
+    text = "-" if agreement is None else f"{agreement:.1%}"
+    differ = [f"{count} {pair}" for pair, count in list(judged["differences"].items())[:3]]
+    rows = [("the other judge", f"agrees with the exact one on {text} of {n:,} replies")]
+    rows += [("  where not", ", ".join(differ))] if differ else []
+    return rows + ([("  left out", f"{judged['left_out']:,}")] if judged["left_out"] else [])
