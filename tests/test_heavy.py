@@ -199,13 +199,14 @@ def test_draws_depend_on_the_seed_alone_and_take_a_line_once(heavy):
 def test_a_fault_is_tried_with_the_tests_that_run_it_or_use_what_it_defines(heavy, monkeypatch):
     """Lines 3 and 6 are run when the module is loaded."""
     tests = {("a.py", 8): {"t::f"}, ("a.py", 11): {"t::f", "t::g"}, ("a.py", 13): {"t::f"}}
+    tests |= {("a.py", 3): {"t::g"}}  # the test that happened to load the module
     found = heavy.covered.Covered(tests, {"t::f": 1.0, "t::g": 0.5, "s::h": 0.1})
     trial = heavy.random.PythonTrial(found)
     monkeypatch.setattr(trial, "_users", lambda names: {"LIMIT": {"s::h"}}.get(*names, set()))
     chosen = {
         m.line: trial.tests_of(m, SOURCE) for m in heavy.python.python_mutants("a.py", SOURCE)
     }
-    assert chosen[3] == {"s::h"} and chosen[6] == chosen[11] == {"t::f", "t::g"}
+    assert chosen[3] == {"s::h", "t::g"} and chosen[6] == chosen[11] == {"t::f", "t::g"}
     assert chosen[8] == chosen[13] == {"t::f"} and chosen[17] == set()
     assert found.ordered({"t::f", "t::g", "s::h"}) == ["s::h", "t::g", "t::f"]
 

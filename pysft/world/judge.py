@@ -11,7 +11,7 @@ spaces, on the final stop, or on the case of the first letter. The time is linea
 
 from pysft.world.ask import Question
 from pysft.world.facts import World
-from pysft.world.lexicon import BY_NAME, MONTHS
+from pysft.world.lexicon import BY_NAME, FACTS, MONTHS
 from pysft.world.reading import DENYING, Index, Mention, Reading
 
 VERDICTS = ("right", "wrong", "refused", "malformed")
@@ -26,9 +26,14 @@ _KNOWING = set(
     " record records text texts book books story stories tale tales information answer answers"
     " mention mentions mentioned exist exists name named names person called speak speaks spoken"
     " remember read learned learn met seen appear appears such believe idea sure date day days"
-    " calendar word ears".split()
+    " calendar word ears clue knowledge notes blank bell wot there".split()
 )
-_UNKNOWING = {"unknown", "strange", "stranger", "silent"}  # these refuse by themselves
+# These refuse by themselves.
+_UNKNOWING = set("unknown strange stranger silent dunno naught nought clueless forget".split())
+_OF_PEOPLE = {fact.name for fact in FACTS if "person" in fact.of and fact.values}
+_ASKING_BACK = (
+    "who can say; who can tell; who knows; making it up; search me; a blank to me; rings no bell"
+)
 _OF_DAYS = {"day", "days", "date", "dates", "calendar", "month", "months"}
 _OF_NAMES = {"name", "names", "person"}
 _ENDING = {"days", "end", "ends", "stops", "last"}  # "September ends on the thirtieth"
@@ -61,7 +66,10 @@ class ExactJudge:
     def judge(self, question: Question, reply: str, ended: bool = True) -> str:
         """Return the verdict about a reply. ended: False if the reply was cut off."""
         likely = [n for n in (question.about, question.through, question.value) if n]
-        reading = Reading(reply, question.prompt, self._index, likely, question.fact)
+        kinds = {fact for entity in self._subjects(question) for fact in entity.facts}
+        kinds |= {question.fact, *_OF_PEOPLE} if question.fact != "feast" else {"feast"}
+        asked = [question.about, question.through]
+        reading = Reading(reply, question.prompt, self._index, asked, likely, question.fact, kinds)
         if not ended or not reading.words:
             return "malformed"
         answers, others = self._answers(question, reading)
@@ -76,9 +84,16 @@ class ExactJudge:
         if self._refuses(question, reading):
             named = {m.value for m in reading.mentions if m.kind == "name"}
             fine = named <= {question.about, question.through} and self._fits(question, reading)
-            return "refused" if fine and not others else "wrong"
-        says_something = reading.mentions or DENYING & set(reading.words) or reading.is_bare
+            true = question.value and all(self._is_true(question, m) for m in others)
+            return "refused" if fine and (true or not others) else "wrong"
+        denies = any(DENYING & set(some) for some in reading.statements)
+        says_something = reading.mentions or denies or reading.is_bare
         return "wrong" if says_something else "malformed"
+
+    def _subjects(self, question: Question) -> list:
+        """The entities that a reply may speak about."""
+        names = (question.about, question.through)
+        return [self.world.by_name[name] for name in names if name in self.world.by_name]
 
     # ------------------------------------------------------------------------ what is answered
 
@@ -166,7 +181,7 @@ class ExactJudge:
 
     def _refuses(self, question: Question, reading: Reading) -> bool:
         words = set(reading.words)
-        if words & _UNKNOWING or reading.holds("who can say; who can tell; who knows"):
+        if words & _UNKNOWING or reading.holds(_ASKING_BACK):
             return True
         if words & _MONTHS and words & _ENDING:
             return True

@@ -35,6 +35,7 @@ _BESIDE = {"by", "near", "beside", "behind", "like"}  # "lives by the old miller
 _ARTICLES = {"a", "an", "the", "old", "some", "his", "her", "their", "my", "good"}
 _END = object()  # key in a trie: the phrase that ends here
 NEAR = 4  # words on each side of a mention, in its clause, that can deny it
+LONGEST = 20  # letters of a word that may be a misspelt value
 SHORT = 3  # words of a reply in which a part of a name or of a value stands for the whole
 
 
@@ -99,7 +100,20 @@ class Reading:
     states: in a sentence that does not end with a question mark (or in all, if no other sentence
     mentions anything), in no comparison, behind the last correction."""
 
-    def __init__(self, reply: str, prompt: str, index: Index, likely: list[str], fact: str):
+    def __init__(
+        self,
+        reply: str,
+        prompt: str,
+        index: Index,
+        asked: list[str],
+        likely: list[str],
+        fact: str,
+        kinds: set[str],
+    ):
+        """asked: whom the question is about; the reply may name them by the first name alone.
+        likely: names that it may mean, also with an error of spelling. fact: what was asked for.
+        kinds: the facts that those who may be meant can have; words that are values of others are
+        ordinary words here."""
         tokens = _WORD.findall(reply.replace("\u2019", "'"))
         tokens = _without_question(tokens, _letters(_WORD.findall(prompt)))
         tokens[:1] = [t[:1].upper() + t[1:] for t in tokens[:1]]
@@ -108,12 +122,24 @@ class Reading:
         self._tokens = tokens
         self.words = [t.lower().removesuffix("'s") for t in tokens]
         self._number_sentences()
-        self.mentions = self._find(index, [name.lower().split() for name in likely], likely)
+        self._spelt = {
+            word: value
+            for f in FACTS
+            if f.name == fact
+            for value in f.values
+            for word in (value, value.replace(" ", ""))
+            if " " not in word and len(word) > 3
+        }
+        self._kinds = {"name", *kinds}
+        self._asked = set(asked)
+        self.mentions = self._find(index, [name.lower().split() for name in likely], likely, fact)
         if not self.mentions and len(_letters(tokens)) <= SHORT:
             self.mentions = self._find_part(index, fact)
         name = None
-        for m in self.mentions:
+        for m, after in zip(self.mentions, [*self.mentions[1:], None]):
             self._describe(m, name)
+            if after and after.kind == "name" and after.start == m.end and m.kind != "name":
+                m.owner = after  # "the smith Ada Brook"
             name = m if m.kind == "name" else name
         self.stated = self._stated()
 
@@ -121,6 +147,11 @@ class Reading:
     def is_bare(self) -> bool:
         """True if the whole reply is an article and a word or two: "a cricket"."""
         return self.words[0] in ("a", "an") and 2 <= len(self.words) <= 3
+
+    @property
+    def statements(self) -> list[list[str]]:
+        """The words of each sentence that does not end with a question mark."""
+        return [some for i, some in enumerate(self.sentences) if not self._asks.get(i, False)]
 
     def holds(self, phrases: str) -> bool:
         """True if one of the phrases, which semicolons divide, stands in the reply."""
@@ -156,14 +187,24 @@ class Reading:
             elif word in ",;:":
                 clause += 1
 
-    def _find(self, index: Index, likely: list, names: list[str]) -> list[Mention]:
+    def _find(self, index: Index, likely: list, names: list[str], fact: str) -> list[Mention]:
         found, i = [], 0
         while i < len(self.words):
             mention = self._phrase_at(i, index) or self._name_at(i, likely, names)
-            if mention:
+            mention = mention or self._misspelt_at(i, fact)
+            if mention and mention.kind in self._kinds:
                 found.append(mention)
             i = mention.end if mention else i + 1
         return found
+
+    def _misspelt_at(self, i: int, fact: str) -> Mention | None:
+        """Return a value of the fact that was asked for, if word i is one but for one error."""
+        word = self.words[i].replace("-", "")
+        if len(word) < 4 or len(word) > LONGEST:
+            return None
+        near = (v for w, v in self._spelt.items() if _is_near(word, w) and word != w + "s")
+        value = next(near, None)
+        return value and Mention(fact, value, i, i + 1)
 
     def _phrase_at(self, i: int, index: Index) -> Mention | None:
         """Return the longest name or value that begins at word i."""
@@ -177,9 +218,15 @@ class Reading:
     def _name_at(self, i: int, likely: list, names: list[str]) -> Mention | None:
         """Return a name of nobody in this world that begins at word i, or a likely name that is
         spelt with one error."""
-        if i + 1 == len(self.words):
+        first, last = [*self.words[i : i + 2], ""][:2]
+        is_alone = not self._tokens[i + 1 : i + 2] or not self._tokens[i + 1][:1].isupper()
+        if is_alone and last not in _LAST and self._tokens[i][:1].isupper():
+            for parts, name in zip(likely, names):  # the first name alone
+                is_asked = name in self._asked and len(parts) == 2
+                if is_asked and first == parts[0] and not _is_near(last, parts[1]):
+                    return Mention("name", name, i, i + 1)
+        if not last:
             return None
-        first, last = self.words[i : i + 2]
         for parts, name in zip(likely, names):
             if len(parts) == 2 and _is_near(first, parts[0]) and _is_near(last, parts[1]):
                 return Mention("name", name, i, i + 2)
@@ -201,7 +248,9 @@ class Reading:
                 people = index.of_first.get(word, [])
                 return [Mention("name", people[0] if len(people) == 1 else "?", i, i + 1)]
             if word in ends and fact != "street":
-                return [Mention(fact, ends[word], i, i + 1)]
+                before = self.words[i - 1] if i else "the"
+                value = ends[word] if before in _BEFORE | _ARTICLES else "?"  # "raw pears"
+                return [Mention(fact, value, i, i + 1)]
         return []
 
     def _describe(self, m: Mention, before: Mention | None) -> None:

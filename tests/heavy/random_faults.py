@@ -161,16 +161,16 @@ class PythonTrial:
         defines."""
         first, last = mutant.span
         around = [f for f in _functions(ast.parse(text)) if f[0] <= mutant.line <= f[1]]
-        # The head of a function is run when its module is loaded, by whichever test does that. It
-        # has its effect in the body.
-        if not (around and mutant.line < around[0][2]):
-            found = self.found.of(mutant.file, [mutant.line])
-            found = found or self.found.of(mutant.file, range(first, last + 1))
-            if found:
-                return found
-        for _, end, inner in around:
+        # What is run when its module is loaded is run by whichever test does that. A table has its
+        # effect where it is used, and the head of a function in the body.
+        found = self.found.of(mutant.file, [mutant.line])
+        found = found or self.found.of(mutant.file, range(first, last + 1))
+        if not around:
+            return found | self._users(_names(text, first))
+        _, end, inner = around[0]
+        if mutant.line < inner or not found:
             return self.found.of(mutant.file, range(inner, end + 1))
-        return self._users(_names(text, first))
+        return found
 
     def _users(self, names: list[str]) -> set[str]:
         """The tests that run a line with one of these names."""
