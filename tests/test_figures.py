@@ -329,6 +329,26 @@ def test_every_seed_is_a_dot_and_a_row_without_values_says_so(drawn):
     assert "mean of the seeds" not in texts(dots("t", [("one", [2])], "x"))
 
 
+def test_a_row_of_names_takes_the_next_name_that_has_room_in_it(drawn):
+    """Two pairs of names that overlap need two rows, and a third name at a place needs a third."""
+
+    def drawing(xs):
+        marks = [(x, f"the mark at {x}") for x in xs]
+        return curves("t", [Series("a", [0, 100], [[0, 1]])], "x", "y", marks=marks)
+
+    def heights(xs):
+        place = texts(drawing(xs))
+        return [place[f"the mark at {x}"][1] for x in xs]
+
+    def room(xs):
+        return re.search(r'viewBox="([\d. ]+)"', drawing(xs))[1]
+
+    assert room([20, 22]) == room([20, 22, 70, 72]) != room([20, 70])
+    first, second, third, fourth = heights([20, 22, 70, 72])
+    assert first == third and second == fourth != first
+    assert len(set(heights([20, 22, 24, 80]))) == 3 and len(set(heights([10, 50, 90]))) == 1
+
+
 def test_a_path_ends_in_a_larger_marker(drawn):
     svg = paths("t", [("a", [([0, 1, None], [0, 1, 9])])], "x", "y")
     places = re.findall(

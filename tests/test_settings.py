@@ -497,3 +497,10 @@ def test_a_warm_up_is_shortened_to_its_stage_and_left_alone_where_there_are_no_s
     for unchanged in ({"steps": 0, "warmup": 100}, {"steps": 100, "warmup": 100}):
         settings, notes = short(**unchanged)
         assert (settings.stages["sft"].warmup, notes) == (100, [])
+
+
+def test_the_settings_of_a_stage_that_somebody_renamed_are_those_of_sft():
+    document = {"preset": "tiny", "data": {"grade": "last"}, "base": {"lr": 1}, "sft": {"lr": 2}}
+    assert tuning(document, "sft") == tuning(document, "mine") == {"grade": "last", "lr": 2}
+    assert tuning(document | {"mine": {"lr": 3}}, "mine") == {"grade": "last", "lr": 3}
+    assert tuning({"data": {"grade": "all"}}, "sft") == {"grade": "all"} and tuning({}, "sft") == {}
