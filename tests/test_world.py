@@ -2,6 +2,7 @@
 splits share nobody, and the exact judge is never wrong."""
 
 import collections
+import dataclasses
 import json
 import re
 import time
@@ -265,14 +266,30 @@ def test_a_reply_that_was_cut_off_or_says_nothing_is_malformed():
         assert JUDGE.judge(q, text) == "malformed", text
 
 
-def test_it_agrees_with_replies_that_were_judged_by_reading():
-    """tests/judged_replies.jsonl: replies of many kinds to questions of this world, each with the
-    verdict of a reader who knew the truth and not this judge."""
-    rows = [json.loads(line) for line in open(ROOT / "tests" / "judged_replies.jsonl")]
-    asked = {q.prompt: q for q in EVERY}
-    agreed = [JUDGE.judge(asked[r["prompt"]], r["reply"]) == r["verdict"] for r in rows]
-    assert len(rows) >= 500 and {r["verdict"] for r in rows} == set(VERDICTS)
-    assert sum(agreed) >= 0.99 * len(rows)
+# tests/judged_replies.jsonl: replies that readers judged, who knew the truth and not this judge.
+# "first" are the replies by which the judge was written. The other sets came afterwards, from
+# another reader: "model" are replies of a model that had learned the default world for five
+# minutes, "written" were written to be hard. "hard": the reader calls the verdict doubtful.
+READ = [json.loads(line) for line in open(ROOT / "tests" / "judged_replies.jsonl")]
+WORLDS = {
+    "first": SMALL,
+    "model": WorldSettings(),
+    "written": dataclasses.replace(SMALL, seed=23),
+}
+
+
+@pytest.mark.parametrize(
+    "name, of_all, of_plain", [("first", 0.99, 0.99), ("model", 0.95, 0.99), ("written", 0.9, 0.91)]
+)
+def test_it_agrees_with_replies_that_were_judged_by_reading(name, of_all, of_plain):
+    world = make(WORLDS[name])
+    judge = ExactJudge(world)
+    asked = {q.prompt: q for split in SPLITS for q in questions(world, split)}
+    rows = [r for r in READ if r["set"] == name]
+    agrees = [judge.judge(asked[r["prompt"]], r["reply"]) == r["verdict"] for r in rows]
+    plain = [agreed for agreed, r in zip(agrees, rows) if not r.get("hard")]
+    assert len(rows) >= 260 and {r["verdict"] for r in rows} == set(VERDICTS)
+    assert sum(agrees) >= of_all * len(agrees) and sum(plain) >= of_plain * len(plain)
 
 
 words = st.sampled_from(
