@@ -111,28 +111,27 @@ TOOLS = {
 OF_WORLD = {
     "tiny": {
         "world": {},
-        "base": {"lr": 4e-3, "windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
+        "base": {"lr": 1.2e-2, "windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
         "sft": {
-            "steps": 600,
-            "lr": 3e-3,
+            "steps": 400,
+            "lr": 2e-3,
             "decay": 0.1,
-            "tokens": 1600,
             "pairs": 0,
             "windows": ((256, 2),),
-            "world": ((256, 2),),
+            "world": ((256, 6),),
         },
     },
     "mini": {
         "world": {"people": 400},
-        "base": {"windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
+        "base": {"lr": 6e-3, "windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
         "sft": {
-            "steps": 600,
-            "lr": 3e-3,
+            "steps": 400,
+            "lr": 2e-3,
             "decay": 0.1,
             "tokens": 3200,
             "pairs": 0,
             "windows": ((256, 2),),
-            "world": ((256, 2),),
+            "world": ((256, 6),),
         },
     },
 }
