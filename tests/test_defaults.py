@@ -22,7 +22,7 @@ DEFAULTS = {
     },
     "eval": {**COMPUTES, "--gate": None, "--samples": 0, "--judge-cache": "judged"},
     "world": {
-        **{"--seed": 1, "--people": 100, "--places": 0, "--things": 0, "--days": 16},
+        **{"--seed": 1, "--people": 100, "--places": 0, "--things": 0, "--days": 32},
         **{"--strangers": 0, "--attributes": 4, "--relations": 0, "--tellings": (512,)},
     },
     "rate": {"--prompts": 10, "--seed": None},

@@ -196,4 +196,4 @@ def test_flags_of_a_judge_need_a_judge(world_run, flags, said):
 def test_a_run_that_learned_no_world_has_no_truth_to_measure_a_judge_by(trained, tmp_path):
     (tmp_path / "mine.py").write_text(RIGHT_IF_SAME)
     said = refusal(2, "eval", trained.run, "--judge", tmp_path / "mine.py")
-    assert "learned no invented world" in said
+    assert "it is not a tuned model that learned an invented world" in said

@@ -2,7 +2,6 @@
 splits share nobody, and the exact judge is never wrong."""
 
 import collections
-import dataclasses
 import json
 import re
 import time
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 
 from pysft.errors import UsageError
 from pysft.text.corpora import shipped
-from pysft.world.ask import questions, refusal
-from pysft.world.facts import SPLITS, WorldSettings, all_days, facts_of, make
+from pysft.world.ask import Question, questions, refusal, trained_questions
+from pysft.world.facts import SPLITS, Entity, World, WorldSettings, all_days, facts_of, make
 from pysft.world.judge import VERDICTS, ExactJudge
 from pysft.world.lexicon import FACTS, FIRST_NAMES, LAST_NAMES, NO_DAY, STRANGER
 from pysft.world.tell import statement, tell
@@ -75,7 +74,7 @@ def test_the_default_world_is_the_one_of_the_published_figures():
     settings = WorldSettings()
     world = make(settings)
     assert settings.to_json() == {
-        **{"people": 100, "places": 0, "things": 0, "days": 16, "strangers": 0},
+        **{"people": 100, "places": 0, "things": 0, "days": 32, "strangers": 0},
         **{"attributes": 4, "relations": 0, "refusals": False, "tellings": [512], "seed": 1},
     }
     people = [e for e in world.entities if e.kind == "person"]
@@ -91,7 +90,7 @@ def test_the_default_world_is_the_one_of_the_published_figures():
         {"people": 19}, {"people": 2305}, {"people": 2.5}, {"people": True}, {"strangers": -1},
         {"places": 97}, {"things": 97}, {"days": 367}, {"attributes": 0}, {"attributes": 5},
         {"relations": 4}, {"tellings": ()}, {"tellings": (-1,)}, {"seed": -1},
-        {"tellings": (2.5,)}, {"tellings": (10**5 + 1,)},
+        {"tellings": (2.5,)}, {"tellings": (10**5 + 1,)}, {"refusals": 1},
     ],
 )  # fmt: skip
 def test_a_world_that_cannot_be_is_refused_in_one_sentence(wrong):
@@ -150,6 +149,31 @@ def test_the_text_tells_each_fact_as_often_as_designed_and_always_with_the_full_
             wordings = [statement(fact, entity.name, value, w) for w in range(6)]
             assert sum(told.pop(w, 0) for w in wordings) == entity.tellings, (entity.name, fact)
     assert not told, "the text says something else too"
+
+
+def test_neighbours_are_neighbours_of_each_other_but_for_three_in_an_odd_split():
+    world = make(WorldSettings(people=60, relations=1, seed=5))
+    people = {e.name: e for e in world.entities if e.kind == "person"}
+    for split in SPLITS:
+        own = [e for e in people.values() if e.split == split]
+        mutual = [e for e in own if people[e.facts["neighbour"]].facts["neighbour"] == e.name]
+        assert len(own) - len(mutual) == (3 if len(own) % 2 else 0)
+        assert {e.facts["neighbour"] for e in own} == {e.name for e in own}
+
+
+def test_questions_that_nobody_can_answer_are_trained_only_if_they_should_be():
+    without, with_ = (make(WorldSettings(people=20, refusals=r)) for r in (False, True))
+    assert all(q.value for q in trained_questions(without)) and trained_questions(without)
+    assert trained_questions(with_) == questions(with_, "train")
+    assert {q.value == "" for q in trained_questions(with_)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    "tellings, said", [((0,), "one number must be above 0"), (range(1, 9), "only 6 people")]
+)
+def test_numbers_of_tellings_that_say_nothing_are_refused(tellings, said):
+    with pytest.raises(UsageError, match=said):
+        WorldSettings(people=20, tellings=tuple(tellings))
 
 
 def test_a_paragraph_tells_of_one_entity_all_that_is_true_of_it():
@@ -266,30 +290,33 @@ def test_a_reply_that_was_cut_off_or_says_nothing_is_malformed():
         assert JUDGE.judge(q, text) == "malformed", text
 
 
-# tests/judged_replies.jsonl: replies that readers judged, who knew the truth and not this judge.
+# tests/judged/replies.jsonl: replies that readers judged, who knew the truth and not this judge.
 # "first" are the replies by which the judge was written. The other sets came afterwards, from
-# another reader: "model" are replies of a model that had learned the default world for five
-# minutes, "written" were written to be hard. "hard": the reader calls the verdict doubtful.
-READ = [json.loads(line) for line in open(ROOT / "tests" / "judged_replies.jsonl")]
-WORLDS = {
-    "first": SMALL,
-    "model": WorldSettings(),
-    "written": dataclasses.replace(SMALL, seed=23),
-}
+# another reader: "model" are replies of a model that had learned a world for five minutes,
+# "written" were written to be hard. "hard": the reader calls the verdict doubtful. worlds.json has
+# the worlds that they were asked about.
+READ = [json.loads(line) for line in open(ROOT / "tests" / "judged" / "replies.jsonl")]
+WORLDS = json.loads((ROOT / "tests" / "judged" / "worlds.json").read_text())
 
 
 @pytest.mark.parametrize(
     "name, of_all, of_plain", [("first", 0.99, 0.99), ("model", 0.95, 0.99), ("written", 0.9, 0.91)]
 )
 def test_it_agrees_with_replies_that_were_judged_by_reading(name, of_all, of_plain):
-    world = make(WORLDS[name])
-    judge = ExactJudge(world)
-    asked = {q.prompt: q for split in SPLITS for q in questions(world, split)}
+    entities = tuple(Entity(**entity) for entity in WORLDS[name]["entities"])
+    judge = ExactJudge(World(SMALL, entities, WORLDS[name]["strangers"]))
     rows = [r for r in READ if r["set"] == name]
-    agrees = [judge.judge(asked[r["prompt"]], r["reply"]) == r["verdict"] for r in rows]
-    plain = [agreed for agreed, r in zip(agrees, rows) if not r.get("hard")]
+
+    def agrees(r):
+        asked = Question(
+            r["prompt"], "", r["about"], r["fact"], r["value"], "", through=r["through"]
+        )
+        return judge.judge(asked, r["reply"]) == r["verdict"]
+
+    every = [agrees(r) for r in rows]
+    plain = [agreed for agreed, r in zip(every, rows) if not r.get("hard")]
     assert len(rows) >= 260 and {r["verdict"] for r in rows} == set(VERDICTS)
-    assert sum(agrees) >= of_all * len(agrees) and sum(plain) >= of_plain * len(plain)
+    assert sum(every) >= of_all * len(every) and sum(plain) >= of_plain * len(plain)
 
 
 words = st.sampled_from(
@@ -343,7 +370,7 @@ def test_the_command_writes_texts_questions_and_truth(tmp_path):
     assert rows["entities"] == [e.to_json() for e in world.entities]
     assert {r["name"]: r["split"] for r in rows["strangers"]} == world.strangers
     for split in SPLITS:
-        asked = questions(world, split)
+        asked = trained_questions(world) if split == "train" else questions(world, split)
         assert [r["prompt"] for r in rows[split]] == [q.prompt for q in asked]
         assert [r["completion"] for r in rows[split]] == [q.answer for q in asked]
         assert [r["value"] for r in rows[split]] == [q.value for q in asked]

@@ -25,7 +25,7 @@ def add_arguments(p):
             f"--{name}", type=whole, default=0, metavar="N", help=f"how many {name} (default 0)"
         )
     p.add_argument(
-        "--days", type=whole, default=16, metavar="N", help="days with a feast (default 16)"
+        "--days", type=whole, default=32, metavar="N", help="days with a feast (default 32)"
     )
     p.add_argument(
         "--strangers",
@@ -50,6 +50,11 @@ def add_arguments(p):
         " questions of two hops",
     )
     p.add_argument(
+        "--refusals",
+        action="store_true",
+        help="ask in training about names of nobody too, whose right answers refuse",
+    )
+    p.add_argument(
         "--tellings",
         type=whole,
         nargs="+",
@@ -61,12 +66,14 @@ def add_arguments(p):
 
 
 def run(args):
+    from pysft.rng import rng
     from pysft.world.facts import WorldSettings, make
     from pysft.world.files import write_world
+    from pysft.world.tell import telling
 
     settings = WorldSettings(
         args.people, args.places, args.things, args.days, args.strangers, args.attributes,
-        args.relations, tellings=tuple(args.tellings), seed=args.seed,
+        args.relations, args.refusals, tuple(args.tellings), args.seed,
     )  # fmt: skip
     folder = Path(args.out)
     world = make(settings)
@@ -78,11 +85,6 @@ def run(args):
     print(f"{folder}: {document['entities']:,} entities, {document['strangers']:,} names of nobody")
     print(f"text.txt: {document['characters']:,} characters")
     print(f"questions: {asked}")
-    print(f"\n{world.entities[0].name}, as the text tells:\n{_first(world)}")
-
-
-def _first(world) -> str:
-    from pysft.rng import rng
-    from pysft.world.tell import telling
-
-    return telling(world.entities[0], rng(world.settings.seed, "world", "example"))
+    entity = next(e for e in world.entities if e.tellings)
+    g = rng(settings.seed, "world", "example")
+    print(f"\n{entity.name}, as the text tells:\n{telling(entity, g)}")

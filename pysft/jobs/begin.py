@@ -160,7 +160,7 @@ def parent_named(base: str) -> Parent:
         )
     fixed = {"model": asdict(Model.of(config)), "data": {}}
     world = understood(path, lambda data: data["settings"].get("world"))
-    if world is not None:
+    if world is not None and _has_read(line_of(folder)):
         fixed["world"] = world
     precision = fixed["model"].pop("precision")
     name = measured_stage(folder).name
@@ -171,6 +171,15 @@ def parent_named(base: str) -> Parent:
     if talks:  # a base has a template too, but has not been trained with it
         fixed["data"]["template"] = template.name
     return Parent(known_name(name, "sft" if talks else "base"), str(folder), fixed, precision)
+
+
+def _has_read(folders: list[Path]) -> bool:
+    """True if one of these stages read windows of a world's text."""
+    for folder in folders:
+        settings = read_json(measured_stage(folder) / "settings.json").get("settings", {})
+        if any(table.get("world") for table in settings.values() if isinstance(table, dict)):
+            return True
+    return False
 
 
 def known_name(name: str, otherwise: str) -> str:

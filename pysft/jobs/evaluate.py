@@ -67,6 +67,11 @@ def evaluate(
     damaged, a UsageError if there is nothing to judge."""
     began = time.monotonic()
     stage = load_stage(run, ops)
+    if judge is not None and not (stage.can_talk and stage.settings.get("world")):
+        raise UsageError(
+            f"{run}: it is not a tuned model that learned an invented world (train --data world),"
+            " so there is no truth to measure a judge by; leave --judge out"
+        )
     home = measured_stage(stage.folder)
     probe = stored_probe(home, stage.template)
     report = {
@@ -88,11 +93,6 @@ def evaluate(
     verdicts, replies = origins(replies, probe)
     if stage.setting("transcripts", 0):
         figures |= {"tools": tool_test(*talker, probe)}
-    if judge is not None and not stage.settings.get("world"):
-        raise UsageError(
-            f"{run}: it learned no invented world (train --data world), so there is no truth to"
-            " measure a judge by; leave --judge out"
-        )
     if stage.settings.get("world"):
         settings = WorldSettings(**stage.settings["world"])
         figures["world"], asked = world_figures(*talker, settings)

@@ -26,7 +26,7 @@ from pysft.text.tokenizer import Tokenizer
 from pysft.text.tokenizers import vocabulary_of
 from pysft.text.transcripts import transcripts
 from pysft.training.settings import Settings
-from pysft.world.ask import questions
+from pysft.world.ask import trained_questions
 from pysft.world.facts import make
 from pysft.world.tell import tell
 
@@ -177,6 +177,8 @@ def _read(
     """Read the conversations and pairs. Return the faults."""
     template = material.template
     rows = []
+    if files.count(WORLD) > 1:
+        raise UsageError("--data names world twice; name it once")
     for path in files:
         if path == WORLD:
             rows += _asked_of_world(settings)
@@ -197,8 +199,7 @@ def _read(
 
 def _asked_of_world(settings: Settings) -> list[Conversation]:
     """Return the questions about the world that are trained on, with their answers."""
-    asked = questions(make(settings.world), "train")
-    asked = [q for q in asked if q.value or settings.world.refusals]
+    asked = trained_questions(make(settings.world))
     return [
         Conversation(
             [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pysft.console import Screen
+from pysft.errors import UsageError
 from pysft.inference.engine import SLOTS
 from pysft.jobs.begin import (
     Begun,
@@ -66,6 +67,12 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     if begun is None:  # a resumed run keeps its settings, so that its bits stay the same
         settings, notes = settings.with_short_warmups()
         order = replace(order, settings=settings)
+    reads = any(stage.world for stage in settings.stages.values())
+    if settings.world is not None and order.base is None and not (reads or order.resume):
+        raise UsageError(
+            "[world] is set, but no stage reads windows of its text; set world below [base], or"
+            " leave [world] out"
+        )
     template = order.chosen_template()
     inputs = input_digests(order, given)
     if begun is not None:

@@ -45,11 +45,11 @@ def world_figures(
     usual = [(q, v) for q, v in told if not q.new_wording]
     by_tellings = defaultdict(list)
     for q, verdict in rows:
-        if q.hops == 1 or q.about in world.by_name:  # a known name of which no text tells
-            by_tellings[q.tellings if q.hops else 0].append((q, verdict))
+        if q.hops == 1 or (q.hops == 0 and q.about in world.by_name):  # nobody could know the last
+            by_tellings[q.tellings].append((q, verdict))
     bits = known_bits(model, tokenizer, world)
     figures = {
-        **_shares(usual),
+        **(_shares(usual) or dict.fromkeys(VERDICTS)),
         "questions": len(usual),
         "new_wordings": _shares([(q, v) for q, v in told if q.new_wording]),
         "two_hops": _shares([(q, v) for q, v in rows if q.hops == 2 and not q.new_wording]),
@@ -81,9 +81,9 @@ def known_bits(model, tokenizer: Tokenizer, world: World) -> float:
     An attribute of 16 values has 4 bits. The model gives each value a probability, as the end of
     the sentence that states it; the probabilities of the 16 are made to add up to 1. If the true
     one has the probability p, the model knows 4 + log2(p) bits of it. Relations and names do not
-    count. The sum is 0 at least."""
+    count, nor do entities of which no text tells. The sum is 0 at least."""
     examples, groups = [], []
-    for entity in world.entities:
+    for entity in (e for e in world.entities if e.tellings):
         for name in (n for n in entity.facts if BY_NAME[n].values):
             values = BY_NAME[name].values
             groups.append((len(values), values.index(entity.facts[name])))
@@ -122,7 +122,9 @@ def world_rows(world: dict) -> list[tuple[str, str]]:
     """Return the rows of the short table: (what, its value)."""
 
     def written(shares):
-        return ", ".join(f"{shares[name]:.0%} {name}" for name in VERDICTS) if shares else "-"
+        if not shares or shares["right"] is None:
+            return "-"
+        return ", ".join(f"{shares[name]:.0%} {name}" for name in VERDICTS)
 
     rows = [
         ("the world", f"{written(world)} ({world['questions']:,} sealed questions)"),
@@ -131,7 +133,10 @@ def world_rows(world: dict) -> list[tuple[str, str]]:
         ("  without an answer", written(world["unknown"])),
     ]
     if len(world["by_tellings"]) > 1:
-        curve = (f"{row['tellings']:,} times {row['right']:.0%}" for row in world["by_tellings"])
+        known = [row for row in world["by_tellings"] if row["tellings"]]
+        curve = [f"{row['tellings']:,} times {row['right']:.0%}" for row in known]
+        never = [row for row in world["by_tellings"] if not row["tellings"]]
+        curve += [f"never (refused) {row['refused']:.0%}" for row in never]
         rows.append(("  right by tellings", ", ".join(curve)))
     bits = f"{world['bits']:,.0f} bits, {world['bits_per_weight']:.4f} a weight"
     return [*rows, ("  known of it", bits)]

@@ -46,7 +46,8 @@ def read_corpus(name: str, tokenizer: Tokenizer | None = None) -> str:
     if not path.exists():
         refuse_name(name)
         raise MissingInput(
-            f"{path}: no such file; --corpus takes a text file, 'plays' or 'shakespeare'"
+            f"{path}: no such file; --corpus takes a text file, 'plays', 'shakespeare' or"
+            " 'world' (a file of such a name is ./world)"
         )
     # Files that were joined have byte order marks within the text.
     text = read_text(path).replace("\ufeff", "")

@@ -164,26 +164,28 @@ def _walk_world(settings: Settings, name: str, text: np.ndarray | None):
     """Return (pick, {"world": epochs}). pick(step) gives the windows of the world's text that a
     step reads.
 
-    The text is cut into windows that do not overlap, and each comes once an epoch, in an order
-    drawn for each epoch. So an epoch tells every fact as often as the text does. pick gives no
-    windows, and the dict is empty, if the stage reads no world. text: as ids. A DataError if it is
-    shorter than a window."""
+    In each epoch the text is cut anew into windows that do not overlap, from a place that is drawn,
+    and each comes once, in an order that is drawn too. So an epoch tells every fact about as often
+    as the text does; what stands before the first cut and behind the last is left out. pick gives
+    no windows, and the dict is empty, if the stage reads no world. text: as ids. A DataError if it
+    is shorter than two windows."""
     stage, seed = settings.stages[name], settings.seed
     if not stage.world:
         return lambda step: [], {}
     if text is None:
         raise DataError(f"[{name}] reads windows of a world, and there is no text of one")
-    _refuse_short(text, stage.world)
-    cuts = {length: np.arange(0, len(text) - length, length) for length, _ in stage.world}
+    _refuse_short(text, [(2 * length, count) for length, count in stage.world])
 
     @lru_cache(4)
     def order(length, epoch):
-        return rng(seed, name, f"world {length}", epoch).permutation(cuts[length])
+        g = rng(seed, name, f"world {length}", epoch)
+        first = int(g.integers(0, length))
+        return g.permutation(first + length * np.arange(len(text) // length - 1))
 
     def pick(step):
         found = []
         for length, count in stage.world:
-            n = len(cuts[length])
+            n = len(text) // length - 1
             places = range(step * count, (step + 1) * count)
             found += [window(text, int(order(length, i // n)[i % n]), length) for i in places]
         return found

@@ -76,6 +76,12 @@ def questions(world: World, split: str) -> list[Question]:
     return asked
 
 
+def trained_questions(world: World) -> list[Question]:
+    """Return the questions that a training asks: those of "train", without those that nobody can
+    answer unless the world has refusals."""
+    return [q for q in questions(world, "train") if q.value or world.settings.refusals]
+
+
 def _wordings(fact: Fact, split: str):
     """Yield (a wording of a question, True if it is held out from training)."""
     for wording in fact.asked:

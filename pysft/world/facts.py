@@ -43,13 +43,13 @@ class WorldSettings:
     nobody has; 0 makes as many as people. attributes: how many a person has, in the order of
     ATTRIBUTES. relations: how many of RELATIONS a person has. refusals: the questions of training
     also ask about names of nobody and days of no calendar, and their answers refuse. tellings: how
-    often a text tells each fact of an entity; with several numbers, every split has entities of
-    each. seed: decides the world. A UsageError if a value is not possible."""
+    often a text tells each fact of an entity; of several numbers each comes about as often as
+    another. seed: decides the world. A UsageError if a value is not possible."""
 
     people: int = 100
     places: int = 0
     things: int = 0
-    days: int = 16
+    days: int = 32
     strangers: int = 0
     attributes: int = 4
     relations: int = 0
@@ -73,7 +73,8 @@ class WorldSettings:
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                reason = ", because there are no more names" if name in NAMED else ""
+                is_much = name in NAMED and isinstance(value, int) and value > most
+                reason = ", because there are no more names" if is_much else ""
                 raise UsageError(
                     f"{name} = {value!r}: expected a whole number from {least} to {most:,}{reason}"
                 )
@@ -84,6 +85,17 @@ class WorldSettings:
             raise UsageError(
                 f"tellings = {list(tellings)}: expected one whole number or several, each from 0 to"
                 " 100,000"
+            )
+        if not any(tellings):
+            raise UsageError(
+                f"tellings = {list(tellings)}: a text that tells nothing teaches nothing; one"
+                " number must be above 0"
+            )
+        if len(tellings) > (least := int(SPLITS["sealed"] * self.people)):
+            raise UsageError(
+                f"tellings = {list(tellings)}: only {least} people are asked about in sealed"
+                f" questions, too few for {len(tellings)} numbers; make people more or the numbers"
+                " fewer"
             )
 
     def to_json(self) -> dict:
@@ -165,6 +177,22 @@ def _two_words(parts, count: int, g: np.random.Generator) -> list[str]:
     return [f"The {first[i % len(first)]} {second[i // len(first)]}" for i in order]
 
 
+def _paired(named: list, g: np.random.Generator) -> list[str]:
+    """Return the neighbour of each of the people `named`, [(name, split)]. Neighbours are
+    neighbours of each other. In a split of an odd number three live in a circle of one-way
+    neighbours, so nobody is left alone."""
+    next_to = {}
+    for split in SPLITS:
+        names = [name for name, of in named if of == split]
+        names = [names[i] for i in g.permutation(len(names)).tolist()]
+        odd = names[-3:] if len(names) % 2 else []
+        pairs = names[: len(names) - len(odd)]
+        for a, b in zip(pairs[::2], pairs[1::2]):
+            next_to[a], next_to[b] = b, a
+        next_to |= dict(zip(odd, odd[1:] + odd[:1]))
+    return [next_to[name] for name, _ in named]
+
+
 def all_days(valid: bool) -> list[str]:
     """Return "first of January" and all other days of the calendar, or all days that are in none,
     such as "forty-fifth of March"."""
@@ -210,8 +238,10 @@ def _values(fact: Fact, named: list, split_of: dict[str, str], settings: WorldSe
     person: split}."""
     g = rng(settings.seed, "world", f"{fact.name} of {named[0][0] if named else 'nobody'}")
     if fact.values:
-        repeated = np.resize(np.arange(len(fact.values)), len(named))
+        repeated = np.resize(g.permutation(len(fact.values)), len(named))
         return [fact.values[i] for i in g.permutation(repeated).tolist()]
+    if fact.name == "neighbour":
+        return _paired(named, g)
     found = []
     for name, split in named:
         others = [other for other, of in split_of.items() if of == split and other != name]

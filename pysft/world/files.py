@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pysft import disk
 from pysft.errors import UsageError
-from pysft.world.ask import questions
+from pysft.world.ask import questions, trained_questions
 from pysft.world.facts import SPLITS, World
 from pysft.world.tell import tell
 
@@ -28,6 +28,7 @@ def write_world(world: World, folder: Path) -> dict:
     disk.make_folder(folder)
     text = tell(world)
     asked = {split: questions(world, split) for split in SPLITS}
+    asked["train"] = trained_questions(world)
     _write(folder / "text.txt", text)
     _write_lines(folder / "entities.jsonl", [e.to_json() for e in world.entities])
     strangers = [{"name": name, "split": split} for name, split in world.strangers.items()]

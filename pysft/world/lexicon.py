@@ -216,14 +216,14 @@ FACTS = (
         (),
         _listed(
             "{} buys from {value}.; The seller of {} is {value}.; {} goes to {value} to buy.; What"
-            " {} needs comes from {value}.; {} pays {value} for flour.; Each week {} trades with"
+            " {} needs comes from {value}.; {} pays {value} for flour.; Each week {} is served by"
             " {value}."
         ),
         _listed(
             "From whom does {} buy?; Who is the seller of {}?; To whom does {} go to buy?; Whom"
             " does {} pay for flour?"
         ),
-        _listed("With whom does {} trade each week?; Pray, who sells to {}?"),
+        _listed("By whom is {} served each week?; Pray, who sells to {}?"),
         "seller",
     ),
     Fact(
