@@ -528,7 +528,7 @@ def test_the_rule_of_origins_is_broken_into_lines_of_at_most_110_columns(monkeyp
 
 def described(settings, corpus="plays"):
     """The lines about the settings of a run."""
-    material = SimpleNamespace(train_text="x" * 1234, heldout_text="x" * 56)
+    material = SimpleNamespace(train_text="x" * 1234, heldout_text="x" * 56, world_text="")
     return screened(lambda screen: describe(screen, settings, Path("runs/a"), corpus, material))
 
 

@@ -283,3 +283,14 @@ def test_a_world_that_no_stage_reads_is_refused(workdir):
 def test_data_world_is_named_once(workdir):
     assert "names world twice" in refusal(2, "train", "--data", "world", "world")
     assert workdir.is_unchanged()
+
+
+@pytest.mark.parametrize("damage", [[], {"people": 3}, {"persons": 30}, "x"])
+def test_a_damaged_world_is_named_in_one_sentence(world_run, tmp_path, damage):
+    copy = tmp_path / "run"
+    shutil.copytree(world_run[0], copy)
+    path = copy / "sft" / "settings.json"
+    document = json.loads(path.read_text())
+    document["settings"]["world"] = damage
+    path.write_text(json.dumps(document))
+    assert f"{path}: not as this program writes it" in refusal(65, "eval", copy)

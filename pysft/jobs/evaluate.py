@@ -33,7 +33,6 @@ from pysft.run.stage import (
 from pysft.run.tree import base_of, lineage
 from pysft.training.flat import stored_settings
 from pysft.training.settings import Settings
-from pysft.world.facts import WorldSettings
 
 # The figures of report.json that measuring again does not change.
 KEPT = (
@@ -67,7 +66,7 @@ def evaluate(
     damaged, a UsageError if there is nothing to judge."""
     began = time.monotonic()
     stage = load_stage(run, ops)
-    if judge is not None and not (stage.can_talk and stage.settings.get("world")):
+    if judge is not None and not (stage.can_talk and stage.world):
         raise UsageError(
             f"{run}: it is not a tuned model that learned an invented world (train --data world),"
             " so there is no truth to measure a judge by; leave --judge out"
@@ -93,9 +92,8 @@ def evaluate(
     verdicts, replies = origins(replies, probe)
     if stage.setting("transcripts", 0):
         figures |= {"tools": tool_test(*talker, probe)}
-    if stage.settings.get("world"):
-        settings = WorldSettings(**stage.settings["world"])
-        figures["world"], asked = world_figures(*talker, settings)
+    if stage.world:
+        figures["world"], asked = world_figures(*talker, stage.world)
         if judge is not None:
             figures["judge"] = judged(judge, asked)
     report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}

@@ -36,12 +36,15 @@ def relevant(settings: Settings) -> dict:
     """The settings that can change a result of the lab. It reads no files and makes its own
     examples, so `transcripts`, `tokenizer`, `lang`, `synthetic` and `ignore` do not count. It never
     skips a step and never resumes, so `on_nan` and `save_every` do not count. A precision of
-    float32 is left out, so records of versions that had no other keep their names."""
+    float32, and no windows of a world, are left out, so records of versions that had nothing else
+    keep their names."""
     others = ("transcripts", "tokenizer", "lang", "synthetic", "ignore", "on_nan", "save_every")
     tables = settings.to_json()
     for name, table in tables.items():
         if isinstance(table, dict):
-            tables[name] = {k: v for k, v in table.items() if k not in others and v != "float32"}
+            kept = ((k, v) for k, v in table.items() if k not in others)
+            usual = (("precision", "float32"), ("world", ()))
+            tables[name] = {k: v for k, v in kept if (k, v) not in usual}
     return tables
 
 

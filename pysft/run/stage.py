@@ -37,6 +37,7 @@ from pysft.nn.shapes import GPTConfig, parameter_shapes
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
+from pysft.world.facts import WorldSettings
 
 
 def weights_sha256(model: GPT) -> str:
@@ -88,6 +89,20 @@ class Stage:
     def can_talk(self) -> bool:
         """True if the stage was tuned: its vocabulary has the token that ends a reply."""
         return self.template.end in self.tokenizer.special
+
+    @property
+    def world(self) -> WorldSettings | None:
+        """The settings of the invented world that the stage learned; None if it learned none. A
+        DataError if they are damaged."""
+        document = self.settings.get("world") if isinstance(self.settings, dict) else None
+        if document is None:
+            return None
+        try:
+            return WorldSettings(**document)
+        except (UsageError, TypeError) as error:
+            raise DataError(
+                f"{self.folder / 'settings.json'}: not as this program writes it ({error})"
+            ) from None
 
     def setting(self, name: str, default):
         """Return a setting of the data that the stage was trained with, or `default` if it is not
