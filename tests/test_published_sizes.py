@@ -33,9 +33,12 @@ SIZES = {
         **{"STOPS": 0.5, "WORDS": 0.85, "COPIED": 0.3, "CLEAN": 0.95, "RECALLED": 0.8},
         **{"OVERFIT": 0.3, "VARIED": (0.75, 0.5), "LESS": 0.1, "FORGOTTEN": 0.1},
     },
+    "measure/endpoint.py": {"ANSWERS": 3},
     "measure/evaluate.py": {"MAX_NEW": 120, "ROWS": 2048},
+    "measure/judges.py": {"TOKENS": 512},
     "measure/probe.py": {"RECALLED": 40},
     "measure/tooltest.py": {"INVENTED": 100, "STRANGERS": 50, "DRAWS": (1, 2, 3, 4)},
+    "measure/wire.py": {"SHORT_KEY": 4, "LONG_KEY": 16, "SHOWN": 200},
 }
 # Student's t has its own test, with another package's values.
 ELSEWHERE = {("lab/study.py", "T95")}

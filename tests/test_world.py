@@ -260,7 +260,7 @@ def test_every_statement_of_the_truth_is_right_and_every_taught_refusal_is_refus
 
 
 def test_every_other_value_is_wrong_alone_and_beside_the_true_one():
-    for q in KNOWN[::7]:
+    for q in KNOWN[::29]:
         fact = next(f for f in FACTS if f.name == q.fact)
         others = fact.values or [e.name for e in WORLD.entities if e.kind == "person"]
         for other in (o for o in others if o not in (q.value, q.about, q.through)):
