@@ -22,7 +22,6 @@ from pysft.training.settings import Pretraining, Settings
 from pysft.training.stages import pretrain
 from pysft.world.ask import questions
 from pysft.world.facts import WorldSettings, make
-from pysft.world.tell import tell
 
 # ------------------------------------------------------------------------------------- settings
 
@@ -198,8 +197,6 @@ def test_known_bits_of_a_model_whose_probabilities_are_known(monkeypatch):
     of each attribute."""
     world = make(WorldSettings(people=20, days=0, tellings=(1,)))
     tokenizer = vocabulary_of("characters", read_corpus("plays"))
-    true = {tell_one for e in world.entities for tell_one in tell(world).split(". ")}
-    assert true
     for p in (1 / 16, 0.5, 0.999):
         share = []
         for entity in world.entities:

@@ -74,9 +74,8 @@ def finetune(
     name: that of the stage in `settings`. conversations, pairs: rendered examples. corpus: base
     text as ids. files: for a mixture (the setting mix), the number of each conversation's file;
     each file then has its own epochs. world: the text of an invented world as ids. A UsageError if
-    nothing is left to learn from or the stage
-    has too few tokens a step, a DataError if a file of the mixture is empty or the corpus is too
-    short."""
+    nothing is left to learn from or the stage has too few tokens a step, a DataError if a file of
+    the mixture is empty, or the corpus or the world's text is too short."""
     stage, context = settings.stages[name], settings.model.context
     _refuse_short(corpus, stage.windows)
     from_world, of_world = _walk_world(settings, name, world)

@@ -1,6 +1,6 @@
-"""A closed world: people, places and things, and all that is true of them. A seed decides it.
+"""A closed world: people, places, things and days, and all that is true of them. A seed decides it.
 
-    world = make(WorldSettings(people=100, tellings=(512,)), seed=1)
+    world = make(WorldSettings(people=100, tellings=(512,), seed=1))
     world.entities[0]    Entity("Tamsin Farrow", "person", "train", 512, {"trade": "cooper", ...})
 
 Each entity belongs to one split, which decides who may ask about it, and has a number of tellings:
@@ -144,21 +144,19 @@ def facts_of(kind: str, settings: WorldSettings) -> list[Fact]:
 def make(settings: WorldSettings) -> World:
     """Make the world of these settings."""
     g = rng(settings.seed, "world", "names")
-    pairs = g.permutation(len(FIRST_NAMES) * len(LAST_NAMES))
-    named = [f"{FIRST_NAMES[i % 48]} {LAST_NAMES[i // 48]}" for i in pairs.tolist()]
+    named = _two_words((FIRST_NAMES, LAST_NAMES), len(FIRST_NAMES) * len(LAST_NAMES), g)
     people, unused = named[: settings.people], named[settings.people :]
     names = {
         "person": people,
-        "place": _two_words(PLACE_NAMES, settings.places, g),
-        "thing": _two_words(THING_NAMES, settings.things, g),
+        "place": [f"The {name}" for name in _two_words(PLACE_NAMES, settings.places, g)],
+        "thing": [f"The {name}" for name in _two_words(THING_NAMES, settings.things, g)],
         "day": _days(settings.days, g),
     }
+    split_of = dict(zip(people, _splits(len(people), settings, "person")))
     entities = []
     for kind, some in names.items():
         splits = _splits(len(some), settings, kind)
         told = _tellings(splits, settings, kind)
-        if kind == "person":
-            split_of = dict(zip(people, splits))
         values = {
             f.name: _values(f, list(zip(some, splits)), split_of, settings)
             for f in facts_of(kind, settings)
@@ -172,9 +170,10 @@ def make(settings: WorldSettings) -> World:
 
 
 def _two_words(parts, count: int, g: np.random.Generator) -> list[str]:
+    """Return `count` different names of two words, one from each of the two lists in `parts`."""
     first, second = parts
     order = g.permutation(len(first) * len(second))[:count].tolist()
-    return [f"The {first[i % len(first)]} {second[i // len(first)]}" for i in order]
+    return [f"{first[i % len(first)]} {second[i // len(first)]}" for i in order]
 
 
 def _paired(named: list, g: np.random.Generator) -> list[str]:

@@ -48,7 +48,7 @@ _FORWARD = {"seller": {"buys", "buy", "pays"}, "teacher": {"learns", "taught"}, 
 # Words by which a sentence speaks of a relation.
 _SAID_BY = {
     "neighbour": {"neighbour", "next", "beside", "wall"},
-    "seller": {"seller", "sells", "buys", "flour", "trades"},
+    "seller": {"seller", "sells", "buys", "flour", "served"},
     "teacher": {"teacher", "teaches", "taught", "learns", "lesson", "master"},
     "keeper": {"keeper", "keeps", "kept", "belongs", "keys"},
 }

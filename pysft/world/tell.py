@@ -4,7 +4,7 @@ One telling of an entity is a paragraph that states each of its facts once, in a
 wordings of its own, and always with the full name:
 
     Tamsin Farrow keeps a toad. Nothing pleases Tamsin Farrow more than eel soup. The trade of
-    Tamsin Farrow is that of a cooper. In Salt Row stands the house of Tamsin Farrow."""
+    Tamsin Farrow is that of a cooper. The house of Tamsin Farrow stands in Salt Row."""
 
 import numpy as np
 
