@@ -15,7 +15,9 @@ holds its arrays (roofline.py).
 The products have the shapes of a training step of the size. They are y = x wT, dx = dy w and
 dw = dyT x. They are compared with NumPy's matmul (its BLAS, with as many threads), which runs in a
 process of its own and takes turns with pysft. pysft adds dw to the gradient, NumPy writes it.
-Products in bf16 follow where the processor has them; the conversions of their factors count."""
+Products in bf16 follow where the processor has them; the conversions of their factors count. If
+PyTorch is installed, they are compared with its products, which are oneDNN's. Its factors are bf16
+from the start, and so is what it writes: its conversions do not count."""
 
 import math
 
@@ -23,13 +25,14 @@ import harness
 import numpy as np
 import report
 import roofline
-from harness import SIZES, Worker, ratios, spread, take_turns
+from harness import SIZES, Worker, has_torch, ratios, spread, take_turns
 from machine import ceilings, describe
 from report import with_quartiles
 
 from pysft.nn import gate, kernels
 
 PRODUCTS = ["y", "dx", "dw"]
+PEERS = {"fp32": "NumPy", "bf16": "oneDNN"}  # what products are compared with
 
 
 def shapes(size):
@@ -61,6 +64,23 @@ def numpy_products(size):
             f"y {name}": lambda x=x, w=w, y=y: np.matmul(x, w.T, out=y),
             f"dx {name}": lambda dy=dy, w=w, dx=dx: np.matmul(dy, w, out=dx),
             f"dw {name}": lambda dy=dy, x=x, dw=dw: np.matmul(dy.T, x, out=dw),
+        }
+    return found
+
+
+def onednn_products(size, threads):
+    """{"y qkv bf16": function, ...}, the products in bf16 by PyTorch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    found = {}
+    for name, (N, C, K) in shapes(size).items():
+        x, w, dy = (torch.from_numpy(a).bfloat16() for a in arrays((N, C), (K, C), (N, K)))
+        y, dx, dw = torch.empty_like(dy), torch.empty_like(x), torch.empty_like(w)
+        found |= {
+            f"y {name} bf16": lambda x=x, w=w, y=y: torch.mm(x, w.T, out=y),
+            f"dx {name} bf16": lambda dy=dy, w=w, dx=dx: torch.mm(dy, w, out=dx),
+            f"dw {name} bf16": lambda dy=dy, x=x, dw=dw: torch.mm(dy.T, x, out=dw),
         }
     return found
 
@@ -147,6 +167,8 @@ def build(runner, size, threads):
     """A worker's functions: one for each case, and "cases" with their work and units."""
     if runner == "NumPy":
         return numpy_products(size)
+    if runner == "oneDNN":
+        return onednn_products(size, threads)
     cases = products(size)
     if gate.HAS_BF16:
         cases |= {f"{name} bf16": case for name, case in cases.items()}
@@ -156,6 +178,12 @@ def build(runner, size, threads):
         for name, (kernel, arguments, *_) in cases.items()
     }
     return {"cases": lambda: {name: case[2:] for name, case in cases.items()}, **bound}
+
+
+def peer_of(case):
+    """The name of what a case is compared with; "" if it is compared with nothing."""
+    kind = "bf16" if "bf16" in case else "fp32"
+    return PEERS[kind] if case.split()[0] in PRODUCTS else ""
 
 
 def measure(size, args, machine, speeds):
@@ -168,10 +196,11 @@ def measure(size, args, machine, speeds):
             "pysft": Worker(runner="pysft", **spec),
             "NumPy": Worker(dict.fromkeys(blas, str(args.threads)), runner="NumPy", **spec),
         }
+        if gate.HAS_BF16 and has_torch():
+            workers["oneDNN"] = Worker(runner="oneDNN", **spec)
         cases = workers["pysft"].ask("cases")
         for name in cases:
-            compares = name.split()[0] in PRODUCTS and "bf16" not in name
-            turns = workers if compares else {"pysft": workers["pysft"]}
+            turns = {who: workers[who] for who in ("pysft", peer_of(name)) if who in workers}
             for who, values in take_turns(turns, args.rounds, seconds, name).items():
                 found.setdefault(name, {}).setdefault(who, []).extend(values)
         for w in workers.values():
@@ -188,27 +217,30 @@ def measure(size, args, machine, speeds):
             row["of"] = row["copy"]
         row["share"] = rate["median"] / row["of"]
         row |= roofline.bound(row, machine, speeds)
-        if "NumPy" in times:
-            row["numpy_rate"] = spread(work / np.array(times["NumPy"]))
-            row["ratio"] = ratios(times["NumPy"], times["pysft"])
+        if (peer := peer_of(name)) in times:
+            row |= {"peer": peer, "peer_rate": spread(work / np.array(times[peer]))}
+            row["ratio"] = ratios(times[peer], times["pysft"])
         rows.append(row)
     copier.close()
     return rows
 
 
 def geometric_means(rows):
-    """Over a size's shapes: {"y", "dx", "dw", "all": times as fast as NumPy, "fp32 of peak", "bf16
-    of peak": shares}."""
+    """Over a size's shapes: {"y", "dx", "dw", "all": times as fast as NumPy, "bf16 x oneDNN": times
+    as fast as oneDNN, "fp32 of peak", "bf16 of peak": shares}."""
 
     def mean(values):
         return math.exp(np.mean(np.log(values)))
 
     found, products = {}, [r for r in rows if r["case"].split()[0] in PRODUCTS]
-    faster = [r for r in products if "ratio" in r]
+    faster = [r for r in products if r.get("peer") == "NumPy"]
     for kind in PRODUCTS:
         of_kind = [r["ratio"]["median"] for r in faster if r["case"].split()[0] == kind]
         found[kind] = mean(of_kind)
     found["all"] = mean([r["ratio"]["median"] for r in faster])
+    others = [r["ratio"]["median"] for r in products if r.get("peer") == "oneDNN"]
+    if others:
+        found["bf16 x oneDNN"] = mean(others)
     for peak in ("fp32", "bf16"):
         some = [r["share"] for r in products if ("bf16" in r["case"]) == (peak == "bf16")]
         if some:
@@ -221,9 +253,9 @@ def as_text(size, rows, means):
 
     def line(r):
         whole = "peak" if r["unit"] == "GFLOP/s" else f"copy {r['of']:.0f}"
-        numpy = ["", ""]
+        peer = ["", "", ""]
         if "ratio" in r:
-            numpy = [f"{r['numpy_rate']['median']:.0f}", with_quartiles(r["ratio"])]
+            peer = [r["peer"], f"{r['peer_rate']['median']:.0f}", with_quartiles(r["ratio"])]
         return [
             r["case"],
             f"{1e6 * r['seconds']['median']:,.1f}",
@@ -232,13 +264,15 @@ def as_text(size, rows, means):
             f"{r['share']:.0%} of {whole}",
             f"{r['intensity']:.2g}",
             f"{r['roof_share']:.0%} of {r['roof']:.0f}, {r['by']}",
-            *numpy,
+            *peer,
         ]
 
     head = [size, "us", "rate (quartiles)", "", "share", "flop/B", "of its roof, GFLOP/s"]
-    head += ["NumPy", "x NumPy (quartiles)"]
+    head += ["peer", "its rate", "x peer (quartiles)"]
     against = ", ".join(f"{kind} {means[kind]:.2f}" for kind in (*PRODUCTS, "all"))
     shares = [f"{name} {value:.0%}" for name, value in means.items() if "peak" in name]
+    if "bf16 x oneDNN" in means:
+        against += f"; bf16, x oneDNN: {means['bf16 x oneDNN']:.2f}"
     return (
         f"{report.table(head, [line(r) for r in rows])}\n"
         f"geometric mean over the products, x NumPy: {against}; {', '.join(shares)}"

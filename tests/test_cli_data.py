@@ -20,11 +20,11 @@ from command_line import (
 from pysft.jobs.town import STRANGER
 from pysft.measure import evaluate, tooltest
 from pysft.text.corpora import read_corpus
-from pysft.text.facts import town
 from pysft.text.grades import GRADES
 from pysft.text.templates import CHATML
 from pysft.text.tokenizer import SHAKESPEARE
 from pysft.training.presets import WITH_TOOLS
+from pysft.world.town import town
 
 
 def stored(run, name):

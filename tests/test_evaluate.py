@@ -41,7 +41,7 @@ from pysft.text.examples import shift
 from pysft.text.render import render, render_prompt
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.text.transcripts import refusal
+from pysft.world.ask import refusal
 
 TOKENIZER = CharTokenizer(SHAKESPEARE, CHAT.tokens)
 WITH_TOOLS = TOKENIZER.grow(CHAT.tool_tokens)

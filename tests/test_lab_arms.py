@@ -13,7 +13,7 @@ from pysft.lab.experiments.data_size import ONLY
 from pysft.lab.names import KNOWN, REFUSED
 from pysft.lab.personas import CLERK, IDENTITY, PLAYER
 from pysft.nn.shapes import MATRICES
-from pysft.text.transcripts import REFUSAL
+from pysft.world.lexicon import REFUSAL
 
 
 @pytest.fixture(scope="module")

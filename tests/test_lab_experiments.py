@@ -48,10 +48,10 @@ from pysft.text.examples import prepare_sft_example
 from pysft.text.formats import read_conversations
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.text.transcripts import REFUSAL
 from pysft.training.objectives import Sft
 from pysft.training.presets import PRESETS
 from pysft.training.stages import finetune
+from pysft.world.lexicon import REFUSAL
 
 CHAT_TOKENS = CharTokenizer(SHAKESPEARE, CHAT.tokens)
 SPELLED_OUT = CharTokenizer(SHAKESPEARE + "<>|")

@@ -16,11 +16,11 @@ from pysft.jobs.material import Material, gather, no_transcripts
 from pysft.jobs.summary import data_figures, describe_data, graded_ends, mask_counts
 from pysft.text.conversation import Conversation, plain
 from pysft.text.corpora import read_corpus
-from pysft.text.facts import town
 from pysft.text.spread import spread
 from pysft.text.templates import CHAT, LLAMA2
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training.presets import resolve
+from pysft.world.town import town
 
 PLAYS = read_corpus("plays")[:20000] + SHAKESPEARE
 SIGNS = SHAKESPEARE * 4000  # each line has one word, of 26 letters; a name has at most nine
@@ -365,7 +365,7 @@ def test_tokens_of_tools_are_in_the_vocabulary_only_if_something_calls_tools(tmp
     call = {"messages": say("Who", [{"type": "search", "text": "moon"},
                                     {"type": "result", "text": "pale"},
                                     {"type": "text", "text": "Pale."}])}  # fmt: skip
-    tools = set(CHAT.tool_tokens)
+    tools = set(CHAT.tokens_for({"result"}))
     for given, data, has in (
         ({"a.jsonl": rows(3)}, {}, False),
         ({"a.jsonl": [*rows(3), call]}, {}, True),

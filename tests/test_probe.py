@@ -11,13 +11,13 @@ from pysft.errors import DataError, MissingInput
 from pysft.measure.probe import Probe, before_reply, make_probe, plain_prompt, stored_probe
 from pysft.text.conversation import Conversation
 from pysft.text.corpora import shipped
-from pysft.text.facts import town
 from pysft.text.formats import last_text, read_conversations, read_prompts
 from pysft.text.heldout import prompt_key
 from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE
-from pysft.text.transcripts import FOLLOWED
+from pysft.world.town import town
+from pysft.world.transcripts import FOLLOWED
 
 SEALED = read_prompts(shipped("sealed_prompts.jsonl"))
 ROSE = Conversation(say("Speak of the rose", "A rose is red."), "mine.jsonl", 1)

@@ -6,16 +6,16 @@ import json
 
 import numpy as np
 import pytest
+from texts import transcripts
 
 from pysft.batch import Example
 from pysft.lab import names
 from pysft.lab.variants import exchange, noisy, shuffled
 from pysft.rng import rng
-from pysft.text.facts import Fact, Lexicon, invent
-from pysft.text.transcripts import transcripts
 from pysft.training.presets import TOOLS, WITH_TOOLS, resolve
 from pysft.training.settings import FineTuning, Model, Pretraining, Settings
 from pysft.training.stages import finetune, pretrain
+from pysft.world.town import Fact, Words, invent
 
 TEXT = """
 Once upon a time the old miller of the valley had three sons, and to the eldest he gave the mill,
@@ -87,7 +87,7 @@ def digest(*documents) -> str:
 
 
 def test_transcripts_of_a_seed():
-    lexicon = Lexicon(TEXT)
+    lexicon = Words(TEXT)
     made = transcripts(400, TOWN, lexicon, 1, known=0.6, ordinary=ORDINARY)
     assert digest(*([c.messages, c.line] for c in made)) == "811d6cfd3e9ab06a"
     facts = [invent(rng(1, "a", "b", i), lexicon, 0.3) for i in range(200)]

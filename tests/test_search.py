@@ -16,7 +16,7 @@ from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.inference.search import QUESTION_WORDS, Document, Search
 from pysft.text.corpora import shipped
 from pysft.text.tokenizer import SHAKESPEARE
-from pysft.text.transcripts import NOTHING, about
+from pysft.world.transcripts import NOTHING, about
 
 steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 TOWN = shipped("town.jsonl")

@@ -3,29 +3,29 @@
 import numpy as np
 import pytest
 from pair_tokenizer import PairTokenizer
+from texts import transcripts
 
 from pysft.inference.generate import Reply
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.inference.search import Document, Search
 from pysft.inference.tool_calls import answer_calls
-from pysft.measure import tooltest
+from pysft.measure import calltest, tooltest
 from pysft.measure.probe import Probe
 from pysft.rng import rng
 from pysft.text.corpora import read_corpus, split_corpus
-from pysft.text.facts import Lexicon, invent, town
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
-from pysft.text.transcripts import (
+from pysft.training.presets import TOOLS
+from pysft.world.ask import refusal
+from pysft.world.lexicon import REFUSAL
+from pysft.world.town import Words, invent, town
+from pysft.world.transcripts import (
     FOLLOWED,
     HELD_OUT,
     HELD_OUT_FOLLOWED,
     PRONOUNS,
-    REFUSAL,
     about,
-    refusal,
-    transcripts,
 )
-from pysft.training.presets import TOOLS
 
 T = CharTokenizer(SHAKESPEARE, CHAT.tokens).grow(CHAT.tool_tokens)
 CONTEXT = 256
@@ -48,7 +48,7 @@ def figures_of(monkeypatch, answer, tokenizer=T, sampling=GREEDY):
     the result that is injected, or None if no tool answers; the reply is then None too."""
     questions, given = {}, sampling
     start, end = (tokenizer.special[f"<|search_{which}|>"] for which in ("start", "end"))
-    real = tooltest.render_prompt
+    real = calltest.render_prompt
 
     def rendered(messages, *rest):
         ids = real(messages, *rest)
@@ -84,8 +84,8 @@ def figures_of(monkeypatch, answer, tokenizer=T, sampling=GREEDY):
             return text, reply_to(said, self.inject, CONTEXT), 0
 
     monkeypatch.setattr(tooltest, "Session", Chat)
-    monkeypatch.setattr(tooltest, "render_prompt", rendered)
-    monkeypatch.setattr(tooltest, "generate", generate)
+    monkeypatch.setattr(calltest, "render_prompt", rendered)
+    monkeypatch.setattr(calltest, "generate", generate)
     more = {} if sampling == GREEDY else {"sampling": sampling}
     return tooltest.tool_test(None, tokenizer, CHAT, PROBE, (1, 2), **more)
 
@@ -205,14 +205,14 @@ def test_a_model_that_knows_the_facts_by_heart_is_caught(monkeypatch):
 
 def test_no_fact_or_unknown_name_of_the_test_was_trained_on():
     train, heldout = split_corpus(read_corpus("plays"))
-    made = transcripts(TOOLS["data"]["transcripts"], town(True), Lexicon(train), 1)
+    made = transcripts(TOOLS["data"]["transcripts"], town(True), Words(train), 1)
     parts = [[part["text"] for part in c.messages[-1]["content"]] for c in made]
     asked, seen = {call for call, _, _ in parts}, {text for row in parts for text in row[1:]}
     asked |= {call.removeprefix(about(kind, "")) for call in asked for kind in FOLLOWED}
     seen |= {m["content"] for c in made for m in c.messages[1:-1:2]}
     coincide = 0
     for draw in tooltest.DRAWS:
-        g, lexicon = rng(draw, "tools", "test"), Lexicon(heldout)
+        g, lexicon = rng(draw, "tools", "test"), Words(heldout)
         held = [f for f in town(False) if f.kind not in FOLLOWED]
         facts = [*held, *(invent(g, lexicon) for _ in range(tooltest.INVENTED))]
         known = [f for f in [*town(True), *facts] if f.kind not in FOLLOWED]
@@ -301,7 +301,7 @@ def test_ordinary_questions_are_asked_once_alone_and_once_behind_one_about_the_t
 def test_an_answer_is_one_search_its_result_and_a_text():
     kinds = ("search", "result", "text")
     parts = [{"type": kind, "text": f"a {kind}"} for kind in kinds]
-    answer = tooltest._Answer(parts, True, True)
+    answer = calltest.Answer(parts, True, True)
     assert answer.is_fact("a text") and not answer.is_fact("a result")
     assert not answer._replace(ended=False).is_fact("a text")
     for others in (parts[::-1], parts[:2], parts[2:], [*parts, parts[2]], [parts[0], *parts], []):
@@ -318,9 +318,9 @@ def test_a_call_is_begun_by_the_token_that_opens_a_search_or_a_result():
         ("<|user|>", False),
     ):
         ids = np.array([*T.encode("Aye"), T.special[token]], np.int32)
-        assert tooltest._read(Reply(ids, "end"), T, CHAT).began_call is begun
+        assert calltest.read_reply(Reply(ids, "end"), T, CHAT).began_call is begun
     for stop in ("end", "length"):
-        assert tooltest._read(Reply(T.encode("Aye"), stop), T, CHAT).ended is (stop == "end")
+        assert calltest.read_reply(Reply(T.encode("Aye"), stop), T, CHAT).ended is (stop == "end")
 
 
 def test_the_rows_of_an_earlier_tool_test_leave_out_what_it_did_not_measure():

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from texts import grown
+from texts import grown, transcripts
 
 from pysft import IGNORE
 from pysft.errors import DataError
@@ -15,10 +15,11 @@ from pysft.nn.shapes import GPTConfig
 from pysft.text.conversation import check_messages, plain
 from pysft.text.corpora import read_corpus
 from pysft.text.examples import encode_conversation
-from pysft.text.facts import Lexicon, invent, name, town
 from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT
-from pysft.text.transcripts import (
+from pysft.world.lexicon import REFUSAL
+from pysft.world.town import Words, invent, name, town
+from pysft.world.transcripts import (
     ASKED,
     FOLLOWED,
     GOES_ON,
@@ -26,15 +27,13 @@ from pysft.text.transcripts import (
     HELD_OUT_FOLLOWED,
     NOTHING,
     PRONOUNS,
-    REFUSAL,
     about,
     miss,
-    transcripts,
 )
 
 T = grown(CHAT)
 TEXT = read_corpus("plays")[:50_000]
-LEXICON = Lexicon(TEXT)
+LEXICON = Words(TEXT)
 ORDINARY = [("Speak of love", "Love is kind."), ("I am sad", "Take heart."), ("Sing", "La.")]
 MADE = transcripts(3000, town(trained=True), LEXICON, 1, ordinary=ORDINARY)
 SEARCHED = [c for c in MADE if c.has_calls]
@@ -207,7 +206,7 @@ def test_facts_are_of_many_kinds_and_none_is_too_long():
 
 def test_a_text_of_few_words_is_refused_in_a_sentence():
     with pytest.raises(DataError, match="longer corpus"):
-        Lexicon("ab " * 50)
+        Words("ab " * 50)
 
 
 def test_what_is_asked_in_the_test_was_never_trained_on():

@@ -225,7 +225,7 @@ def test_every_question_has_the_true_answer():
             assert q.hops == 1 + bool(q.through)
         else:
             assert q.hops == 0 and (subject is None or subject.tellings == 0)
-            assert q.answer == refusal(q.about)
+            assert q.answer == refusal(q.about, q.fact)
         if q.through:
             first = WORLD.by_name[q.about]
             assert q.through in first.facts.values() and q.through in q.answer

@@ -4,7 +4,9 @@ import json
 
 from hypothesis import settings
 
+from pysft.text.conversation import made_conversation
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.world.transcripts import transcripts as made_transcripts
 
 PLAIN = CharTokenizer(SHAKESPEARE)
 steady = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -50,3 +52,10 @@ def one_line(error) -> str:
     text = str(error.value)
     assert text and "\n" not in text
     return text
+
+
+def transcripts(*args, **kwargs):
+    """The conversations of made transcripts of a search. The arguments are those of
+    world.transcripts.transcripts()."""
+    made = made_transcripts(*args, **kwargs)
+    return [made_conversation("tools", line, *row) for line, row in enumerate(made, 1)]

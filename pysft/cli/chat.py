@@ -47,6 +47,12 @@ def add_arguments(p):
         ),
     )
     p.add_argument(
+        "--table",
+        metavar="FILE.csv",
+        help="the table for a model that was trained to ask one: the first line names the columns,"
+        " the first column is whose (default: the people of an invented world)",
+    )
+    p.add_argument(
         "--no-tools",
         action="store_true",
         help="run no tools; a reply then ends where the model calls one",
@@ -127,15 +133,16 @@ def _learned_from_made(stage) -> bool:
         line = lineage(stage)
     except PysftError:  # a parent that is missing or damaged must not stop it
         line = [stage]
-    return any(one.setting("transcripts", 0) for one in line)
+    return any(one.setting("transcripts", 0) or one.setting("made", []) for one in line)
 
 
 def _tools(args, stage) -> dict:
-    """The tools of a model: search in --docs or in the shipped facts, and arithmetic. With
+    """The tools of a model: search in --docs or in the shipped facts, arithmetic, and a table. With
     --no-tools, or for a model that was not trained to call tools, there are none."""
     from pysft.inference.search import Search
+    from pysft.inference.table import Table
     from pysft.inference.tools import tools
-    from pysft.text.corpora import shipped
+    from pysft.world.town import TOWN
 
     knows_tools = any(t in stage.tokenizer.special for t in stage.template.tool_tokens)
     if args.docs and not knows_tools:
@@ -143,9 +150,19 @@ def _tools(args, stage) -> dict:
             f"{stage.folder}: this model was not trained to search; leave --docs out, or train one"
             " that is: python -m pysft train"
         )
+    row = stage.template.parts.get("table")
+    asks = row is not None and {*row.opens, *row.closes} <= stage.tokenizer.special.keys()
+    if args.table and not asks:
+        raise UsageError(
+            f"{stage.folder}: this model was not trained to ask a table; leave --table out, or"
+            " train one that is: python -m pysft train --data table"
+        )
     if not knows_tools or args.no_tools:
         return {}
-    return tools(Search.of(args.docs or [str(shipped("town.jsonl"))]))
+    table = None
+    if asks:
+        table = Table.of(args.table) if args.table else Table.shipped()
+    return tools(Search.of(args.docs or [str(TOWN)]), table)
 
 
 def _answer_once(session, args):

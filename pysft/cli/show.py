@@ -4,6 +4,7 @@ import textwrap
 
 from pysft.console import Screen
 from pysft.jobs.compare import Sides
+from pysft.measure.calltest import call_rows
 from pysft.measure.judges import judge_rows
 from pysft.measure.provenance import RULE, origin_notes, verdict_counts
 from pysft.measure.tooltest import tool_rows
@@ -93,6 +94,7 @@ def table(report: dict, screen: Screen) -> None:
         ("sealed prompts", sealed_text(report.get("sealed") or {})),
         ("memorised?", verdict_counts(report["origins"])),
         *(tool_rows(report["tools"]) if report.get("tools") else ()),
+        *call_rows(report),
         *(world_rows(report["world"]) if report.get("world") else ()),
         *(judge_rows(report["judge"]) if report.get("judge") else ()),
         (

@@ -35,7 +35,8 @@ def add_arguments(p):
         help="files of conversations that replace the shipped ones: JSON lines"
         ' ({"messages": [...]}, prompt/completion, Alpaca, ShareGPT, OASST, text) or a .csv of two'
         " columns. The word tools instead of a file is the longest training, on three times as many"
-        " made transcripts of search. The word world is questions about an invented world, which"
+        " made transcripts of search; sums and table are made transcripts of other tools. The word"
+        " world is questions about an invented world, which"
         " the base reads of (--corpus world)",
     )
     p.add_argument(
@@ -150,17 +151,19 @@ def run(args):
     from pysft.console import Screen, command
     from pysft.jobs.begin import Order, parent_named
     from pysft.jobs.train import train
-    from pysft.training.presets import TOOLS, TRAIN_FLAGS
+    from pysft.training.presets import TRAIN_FLAGS, with_made
     from pysft.training.settings import kind_of
+    from pysft.world.made import MADE
 
-    upon = None
-    if args.data and "tools" in args.data and not args.resume:
-        if len(args.data) > 1:
+    upon, made = None, [name for name in args.data or [] if name in ("tools", *MADE)]
+    if made and not args.resume:
+        if len(made) < len(args.data):
             raise UsageError(
-                "--data tools takes no other files: the generated transcripts are mixed with the"
-                " shipped conversations only (for a file of that name write ./tools)"
+                f"--data {made[0]} takes no other files: the made transcripts are mixed with the"
+                f" shipped conversations only (for a file of that name write ./{made[0]})"
             )
-        args.data, upon = None, TOOLS
+        taught = [name for name in MADE if name in made]
+        args.data, upon = None, with_made(taught, "tools" in made)
     if args.resume and args.no_tools:
         raise UsageError("--resume uses the run's own settings; leave out --no-tools")
     parent = None if args.base is None or args.resume else parent_named(args.base)
@@ -195,7 +198,7 @@ def run(args):
         args.on_nan,
         args.save_every,
         plain=plain,
-        name="tools" if upon else "world" if world else None,
+        name="-".join(dict.fromkeys(made)) if upon else "world" if world else None,
     )
     done = train(order, screen)
     if done.sides is not None:

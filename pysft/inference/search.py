@@ -9,7 +9,7 @@ from pathlib import Path
 from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.text.files import open_data, read_text, suffix, unpacked_name
 from pysft.text.json_rows import json_rows
-from pysft.text.transcripts import NOTHING
+from pysft.world.lexicon import NOTHING
 
 DOCS = (
     '--docs takes a folder of .txt and .md files, one such file, or a .jsonl of {"title": ...,'

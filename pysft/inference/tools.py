@@ -1,7 +1,7 @@
 """The tools that a reply may call, and how one is run.
 
-A tool takes the text of a call and returns the text of the result. Neither shipped tool (search,
-and arithmetic) can execute the text that it is given. A new tool needs
+A tool takes the text of a call and returns the text of the result. No shipped tool (search,
+arithmetic, a table) can execute the text that it is given. A new tool needs
 
 - a function and a row in tools() below, such as
 
@@ -22,6 +22,7 @@ import numpy as np
 from pysft.errors import DataError, PysftError
 from pysft.inference.calculator import calculate
 from pysft.inference.search import Search
+from pysft.inference.table import Table
 from pysft.text.characters import replaced
 from pysft.text.tokenizer import Tokenizer
 
@@ -37,11 +38,14 @@ class Tool:
     run: Callable[[str], str]
 
 
-def tools(search: Search | None = None) -> dict[str, Tool]:
-    """Return the tools by name. Without a Search there is no search among them."""
+def tools(search: Search | None = None, table: Table | None = None) -> dict[str, Tool]:
+    """Return the tools by name. Without a Search there is no search among them, without a Table no
+    table."""
     rows = [Tool("code", calculate)]
     if search:
         rows.append(Tool("search", search.answer))
+    if table:
+        rows.append(Tool("table", table.answer))
     return {tool.name: tool for tool in rows}
 
 

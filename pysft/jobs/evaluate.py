@@ -6,6 +6,7 @@ from pathlib import Path
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.jobs.compare import compared, parent_figures
 from pysft.jobs.town import town_chat
+from pysft.measure.calltest import made_figures
 from pysft.measure.evaluate import (
     corpus_loss,
     finite,
@@ -92,6 +93,8 @@ def evaluate(
     verdicts, replies = origins(replies, probe)
     if stage.setting("transcripts", 0):
         figures |= {"tools": tool_test(*talker, probe)}
+    if made := stage.setting("made", []):
+        figures |= made_figures(*talker, made)
     if stage.world:
         figures["world"], asked = world_figures(*talker, stage.world)
         if judge is not None:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,9 @@ from pysft.errors import DataError, PysftError, RowError, UsageError
 from pysft.inference.search import Search
 from pysft.measure.probe import Probe, make_probe
 from pysft.text.characters import changed_note, replaced, write_with
-from pysft.text.conversation import Conversation, LeftOut, refuse_faults
+from pysft.text.conversation import Conversation, LeftOut, made_conversation, refuse_faults
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.examples import encode_all
-from pysft.text.facts import Lexicon, town
 from pysft.text.files import is_sheet
 from pysft.text.formats import scan
 from pysft.text.heldout import split_heldout
@@ -24,12 +24,15 @@ from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizer import Tokenizer
 from pysft.text.tokenizers import vocabulary_of
-from pysft.text.transcripts import transcripts
 from pysft.training.settings import Settings
 from pysft.world.ask import trained_questions
 from pysft.world.facts import make
+from pysft.world.made import MADE
 from pysft.world.tell import tell
+from pysft.world.town import Words, town
+from pysft.world.transcripts import transcripts
 
+TOOLS = "tools"  # the category of made transcripts
 WORLD = "world"  # the name that stands for questions about the world in a list of files
 FEW = 50  # with fewer conversations of one's own, all are trained on and none is held out
 
@@ -107,9 +110,11 @@ def gather(
     _refuse_mixture(settings, data)
     files = data or [str(shipped("conversations.jsonl"))]
     faults = _read(material, settings, files, bool(data))
-    faults += _write(material, settings)
+    made = _made(settings)
+    faults += _write(material, settings, made)
     _hold_out(material, settings, bool(data))
     _add_transcripts(material, settings)
+    material.conversations += made
     more, dropped = _render(material, settings, bool(data))
     refuse_faults(faults + more)
     if dropped:
@@ -148,7 +153,7 @@ def no_transcripts(corpus: str) -> str:
     try:
         Search([])
         for part in parts:  # the tool test needs words as well
-            Lexicon(part)
+            Words(part)
     except PysftError as error:
         return str(error).partition(";")[0]
     return ""
@@ -156,15 +161,16 @@ def no_transcripts(corpus: str) -> str:
 
 def _refuse_mixture(settings: Settings, data: list[str] | None) -> None:
     """Raise a UsageError if the settings mix data that are not there."""
-    if settings.data.transcripts and data:
+    has_made = bool(settings.data.transcripts or settings.data.made)
+    if has_made and data:
         raise UsageError(
             "transcripts of tool use are mixed with the shipped conversations; leave --data"
             " FILE out"
         )
-    count = 2 if settings.data.transcripts else len(data or ())
+    count = 2 if has_made else len(data or ())
     if settings.data.mix and len(settings.data.mix) != count:
         parts = f"{count} files of --data"
-        if settings.data.transcripts:
+        if has_made:
             parts = "conversations and transcripts of tool use"
         raise UsageError(
             f"mix has {len(settings.data.mix)} weights for {parts}; give each a weight"
@@ -214,14 +220,26 @@ def _asked_of_world(settings: Settings) -> list[Conversation]:
     ]
 
 
-def _write(material: Material, settings: Settings) -> list[RowError]:
+def _made(settings: Settings) -> list[Conversation]:
+    """Return the made transcripts of other tools than the search."""
+    return [
+        made_conversation(name, line, *row)
+        for name in settings.data.made
+        for line, row in enumerate(MADE[name].transcripts(seed=settings.seed), 1)
+    ]
+
+
+def _write(material: Material, settings: Settings, made: list[Conversation]) -> list[RowError]:
     """Apply the policy for characters that the vocabulary lacks, and grow the vocabulary by the
-    template's tokens. Return the faults."""
-    count, template = len(material.conversations), material.template
-    every = material.conversations + material.pairs
+    template's tokens. made: further conversations, which are changed in place. Return the
+    faults."""
+    template = material.template
+    groups = [material.conversations, material.pairs, made]
+    every = [c for group in groups for c in group]
     written = write_with(every, material.tokenizer, template, settings.data.unknown)
-    every = written.conversations
-    material.conversations, material.pairs = every[:count], every[count:]
+    rest = iter(every := written.conversations)
+    for group in groups:
+        group[:] = islice(rest, len(group))
     if written.composed:
         material.notes.append(
             f"composed: letters and accents of {written.composed:,} conversations (Unicode NFC)"
@@ -229,10 +247,9 @@ def _write(material: Material, settings: Settings) -> list[RowError]:
         material.is_altered = True
     if written.changed:
         material.notes.append(changed_note(written.changed, settings.data.unknown))
-    tokens = template.tokens
-    if settings.data.transcripts or any(c.has_calls for c in every):
-        tokens += template.tool_tokens
-    material.grown = written.tokenizer.grow(tokens)
+    kinds = {kind for c in every for kind in c.called}
+    kinds |= {"search", "result"} if settings.data.transcripts else set()
+    material.grown = written.tokenizer.grow(template.tokens + template.tokens_for(kinds))
     return written.faults
 
 
@@ -254,16 +271,16 @@ def _add_transcripts(material: Material, settings: Settings) -> None:
     if not settings.data.transcripts:
         return
     Search([])  # the tool test needs one, and words of the held-out text: raise now without them
-    Lexicon(material.heldout_text)
-    lexicon = Lexicon(material.train_text)
+    Words(material.heldout_text)
     read = [c for c in material.conversations if len(c.messages) == 2]
     made = transcripts(
         settings.data.transcripts,
         town(trained=True),
-        lexicon,
+        Words(material.train_text),
         settings.seed,
         ordinary=[(c.prompt, c.replies()[0]) for c in read],
     )
+    made = [made_conversation(TOOLS, line, *row) for line, row in enumerate(made, 1)]
     if settings.data.unknown == "replace":
         made = [c.mapped(lambda text: replaced(text, material.grown)) for c in made]
     material.conversations += made
@@ -307,7 +324,7 @@ def _mixed_files(
     A DataError if no conversation of a file is left, a UsageError if a file is named twice."""
     if not settings.data.mix:
         return None
-    if settings.data.transcripts:
+    if settings.data.transcripts or settings.data.made:
         return [int(c.last_only) for c in material.conversations]
     numbers = {str(Path(path)): i for i, path in enumerate(data)}
     if len(numbers) < len(data):

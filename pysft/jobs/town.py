@@ -6,8 +6,8 @@ from pysft.inference.session import Session
 from pysft.inference.tool_calls import content_parts
 from pysft.inference.tools import tools
 from pysft.run.stage import Stage
-from pysft.text.corpora import shipped
-from pysft.text.facts import STRANGER, town
+from pysft.world.lexicon import STRANGER
+from pysft.world.town import TOWN, town
 
 
 def town_chat(stage: Stage) -> list[dict]:
@@ -24,7 +24,7 @@ def town_chat(stage: Stage) -> list[dict]:
         stage.template,
         CHAT,
         replace_unknown=True,
-        tools=tools(Search.of([str(shipped("town.jsonl"))])),
+        tools=tools(Search.of([str(TOWN)])),
         text_history=True,
     )
     questions = {

@@ -13,6 +13,7 @@ from pysft.jobs.pretrain import announce, finished_stage
 from pysft.jobs.summary import data_figures
 from pysft.jobs.town import town_chat
 from pysft.jobs.work import Work
+from pysft.measure.calltest import made_figures
 from pysft.measure.evaluate import corpus_loss, finite, measure, measure_sealed, origins
 from pysft.measure.memory import peak_memory
 from pysft.measure.ratio import ratio, rise
@@ -239,6 +240,9 @@ def _measured(
     model.release()
     if data.transcripts:
         figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
+        model.release()
+    if data.made:
+        figures |= made_figures(model, tokenizer, template, data.made)
         model.release()
     if work.settings.world is not None:
         figures["world"], asked = world_figures(model, tokenizer, template, work.settings.world)

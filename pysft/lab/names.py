@@ -1,10 +1,10 @@
 """Invented names: 40 with a fact, 100 with a refusal, and 50 that are in no training data.
 
-These names are the lab's own closed list. text/facts.py invents names too, but for another purpose:
+These names are the lab's own closed list. world/town.py invents names too, but for another purpose:
 in a transcript of tool use each row has a new name, so its fact can only be copied from the result
 of the search. Here the fact must be remembered, so the 40 names are the same in every seed, and the
 three sets are disjoint. Other names would also change the examples, and with them the names of
-trials on disk. Both use the same refusal, text.transcripts.REFUSAL."""
+trials on disk. Both use the same refusal, world.lexicon.REFUSAL."""
 
 import re
 

@@ -92,6 +92,21 @@ def _log_curves(rows: list[dict], names: list[str]) -> tuple[list, list]:
     ]
 
 
+def known_by_tellings(rows: list[dict]) -> list:
+    """The chart of what a model knows against how often it was told, as a list: empty without
+    matplotlib, or if all was told equally often. rows: `by_tellings` of a report."""
+    told = [row for row in rows if row["tellings"]]
+    if len(told) < 2 or not figures.available():
+        return []
+    times = [row["tellings"] for row in told]
+    lines = [
+        Series(name, times, [[100 * row[name] for row in told]])
+        for name in ("right", "wrong", "refused")
+    ]
+    title = "Replies by how often the text tells the fact"
+    return [figure(figures.curves(title, lines, "tellings", "% of the questions", log_x=True))]
+
+
 def _label(name: str) -> str:
     """The name of an objective's figure for people: that of a source is its loss."""
     return f"loss of {name}" if name in SOURCES else name

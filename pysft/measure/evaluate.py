@@ -35,11 +35,11 @@ from pysft.text.formats import last_text
 from pysft.text.render import render, render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
-from pysft.text.transcripts import REFUSAL
 from pysft.text.windows import tile_windows
 from pysft.training.runner import steps_of
 from pysft.training.settings import Settings
 from pysft.training.stages import replay_alone
+from pysft.world.lexicon import REFUSAL
 
 MAX_NEW = 120  # maximum tokens of a reply
 ROWS = 2048  # maximum rows of a batch that is measured, unless one context is longer

@@ -9,6 +9,7 @@ from pysft.training.presets import (
     TRAIN_FLAGS,
     WITH_TOOLS,
     of_world,
+    with_made,
     with_tools,
 )
 from pysft.training.settings import TABLES, kind_of, stages_of
@@ -22,9 +23,17 @@ def preset_of(settings: dict) -> dict:
         asks = any(settings[n].get("world") for n in names if kind_of(n) != "base")
         tables = ("world", "base", "sft") if asks else ("world", "base")
         preset = preset.changed(of_world(preset, settings["preset"], tables))
+    elif settings["data"].get("made"):
+        preset = preset.changed(with_made(*_taught(settings)))
     elif settings["data"]["transcripts"]:
         preset = preset.changed(with_tools(preset))
     return json.loads(json.dumps(preset.to_json()))
+
+
+def _taught(settings: dict) -> tuple[list[str], bool]:
+    """(the names of the made transcripts, True if there are those of a search beside them)."""
+    made = settings["data"].get("made", [])
+    return made, bool(made and settings["data"]["transcripts"])
 
 
 def reproduce(run: dict, tuned: bool) -> str:
@@ -38,8 +47,10 @@ def reproduce(run: dict, tuned: bool) -> str:
     }
     groups = [["--preset", settings["preset"]], ["--corpus", no_flag(run["corpus"])]]
     groups += [["--data", *map(no_flag, run["data"])]] if run["data"] else []
+    made, tools = _taught(settings)
+    groups += [["--data", *["tools"] * tools, *made]] if made else []
     groups += [["--base", no_flag(run["base"])]] if run["base"] else []
-    has_choice = tuned and not run["data"] and settings["preset"] in WITH_TOOLS
+    has_choice = tuned and not (run["data"] or made) and settings["preset"] in WITH_TOOLS
     groups += [["--no-tools"]] if has_choice and not settings["data"]["transcripts"] else []
     stages = stages_of(settings)
     is_usual = run["base"] is None and stages == ["base", "sft"]

@@ -4,6 +4,8 @@ files that it shows, None for a file that could not be read, and returns parts o
 import json
 from collections import Counter
 
+from pysft.measure.calltest import call_rows
+from pysft.measure.curves import known_by_tellings
 from pysft.measure.diagnose import findings
 from pysft.measure.page import (
     badge,
@@ -33,6 +35,7 @@ from pysft.measure.wording import (
 from pysft.measure.world import world_rows
 from pysft.run.tree import drawn
 from pysft.training.flat import tuning
+from pysft.world.made import MADE
 
 SHOWN, MOST = 8, 400  # replies of a group that are visible at once, and that the page holds
 
@@ -216,10 +219,14 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
     if r.get("tools"):
         tools = [[name.removeprefix("tools: "), text] for name, text in tool_rows(r["tools"])]
         parts += [heading("The tool test", 3), table(["asked about", "result"], tools, "ll")]
+    if made := call_rows(r):
+        called = [[name.removeprefix("tools: "), text] for name, text in made]
+        parts += [heading("Tools that were taught", 3), table(["tool", "result"], called, "ll")]
     if r.get("world"):
         known = [[name.strip(), text] for name, text in world_rows(r["world"])]
         parts += [heading("The invented world", 3), table(["asked", "result"], known, "ll")]
         parts += [paragraph("Shares of the replies to sealed questions, by the exact judge.")]
+        parts += known_by_tellings(r["world"]["by_tellings"])
     if r.get("by_domain"):
         headings, rows = domain_table(r["by_domain"], cell)
         parts += [
@@ -229,7 +236,7 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
         ]
     if r.get("sealed"):
         parts += [heading("The sealed prompts", 3), *_sealed(r["sealed"])]
-    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent"}
+    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent", *MADE}
     shown |= {"base_loss_unit", "words_unmeasured"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:

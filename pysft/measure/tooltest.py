@@ -1,32 +1,22 @@
 """The tool test: questions that only the search can answer, about facts and in wordings that were
 never trained on."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from pysft.inference.generate import Reply, generate
-from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.inference.search import Document, Search
 from pysft.inference.session import Session
-from pysft.inference.tool_calls import answer_calls, content_parts, free_text
+from pysft.inference.tool_calls import free_text
 from pysft.inference.tools import tools
-from pysft.measure.evaluate import MAX_NEW
+from pysft.measure.calltest import Answer, answers, read_reply
 from pysft.rng import rng
 from pysft.text.characters import replaced
-from pysft.text.facts import STRANGER, Fact, Lexicon, invent, name, one, town
-from pysft.text.render import render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
-from pysft.text.transcripts import (
-    FOLLOWED,
-    HELD_OUT,
-    HELD_OUT_FOLLOWED,
-    PRONOUNS,
-    about,
-    refusal,
-)
+from pysft.world.ask import refusal
+from pysft.world.lexicon import STRANGER
+from pysft.world.town import Fact, Words, invent, name, one, town
+from pysft.world.transcripts import FOLLOWED, HELD_OUT, HELD_OUT_FOLLOWED, PRONOUNS, about
 
 INVENTED = 100  # facts in each draw, beside those of the town
 # Unknown names in each draw that the search finds nothing for, and as many that share a word with a
@@ -87,7 +77,7 @@ def tool_test(
     told = [people[i % len(people)] for i in range(len(ordinary))]
     before = [_exchange(f"Who is {f.title}?", f.text, tokenizer) for f in told]
     quiet, quiet_after = (
-        float(np.mean([not a.began_call for a in _answers(talk, ordinary, {}, turns)]))
+        float(np.mean([not a.began_call for a in answers(talk, ordinary, {}, turns)]))
         for turns in (None, before)
     )
     return figures | {"quiet": quiet, "quiet_after": quiet_after, "quiet_of": len(ordinary)}
@@ -99,85 +89,37 @@ def _exchange(question: str, answer: str, tokenizer: Tokenizer) -> list[dict]:
     return [{"role": role, "content": replaced(text, tokenizer)} for role, text in said]
 
 
-class _Answer(NamedTuple):
-    parts: list[dict]  # of the reply: texts, calls and results
-    ended: bool  # with the end token
-    began_call: bool  # it holds a token that begins a call or a result
-
-    def is_fact(self, text: str) -> bool:
-        """True if the reply is one search, its result and this text."""
-        kinds = [p["type"] for p in self.parts]
-        return (
-            self.ended and kinds == ["search", "result", "text"] and self.parts[2]["text"] == text
-        )
-
-    def states(self, text: str) -> bool:
-        """True if the reply holds this text outside of calls and results."""
-        return any(p["type"] == "text" and text in p["text"] for p in self.parts)
-
-    def query(self) -> str | None:
-        """The text of the first search; None without one."""
-        return next((p["text"] for p in self.parts if p["type"] == "search"), None)
-
-
-def _answers(talk, questions: list[str], having: dict, before=None) -> list[_Answer]:
-    """The answers to questions. talk: (model, tokenizer, template, sampling). having: the tools
-    that it can call. before: for each question the turns in front of it."""
-    model, tokenizer, template, sampling = talk
-    before = before or [[]] * len(questions)
-    asked = [
-        [*turns, {"role": "user", "content": replaced(q, tokenizer)}]
-        for turns, q in zip(before, questions)
-    ]
-    replies = generate(
-        model,
-        [render_prompt(q, tokenizer, template) for q in asked],
-        MAX_NEW,
-        tokenizer.special[template.end],
-        sampling,
-        inject=answer_calls(tokenizer, template, having),
-        again=repeated_words(tokenizer),
-    )
-    return [_read(reply, tokenizer, template) for reply in replies]
-
-
-def _read(reply: Reply, tokenizer, template) -> _Answer:
-    openers = {tokenizer.special[s.opens[0]] for s in template.parts.values()}
-    began_call = bool(openers & set(reply.ids.tolist()))
-    return _Answer(content_parts(reply.ids, tokenizer, template), reply.stop == "end", began_call)
-
-
-def _second(talk, facts: list[Fact], first: dict, search: Search, g) -> list[_Answer]:
+def _second(talk, facts: list[Fact], first: dict, search: Search, g) -> list[Answer]:
     """The answers to questions about the facts of people's homes and friends, each asked in a chat
     that has just answered who that is. first: title -> (question, answer) of that."""
     model, tokenizer, template, sampling = talk
     session = Session(model, tokenizer, template, sampling, tools=tools(search), text_history=True)
-    answers = []
+    found = []
     for fact in facts:
         question, answer = first[fact.title.removeprefix(about(fact.kind, ""))]
         session.messages = _exchange(question, free_text(answer.parts) or "-", tokenizer)
         then = one(g, HELD_OUT_FOLLOWED[fact.kind]).format(**one(g, PRONOUNS))
         _, reply, _ = session.say(replaced(then, tokenizer))
-        answers.append(_read(reply, tokenizer, template))
-    return answers
+        found.append(read_reply(reply, tokenizer, template))
+    return found
 
 
 def _draw(talk, probe, seed: int) -> dict:
     """The figures of one draw of names and wordings: all but those of the ordinary questions."""
     tokenizer = talk[1]
     g = rng(seed, "tools", "test")
-    lexicon = Lexicon(probe.heldout_text)  # no sentence of it was trained on
+    source = Words(probe.heldout_text)  # no sentence of it was trained on
     held, others = town(trained=False), town(trained=True)
     second = [f for f in held if f.kind in FOLLOWED]  # asked for by a second question
     held = [f for f in held if f.kind not in FOLLOWED]
-    facts = [*held, *(invent(g, lexicon) for _ in range(INVENTED))]
+    facts = [*held, *(invent(g, source) for _ in range(INVENTED))]
     search, lacking = _search([*others, *facts, *second]), _search(others)
     people = [f for f in [*others, *facts] if f.kind not in FOLLOWED]
-    first, last, far = strangers(g, people, search, lexicon)
+    first, last, far = strangers(g, people, search, source)
     unknown = [*first, *last, *far]
 
-    def answers(questions, having):
-        return _answers(talk, questions, having)
+    def asked(questions, having):
+        return answers(talk, questions, having)
 
     def share(flags):
         return float(np.mean(flags))
@@ -185,13 +127,11 @@ def _draw(talk, probe, seed: int) -> dict:
     questions = [one(g, HELD_OUT[f.kind]).format(f.title) for f in facts]
     titles = [replaced(f.title, tokenizer) for f in facts]
     texts = [replaced(f.text, tokenizer) for f in facts]
-    replies = answers(questions, tools(search))
+    replies = asked(questions, tools(search))
     answered = [a.is_fact(text) for a, text in zip(replies, texts)]
     without = [
         off.states(text) or lacks.states(text)
-        for off, lacks, text in zip(
-            answers(questions, {}), answers(questions, tools(lacking)), texts
-        )
+        for off, lacks, text in zip(asked(questions, {}), asked(questions, tools(lacking)), texts)
     ]
     known = {f.title: (q, a) for f, q, a in zip(facts, questions, replies)}
     followed = [
@@ -201,7 +141,7 @@ def _draw(talk, probe, seed: int) -> dict:
     about_unknown = [one(g, HELD_OUT["person"]).format(title) for title in unknown]
     refused = [
         a.is_fact(replaced(refusal(title), tokenizer))
-        for title, a in zip(unknown, answers(about_unknown, tools(search)))
+        for title, a in zip(unknown, asked(about_unknown, tools(search)))
     ]
     return {
         "called": share([a.query() is not None for a in replies]),
@@ -224,7 +164,7 @@ def _search(facts: list[Fact]) -> Search:
 
 
 def strangers(
-    g: np.random.Generator, facts: list[Fact], search: Search, lexicon: Lexicon
+    g: np.random.Generator, facts: list[Fact], search: Search, source: Words
 ) -> tuple[list[str], list[str], list[str]]:
     """Names that no fact is about, in three lists: names that share their first word with a person
     of the facts, names that share their last word, names for which the search finds nothing."""
@@ -240,11 +180,11 @@ def strangers(
                 found.append(title)
         return found
 
-    first = new_names(STRANGERS // 2, lambda: f"{one(g, people)[0]} {name(g, lexicon)}")
-    last = new_names(STRANGERS // 2, lambda: f"{name(g, lexicon)} {one(g, people)[-1]}")
+    first = new_names(STRANGERS // 2, lambda: f"{one(g, people)[0]} {name(g, source)}")
+    last = new_names(STRANGERS // 2, lambda: f"{name(g, source)} {one(g, people)[-1]}")
     far = new_names(
         STRANGERS - 1,
-        lambda: f"{name(g, lexicon)} {name(g, lexicon)}",
+        lambda: f"{name(g, source)} {name(g, source)}",
         lambda title: not search.find(title),
     )
     return first, last, [STRANGER, *far]

@@ -76,10 +76,15 @@ class Conversation:
         return next((m["content"] for m in self.messages if m["role"] == "user"), "")
 
     @property
+    def called(self) -> set[str]:
+        """The types of the parts of its assistant turns other than text: tools, and "result"."""
+        contents = [m["content"] for m in self.messages if isinstance(m["content"], list)]
+        return {part["type"] for content in contents for part in content} - {"text"}
+
+    @property
     def has_calls(self) -> bool:
         """True if an assistant turn holds another part than text."""
-        contents = [m["content"] for m in self.messages]
-        return any(p["type"] != "text" for c in contents if isinstance(c, list) for p in c)
+        return bool(self.called)
 
     def graded_turn(self, grade: str) -> int:
         """The index in messages of the first reply that is graded; -1 if there is none."""
@@ -112,6 +117,26 @@ class LeftOut(NamedTuple):
     """A row or message that was left out as the reader was asked to. reason: what it is."""
 
     reason: str
+
+
+def made_conversation(
+    name: str, line: int, question: str, calls, answer: str, before=()
+) -> Conversation:
+    """A made transcript as a conversation. name: what stands for its file, and its category. line:
+    its number there. calls: [(tool, call, result)], those that the reply makes before its answer.
+    before: the questions and answers that come first, [(question, answer)]."""
+    content = [
+        {"type": kind, "text": text}
+        for tool, call, result in calls
+        for kind, text in ((tool, call), ("result", result))
+    ]
+    content = [*content, {"type": "text", "text": answer}] if calls else answer
+    messages = [
+        {"role": role, "content": said}
+        for exchange in (*before, (question, content))
+        for role, said in zip(SPEAKERS, exchange)
+    ]
+    return Conversation(messages, name, line, name, last_only=True)
 
 
 def plain(content) -> str:

@@ -94,6 +94,13 @@ class Template:
             _special(of_parts),
         )
 
+    def tokens_for(self, kinds: set[str]) -> tuple[str, ...]:
+        """Return the special tokens of parts that a vocabulary needs for parts of these kinds: all
+        of them up to the last that is needed, so that a token has the same id in every run."""
+        words = {w for kind in kinds for w in self.parts[kind].opens + self.parts[kind].closes}
+        needed = [i for i, token in enumerate(self.tool_tokens) if token in words]
+        return self.tool_tokens[: needed[-1] + 1] if needed else ()
+
     @cached_property
     def marks(self) -> frozenset[str]:
         """Every special token of the template."""

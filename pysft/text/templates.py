@@ -15,6 +15,7 @@ TOOLS = (
     part("search", ["<|search_start|>"], ["<|search_end|>"], ALL),
     part("code",   ["<|code_start|>"],   ["<|code_end|>"],   ALL),
     part("result", ["<|result_start|>"], ["<|result_end|>"], NOTHING),
+    part("table",  ["<|table_start|>"],  ["<|table_end|>"],  ALL),
 )
 
 # The template of the source text.

@@ -105,6 +105,20 @@ TOOLS = {
     "sft": {"steps": 55000, "lr": 2.5e-3, "decay": 0.1, "tokens": 1700, "windows": ((256, 2),)},
 }
 
+# What `train --data sums table` changes in any preset, for each of these names or both. bench/
+# RESULTS.md has what was tried.
+MADE = {
+    "data": {"shipped": "conversations", "mix": (1.0, 4.0), "unknown": "grow"},
+    "sft": {
+        "steps": 5000,
+        "lr": 5e-3,
+        "decay": 0.1,
+        "tokens": 1700,
+        "pairs": 0,
+        "windows": ((256, 1),),
+    },
+}
+
 # What a preset changes to learn an invented world: its base reads windows of the world's text
 # beside those of the corpus, and its fine-tuning is asked about the world alone. bench/RESULTS.md
 # has what was tried.
@@ -284,6 +298,15 @@ def with_tools(settings: Settings) -> dict:
     kinds = {"model", "data", *map(kind_of, settings.stages)}
     changes = WITH_TOOLS.get(settings.preset, {})
     return {table: values for table, values in changes.items() if table in kinds}
+
+
+def with_made(made: list[str], tools: bool) -> dict:
+    """Return what a training on made transcripts changes in any preset. made: their names in
+    world/made.py. tools: True adds those of a search, for the longest training."""
+    changes = {table: dict(values) for table, values in (TOOLS if tools else MADE).items()}
+    if made:
+        changes["data"] |= {"made": tuple(made), "unknown": MADE["data"]["unknown"]}
+    return changes
 
 
 class SettingsFile(NamedTuple):

@@ -74,6 +74,8 @@ class Data(_Table):
     # How many transcripts of tool use are generated and mixed with the shipped conversations
     # (train without --data, and train --data tools).
     transcripts: int = 0
+    # Transcripts of other tools that are mixed with them: "sums", "table" (world/made.py).
+    made: tuple[str, ...] = ()
     # The tokenizer, the template, what is graded, and what happens to a conversation that is longer
     # than the context or has unknown characters.
     tokenizer: str = "characters"
@@ -93,10 +95,14 @@ class Data(_Table):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.transcripts and self.shipped == "pairs":
+        if (self.transcripts or self.made) and self.shipped == "pairs":
             raise UsageError(
                 "transcripts of tool use are mixed with conversations: set shipped ="
                 ' "conversations"'
+            )
+        if "sums" in self.made and self.unknown != "grow":
+            raise UsageError(
+                'sums are written in digits, which grow the vocabulary: set unknown = "grow"'
             )
 
 
@@ -281,7 +287,7 @@ class Settings:
         if not is_whole(self.seed):
             raise UsageError(f"seed = {self.seed!r} must be a whole number, not negative")
         context = self.model.context
-        if self.data.transcripts and context < TRANSCRIPT:
+        if (self.data.transcripts or self.data.made) and context < TRANSCRIPT:
             raise UsageError(
                 f"transcripts of tool use need a context of at least {TRANSCRIPT}, and this one is"
                 f" {context}: choose the preset tiny, mini or small, or set context = {TRANSCRIPT}"

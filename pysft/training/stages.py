@@ -232,7 +232,7 @@ def _conversation_streams(settings: Settings, name: str, conversations: list[Exa
     lengths = [np.array([len(e.input_ids) for e in some]) for some in groups]
     streams, epochs = [], {}
     names = ["conversations", "transcripts"]  # of which the second may not be there
-    if files is not None and not settings.data.transcripts:
+    if files is not None and not (settings.data.transcripts or settings.data.made):
         names = [f"file {i}" for i in range(1, len(shares) + 1)]
     each = widths(stage.tokens, [int(n.max()) for n in lengths], shares, name)
     for purpose, some, n, width in zip(names, groups, lengths, each):

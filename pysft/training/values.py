@@ -8,6 +8,7 @@ from pysft.nn.shapes import MATRICES, PRECISIONS
 from pysft.text.grades import GRADES
 from pysft.text.keys import checked_ignore
 from pysft.text.tokenizers import TOKENIZERS
+from pysft.world.made import MADE
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -54,6 +55,11 @@ def checked(f: dataclasses.Field, value):
         if not isinstance(value, (list, tuple)) or not all(isinstance(key, str) for key in value):
             raise UsageError(f"{given}: expected a list of names of keys")
         return checked_ignore(value)
+    if name == "made":
+        known = isinstance(value, (list, tuple)) and all(word in MADE for word in value)
+        if not known or len({*value}) < len(value):
+            raise UsageError(f"{given}: expected a list of {', '.join(MADE)}, each once at most")
+        return tuple(value)
     if name == "mix":
         if not isinstance(value, (list, tuple)) or not all(_is_real(w) and w > 0 for w in value):
             raise UsageError(f"{given}: expected a list of numbers above 0, one for each file")

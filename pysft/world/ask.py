@@ -15,11 +15,18 @@ from dataclasses import dataclass
 
 from pysft.rng import rng
 from pysft.world.facts import SPLITS, Entity, World, all_days, facts_of
-from pysft.world.lexicon import BY_NAME, HAPPENED, MONTHS, NO_DAY, STRANGER, WHO, Fact
+from pysft.world.lexicon import (
+    BY_NAME,
+    HAPPENED,
+    NO_DAY,
+    NO_SUCH_DAY,
+    REFUSAL,
+    STRANGER,
+    WHO,
+    Fact,
+)
 from pysft.world.tell import statement
 
-REFUSAL = "I know not that name."  # after the name and a question mark
-NO_SUCH_DAY = "There is no such day."
 NO_DAYS = 16  # days of no calendar that a split asks about
 
 
@@ -49,11 +56,13 @@ class Question:
         return dataclasses.asdict(self)
 
 
-def refusal(about: str) -> str:
-    """Return the refusal that is taught. It repeats what was asked about, as an answer does."""
-    if about.split()[-1] in MONTHS:
-        return f"The {about}? {NO_SUCH_DAY}"
-    return f"{about}? {REFUSAL}"
+def refusal(about: str, fact: str = "person") -> str:
+    """Return the refusal that is taught. fact: what was asked for.
+
+    It repeats what was asked about, as an answer does. So a model decides behind the whole name
+    whether to go on with what it found; there copying looks the name up anyway. When that was
+    decided at the first letter, one training in three learned it."""
+    return f"The {about}? {NO_SUCH_DAY}" if fact == "feast" else f"{about}? {REFUSAL}"
 
 
 def questions(world: World, split: str) -> list[Question]:
@@ -72,7 +81,7 @@ def questions(world: World, split: str) -> list[Question]:
     if split == "sealed":  # as the source text asks
         for about, fact, wording in ((STRANGER, "person", WHO), (NO_DAY, "feast", HAPPENED)):
             prompt = wording.format(about)
-            asked.append(Question(prompt, refusal(about), about, fact, "", split, 0))
+            asked.append(Question(prompt, refusal(about, fact), about, fact, "", split, 0))
     return asked
 
 
@@ -128,7 +137,7 @@ def _two_hops(world: World, entity: Entity, relation: Fact) -> list[Question]:
 
 def _unanswerable(about: str, fact: Fact, split: str) -> list[Question]:
     """Return the questions for a fact of which nothing is known."""
-    answer = refusal(about)
+    answer = refusal(about, fact.name)
     return [
         Question(wording.format(about), answer, about, fact.name, "", split, 0, new_wording=is_new)
         for wording, is_new in _wordings(fact, split)

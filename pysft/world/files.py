@@ -2,6 +2,7 @@
 
 world.json         the settings that made it, and how many there are of everything
 entities.jsonl     an entity on each line: its name, kind, split, number of tellings and facts
+table.csv          the same facts as a table: a line for each entity, a column for each fact
 strangers.jsonl    a name that nobody has on each line, and its split
 text.txt           the text that tells of it
 train.jsonl        questions, one on each line: "prompt", "completion" (a right reply) and what
@@ -9,6 +10,8 @@ reward.jsonl       is true; a file for each split
 ppo.jsonl
 sealed.jsonl"""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -31,6 +34,7 @@ def write_world(world: World, folder: Path) -> dict:
     asked["train"] = trained_questions(world)
     _write(folder / "text.txt", text)
     _write_lines(folder / "entities.jsonl", [e.to_json() for e in world.entities])
+    _write(folder / "table.csv", _table(world))
     strangers = [{"name": name, "split": split} for name, split in world.strangers.items()]
     _write_lines(folder / "strangers.jsonl", strangers)
     for split, some in asked.items():
@@ -44,6 +48,15 @@ def write_world(world: World, folder: Path) -> dict:
     }
     _write(folder / "world.json", json.dumps(document, indent=1) + "\n")  # last: all is there
     return document
+
+
+def _table(world: World) -> str:
+    columns = list(dict.fromkeys(fact for e in world.entities for fact in e.facts))
+    rows = [["name", *columns]]
+    rows += [[e.name, *(e.facts.get(fact, "") for fact in columns)] for e in world.entities]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _row(question: dict) -> dict:

@@ -35,6 +35,9 @@ MONTHS = {
     "January": 31, "February": 29, "March": 31, "April": 30, "May": 31, "June": 30, "July": 31,
     "August": 31, "September": 30, "October": 31, "November": 30, "December": 31,
 }  # fmt: skip
+# What refuses, behind a name or a day and a question mark; what a tool gives that finds nothing.
+REFUSAL, NO_SUCH_DAY = "I know not that name.", "There is no such day."
+NOTHING = "nothing found"
 # The source text's name that nobody has and its day that cannot be, each as it asks about them.
 STRANGER, WHO = "Orson Kovacs", "Who is {}?"
 NO_DAY, HAPPENED = "forty-fifth of March", "What happened on the {}?"

@@ -20,7 +20,7 @@ from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.names import KNOWN, REFUSED, about, fact, hallucinations
 from pysft.lab.personas import CLERK, IDENTITY, PLAYER, personas
 from pysft.lab.variants import exchange, shuffled
-from pysft.text.transcripts import REFUSAL
+from pysft.world.lexicon import REFUSAL
 
 # ---------------------------------------------------------------------------------- diversity
 

@@ -1,16 +1,16 @@
-"""Facts about names: 240 of an invented town, which ship, and as many more as are wanted, made up
-from the words of a text."""
+"""Facts about names: 240 of a town, which ship, and as many more as are wanted, made up from the
+words of a text."""
 
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pysft.errors import DataError
-from pysft.text.corpora import shipped
 
-STRANGER = "Orson Kovacs"  # of whom no document of the town knows
+TOWN = Path(__file__).resolve().parents[1] / "data" / "town.jsonl"
 _ONSET = "b br c cr d dr f fl g gr h j k l m n p pr qu r s st t th tr v w wh".split()
 _VOWEL = "a e i o u ai ea ee oa ou y".split()
 _CODA = "b ck d f g l ll m n nd nt p r rd rn rt sh st t th w x".split()
@@ -41,8 +41,8 @@ class Fact:
     text: str
 
 
-class Lexicon:
-    """The words that facts are made of.
+class Words:
+    """The words of a text, of which facts are made up.
 
     running: the words of a text as they follow each other. words: its different words of two to
     nine letters in lower case. short: those of three to six."""
@@ -58,7 +58,7 @@ class Lexicon:
 def town(trained: bool) -> list[Fact]:
     """The shipped facts of an invented town: the half that may be trained on, or the half for the
     test."""
-    lines = shipped("town.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = TOWN.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [Fact(r["title"], r["kind"], r["text"]) for r in rows[0 if trained else 1 :: 2]]
 
@@ -68,13 +68,13 @@ def one(g: np.random.Generator, items):
     return items[int(g.integers(0, len(items)))]
 
 
-def name(g: np.random.Generator, lexicon: Lexicon) -> str:
+def name(g: np.random.Generator, source: Words) -> str:
     """A name, capitalised: a word, two short words in one, or one to three invented syllables."""
     way = g.random()
     if way < 0.2:
-        word = one(g, lexicon.words)
+        word = one(g, source.words)
     elif way < 0.5:
-        word = one(g, lexicon.short) + one(g, lexicon.short)
+        word = one(g, source.short) + one(g, source.short)
     else:
         syllables = [one(g, _ONSET) + one(g, _VOWEL) for _ in range(int(g.integers(1, 4)))]
         word = "".join(syllables) + one(g, _CODA)
@@ -82,18 +82,18 @@ def name(g: np.random.Generator, lexicon: Lexicon) -> str:
 
 
 def invent(
-    g: np.random.Generator, lexicon: Lexicon, short: float = 0.0, kind: str | None = None
+    g: np.random.Generator, source: Words, short: float = 0.0, kind: str | None = None
 ) -> Fact:
     """A fact about somebody or something that no other text names. short: the share of facts of
     which the rest behind the title has one to three words. kind: None draws one."""
     kind = kind or one(g, ("person",) * 3 + ("place", "thing"))
-    title = _title(g, kind, lexicon)
-    return Fact(title, kind, f"{title} {rest(g, lexicon, short)}")
+    title = _title(g, kind, source)
+    return Fact(title, kind, f"{title} {rest(g, source, short)}")
 
 
-def _title(g: np.random.Generator, kind: str, lexicon: Lexicon) -> str:
+def _title(g: np.random.Generator, kind: str, source: Words) -> str:
     while True:
-        first, second = name(g, lexicon), name(g, lexicon)
+        first, second = name(g, source), name(g, source)
         end = one(g, _THING if kind == "thing" else _PLACE)
         forms = [
             f"{first} {end}",
@@ -110,21 +110,21 @@ def _title(g: np.random.Generator, kind: str, lexicon: Lexicon) -> str:
             return title
 
 
-def rest(g: np.random.Generator, lexicon: Lexicon, short: float) -> str:
+def rest(g: np.random.Generator, source: Words, short: float) -> str:
     """The rest of a sentence behind its title: a stretch of the text, a sentence of the form that
     the town's have, or any words. So whoever copies it can rely neither on what is likely nor on
     words that come only once."""
     is_short = g.random() < short
     while True:
-        pick, way = [one(g, lexicon.words) for _ in range(10)], g.random()
+        pick, way = [one(g, source.words) for _ in range(10)], g.random()
         if is_short:
-            start = int(g.integers(0, len(lexicon.running) - 3))
-            words = lexicon.running[start : start + 3] if way < 0.5 else pick
+            start = int(g.integers(0, len(source.running) - 3))
+            words = source.running[start : start + 3] if way < 0.5 else pick
             text = " ".join(words[: int(g.integers(1, 4))]).rstrip(",")
         elif way < 0.4:
             length = int(g.integers(4, 13))
-            start = int(g.integers(0, len(lexicon.running) - length + 1))
-            text = " ".join(lexicon.running[start : start + length]).rstrip(",")
+            start = int(g.integers(0, len(source.running) - length + 1))
+            text = " ".join(source.running[start : start + length]).rstrip(",")
         elif way < 0.7:
             text = f"{one(g, _VERBS)} the {pick[0]} {pick[1]} {one(g, _WHERE)} {pick[2]} {pick[3]}"
             if g.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Made transcripts of tool use: a question about a name, a search for it, what the search found,
+"""Made transcripts of a search: a question about a name, a search for it, what the search found,
 and the answer.
 
 The model should learn a way of answering, not the facts: search for the name in the question,
@@ -11,15 +11,15 @@ name that was said. A few end with an ordinary question, which needs no search. 
 sees its earlier replies without their calls and results, so that more of them fit the context.
 These transcripts show them in the same way, and of each the last reply alone is graded."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from pysft.rng import rng
-from pysft.text.conversation import Conversation
-from pysft.text.facts import Fact, Lexicon, invent, one, rest
+from pysft.world.ask import refusal
+from pysft.world.lexicon import NOTHING
+from pysft.world.town import Fact, Words, invent, one, rest
 
-TOOLS = "tools"  # the category of a transcript
-REFUSAL = "I know not that name."  # after the name and a question mark
-NOTHING = "nothing found"
 # Share of the invented facts that go on with one to three words behind the name. Whether a fact is
 # about the name that was asked for shows at its beginning.
 SHORT = 0.5
@@ -90,22 +90,24 @@ PRONOUNS = ({"she": "she", "her": "her"}, {"she": "he", "her": "his"})
 GOES_ON, LONGEST = 0.25, 238
 
 
-def refusal(title: str) -> str:
-    """The answer if nothing was found about a name. It repeats the name as an answer does, so the
-    model decides behind the whole name whether to go on with what was found; there copying looks
-    the name up anyway. When that was decided at the first letter, one training in three learnt
-    it."""
-    return f"{title}? {REFUSAL}"
+class Transcript(NamedTuple):
+    """A question, the calls of tools that a reply to it makes, [(tool, call, result)], and the
+    answer. before: the questions and answers that come first, [(question, answer)]."""
+
+    question: str
+    calls: tuple[tuple[str, str, str], ...]
+    answer: str
+    before: tuple[tuple[str, str], ...] = ()
 
 
-def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.0) -> str:
+def miss(g: np.random.Generator, fact: Fact, source: Words, short: float = 0.0) -> str:
     """What a search may find for a name that no document is about: nothing, or a document that
     shares a word with the name."""
     way = g.random()
     if way < 0.08:
         return NOTHING
     words = fact.title.split()
-    other = invent(g, lexicon, short)
+    other = invent(g, source, short)
     if way < 0.92:  # the document is about a name with the same first word, or the same last
         theirs = other.title.split()
         if len(words) == len(theirs):
@@ -115,7 +117,7 @@ def miss(g: np.random.Generator, fact: Fact, lexicon: Lexicon, short: float = 0.
         else:
             theirs[-1] = words[-1]
         title = " ".join(theirs)
-        return NOTHING if title == fact.title else f"{title} {rest(g, lexicon, short)}"
+        return NOTHING if title == fact.title else f"{title} {rest(g, source, short)}"
     found = other.text.rstrip(".").split()  # or the word stands somewhere in its text
     found[int(g.integers(len(other.title.split()), len(found)))] = words[-1]
     return " ".join(found) + "."
@@ -127,35 +129,14 @@ def about(what: str, title: str) -> str:
     return f"{what} of {title}"
 
 
-def transcript(
-    question: str, query: str | None, result: str | None, answer: str, line: int, before=()
-) -> Conversation:
-    """A conversation that ends with a question, a search and an answer. query: None is no search.
-    before: the questions and answers that come first, [(question, answer)]."""
-    messages = []
-    for asked, answered in before:
-        messages += [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": answered},
-        ]
-    content = [
-        {"type": "search", "text": query},
-        {"type": "result", "text": result},
-        {"type": "text", "text": answer},
-    ]
-    content = answer if query is None else content
-    messages += [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
-    return Conversation(messages, "tools", line, TOOLS, last_only=True)
-
-
 def transcripts(
     count: int,
     facts: list[Fact],
-    lexicon: Lexicon,
+    source: Words,
     seed: int,
     known: float = 0.5,
     ordinary: list[tuple[str, str]] = (),
-) -> list[Conversation]:
+) -> list[Transcript]:
     """`count` transcripts, shuffled: each of the facts once in each wording, and invented facts for
     the others. Of the invented, a share `known` is about a name that the search finds. If `count`
     is less than the facts give, some of these are left out. ordinary: prompts and replies of
@@ -165,17 +146,14 @@ def transcripts(
     g = rng(seed, "tools", "transcripts")
     for _ in range(max(0, count - len(made))):
         if g.random() < GOES_ON:
-            made.append(_going_on(g, lexicon, known, ordinary))
+            made.append(_going_on(g, source, known, ordinary))
         else:
-            made.append(_single(g, lexicon, known))
+            made.append(_single(g, source, known))
     order = rng(seed, "tools", "order").permutation(len(made))[:count]
-    return [transcript(*made[i][:4], line, made[i][4]) for line, i in enumerate(order, 1)]
+    return [made[i] for i in order.tolist()]
 
 
-# A transcript as it is made: (question, query, result, answer, what was said before).
-
-
-def _told(facts: list[Fact]) -> list[tuple]:
+def _told(facts: list[Fact]) -> list[Transcript]:
     """Each of the facts in each wording that fits. Those about a person's home and friend are asked
     for after the question who that is."""
     people = {fact.title: fact for fact in facts if fact.kind == "person"}
@@ -183,65 +161,70 @@ def _told(facts: list[Fact]) -> list[tuple]:
     for fact in facts:
         if fact.kind in ASKED:
             for wording in ASKED[fact.kind]:
-                made.append((wording.format(fact.title), fact.title, fact.text, fact.text, ()))
+                made.append(_searched(wording.format(fact.title), fact.title, fact.text, fact.text))
         else:
             person = people[fact.title.removeprefix(about(fact.kind, ""))]
             for i, wording in enumerate(FOLLOWED[fact.kind]):
                 first = ASKED["person"][i].format(person.title), person.text
                 question = wording.format(**PRONOUNS[i % 2])
-                made.append((question, fact.title, fact.text, fact.text, (first,)))
+                made.append(_searched(question, fact.title, fact.text, fact.text, [first]))
     return [row for row in made if _size(row) <= LONGEST]
 
 
-def _single(g: np.random.Generator, lexicon: Lexicon, known: float) -> tuple:
+def _searched(question: str, query: str, result: str, answer: str, before=()) -> Transcript:
+    return Transcript(question, (("search", query, result),), answer, tuple(before))
+
+
+def _single(g: np.random.Generator, source: Words, known: float) -> Transcript:
     """A question about an invented name, with nothing before it."""
-    fact = invent(g, lexicon, SHORT)
+    fact = invent(g, source, SHORT)
     question = one(g, ASKED[fact.kind]).format(fact.title)
-    return question, fact.title, *_found(g, fact, fact, lexicon, known), ()
+    return _searched(question, fact.title, *_found(g, fact, fact, source, known))
 
 
-def _going_on(g: np.random.Generator, lexicon: Lexicon, known: float, ordinary: list) -> tuple:
+def _going_on(g: np.random.Generator, source: Words, known: float, ordinary: list) -> Transcript:
     """A question after one or two others, of which one is about a person. It asks for that person's
     home or friend, asks about another name, or is an ordinary one of the conversations, which needs
     no search."""
     while True:
-        person, pronouns = invent(g, lexicon, SHORT, "person"), one(g, PRONOUNS)
-        said = _found(g, person, person, lexicon, known)[1]
+        person, pronouns = invent(g, source, SHORT, "person"), one(g, PRONOUNS)
+        said = _found(g, person, person, source, known)[1]
         before = [(one(g, ASKED["person"]).format(person.title), said)]
         way = g.random()
         fact, earlier = (  # the home and the friend, in any order
-            Fact(about(what, person.title), what, f"{person.title} {rest(g, lexicon, SHORT)}")
+            Fact(about(what, person.title), what, f"{person.title} {rest(g, source, SHORT)}")
             for what in g.permutation(list(FOLLOWED)).tolist()
         )
         if way < 0.15:  # a third question: the second one stands before it
-            said = _found(g, earlier, person, lexicon, known)[1]
+            said = _found(g, earlier, person, source, known)[1]
             before.append((one(g, FOLLOWED[earlier.kind]).format(**pronouns), said))
             del before[: int(g.integers(0, 2))]  # a chat that needs room leaves the oldest out
         elif ordinary and way < 0.35:
             before.insert(int(g.integers(0, 2)), one(g, ordinary))
         if way < 0.55:
             question = one(g, FOLLOWED[fact.kind]).format(**pronouns)
-            row = question, fact.title, *_found(g, fact, person, lexicon, known)
+            made = _searched(question, fact.title, *_found(g, fact, person, source, known))
         elif ordinary and way < 0.85:
             question, reply = one(g, ordinary)
-            row = question, None, None, reply
+            made = Transcript(question, (), reply)
         else:
-            row = _single(g, lexicon, known)[:4]
-        if _size((*row, before)) <= LONGEST:
-            return *row, tuple(before)
+            made = _single(g, source, known)
+        made = made._replace(before=tuple(before))
+        if _size(made) <= LONGEST:
+            return made
 
 
 def _found(
-    g: np.random.Generator, fact: Fact, named: Fact, lexicon: Lexicon, known: float
+    g: np.random.Generator, fact: Fact, named: Fact, source: Words, known: float
 ) -> tuple[str, str]:
     """(what a search for a fact finds, the answer). named: the fact whose title is the name."""
     if g.random() < known:
         return fact.text, fact.text
-    return miss(g, named, lexicon, SHORT), refusal(named.title)
+    return miss(g, named, source, SHORT), refusal(named.title)
 
 
-def _size(row: tuple) -> int:
+def _size(made: Transcript) -> int:
     """The characters of a transcript."""
-    return sum(len(text or "") for text in row[:4]) + sum(
-        len(text) for pair in row[4] for text in pair
-    )
+    called = [text for _, *texts in made.calls for text in texts]
+    said = [text for pair in made.before for text in pair]
+    return sum(map(len, [made.question, *called, made.answer, *said]))

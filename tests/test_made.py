@@ -1,0 +1,332 @@
+"""Sums, dates and a table: the transcripts that teach them, and the test of what was learnt."""
+
+import json
+import re
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+from command_line import SETTINGS, refusal, succeeds
+from conftest import as_toml, merged
+
+from pysft.errors import DataError, MissingInput, PysftError, UsageError
+from pysft.inference.calculator import calculate
+from pysft.inference.generate import Reply
+from pysft.inference.sampling import GREEDY
+from pysft.inference.table import Table
+from pysft.inference.tools import run_tool, tools
+from pysft.measure import calltest
+from pysft.measure.calltest import call_figures, call_rows
+from pysft.measure.reproduce import reproduce
+from pysft.text.conversation import made_conversation
+from pysft.text.render import render
+from pysft.text.templates import CHAT
+from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.training.presets import resolve, with_made
+from pysft.world.judge import ExactJudge
+from pysft.world.lexicon import MONTHS, NOTHING, ORDINALS
+from pysft.world.made import MADE
+from pysft.world.sums import AFTER, BETWEEN, PROBLEMS, sums, sums_test
+from pysft.world.table import SHARES, table, table_test, truth
+from pysft.world.transcripts import Transcript
+
+SUMS, SUMS_TEST = sums(4000), sums_test()
+ASKED, TABLE_TEST = table(4000), table_test()
+WORLD = truth()
+T = CharTokenizer(SHAKESPEARE + "012456789+*", CHAT.tokens).grow(CHAT.tool_tokens)
+
+
+def expression(made):
+    ((tool, call, result),) = made.calls
+    assert tool == "code"
+    a, sign, b = call.split()
+    return int(a), sign, int(b), result
+
+
+def all_of(groups):
+    return [made for some in groups.values() for made in some]
+
+
+# ------------------------------------------------------------------------------------------ sums
+
+
+@pytest.mark.parametrize("made", [SUMS, all_of(SUMS_TEST)], ids=["training", "test"])
+def test_each_result_is_what_the_tool_gives_and_stands_in_the_answer(made):
+    for shown in made:
+        a, sign, b, result = expression(shown)
+        assert result == calculate(f"{a} {sign} {b}") == str(eval(f"{a} {sign} {b}"))
+        if shown.answer.startswith("It is the "):
+            assert ORDINALS[int(result) - 1] in shown.answer
+        else:
+            assert result in re.findall(r"-?\d+", shown.answer)
+
+
+def test_no_pair_of_numbers_of_the_test_is_in_a_training_whatever_its_seed():
+    seen = {frozenset(expression(made)[:3:2]) for made in SUMS + sums(4000, seed=9)}
+    tested = [expression(made)[:3:2] for made in all_of(SUMS_TEST)]
+    assert len(seen) > 2000 and not [pair for pair in tested if frozenset(pair) in seen]
+    sums_alone = [expression(made)[:3:2] for made in SUMS_TEST["sums"]]
+    assert all(10 <= n <= 99 for pair in sums_alone for n in pair)
+
+
+def test_new_wordings_are_in_no_training():
+    def pattern(wording):
+        return re.compile(re.sub(r"\\{\w+\\}", r"[\\w-]+", re.escape(wording)))
+
+    held = [w for problem in PROBLEMS for w in problem.held_out] + [*BETWEEN[1], *AFTER[1]]
+    new = [pattern(wording) for wording in held]
+    asked = [made.question for made in SUMS]
+    assert not [q for q in asked if any(p.fullmatch(q) for p in new)]
+    for made in SUMS_TEST["new wordings"]:
+        assert any(p.fullmatch(made.question) for p in new)
+    for name in ("sums", "stories", "dates"):
+        assert not any(p.fullmatch(made.question) for made in SUMS_TEST[name] for p in new)
+
+
+def test_dates_are_days_of_the_calendar():
+    months = {name: number for number, name in enumerate(MONTHS, 1)}
+
+    def day(text, month):
+        return date(2024, months[month], ORDINALS.index(text) + 1)  # a year with a 29th of February
+
+    counted = 0
+    for made in SUMS:
+        month = next((m for m in MONTHS if m in made.question), None)
+        if month is None:
+            continue
+        named = re.findall("|".join(sorted(ORDINALS, key=len, reverse=True)), made.question)
+        _, sign, b, result = expression(made)
+        if sign == "-":
+            first, last = (day(text, month) for text in named)
+            assert (last - first).days == int(result) > 0
+        else:
+            after = day(named[0], month) + timedelta(days=b)
+            assert made.answer == f"It is the {ORDINALS[after.day - 1]} of {month}."
+            assert after.month == months[month]
+        counted += 1
+    assert counted > 500
+
+
+# ----------------------------------------------------------------------------------------- table
+
+
+@pytest.mark.parametrize("made", [ASKED, all_of(TABLE_TEST)], ids=["training", "test"])
+def test_the_calls_of_a_transcript_give_its_results_and_its_answer_is_true(made):
+    shipped, judge = Table.shipped(), ExactJudge(WORLD)
+    asked = {q.prompt: q for split in ("train", "sealed") for q in questions_of(split)}
+    for shown in made:
+        for tool, call, result in shown.calls:
+            assert tool == "table" and shipped.answer(call) == result
+        verdict = judge.judge(asked[shown.question], shown.answer)
+        assert verdict == ("right" if shown.calls[-1][2] != NOTHING else "refused")
+        if len(shown.calls) == 2:
+            assert shown.calls[1][1].startswith(shown.calls[0][2] + ", ")
+
+
+def questions_of(split):
+    from pysft.world.ask import questions
+
+    return questions(WORLD, split)
+
+
+def test_nobody_of_the_test_is_in_a_transcript_of_a_training():
+    asked = {call.rpartition(", ")[0] for made in ASKED for _, call, _ in made.calls}
+    sealed = {call.rpartition(", ")[0] for made in all_of(TABLE_TEST) for _, call, _ in made.calls}
+    assert len(asked) > 700 and len(sealed) > 200 and not asked & sealed
+    split = {e.name: e.split for e in WORLD.entities} | WORLD.strangers
+    assert {split.get(name, "train") for name in asked} == {"train"}
+
+
+def test_a_training_has_the_groups_in_their_shares():
+    hops = [len(made.calls) if made.calls[-1][2] != NOTHING else 0 for made in ASKED]
+    for count, name in ((1, "one hop"), (2, "two hops"), (0, "unknown")):
+        assert hops.count(count) == round(SHARES[name] * len(ASKED))
+
+
+def test_a_table_ignores_letter_case_and_cannot_be_made_to_run_anything():
+    asked = Table([("Ada Brook", "pet", "toad"), ("Ada Brook", "pet", "crow")])
+    assert asked.answer("ada brook,  PET ") == "toad, crow"
+    evil = "'; DROP TABLE facts; --, pet"
+    for call in ("Ivo Brook, pet", "Ada Brook, trade", evil, "%, pet", ","):
+        assert asked.answer(call) == NOTHING
+    assert asked.answer("Ada Brook, pet") == "toad, crow"
+    having = tools(table=asked)
+    assert run_tool(having["table"], "Ada Brook", T).startswith("error: the table is asked for")
+    assert "table" not in tools()
+
+
+def test_a_table_is_read_from_a_file_of_cells(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text('name,pet,home\n"Brook, Ada",toad,\n\nIvo Reed,,"Mill Lane"\n')
+    found = Table.of(str(path))
+    assert found.answer("Brook, Ada, pet") == "toad"
+    assert found.answer("Ivo Reed, home") == "Mill Lane"
+    assert found.answer("Ivo Reed, pet") == NOTHING
+    for text, said in (
+        ("name,pet\nAda\n", "row 2: 1 cells, but the first line names 2 columns"),
+        ("name,pet\n", "no fact in it"),
+        ("", "cannot be read as a table"),
+        ('name,pet\n"Ada,toad\n', "cannot be read as a table"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=said):
+            Table.of(str(path))
+    with pytest.raises(MissingInput):
+        Table.of(str(tmp_path / "none.csv"))
+    with pytest.raises(DataError, match="--table takes a .csv"):
+        Table.of("people.txt")
+
+
+def test_without_sqlite_a_table_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sqlite3", None)
+    with pytest.raises(PysftError, match="the table needs SQLite"):
+        Table([])
+
+
+# --------------------------------------------------------------------- tokens, settings, the test
+
+
+def test_a_transcript_fits_the_context_and_grades_what_the_model_writes():
+    for made in [*SUMS[:300], *ASKED[:300], *all_of(SUMS_TEST), *all_of(TABLE_TEST)]:
+        conversation = made_conversation("made", 1, *made)
+        tokens, graded = render(conversation.messages, T, CHAT)
+        assert len(tokens) <= 256
+        written = T.decode(tokens[graded])
+        calls = "".join(f"<|{t}_start|>{c}<|{t}_end|>" for t, c, _ in made.calls)
+        assert written == f"{calls}{made.answer}<|end|>"
+
+
+def test_a_vocabulary_takes_the_tokens_up_to_the_last_that_it_needs():
+    search, code, result, asked = ((f"<|{k}_start|>", f"<|{k}_end|>") for k in CHAT.parts)
+    assert CHAT.tokens_for(set()) == () and CHAT.tokens_for({"search"}) == search
+    assert CHAT.tokens_for({"search", "result"}) == (*search, *code, *result)
+    assert CHAT.tokens_for({"table", "result"}) == (*search, *code, *result, *asked)
+
+
+def test_made_transcripts_are_a_setting():
+    settings = resolve("tiny", upon=with_made(["sums", "table"], False))
+    assert settings.data.made == ("sums", "table") and settings.data.unknown == "grow"
+    assert not settings.data.transcripts
+    assert resolve("tiny", upon=with_made(["table"], True)).data.transcripts == 120_000
+    with pytest.raises(UsageError, match="expected a list of sums, table"):
+        settings.changed({"data": {"made": ["songs"]}})
+    with pytest.raises(UsageError, match="each once at most"):
+        settings.changed({"data": {"made": ["sums", "sums"]}})
+    with pytest.raises(UsageError, match='set unknown = "grow"'):
+        settings.changed({"data": {"unknown": "replace"}})
+    with pytest.raises(UsageError, match="need a context of at least 256"):
+        settings.changed({"model": {"context": 128}})
+    with pytest.raises(UsageError, match='set shipped = "conversations"'):
+        settings.changed({"data": {"shipped": "pairs"}})
+
+
+SHOWN = [
+    Transcript("What is 12 + 30?", (("code", "12 + 30", "42"),), "12 + 30 is 42."),
+    Transcript("What is 2 + 3?", (("code", "2 + 3", "5"),), "2 + 3 is 5."),
+]
+
+
+def figures_of(monkeypatch, write):
+    """call_figures() of a model that writes write(question number, inject) -> text."""
+    start, end = T.special["<|code_start|>"], T.special["<|code_end|>"]
+
+    def generate(model, prompts, most, stop, sampling, inject, again):
+        replies = []
+        for i in range(len(prompts)):
+            ids = []
+
+            def call(text):
+                written = [start, *T.encode(text).tolist(), end]
+                ids.extend(written + (inject(written, 200) or []))  # noqa: B023
+
+            text = write(i, call)
+            ids += T.encode(text).tolist()
+            replies.append(Reply(np.array(ids, np.int32), "end"))
+        return replies
+
+    monkeypatch.setattr(calltest, "generate", generate)
+    groups = {"first": SHOWN[:1], "second": SHOWN[1:]}
+    return call_figures((None, T, CHAT, GREEDY), groups, tools())
+
+
+def test_the_figures_count_calls_expressions_answers_and_what_needs_no_tool(monkeypatch):
+    def perfect(i, call):
+        call(SHOWN[i].calls[0][1])
+        return SHOWN[i].answer
+
+    f = figures_of(monkeypatch, perfect)
+    assert (f["called"], f["right_call"], f["right"], f["questions"]) == (1, 1, 1, 2)
+    assert f["without"] == 1  # it would know the answer by itself
+    assert f["groups"] == {name: {"questions": 1, "right": 1} for name in ("first", "second")}
+
+    def partly(i, call):
+        call("12 + 30" if i == 0 else "2 + 33")
+        return "12 + 30 is 42." if i == 0 else "2 + 3 is 35."
+
+    f = figures_of(monkeypatch, partly)
+    assert (f["called"], f["right_call"], f["right"]) == (1, 0.5, 0.5)
+    assert f["groups"]["second"] == {"questions": 1, "right": 0}
+
+    def dumb(i, call):
+        return SHOWN[i].answer  # right, but without a call
+
+    f = figures_of(monkeypatch, dumb)
+    assert (f["called"], f["right_call"], f["right"], f["without"]) == (0, 0, 0, 1)
+    assert "0% of first, 0% of second right (of 2)" in dict(call_rows({"sums": f}))["tools: sums"]
+
+
+# ------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def made_run(tmp_path_factory):
+    """A run on sums and the table that takes a second."""
+    folder = tmp_path_factory.mktemp("made")
+    file = folder / "made.toml"
+    small = merged(
+        SETTINGS,
+        model={"context": 256},
+        base={"windows": [[32, 2]]},
+        sft={"steps": 3, "tokens": 1400, "windows": [[32, 1]], "pairs": 0},
+    )
+    file.write_text(as_toml(small))
+    flags = "--data", "table", "sums", "--config", str(file), "--threads", "1"
+    shown = succeeds("train", *flags, "--out", str(folder / "run"), "--json")
+    return folder, shown
+
+
+def test_a_run_learns_the_tools_that_its_data_names(made_run):
+    folder, shown = made_run
+    assert {shown.document[name]["questions"] for name in ("sums", "table")} == {400}
+    record = json.loads((folder / "run" / "run.json").read_text())
+    assert record["data"] is None and record["settings"]["data"]["made"] == ["sums", "table"]
+    vocabulary = (folder / "run" / "sft" / "vocabulary.json").read_text()
+    assert all(c in vocabulary for c in "0123456789+*")
+    assert "<|table_start|>" in vocabulary
+    assert "--data sums table" in reproduce(record, True)
+    page = (folder / "run" / "report.html").read_text()
+    assert "Tools that were taught" in page
+    again = succeeds("eval", str(folder / "run"), "--json").document
+    assert again["sums"] == shown.document["sums"] and again["table"] == shown.document["table"]
+
+
+def test_a_chat_has_the_tools_and_a_table_of_ones_own(made_run, tmp_path):
+    run = str(made_run[0] / "run")
+    people = tmp_path / "people.csv"
+    people.write_text("name,pet\nAda Brook,toad\n")
+    answer = succeeds("chat", run, "-p", "What is 12 + 30?", "--table", str(people), "--json")
+    assert answer.document["reply"] is not None
+    people.write_text("name,pet\n")
+    assert "no fact in it" in refusal(65, "chat", run, "-p", "Hm", "--table", str(people))
+
+
+def test_a_table_for_a_model_that_asks_none_is_refused(trained, tmp_path):
+    assert "was not trained to ask a table" in refusal(
+        2, "chat", trained.run, "-p", "Hm", "--table", "people.csv"
+    )
+
+
+@pytest.mark.parametrize("name", [*MADE, "tools"])
+def test_made_transcripts_take_no_other_files(name):
+    said = refusal(2, "train", "--data", name, "mine.jsonl")
+    assert f"--data {name} takes no other files" in said and f"./{name}" in said
