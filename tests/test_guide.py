@@ -80,6 +80,8 @@ PROMISED = {
     "train --corpus my.txt --data my.jsonl --out runs/mine-2": ["run:", "held out"],
     "train --data clean.jsonl more.jsonl --mix 3 1 --out runs/mixed": ["mixed 3 : 1"],
     "train --data tools": ["tools: held-out facts", "tools: unknown names", "tools: ordinary"],
+    "train --data sums": ["tools: sums", "right call"],
+    "train --data table": ["tools: table", "without the tool"],
     "chat runs/tiny -p 'Pray, who is Orson Kovacs?' --json": ['"reply"'],
     "eval runs/tiny": ["forgetting", "unseen prompts:", "domain"],
     "eval runs/tiny --samples 20": ["new", "Verbatim:"],

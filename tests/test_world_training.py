@@ -22,6 +22,7 @@ from pysft.training.settings import Pretraining, Settings
 from pysft.training.stages import pretrain
 from pysft.world.ask import questions
 from pysft.world.facts import WorldSettings, make
+from pysft.world.judge import VERDICTS
 
 # ------------------------------------------------------------------------------------- settings
 
@@ -140,6 +141,7 @@ def test_the_figures_are_shares_of_the_sealed_questions(world_run):
         assert figures["unknown"][verdict] == sum(r["verdict"] == verdict for r in unknown) / len(
             unknown
         )
+    assert figures["by_kind"] == {"person": {v: figures[v] for v in VERDICTS}}
     assert [row["tellings"] for row in figures["by_tellings"]] == [0, 4]
     people = sum(e.split == "sealed" for e in world.entities)
     assert sum(row["questions"] for row in figures["by_tellings"]) == people * 4 * 6
@@ -178,11 +180,16 @@ def test_a_model_that_knows_all_is_right_and_one_that_refuses_refuses(monkeypatc
     assert figures[expected] == 1 and all(figures[g][expected] == 1 for g in groups)
     unknown = "refused" if way == "true" else expected
     assert figures["unknown"][unknown] == 1
+    assert figures["by_kind"].keys() == {"person", "day"}
+    assert all(shares[expected] == 1 for shares in figures["by_kind"].values())
     by = {row["tellings"]: row for row in figures["by_tellings"]}
     assert by[1][expected] == 1 and by[0][unknown] == 1
     assert (figures["bits"], figures["bits_per_weight"]) == (30, 0.25)
     assert len(rows) == len(truth)
     printed = dict(world_rows(figures))
+    assert printed["  about a day"].startswith(
+        {"true": "100% right", "refusing": "0% right", "silent": "0% right"}[way]
+    )
     assert printed["the world"].startswith(
         {"true": "100% right, 0% wrong", "refusing": "0% right", "silent": "0% right"}[way]
     )

@@ -17,6 +17,8 @@ from pysft.world.judge import VERDICTS, ExactJudge
 from pysft.world.lexicon import BY_NAME
 from pysft.world.tell import statement
 
+KINDS = ("person", "place", "thing", "day")  # of entities
+
 
 def world_figures(
     model, tokenizer: Tokenizer, template: Template, settings: WorldSettings
@@ -27,6 +29,8 @@ def world_figures(
     right, wrong, refused, malformed   shares of the sealed questions of one hop whose answer a text
                                        tells, in wordings of training
     questions        how many these are
+    by_kind          {"person", "place", "thing", "day": the same for questions about one}, those
+                     that the world has
     new_wordings     the same shares for wordings that no question of training has
     two_hops         the same for questions of two hops, in wordings of training; None without any
     unknown          the same for questions without an answer, all of whose right replies refuse
@@ -51,6 +55,11 @@ def world_figures(
     figures = {
         **(_shares(usual) or dict.fromkeys(VERDICTS)),
         "questions": len(usual),
+        "by_kind": {
+            kind: _shares(some)
+            for kind in KINDS
+            if (some := [(q, v) for q, v in usual if world.by_name[q.about].kind == kind])
+        },
         "new_wordings": _shares([(q, v) for q, v in told if q.new_wording]),
         "two_hops": _shares([(q, v) for q, v in rows if q.hops == 2 and not q.new_wording]),
         "unknown": _shares([(q, v) for q, v in rows if q.hops == 0]),
@@ -66,6 +75,13 @@ def world_figures(
         for (q, verdict), (text, end) in zip(rows, found)
     ]
     return figures, replies
+
+
+def _written(shares: dict | None) -> str:
+    """The four shares as text."""
+    if not shares or shares["right"] is None:
+        return "-"
+    return ", ".join(f"{shares[name]:.0%} {name}" for name in VERDICTS)
 
 
 def _shares(rows: list[tuple[Question, str]]) -> dict | None:
@@ -121,16 +137,13 @@ def _sums(model, examples: list[Example]) -> np.ndarray:
 def world_rows(world: dict) -> list[tuple[str, str]]:
     """Return the rows of the short table: (what, its value)."""
 
-    def written(shares):
-        if not shares or shares["right"] is None:
-            return "-"
-        return ", ".join(f"{shares[name]:.0%} {name}" for name in VERDICTS)
-
+    by_kind = world.get("by_kind", {})  # reports of earlier versions have none
     rows = [
-        ("the world", f"{written(world)} ({world['questions']:,} sealed questions)"),
-        ("  in new wordings", written(world["new_wordings"])),
-        *([("  of two hops", written(world["two_hops"]))] if world["two_hops"] else []),
-        ("  without an answer", written(world["unknown"])),
+        ("the world", f"{_written(world)} ({world['questions']:,} sealed questions)"),
+        *((f"  about a {k}", _written(s)) for k, s in by_kind.items() if len(by_kind) > 1),
+        ("  in new wordings", _written(world["new_wordings"])),
+        *([("  of two hops", _written(world["two_hops"]))] if world["two_hops"] else []),
+        ("  without an answer", _written(world["unknown"])),
     ]
     if len(world["by_tellings"]) > 1:
         known = [row for row in world["by_tellings"] if row["tellings"]]
