@@ -10,7 +10,8 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError
 
-BASE, CONVERSATION = "base", "conversation"  # the sources of sequences; the log separates them
+# The sources of sequences, which the log separates. WORLD: the text of an invented world.
+BASE, CONVERSATION, WORLD = "base", "conversation", "world"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Example:
     """One sequence of L token rows.
 
     input_ids (L,) int32. labels (L,) int32: the token to predict in each row, or -100 if the row is
-    not graded. where: its place in a file, for messages. source: BASE or CONVERSATION.
+    not graded. where: its place in a file, for messages. source: BASE, CONVERSATION or WORLD.
 
     wanted (L,) bool: the rows whose nll or value an objective reads; None is the graded rows.
     group: a number that the sequences of one pair or one ranking share; None is a group of its own.
@@ -56,7 +57,7 @@ class Batch:
                 before row cu_seqlens[s+1]
     wanted      (N,) bool, the rows whose nll or value is read; every graded row is one of them
     weight      (S,) float64, how much each graded token of a sequence counts
-    source      (S,) BASE or CONVERSATION, for the log
+    source      (S,) BASE, CONVERSATION or WORLD, for the log
     group       (S,) int: sequences with the same number belong together. The numbers rise by 1
     columns     name -> (N,), float32 or float64 as in the examples (float64 if they differ)
     """

@@ -298,3 +298,10 @@ def test_a_damaged_world_is_named_in_one_sentence(world_run, tmp_path, damage):
     document["settings"]["world"] = damage
     path.write_text(json.dumps(document))
     assert f"{path}: not as this program writes it" in refusal(65, "eval", copy)
+
+
+def test_the_log_has_the_loss_of_the_world_apart_from_that_of_the_plays(world_run):
+    out, _ = world_run
+    for stage, sources in (("base", {"base", "world"}), ("sft", {"base", "conversation", "world"})):
+        rows = (out / stage / "log.jsonl").read_text().splitlines()
+        assert all(set(json.loads(row)["figures"]) == sources for row in rows)

@@ -1,13 +1,13 @@
 """The curves on the page of a run: each step of training, and each measured checkpoint."""
 
-from pysft.batch import BASE, CONVERSATION
+from pysft.batch import BASE, CONVERSATION, WORLD
 from pysft.measure import figures
 from pysft.measure.figures import Series
 from pysft.measure.page import details, figure, paragraph, table
 from pysft.measure.wording import UNITS, cell, reply_cell, unit_of
 
 POINTS = 200  # maximum points of a curve; if there are more steps, each point is a mean of several
-SOURCES = (BASE, CONVERSATION)  # the figures of a log that are losses
+SOURCES = (BASE, CONVERSATION, WORLD)  # the figures of a log that are losses
 ROWS = 12  # maximum rows of a curve's table
 
 # The figures that are drawn of each checkpoint: name -> label.

@@ -28,7 +28,7 @@ class Sft:
 
     counts[n] is the weight of row n's sequence if the row is graded, else 0. In pre-training every
     row is graded; in fine-tuning the rows of the replies are, and every row of base text. The
-    figures are the mean nll of each source ("base", "conversation"), without weights."""
+    figures are the mean nll of each source ("base", "conversation", "world"), without weights."""
 
     def counts(self, batch) -> dict[str, float]:
         """Return {"graded": sum of the weights of the graded rows}."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pysft.batch import Batch, Example
+from pysft.batch import WORLD, Batch, Example
 from pysft.errors import DataError, UsageError
 from pysft.rng import rng
 from pysft.text.windows import draw_windows, window
@@ -186,7 +186,8 @@ def _walk_world(settings: Settings, name: str, text: np.ndarray | None):
         for length, count in stage.world:
             n = len(text) // length - 1
             places = range(step * count, (step + 1) * count)
-            found += [window(text, int(order(length, i // n)[i % n]), length) for i in places]
+            starts = (int(order(length, i // n)[i % n]) for i in places)
+            found += [dataclasses.replace(window(text, a, length), source=WORLD) for a in starts]
         return found
 
     tokens = stage.steps * _rows_of(stage.world)
