@@ -180,7 +180,8 @@ def test_a_paragraph_tells_of_one_entity_all_that_is_true_of_it():
     by_name = WORLD.by_name
     for paragraph in tell(WORLD).split("\n\n")[:-1]:
         entity = next(e for name, e in by_name.items() if paragraph.count(name) >= len(e.facts))
-        assert len(sentences(paragraph)) == len(entity.facts)
+        times = len(sentences(paragraph)) / len(entity.facts)
+        assert times == 1 or times == 2 == len({*sentences(paragraph)}) > len(entity.facts)
 
 
 def test_orders_and_wordings_differ_from_one_telling_to_the_next_unless_they_should_not():

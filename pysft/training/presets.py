@@ -125,9 +125,14 @@ MADE = {
 OF_WORLD = {
     "tiny": {
         "world": {},
-        "base": {"lr": 1.2e-2, "windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
+        "base": {
+            "steps": 4800,
+            "lr": 1.2e-2,
+            "windows": ((64, 8), (256, 2)),
+            "world": ((256, 10),),
+        },
         "sft": {
-            "steps": 400,
+            "steps": 800,
             "lr": 2e-3,
             "decay": 0.1,
             "pairs": 0,
@@ -137,7 +142,12 @@ OF_WORLD = {
     },
     "mini": {
         "world": {"people": 400},
-        "base": {"lr": 6e-3, "windows": ((64, 8), (256, 2)), "world": ((256, 10),)},
+        "base": {
+            "steps": 5000,
+            "lr": 6e-3,
+            "windows": ((64, 8), (256, 2)),
+            "world": ((256, 10),),
+        },
         "sft": {
             "steps": 400,
             "lr": 2e-3,
