@@ -25,7 +25,7 @@ import harness
 import numpy as np
 import report
 import roofline
-from harness import SIZES, Worker, has_torch, ratios, spread, take_turns
+from harness import SIZES, Worker, ratios, spread, take_turns
 from machine import ceilings, describe
 from report import with_quartiles
 
@@ -196,7 +196,7 @@ def measure(size, args, machine, speeds):
             "pysft": Worker(runner="pysft", **spec),
             "NumPy": Worker(dict.fromkeys(blas, str(args.threads)), runner="NumPy", **spec),
         }
-        if gate.HAS_BF16 and has_torch():
+        if gate.HAS_BF16 and harness.compares(args):
             workers["oneDNN"] = Worker(runner="oneDNN", **spec)
         cases = workers["pysft"].ask("cases")
         for name in cases:
@@ -285,6 +285,7 @@ def main():
     args.add_argument(
         "--sizes", type=report.one_of(SIZES), default=list(SIZES), help=f"some of {names}"
     )
+    args.add_argument("--no-torch", action="store_true", help="do not measure oneDNN's products")
     args = report.settle(args.parse_args(), short=(2, 1), full=(7, 3))
     machine, show = report.begin(args)
     copier = ceilings(args.threads)

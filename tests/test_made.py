@@ -9,6 +9,7 @@ import pytest
 from command_line import SETTINGS, refusal, succeeds
 from conftest import as_toml, merged
 
+from pysft.cli.guide import read_pages
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.inference.calculator import calculate
 from pysft.inference.generate import Reply
@@ -20,14 +21,17 @@ from pysft.measure.calltest import call_figures, call_rows
 from pysft.measure.reproduce import reproduce
 from pysft.text.conversation import made_conversation
 from pysft.text.render import render
+from pysft.text.template import Template
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training.presets import resolve, with_made
+from pysft.world.ask import refusal as refused
+from pysft.world.facts import WorldSettings, all_days, make
 from pysft.world.judge import ExactJudge
 from pysft.world.lexicon import MONTHS, NOTHING, ORDINALS
 from pysft.world.made import MADE
 from pysft.world.sums import AFTER, BETWEEN, PROBLEMS, sums, sums_test
-from pysft.world.table import SHARES, table, table_test, truth
+from pysft.world.table import SHARES, facts_in, table, table_test, truth
 from pysft.world.transcripts import Transcript
 
 SUMS, SUMS_TEST = sums(4000), sums_test()
@@ -65,8 +69,10 @@ def test_no_pair_of_numbers_of_the_test_is_in_a_training_whatever_its_seed():
     seen = {frozenset(expression(made)[:3:2]) for made in SUMS + sums(4000, seed=9)}
     tested = [expression(made)[:3:2] for made in all_of(SUMS_TEST)]
     assert len(seen) > 2000 and not [pair for pair in tested if frozenset(pair) in seen]
-    sums_alone = [expression(made)[:3:2] for made in SUMS_TEST["sums"]]
-    assert all(10 <= n <= 99 for pair in sums_alone for n in pair)
+    for made in [*SUMS_TEST["sums"], *SUMS_TEST["stories"], *SUMS_TEST["new wordings"]]:
+        if not any(month in made.question for month in MONTHS):
+            assert all(10 <= n <= 99 for n in expression(made)[:3:2])
+    assert not re.search(r"\b1 ", " ".join(made.question + made.answer for made in SUMS))
 
 
 def test_new_wordings_are_in_no_training():
@@ -117,6 +123,11 @@ def test_the_calls_of_a_transcript_give_its_results_and_its_answer_is_true(made)
     for shown in made:
         for tool, call, result in shown.calls:
             assert tool == "table" and shipped.answer(call) == result
+        if shown.question not in asked:  # over two hops, from a name that nobody has
+            name = shown.calls[0][1].rpartition(", ")[0]
+            assert name in WORLD.strangers and f" of {name}" in shown.question
+            assert len(shown.calls) == 1 and shown.answer == refused(name)
+            continue
         verdict = judge.judge(asked[shown.question], shown.answer)
         assert verdict == ("right" if shown.calls[-1][2] != NOTHING else "refused")
         if len(shown.calls) == 2:
@@ -135,17 +146,25 @@ def test_nobody_of_the_test_is_in_a_transcript_of_a_training():
     assert len(asked) > 700 and len(sealed) > 200 and not asked & sealed
     split = {e.name: e.split for e in WORLD.entities} | WORLD.strangers
     assert {split.get(name, "train") for name in asked} == {"train"}
+    days = {name for name in asked if name not in split}
+    assert days and all(name in all_days(valid=False) for name in days)
 
 
 def test_a_training_has_the_groups_in_their_shares():
+    assert sum(SHARES.values()) == pytest.approx(1) and TABLE_TEST.keys() == {
+        *SHARES,
+        "new wordings",
+    }
     hops = [len(made.calls) if made.calls[-1][2] != NOTHING else 0 for made in ASKED]
-    for count, name in ((1, "one hop"), (2, "two hops"), (0, "unknown")):
+    for count, name in ((1, "one hop"), (2, "two hops")):
         assert hops.count(count) == round(SHARES[name] * len(ASKED))
+    assert sum("no such day" in made.answer for made in ASKED) == SHARES["no such day"] * len(ASKED)
 
 
 def test_a_table_ignores_letter_case_and_cannot_be_made_to_run_anything():
     asked = Table([("Ada Brook", "pet", "toad"), ("Ada Brook", "pet", "crow")])
-    assert asked.answer("ada brook,  PET ") == "toad, crow"
+    assert asked.answer("ada  brook,  PET ") == "toad, crow"
+    assert Table([("Zo\u00eb  \u00c4lm", "Pet", "cat")]).answer("zo\u00eb \u00e4lm, pet") == "cat"
     evil = "'; DROP TABLE facts; --, pet"
     for call in ("Ivo Brook, pet", "Ada Brook, trade", evil, "%, pet", ","):
         assert asked.answer(call) == NOTHING
@@ -162,16 +181,28 @@ def test_a_table_is_read_from_a_file_of_cells(tmp_path):
     assert found.answer("Brook, Ada, pet") == "toad"
     assert found.answer("Ivo Reed, home") == "Mill Lane"
     assert found.answer("Ivo Reed, pet") == NOTHING
+    for text in (
+        "sep=;\nname;pet\nAda;toad\n",
+        "name\tpet\nAda\ttoad\n",
+        "\ufeffname,pet\r\nAda,toad",
+    ):
+        path.write_text(text)
+        assert Table.of(str(path)).answer("Ada, pet") == "toad"
     for text, said in (
-        ("name,pet\nAda\n", "row 2: 1 cells, but the first line names 2 columns"),
+        ("name,pet\n\nAda,toad,\nIvo,cat,dog\n", "line 4: it has more cells than the first line"),
         ("name,pet\n", "no fact in it"),
-        ("", "cannot be read as a table"),
-        ('name,pet\n"Ada,toad\n', "cannot be read as a table"),
+        ("", "no fact in it"),
+        ('name,pet\n"Ada,toad\n', "not CSV"),
+        ("name,pet,Pet\nAda,toad,cat\n", "the column 'pet': a column needs a name of its own"),
+        ('name,"pet, large"\nAda,toad\n', "a column needs a name of its own without commas"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=said):
             Table.of(str(path))
-    with pytest.raises(MissingInput):
+    path.write_bytes(b"name,pet\nAda,\xff\n")
+    with pytest.raises(DataError, match="line 2: cannot be read as UTF-8"):
+        Table.of(str(path))
+    with pytest.raises(MissingInput, match="no such file; --table takes"):
         Table.of(str(tmp_path / "none.csv"))
     with pytest.raises(DataError, match="--table takes a .csv"):
         Table.of("people.txt")
@@ -201,6 +232,11 @@ def test_a_vocabulary_takes_the_tokens_up_to_the_last_that_it_needs():
     assert CHAT.tokens_for(set()) == () and CHAT.tokens_for({"search"}) == search
     assert CHAT.tokens_for({"search", "result"}) == (*search, *code, *result)
     assert CHAT.tokens_for({"table", "result"}) == (*search, *code, *result, *asked)
+    older = Template.of(
+        "older", *CHAT.turns.values(), *(CHAT.parts[k] for k in ("search", "result"))
+    )
+    with pytest.raises(UsageError, match="template 'older' has no part 'table'"):
+        older.tokens_for({"table", "result"})
 
 
 def test_made_transcripts_are_a_setting():
@@ -212,8 +248,8 @@ def test_made_transcripts_are_a_setting():
         settings.changed({"data": {"made": ["songs"]}})
     with pytest.raises(UsageError, match="each once at most"):
         settings.changed({"data": {"made": ["sums", "sums"]}})
-    with pytest.raises(UsageError, match='set unknown = "grow"'):
-        settings.changed({"data": {"unknown": "replace"}})
+    with pytest.raises(UsageError, match="expected a list of sums, table"):
+        settings.changed({"data": {"made": [["sums"]]}})
     with pytest.raises(UsageError, match="need a context of at least 256"):
         settings.changed({"model": {"context": 128}})
     with pytest.raises(UsageError, match='set shipped = "conversations"'):
@@ -237,7 +273,9 @@ def figures_of(monkeypatch, write):
 
             def call(text):
                 written = [start, *T.encode(text).tolist(), end]
-                ids.extend(written + (inject(written, 200) or []))  # noqa: B023
+                result = inject(written, 200) or []
+                ids.extend(written + result)  # noqa: B023
+                return T.decode([i for i in result if not T.is_special(i)])
 
             text = write(i, call)
             ids += T.encode(text).tolist()
@@ -257,7 +295,22 @@ def test_the_figures_count_calls_expressions_answers_and_what_needs_no_tool(monk
     f = figures_of(monkeypatch, perfect)
     assert (f["called"], f["right_call"], f["right"], f["questions"]) == (1, 1, 1, 2)
     assert f["without"] == 1  # it would know the answer by itself
-    assert f["groups"] == {name: {"questions": 1, "right": 1} for name in ("first", "second")}
+    alike = {"questions": 1, "right": 1, "right_call": 1, "without": 1}
+    assert f["groups"] == {"first": alike, "second": alike}
+
+    def copies(i, call):
+        result = call(SHOWN[i].calls[0][1])
+        return f"{SHOWN[i].calls[0][1]} is {result}." if result else ""
+
+    f = figures_of(monkeypatch, copies)  # it repeats what the tool gives, whatever that is
+    assert (f["right"], f["without"]) == (1, 0)
+
+    def by_heart(i, call):
+        call("1 + 1")
+        return SHOWN[i].answer
+
+    f = figures_of(monkeypatch, by_heart)
+    assert (f["called"], f["right_call"], f["right"], f["without"]) == (1, 0, 0, 1)
 
     def partly(i, call):
         call("12 + 30" if i == 0 else "2 + 33")
@@ -265,14 +318,17 @@ def test_the_figures_count_calls_expressions_answers_and_what_needs_no_tool(monk
 
     f = figures_of(monkeypatch, partly)
     assert (f["called"], f["right_call"], f["right"]) == (1, 0.5, 0.5)
-    assert f["groups"]["second"] == {"questions": 1, "right": 0}
+    assert f["groups"]["second"]["right"] == 0 == f["groups"]["second"]["right_call"]
 
     def dumb(i, call):
         return SHOWN[i].answer  # right, but without a call
 
     f = figures_of(monkeypatch, dumb)
     assert (f["called"], f["right_call"], f["right"], f["without"]) == (0, 0, 0, 1)
-    assert "0% of first, 0% of second right (of 2)" in dict(call_rows({"sums": f}))["tools: sums"]
+    f |= {"quiet": 0.5, "quiet_of": 4}
+    printed = dict(call_rows({"sums": f}))["tools: sums"]
+    assert "0% of first, 0% of second right (of 2); right call 0%, 100% without the tool" in printed
+    assert printed.endswith("50% of 4 ordinary prompts without a call")
 
 
 # ------------------------------------------------------------------------------------- whole runs
@@ -297,7 +353,8 @@ def made_run(tmp_path_factory):
 
 def test_a_run_learns_the_tools_that_its_data_names(made_run):
     folder, shown = made_run
-    assert {shown.document[name]["questions"] for name in ("sums", "table")} == {400}
+    assert shown.document["sums"]["questions"] == 400 < shown.document["table"]["questions"]
+    assert shown.document["sums"]["quiet_of"] == shown.document["table"]["quiet_of"] > 50
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["data"] is None and record["settings"]["data"]["made"] == ["sums", "table"]
     vocabulary = (folder / "run" / "sft" / "vocabulary.json").read_text()
@@ -316,6 +373,7 @@ def test_a_chat_has_the_tools_and_a_table_of_ones_own(made_run, tmp_path):
     people.write_text("name,pet\nAda Brook,toad\n")
     answer = succeeds("chat", run, "-p", "What is 12 + 30?", "--table", str(people), "--json")
     assert answer.document["reply"] is not None
+    assert "not trained to search" in refusal(2, "chat", run, "-p", "Hm", "--docs", str(people))
     people.write_text("name,pet\n")
     assert "no fact in it" in refusal(65, "chat", run, "-p", "Hm", "--table", str(people))
 
@@ -330,3 +388,43 @@ def test_a_table_for_a_model_that_asks_none_is_refused(trained, tmp_path):
 def test_made_transcripts_take_no_other_files(name):
     said = refusal(2, "train", "--data", name, "mine.jsonl")
     assert f"--data {name} takes no other files" in said and f"./{name}" in said
+
+
+def test_words_that_stand_for_no_data_are_named():
+    said = refusal(66, "train", "--data", "sum")
+    assert "The words that stand for data" in said and "sums, table" in said
+    assert "--data sums and --corpus world do not go together" in refusal(
+        2, "train", "--data", "sums", "--corpus", "world"
+    )
+    assert "no stage of this run reads" in refusal(2, "train", "--data", "sums", "--stages", "base")
+
+
+def test_sums_need_digits(made_run, trained):
+    folder, _ = made_run
+    file = str(folder / "made.toml")
+    assert 'set unknown = "grow"' in refusal(
+        2, "train", "--data", "sums", "--unknown", "replace", "--config", file
+    )
+    tuned = str(trained.run / "sft")
+    said = refusal(2, "train", "--base", tuned, "--data", "sums", "--set", "sft-2.steps=2")
+    assert "256" in said or "takes no new characters; begin from its base" in said
+
+
+def test_a_table_that_cannot_be_asked_is_noticed_before_anything_trains(made_run, monkeypatch):
+    folder, _ = made_run
+    monkeypatch.setitem(__import__("sys").modules, "sqlite3", None)
+    said = refusal(1, "train", "--data", "table", "--config", str(folder / "made.toml"))
+    assert "the table needs SQLite" in said
+
+
+def test_the_names_on_the_page_are_in_its_tables():
+    page = read_pages()["own-tool"]
+    shipped, small = Table.shipped(), Table(facts_in(make(WorldSettings(30, relations=3, seed=2))))
+    assert "seller of Piers Driftwood" in page and "--people 30 --relations 3 --seed 2" in page
+    seller = shipped.answer("Piers Driftwood, seller")
+    assert shipped.answer(f"{seller}, pet") != NOTHING
+    split = {e.name: e.split for e in WORLD.entities}
+    assert split["Piers Driftwood"] == "sealed"
+    assert "teacher of Daven Marsh" in page and "Daven Marsh" not in split
+    assert small.answer(f"{small.answer('Daven Marsh, teacher')}, trade") != NOTHING
+    assert (47, 54) not in {expression(made)[:3:2] for made in sums()}

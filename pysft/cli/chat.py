@@ -82,7 +82,7 @@ def run(args):
             system=args.system,
             replace_unknown=replaces,
             tools=_tools(args, stage),
-            text_history=_learned_from_made(stage),
+            text_history=bool(_taught(stage)),
         )
         if args.prompt is not None:
             return _answer_once(session, args)
@@ -125,15 +125,19 @@ def _require_tuned(stage, run):
     )
 
 
-def _learned_from_made(stage) -> bool:
-    """True if the model, or one that it was begun from, was trained on made transcripts."""
+def _taught(stage) -> set[str]:
+    """The tools that made transcripts taught the model, or one that it was begun from. It is empty
+    for a model that learned from none, or from conversations of its user's that call tools."""
     from pysft.run.tree import lineage
+    from pysft.world.made import MADE
 
     try:
         line = lineage(stage)
     except PysftError:  # a parent that is missing or damaged must not stop it
         line = [stage]
-    return any(one.setting("transcripts", 0) or one.setting("made", []) for one in line)
+    made = {name for one in line for name in one.setting("made", []) if name in MADE}
+    searches = any(one.setting("transcripts", 0) for one in line)
+    return {MADE[name].tool for name in made} | ({"search"} if searches else set())
 
 
 def _tools(args, stage) -> dict:
@@ -144,25 +148,30 @@ def _tools(args, stage) -> dict:
     from pysft.inference.tools import tools
     from pysft.world.town import TOWN
 
-    knows_tools = any(t in stage.tokenizer.special for t in stage.template.tool_tokens)
-    if args.docs and not knows_tools:
-        raise UsageError(
-            f"{stage.folder}: this model was not trained to search; leave --docs out, or train one"
-            " that is: python -m pysft train"
-        )
-    row = stage.template.parts.get("table")
-    asks = row is not None and {*row.opens, *row.closes} <= stage.tokenizer.special.keys()
-    if args.table and not asks:
-        raise UsageError(
-            f"{stage.folder}: this model was not trained to ask a table; leave --table out, or"
-            " train one that is: python -m pysft train --data table"
-        )
-    if not knows_tools or args.no_tools:
+    taught = _taught(stage)
+
+    def calls(tool):
+        row = stage.template.parts.get(tool)
+        has_tokens = row and {*row.opens, *row.closes} <= stage.tokenizer.special.keys()
+        return bool(has_tokens) and (not taught or tool in taught)
+
+    for given, tool, does, learns in (
+        (args.docs, "search", "search", "train"),
+        (args.table, "table", "ask a table", "train --data table"),
+    ):
+        if given and not calls(tool):
+            flag = "--docs" if tool == "search" else "--table"
+            raise UsageError(
+                f"{stage.folder}: this model was not trained to {does}; leave {flag} out, or train"
+                f" one that is: python -m pysft {learns}"
+            )
+    if args.no_tools or not any(t in stage.tokenizer.special for t in stage.template.tool_tokens):
         return {}
+    search = Search.of(args.docs or [str(TOWN)]) if calls("search") else None
     table = None
-    if asks:
+    if calls("table"):
         table = Table.of(args.table) if args.table else Table.shipped()
-    return tools(Search.of(args.docs or [str(TOWN)]), table)
+    return tools(search, table)
 
 
 def _answer_once(session, args):

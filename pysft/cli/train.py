@@ -1,6 +1,7 @@
 """`pysft train`: the whole job, from the base model to the measured chatbot."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pysft.cli.arguments import (
     settings_of,
 )
 from pysft.cli.reading import add_rows
-from pysft.errors import UsageError
+from pysft.errors import MissingInput, UsageError
 
 HELP = "do the whole job: train a base model, grow its vocabulary, fine-tune it, measure it"
 EXAMPLES = (
@@ -135,6 +136,17 @@ def _world_tables(args, parent) -> tuple[str, ...]:
     return ("world", "base", "sft") if "world" in args.data else ("world", "base")
 
 
+def _refuse_unknown_words(data: list[str], words: tuple[str, ...]) -> None:
+    """Raise a MissingInput for an entry of --data that is neither a file nor one of the words that
+    stand for data, and looks like a word."""
+    for name in data:
+        if re.fullmatch(r"[A-Za-z,]+", name) and name not in words and not Path(name).exists():
+            raise MissingInput(
+                f"--data {name}: no such file. The words that stand for data, with blanks between"
+                f" them, are {', '.join(words)}"
+            )
+
+
 def this_python() -> str:
     """The path of the Python that runs this, as short as it can be written. A path without a slash
     would be no path: a shell looks such a name up in PATH."""
@@ -155,14 +167,21 @@ def run(args):
     from pysft.training.settings import kind_of
     from pysft.world.made import MADE
 
-    upon, made = None, [name for name in args.data or [] if name in ("tools", *MADE)]
+    upon, made = None, [name for name in (*MADE, "tools") if name in (args.data or [])]
+    if not args.resume:
+        _refuse_unknown_words(args.data or [], ("world", "tools", *MADE))
     if made and not args.resume:
         if len(made) < len(args.data):
             raise UsageError(
                 f"--data {made[0]} takes no other files: the made transcripts are mixed with the"
                 f" shipped conversations only (for a file of that name write ./{made[0]})"
             )
-        taught = [name for name in MADE if name in made]
+        if args.corpus == "world":
+            raise UsageError(
+                f"--data {made[0]} and --corpus world do not go together: a world has its own"
+                " recipe; leave one of them out"
+            )
+        taught = [name for name in made if name in MADE]
         args.data, upon = None, with_made(taught, "tools" in made)
     if args.resume and args.no_tools:
         raise UsageError("--resume uses the run's own settings; leave out --no-tools")
@@ -170,6 +189,8 @@ def run(args):
     stages = None if args.stages is None else [name.strip() for name in args.stages.split(",")]
     if stages and not all(stages):
         raise UsageError(f"--stages {args.stages!r}: a name is empty; write it as in base,sft")
+    if upon and stages == ["base"]:
+        raise UsageError("--data: no stage of this run reads conversations; leave it out")
     world = _world_tables(args, parent)
     tools = not (args.data or upon or args.no_tools or args.resume or world)
     settings = settings_of(args, TRAIN_FLAGS, upon, stages, parent, tools, world=world)
@@ -198,7 +219,7 @@ def run(args):
         args.on_nan,
         args.save_every,
         plain=plain,
-        name="-".join(dict.fromkeys(made)) if upon else "world" if world else None,
+        name="-".join(made) if upon else "world" if world else None,
     )
     done = train(order, screen)
     if done.sides is not None:

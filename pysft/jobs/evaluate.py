@@ -94,7 +94,7 @@ def evaluate(
     if stage.setting("transcripts", 0):
         figures |= {"tools": tool_test(*talker, probe)}
     if made := stage.setting("made", []):
-        figures |= made_figures(*talker, made)
+        figures |= made_figures(*talker, probe, made)
     if stage.world:
         figures["world"], asked = world_figures(*talker, stage.world)
         if judge is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pysft.errors import DataError, PysftError, RowError, UsageError
 from pysft.inference.search import Search
+from pysft.inference.table import Table
 from pysft.measure.probe import Probe, make_probe
 from pysft.text.characters import changed_note, replaced, write_with
 from pysft.text.conversation import Conversation, LeftOut, made_conversation, refuse_faults
@@ -28,6 +29,8 @@ from pysft.training.settings import Settings
 from pysft.world.ask import trained_questions
 from pysft.world.facts import make
 from pysft.world.made import MADE
+from pysft.world.sums import CHARACTERS, SUMS
+from pysft.world.table import TABLE
 from pysft.world.tell import tell
 from pysft.world.town import Words, town
 from pysft.world.transcripts import transcripts
@@ -110,7 +113,7 @@ def gather(
     _refuse_mixture(settings, data)
     files = data or [str(shipped("conversations.jsonl"))]
     faults = _read(material, settings, files, bool(data))
-    made = _made(settings)
+    made = _made(material, settings)
     faults += _write(material, settings, made)
     _hold_out(material, settings, bool(data))
     _add_transcripts(material, settings)
@@ -220,8 +223,21 @@ def _asked_of_world(settings: Settings) -> list[Conversation]:
     ]
 
 
-def _made(settings: Settings) -> list[Conversation]:
-    """Return the made transcripts of other tools than the search."""
+def _made(material: Material, settings: Settings) -> list[Conversation]:
+    """Return the made transcripts of other tools than the search. A UsageError if the vocabulary
+    cannot get the digits of sums, a PysftError if this Python cannot ask a table."""
+    if TABLE in settings.data.made:
+        Table([])
+    if SUMS in settings.data.made and not material.tokenizer.can_write(CHARACTERS):
+        if settings.data.unknown != "grow":
+            raise UsageError(
+                'sums are written in digits, by which the vocabulary grows: set unknown = "grow"'
+            )
+        if material.tokenizer.special:
+            raise UsageError(
+                "sums are written in digits, which the vocabulary of this model lacks, and the"
+                " vocabulary of a tuned model takes no new characters; begin from its base"
+            )
     return [
         made_conversation(name, line, *row)
         for name in settings.data.made

@@ -242,7 +242,7 @@ def _measured(
         figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
         model.release()
     if data.made:
-        figures |= made_figures(model, tokenizer, template, data.made)
+        figures |= made_figures(model, tokenizer, template, material.probe, data.made)
         model.release()
     if work.settings.world is not None:
         figures["world"], asked = world_figures(model, tokenizer, template, work.settings.world)

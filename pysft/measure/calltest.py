@@ -12,8 +12,10 @@ from pysft.inference.tool_calls import answer_calls, content_parts
 from pysft.inference.tools import Tool, tools
 from pysft.measure.evaluate import MAX_NEW
 from pysft.text.characters import replaced
+from pysft.text.formats import last_text
 from pysft.text.render import render_prompt
 from pysft.world.made import MADE
+from pysft.world.table import TABLE
 from pysft.world.transcripts import Transcript
 
 
@@ -36,6 +38,10 @@ class Answer(NamedTuple):
     def query(self) -> str | None:
         """The text of the first search; None without one."""
         return next((text for kind, text in self.calls() if kind == "search"), None)
+
+    def skeleton(self) -> list[tuple[str, str]]:
+        """(type, text) of each part, without the texts of results."""
+        return [(p["type"], "" if p["type"] == "result" else p["text"]) for p in self.parts]
 
     def calls(self) -> list[tuple[str, str]]:
         """(tool, text) of each call."""
@@ -69,11 +75,20 @@ def read_reply(reply: Reply, tokenizer, template) -> Answer:
     return Answer(content_parts(reply.ids, tokenizer, template), reply.stop == "end", began_call)
 
 
-def made_figures(model, tokenizer, template, made: tuple[str, ...]) -> dict[str, dict]:
+def made_figures(model, tokenizer, template, probe, made: tuple[str, ...]) -> dict[str, dict]:
     """Measure the tools that a model was taught by made transcripts. made: their names in MADE.
-    Returns call_figures() by name. Replies are greedy."""
-    talk, having = (model, tokenizer, template, GREEDY), tools(table=Table.shipped())
-    return {name: call_figures(talk, MADE[name].test(), having) for name in made}
+    Returns {name: figures} with those of call_figures() and
+
+    quiet       the share of the probe's prompts, which need no tool, without a call
+    quiet_of    how many these are
+
+    Replies are greedy."""
+    talk = model, tokenizer, template, GREEDY
+    table = Table.shipped() if TABLE in made else None
+    found = {name: call_figures(talk, MADE[name].test(), tools(table=table)) for name in made}
+    prompts = [last_text(p["prompt"]) for p in probe.prompts]
+    quiet = _mean([not a.began_call for a in answers(talk, prompts, {})])
+    return {name: f | {"quiet": quiet, "quiet_of": len(prompts)} for name, f in found.items()}
 
 
 def call_figures(talk, groups: dict[str, list[Transcript]], having: dict[str, Tool]) -> dict:
@@ -81,41 +96,66 @@ def call_figures(talk, groups: dict[str, list[Transcript]], having: dict[str, To
 
     called       the reply calls a tool
     right_call   its calls are those of the transcript, character by character
-    right        so is its answer, behind as many calls, and it ends
-    without      the reply states the answer although no tool can be called
+    right        the whole reply is that of the transcript: its calls, each with a result, and then
+                 the answer
+    without      the reply states the answer although no tool can be called, or although the tool
+                 gives the result of another question
 
-    and "questions", their number, and "groups", {name: {"questions", "right"}}."""
+    and "questions", their number, and "groups", {name: {"questions", "right", "right_call",
+    "without"}}."""
     every = [shown for some in groups.values() for shown in some]
-    questions = [shown.question for shown in every]
-    tokenizer = talk[1]
-    expected = [replaced(shown.answer, tokenizer) for shown in every]
+    questions, tokenizer = [shown.question for shown in every], talk[1]
+
+    def written(text):
+        return replaced(text, tokenizer)
+
+    expected = [
+        [part for tool, call, _ in shown.calls for part in ((tool, written(call)), ("result", ""))]
+        + [("text", written(shown.answer))]
+        for shown in every
+    ]
     replies = answers(talk, questions, having)
     blind = answers(talk, questions, {})
-    right = [
-        a.ended and len(a.calls()) == len(shown.calls) and _text(a) == text
-        for a, shown, text in zip(replies, every, expected)
-    ]
-    share = _mean([a.states(text) for a, text in zip(blind, expected)])
-    calls = [[(tool, replaced(text, tokenizer)) for tool, text, _ in s.calls] for s in every]
+    misled = answers(talk, questions, _mixed_up(every, having))
+    figures = {
+        "called": [bool(a.calls()) for a in replies],
+        "right_call": [
+            a.calls() == [part for part in parts if part[0] not in ("result", "text")]
+            for a, parts in zip(replies, expected)
+        ],
+        "right": [a.ended and a.skeleton() == parts for a, parts in zip(replies, expected)],
+        "without": [
+            a.states(parts[-1][1]) or b.states(parts[-1][1])
+            for a, b, parts in zip(blind, misled, expected)
+        ],
+    }
     by_group, first = {}, 0
     for name, some in groups.items():
-        by_group[name] = {
-            "questions": len(some),
-            "right": _mean(right[first : first + len(some)]),
-        }
+        rows = slice(first, first + len(some))
+        shares = {key: _mean(figures[key][rows]) for key in ("right", "right_call", "without")}
+        by_group[name] = {"questions": len(some), **shares}
         first += len(some)
-    return {
-        "called": _mean([bool(a.calls()) for a in replies]),
-        "right_call": _mean([a.calls() == texts for a, texts in zip(replies, calls)]),
-        "right": _mean(right),
-        "without": share,
-        "questions": len(every),
-        "groups": by_group,
-    }
+    means = {key: _mean(flags) for key, flags in figures.items()}
+    return means | {"questions": len(every), "groups": by_group}
 
 
-def _text(answer: Answer) -> str:
-    return "".join(p["text"] for p in answer.parts if p["type"] == "text")
+def _mixed_up(every: list[Transcript], having: dict[str, Tool]) -> dict[str, Tool]:
+    """Return the tools with the results of other questions: each call of a transcript gets the
+    first result of a later one that differs. Other calls get what the tool gives."""
+    calls = [call for shown in every for call in shown.calls]
+    results = [result for _, _, result in calls]
+    other = {}
+    for i, (tool, call, result) in enumerate(calls):
+        later = results[i + 1 :] + results[:i]
+        other[tool, call] = next((r for r in later if r != result), result)
+
+    def lying(tool):
+        return Tool(
+            tool.name,
+            lambda call: other[tool.name, call] if (tool.name, call) in other else tool.run(call),
+        )
+
+    return {name: lying(tool) for name, tool in having.items()}
 
 
 def _mean(flags) -> float:
@@ -129,7 +169,8 @@ def call_rows(report: dict) -> list[tuple[str, str]]:
             f"tools: {name}",
             ", ".join(f"{row['right']:.0%} of {what}" for what, row in found["groups"].items())
             + f" right (of {found['questions']}); right call {found['right_call']:.0%},"
-            f" {found['without']:.0%} without the tool",
+            f" {found['without']:.0%} without the tool; {found['quiet']:.0%} of"
+            f" {found['quiet_of']} ordinary prompts without a call",
         )
         for name, found in ((name, report[name]) for name in MADE if report.get(name))
     ]

@@ -52,12 +52,7 @@ def read_sheet(path, file=None) -> Sheet:
     line "sep=;"; else the one under which there is a header; else the only one that stands in every
     row; else the one that splits most rows in two. A DataError if that leaves a doubt."""
     path = Path(path)
-    with file or open_data(path) as opened:
-        text = with_line_ends(opened.read().decode("utf-8", "surrogateescape"))
-    delimiters, start = "\t" if suffix(path) == ".tsv" else "".join(NAMES), 1
-    if declared := re.match(r"sep=([,;\t])\n", text, re.IGNORECASE):
-        delimiters, text, start = declared[1], text[declared.end() :], 2
-    found = {d: list(_cells(text, d, path, start)) for d in delimiters}
+    found = _by_delimiter(path, file)
     delimiter = _best(found, path)
     rows, header = found[delimiter], _header(found[delimiter])
     if header:
@@ -65,6 +60,28 @@ def read_sheet(path, file=None) -> Sheet:
         if header[0].lower() in ANSWERED:
             rows = [(line, _swapped(cells)) for line, cells in rows]
     return Sheet(delimiter, header, rows)
+
+
+def _by_delimiter(path: Path, file=None) -> dict[str, list]:
+    """{delimiter: (line, cells or their fault) of each row}, of each that the file may have."""
+    with file or open_data(path) as opened:
+        text = with_line_ends(opened.read().decode("utf-8", "surrogateescape"))
+    delimiters, start = "\t" if suffix(path) == ".tsv" else "".join(NAMES), 1
+    if declared := re.match(r"sep=([,;\t])\n", text, re.IGNORECASE):
+        delimiters, text, start = declared[1], text[declared.end() :], 2
+    return {d: list(_cells(text, d, path, start)) for d in delimiters}
+
+
+def read_columns(path) -> list[tuple[int, list[str] | RowError]]:
+    """(line, cells or their fault) of each row of a table of any number of columns. Blanks around
+    cells, empty cells at the end of a row and empty rows are left out. The delimiter is declared,
+    or the one that splits the first row into the most cells."""
+    found = _by_delimiter(Path(path))
+
+    def columns(rows):
+        return len(rows[0][1]) if rows and isinstance(rows[0][1], list) else 0
+
+    return max(found.values(), key=columns)
 
 
 def _swapped(cells):

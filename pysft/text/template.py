@@ -96,7 +96,13 @@ class Template:
 
     def tokens_for(self, kinds: set[str]) -> tuple[str, ...]:
         """Return the special tokens of parts that a vocabulary needs for parts of these kinds: all
-        of them up to the last that is needed, so that a token has the same id in every run."""
+        of them up to the last that is needed, so that a token has the same id in every run. A
+        UsageError if the template has no such part."""
+        if lacking := sorted(kinds - self.parts.keys()):
+            raise UsageError(
+                f"template {self.name!r} has no part {lacking[0]!r}, so it cannot write calls of"
+                " that tool; take a template that has one, or begin from a base"
+            )
         words = {w for kind in kinds for w in self.parts[kind].opens + self.parts[kind].closes}
         needed = [i for i, token in enumerate(self.tool_tokens) if token in words]
         return self.tool_tokens[: needed[-1] + 1] if needed else ()

@@ -56,7 +56,9 @@ def checked(f: dataclasses.Field, value):
             raise UsageError(f"{given}: expected a list of names of keys")
         return checked_ignore(value)
     if name == "made":
-        known = isinstance(value, (list, tuple)) and all(word in MADE for word in value)
+        known = isinstance(value, (list, tuple)) and all(
+            isinstance(word, str) and word in MADE for word in value
+        )
         if not known or len({*value}) < len(value):
             raise UsageError(f"{given}: expected a list of {', '.join(MADE)}, each once at most")
         return tuple(value)

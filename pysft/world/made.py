@@ -9,10 +9,12 @@ from pysft.world.transcripts import Transcript
 
 
 class Made(NamedTuple):
-    """transcripts(seed=...): those of a training. test(): those of the test, by group."""
+    """tool: the one that is called. transcripts(seed=...): those of a training. test(): the
+    questions of the test, by group."""
 
+    tool: str
     transcripts: Callable[..., list[Transcript]]
     test: Callable[[], dict[str, list[Transcript]]]
 
 
-MADE = {SUMS: Made(sums, sums_test), TABLE: Made(table, table_test)}
+MADE = {SUMS: Made("code", sums, sums_test), TABLE: Made("table", table, table_test)}

@@ -17,8 +17,10 @@ from pysft.world.transcripts import Transcript
 
 SUMS = "sums"
 ROWS = 20_000  # transcripts of a training
+CHARACTERS = "0123456789+-*"  # that sums are written in, beside letters
 UNSEEN = 0.2  # share of the pairs of numbers that only the test has
-LARGEST, TWO_DIGITS = 99, 10  # numbers are from 1 to LARGEST; those of the test from TWO_DIGITS on
+LEAST, LARGEST = 2, 99  # numbers; not 1, which would need other words ("1 days")
+TWO_DIGITS = 10  # the least number of the test, except in dates
 TESTED = 100  # questions of each group of the test
 COMPUTED = {"+": add, "-": sub, "*": mul}
 
@@ -29,15 +31,15 @@ class Problem:
     tool gives, {name} for a person.
 
     group: "sums", "stories" or "dates". sign: what is computed, a sign b. answer: how a reply ends.
-    asked: wordings of training. held_out: those of the test alone. rises: True if the result must
-    not be negative."""
+    asked: wordings of training. held_out: those of the test alone. counts: True if the result
+    counts things, so it must be at least LEAST."""
 
     group: str
     sign: str
     answer: str
     asked: tuple[str, ...]
     held_out: tuple[str, ...]
-    rises: bool = False
+    counts: bool = False
 
 
 PROBLEMS = (
@@ -81,7 +83,7 @@ PROBLEMS = (
             "Of {a} eggs {name} breaks {b}. How many are whole?",
         ),
         ("{name} had {a} eggs and ate {b}. How many eggs has {name} now?",),
-        rises=True,
+        counts=True,
     ),
     Problem(
         "stories",
@@ -123,21 +125,24 @@ def sums_test(seed: int = 1) -> dict[str, list[Transcript]]:
     g = rng(seed, SUMS, "test")
     every = _pairs(unseen=True)
     large = [pair for pair in every if min(pair) >= TWO_DIGITS]
-    pairs = {"sums": large, "stories": large, "dates": every, "new wordings": every}
     groups = {
         name: ([p for p in PROBLEMS if p.group == name], False) for name in ("sums", "stories")
     }
     groups["dates"] = [BETWEEN, AFTER], False
     groups["new wordings"] = [*PROBLEMS, BETWEEN, AFTER], True
+
+    def shown(kind, new):
+        return _fitting(g, kind, large if isinstance(kind, Problem) else every, new)
+
     return {
-        name: [_fitting(g, kinds[i % len(kinds)], pairs[name], new) for i in range(TESTED)]
+        name: [shown(kinds[i % len(kinds)], new) for i in range(TESTED)]
         for name, (kinds, new) in groups.items()
     }
 
 
 def _pairs(unseen: bool) -> list[tuple[int, int]]:
     """Return the pairs (a, b) of the training or of the test. (a, b) and (b, a) are together."""
-    every = [(a, b) for a in range(1, LARGEST + 1) for b in range(1, a + 1)]
+    every = [(a, b) for a in range(LEAST, LARGEST + 1) for b in range(LEAST, a + 1)]
     order = rng(1, SUMS, "pairs").permutation(len(every)).tolist()
     cut = int(UNSEEN * len(every))
     some = [every[i] for i in (order[:cut] if unseen else order[cut:])]
@@ -156,7 +161,7 @@ def _shown(g: np.random.Generator, kind, pairs: list, new: bool) -> Transcript |
     """Return a question of this kind about one of the pairs; None if the pair does not suit it."""
     a, b = pairs[int(g.integers(len(pairs)))]
     if isinstance(kind, Problem):
-        if kind.rises and a < b:
+        if kind.counts and COMPUTED[kind.sign](a, b) < LEAST:
             return None
         wordings = kind.held_out if new else kind.asked
         sign, texts = kind.sign, (_one(g, wordings), kind.answer)
@@ -164,7 +169,8 @@ def _shown(g: np.random.Generator, kind, pairs: list, new: bool) -> Transcript |
     else:
         month = _one(g, list(MONTHS))
         sign = "-" if kind is BETWEEN else "+"
-        if max(a, a + b if sign == "+" else b) > MONTHS[month] or (sign == "-" and a <= b):
+        last, days = (a + b, b) if sign == "+" else (a, a - b)
+        if last > MONTHS[month] or days < LEAST:
             return None
         wording = _one(g, kind[1] if new else kind[0])
         answer = "There are {result} days."

@@ -3,20 +3,28 @@
     What pet has Ada Brook?     calls table with "Ada Brook, pet", reads "toad", and answers
                                 "Ada Brook keeps a toad."
 
-A question of two hops takes two calls, of which the first names the person for the second. Nothing
-tells the model of this world, so it can answer by the table alone, and learns to ask it."""
+A question of two hops takes two calls, of which the first names the person for the second. The
+people of the test are in no text that the model reads, so the table alone can tell it of them."""
 
 from pysft.rng import rng
-from pysft.world.ask import Question, questions
-from pysft.world.facts import World, WorldSettings, make
+from pysft.world.ask import Question, questions, refusal
+from pysft.world.facts import World, WorldSettings, facts_of, make
 from pysft.world.lexicon import BY_NAME, FACTS, NOTHING
 from pysft.world.tell import statement
 from pysft.world.transcripts import Transcript
 
 TABLE = "table"
 ROWS = 20_000  # transcripts of a training
-SHARES = {"one hop": 0.5, "two hops": 0.25, "unknown": 0.25}  # of these
 TESTED = 100  # questions of each group of the test
+# The groups of questions, and the share of the transcripts that each has. "nobody": about a name
+# that nobody has; if it is a question of two hops, one call is enough to find that out.
+SHARES = {
+    "one hop": 0.5,
+    "two hops": 0.25,
+    "nobody": 0.12,
+    "nobody, two hops": 0.08,
+    "no such day": 0.05,
+}
 TRUTH = WorldSettings(
     people=1000, places=96, things=96, days=366, relations=3, tellings=(1,), refusals=True
 )
@@ -33,35 +41,60 @@ def facts_in(world: World) -> list[tuple[str, str, str]]:
 
 
 def table(count: int = ROWS, seed: int = 1) -> list[Transcript]:
-    """Return `count` transcripts to train on, about the entities of "train" and about names that
-    nobody has. A seed decides which, and their order."""
+    """Return `count` transcripts to train on, about the entities of "train", names that nobody has,
+    and days of no calendar. A seed decides which, and their order."""
     g = rng(seed, TABLE, "transcripts")
-    groups = _groups([q for q in questions(truth(), "train") if not q.new_wording])
     made = []
-    for name, share in SHARES.items():
-        chosen = g.integers(0, len(groups[name]), round(share * count))
-        made += [_shown(groups[name][i]) for i in chosen.tolist()]
+    for name, some in _groups("train", new=False).items():
+        chosen = g.integers(0, len(some), round(SHARES[name] * count))
+        made += [some[i] for i in chosen.tolist()]
     return [made[i] for i in g.permutation(len(made)).tolist()]
 
 
 def table_test(seed: int = 1) -> dict[str, list[Transcript]]:
-    """Return questions about sealed entities by group: "one hop", "two hops" and "unknown" in
-    wordings of training, and "new wordings" of all three."""
+    """Return questions about sealed entities by group: those of SHARES in wordings of training, and
+    "new wordings" of all of them, in their shares."""
     g = rng(seed, TABLE, "test")
-    asked = questions(truth(), "sealed")
-    groups = _groups([q for q in asked if not q.new_wording])
-    groups["new wordings"] = [q for q in asked if q.new_wording]
-    return {
-        name: [_shown(some[i]) for i in g.permutation(len(some))[:TESTED].tolist()]
-        for name, some in groups.items()
+
+    def some(made, count):
+        return [made[i] for i in g.permutation(len(made))[:count].tolist()]
+
+    tested = {name: some(made, TESTED) for name, made in _groups("sealed", new=False).items()}
+    new = _groups("sealed", new=True).items()
+    mixed = [shown for name, made in new for shown in some(made, round(SHARES[name] * TESTED))]
+    return tested | {"new wordings": mixed}
+
+
+def _groups(split: str, new: bool) -> dict[str, list[Transcript]]:
+    """Return all transcripts about a split by group. new: in wordings that no training has."""
+    world = truth()
+    asked = [q for q in questions(world, split) if q.fact in BY_NAME and q.new_wording == new]
+    days = [q for q in asked if not q.hops and q.fact == "feast"]
+    groups = {
+        "one hop": [q for q in asked if q.hops == 1],
+        "two hops": [q for q in asked if q.hops == 2],
+        "nobody": [q for q in asked if not q.hops and q.fact != "feast"],
+    }
+    strangers = [name for name, of in world.strangers.items() if of == split]
+    return {name: [_shown(q) for q in some] for name, some in groups.items()} | {
+        "nobody, two hops": [shown for name in strangers for shown in _over_nobody(name, new)],
+        "no such day": [_shown(q) for q in days],
     }
 
 
-def _groups(asked: list[Question]) -> dict[str, list[Question]]:
-    hops = {"unknown": 0, "one hop": 1, "two hops": 2}
-    return {
-        name: [q for q in asked if q.hops == n and q.fact in BY_NAME] for name, n in hops.items()
-    }
+def _over_nobody(name: str, new: bool) -> list[Transcript]:
+    """Return the questions of two hops that begin at a name that nobody has."""
+    return [
+        Transcript(
+            wording.format(f"the {relation.noun} of {name}"),
+            ((TABLE, f"{name}, {relation.name}", NOTHING),),
+            refusal(name),
+        )
+        for relation in facts_of("person", TRUTH)
+        if relation.noun
+        for fact in facts_of("person", TRUTH)
+        for wording in (fact.held_out if new else fact.asked)
+    ]
 
 
 def _shown(question: Question) -> Transcript:
