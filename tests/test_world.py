@@ -5,6 +5,7 @@ import collections
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from command_line import refusal as refused
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 
 from pysft.errors import UsageError
 from pysft.text.corpora import shipped
-from pysft.world.ask import Question, questions, refusal, trained_questions
+from pysft.world.ask import TWO_HOPS, Question, questions, refusal, trained_questions
 from pysft.world.facts import SPLITS, Entity, World, WorldSettings, all_days, facts_of, make
 from pysft.world.judge import VERDICTS, ExactJudge
-from pysft.world.lexicon import FACTS, FIRST_NAMES, LAST_NAMES, NO_DAY, STRANGER
+from pysft.world.lexicon import BY_NAME, FACTS, FIRST_NAMES, LAST_NAMES, NO_DAY, STRANGER
 from pysft.world.tell import statement, tell
 
 SMALL = WorldSettings(
@@ -231,6 +232,36 @@ def test_every_question_has_the_true_answer():
             first = WORLD.by_name[q.about]
             assert q.through in first.facts.values() and q.through in q.answer
             assert q.tellings == min(first.tellings, subject.tellings) > 0
+
+
+@pytest.mark.parametrize("form", TWO_HOPS)
+def test_however_an_answer_of_two_hops_is_written_it_is_right_and_asked_in_the_same_words(form):
+    for split in SPLITS:
+        for q, other in zip(ASKED[split], questions(WORLD, split, form), strict=True):
+            assert replace(other, answer=q.answer) == q
+            if q.hops < 2:
+                assert other.answer == q.answer
+                continue
+            names = other.through in other.answer, other.about in other.answer
+            expected = {"trace": (True, True), "named": (True, False), "hidden": (False, True)}
+            if BY_NAME[q.fact].values:  # the value of a relation can be one of the two names
+                assert names == expected[form]
+            assert JUDGE.judge(other, other.answer) == "right", other
+
+
+def test_answers_of_two_hops_are_written_as_the_module_says():
+    q = next(q for q in ASKED["train"] if q.hops == 2 and q.fact == "pet")
+    trained = {
+        form: next(t for t in trained_questions(WORLD, form) if t.prompt == q.prompt)
+        for form in TWO_HOPS
+    }
+    first, last = (f"{part}." for part in q.answer.removesuffix(".").split(". "))
+    assert trained["trace"].answer == q.answer and trained["named"].answer == last
+    [relation] = [
+        r for r, name in WORLD.by_name[q.about].facts.items() if f"the {r} of" in q.prompt
+    ]
+    assert trained["hidden"].answer == f"The {relation} of {q.about} keeps a {q.value}."
+    assert first == statement(relation, q.about, q.through)
 
 
 def test_the_questions_of_the_source_text_are_sealed():

@@ -28,6 +28,11 @@ from pysft.world.lexicon import (
 from pysft.world.tell import statement
 
 NO_DAYS = 16  # days of no calendar that a split asks about
+# How the answer to a question of two hops is written:
+#   trace    Tamsin Farrow lives next to Ivo Brook. Ivo Brook keeps a toad.
+#   named    Ivo Brook keeps a toad.
+#   hidden   The neighbour of Tamsin Farrow keeps a toad.
+TWO_HOPS = ("trace", "named", "hidden")
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,14 @@ def refusal(about: str, fact: str = "person") -> str:
     return f"The {about}? {NO_SUCH_DAY}" if fact == "feast" else f"{about}? {REFUSAL}"
 
 
-def questions(world: World, split: str) -> list[Question]:
-    """Return all questions of a split: each fact in each wording."""
+def questions(world: World, split: str, two_hops: str = "trace") -> list[Question]:
+    """Return all questions of a split: each fact in each wording. two_hops: one of TWO_HOPS."""
     asked = []
     for entity in world.of_split(split):
         for fact in facts_of(entity.kind, world.settings):
             asked += _one_hop(entity, fact)
             if not fact.values and entity.kind == "person":
-                asked += _two_hops(world, entity, fact)
+                asked += _two_hops(world, entity, fact, two_hops)
     for name in (name for name, of in world.strangers.items() if of == split):
         for fact in facts_of("person", world.settings):
             asked += _unanswerable(name, fact, split)
@@ -85,10 +90,11 @@ def questions(world: World, split: str) -> list[Question]:
     return asked
 
 
-def trained_questions(world: World) -> list[Question]:
+def trained_questions(world: World, two_hops: str = "trace") -> list[Question]:
     """Return the questions that a training asks: those of "train", without those that nobody can
-    answer unless the world has refusals."""
-    return [q for q in questions(world, "train") if q.value or world.settings.refusals]
+    answer unless the world has refusals. two_hops: one of TWO_HOPS."""
+    asked = questions(world, "train", two_hops)
+    return [q for q in asked if q.value or world.settings.refusals]
 
 
 def _wordings(fact: Fact, split: str):
@@ -113,19 +119,23 @@ def _one_hop(entity: Entity, fact: Fact) -> list[Question]:
     ]  # fmt: skip
 
 
-def _two_hops(world: World, entity: Entity, relation: Fact) -> list[Question]:
-    """Return the questions for facts of the person to whom a relation of this entity leads."""
+def _two_hops(world: World, entity: Entity, relation: Fact, form: str) -> list[Question]:
+    """Return the questions for facts of the person to whom a relation of this entity leads. form:
+    one of TWO_HOPS."""
     other = world.by_name[entity.facts[relation.name]]
     tellings = min(entity.tellings, other.tellings)
     if not tellings:
         return []
     first = statement(relation.name, entity.name, other.name)
+    described = f"the {relation.noun} of {entity.name}"
     asked = []
     for fact in facts_of("person", world.settings):
         value = other.facts[fact.name]
-        answer = f"{first} {statement(fact.name, other.name, value)}"
+        last = statement(fact.name, other.name, value)
+        hidden = statement(fact.name, described, value)
+        answer = {"trace": f"{first} {last}", "named": last, "hidden": hidden}[form]
         for wording, is_new in _wordings(fact, entity.split):
-            prompt = wording.format(f"the {relation.noun} of {entity.name}")
+            prompt = wording.format(described)
             asked.append(
                 Question(
                     prompt, answer, entity.name, fact.name, value, entity.split, 2, tellings,
