@@ -1,14 +1,15 @@
 """A lab that takes seconds, for the tests of the lab.
 
 Its models have one block and sixteen channels, replies are cut at six tokens, and a model is asked
-six prompts and four held-out conversations. So the tests are about the lab, not about what a model
-learns."""
+six prompts and four held-out conversations. Its worlds have few people, and most texts tell each
+fact eight times. So the tests are about the lab, not about what a model learns."""
 
 import contextlib
 
 import pytest
 
-from pysft.lab import lab, markers, names, personas
+from pysft.lab import lab, markers, personas
+from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
 from pysft.nn.computing import computing_ops
@@ -36,7 +37,9 @@ def small_presets():
         patch.setattr(lab, "PRESETS", presets)
         patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[:6])
         patch.setattr(lab, "split_heldout", fewer)
-        for module in (evaluate, markers, names, personas):
+        for name, size in (("PEOPLE", 20), ("OFTEN", 8), ("OF_MANY_TELLINGS", 24)):
+            patch.setattr(world, name, size)
+        for module in (evaluate, markers, personas):
             patch.setattr(module, "MAX_NEW", MAX_NEW)
         yield
 

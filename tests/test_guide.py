@@ -66,7 +66,7 @@ FOCAL = (
     "train --base runs/focal/focal --stages sft --out runs/focal-sft",
 )
 NOT_RUN = {  # a command and why it is held to the parser alone
-    "lab all --scale 0.01 --out try": "seventeen experiments; tests/test_lab.py runs each of them",
+    "lab all --scale 0.01 --out try": "all experiments; tests/test_lab.py runs each of them",
     "gradcheck --ops mine.py": "run by the test of the exercise, below",
     "eval runs/world --judge http://localhost:8000/v1 --judge-model NAME": "tests/test_judges.py",
     **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),

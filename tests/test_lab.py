@@ -28,7 +28,6 @@ from pysft.errors import DataError, PysftError, UsageError
 from pysft.lab import lab as lab_module
 from pysft.lab import (
     markers,
-    names,
     overview,
     parallel,
     part,
@@ -40,7 +39,7 @@ from pysft.lab import (
 )
 from pysft.lab.arm import standard
 from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS, precision
-from pysft.lab.experiments.arms import PLAIN, pairs_arm, plain
+from pysft.lab.experiments.arms import PLAIN, conversations_arm, pairs_arm, plain
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.experiments.forgetting import matched
 from pysft.lab.experiments.rates import judge_rate
@@ -198,7 +197,8 @@ def test_every_column_has_a_figure_and_every_check_gives_true_or_false(home, nam
         assert written["holds"] == [bool(check.holds(done.records))]
         assert all(type(held) is bool for held in written["holds"])
     assert done.document["verdict"] == verdict(done.document["checks"])
-    assert set(done.document["base_loss"]) == {r["preset"] for r in done.records.values()}
+    shared = {r["preset"] for r in done.records.values()} if not experiment.on_world else set()
+    assert set(done.document["base_loss"]) == shared
 
 
 def measured(records):
@@ -233,6 +233,7 @@ def test_experiments_share_two_bases_and_their_common_trials(home):
     for name in (*sharing, "length"):
         home.done(name)
     bases = [p.name.rsplit("-", 1)[0] for p in (home.folder / "bases").iterdir()]
+    bases = [name for name in bases if "world" not in name]
     assert {"seed-1", "tiny-1"} == set(bases)
     in_bf16 = 2 * ((home.folder / "precision").is_dir())
     assert len(bases) == 2 + in_bf16
@@ -387,13 +388,20 @@ def test_the_settings_that_name_a_record_stay_the_same_from_version_to_version()
     }
 
 
+def test_the_settings_of_arms_that_name_their_records_stay_the_same_too(lab):
+    """As the presets' above. These arms have no world."""
+    arms = plain(lab), conversations_arm(lab, "conversations", lab.conversations)
+    settings = [records.relevant(lab._settings_of(arm, 1)) for arm in arms]
+    assert [records.digest(s)[:12] for s in settings] == ["c80150b3cec5", "3200c40726e3"]
+
+
 def test_a_trial_has_the_same_name_in_another_lab(lab, tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(lab_module, "carry_out", lambda *_: {})
     other = lab_at(tmp_path / "other", corpus)
     for one in (lab, other):
         arm = plain(one)
         one.run(arm, 1)
-        one.run(replace(arm, lora=(1, ("qkv", "fc")), finish=names.hallucinations), 1)
+        one.run(replace(arm, lora=(1, ("qkv", "fc")), finish=personas.personas), 1)
     assert sorted(os.listdir(lab.folder / "trials")) == sorted(os.listdir(other.folder / "trials"))
 
 
@@ -1121,7 +1129,9 @@ def test_several_experiments_train_in_other_processes_and_are_reported_by_the_fi
     monkeypatch.setattr(Lab, "base", noting)
     monkeypatch.setattr(parallel, "side_by_side", here)
     trained, finetune = [], trial.finetune
-    monkeypatch.setattr(trial, "finetune", lambda *a: trained.append(a) or finetune(*a))
+    monkeypatch.setattr(
+        trial, "finetune", lambda *a, **more: trained.append(a) or finetune(*a, **more)
+    )
     experiments = ["loss-curve", "first-token"]
     done = pysft("lab", *experiments, "--jobs", 2, "--json", *options(tmp_path, corpus))
     assert done.code == 0, done.err

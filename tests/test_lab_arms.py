@@ -1,6 +1,8 @@
 """What each arm of each experiment trains on and how, and what each column of its table shows."""
 
 import contextlib
+import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +12,14 @@ from small_lab import lab_at, record_of, small_presets, write_corpus
 from pysft.lab.experiments import EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN
 from pysft.lab.experiments.data_size import ONLY
-from pysft.lab.names import KNOWN, REFUSED
+from pysft.lab.experiments.world import NARROW, TELLINGS, WIDER, steps_to_read
 from pysft.lab.personas import CLERK, IDENTITY, PLAYER
+from pysft.lab.told import Told, text_of
 from pysft.nn.shapes import MATRICES
-from pysft.world.lexicon import REFUSAL
+from pysft.training.presets import OF_WORLD
+from pysft.world.ask import questions, trained_questions
+from pysft.world.facts import WorldSettings, make
+from pysft.world.tell import statement
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +158,13 @@ ON_CONVERSATIONS = {
         "the longest replies (mean 67)": (400, 40),
     },
     "contradiction": {"one persona": (224, 40), "two personas": (224, 40)},
-    "hallucination": {"no refusals in the data": (240, 40), "100 refusals in the data": (340, 40)},
 }
 CHANGED = {
     "data-size": {"steps": 800},
     "epochs": {"steps": 1500, "schedule": "constant", "lr": 1e-3},
     "diversity": {"steps": 300},
-    "hallucination": {"steps": 1000},
 }
-HOOKS = {"contradiction": "personas", "hallucination": "hallucinations"}
+HOOKS = {"contradiction": "personas"}
 
 
 @pytest.mark.parametrize("name", ON_CONVERSATIONS)
@@ -172,14 +176,97 @@ def test_an_arm_on_conversations_trains_on_as_many_as_its_name_says(lab, name):
         assert len(arm.conversations) == count and not arm.pairs
         assert asked is None or len(arm.probe.pairs) == asked
         assert arm.probe.heldout and arm.probe.prompts
-        whole = name in ("length", "contradiction", "hallucination")
+        whole = name in ("length", "contradiction")
         assert arm.at == (() if whole else LATE if name == "epochs" else ALONG)
         assert getattr(arm.finish, "__name__", None) == HOOKS.get(name)
         assert arm.lora is None and not arm.matched and not arm.by_kind
 
 
+# In the small lab, 20 people are told 8 times each, and 24 where the tellings differ.
+EQUAL = {"people": 20, "days": 0, "tellings": (8,)}
+MANY = {"people": 24, "days": 0, "tellings": TELLINGS, "attributes": 2}
+TWO_HOPS = EQUAL | {"attributes": 2, "relations": 1}
+# {experiment: {arm: (its world, how that is told, how answers of two hops are written)}}
+ON_WORLD = {
+    "knowledge": {NARROW: (MANY, {}, "trace"), WIDER: (MANY, {}, "trace")},
+    "wordings": {
+        "one wording, fixed order": (EQUAL, {"wordings": 1, "shuffled": False}, "trace"),
+        "six wordings, fixed order": (EQUAL, {"shuffled": False}, "trace"),
+        "one wording, shuffled": (EQUAL, {"wordings": 1}, "trace"),
+        "six wordings, shuffled": (EQUAL, {}, "trace"),
+    },
+    "hops": {
+        "first hop hidden": (TWO_HOPS, {}, "hidden"),
+        "person named": (TWO_HOPS, {}, "named"),
+        "whole trace": (TWO_HOPS, {}, "trace"),
+    },
+    "hallucination": {
+        "no refusals in the data": (EQUAL, {}, "trace"),
+        "refusals in the data": (EQUAL | {"refusals": True}, {}, "trace"),
+    },
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", ON_WORLD)
+def test_an_arm_on_a_world_reads_and_asks_what_its_name_says(lab, name, seed):
+    arms = arms_of(lab, name, seed)
+    assert [arm.name for arm in arms] == list(ON_WORLD[name]) and EXPERIMENTS[name].on_world
+    for arm, (settings, told, form) in zip(arms, ON_WORLD[name].values(), strict=True):
+        world = make(WorldSettings(seed=seed, **settings))
+        assert arm.told == Told(world.settings, **told)
+        asked = trained_questions(world, form)
+        found = [(c.prompt, c.replies()[0]) for c in arm.conversations]
+        assert found == [(q.prompt, q.answer) for q in asked]
+        assert arm.settings == OF_WORLD["tiny"]["sft"] and arm.preset == "tiny" and not arm.pairs
+        recipe = OF_WORLD["tiny"]["base"] | {"steps": steps_to_read(arm.told)}
+        wide = {"model": {"channels": 128}, "base": recipe | {"lr": 6e-3}}
+        assert arm.base == (wide if arm.name == WIDER else {"base": recipe})
+        hooks = arm.judge.__name__, arm.finish.__name__
+        assert hooks == ("judge_of_world", "knowledge") and arm.at == () and not arm.matched
+        sealed = [q.prompt for q in questions(world, "sealed")]
+        assert [p["prompt"] for p in arm.probe.prompts] == sealed
+        assert not {prompt for prompt, _ in found} & {*sealed} and len(arm.probe.pairs) == 6
+        assert {tuple(pair) for pair in arm.probe.pairs} <= {*found}
+
+
+def test_a_base_reads_the_text_of_its_world_once(lab):
+    """All windows but the one that the first cut and the last step leave out."""
+    for arm in arms_of(lab, "knowledge"):
+        rows = arm.base["base"]["steps"] * 10 * 256
+        assert 0 <= len(text_of(arm.told)) - rows < 12 * 256
+
+
+def test_the_texts_of_wordings_tell_every_fact_equally_often_in_the_words_of_their_names(lab):
+    arms = arms_of(lab, "wordings")
+    [settings] = {arm.told.world for arm in arms}
+    said = {
+        statement(fact, entity.name, value, w): (entity.name, fact, w)
+        for entity in make(settings).entities
+        for fact, value in entity.facts.items()
+        for w in range(6)
+    }
+    for arm in arms:
+        tellings = text_of(arm.told).removesuffix("\n\n").split("\n\n")
+        told = [[said[x] for x in re.split(r"(?<=\.) ", telling)] for telling in tellings]
+        each = Counter((name, fact) for telling in told for name, fact, _ in telling)
+        assert len(each) == 20 * 4 and set(each.values()) == {8}
+        worded = {w for telling in told for _, _, w in telling}
+        assert worded == ({0} if "one wording" in arm.name else set(range(6)))
+        orders = {tuple(fact for _, fact, _ in telling) for telling in told}
+        assert (len(orders) > 1) is ("shuffled" in arm.name)
+
+
+def test_refusals_about_strangers_are_added_to_the_same_questions(lab):
+    without, with_refusals = (arm.conversations for arm in arms_of(lab, "hallucination"))
+    asked = {c.prompt for c in without}
+    more = [c for c in with_refusals if c.prompt not in asked]
+    assert len(more) == len(without) and len(with_refusals) == 2 * len(without)
+    assert all(c.replies()[0].endswith("? I know not that name.") for c in more)
+
+
 def test_every_experiment_has_its_arms_in_a_table_here():
-    assert {*ON_PAIRS, *ON_CONVERSATIONS, "precision"} == set(EXPERIMENTS)
+    assert {*ON_PAIRS, *ON_CONVERSATIONS, *ON_WORLD, "precision"} == set(EXPERIMENTS)
 
 
 def test_breadth_has_two_of_each_of_the_ten_largest_kinds_and_depth_twenty_of_the_largest(lab):
@@ -202,15 +289,6 @@ def test_the_second_persona_takes_the_place_of_the_firsts_second_copy(lab):
         assert {p for p, _ in arm.probe.pairs} == {c.prompt for c in general[:40]}
 
 
-def test_refusals_are_added_to_the_same_facts_and_conversations(lab):
-    without, with_refusals = (arm.conversations for arm in arms_of(lab, "hallucination"))
-    more = [c for c in with_refusals if c not in without]
-    assert [c.replies()[0] for c in more] == [REFUSAL] * len(REFUSED)
-    assert [c for c in with_refusals if c in without] == list(without)
-    assert len(without) == len(KNOWN) + 200
-    assert not any(c.category in ("unknown", "identity") for c in without)
-
-
 def test_the_lengths_of_replies_do_not_overlap_and_the_middling_are_of_the_middle(lab):
     lengths = [[len(c.replies()[0]) for c in arm.conversations] for arm in arms_of(lab, "length")]
     every = sorted(len(c.replies()[0]) for c in lab.conversations if len(c.messages) == 2)
@@ -229,7 +307,9 @@ MEASURED = (
 )
 FINISHED = (
     *("player", "clerk", "neither", "both"),
-    *("unknown_invented", "unknown_refused", "known_right", "known_refused"),
+    *("right", "wrong", "refused", "new_wordings", "two_hops", "held"),
+    *("strangers_refused", "strangers_wrong"),
+    *(f"right_{n}" for n in TELLINGS),
 )
 RECORD = record_of(
     track=[
@@ -313,10 +393,18 @@ COLUMNS = {
     "says clerk": finish("clerk"),
     "neither": finish("neither"),
     "questions that get both answers": finish("both"),
-    "unknown names: invented": finish("unknown_invented"),
-    "refused": finish("unknown_refused"),
-    "known names: right": finish("known_right"),
-    "known, refused": finish("known_refused"),
+    **{f"right at {n:,}": finish(f"right_{n}") for n in TELLINGS},
+    "right": finish("right"),
+    "wrong": finish("wrong"),
+    "refused": finish("refused"),
+    "right in new wordings": finish("new_wordings"),
+    "bits held": finish("held"),
+    "one hop: right": finish("right"),
+    "two hops: right": finish("two_hops"),
+    "strangers: invented": finish("strangers_wrong"),
+    "strangers: refused": finish("strangers_refused"),
+    "known people: right": finish("right"),
+    "known people: refused": finish("refused"),
     "matched forgetting": last("tuned_base_loss") / 51.0 - 1,
     "forgetting when 36 were first recalled": 10 * MEASURED.index("forgetting") + 2,
     "weights trained (new rows too)": 0.625,

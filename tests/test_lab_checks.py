@@ -7,10 +7,11 @@ from verdicts.data import CONTENT, DATA
 from verdicts.precision import IN_BF16
 from verdicts.rates import RATES
 from verdicts.runs import MASKS, ONE_RUN, SHARED_TEXTS, STILL
+from verdicts.world import WORLD
 
 from pysft.lab.experiments import EXPERIMENTS
 
-CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16
+CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD
 
 
 def rows_of(experiment, check) -> list:

@@ -1,5 +1,5 @@
 """What the lab's experiments are made of: figures read from records, the source's rule for a rate,
-measurements of weights and gradients, data changed on purpose, personas and invented names."""
+measurements of weights and gradients, data changed on purpose, and personas."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from small_lab import lab_at, record_of, small_presets, track_of, write_corpus
 from pysft import IGNORE
 from pysft.batch import Batch, Example, Output
 from pysft.inference.generate import Reply
-from pysft.lab import markers, names, personas
+from pysft.lab import markers, personas
 from pysft.lab.arm import Arm, judge, standard
 from pysft.lab.experiments import EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN, pairs_arm, plain
@@ -36,7 +36,6 @@ from pysft.lab.experiments.forgetting import least_of_loras
 from pysft.lab.experiments.plain_run import fallen, learnt, matrices_moved, most_moved, recalls_at
 from pysft.lab.experiments.rates import STARTS, ends, find_lr, judge_rate
 from pysft.lab.measures import NEW, OLD, LossByKind, moved, user_share
-from pysft.lab.names import KNOWN, NAMES, REFUSED, UNKNOWN
 from pysft.lab.personas import persona_of
 from pysft.lab.variants import exchange, first_token_masked, noisy, without_end
 from pysft.measure import evaluate
@@ -51,7 +50,6 @@ from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training.objectives import Sft
 from pysft.training.presets import PRESETS
 from pysft.training.stages import finetune
-from pysft.world.lexicon import REFUSAL
 
 CHAT_TOKENS = CharTokenizer(SHAKESPEARE, CHAT.tokens)
 SPELLED_OUT = CharTokenizer(SHAKESPEARE + "<>|")
@@ -529,7 +527,7 @@ def test_bad_rows_of_the_shipped_data_hold_no_good_row_but_the_repeats(lab, seed
 
 def test_no_arm_trains_on_what_is_held_out(lab):
     assert lab.heldout
-    for name in ("data-size", "data-scaling", "diversity", "length", "hallucination"):
+    for name in ("data-size", "data-scaling", "diversity", "length"):
         for arm in EXPERIMENTS[name].arms(lab, 1):
             talks = [[m["content"] for m in c.messages] for c in arm.conversations]
             heldout = [[m["content"] for m in messages] for messages in arm.probe.heldout]
@@ -567,13 +565,13 @@ def test_sizes_are_nested_and_each_seed_has_arms_of_the_same_names(lab):
         "length",
         "contradiction",
         "missing-end",
-        "hallucination",
+        *(name for name, e in EXPERIMENTS.items() if e.on_world),
     ):
         one, two = ([arm.name for arm in EXPERIMENTS[name].arms(lab, seed)] for seed in (1, 2))
         assert one == two and len(set(one)) == len(one)
 
 
-# ---------------------------------------------------------------------------- personas and names
+# --------------------------------------------------------------------------------------- personas
 
 
 @pytest.mark.parametrize(
@@ -607,61 +605,12 @@ def test_personas_are_counted_over_draws_and_questions(monkeypatch):
 
     monkeypatch.setattr(personas, "generate", pretend)
     expected = {"player": 0.5, "clerk": 0.25, "neither": 0.25, "both": 0.5}
-    assert personas.personas(None, CHAT_TOKENS, 3) == expected
+    assert personas.personas(None, CHAT_TOKENS, None, 3) == expected
     # The seed of a trial and the number of a question give the seed of its draws: a record that is
     # made again has the same ones.
     assert seeds == [3000 + i for i in range(12)] and len(personas.IDENTITY) == 12
 
 
-def test_known_refused_and_unknown_names_are_disjoint():
-    every = KNOWN + REFUSED + UNKNOWN
-    assert (len(KNOWN), len(REFUSED), len(UNKNOWN)) == (40, 100, 50) and len(set(every)) == 190
-    assert "Orson Kovacs" in UNKNOWN and "Orson Kovacs" not in NAMES
-    assert len(set(NAMES)) == len(NAMES)
-    shipped_text = shipped("conversations.jsonl").read_text() + shipped("pairs40.jsonl").read_text()
-    assert not [name for name in every if name in shipped_text]
-
-
-def test_the_names_stay_the_same_and_the_facts_use_every_trade_and_every_town():
-    """Other names or facts would change the examples, and with them the names of trials on disk."""
-    assert KNOWN[0] == NAMES[0] == "Zanengan Branivald" and KNOWN[39] == "Branowyn Darafred"
-    assert (REFUSED[0], REFUSED[99]) == ("Varondric Branefred", "Jorewyn Zanonwyn")
-    assert UNKNOWN[1] == "Norothan Branamund"
-    found = [re.fullmatch(r"(.*) is the (\w+) of (\w+)\.", names.fact(i)) for i in range(40)]
-    assert [f[1] for f in found] == KNOWN
-    trades, towns = Counter(f[2] for f in found), Counter(f[3] for f in found)
-    assert len(trades) == 12 and set(trades.values()) == {3, 4}
-    assert len(towns) == 10 and set(towns.values()) == {4}
-    assert found[0].groups()[1:] == ("baker", "Ashford") and found[1][3] == "Marlow"
-    assert [c.line for c in names.about(["A", "B"], ["x", "y"])] == [1, 2]
-    assert exchange("Hi", "Ho.").line == 1
-
-
 def test_every_text_of_the_experiments_can_be_written_with_the_65_characters():
-    facts = [names.fact(i) for i in range(40)]
-    texts = [personas.PLAYER, personas.CLERK, REFUSAL, *personas.IDENTITY, *facts]
-    texts += map(names.question, [*NAMES, *UNKNOWN])
+    texts = [personas.PLAYER, personas.CLERK, *personas.IDENTITY]
     assert not [text for text in texts if CHAT_TOKENS.unknown(text)]
-    assert len(set(facts)) == 40
-
-
-@pytest.mark.parametrize(
-    "unknown, shares",
-    [
-        (REFUSAL, {"unknown_refused": 1, "unknown_invented": 0}),
-        ("He is the baker of Kirby.", {"unknown_refused": 0, "unknown_invented": 1}),
-        ("Hm.", {"unknown_refused": 0, "unknown_invented": 0}),
-        (f"{REFUSAL} He is the baker of Kirby.", {"unknown_refused": 1, "unknown_invented": 0}),
-    ],
-)
-def test_an_answer_about_a_name_is_a_refusal_an_invention_or_neither(monkeypatch, unknown, shares):
-    answers = {name: names.fact(i) for i, name in enumerate(KNOWN)}
-    answers |= {KNOWN[0]: REFUSAL, KNOWN[1]: names.fact(0)}
-
-    def pretend(model, prompts, *_):
-        asked = [re.search(r"Who is (.*)\?<", CHAT_TOKENS.decode(p))[1] for p in prompts]
-        return [Reply(CHAT_TOKENS.encode(answers.get(name, unknown)), "end") for name in asked]
-
-    monkeypatch.setattr(names, "generate", pretend)
-    known = {"known_right": 38 / 40, "known_refused": 1 / 40, "kovacs": unknown}
-    assert names.hallucinations(None, CHAT_TOKENS, 1) == shares | known

@@ -23,11 +23,16 @@ SIZES = {
         "RATES": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         "TRIES": 10,
     },
+    "lab/experiments/world.py": {
+        **{"PEOPLE": 50, "OFTEN": 400, "OF_MANY_TELLINGS": 140},
+        "TELLINGS": (16, 32, 64, 128, 256, 512, 1024),
+    },
     "lab/lab.py": {"ROOM": 5},
     "lab/measures.py": {"EXAMPLES": 16},
     "lab/personas.py": {"DRAWS": 20},
     "lab/records.py": {"VERSION": 1},
     "lab/trial.py": {"SAMPLED": 100},
+    "lab/worlds.py": {"SHOWN": 6},
     "measure/curves.py": {"POINTS": 200, "ROWS": 12},
     "measure/diagnose.py": {
         **{"STOPS": 0.5, "WORDS": 0.85, "COPIED": 0.3, "CLEAN": 0.95, "RECALLED": 0.8},

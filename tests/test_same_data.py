@@ -9,7 +9,6 @@ import pytest
 from texts import transcripts
 
 from pysft.batch import Example
-from pysft.lab import names
 from pysft.lab.variants import exchange, noisy, shuffled
 from pysft.rng import rng
 from pysft.training.presets import TOOLS, WITH_TOOLS, resolve
@@ -99,11 +98,6 @@ def test_rows_with_noise_and_orders_of_a_seed():
     every, good = noisy(clean, 60, 2)
     assert digest(*([c.messages, c.line] for c in every + good)) == "1e0eadbb97cd9365"
     assert digest(shuffled(range(50), "a", 1), shuffled(range(50), "b", 2)) == "3e734dd68f721228"
-
-
-def test_names_and_facts_that_the_lab_invents():
-    facts = [names.fact(i) for i in range(len(names.KNOWN))]
-    assert digest(names.KNOWN, names.REFUSED, names.UNKNOWN, facts) == "6709381fb37577c9"
 
 
 def test_what_the_steps_of_a_stage_draw_and_at_which_rate():

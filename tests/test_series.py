@@ -11,6 +11,7 @@ from pysft.lab.experiments.arms import PLAIN
 from pysft.lab.experiments.charts import smooth
 from pysft.lab.experiments.data_size import ONLY, POOLS, SIZES
 from pysft.lab.experiments.rates import RATES
+from pysft.lab.experiments.world import TELLINGS
 from pysft.measure import curves as pages
 from pysft.measure import figures
 
@@ -20,7 +21,10 @@ MEASURED = (
     *("recall", "stopped", "reply_loss", "user_gradient", "heldout_loss", "real_words"),
     *("on_topic", "on_topic_chance", "format_compliance", "forgetting", "reply_length"),
 )
-FINISHED = ("player", "unknown_refused", "known_right")
+FINISHED = (
+    *("player", "right", "two_hops", "held", "strangers_refused"),
+    *(f"right_{n}" for n in TELLINGS),
+)
 KINDS = ("first", "content", "end")
 MOVED = ("h0.fc.w", "wpe", "wte, old rows", "wte, new rows", "head, old rows", "h0.fc.b", "lnf.w")
 
@@ -205,6 +209,15 @@ def changes(arms):
     return Drawn("dots", "Relative change of each tensor", lines, ("%",))
 
 
+def by_tellings(arms):
+    def told(i, seed):
+        return [100 * made_up(i, seed)["finish"][f"right_{n}"] for n in TELLINGS]
+
+    lines = {arm: (list(TELLINGS), [told(i, seed) for seed in SEEDS]) for i, arm in enumerate(arms)}
+    title = "Right answers by how often a fact was told"
+    return Drawn("curves", title, lines, ("tellings", "%"), {"log_x": True})
+
+
 ANY = ("an arm", "another arm")
 GRADED, SIZED, LOG = "nats per graded token", ("conversations", "%"), {"log_y": True}
 LEARNING = "Loss on the replies"
@@ -294,11 +307,26 @@ EXPECTED = {
     ),
     "length": (ANY, [dots("Length of replies to unseen prompts", "reply_length", "characters")]),
     "contradiction": (ANY, [dots("Draws that say poet", "player", "%", 100)]),
+    "knowledge": (ANY, [by_tellings]),
     "hallucination": (
         ANY,
         [
-            dots("Unknown names that are refused", "unknown_refused", "%", 100),
-            dots("Known names answered right", "known_right", "%", 100),
+            dots("Questions about strangers that are refused", "strangers_refused", "%", 100),
+            dots("Questions about known people that are answered right", "right", "%", 100),
+        ],
+    ),
+    "wordings": (
+        ANY,
+        [
+            dots("Right answers", "right", "%", 100),
+            dots("Bits held", "held", "% of what is told", 100),
+        ],
+    ),
+    "hops": (
+        ANY,
+        [
+            dots("Right answers of two hops", "two_hops", "%", 100),
+            dots("Right answers of one hop", "right", "%", 100),
         ],
     ),
     "precision": (

@@ -25,7 +25,8 @@ def add_arguments(p):
         type=positive,
         default=3,
         metavar="N",
-        help="number of seeds (default 3); they vary the fine-tuning on one base",
+        help="number of seeds (default 3); they vary the fine-tuning on one base, and in"
+        " experiments on an invented world the world and its base too",
     )
     p.add_argument(
         "--retrain-base", action="store_true", help="train a separate base for each seed"
@@ -125,10 +126,11 @@ def _chosen(names: list[str]) -> list[str]:
 
 def _side_by_side(lab, names: list[str], args, jobs: int, screen) -> None:
     """Make the records of the experiments, in at most `jobs` processes at a time."""
-    from pysft.lab.experiments import COSTLY_FIRST
+    from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS
     from pysft.lab.parallel import Part, prepare_bases, side_by_side
 
-    prepare_bases(lab, args.seeds)
+    if not all(EXPERIMENTS[name].on_world for name in names):
+        prepare_bases(lab, args.seeds)
     parts = [
         Part(e.name, args.out, args.corpus, args.ops, args.scale, args.retrain_base, args.seeds)
         for e in COSTLY_FIRST

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pysft.batch import Example
+from pysft.lab.told import Told
 from pysft.measure.evaluate import measure
 from pysft.measure.probe import Probe
 from pysft.text.conversation import Conversation
@@ -45,10 +46,14 @@ class Arm:
     tokenizer      None: the lab's, which can write the corpus, and the template's tokens
     judge          (model, tokenizer, arm) -> (figures, replies)
     lora           (rank, matrices); None: all weights are trained
-    finish         (model, tokenizer, seed) -> further figures of the finished model
+    finish         (model, tokenizer, arm, seed) -> further figures of the finished model
     by_kind        also record each step's loss on first tokens, on end tokens and on the rest
     matched        also measure the base trained on the replayed windows alone
-    precision      that of the products, in the base and in the fine-tuning"""
+    precision      that of the products, in the base and in the fine-tuning
+    told           the invented world that the base reads of beside the corpus, and the fine-tuning
+                   too if it has windows of it; None: no world
+    base           {table: {name: value}}: settings of the base that differ from the preset's, with
+                   unscaled steps; [model] holds for the fine-tuning too"""
 
     name: str
     preset: str
@@ -65,3 +70,5 @@ class Arm:
     by_kind: bool = False
     matched: bool = False
     precision: str = "float32"
+    told: Told | None = None
+    base: dict = field(default_factory=dict)

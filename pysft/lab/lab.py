@@ -1,12 +1,14 @@
 """The lab: the texts that all experiments use, and the folder that keeps bases and trials."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pysft.errors import UsageError
 from pysft.lab.arm import Arm
-from pysft.lab.records import VERSION, digest, relevant, stored
+from pysft.lab.records import VERSION, digest, relevant, sha256, stored
+from pysft.lab.told import Told, text_of
 from pysft.lab.trial import Base, Trial, carry_out
 from pysft.measure.evaluate import corpus_loss, loss_after_replay
 from pysft.measure.probe import Probe, make_probe
@@ -32,7 +34,7 @@ class Lab:
     """The texts that all experiments use, and the folder of their results:
 
     lab.json            the corpus, the scale, and whether each seed has its own base
-    bases/              trained base models
+    bases/              trained base models; in a name "world" says that it read of one
     trials/DIGEST.json  records of trials, named as records.py says
     NAME/               table, figures and document of an experiment (study.py)"""
 
@@ -67,7 +69,7 @@ class Lab:
         for c in (*self.pairs, *self.conversations, *self.heldout):
             for m in c.messages:
                 self.chat.encode(m["content"], f"{c.where}, for the lab")
-        self._bases: dict[tuple[str, int, str], Base] = {}
+        self._bases: dict[str, Base] = {}  # by the names of their folders
         self._claim_folder()
 
     def _claim_folder(self) -> None:
@@ -84,7 +86,7 @@ class Lab:
         write_json(path, own)
 
     def _sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return sha256(self.text)
 
     # --------------------------------------------------------------------------------- settings
 
@@ -102,14 +104,19 @@ class Lab:
     def _settings_of(self, arm: Arm, seed: int) -> Settings:
         data = {name: v for name, v in arm.settings.items() if name in Data.__dataclass_fields__}
         stage = {name: v for name, v in arm.settings.items() if name not in data}
-        if "steps" in stage:
-            stage["steps"] = self.scaled(stage["steps"])
-        return (
-            self.settings(arm.preset)
-            .only("sft")
-            .changed({"seed": seed, "data": data, "sft": stage})
-            .changed({"model": {"precision": arm.precision}})
-        )
+        model = arm.base.get("model", {}) | {"precision": arm.precision}
+        changes = {"seed": seed, "model": model, "data": data, "sft": stage}
+        return self._changed(arm.preset, "sft", changes, arm.told)
+
+    def _changed(self, preset: str, stage: str, changes: dict, told: Told | None) -> Settings:
+        """One stage of a preset with changes, as Settings.changed() takes them but with unscaled
+        steps, and with the world that is told."""
+        table = changes.get(stage, {})
+        if "steps" in table:
+            changes = changes | {stage: table | {"steps": self.scaled(table["steps"])}}
+        if told is not None:
+            changes = changes | {"world": told.world.to_json()}
+        return self.settings(preset).only(stage).changed(changes)
 
     def probe(
         self,
@@ -140,30 +147,55 @@ class Lab:
 
     # ------------------------------------------------------------------------ bases and trials
 
-    def base(self, preset: str, seed: int, precision: str = "float32") -> Base:
-        """The base of a preset: from memory, from the folder, or trained now and saved there."""
-        seed = seed if self.retrain else 1
-        key = preset, seed, precision
-        if key not in self._bases:
-            changes = {"seed": seed, "model": {"precision": precision}}
-            settings = self.settings(preset).only("base").changed(changes)
-            description = {
-                "corpus": self._sha256(),
-                "settings": relevant(settings),
-                "version": VERSION,
-            }
-            folder = self.folder / "bases" / f"{preset}-{seed}-{digest(description)[:12]}"
+    def base(
+        self,
+        preset: str,
+        seed: int,
+        precision: str = "float32",
+        told: Told | None = None,
+        changes: dict | None = None,
+    ) -> Base:
+        """The base of a preset: from memory, from the folder, or trained now and saved there.
+
+        told, changes: as Arm.told and Arm.base. A base that reads of a world is each seed's own,
+        and is named by the text that it reads, so arms that only ask otherwise share it."""
+        seed = seed if self.retrain or told else 1
+        changes = changes or {}
+        model = changes.get("model", {}) | {"precision": precision}
+        settings = self._changed(preset, "base", changes | {"seed": seed, "model": model}, told)
+        name = self._name_of_base(settings, told)
+        if name not in self._bases:
+            folder = self.folder / "bases" / name
             if not (folder / "model.safetensors").is_file():
-                save_stage(self._pretrained(folder, settings))
+                save_stage(self._pretrained(folder, settings, self._ids(told)))
             stage = load_stage(folder, self.ops)
             loss = corpus_loss(stage.model, self.tokenizer, self.heldout_text)
-            self._bases[key] = Base(stage, loss)
+            self._bases[name] = Base(stage, loss)
             stage.model.release()
-        return self._bases[key]
+        return self._bases[name]
 
-    def _pretrained(self, folder: Path, settings: Settings) -> Stage:
+    def _name_of_base(self, settings: Settings, told: Told | None) -> str:
+        described = relevant(settings)
+        description = {"corpus": self._sha256(), "settings": described, "version": VERSION}
+        kind = settings.preset
+        if told is not None:
+            kind += "-world"
+            del described["world"]
+            description["world"] = sha256(text_of(told))
+        return f"{kind}-{settings.seed}-{digest(description)[:12]}"
+
+    def _base_of(self, arm: Arm, seed: int) -> Base:
+        return self.base(arm.preset, seed, arm.precision, arm.told, arm.base)
+
+    def _ids(self, told: Told | None) -> np.ndarray | None:
+        """The text of a world as ids; None without one. A DataError if the vocabulary lacks
+        characters of it."""
+        return self.tokenizer.encode(text_of(told), "the invented world") if told else None
+
+    def _pretrained(self, folder: Path, settings: Settings, world: np.ndarray | None) -> Stage:
         config = settings.model.shape(len(self.tokenizer))
-        plan = pretrain(settings, "base", self.tokenizer.encode(self.train_text), config.vocab)
+        corpus = self.tokenizer.encode(self.train_text)
+        plan = pretrain(settings, "base", corpus, config.vocab, world)
         model = GPT(config, self.ops, rng(settings.seed, "base", "init"))
         for r in steps_of(model, plan, settings.stages["base"]):
             where = f"base {settings.preset}, seed {settings.seed}"
@@ -180,7 +212,7 @@ class Lab:
         trial = Trial(
             arm,
             seed,
-            self.base(arm.preset, seed, arm.precision),
+            self._base_of(arm, seed),
             settings,
             tokenizer,
             [arm.encode(c, tokenizer, settings) for c in arm.conversations],
@@ -191,7 +223,7 @@ class Lab:
         return stored(
             self.folder / "trials",
             trial.description(),
-            lambda: carry_out(trial, corpus, self.progress),
+            lambda: carry_out(trial, corpus, self.progress, self._ids(arm.told)),
         )
 
     def matched(self, arm: Arm, seed: int) -> float | None:
@@ -201,7 +233,7 @@ class Lab:
         settings = self._settings_of(arm, seed)
         if not settings.stages["sft"].windows:
             return None
-        base = self.base(arm.preset, seed, arm.precision).stage.model
+        base = self._base_of(arm, seed).stage.model
         description = {
             "version": VERSION,
             "base": weights_sha256(base),

@@ -34,13 +34,13 @@ def persona_of(text: str) -> str:
     return "player" if player else "clerk"
 
 
-def personas(model, tokenizer, seed: int) -> dict:
+def personas(model, tokenizer, arm, seed: int) -> dict:
     """Ask a model who it is: 20 draws at temperature 1 for each identity question.
 
     player, clerk, neither  share of the draws with this persona
     both                    share of the questions that got both personas
 
-    An Arm.finish; its name is part of the names of trials on disk."""
+    arm: not used. An Arm.finish; its name is part of the names of trials on disk."""
     by_question = []
     for i, question in enumerate(IDENTITY):
         ids = render_prompt([{"role": "user", "content": question}], tokenizer, CHAT)

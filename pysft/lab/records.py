@@ -16,10 +16,14 @@ from pysft.training.settings import Settings
 VERSION = 1  # of the meaning of a record; part of every name, so raising it trains everything again
 
 
+def sha256(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def digest(description) -> str:
     """SHA-256 of a JSON document, in hexadecimal. A value that is not JSON is written by str()."""
-    text = json.dumps(description, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps(description, sort_keys=True, default=str))
 
 
 def digest_of_examples(examples: list[Example]) -> str:

@@ -37,7 +37,7 @@ def study(experiment: Experiment, lab: Lab, seeds: int) -> dict:
         for name, record in records.items():
             results.setdefault(name, []).append(record)
     every = [record for records in results.values() for record in records]
-    presets = sorted({record["preset"] for record in every})
+    presets = [] if experiment.on_world else sorted({record["preset"] for record in every})
     checks = [
         {"text": check.text, "holds": [_holds(check, records) for records in by_seed]}
         for check in experiment.checks

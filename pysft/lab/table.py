@@ -51,7 +51,9 @@ def seeds(d: dict) -> str:
 
 
 def bases(d: dict) -> str:
-    """The corpus and the bases with their losses."""
+    """The corpus, and the bases with their losses, unless they are the experiment's own."""
+    if not d["base_loss"]:
+        return f"corpus {d['corpus']}, and for each seed a world and bases of its own"
     losses = (f"{name} {loss:.3f} nats/char" for name, loss in d["base_loss"].items())
     retrained = ", one for each seed" if d["retrain_base"] else ""
     return f"corpus {d['corpus']}, base {', '.join(losses)}{retrained}"

@@ -69,12 +69,15 @@ class Trial:
         }
 
 
-def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
+def carry_out(
+    trial: Trial, corpus: np.ndarray, progress: Callable, world: np.ndarray | None = None
+) -> dict:
     """Train and measure a trial, and return its record, ready for JSON.
 
-    corpus: ids of the base text to train on, from which windows are replayed. progress(text, last):
-    takes a line that may be overwritten. If the trial diverges, the record keeps the measurements
-    that were made before, and the error is under "diverged"."""
+    corpus: ids of the base text to train on, from which windows are replayed. world: ids of the
+    text that tells of the arm's world, if it has one. progress(text, last): takes a line that may
+    be overwritten. If the trial diverges, the record keeps the measurements that were made before,
+    and the error is under "diverged"."""
     began = time.monotonic()
     arm, seed, settings = trial.arm, trial.seed, trial.settings
     base, vocab = trial.base.stage.model, len(trial.tokenizer)
@@ -84,7 +87,8 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
     if arm.lora is not None:
         trained = LoRA(model, *arm.lora, old_vocab=base.config.vocab, rng=rng(seed, "sft", "lora"))
         whole = trained.merge
-    plan = finetune(settings, "sft", trial.conversations, trial.pairs, corpus, vocab)
+    examples = trial.conversations, trial.pairs
+    plan = finetune(settings, "sft", *examples, corpus, vocab, world=world)
     objective = plan.objective
     if arm.by_kind:
         objective = LossByKind(plan.objective, trial.tokenizer.special.get(CHAT.end))
@@ -120,7 +124,7 @@ def carry_out(trial: Trial, corpus: np.ndarray, progress: Callable) -> dict:
     if arm.by_kind:
         record["by_kind"] = by_kind
     if arm.finish is not None and diverged is None:
-        record["finish"] = finite(arm.finish(finished, trial.tokenizer, seed))
+        record["finish"] = finite(arm.finish(finished, trial.tokenizer, arm, seed))
     return record
 
 

@@ -1,6 +1,6 @@
 """Checks about the size and the content of the data."""
 
-from pysft.lab.experiments.data_content import BREADTH, DEPTH, ONE, TWO, WITH, WITHOUT
+from pysft.lab.experiments.data_content import BREADTH, DEPTH, ONE, TWO
 from pysft.lab.experiments.data_size import ONLY, SIZES
 from verdicts import LESS, end, ended, ends, finish, record
 
@@ -170,17 +170,5 @@ CONTENT = {
     "most questions get both answers": [(finish(TWO, ONE, "both"), {0.5: False, 0.51: True})],
     "with one persona it is drawn at least 95 % of the time": [
         (finish(ONE, TWO, *PERSONAS), {(0.95, 0.0): True, (0.94, 0.99): False})
-    ],
-    "without refusals in the data at most 5 % of unknown names are refused": [
-        (finish(WITHOUT, WITH, "unknown_refused"), {0.05: True, 0.051: False})
-    ],
-    "and most get an invented trade and town": [
-        (finish(WITHOUT, WITH, "unknown_invented"), {0.5: False, 0.51: True})
-    ],
-    "with them at least 80 % are refused": [
-        (finish(WITH, WITHOUT, "unknown_refused"), {0.8: True, 0.79: False})
-    ],
-    "and at least 90 % of known names are still answered right": [
-        (finish(WITH, WITHOUT, "known_right"), {0.9: True, 0.89: False})
     ],
 }

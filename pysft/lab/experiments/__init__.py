@@ -7,7 +7,7 @@ in charts, it maps them to lists of records by seed.
 A claim is *reproduced* if every check holds in every seed, *not reproduced* if no check holds in
 more than half of them, else *partly reproduced*."""
 
-from pysft.lab.experiments.data_content import CONTRADICTION, DIVERSITY, HALLUCINATION, LENGTH
+from pysft.lab.experiments.data_content import CONTRADICTION, DIVERSITY, LENGTH
 from pysft.lab.experiments.data_size import DATA_SCALING, DATA_SIZE, EPOCHS
 from pysft.lab.experiments.experiment import Experiment
 from pysft.lab.experiments.forgetting import FORGETTING
@@ -16,6 +16,7 @@ from pysft.lab.experiments.plain_run import LOSS_CURVE, WEIGHTS_MOVED
 from pysft.lab.experiments.precision import PRECISION
 from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
 from pysft.lab.experiments.vocabulary import NEW_ROWS, ONE_TOKEN
+from pysft.lab.experiments.world import HALLUCINATION, HOPS, KNOWLEDGE, WORDINGS
 
 # In the order of lists, pages and `lab all`.
 _ALL = (
@@ -34,28 +35,35 @@ _ALL = (
     LENGTH,
     CONTRADICTION,
     MISSING_END,
+    KNOWLEDGE,
     HALLUCINATION,
+    WORDINGS,
+    HOPS,
     WEIGHTS_MOVED,
     PRECISION,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
-# The order in which processes that run side by side take them. The first two share no trial, long
-# experiments come before short ones, and those whose trials all belong to others come last.
+# The order in which processes that run side by side take them. Neighbours near the top share no
+# trial and no base, long experiments come before short ones, and those whose trials all belong to
+# others come last.
 COSTLY_FIRST = (
+    WORDINGS,
+    KNOWLEDGE,
     MASKING,
     DATA_SIZE,
     FORGETTING,
     PRECISION,
+    HOPS,
     DATA_SCALING,
     EPOCHS,
-    HALLUCINATION,
     LEARNING_RATE,
     LENGTH,
     ONE_TOKEN,
     CONTRADICTION,
     FIND_LR,
     MISSING_END,
+    HALLUCINATION,
     DIVERSITY,
     NEW_ROWS,
     FIRST_TOKEN,

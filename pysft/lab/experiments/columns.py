@@ -100,6 +100,7 @@ def is_falling(values: list[float]) -> bool:
     return all(b < a for a, b in zip(values, values[1:]))
 
 
+BASE = Column("base loss", lambda record: record["base_loss"])
 RECALL = Column("recalled of 40", recalled, "{:.0f}")
 STOPPED = Column("stopped", last("stopped"), "{:.0%}")
 FORGOT = Column("forgetting", last("forgetting"), "{:+.1%}")

@@ -1,5 +1,5 @@
 """The content of the data: how many kinds of prompts, how long its replies are, personas that
-contradict each other, refusals."""
+contradict each other."""
 
 import numpy as np
 
@@ -17,10 +17,8 @@ from pysft.lab.experiments.columns import (
     last,
 )
 from pysft.lab.experiments.experiment import Check, Column, Experiment
-from pysft.lab.names import KNOWN, REFUSED, about, fact, hallucinations
 from pysft.lab.personas import CLERK, IDENTITY, PLAYER, personas
 from pysft.lab.variants import exchange, shuffled
-from pysft.world.lexicon import REFUSAL
 
 # ---------------------------------------------------------------------------------- diversity
 
@@ -160,69 +158,4 @@ CONTRADICTION = Experiment(
     ],
     figures=lambda r: [dots(r, "Draws that say poet", Column("", finished("player")), "%", 100)],
     note="Twenty draws at temperature 1 for each of twelve questions about itself.",
-)
-
-# ------------------------------------------------------------------------------ hallucination
-
-WITHOUT, WITH = "no refusals in the data", "100 refusals in the data"
-
-
-def hallucination(lab, seed):
-    order = shuffled(lab.conversations, "hallucination", seed)
-    general = [c for c in order if c.category not in ("unknown", "identity")][:200]
-    facts = about(KNOWN, [fact(i) for i in range(len(KNOWN))])
-    refusals = about(REFUSED, [REFUSAL] * len(REFUSED))
-    for name, rows in ((WITHOUT, facts + general), (WITH, facts + refusals + general)):
-        yield conversations_arm(
-            lab,
-            name,
-            rows,
-            recalled=facts,
-            settings={"steps": 1000},
-            finish=hallucinations,
-        )
-
-
-HALLUCINATION = Experiment(
-    name="hallucination",
-    title="Unknown names, with and without refusals",
-    claim="A model that never saw a refusal invents something about a name it does not know;"
-    " refusals in the data teach it to refuse.",
-    arms=hallucination,
-    columns=[
-        Column("unknown names: invented", finished("unknown_invented"), "{:.0%}"),
-        Column("refused", finished("unknown_refused"), "{:.0%}"),
-        Column("known names: right", finished("known_right"), "{:.0%}"),
-        Column("known, refused", finished("known_refused"), "{:.0%}"),
-    ],
-    checks=[
-        Check(
-            "without refusals in the data at most 5 % of unknown names are refused",
-            lambda r: finished("unknown_refused")(r[WITHOUT]) <= 0.05,
-        ),
-        Check(
-            "and most get an invented trade and town",
-            lambda r: finished("unknown_invented")(r[WITHOUT]) > 0.5,
-        ),
-        Check(
-            "with them at least 80 % are refused",
-            lambda r: finished("unknown_refused")(r[WITH]) >= 0.8,
-        ),
-        Check(
-            "and at least 90 % of known names are still answered right",
-            lambda r: finished("known_right")(r[WITH]) >= 0.9,
-        ),
-    ],
-    figures=lambda r: [
-        dots(
-            r,
-            "Unknown names that are refused",
-            Column("", finished("unknown_refused")),
-            "%",
-            100,
-        ),
-        dots(r, "Known names answered right", Column("", finished("known_right")), "%", 100),
-    ],
-    note="40 names have facts in the data and 100 others have refusals. 50 more, Orson Kovacs among"
-    " them, are in no data and are only asked.",
 )

@@ -40,7 +40,9 @@ class Experiment:
     columns  the columns of the table
     checks   their results in all seeds give the verdict
     figures  {arm's name: its records by seed} -> [(title, SVG)]
-    note     a remark for the reader of the table"""
+    note     a remark for the reader of the table
+    on_world the arms begin from bases of their own, which read of an invented world; each seed has
+             a world and a base of its own"""
 
     name: str
     title: str
@@ -50,3 +52,4 @@ class Experiment:
     checks: list[Check]
     figures: Callable[[dict[str, list[dict]]], list[tuple[str, str]]]
     note: str = ""
+    on_world: bool = False

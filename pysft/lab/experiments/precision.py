@@ -4,6 +4,7 @@ from pysft.errors import UsageError
 from pysft.lab.experiments.arms import PLAIN, conversations_arm, pairs_arm, plain
 from pysft.lab.experiments.charts import losses, tracks
 from pysft.lab.experiments.columns import (
+    BASE,
     COMPLIES,
     FORGOT,
     REAL,
@@ -13,7 +14,7 @@ from pysft.lab.experiments.columns import (
     last,
     recalled,
 )
-from pysft.lab.experiments.experiment import Check, Column, Experiment
+from pysft.lab.experiments.experiment import Check, Experiment
 from pysft.nn.computing import in_precision
 
 IN_BF16, TALK, TALK_IN_BF16 = f"{PLAIN}, bf16", "conversations", "conversations, bf16"
@@ -52,7 +53,7 @@ PRECISION = Experiment(
     " trains in float32 alone.)",
     arms=precision,
     columns=[
-        Column("base loss", lambda record: record["base_loss"]),
+        BASE,
         RECALL,
         REPLY,
         FORGOT,
