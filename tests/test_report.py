@@ -482,13 +482,13 @@ def test_a_run_of_an_earlier_version_has_the_same_page(tmp_path, undrawn):
 
 def test_every_setting_of_a_run_is_on_its_page(run, undrawn):
     settings = contents()["run.json"]["settings"]
-    rows = cells(report(run).partition("<summary>All 60 settings</summary>")[2])
+    rows = cells(report(run).partition("<summary>All 58 settings</summary>")[2])
     expected = [
         [f"[{table}] {name}", json.dumps(value)]
         for table in ("model", "data", "base", "sft")
         for name, value in settings[table].items()
     ]
-    assert rows[: 1 + 60] == [["setting", "value"], ["seed", "1"], *expected]
+    assert rows[: 1 + 58] == [["setting", "value"], ["seed", "1"], *expected]
 
 
 def test_without_its_settings_a_run_is_told_of_without_them(run, undrawn):

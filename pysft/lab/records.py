@@ -47,7 +47,7 @@ def relevant(settings: Settings) -> dict:
     for name, table in tables.items():
         if isinstance(table, dict):
             kept = ((k, v) for k, v in table.items() if k not in others)
-            usual = (("precision", "float32"), ("world", ()), ("made", ()), ("world_weight", 1.0))
+            usual = (("precision", "float32"), ("world", ()), ("made", ()))
             tables[name] = {k: v for k, v in kept if (k, v) not in usual}
     return tables
 

@@ -113,10 +113,8 @@ class Training(_Table):
 
     steps: int = 0
     lr: float = 0.0
-    # The windows of the invented world's text in each step, as pairs (rows, count), and the weight
-    # of the loss of one of their tokens. That of the others in pre-training is 1.
+    # The windows of the invented world's text in each step, as pairs (rows, count).
     world: tuple[tuple[int, int], ...] = ()
-    world_weight: float = 1.0
     schedule: str = "constant"
     warmup: int = 0
     # AdamW, clipping, and what happens to a step whose loss or gradient is not finite.

@@ -52,9 +52,7 @@ def pretrain(
 
     def draw(step):
         examples = _draw(corpus, stage.windows, rng(settings.seed, name, "windows", step))
-        told = pick(step)
-        weight = [1.0] * len(examples) + [stage.world_weight] * len(told)
-        return Batch.of(examples + told, vocab, context, weight).split(stage.micro_batches)
+        return Batch.of(examples + pick(step), vocab, context).split(stage.micro_batches)
 
     rows = _micro_rows(stage, context, _rows_of(stage.windows + stage.world))
     return Plan(draw, _rate(stage), Sft(), stage.steps, rows, epochs)
@@ -94,10 +92,9 @@ def finetune(
 
     def draw(step):
         graded = [examples[i] for examples, pick in streams for i in pick(step)]
-        replay, told = _replay(settings, name, corpus, step), from_world(step)
+        replay = _replay(settings, name, corpus, step) + from_world(step)
         weight = [1.0] * len(graded) + [stage.window_weight] * len(replay)
-        weight += [stage.world_weight] * len(told)
-        return Batch.of(graded + replay + told, vocab, context, weight).split(stage.micro_batches)
+        return Batch.of(graded + replay, vocab, context, weight).split(stage.micro_batches)
 
     lengths = [np.array([len(e.input_ids) for e in examples]) for examples, _ in streams]
 
