@@ -143,7 +143,7 @@ OF_WORLD = {
     "mini": {
         "world": {"people": 400},
         "base": {
-            "steps": 5000,
+            "steps": 4400,
             "lr": 6e-3,
             "windows": ((64, 8), (256, 2)),
             "world": ((256, 10),),
