@@ -156,12 +156,15 @@ def check_cross_entropy(ops, rng, N, V, graded=0.6, scale=1.0):
 # ------------------------------------------------------------------------------- whole models
 
 
-def random_batch(rng, lengths, V=7, graded=0.7, wanted=0.0, groups=None, columns=None) -> Batch:
+def random_batch(
+    rng, lengths, V=7, graded=0.7, wanted=0.0, groups=None, columns=None, sources=None
+) -> Batch:
     """Return a Batch of random tokens and labels for V symbols.
 
     graded: about the share of rows with a label; the last row has one. wanted: about the share of
     the other rows that are wanted. groups: the number of each sequence's group; None is a group
-    each. columns: name -> function(rng, N), which draws the column."""
+    each. columns: name -> function(rng, N), which draws the column. sources: of each sequence;
+    None is base text."""
     cu = _offsets(lengths)
     N, S = int(cu[-1]), len(lengths)
     tokens = rng.integers(0, V, N).astype(np.int32)
@@ -172,7 +175,8 @@ def random_batch(rng, lengths, V=7, graded=0.7, wanted=0.0, groups=None, columns
         rows = rows | (rng.random(N) < wanted)
     group = np.arange(S) if groups is None else np.array(groups)
     drawn = {name: draw(rng, N) for name, draw in (columns or {}).items()}
-    return Batch(tokens, labels, cu, rows, np.ones(S), np.full(S, BASE), group, drawn)
+    source = np.array(sources or [BASE] * S)
+    return Batch(tokens, labels, cu, rows, np.ones(S), source, group, drawn)
 
 
 def _random_model(ops, rng, batch, V, C, H, L, tied, outputs) -> GPT:

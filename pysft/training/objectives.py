@@ -51,3 +51,163 @@ def nll_by_source(batch, nll) -> dict[str, tuple[float, int]]:
         here = batch.source == source
         found[source] = float(sums[here].sum()), int(counts[here].sum())
     return found
+
+
+TIES = ("none", "half", "davidson")  # what BradleyTerry makes of two replies of equal rank
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """A reward model's loss on rankings: p(reply i is better than reply j) = sigmoid(v[i] - v[j]).
+
+    A ranking is a group: its sequences are replies to one prompt. v is the value in the last row of
+    each, which must be wanted. The column "rank" says in that row which reply is better: the lower
+    one. A ranking counts once, however many pairs it has, because its pairs are not independent of
+    each other (Ouyang et al. 2022, section 3.5):
+
+        loss = sum over rankings of (mean over its pairs of -ln p(better over worse)) / their number
+
+    ties: what a pair of equal ranks counts. "none": nothing. "half": the mean of both orders.
+    "davidson": it has a probability of its own (Davidson 1970). With d = v[i] - v[j], a tie has
+    nu / (e^(d/2) + e^(-d/2) + nu), i is better with e^(d/2) / the same, and nu is above 0.
+
+    A ranking without any pair counts nothing. The weights of sequences are not read. The figures,
+    over the pairs that are no ties: the share whose d has the right sign, and the mean of d."""
+
+    ties: str = "none"
+    nu: float = 1.0
+
+    def counts(self, batch) -> dict[str, float]:
+        """Return {"rankings": the number of rankings with a pair that counts}."""
+        *_, group = self._pairs(batch)
+        return {"rankings": float(len(np.unique(group)))}
+
+    def _pairs(self, batch):
+        """Return four arrays with an entry for each pair that counts: the last row of i and of j,
+        whether they tie, and their group. Reply i is not worse than reply j."""
+        ends = batch.cu_seqlens[1:] - 1
+        rank = batch.columns["rank"][ends]
+        i, j = np.triu_indices(len(ends), 1)
+        i, j = np.where(rank[i] <= rank[j], (i, j), (j, i))
+        ties = rank[i] == rank[j]
+        counted = batch.group[i] == batch.group[j]
+        if self.ties == "none":
+            counted &= ~ties
+        i, j = i[counted], j[counted]
+        return ends[i], ends[j], ties[counted], batch.group[i]
+
+    def __call__(self, batch, out, totals):
+        i, j, ties, group = self._pairs(batch)
+        value = out.value.astype(np.float64)
+        d = value[i] - value[j]
+        if self.ties == "davidson":
+            log_nu = np.log(self.nu)
+            whole = np.logaddexp(np.logaddexp(d / 2, -d / 2), log_nu)  # ln(e^(d/2) + e^(-d/2) + nu)
+            losses = whole - np.where(ties, log_nu, d / 2)
+            slopes = (np.exp(d / 2 - whole) - np.exp(-d / 2 - whole)) / 2 - np.where(ties, 0, 0.5)
+        else:
+            wins = np.where(ties, 0.5, 1.0)
+            losses = wins * np.logaddexp(0, -d) + (1 - wins) * np.logaddexp(0, d)
+            slopes = sigmoid(d) - wins
+        share = 1 / np.bincount(group)[group] / totals["rankings"]
+        dvalue = np.zeros_like(value)
+        np.add.at(dvalue, i, share * slopes)
+        np.add.at(dvalue, j, -share * slopes)
+        ordered = d[~ties]
+        figures = {
+            "accuracy": (float((ordered > 0).sum()), len(ordered)),
+            "margin": (float(ordered.sum()), len(ordered)),
+        }
+        return float(share @ losses), None, dvalue.astype(out.value.dtype), figures
+
+
+@dataclass(frozen=True)
+class Dpo:
+    """Direct preference optimisation (Rafailov et al. 2023): a chosen reply becomes likelier than a
+    rejected one, compared with a reference.
+
+    A pair is a group of two sequences, the chosen one first, and the column "reference" has the nll
+    of the reference for each row. With s = sum of (reference - nll) over the graded rows of a reply
+    and h = beta (s of the chosen - s of the rejected):
+
+        loss = sum over pairs of (-(1 - smoothing) ln sigmoid(h) - smoothing ln sigmoid(-h)) / pairs
+
+    kind "ipo" (Azar et al. 2024): s is the mean over those rows instead of the sum, and a pair's
+    loss is (s of the chosen - s of the rejected - 1 / (2 beta))^2 = ((h - 1/2) / beta)^2. It has no
+    smoothing.
+
+    nll, base: add so much of the mean nll of the chosen replies' graded rows, and of the graded
+    rows of base text, which stands beside the pairs in sequences of their own. Each mean has its
+    own total. The weights of sequences are not read.
+
+    The figures: the share of pairs with h > 0 and the mean of h; how many nats more a chosen and a
+    rejected reply have than under the reference (the sums s, with "ipo" too); and the two means of
+    nll."""
+
+    beta: float = 0.1
+    kind: str = "sigmoid"
+    smoothing: float = 0.0
+    nll: float = 0.0
+    base: float = 1.0
+
+    def counts(self, batch) -> dict[str, float]:
+        """Return the numbers of "pairs", and of graded rows of "chosen" replies and of "base"
+        text."""
+        chosen, _ = _pairs_of(batch)
+        rows = _averaged_rows(batch)
+        return {"pairs": float(len(chosen))} | {term: float(r.sum()) for term, r in rows.items()}
+
+    def __call__(self, batch, out, totals):
+        nll, first = out.nll.astype(np.float64), batch.cu_seqlens[:-1]
+        chosen, rejected = _pairs_of(batch)
+        gained = np.where(batch.graded, batch.columns["reference"] - nll, 0.0)
+        sums = np.add.reduceat(gained, first)
+        is_ipo = self.kind == "ipo"
+        lengths = np.add.reduceat(batch.graded, first, dtype=np.int64)
+        part = 1 / lengths if is_ipo else np.ones(len(lengths))  # of s that a row's nats are
+        s = part * sums
+        h = self.beta * (s[chosen] - s[rejected])
+        if is_ipo:
+            losses, slopes = ((h - 0.5) / self.beta) ** 2, 2 * (h - 0.5) / self.beta**2
+        else:
+            e = self.smoothing
+            losses = (1 - e) * np.logaddexp(0, -h) + e * np.logaddexp(0, h)
+            slopes = sigmoid(h) - (1 - e)
+        ds = np.zeros(len(lengths))
+        ds[chosen] = self.beta * slopes / totals["pairs"]
+        ds[rejected] = -ds[chosen]
+        dnll = np.where(batch.graded, batch.per_row(-part * ds), 0.0)
+        loss = float((losses / totals["pairs"]).sum())
+        figures = {
+            "accuracy": (float((h > 0).sum()), len(h)),
+            "margin": (float(h.sum()), len(h)),
+            "chosen_logp": (float(sums[chosen].sum()), len(h)),
+            "rejected_logp": (float(sums[rejected].sum()), len(h)),
+        }
+        shares = {"chosen": self.nll, "base": self.base}
+        for term, rows in _averaged_rows(batch).items():
+            nats, count = float(nll[rows].sum()), int(rows.sum())
+            figures[term] = nats, count
+            if count:
+                loss += shares[term] * nats / totals[term]
+                dnll += shares[term] * rows / totals[term]
+        return loss, dnll.astype(out.nll.dtype), None, figures
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x), without overflow."""
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _pairs_of(batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the first and of the second sequence of each pair."""
+    first = np.flatnonzero(batch.group[1:] == batch.group[:-1])
+    return first, first + 1
+
+
+def _averaged_rows(batch) -> dict[str, np.ndarray]:
+    """Return the graded rows (N,) bool of the "chosen" replies and of "base" text."""
+    is_chosen = np.zeros(len(batch.group), bool)
+    is_chosen[_pairs_of(batch)[0]] = True
+    sequences = {"chosen": is_chosen, "base": batch.source == "base"}
+    return {term: batch.per_row(here) & batch.graded for term, here in sequences.items()}
