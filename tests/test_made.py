@@ -312,6 +312,12 @@ def test_the_figures_count_calls_expressions_answers_and_what_needs_no_tool(monk
     f = figures_of(monkeypatch, by_heart)
     assert (f["called"], f["right_call"], f["right"], f["without"]) == (1, 0, 0, 1)
 
+    def deaf(i, call):  # it needs a result, and does not read it
+        return SHOWN[i].answer if call(SHOWN[i].calls[0][1]) else ""
+
+    f = figures_of(monkeypatch, deaf)
+    assert (f["right"], f["without"]) == (1, 1)
+
     def partly(i, call):
         call("12 + 30" if i == 0 else "2 + 33")
         return "12 + 30 is 42." if i == 0 else "2 + 3 is 35."
