@@ -129,8 +129,8 @@ FAULTS = [
     ("empty", [talk({}, {"content": []})],
      ["line 1, turn 2: empty reply; write one, or remove the line"]),
     ("format", [talk({}, {"content": [{"type": "image", "text": "x"}]})],
-     ['line 1, turn 2: a part must be {"type": "text" or "search" or "code" or "result", "text":'
-      " ...}; write it so"]),
+     ['line 1, turn 2: a part must be {"type": "text" or "search" or "code" or "result" or "table",'
+      ' "text": ...}; write it so']),
     # json_rows.py
     ("format", [PAIR, '{"prompt": "\udcff"}'],
      ["line 2: cannot be read as UTF-8 text (invalid start byte at byte 12); save the file as"
