@@ -13,6 +13,7 @@ from pysft.inference import session as inference_session
 from pysft.jobs.town import town_chat
 from pysft.run import tree
 from pysft.text.corpora import read_corpus
+from pysft.text.templates import CHAT
 
 ANSWER = {"prompt", "reply", "stop", "tokens", "tokens_per_s"}  # the names of the --json document
 
@@ -172,11 +173,11 @@ def test_inside_a_chat_no_error_names_a_flag(unasking, monkeypatch):
 
 def stage_that(knows_tools=True, **data):
     """A stage whose template has tokens of tools, which its vocabulary has or lacks."""
-    special = {"<|search_start|>": 70} if knows_tools else {}
+    tokens = CHAT.tokens_for({"search", "result"}) if knows_tools else ()
     return SimpleNamespace(
         folder="run/sft",
-        tokenizer=SimpleNamespace(special=special),
-        template=SimpleNamespace(tool_tokens=("<|search_start|>", "<|code_start|>")),
+        tokenizer=SimpleNamespace(special={token: 70 + i for i, token in enumerate(tokens)}),
+        template=CHAT,
         setting=lambda name, usual: data.get(name, usual),
     )
 
@@ -196,17 +197,21 @@ def test_a_model_that_knows_tools_searches_in_the_documents_unless_told_not_to(
     monkeypatch, knows, docs, no_tools, searched
 ):
     monkeypatch.setattr(search.Search, "of", lambda paths: [Path(path).name for path in paths])
-    monkeypatch.setattr(tools, "tools", lambda found: {"search": found})
-    args = SimpleNamespace(docs=docs, no_tools=no_tools)
+    monkeypatch.setattr(tools, "tools", lambda found, table: {"search": found})
+    monkeypatch.setattr(tree, "lineage", lambda stage: [stage])
+    args = SimpleNamespace(docs=docs, table=None, no_tools=no_tools)
     found = cli_chat._tools(args, stage_that(knows))
     assert found == ({} if searched is None else {"search": searched})
 
 
 @pytest.mark.parametrize("no_tools", [False, True])
-def test_documents_are_refused_by_a_model_that_cannot_search(no_tools):
-    args = SimpleNamespace(docs=["a.jsonl"], no_tools=no_tools)
+@pytest.mark.parametrize("stage", [dict(knows_tools=False), dict(made=["sums"])])
+def test_documents_are_refused_by_a_model_that_cannot_search(monkeypatch, no_tools, stage):
+    """One that was taught sums alone has the tokens of a search, which come before them."""
+    monkeypatch.setattr(tree, "lineage", lambda stage: [stage])
+    args = SimpleNamespace(docs=["a.jsonl"], table=None, no_tools=no_tools)
     with pytest.raises(UsageError, match="run/sft: this model was not trained to search"):
-        cli_chat._tools(args, stage_that(False))
+        cli_chat._tools(args, stage_that(**stage))
 
 
 @pytest.mark.parametrize(
@@ -225,13 +230,15 @@ def test_a_model_learned_from_made_transcripts_if_it_or_a_parent_did(monkeypatch
     monkeypatch.setattr(tree, "lineage", raising(above) if is_damaged else lambda stage: line)
     for own in (0, 5):
         expected = own == 5 if is_damaged else made
-        assert cli_chat._learned_from_made(stage_that(transcripts=own)) is expected
+        taught = {"search"} if expected else set()
+        assert cli_chat._taught(stage_that(transcripts=own)) == taught
 
 
 def test_a_stage_that_stored_no_number_of_transcripts_learned_from_none(monkeypatch):
     """An earlier version knew no transcripts."""
     monkeypatch.setattr(tree, "lineage", lambda stage: [stage])
-    assert cli_chat._learned_from_made(stage_that()) is False
+    assert cli_chat._taught(stage_that()) == set()
+    assert cli_chat._taught(stage_that(made=["sums", "table"])) == {"code", "table"}
     assert town_chat(stage_that()) == []
 
 

@@ -18,7 +18,7 @@ from command_line import (
 )
 
 from pysft.jobs.town import STRANGER
-from pysft.measure import evaluate, tooltest
+from pysft.measure import calltest, evaluate
 from pysft.text.corpora import read_corpus
 from pysft.text.grades import GRADES
 from pysft.text.templates import CHATML
@@ -278,7 +278,7 @@ SMALL_TOOL_USER = {"model": {"context": 256}, "sft": {"tokens": 900, "steps": 2}
 def short_replies():
     """Inside `with`, replies to measure have at most 8 tokens."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (tooltest, evaluate):
+        for module in (calltest, evaluate):
             patch.setattr(module, "MAX_NEW", 8)
         yield
 
