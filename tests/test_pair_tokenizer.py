@@ -269,7 +269,7 @@ def test_training_on_unknown_characters_is_refused_replaced_but_never_grows(home
 
 
 def test_a_run_keeps_its_tokenizer_and_says_its_unit(home):
-    for name, tokens in (("base", ()), ("sft", CHAT.tokens + CHAT.tool_tokens)):
+    for name, tokens in (("base", ()), ("sft", CHAT.tokens + CHAT.tokens_for({"result"}))):
         stored = json.loads((home.run / name / "vocabulary.json").read_text())
         base = PairTokenizer.of(home.corpus.read_text()[:12000])
         assert stored["kind"] == "pairs" and vocabulary_from_json(stored) == base.grow(tokens)
