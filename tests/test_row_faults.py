@@ -1,16 +1,14 @@
 """What is said of each fault that a reader of rows finds: where, what, and what to do about it."""
 
-import ast
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from messages import note_messages, places_of_messages
 from texts import node, one_line, write
 
-from pysft import errors
 from pysft.errors import DataError, PysftError, RowError, UsageError
-from pysft.text import conversation, fixed, formats, json_rows, keys, trees
+from pysft.text import conversation, fixed, formats, json_rows, keys, trees, turns
+from pysft.text import rows as text_rows
 from pysft.text.fixed import Fixed
 from pysft.text.formats import read_conversations, read_prompts, scan
 from pysft.text.keys import checked_ignore
@@ -279,34 +277,9 @@ def test_each_refused_file_or_argument_is_named_with_its_remedy(tmp_path):
 
 def test_every_place_that_makes_a_message_is_reached_by_the_messages_above(tmp_path, monkeypatch):
     """So a new fault needs its line in a table."""
-    modules = (formats, keys, trees, fixed, conversation, json_rows)
-    makers = {
-        "RowError",
-        "DataError",
-        "UsageError",
-        "_fault",
-        "_unread",
-        "_not_json",
-        "_out_of_order",
-    }
-    places = {
-        (module.__file__, call.lineno)
-        for module in modules
-        for call in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8")))
-        if isinstance(call, ast.Call)
-        and getattr(call.func, "id", getattr(call.func, "attr", "")) in makers
-    }
+    modules = (formats, text_rows, turns, keys, trees, fixed, conversation, json_rows)
+    places, reached = places_of_messages(modules), note_messages(monkeypatch)
     assert len(places) > 30
-    reached, init = set(), PysftError.__init__
-
-    def noting(self, *arguments):
-        frame = sys._getframe(1)
-        while frame is not None:
-            reached.add((frame.f_code.co_filename, frame.f_lineno))
-            frame = frame.f_back
-        init(self, *arguments)
-
-    monkeypatch.setattr(errors.PysftError, "__init__", noting)
     for _, rows, _ in FAULTS:
         faults_in(tmp_path, rows)
     faults_in(tmp_path, chain(1001))

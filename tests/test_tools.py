@@ -10,6 +10,7 @@ from test_search import FACTS, TOWN
 
 from pysft.inference.calculator import CalculationError
 from pysft.inference.search import Search
+from pysft.inference.table import Table
 from pysft.inference.tools import LONGEST, Tool, fitted, run_tool, tools
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
@@ -25,7 +26,9 @@ def town():
 
 
 def test_the_tools_are_the_parts_of_the_template_and_search_needs_documents(town):
-    assert set(tools(town)) == set(CHAT.parts) - {"result"} and list(tools()) == ["code"]
+    table = Table([("Ada Brook", "pet", "toad")])
+    assert set(tools(town, table)) == set(CHAT.parts) - {"result"} and list(tools()) == ["code"]
+    assert set(tools(town)) == {"search", "code"}
     assert all(tool.name == name for name, tool in tools(town).items())
     assert run_tool(tools(town)["search"], "Who is Wenna Thrupple?", PLAIN) == FACTS[0]["text"]
     assert run_tool(tools()["code"], "6 * 7", CharTokenizer("0123456789")) == "42"

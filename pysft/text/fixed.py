@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pysft.errors import UsageError
-from pysft.text.conversation import SURROGATE, Conversation
+from pysft.text.conversation import SURROGATE
 
 
 class Fixed:
@@ -14,7 +14,7 @@ class Fixed:
     block ends well, never onto another file. Without a path nothing is written."""
 
     def __init__(self, path: str | None):
-        self.path = None if path is None else Path(path)
+        self.path, self.kept = None if path is None else Path(path), 0
         if self.path is not None and self.path.suffix != ".jsonl":
             raise UsageError(
                 f"--fix {path}: JSON lines are written; give it a name that ends with .jsonl"
@@ -34,13 +34,25 @@ class Fixed:
                 ) from None
         return self
 
-    def add(self, c: Conversation) -> None:
+    def add(self, row: dict) -> None:
+        self.kept += 1
         if self.path is not None:
-            row = c.row or {"messages": c.messages}
             text = json.dumps(row, ensure_ascii=False)
             if SURROGATE.search(text):  # in a key that is not read; no file can hold it unescaped
                 text = json.dumps(row)
             self.file.write(text + "\n")
+
+    def figures(self, duplicates: int, untrainable: int) -> dict | None:
+        """What was written, and how many rows were not, for the document of an audit; None without
+        a path."""
+        if self.path is None:
+            return None
+        return {
+            "path": str(self.path),
+            "kept": self.kept,
+            "removed_duplicates": duplicates,
+            "removed_untrainable": untrainable,
+        }
 
     def __exit__(self, kind, *_):
         if self.path is not None:

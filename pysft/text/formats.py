@@ -11,23 +11,30 @@ from pathlib import Path
 
 from pysft.errors import DataError, RowError
 from pysft.text.conversation import (
-    ROLES,
     SURROGATE,
     TEXT,
     Conversation,
     LeftOut,
     check_messages,
-    plain,
     refuse_faults,
 )
-from pysft.text.files import is_sheet, open_data, refuse_name, with_line_ends
+from pysft.text.files import open_data, refuse_name
 from pysft.text.json_rows import json_kind, json_rows
-from pysft.text.keys import KNOWN, MARKS, OF_ROWS, Reading, is_empty, take_flag
-from pysft.text.spreadsheet import ANSWERED, ASKED, sheet_rows
+from pysft.text.keys import MARKS, OF_ROWS, Reading, is_empty
+from pysft.text.rows import rows_beside_trees, unknown_format
+from pysft.text.spreadsheet import ANSWERED, ASKED
 from pysft.text.template import Template
 from pysft.text.templates import CHAT
 from pysft.text.trees import KEYS as TREE
-from pysft.text.trees import REPLIES, Trees
+from pysft.text.trees import Trees
+from pysft.text.turns import (
+    behind_system,
+    read_turns,
+    roles_of,
+    take_system,
+    texts_of,
+    turns_with_line_ends,
+)
 
 EVERYTHING = Reading()
 
@@ -40,38 +47,28 @@ def scan(
     MissingInput or a DataError if the file as a whole cannot be read."""
     refuse_name(path)
     path = Path(path)
-    roles = ROLES | {role: role for role in template.turns}
+    roles = roles_of(template)
     trees = Trees(str(path), roles, reading)
-    with open_data(path) as file:
-        for line, row in sheet_rows(file, path) if is_sheet(path) else json_rows(file, path):
-            try:
-                if isinstance(row, RowError):
-                    raise row
-                if all(key in row for key in TREE):
-                    trees.add(row, line)
-                    continue
-                if isinstance(row.get("prompt"), dict) and REPLIES in row["prompt"]:
-                    trees.add_tree(row, line)
-                    continue
-                where = f"{path}, line {line}"
-                if why := reading.left_out(row, where):
-                    yield LeftOut(why)
-                    continue
-                messages, first = _messages(row, where, roles, reading)
-                check_messages(messages, where, template, first)
-            except RowError as error:
-                yield error
-            else:
-                yield Conversation(
-                    messages, str(path), line, _category(row), row=row, first_turn=first
-                )
-        for found in trees.conversations():
-            try:
-                if isinstance(found, Conversation):
-                    check_messages(found.messages, found.where, template)
-            except RowError as error:
-                found = error
+    for found in rows_beside_trees(path, trees, reading):
+        if isinstance(found, (RowError, LeftOut)):
             yield found
+            continue
+        line, row = found
+        where = f"{path}, line {line}"
+        try:
+            messages, first = _messages(row, where, roles, reading)
+            check_messages(messages, where, template, first)
+        except RowError as error:
+            yield error
+        else:
+            yield Conversation(messages, str(path), line, _category(row), row=row, first_turn=first)
+    for found in trees.conversations():
+        try:
+            if isinstance(found, Conversation):
+                check_messages(found.messages, found.where, template)
+        except RowError as error:
+            found = error
+        yield found
 
 
 def read_conversations(
@@ -137,60 +134,10 @@ def _category(row: dict) -> str:
 # Each takes what it reads out of the row: (row, where, roles, reading) -> messages.
 
 
-def _turns(messages, where, roles, reading):
-    """A list of turns as the template's messages. A turn has "role" and "content", or, as in
-    ShareGPT, "from" and "value". What is no such list is given back as it is: check_messages says
-    what is wrong with it."""
-    if not isinstance(messages, list):
-        return messages
-    return [
-        _turn(m, f"{where}, turn {turn}", roles, reading) if isinstance(m, dict) else m
-        for turn, m in enumerate(messages, 1)
-    ]
-
-
-def _turn(turn: dict, here: str, roles, reading) -> dict:
-    """One turn as a message. A RowError if it has a key that is not read."""
-    turn = reading.without_ignored(turn)
-    is_share_gpt = "from" in turn and "role" not in turn
-    role_key, content_key = ("from", "value") if is_share_gpt else ("role", "content")
-    if role_key not in turn or (content_key not in turn and not turn.keys() & KNOWN.keys()):
-        what = f'expected an object with "{role_key}" and "{content_key}"'
-        raise RowError(here, what, "add what is missing", "format")
-    role, content = turn.pop(role_key), turn.pop(content_key, None)
-    if isinstance(role, str):
-        role = roles.get(role, roles.get(role.strip().lower(), role))
-    flag = take_flag(turn, here, role == "assistant")
-    reading.refuse_rest(turn, here)
-    message = {"role": role, "content": _content(content, role, here, reading)}
-    if flag is not None:
-        message |= {"train": flag[1], "flag": flag[0]}
-    return message
-
-
-def _content(content, role, here: str, reading):
-    """A content as it is, or its parts with what is read of them. The parts of a turn that is no
-    reply must be text, and become one."""
-    if not isinstance(content, list) or not all(isinstance(p, dict) for p in content):
-        return content
-    parts = []
-    for number, part in enumerate(map(reading.without_ignored, content), 1):
-        kind, text = part.pop("type", None), part.pop("text", None)
-        reading.refuse_rest(part, f"{here}, part {number}")
-        if role != "assistant" and kind != "text":
-            what = f"a part of type {kind!r}"
-            remedy = "the model reads text alone: take the row out"
-            raise RowError(f"{here}, part {number}", what, remedy, "format")
-        parts.append({"type": kind, "text": text})
-    if role != "assistant" and all(isinstance(p["text"], str) for p in parts):
-        return plain(parts)
-    return parts
-
-
 def _exchange(asked, answered, where, roles, reading):
     """Two texts as a question and its answer, or two lists of turns as one."""
     if isinstance(asked, list) and isinstance(answered, list):
-        return _turns(asked + answered, where, roles, reading)
+        return read_turns(asked + answered, where, roles, reading)
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
@@ -223,7 +170,7 @@ def _pair(asked, answered):
 
 def _list(key):
     def messages(row, where, roles, reading):
-        return _turns(row.pop(key), where, roles, reading)
+        return read_turns(row.pop(key), where, roles, reading)
 
     return (key,), messages
 
@@ -252,8 +199,6 @@ NAMED = [
     ("text",),
     TREE,
 ]
-SYSTEM = ("system", "system_prompt")  # keys of a row that hold a system turn
-SHOWN = 8  # keys of a row of an unknown format that a message names
 
 
 def _messages(row: dict, where: str, roles: dict[str, str], reading: Reading):
@@ -267,26 +212,12 @@ def _messages(row: dict, where: str, roles: dict[str, str], reading: Reading):
     # A null says nothing, so formats are sought among the other keys first.
     make = _format_of(key for key in row if row[key] is not None) or _format_of(row)
     if make is None:
-        names = list(map(repr, row))
-        shown = ", ".join(names[:SHOWN]) + " and others" * (len(names) > SHOWN)
-        known = "; ".join(", ".join(f'"{key}"' for key in keys) for keys in NAMED)
-        what = f'no "messages" in it, only {shown or "an empty object"}'
-        raise RowError(where, what, f"a row has one of these sets of keys: {known}", "format")
-    system = [row.pop(key) for key in SYSTEM if not is_empty(row.get(key))]
-    messages = make(row, where, roles, reading)
-    first = 1
-    if isinstance(messages, list) and messages and isinstance(messages[0], dict):
-        begins = messages[0]
-        if begins["role"] == "system" and is_empty(begins["content"]):
-            # as many programs write it for a chat without a system text
-            messages, first = messages[1:], 2
-        elif begins["role"] == "system":
-            system = [text for text in system if text != begins["content"]]
-        messages = [{"role": "system", "content": text} for text in system] + messages
-        first -= len(system)
+        raise unknown_format(row, where, '"messages"', NAMED)
+    system = take_system(row)
+    messages, first = behind_system(make(row, where, roles, reading), system)
     rest = {key: value for key, value in row.items() if key not in MARKS}
-    reading.refuse_rest(rest, where, OF_ROWS, _texts(messages))
-    return _with_line_ends(messages), first
+    reading.refuse_rest(rest, where, OF_ROWS, texts_of(messages))
+    return turns_with_line_ends(messages), first
 
 
 def _format_of(names):
@@ -294,23 +225,3 @@ def _format_of(names):
     all its keys among them; None if there is no such format."""
     names = set(names)
     return next((make for keys, make in FORMATS if names.issuperset(keys)), None)
-
-
-def _with_line_ends(messages):
-    """The messages with "\\n" at the ends of lines. They may be faulty."""
-    for m in messages if isinstance(messages, list) else []:
-        if isinstance(m, dict) and isinstance(m["content"], str):
-            m["content"] = with_line_ends(m["content"])
-        elif isinstance(m, dict) and isinstance(m["content"], list):
-            for part in m["content"]:
-                if isinstance(part, dict) and isinstance(part.get("text"), str):
-                    part["text"] = with_line_ends(part["text"])
-    return messages
-
-
-def _texts(messages) -> list[str]:
-    """The texts of messages that may be faulty."""
-    if not isinstance(messages, list):
-        return []
-    contents = [m.get("content") for m in messages if isinstance(m, dict)]
-    return [text for text in contents if isinstance(text, str)]

@@ -36,6 +36,15 @@ def split_heldout(
     return kept, heldout
 
 
+def overlap_with(heldout: dict[str, str], prompt: str) -> tuple[str, str] | None:
+    """(what is wrong, the remedy) if a prompt is among those that heldout_prompts() gave."""
+    where = heldout.get(prompt_key(prompt))
+    if where is None:
+        return None
+    remedy = "remove one of the two: a prompt that was trained on measures nothing"
+    return f"the prompt {short(prompt)} is held out at {where}", remedy
+
+
 def heldout_prompts(path: str, template: Template, reading: Reading) -> dict[str, str]:
     """{prompt_key: where} of a file of {"prompt": ...}, or of conversations in any format. A
     DataError if it is neither."""

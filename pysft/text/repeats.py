@@ -28,15 +28,15 @@ class Repeats:
         else:
             first = next(i for i, m in enumerate(c.messages) if m["role"] == "user")
             before = [m["content"] for m in c.messages[:first]]
-            self.prompts.append(_digest(*before, prompt_key(c.prompt)))
-            self.answers.append(_digest(prompt_key(c.replies()[0])))
+            self.prompts.append(digest(*before, prompt_key(c.prompt)))
+            self.answers.append(digest(prompt_key(c.replies()[0])))
         # Parts too, and flags that leave a turn out, under whichever name.
         said = [
             {key: m[key] for key in ("role", "content", "train") if key in m and m[key] is not True}
             for m in c.messages
         ]
         everything = json.dumps(said, sort_keys=True)
-        same = self.whole.setdefault(_digest(everything), number)
+        same = self.whole.setdefault(digest(everything), number)
         return None if same == number else same
 
     def contradictions(self) -> list[tuple[int, int]]:
@@ -49,7 +49,7 @@ class Repeats:
         return [(int(i), int(first[i])) for i in different]
 
 
-def _digest(*texts: str) -> int:
+def digest(*texts: str) -> int:
     """64 bits, never 0. Among a million texts two have the same digest once in forty million
     runs."""
     h = hashlib.blake2b(digest_size=8)

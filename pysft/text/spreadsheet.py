@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft.errors import DataError, RowError
-from pysft.text.files import open_data, suffix, with_line_ends
+from pysft.text.files import is_sheet, open_data, suffix, with_line_ends
 
 # Names of the two columns, and of the two keys of a row of JSON: what is asked, what is answered.
 ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request", "q", "frage")
@@ -82,6 +82,11 @@ def read_columns(path) -> list[tuple[int, list[str] | RowError]]:
         return len(rows[0][1]) if rows and isinstance(rows[0][1], list) else 0
 
     return max(found.values(), key=columns)
+
+
+def sheets_of(paths: list[str]) -> dict[str, Sheet]:
+    """The tables among some files. A pipe, which can be read only once, is not read again."""
+    return {path: read_sheet(path) for path in paths if is_sheet(path) and Path(path).is_file()}
 
 
 def _swapped(cells):
