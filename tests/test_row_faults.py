@@ -71,6 +71,9 @@ FAULTS = [
     ("unread key", [PAIR | {"mine": "x"}],
      ["line 1: its key 'mine' is not read, so the row could lose its meaning;"
       f" {MEANS_NOTHING} mine"]),
+    ("unread key", [PAIR | {"\nmine": "x"}],
+     ["line 1: its key '\\nmine' is not read, so the row could lose its meaning;"
+      f" {MEANS_NOTHING} '\\nmine'"]),
     ("unread key", [PAIR | {"mine": "x", "yours": "y"}],
      ["line 1: its keys 'mine', 'yours' are not read, so the row could lose its meaning;"
       f" {MEANS_NOTHING} mine,yours"]),

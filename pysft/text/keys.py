@@ -159,7 +159,9 @@ def _unread(keys: list[str], where: str) -> RowError:
     are = f"key {named} is" if len(keys) == 1 else f"keys {named} are"
     what = f"its {are} not read, so the row could lose its meaning"
     remedy = 'write it into "messages", take it out, or, if it means nothing, give --ignore '
-    return RowError(where, what, remedy + ",".join(keys), "unread key")
+    # A name with a line break would make two lines of the message.
+    names = ",".join(key if key.isprintable() else repr(key) for key in keys)
+    return RowError(where, what, remedy + names, "unread key")
 
 
 def take_flag(turn: dict, where: str, is_reply: bool) -> tuple[str, bool] | None:
