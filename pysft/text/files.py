@@ -141,7 +141,7 @@ def suffix(path) -> str:
 
 
 def is_sheet(path) -> bool:
-    """True for the name of a table of two columns."""
+    """True for the name of a table."""
     return suffix(path) in SHEETS
 
 

@@ -20,7 +20,7 @@ from pysft.text.conversation import (
 )
 from pysft.text.files import open_data, refuse_name
 from pysft.text.json_rows import json_kind, json_rows
-from pysft.text.keys import MARKS, OF_ROWS, Reading, is_empty
+from pysft.text.keys import MARKS, OF_ROWS, Reading, is_empty, preference_keys
 from pysft.text.rows import rows_beside_trees, unknown_format
 from pysft.text.spreadsheet import ANSWERED, ASKED
 from pysft.text.template import Template
@@ -88,7 +88,8 @@ def read_conversations(
 
 def read_prompts(path, reading: Reading = EVERYTHING) -> list[dict]:
     """[{"prompt": text or turns, "domain": "in", "near", "out" or ""}] of a file of JSON lines. The
-    turns are [{"role", "content"}], of which the last is to be answered."""
+    turns are [{"role", "content"}], of which the last is to be answered. A row that says who wrote
+    its prompt ("user", "persona", ...) has "source" too."""
     prompts = []
     with open_data(Path(path)) as file:
         for number, row in json_rows(file, path):
@@ -100,7 +101,10 @@ def read_prompts(path, reading: Reading = EVERYTHING) -> list[dict]:
                 raise RowError(where, 'no "prompt" in it', remedy, "format")
             rest = {key: value for key, value in row.items() if key != "prompt"}
             reading.refuse_rest(rest, where, OF_ROWS)
-            prompts.append({"prompt": row["prompt"], "domain": str(row.get("domain", ""))})
+            prompt = {"prompt": row["prompt"], "domain": str(row.get("domain", ""))}
+            if isinstance(row.get("source"), str) and row["source"]:
+                prompt["source"] = row["source"]
+            prompts.append(prompt)
     return prompts
 
 
@@ -122,6 +126,13 @@ def _is_said(text) -> bool:
 def last_text(prompt: str | list) -> str:
     """What the user says in a prompt: the text, or that of the last turn."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def first_text(prompt: str | list) -> str:
+    """What the user says first in a prompt: the text, or that of the user's first turn."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((turn["content"] for turn in prompt if turn["role"] == "user"), "")
 
 
 def _category(row: dict) -> str:
@@ -205,8 +216,9 @@ def _messages(row: dict, where: str, roles: dict[str, str], reading: Reading):
     """(the messages of a row, not yet checked; the number that the first has among the turns of the
     row). A RowError if the format is unknown, or if the row has a key that would be lost."""
     row = reading.without_ignored(row)
-    if any(not is_empty(row.get(key)) for key in ("chosen", "rejected")):
-        what = 'a row of preferences ("chosen", "rejected"), from which fine-tuning cannot learn'
+    if keys := preference_keys(row):
+        named = ", ".join(f'"{key}"' for key in keys)
+        what = f"a row of preferences ({named}), from which fine-tuning cannot learn"
         remedy = 'to train on the better reply alone, write it into "messages"'
         raise RowError(where, what, remedy, "preferences")
     # A null says nothing, so formats are sought among the other keys first.

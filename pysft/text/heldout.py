@@ -1,14 +1,21 @@
-"""Which conversations are held out, so that what is measured on them was never trained on."""
+"""Which prompts are held out or kept apart, so that what is measured on them was never trained
+on."""
 
 import hashlib
 
 from pysft.errors import DataError, RowError
+from pysft.rng import rng
 from pysft.text.conversation import Conversation, short
-from pysft.text.formats import last_text, read_conversations, read_prompts
+from pysft.text.formats import first_text, last_text, read_conversations, read_prompts
 from pysft.text.keys import Reading
+from pysft.text.preferences import holds_preferences, read_rankings
 from pysft.text.scripts import compose
 from pysft.text.template import Template
 from pysft.text.templates import CHATML
+
+# Of the prompts of preference training. InstructGPT used about as many for the reward model as for
+# the policy (33,000 and 31,000).
+SHARES = {"reward": 0.45, "rollouts": 0.45, "judging": 0.1}
 
 
 def prompt_key(text: str) -> str:
@@ -36,6 +43,42 @@ def split_heldout(
     return kept, heldout
 
 
+def split_by_prompt(items: list, seed: int) -> dict[str, list]:
+    """The items in three parts that share no prompt: {"reward": those that a reward model is
+    trained on, "rollouts": those whose prompts a policy answers while it is trained, "judging":
+    those that only measure}.
+
+    items: rankings, conversations or rows of read_prompts(), also mixed. Two items belong together
+    if the user's first text is the same by prompt_key(), so all branches of a message tree do. The
+    parts have SHARES of the different prompts, each at least one, and keep the order of the items.
+    The same prompts and seed give the same parts, in whatever order the items come. To split
+    several files alike, pass them as one list. A DataError if there are fewer prompts than
+    parts."""
+    keys = [prompt_key(_first_text(item)) for item in items]
+    different = sorted(set(keys))
+    if len(different) < len(SHARES):
+        raise DataError(
+            f"{len(different)} different prompts, which cannot be split into"
+            f" {', '.join(SHARES)}; give {len(SHARES)} or more"
+        )
+    order = rng(seed, "preferences", "split").permutation(len(different))
+    first, *others = SHARES
+    part_of, begin = dict.fromkeys(different, first), 0  # the first gets what the others leave
+    for name in others:
+        end = begin + max(1, round(SHARES[name] * len(different)))
+        part_of |= {different[i]: name for i in order[begin:end]}
+        begin = end
+    parts = {name: [] for name in SHARES}
+    for key, item in zip(keys, items):
+        parts[part_of[key]].append(item)
+    return parts
+
+
+def _first_text(item) -> str:
+    """What the user says first in a conversation, a ranking or a row of read_prompts()."""
+    return first_text(item["prompt"] if isinstance(item, dict) else item.prompt)
+
+
 def overlap_with(heldout: dict[str, str], prompt: str) -> tuple[str, str] | None:
     """(what is wrong, the remedy) if a prompt is among those that heldout_prompts() gave."""
     where = heldout.get(prompt_key(prompt))
@@ -46,8 +89,8 @@ def overlap_with(heldout: dict[str, str], prompt: str) -> tuple[str, str] | None
 
 
 def heldout_prompts(path: str, template: Template, reading: Reading) -> dict[str, str]:
-    """{prompt_key: where} of a file of {"prompt": ...}, or of conversations in any format. A
-    DataError if it is neither."""
+    """{prompt_key: where} of a file of {"prompt": ...}, or of conversations or preferences in any
+    format. A DataError if it is none of them."""
     # ChatML has a system role, which these conversations may have and `template` may lack.
     reader = CHATML if set(template.turns) <= set(CHATML.turns) else template
     try:
@@ -56,8 +99,9 @@ def heldout_prompts(path: str, template: Template, reading: Reading) -> dict[str
             for text in (last_text(p["prompt"]) for p in read_prompts(path, reading))
         }
     except RowError:
-        conversations = read_conversations(path, reader, reading)
-        found = {prompt_key(c.prompt): c.where for c in conversations if not c.is_text}
+        read = read_rankings if holds_preferences(path, reading) else read_conversations
+        items = read(path, reader, reading)
+        found = {prompt_key(text): item.where for item in items if (text := _first_text(item))}
     if not found:
         raise DataError(f"{path}: no prompt in it")
     return found

@@ -37,6 +37,8 @@ OF_ROWS = (
 )
 # Keys by which a row or a message of a tree may be left out. Each is true or false.
 MARKS = ("deleted", "review_result", "synthetic")
+# The sets of keys by which a row is known as one of preferences.
+PREFERENCES = (("chosen", "rejected"), ("replies", "ranks"), ("instruction", "completions"))
 # Names of the flag of a turn. True or 1: the turn is graded.
 FLAGS = ("train", "weight", "loss", "trainable", "training")
 
@@ -93,10 +95,13 @@ class Reading:
         """A copy of a row, a turn or a part without the keys that the user ignores."""
         return {key: value for key, value in owner.items() if key not in self.ignore}
 
-    def refuse_rest(self, rest: dict, where: str, known=MEANINGLESS, texts=()) -> None:
+    def refuse_rest(
+        self, rest: dict, where: str, known=MEANINGLESS, texts=(), place: str = '"messages"'
+    ) -> None:
         """Raise a RowError that names the keys which a format did not read and which could change
         what is meant. Harmless are the keys in `known` and in `ignore`, empty values, and a text
-        that stands in `texts`, those that were read, already."""
+        that stands in `texts`, those that were read, already. place: where the remedy says that the
+        value of such a key belongs."""
         unread = [
             key
             for key, value in rest.items()
@@ -104,7 +109,7 @@ class Reading:
             and not (isinstance(value, str) and _repeats(key, value, texts))
         ]
         if unread:
-            raise _unread(unread, where)
+            raise _unread(unread, where, place)
 
     def left_out(self, row: dict, where: str) -> str:
         """Why a row or a message of a tree is left out; "" if it is read. A RowError if one of
@@ -128,6 +133,15 @@ class Reading:
         return "" if is_wanted else f"in another language ({named})"
 
 
+def preference_keys(row: dict) -> tuple[str, ...]:
+    """The set of PREFERENCES by which a row is known; () if it is a row of something else."""
+    has = {key for key, value in row.items() if not is_empty(value)}
+    pair, *others = PREFERENCES
+    if has.intersection(pair):  # one of the two is enough
+        return pair
+    return next((keys for keys in others if has.issuperset(keys)), ())
+
+
 def is_empty(value) -> bool:
     """True for what says nothing: null, a blank text, an empty list or object."""
     return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
@@ -149,7 +163,7 @@ def _repeats(key: str, value: str, texts) -> bool:
     return True
 
 
-def _unread(keys: list[str], where: str) -> RowError:
+def _unread(keys: list[str], where: str, place: str) -> RowError:
     """The fault of keys that are not read. One that is known goes before others."""
     key = next((key for key in keys if key in KNOWN), None)
     if key is not None:
@@ -158,7 +172,7 @@ def _unread(keys: list[str], where: str) -> RowError:
     named = ", ".join(map(repr, keys))
     are = f"key {named} is" if len(keys) == 1 else f"keys {named} are"
     what = f"its {are} not read, so the row could lose its meaning"
-    remedy = 'write it into "messages", take it out, or, if it means nothing, give --ignore '
+    remedy = f"write it into {place}, take it out, or, if it means nothing, give --ignore "
     # A name with a line break would make two lines of the message.
     names = ",".join(key if key.isprintable() else repr(key) for key in keys)
     return RowError(where, what, remedy + names, "unread key")

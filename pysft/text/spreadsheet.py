@@ -1,4 +1,5 @@
-"""Spreadsheets: .csv and .tsv files of two columns, what is asked and what is answered."""
+"""Spreadsheets: .csv and .tsv files of two columns, what is asked and what is answered, or of three
+for preferences: what is asked, the chosen reply and the rejected one."""
 
 import csv
 import io
@@ -15,6 +16,7 @@ ASKED = ("prompt", "question", "user", "human", "instruction", "input", "request
 ANSWERED = (
     *("completion", "answer", "assistant", "response", "output", "reply", "bot", "a", "antwort"),
 )
+SIDES = ("chosen", "rejected")  # of the two replies of a preference
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of the delimiters
 
 
@@ -39,14 +41,17 @@ class Sheet:
     def __str__(self):
         header = "no header: the first row is data too"
         if self.header:
-            header = f"the first row, {' and '.join(map(repr, self.header))}, is a header"
+            *names, last = map(repr, self.header)
+            header = f"the first row, {', '.join(names)} and {last}, is a header"
         return f"columns separated by {NAMES[self.delimiter]}; {header}"
 
 
 def read_sheet(path, file=None) -> Sheet:
     """Read a table of two columns. The first is what is asked, the second what is answered, unless
-    a header names them the other way round. Blanks around cells, empty cells at the end of a row
-    and empty rows are left out.
+    a header names them the other way round. A table of three columns, for preferences, must have a
+    header: nothing else says which reply is the better one. The columns are then put in the order
+    asked, chosen, rejected. Blanks around cells, empty cells at the end of a row and empty rows are
+    left out.
 
     The delimiter is a comma, semicolon or tab, or in a .tsv file a tab. It is the one in a first
     line "sep=;"; else the one under which there is a header; else the only one that stands in every
@@ -56,9 +61,8 @@ def read_sheet(path, file=None) -> Sheet:
     delimiter = _best(found, path)
     rows, header = found[delimiter], _header(found[delimiter])
     if header:
-        rows = rows[1:]
-        if header[0].lower() in ANSWERED:
-            rows = [(line, _swapped(cells)) for line, cells in rows]
+        order = sorted(range(len(header)), key=lambda i: _column(header[i]))
+        rows = [(line, _ordered(cells, order)) for line, cells in rows[1:]]
     return Sheet(delimiter, header, rows)
 
 
@@ -89,8 +93,15 @@ def sheets_of(paths: list[str]) -> dict[str, Sheet]:
     return {path: read_sheet(path) for path in paths if is_sheet(path) and Path(path).is_file()}
 
 
-def _swapped(cells):
-    return cells[::-1] if isinstance(cells, list) and len(cells) == 2 else cells
+def _column(name: str) -> int:
+    """The place of a column of this name among those of a table."""
+    return [*SIDES, *ANSWERED].index(name.lower()) + 1 if name.lower() not in ASKED else 0
+
+
+def _ordered(cells, order: list[int]):
+    """The cells of a row in an order; unchanged if it has another number of them, or is a fault."""
+    is_whole = isinstance(cells, list) and len(cells) == len(order)
+    return [cells[i] for i in order] if is_whole else cells
 
 
 def _best(found: dict[str, list], path) -> str:
@@ -117,10 +128,13 @@ def _best(found: dict[str, list], path) -> str:
 def _header(rows: list) -> tuple[str, ...] | None:
     """The names of the columns, if the first row has them."""
     cells = rows[0][1] if rows else None
-    if not isinstance(cells, list) or len(cells) != 2:
+    if not isinstance(cells, list):
         return None
-    one, other = (cell.lower() for cell in cells)
-    is_header = (one in ASKED and other in ANSWERED) or (other in ASKED and one in ANSWERED)
+    names = [cell.lower() for cell in cells]
+    asked = [name for name in names if name in ASKED]
+    others = [name for name in names if name not in ASKED]
+    is_pair = len(others) == 1 and others[0] in ANSWERED
+    is_header = len(asked) == 1 and (is_pair or sorted(others) == list(SIDES))
     return tuple(cells) if is_header else None
 
 
@@ -152,21 +166,29 @@ def _cells(text: str, delimiter: str, path, start: int) -> Iterator[tuple[int, l
 
 
 def sheet_rows(file, path) -> Iterator[tuple[int, dict | RowError]]:
-    """(line number, {"prompt", "completion"} or its fault) of each row of a table."""
+    """(line number, {"prompt", "completion"} or {"prompt", "chosen", "rejected"} or its fault) of
+    each row of a table."""
     sheet = read_sheet(path, file)
+    is_preferences = len(sheet.header or ()) == 3
+    keys = ("prompt", *(SIDES if is_preferences else ("completion",)))
     for line, cells in sheet.rows:
         where = f"{path}, line {line}"
         if isinstance(cells, RowError):
             yield line, cells
         elif sheet.header and sorted(cells) == sorted(sheet.header):
-            remedy = "remove the line: each row is a question and its answer"
+            holds = "two replies to it" if is_preferences else "its answer"
+            remedy = f"remove the line: each row is a question and {holds}"
             yield line, RowError(where, "the header once more", remedy, "format")
-        elif len(cells) != 2:
+        elif len(cells) != len(keys):
             remedy = "there must be two: what is asked, what is answered"
+            if is_preferences:
+                remedy = "there must be three: the prompt, the chosen reply, the rejected reply"
+            elif len(cells) == 3:
+                remedy += ' (preferences need a header: "prompt,chosen,rejected")'
             columns = f"{len(cells)} column{'s' * (len(cells) != 1)}"
             yield line, RowError(where, columns, remedy, "format")
         elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
             remedy = "save the file as UTF-8 (in a spreadsheet: CSV UTF-8)"
             yield line, RowError(where, "cannot be read as UTF-8 text", remedy, "format")
         else:
-            yield line, {"prompt": cells[0], "completion": cells[1]}
+            yield line, dict(zip(keys, cells))

@@ -1,8 +1,11 @@
 """Message trees as OASST has them: each row is one message, which names its parent, or a whole
-tree, in which each message holds its replies. Each path from a root to a leaf is a conversation."""
+tree, in which each message holds its replies. Each path from a root to a leaf is a conversation.
+The ranked replies to one message make a ranking."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pysft.errors import RowError
 from pysft.text.conversation import Conversation, LeftOut
@@ -14,6 +17,17 @@ REPLIES = "replies"  # the key of a message that holds its replies
 # Keys of a message, besides those that are read, which say nothing about its text.
 ABOUT = ("review_count", "detoxify", "tree_state", "emojis", "labels", "events", "is_spam")
 DEEPEST = 1000  # messages of a path
+
+
+class Ranked(NamedTuple):
+    """A message and the replies to it that have a rank, the best first. prompt: the messages from
+    the root to it. ranks: those of the file, of which 0 is usually the best. line: the message's.
+    """
+
+    prompt: list[dict]
+    replies: list[str]
+    ranks: list[float]
+    line: int
 
 
 @dataclass(slots=True)
@@ -87,7 +101,9 @@ class Trees:
         if not isinstance(role, str) or role not in self.roles:
             remedy = f"expected one of {', '.join(self.roles)}"
             raise RowError(where, f"unknown role {role!r}", remedy, "roles")
+        # Not a number (NaN) is no rank, and neither is an infinite one.
         is_rank = isinstance(rank, (int, float)) and not isinstance(rank, bool)
+        is_rank = is_rank and -math.inf < rank < math.inf
         message = {"role": self.roles[role], "content": with_line_ends(text)}
         self.nodes[name] = _Node(message, parent, line, rank if is_rank else None)
 
@@ -110,6 +126,45 @@ class Trees:
     def conversations(self) -> Iterator[Conversation | RowError | LeftOut]:
         """Each path from a root to a leaf, the better ranked first, without a last question that
         nobody answered; the faults of messages that are on no such path; and what is left out."""
+        for path in self._paths():
+            if not isinstance(path, list):
+                yield path
+                continue
+            node = path[-1]
+            if node.is_reply:
+                if not any(child.children for child in node.children):
+                    yield Conversation([n.message for n in path], self.path, node.line)
+            elif not node.children and node.has_lost:
+                yield LeftOut("whose replies are all left out")
+            elif not node.children and (len(path) == 1 or not path[-2].is_reply):
+                remedy = "add a reply, or remove the message"
+                yield self._fault(node, "nobody answers it", remedy, "missing end")
+
+    def rankings(self) -> Iterator[Ranked | RowError | LeftOut]:
+        """The ranked replies to each message that has two of them or more; the faults of messages
+        that no root leads to; and what is left out, a reply without a rank too."""
+        for path in self._paths():
+            if not isinstance(path, list):
+                yield path
+                continue
+            node = path[-1]
+            replies = [child for child in node.children if child.is_reply]
+            ranked = [child for child in replies if child.rank is not None]
+            if node.is_reply:
+                continue
+            if len(ranked) < 2:
+                yield LeftOut("with fewer than two ranked replies")
+                continue
+            for _ in range(len(replies) - len(ranked)):
+                yield LeftOut("without a rank")
+            texts = [child.message["content"] for child in ranked]
+            yield Ranked(
+                [n.message for n in path], texts, [child.rank for child in ranked], node.line
+            )
+
+    def _paths(self) -> Iterator[list[_Node] | RowError | LeftOut]:
+        """The path from a root to each message; the faults of messages that no root leads to; and
+        what is left out."""
         yield from self._leave_out()
         roots = yield from self._linked()
         reached, stack = set(), [[root] for root in reversed(roots)]
@@ -123,14 +178,7 @@ class Trees:
                 continue
             node.children.sort(key=lambda n: (n.rank is None, n.rank or 0, n.line))
             stack += [[*path, child] for child in reversed(node.children)]
-            if node.is_reply:
-                if not any(child.children for child in node.children):
-                    yield Conversation([n.message for n in path], self.path, node.line)
-            elif not node.children and node.has_lost:
-                yield LeftOut("whose replies are all left out")
-            elif not node.children and (len(path) == 1 or not path[-2].is_reply):
-                remedy = "add a reply, or remove the message"
-                yield self._fault(node, "nobody answers it", remedy, "missing end")
+            yield path
         for node in self.nodes.values():
             if id(node) not in reached and node.parent in self.nodes:
                 remedy = "its first message must have no parent_id"
