@@ -58,7 +58,7 @@ FILES = {
     "facts.jsonl": '{"title": "Ada Lovelace", "text": "Ada Lovelace wrote a book."}\n',
     "notes/garden.md": "Roses want water.\n",
 }
-WRITTEN_BY_READERS = {*FILES, "mine.csv", "clean.jsonl", "mine.py", "mask.svg"}
+WRITTEN_BY_READERS = {*FILES, "mine.csv", "pairs.csv", "clean.jsonl", "mine.py", "mask.svg"}
 TYPED = {"chat": "I am sad\n", "rate": "3\nq\n"}  # on standard input
 
 FOCAL = (
@@ -75,6 +75,7 @@ NOT_RUN = {  # a command and why it is held to the parser alone
 PROMISED = {
     "audit mine.csv": ["table", "findings", "none: clean"],
     "audit mine.csv --fix clean.jsonl": ["fixed"],
+    "audit pairs.csv": ["the longer is better", "none: clean"],
     "mask clean.jsonl --line 2": ["^^^"],
     "train --data clean.jsonl --out runs/mine": ["conversations:", "recalled word for word"],
     "train --corpus my.txt --data my.jsonl --out runs/mine-2": ["run:", "held out"],
@@ -241,7 +242,9 @@ def trained(tmp_path_factory):
     for name, text in FILES.items():
         (home / name).parent.mkdir(exist_ok=True)
         (home / name).write_text(text)
-    (home / "mine.csv").write_text(next(b for b in blocks(PAGES["data"]) if '"Old Tom' in b))
+    for name, first in (("mine.csv", "Who keeps"), ("pairs.csv", "prompt,chosen")):
+        text = next(b for b in blocks(PAGES["data"]) if b.startswith(first))
+        (home / name).write_text(text)
     train = ["train", "--config", "small.toml", "--corpus", "my.txt", "--out", "runs/tiny"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)

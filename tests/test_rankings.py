@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from messages import note_messages, places_of_messages
-from situations.rankings import FORMATS, is_table, text_of
+from situations.rankings import FORMATS, is_table, ranking_lines, text_of
 from test_formats import KEYS, SPLINTERS, VALUES, objects_in
 from texts import node, one_line, say, steady, write
 
+from pysft.cli.guide import read_pages
 from pysft.errors import DataError, MissingInput, PysftError, RowError
 from pysft.text import preferences, ranking, replies
 from pysft.text.conversation import Conversation, LeftOut
@@ -79,6 +80,10 @@ def test_each_format_becomes_its_ranking(tmp_path, f):
     line = 2 if is_table(f.rows) else 1
     assert found == Ranking(f.prompt, f.replies, f.ranks, str(path), line, row=row, **f.more)
     assert holds_preferences(path) is not is_tree
+
+
+def test_the_guide_lists_every_format_with_its_example():
+    assert "\n".join(ranking_lines()) in read_pages()["data"]
 
 
 @pytest.mark.parametrize("f", FORMATS, ids=[f.what for f in FORMATS])

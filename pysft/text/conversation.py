@@ -155,7 +155,9 @@ def refuse_faults(faults: list[RowError]) -> None:
         files = " ".join(
             dict.fromkeys(shlex.quote(f.where.partition(", line ")[0]) for f in faults)
         )
-        others = f" (and {len(faults) - 1:,} more; python -m pysft audit {files} names them all)"
+        # An audit does not find fault with preferences, but checks them as such.
+        does = "checks the file" if faults[0].kind == "preferences" else "names them all"
+        others = f" (and {len(faults) - 1:,} more; python -m pysft audit {files} {does})"
         raise DataError(f"{faults[0]}{others if len(faults) > 1 else ''}")
 
 

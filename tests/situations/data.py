@@ -237,7 +237,21 @@ FLAGS = [
     refused("a flag on a question", question(loss=True), "'loss' asks to grade"),
     refused("a flag that --grade all ignores", flagged(loss=False), "'loss' says not graded"),
 ]
-PREFERENCE = "a row of preferences"
+
+
+def not_conversations(name, row):
+    """A file of a row of preferences, which an audit reads and fine-tuning does not."""
+    return Situation(
+        name,
+        "mask x.jsonl",
+        {"x.jsonl": [row]},
+        65,
+        ("x.jsonl, line 1: a row of preferences", "from which fine-tuning cannot learn"),
+        source=OWN,
+        before=BEFORE[name],
+    )
+
+
 SHARE_GPT = [
     {"from": "human", "value": "Hi"},
     {"from": "function_call", "value": '{"name": "x", "arguments": {}}'},
@@ -302,11 +316,9 @@ ROWS = [
         "OpenOrca without a system text",
         [{"id": "1", "system_prompt": "", "question": "Hi", "response": "Ho."}],
     ),
-    refused("HH-RLHF", [{"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"}], PREFERENCE),
-    refused(
-        "UltraFeedback",
-        [{"prompt": "Hi", "chosen": HI_HO, "rejected": HI_HO, "messages": HI_HO}],
-        PREFERENCE,
+    not_conversations("HH-RLHF", {"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"}),
+    not_conversations(
+        "UltraFeedback", {"prompt": "Hi", "chosen": HI_HO, "rejected": HI_HO, "messages": HI_HO}
     ),
     refused(
         "a mark of good and bad (KTO)",
