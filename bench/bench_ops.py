@@ -189,6 +189,7 @@ def peer_of(case):
 def measure(size, args, machine, speeds):
     """The rows of one size. speeds: those of roofline.bandwidths."""
     seconds, found = 0.02 if args.short else 0.1, {}
+    onednn = gate.HAS_BF16 and harness.compares(args)
     spec = {"size": size, "threads": args.threads}
     blas = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     for _ in range(args.processes):
@@ -196,7 +197,7 @@ def measure(size, args, machine, speeds):
             "pysft": Worker(runner="pysft", **spec),
             "NumPy": Worker(dict.fromkeys(blas, str(args.threads)), runner="NumPy", **spec),
         }
-        if gate.HAS_BF16 and harness.compares(args):
+        if onednn:
             workers["oneDNN"] = Worker(runner="oneDNN", **spec)
         cases = workers["pysft"].ask("cases")
         for name in cases:

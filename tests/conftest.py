@@ -126,6 +126,31 @@ def world_run(tmp_path_factory, without_figures):
     return out, done.document
 
 
+@pytest.fixture(scope="module")
+def small_lab():
+    """The presets of the lab are small in a whole file of tests."""
+    from small_lab import small_presets
+
+    with small_presets():
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The path of a small corpus for a lab."""
+    from small_lab import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def lab(tmp_path, corpus):
+    """A new lab at the scale of the tests."""
+    from small_lab import lab_at
+
+    return lab_at(tmp_path / "lab", corpus)
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current folder."""

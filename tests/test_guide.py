@@ -19,7 +19,7 @@ from pysft.cli import main as cli
 from pysft.errors import UsageError
 from pysft.lab.experiments import EXPERIMENTS
 from pysft.measure import evaluate, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
-from pysft.nn import gradcheck
+from pysft.nn import gate, gradcheck
 from pysft.nn.shapes import sizes
 from pysft.text.corpora import read_corpus
 from pysft.text.render import render
@@ -287,6 +287,8 @@ def test_the_commands_of_a_page_run_in_their_order(page, home, monkeypatch):
         words = scaled(command)
         monkeypatch.setattr(sys, "stdin", io.StringIO(TYPED.get(words[0], "")))
         code, out, err = in_process(*words)
+        if code == 2 and not gate.HAS_BF16 and "without the products of bf16" in err:
+            continue
         may_fail = words[0] == "diagnose" or "--gate" in words  # their exit code is a result
         assert code in ((0, 1) if may_fail else (0,)), f"{command}: {code}\n{err}"
         for text in PROMISED.get(arguments(command), ()):

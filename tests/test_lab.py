@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import in_process
-from small_lab import SCALE, lab_at, record_of, small_presets, write_corpus
+from small_lab import SCALE, lab_at, record_of
 
 from pysft import IGNORE
 from pysft.batch import Example
@@ -59,20 +59,7 @@ from pysft.training.presets import PRESETS
 HOSTILE = "</table><script>alert('x')</script> \"quoted\" & <img src=https://evil.example/x>"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with small_presets():
-        yield
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def lab(tmp_path, corpus):
-    return lab_at(tmp_path / "lab", corpus)
+pytestmark = pytest.mark.usefixtures("small_lab")
 
 
 def strict(text):
@@ -93,7 +80,7 @@ def options(folder, corpus):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, corpus, small):
+def home(tmp_path_factory, corpus, small_lab):
     """One folder for all experiments. run(name): carry out an experiment by the command line; its
     document and its records by arm. done(name): the same, only the first time."""
     folder = tmp_path_factory.mktemp("lab") / "out"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_lab import lab_at, record_of, small_presets, track_of, write_corpus
+from small_lab import record_of, track_of
 
 from pysft import IGNORE
 from pysft.batch import Batch, Example, Output
@@ -57,20 +57,7 @@ END = 67  # <|end|>
 PAIRS = list(read_conversations(shipped("pairs40.jsonl")))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with small_presets():
-        yield
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def lab(tmp_path, corpus):
-    return lab_at(tmp_path / "lab", corpus)
+pytestmark = pytest.mark.usefixtures("small_lab")
 
 
 # -------------------------------------------------------------------- figures read from a record

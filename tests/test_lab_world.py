@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import in_process
-from small_lab import SCALE, lab_at, small_presets, write_corpus
+from small_lab import SCALE
 
 from pysft.cli import lab as cli_lab
 from pysft.errors import DataError
@@ -23,21 +23,7 @@ from pysft.training.settings import Settings
 from pysft.world.ask import questions, trained_questions
 from pysft.world.facts import WorldSettings, make
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with small_presets():
-        yield
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def lab(tmp_path, corpus):
-    return lab_at(tmp_path / "lab", corpus)
+pytestmark = pytest.mark.usefixtures("small_lab")
 
 
 # ---------------------------------------------------------------------------------------- bases

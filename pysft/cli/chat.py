@@ -155,12 +155,11 @@ def _tools(args, stage) -> dict:
         has_tokens = row and {*row.opens, *row.closes} <= stage.tokenizer.special.keys()
         return bool(has_tokens) and (not taught or tool in taught)
 
-    for given, tool, does, learns in (
-        (args.docs, "search", "search", "train"),
-        (args.table, "table", "ask a table", "train --data table"),
+    for given, flag, tool, does, learns in (
+        (args.docs, "--docs", "search", "search", "train"),
+        (args.table, "--table", "table", "ask a table", "train --data table"),
     ):
         if given and not calls(tool):
-            flag = "--docs" if tool == "search" else "--table"
             raise UsageError(
                 f"{stage.folder}: this model was not trained to {does}; leave {flag} out, or train"
                 f" one that is: python -m pysft {learns}"

@@ -47,29 +47,28 @@ class Table:
             rows = read_columns(path)
         except MissingInput:
             raise MissingInput(f"{path}: no such file; {FORM}") from None
-        facts, head = [], rows[0][1] if rows else []
-        if isinstance(head, list):
-            keys = [_key(name) for name in head]
-            odd = [n for n, k in zip(head[1:], keys[1:]) if "," in n or not k or keys.count(k) > 1]
-            if odd:
-                raise DataError(
-                    f"{path}: the column {odd[0]!r}: a column needs a name of its own without"
-                    " commas"
-                )
         for line, cells in rows:
             if isinstance(cells, RowError):
                 raise DataError(str(cells))
+            if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+                raise DataError(
+                    f"{path}, line {line}: cannot be read as UTF-8 text; save the file as UTF-8"
+                )
+        (_, head), *rows = rows or [(1, [])]
+        keys = [_key(name) for name in head]
+        for name, key in zip(head[1:], keys[1:]):
+            if "," in name or not key or keys.count(key) > 1:
+                raise DataError(
+                    f"{path}: the column {name!r}: a column needs a name of its own without commas"
+                )
+        facts = []
+        for line, cells in rows:
             if len(cells) > len(head):
                 raise DataError(
                     f"{path}, line {line}: it has more cells than the first line, which names"
                     f" {len(head)}; {FORM}"
                 )
-            if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
-                raise DataError(
-                    f"{path}, line {line}: cannot be read as UTF-8 text; save the file as UTF-8"
-                )
-            if cells is not head:
-                facts += [(cells[0], *fact) for fact in zip(head[1:], cells[1:]) if fact[1]]
+            facts += [(cells[0], *fact) for fact in zip(head[1:], cells[1:]) if fact[1]]
         if not facts:
             raise DataError(f"{path}: no fact in it; {FORM}")
         return cls(facts)

@@ -1,17 +1,9 @@
 """The tools that a reply may call, and how one is run.
 
 A tool takes the text of a call and returns the text of the result. No shipped tool (search,
-arithmetic, a table) can execute the text that it is given. A new tool needs
-
-- a function and a row in tools() below, such as
-
-    def backwards(call: str) -> str:
-        return call[::-1]
-
-    Tool("backwards", backwards)
-
-- a row of the same name in TOOLS (text/templates.py), which gives its calls their tokens,
-- conversations that call it, from which a model learns to use it."""
+arithmetic, a table) can execute the text that it is given. A new
+tool needs a function and a row in tools() below, and more: the guide's page own-tool goes through
+all of it."""
 
 from bisect import bisect_right
 from collections.abc import Callable

@@ -28,7 +28,7 @@ COMPUTED = {"+": add, "-": sub, "*": mul}
 @dataclass(frozen=True)
 class Problem:
     """A kind of question. In its texts {a} and {b} stand for the numbers, {result} for what the
-    tool gives, {name} for a person.
+    tool gives, {name} for a person. In dates {a_th}, {b_th} and {result_th} are days of {month}.
 
     group: "sums", "stories" or "dates". sign: what is computed, a sign b. answer: how a reply ends.
     asked: wordings of training. held_out: those of the test alone. counts: True if the result
@@ -95,19 +95,24 @@ PROBLEMS = (
         ),
         ("In each of {a} pots {name} keeps {b} nails. How many nails are there?",),
     ),
-)
-# Days between two days of a month, and a day so many days after another. The answer to the second
-# names a day of the calendar, so it holds no number.
-BETWEEN = (
-    ("How many days are there from the {b} to the {a} of {month}?",),
-    ("The {b} of {month} is past. How many days are left to the {a}?",),
-)
-AFTER = (
-    (
-        "What day is {b} days after the {a} of {month}?",
-        "The {a} of {month} and {b} days, what day?",
+    Problem(
+        "dates",
+        "-",
+        "There are {result} days.",
+        ("How many days are there from the {b_th} to the {a_th} of {month}?",),
+        ("The {b_th} of {month} is past. How many days are left to the {a_th}?",),
+        counts=True,
     ),
-    ("Pray, what day of {month} comes {b} days after the {a}?",),
+    Problem(
+        "dates",
+        "+",
+        "It is the {result_th} of {month}.",
+        (
+            "What day is {b} days after the {a_th} of {month}?",
+            "The {a_th} of {month} and {b} days, what day?",
+        ),
+        ("Pray, what day of {month} comes {b} days after the {a_th}?",),
+    ),
 )
 
 
@@ -115,8 +120,7 @@ def sums(count: int = ROWS, seed: int = 1) -> list[Transcript]:
     """Return `count` transcripts to train on. A seed decides them."""
     g = rng(seed, SUMS, "transcripts")
     pairs = _pairs(unseen=False)
-    kinds = [*PROBLEMS, BETWEEN, AFTER]
-    return [_fitting(g, kinds[int(g.integers(len(kinds)))], pairs, new=False) for _ in range(count)]
+    return [_fitting(g, _one(g, PROBLEMS), pairs, new=False) for _ in range(count)]
 
 
 def sums_test(seed: int = 1) -> dict[str, list[Transcript]]:
@@ -126,13 +130,13 @@ def sums_test(seed: int = 1) -> dict[str, list[Transcript]]:
     every = _pairs(unseen=True)
     large = [pair for pair in every if min(pair) >= TWO_DIGITS]
     groups = {
-        name: ([p for p in PROBLEMS if p.group == name], False) for name in ("sums", "stories")
+        name: ([p for p in PROBLEMS if p.group == name], False)
+        for name in ("sums", "stories", "dates")
     }
-    groups["dates"] = [BETWEEN, AFTER], False
-    groups["new wordings"] = [*PROBLEMS, BETWEEN, AFTER], True
+    groups["new wordings"] = PROBLEMS, True
 
-    def shown(kind, new):
-        return _fitting(g, kind, large if isinstance(kind, Problem) else every, new)
+    def shown(problem, new):
+        return _fitting(g, problem, every if problem.group == "dates" else large, new)
 
     return {
         name: [shown(kinds[i % len(kinds)], new) for i in range(TESTED)]
@@ -149,45 +153,34 @@ def _pairs(unseen: bool) -> list[tuple[int, int]]:
     return sorted({pair for a, b in some for pair in ((a, b), (b, a))})
 
 
-def _fitting(g: np.random.Generator, kind, pairs: list, new: bool) -> Transcript:
+def _fitting(g: np.random.Generator, problem: Problem, pairs: list, new: bool) -> Transcript:
     """Return a question of this kind about one of the pairs that suit it. new: in a wording of the
     test."""
     while True:
-        if shown := _shown(g, kind, pairs, new):
+        if shown := _shown(g, problem, pairs, new):
             return shown
 
 
-def _shown(g: np.random.Generator, kind, pairs: list, new: bool) -> Transcript | None:
+def _shown(g: np.random.Generator, problem: Problem, pairs, new: bool) -> Transcript | None:
     """Return a question of this kind about one of the pairs; None if the pair does not suit it."""
-    a, b = pairs[int(g.integers(len(pairs)))]
-    if isinstance(kind, Problem):
-        if kind.counts and COMPUTED[kind.sign](a, b) < LEAST:
-            return None
-        wordings = kind.held_out if new else kind.asked
-        sign, texts = kind.sign, (_one(g, wordings), kind.answer)
-        words = {"name": _one(g, FIRST_NAMES)}
+    a, b = _one(g, pairs)
+    result, words = COMPUTED[problem.sign](a, b), {}
+    is_date = problem.group == "dates"
+    if is_date:
+        words["month"] = _one(g, list(MONTHS))
+    if problem.counts and result < LEAST or is_date and max(a, result) > MONTHS[words["month"]]:
+        return None
+    wording = _one(g, problem.held_out if new else problem.asked)
+    if is_date:
+        days = {"a_th": a, "b_th": b, "result_th": result}
+        words |= {name: ORDINALS[day - 1] for name, day in days.items() if day <= len(ORDINALS)}
     else:
-        month = _one(g, list(MONTHS))
-        sign = "-" if kind is BETWEEN else "+"
-        last, days = (a + b, b) if sign == "+" else (a, a - b)
-        if last > MONTHS[month] or days < LEAST:
-            return None
-        wording = _one(g, kind[1] if new else kind[0])
-        answer = "There are {result} days."
-        words = {"month": month}
-        if sign == "+":
-            answer = "It is the {day} of {month}."
-            words["day"] = ORDINALS[a + b - 1]
-        texts = _days(wording, a, b, sign), answer
-    result = COMPUTED[sign](a, b)
-    question, answer = (text.format(a=a, b=b, result=result, **words) for text in texts)
-    return Transcript(question, (("code", f"{a} {sign} {b}", str(result)),), answer)
-
-
-def _days(wording: str, a: int, b: int, sign: str) -> str:
-    """Return a wording with its days of the month in words. The number of days stays a number."""
-    wording = wording.replace("{a}", ORDINALS[a - 1])
-    return wording.replace("{b}", ORDINALS[b - 1]) if sign == "-" else wording
+        words["name"] = _one(g, FIRST_NAMES)
+    question, answer = (
+        text.format(a=a, b=b, result=result, **words) for text in (wording, problem.answer)
+    )
+    call = "code", f"{a} {problem.sign} {b}", str(result)
+    return Transcript(question, (call,), answer)
 
 
 def _one(g: np.random.Generator, items):
