@@ -42,10 +42,11 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.text.windows import draw_windows
 from pysft.training import runner
+from pysft.training.kinds import FineTuning
 from pysft.training.loop import schedule
 from pysft.training.loop import train as training_loop
 from pysft.training.objectives import Sft
-from pysft.training.settings import FineTuning, Settings
+from pysft.training.settings import Settings
 from pysft.training.stages import PLANS, Plan, checkpoint_steps, finetune, replay_alone
 
 steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)

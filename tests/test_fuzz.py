@@ -26,8 +26,9 @@ from pysft.run.stage import load_stage, weights_sha256
 from pysft.text.corpora import read_corpus
 from pysft.text.templates import TEMPLATES, load_template
 from pysft.training import runner
+from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.presets import PRESETS, read_settings, resolve
-from pysft.training.settings import Data, FineTuning, Model, Pretraining, Settings
+from pysft.training.settings import Data, Model, Settings
 
 MANY = int(os.environ.get("PYSFT_FUZZ", "0"))
 

@@ -12,8 +12,9 @@ from texts import one_line
 from pysft.batch import BASE, CONVERSATION, Example
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.rng import rng
+from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.objectives import Sft
-from pysft.training.settings import FineTuning, Model, Pretraining, Settings
+from pysft.training.settings import Model, Settings
 from pysft.training.stages import by_tokens, finetune, pretrain, widths
 
 VOCAB = 68

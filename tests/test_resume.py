@@ -27,7 +27,8 @@ from pysft.rng import rng
 from pysft.run.stage import Stage
 from pysft.text.corpora import read_corpus
 from pysft.training import runner
-from pysft.training.settings import FineTuning, Model, Pretraining, Settings
+from pysft.training.kinds import FineTuning, Pretraining
+from pysft.training.settings import Model, Settings
 from pysft.training.stages import finetune, pretrain
 
 # One in EVERY of the disk's calls and of the states after a power cut is tried. `make torture`

@@ -22,8 +22,9 @@ from pysft.run.stage import Stage, load_stage
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training import loop, runner
+from pysft.training.kinds import Pretraining
 from pysft.training.loop import Outliers
-from pysft.training.settings import Model, Pretraining, Settings
+from pysft.training.settings import Model, Settings
 from pysft.training.stages import pretrain
 
 CONFIG = GPTConfig(65, context=16, layers=1, heads=2, channels=16)

@@ -11,8 +11,9 @@ from texts import transcripts
 from pysft.batch import Example
 from pysft.lab.variants import exchange, noisy, shuffled
 from pysft.rng import rng
+from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.presets import TOOLS, WITH_TOOLS, resolve
-from pysft.training.settings import FineTuning, Model, Pretraining, Settings
+from pysft.training.settings import Model, Settings
 from pysft.training.stages import finetune, pretrain
 from pysft.world.town import Fact, Words, invent
 

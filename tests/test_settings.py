@@ -9,8 +9,9 @@ from texts import one_line
 
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import PLACES, stored_settings, tuning
+from pysft.training.kinds import FineTuning, Pretraining, next_name
 from pysft.training.presets import PRESETS, WITH_TOOLS, Parent, read_settings, resolve
-from pysft.training.settings import TRANSCRIPT, FineTuning, Model, Pretraining, Settings, next_name
+from pysft.training.settings import TRANSCRIPT, Model, Settings
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from pysft.measure.reproduce import reproduce
 from pysft.measure.world import known_bits, world_figures, world_rows
 from pysft.text.corpora import read_corpus
 from pysft.text.tokenizers import vocabulary_of
+from pysft.training.kinds import Pretraining
 from pysft.training.presets import OF_WORLD, resolve
-from pysft.training.settings import Pretraining, Settings
+from pysft.training.settings import Settings
 from pysft.training.stages import pretrain
 from pysft.world.ask import questions
 from pysft.world.facts import WorldSettings, make

@@ -163,8 +163,8 @@ def run(args):
     from pysft.console import Screen, command
     from pysft.jobs.begin import Order, parent_named
     from pysft.jobs.train import train
+    from pysft.training.kinds import kind_of
     from pysft.training.presets import TRAIN_FLAGS, with_made
-    from pysft.training.settings import kind_of
     from pysft.world.made import MADE
 
     upon, made = None, [name for name in (*MADE, "tools") if name in (args.data or [])]

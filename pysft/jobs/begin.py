@@ -29,8 +29,9 @@ from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
 from pysft.training.flat import stored_settings
+from pysft.training.kinds import check_stages, kind_of
 from pysft.training.presets import Parent
-from pysft.training.settings import Model, Settings, check_stages, kind_of
+from pysft.training.settings import Model, Settings
 from pysft.training.values import as_toml
 
 

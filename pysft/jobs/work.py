@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pysft.jobs.material import Material
 from pysft.measure.memory import refuse_too_large
 from pysft.nn.shapes import GPTConfig, sizes
-from pysft.training.settings import Settings, Training, kind_of
+from pysft.training.kinds import Training, kind_of
+from pysft.training.settings import Settings
 from pysft.training.stages import PLANS, Plan, pretrain
 
 

@@ -3,6 +3,7 @@
 import json
 
 from pysft.console import no_flag, quoted
+from pysft.training.kinds import kind_of
 from pysft.training.presets import (
     PRESETS,
     PRETRAIN_FLAGS,
@@ -12,7 +13,7 @@ from pysft.training.presets import (
     with_made,
     with_tools,
 )
-from pysft.training.settings import TABLES, kind_of, stages_of
+from pysft.training.settings import TABLES, stages_of
 
 
 def preset_of(settings: dict) -> dict:

@@ -7,20 +7,8 @@ from typing import NamedTuple
 
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import is_flat, places
-from pysft.training.settings import (
-    KINDS,
-    TABLES,
-    TRANSCRIPT,
-    Data,
-    FineTuning,
-    Model,
-    Pretraining,
-    Settings,
-    check_stages,
-    kind_of,
-    next_name,
-    refuse_unknown,
-)
+from pysft.training.kinds import KINDS, FineTuning, Pretraining, check_stages, kind_of, next_name
+from pysft.training.settings import TABLES, TRANSCRIPT, Data, Model, Settings, refuse_unknown
 from pysft.training.values import is_whole
 
 # PyTorch's defaults for AdamW, which the source text's code would use.

@@ -24,8 +24,8 @@ from pysft.run.checkpoints import load_checkpoint, save_checkpoint
 from pysft.run.log import append_log, cut_measurements, read_log
 from pysft.run.stage import Stage, write_json
 from pysft.text.tokenizer import Tokenizer
+from pysft.training.kinds import Training
 from pysft.training.loop import Outliers, Report, train
-from pysft.training.settings import Training
 from pysft.training.stages import Plan
 
 FIRST_SECONDS = 10  # a process's time to its first checkpoint of a stage, or less

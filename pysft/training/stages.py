@@ -16,9 +16,10 @@ from pysft.batch import WORLD, Batch, Example
 from pysft.errors import DataError, UsageError
 from pysft.rng import rng
 from pysft.text.windows import draw_windows, window
+from pysft.training.kinds import FineTuning, Training
 from pysft.training.loop import schedule
 from pysft.training.objectives import Sft
-from pysft.training.settings import FineTuning, Settings, Training
+from pysft.training.settings import Settings
 
 
 @dataclass(frozen=True)

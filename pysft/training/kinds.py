@@ -1,0 +1,169 @@
+"""The kinds of stages and the settings of each: its steps, its learning rate, what a step takes.
+
+A stage's name is its kind, "base" or "sft", or for a model that is tuned once more "sft-2", "sft-3"
+and so on."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from pysft.errors import UsageError
+from pysft.nn.shapes import MATRICES
+from pysft.training.values import checked
+
+
+class Table:
+    """A table of settings. A value that is not possible is a UsageError."""
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+
+
+@dataclass(frozen=True)
+class Training(Table):
+    """What the settings of every stage have: its steps, its learning rate, and AdamW.
+
+    The values here are placeholders. Each kind of stage has its own."""
+
+    steps: int = 0
+    lr: float = 0.0
+    # The windows of the invented world's text in each step, as pairs (rows, count).
+    world: tuple[tuple[int, int], ...] = ()
+    schedule: str = "constant"
+    warmup: int = 0
+    # AdamW, clipping, and what happens to a step whose loss or gradient is not finite.
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    decay: float = 0.0
+    decay_all: bool = False
+    clip: float = 1.0
+    on_nan: str = "abort"
+    # Seconds from one checkpoint for --resume to the next. The first one comes sooner.
+    save_every: float = 60.0
+    # The number of pieces in which a step's batch is computed, one after the other. More pieces
+    # need less memory and give, up to rounding, the same update.
+    micro_batches: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eps < 1e-12:
+            raise UsageError(
+                f"eps = {self.eps} must be at least 1e-12: the step of a weight without gradient"
+                " would be 0/0"
+            )
+        if self.micro_batches < 1:
+            raise UsageError(f"micro_batches = {self.micro_batches} must be at least 1")
+        for name in ("beta1", "beta2"):
+            if not getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be below 1")
+
+    def adam(self) -> dict:
+        """Return the keyword arguments of AdamW."""
+        return {
+            "betas": (self.beta1, self.beta2),
+            "eps": self.eps,
+            "decay_all": self.decay_all,
+            "decay": self.decay,
+        }
+
+
+@dataclass(frozen=True)
+class Pretraining(Training):
+    """Pre-training. windows: the windows of base text in each step, as pairs (rows, count)."""
+
+    steps: int = 3000
+    lr: float = 3e-3
+    schedule: str = "cosine"
+    warmup: int = 100
+    decay: float = 0.1
+    windows: tuple[tuple[int, int], ...] = ((64, 16), (256, 4))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.windows:
+            raise UsageError("windows is empty; the base needs text to learn from")
+
+
+@dataclass(frozen=True)
+class FineTuning(Training):
+    """Fine-tuning. Each step takes at most `tokens` tokens of conversations, `pairs` of the 40
+    pairs, and the windows `windows` of base text (replay). The loss of a replayed token is weighted
+    by window_weight."""
+
+    steps: int = 2500
+    lr: float = 5e-3
+    schedule: str = "linear"
+    warmup: int = 50
+    decay: float = 0.3
+    tokens: int = 1600
+    pairs: int = 4
+    windows: tuple[tuple[int, int], ...] = ((256, 4),)
+    window_weight: float = 1.0
+    # Draw pairs with replacement, as the source text does. If false, each comes once an epoch.
+    replacement: bool = False
+    # The rows of new symbols: random as at initialisation, or the mean of the old rows.
+    new_rows: str = "mean"
+    # LoRA: the rank of the adapters (0: no LoRA, all weights are trained), the matrices of each
+    # block that get an adapter, and alpha (0: twice the rank).
+    lora_rank: int = 0
+    lora_matrices: tuple[str, ...] = MATRICES
+    lora_alpha: float = 0.0
+    # When the model is measured and kept: after each "tenth" of the steps, after each "epoch",
+    # after every K steps (a number), or "never".
+    checkpoint_every: str = "tenth"
+
+
+KINDS = {"base": Pretraining, "sft": FineTuning}  # in the order of training
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a stage: "sft" for "sft" and for "sft-2". A UsageError if there is no such
+    stage."""
+    kind, number = re.fullmatch(r"([^-]*)(-.*)?", name, re.DOTALL).groups()
+    is_numbered = kind != "base" and re.fullmatch(r"-([2-9]|[1-9][0-9]{1,2})", number or "")
+    if kind not in KINDS or (number is not None and not is_numbered):
+        raise UsageError(
+            f"stage {name!r}: there is no such stage; a stage is {', '.join(KINDS)}, or for a model"
+            " that is tuned once more sft-2, sft-3, ..."
+        )
+    return kind
+
+
+def next_name(name: str | None) -> str:
+    """Return the name of the stage that comes after the stage `name` if nothing else is asked for:
+    "sft" after a base or nothing (None), else one more of the same kind."""
+    if name is None or kind_of(name) == "base":
+        return "sft"
+    return f"{kind_of(name)}-{int(name.partition('-')[2] or 1) + 1}"
+
+
+def check_stages(names: list[str], parent: str | None = None) -> None:
+    """Raise a UsageError unless these stages can be trained one after the other.
+
+    parent: the name of the stage that the first begins from; None if there is none."""
+    if not names:
+        raise UsageError("stages: none is named; the usual list is base,sft")
+    for i, name in enumerate(names):
+        kind = kind_of(name)
+        if name in names[:i]:
+            again = "" if kind == "base" else f"; one more of its kind is {next_name(name)!r}"
+            raise UsageError(f"stage {name!r} is named twice{again}")
+        if kind == "base" and i:
+            raise UsageError(f"stage {name!r} begins from nothing; name it first")
+        if kind == "base" and parent:
+            raise UsageError(
+                f"stage {name!r} begins from nothing, but --base names a stage to begin from; leave"
+                " one of them out"
+            )
+        if kind != "base" and not i and parent is None:
+            raise UsageError(
+                f"stage {name!r} begins from a model; name one by --base RUN, or train a base"
+                f" first: --stages base,{name}"
+            )
+        if name == parent:
+            raise UsageError(
+                f"stage {name!r} has the name of the stage that the run begins from; call it"
+                f" {next_name(name)!r}"
+            )
