@@ -2,12 +2,12 @@
 and a model behind an endpoint. How far another judge agrees with the exact one says how far it can
 be trusted where no truth is known."""
 
-import importlib.util
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from pysft.errors import DataError, MissingInput, UsageError
+from pysft.errors import DataError, UsageError
+from pysft.measure.user_file import function_of
 from pysft.world.judge import VERDICTS
 
 TASK = """You grade the reply of a small language model. You are given a question, the true
@@ -56,22 +56,7 @@ def verdict_in(text: str) -> str:
 
 def _of_file(path: Path) -> Callable:
     """Return the function `judge` of a Python file."""
-    if not path.is_file():
-        raise MissingInput(
-            f"--judge {path}: no such file; it takes a Python file with a function judge, or the"
-            " URL of an endpoint"
-        )
-    spec = importlib.util.spec_from_file_location("pysft_judge", path)
-    module = importlib.util.module_from_spec(spec) if spec and spec.loader else None
-    if module is None:
-        raise UsageError(f"--judge {path}: not a Python file, whose name ends with .py")
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
-        raise DataError(f"{path}: {type(error).__name__}: {error}") from None
-    function = getattr(module, "judge", None)
-    if not callable(function):
-        raise DataError(f"{path}: it has no function judge(question, answer, reply)")
+    function = function_of(path, "judge", "question, answer, reply", "--judge")
 
     def judge(question: str, answer: str, reply: str) -> str:
         try:
