@@ -17,8 +17,7 @@ DEFAULTS = {
     "pretrain": COMPUTES,
     "chat": {**COMPUTES, **TALKS, "--temperature": 0.0, "--repetition": 2.0},
     "generate": {
-        **{**COMPUTES, **TALKS, "--temperature": 0.8, "--repetition": 1.0},
-        "--prompt": "\n",
+        **{**COMPUTES, **TALKS, "--temperature": None, "--repetition": 1.0},
     },
     "eval": {**COMPUTES, "--gate": None, "--samples": 0, "--judge-cache": "judged"},
     "world": {

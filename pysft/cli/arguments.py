@@ -156,7 +156,10 @@ def add_rendering(p):
     )
 
 
-def add_talking(p, temperature, repetition):
+def add_talking(p, temperature, repetition, asks_many=False):
+    """asks_many: True for a verb that may ask many prompts, at another temperature than one text.
+    Its default is then None, for which talker() takes `temperature`."""
+    p.set_defaults(usual_temperature=temperature)
     add_computing(p)
     add_precision(p, "(default: as the run was trained)")
     p.add_argument(
@@ -167,9 +170,9 @@ def add_talking(p, temperature, repetition):
     p.add_argument(
         "--temperature",
         type=float,
-        default=temperature,
+        default=None if asks_many else temperature,
         metavar="T",
-        help=f"0 is greedy (default {temperature})",
+        help=f"0 is greedy (default {temperature}{'; 1 with --prompts' if asks_many else ''})",
     )
     p.add_argument(
         "--top-k",
@@ -318,7 +321,8 @@ def talker(args):
     from pysft.nn.computing import computing_ops
     from pysft.run.stage import load_stage
 
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition)
+    temperature = args.usual_temperature if args.temperature is None else args.temperature
+    sampling = Sampling(temperature, args.top_k, args.top_p, args.seed, args.repetition)
     ops = computing_ops(args.ops, args.threads, args.precision)
     return load_stage(args.run_folder, ops), sampling
 

@@ -1,0 +1,162 @@
+"""Collect comparisons: sample replies to prompts, which somebody can put in an order.
+
+stage = load_stage("runs/tiny")
+sample_replies(stage, [[{"role": "user", "content": "Hi"}]], 4, seed=0)
+[[("Ho.", True), ("Hm", False), ...]]"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pysft.errors import DataError, RowError, UsageError
+from pysft.inference.engine import SLOTS, Engine
+from pysft.inference.sampling import Sampling
+from pysft.measure.evaluate import MAX_NEW
+from pysft.run.stage import Stage, load_stage
+from pysft.text.characters import typed
+from pysft.text.render import render_prompt
+from pysft.text.sampled import LEAST, MOST, Sampled, is_usable, read_asked, write_sampled
+from pysft.world.ask import questions
+from pysft.world.facts import SPLITS, make
+
+AT_ONCE = 8 * SLOTS  # replies between two lines of progress
+WORLD = "world"  # the word that stands for a world's questions in place of a file of prompts
+ASKED = tuple(split for split in SPLITS if split != "sealed")  # splits that may be sampled for
+
+
+# ------------------------------------------------------------------------------------- the replies
+
+
+def sample_replies(
+    stage: Stage,
+    prompts: list[list[dict]],
+    k: int,
+    seed: int,
+    max_new: int = MAX_NEW,
+    progress: Callable[[str, bool], None] = lambda text, last: None,
+) -> list[list[tuple[str, bool]]]:
+    """Return k sampled replies to each prompt, as [(text, did it end?)].
+
+    prompts: messages, which leave room for a reply in the context. k: 1 to MOST. The replies are
+    drawn at temperature 1 without cuts, so each has the probability that the model gives it. Reply
+    j to prompt i depends on the seed, i, j, the prompt and the weights alone. The text of a control
+    token is its name. A DataError if a prompt cannot be written or is too long."""
+    if not 1 <= k <= MOST:
+        raise UsageError(f"k = {k}: expected 1 to {MOST} replies to a prompt")
+    ids = [_rendered(stage, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+    end, sampling = stage.tokenizer.special[stage.template.end], Sampling(1.0, seed=seed)
+    decoder = stage.model.decoder(max(1, min(SLOTS, k * len(ids))))
+    found, each = [], max(1, AT_ONCE // k)
+    for first in range(0, len(ids), each):
+        engine = Engine(stage.model, decoder=decoder)
+        begun = [
+            engine.add(i * MOST + j, ids[i], max_new, end, sampling)
+            for i in range(first, min(first + each, len(ids)))
+            for j in range(k)
+        ]
+        engine.run()
+        found += [(stage.tokenizer.decode(s.written), s.ended == "end") for s in begun]
+        progress(f"replies to {len(found) // k:,} of {len(ids):,} prompts", False)
+    return [found[i : i + k] for i in range(0, len(found), k)]
+
+
+def _rendered(stage: Stage, prompt: list[dict], where: str) -> np.ndarray:
+    """The ids of a prompt. A DataError if it cannot be written, or leaves no room for a reply."""
+    try:
+        ids = render_prompt(prompt, stage.tokenizer, stage.template, where)
+    except RowError as error:
+        remedy = error.remedy.partition(", or give --unknown")[0]
+        raise DataError(f"{error.where}: {error.what}; {remedy}") from None
+    context = stage.model.config.context
+    if len(ids) >= context:
+        raise DataError(
+            f"{where}: it takes {len(ids):,} tokens and leaves no room for a reply in a context of"
+            f" {context:,}; shorten it, or leave it out"
+        )
+    return ids
+
+
+def collect(
+    run: str,
+    ops,
+    prompts: str,
+    k: int,
+    out: Path,
+    seed: int = 0,
+    max_new: int = MAX_NEW,
+    progress: Callable[[str, bool], None] = lambda text, last: None,
+) -> dict:
+    """Sample k replies to each prompt, write them to the file `out`, and return the --json
+    document. prompts: a file, or "world" or "world:SPLIT" for questions of the run's world (without
+    a split those of "reward").
+
+    replies    the file
+    prompts, k, seed   as they were
+    cut_off    replies without an end
+    unusable   replies that are empty or hold a control token
+    distinct   different usable replies, counted for each prompt by itself"""
+    if not LEAST <= k <= MOST:
+        raise UsageError(f"-k {k}: expected {LEAST} to {MOST} replies to each prompt")
+    if out.exists():
+        raise UsageError(f"--out {out}: it exists already; choose another name, or remove it")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+    stage = load_stage(run, ops)
+    if not stage.can_talk:
+        raise UsageError(
+            f"{stage.folder}: this is a base model, which cannot answer; --prompts is for a tuned"
+            " model"
+        )
+    if not stage.model.config.has_nll:
+        raise UsageError(f"{stage.folder}: this is a reward model, which writes nothing")
+    is_world = prompts.partition(":")[0] == WORLD
+    asked = _asked_of_world(stage, prompts) if is_world else read_asked(prompts, stage.template)
+    asked = [(_typed(messages, stage), source, where) for messages, source, where in asked]
+    for messages, _, where in asked:
+        _rendered(stage, messages, where)
+    messages = [messages for messages, _, _ in asked]
+    found = sample_replies(stage, messages, k, seed, max_new, progress)
+    rows = [
+        Sampled(prompt, *zip(*replies), source)
+        for (prompt, source, _), replies in zip(asked, found)
+    ]
+    write_sampled(out, rows)
+    return {
+        "replies": str(out),
+        "prompts": len(rows),
+        "k": k,
+        "seed": seed,
+        "cut_off": sum(not end for row in rows for end in row.ended),
+        "unusable": sum(not is_usable(text) for row in rows for text in row.replies),
+        "distinct": sum(len(row.usable().replies) for row in rows),
+    }
+
+
+def _typed(messages: list[dict], stage: Stage) -> list[dict]:
+    """Messages with letters and accents as the vocabulary has them."""
+    return [
+        {**m, "content": typed(m["content"], stage.tokenizer)}
+        if isinstance(m["content"], str)
+        else m
+        for m in messages
+    ]
+
+
+def _asked_of_world(stage: Stage, name: str) -> list[tuple[list[dict], str, str]]:
+    """The questions of a split of the run's world, each fact in each wording of training."""
+    _, colon, split = name.partition(":")
+    if colon and split not in ASKED:
+        known = ", ".join(f"{WORLD}:{split}" for split in ASKED)
+        sealed = "; the sealed questions are for reports alone" if split == "sealed" else ""
+        raise UsageError(f"--prompts {name}: expected {known}{sealed}")
+    if stage.world is None:
+        raise UsageError(
+            f"--prompts {name}: {stage.folder} learned no invented world; name a file of prompts"
+            f" (./{WORLD} is a file of that name)"
+        )
+    asked = questions(make(stage.world), split or "reward")
+    return [
+        ([{"role": "user", "content": q.prompt}], f"{WORLD}:{q.split}", repr(q.prompt))
+        for q in asked
+    ]
