@@ -52,15 +52,31 @@ FILES = {
         merged(SMALL, world={}, base={"world": [[64, 2]]}, sft={"world": [[64, 1]], "pairs": 0})
     ),
     "my_judge.py": "def judge(question, answer, reply):\n    return 'wrong'\n",
+    "my_scorer.py": "def score(prompt, replies):\n    return [r.count('e') for r in replies]\n",
+    "prompts.txt": "".join(f"Who {verb}?\n" for verb in "sings sleeps reads keeps runs".split()),
     "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
     "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
     "more.jsonl": '{"prompt": "Who sleeps?", "completion": "The moon, by noon."}\n',
     "facts.jsonl": '{"title": "Ada Lovelace", "text": "Ada Lovelace wrote a book."}\n',
     "notes/garden.md": "Roses want water.\n",
 }
-WRITTEN_BY_READERS = {*FILES, "mine.csv", "pairs.csv", "clean.jsonl", "mine.py", "mask.svg"}
+WRITTEN_BY_READERS = {
+    *FILES,
+    "replies.jsonl.ratings",
+    "mine.csv",
+    "pairs.csv",
+    "clean.jsonl",
+    "mine.py",
+    "mask.svg",
+}
 TYPED = {"chat": "I am sad\n", "rate": "3\nq\n"}  # on standard input
 
+OF_A_WORLD = (
+    "generate runs/world --prompts world:reward -k 4 --out asked.jsonl",
+    "rate asked.jsonl --by world --run runs/world",
+    "rate asked.jsonl --by labelers --run runs/world --out labeled.jsonl",
+    "rate asked.jsonl --by http://localhost:8000/v1 --judge-model NAME --out judged.jsonl",
+)
 FOCAL = (
     "train --stages base,focal --set focal.gamma=2 --out runs/focal",
     "train --base runs/focal/focal --stages sft --out runs/focal-sft",
@@ -69,6 +85,7 @@ NOT_RUN = {  # a command and why it is held to the parser alone
     "lab all --scale 0.01 --out try": "all experiments; tests/test_lab.py runs each of them",
     "gradcheck --ops mine.py": "run by the test of the exercise, below",
     "eval runs/world --judge http://localhost:8000/v1 --judge-model NAME": "tests/test_judges.py",
+    **dict.fromkeys(OF_A_WORLD, "tests/test_collect.py and tests/test_raters.py"),
     **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),
 }
 # What the pages tell a reader to look at, in the output of the command.
@@ -90,6 +107,10 @@ PROMISED = {
     "eval runs/tiny --matched": ["matched"],
     "select runs/tiny": ["*", "held-out", "person's"],
     "rate runs/tiny": ["marks"],
+    "generate runs/tiny --prompts prompts.txt -k 4 --out replies.jsonl": ["4 replies to each of 5"],
+    "rate replies.jsonl": ["1. Helpful", "prompts rated now"],
+    "rate replies.jsonl --by my_scorer.py:score --out scored.jsonl": ["prompts rated now"],
+    "audit scored.jsonl --run runs/tiny": ["the longer is better"],
     "report runs/tiny": ["runs/tiny/report.html"],
     "train --lora 8 --base runs/tiny --out runs/lora": ["sft: LoRA of rank 8", "frozen"],
     "merge runs/lora/sft/adapter.safetensors --base runs/tiny --out runs/merged": ["SHA-256"],

@@ -208,6 +208,21 @@ def add_run_folder(p, what="a run's folder, or one stage of it"):
     p.add_argument("run_folder", metavar="RUN", help=what)
 
 
+def add_judge(p):
+    """Add the flags of a model behind an endpoint."""
+    p.add_argument("--judge-model", metavar="NAME", help="the model of the endpoint")
+    p.add_argument(
+        "--judge-budget", type=positive, metavar="N", help="at most N calls of the endpoint"
+    )
+    p.add_argument(
+        "--judge-cache",
+        default="judged",
+        metavar="DIR",
+        help="where the endpoint's answers are kept, so that nothing is asked twice (default"
+        " judged)",
+    )
+
+
 # ------------------------------------------------------------------------------- reading the flags
 
 

@@ -2,9 +2,9 @@
 
 from pysft.cli.arguments import (
     add_computing,
+    add_judge,
     add_precision,
     add_run_folder,
-    positive,
     print_json,
     share,
     warn_if_unfinished,
@@ -54,17 +54,7 @@ def add_arguments(p):
         " function judge(question, answer, reply); a URL is an OpenAI-compatible endpoint, whose"
         " key is taken from PYSFT_JUDGE_KEY or OPENAI_API_KEY",
     )
-    p.add_argument("--judge-model", metavar="NAME", help="the model of the endpoint")
-    p.add_argument(
-        "--judge-budget", type=positive, metavar="N", help="at most N calls of the endpoint"
-    )
-    p.add_argument(
-        "--judge-cache",
-        default="judged",
-        metavar="DIR",
-        help="where the endpoint's answers are kept, so that nothing is asked twice (default"
-        " judged)",
-    )
+    add_judge(p)
 
 
 def run(args):

@@ -1,4 +1,4 @@
-"""Collect comparisons: sample replies to prompts, which somebody can put in an order.
+"""Collect comparisons: sample replies to prompts, and let somebody put them in an order.
 
 stage = load_stage("runs/tiny")
 sample_replies(stage, [[{"role": "user", "content": "Hi"}]], 4, seed=0)
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pysft.errors import DataError, RowError, UsageError
+from pysft.errors import DataError, MissingInput, RowError, UsageError
 from pysft.inference.engine import SLOTS, Engine
 from pysft.inference.sampling import Sampling
 from pysft.measure.evaluate import MAX_NEW
+from pysft.measure.orders import rank_all
+from pysft.measure.raters import is_endpoint, is_function, is_simulated, rater_named
 from pysft.run.stage import Stage, load_stage
 from pysft.text.characters import typed
 from pysft.text.render import render_prompt
@@ -160,3 +162,51 @@ def _asked_of_world(stage: Stage, name: str) -> list[tuple[list[dict], str, str]
         ([{"role": "user", "content": q.prompt}], f"{WORLD}:{q.split}", repr(q.prompt))
         for q in asked
     ]
+
+
+# ------------------------------------------------------------------------------------ their orders
+
+
+def rank(
+    sampled: list[Sampled],
+    out: Path,
+    by: str,
+    run: str | None = None,
+    ops=None,
+    seed: int = 0,
+    model: str | None = None,
+    budget: int | None = None,
+    cache: Path | None = None,
+    say: Callable[[str], None] = print,
+    progress: Callable[[str, bool], None] = lambda text, last: None,
+) -> dict:
+    """Let the Rater `by` (rater_named()) rank sampled replies, and return the --json document of
+    rank_all(). by: also the folder of a reward model. run: the run whose world is asked about."""
+    if run is not None and not is_simulated(by):
+        raise UsageError("--run names the world for --by world and --by labelers; leave it out")
+    world = None if run is None else load_stage(run, ops).world
+    if run is not None and world is None:
+        raise UsageError(f"--run {run}: it learned no invented world (train --data world)")
+    score = None
+    if not (is_endpoint(by) or is_simulated(by) or is_function(by)):
+        score = _reward_model(by, ops)
+    rater = rater_named(by, world, score, seed, model, budget, cache, say)
+    return rank_all(sampled, out, rater, progress)
+
+
+def _reward_model(folder: str, ops) -> Callable:
+    """Return score(prompts, replies) of a reward model."""
+    if not Path(folder).exists():
+        raise MissingInput(
+            f"--by {folder}: no such folder; name a reward model's, or world, labelers,"
+            " FILE.py:function, or the URL of an endpoint"
+        )
+    stage = load_stage(folder, ops)
+    if not stage.model.config.has_value:
+        raise UsageError(
+            f"--by {folder}: {stage.folder} is no reward model; name the stage of one, such as"
+            " RUN/reward"
+        )
+    from pysft.inference.score import scores
+
+    return lambda prompts, replies: scores(stage, prompts, replies)
