@@ -3,6 +3,7 @@
 Closed forms by hand, finite differences and PyTorch through a whole model, micro-batches, and small
 worlds whose optimum is known."""
 
+import dataclasses
 import math
 from itertools import combinations, permutations
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import distance
 
 from pysft import IGNORE
-from pysft.batch import BASE, CONVERSATION, Batch, Example, Output
+from pysft.batch import BASE, CONVERSATION, WORLD, Batch, Example, Output
 from pysft.nn import gradcheck, kernels
 from pysft.nn.gradcases import check_objective, random_batch
 from pysft.nn.model import GPT
@@ -105,6 +106,13 @@ def test_a_ranking_counts_once_however_many_pairs_it_has():
     assert loss == pytest.approx((LN2 + AT_1_0) / 2)  # over all pairs: (6 ln 2 + 0.3133) / 7
     assert dvalue[:4] == pytest.approx(np.array([-3, -1, 1, 3]) / 2 / 6 / 2)
     assert dvalue[4:] == pytest.approx(np.array([-1, 1]) / (1 + math.e) / 2)
+
+
+def test_a_pair_of_equal_values_is_half_right():
+    *_, figures = ranked(BradleyTerry(), rankings([1, 2], [1, 2, 3]), [0, 0, 2, 2, 3])
+    assert figures["accuracy"] == (1 / 2 + 1 / 2) / 4  # two ties and two wrong orders
+    *_, figures = ranked(BradleyTerry("half"), rankings([1, 1], [2, 1]), [0, 0, 0, 5])
+    assert figures["accuracy"] == 1  # a tie of ranks is no pair with a right order
 
 
 def by_hand(ranks, values, ties, nu):
@@ -230,13 +238,15 @@ def test_dpo_begins_at_ln_2_with_beta_over_2_for_each_graded_row(dtype):
     assert loss == pytest.approx(LN2, rel=1e-15)
     assert np.array_equal(dnll, 0.25 / 2 / 2 * signs(batch))
     assert figures["margin"] == figures["chosen_logp"] == figures["rejected_logp"] == 0
+    assert figures["accuracy"] == 0.5
 
 
 @BOTH
 def test_ipo_begins_at_1_over_4_beta_squared_shared_out_over_each_reply(dtype):
     batch, beta = pairs((3, 1), (2, 5)), 0.25
     loss, dnll, figures = gained(Dpo(beta, "ipo"), batch, dtype=dtype)
-    assert loss == 1 / (4 * beta**2) and figures["margin"] == 0
+    assert loss == 1 / (4 * beta**2)
+    assert (figures["margin"], figures["accuracy"]) == (0, 0.5)
     lengths = batch.per_row(np.array([3, 1, 2, 5]))
     assert np.array_equal(dnll, (signs(batch) / beta / 2 / lengths).astype(dtype))
 
@@ -288,6 +298,17 @@ def test_the_two_means_of_nll_are_added_each_over_its_own_rows():
     assert both[2] == bare[2]
     assert bare[2]["chosen"] == pytest.approx(nll[chosen].mean())
     assert bare[2]["base"] == pytest.approx(nll[text].mean())
+
+
+@pytest.mark.parametrize("sources", [(WORLD, WORLD), (BASE, WORLD)])
+def test_every_text_that_is_no_conversation_is_base_text(sources):
+    """Text of an invented world stands beside the pairs too, and would else be read by nobody."""
+    batch = pairs((3, 1), base=(4, 2))
+    loss, dnll, figures = gained(Dpo(nll=0.3, base=0.7), batch)
+    mixed = dataclasses.replace(batch, source=np.array([*batch.source[:2], *sources]))
+    assert Dpo().counts(mixed) == {"pairs": 1, "chosen": 3, "base": 6}
+    found = gained(Dpo(nll=0.3, base=0.7), mixed)
+    assert (found[0], found[2]) == (loss, figures) and np.array_equal(found[1], dnll)
 
 
 def test_base_text_alone_is_learned_as_sft_does():
@@ -389,6 +410,7 @@ def test_a_policy_that_is_its_reference_has_a_margin_of_exactly_0_however_split(
     for pieces in (1, 2, 4):
         step = train_step(model, AdamW(model), batch.split(pieces), Dpo(base=0.0), 0.0)
         assert step.figures["margin"] == step.figures["chosen_logp"] == 0
+        assert step.figures["accuracy"] == 0.5
         assert step.loss == pytest.approx(LN2, rel=1e-15)
 
 

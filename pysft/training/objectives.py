@@ -72,7 +72,8 @@ class BradleyTerry:
     nu / (e^(d/2) + e^(-d/2) + nu), i is better with e^(d/2) / the same, and nu is above 0.
 
     A ranking without any pair counts nothing. The weights of sequences are not read. The figures,
-    over the pairs that are no ties: the share whose d has the right sign, and the mean of d."""
+    over the pairs of different ranks: the share whose d has the right sign, where d = 0 counts a
+    half, and the mean of d."""
 
     ties: str = "none"
     nu: float = 1.0
@@ -114,10 +115,7 @@ class BradleyTerry:
         np.add.at(dvalue, i, share * slopes)
         np.add.at(dvalue, j, -share * slopes)
         ordered = d[~ties]
-        figures = {
-            "accuracy": (float((ordered > 0).sum()), len(ordered)),
-            "margin": (float(ordered.sum()), len(ordered)),
-        }
+        figures = {"accuracy": accuracy(ordered), "margin": (float(ordered.sum()), len(ordered))}
         return float(share @ losses), None, dvalue.astype(out.value.dtype), figures
 
 
@@ -137,10 +135,12 @@ class Dpo:
     smoothing.
 
     nll, base: add so much of the mean nll of the chosen replies' graded rows, and of the graded
-    rows of base text, which stands beside the pairs in sequences of their own. Each mean has its
-    own total. The weights of sequences are not read.
+    rows of base text. Base text is every sequence that is no conversation: text of an invented
+    world too. It stands beside the pairs in sequences of its own. Each mean has its own total. The
+    weights of sequences are not read.
 
-    The figures: the share of pairs with h > 0 and the mean of h; how many nats more a chosen and a
+    The figures: the share of pairs with h > 0, where h = 0 counts a half (so it is exactly 1/2
+    where the policy is its reference), and the mean of h; how many nats more a chosen and a
     rejected reply have than under the reference (the sums s, with "ipo" too); and the two means of
     nll."""
 
@@ -179,7 +179,7 @@ class Dpo:
         dnll = np.where(batch.graded, batch.per_row(-part * ds), 0.0)
         loss = float((losses / totals["pairs"]).sum())
         figures = {
-            "accuracy": (float((h > 0).sum()), len(h)),
+            "accuracy": accuracy(h),
             "margin": (float(h.sum()), len(h)),
             "chosen_logp": (float(sums[chosen].sum()), len(h)),
             "rejected_logp": (float(sums[rejected].sum()), len(h)),
@@ -199,6 +199,11 @@ def sigmoid(x):
     return np.exp(-np.logaddexp(0, -x))
 
 
+def accuracy(differences) -> tuple[float, int]:
+    """Return (wins + ties / 2, their number). A difference above 0 is a win, 0 is a tie."""
+    return float(np.heaviside(differences, 0.5).sum()), len(differences)
+
+
 def _pairs_of(batch) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the first and of the second sequence of each pair."""
     first = np.flatnonzero(batch.group[1:] == batch.group[:-1])
@@ -209,5 +214,5 @@ def _averaged_rows(batch) -> dict[str, np.ndarray]:
     """Return the graded rows (N,) bool of the "chosen" replies and of "base" text."""
     is_chosen = np.zeros(len(batch.group), bool)
     is_chosen[_pairs_of(batch)[0]] = True
-    sequences = {"chosen": is_chosen, "base": batch.source == "base"}
+    sequences = {"chosen": is_chosen, "base": batch.source != "conversation"}
     return {term: batch.per_row(here) & batch.graded for term, here in sequences.items()}
