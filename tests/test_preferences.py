@@ -319,6 +319,46 @@ def test_base_text_alone_is_learned_as_sft_does():
     assert np.array_equal(dnll, judged(Sft(), batch, out)[1])
 
 
+def test_a_value_that_nobody_computes_is_refused():
+    """The model's value is 0 in a row that is not wanted, so the ranking would be one of zeros."""
+    batch = rankings([1, 2], [3], [2, 1])  # their last rows are 0, 2; 3; 4, 6
+    batch.wanted[3] = False  # a single reply is in no pair
+    assert BradleyTerry().counts(batch) == {"rankings": 2}
+    batch.wanted[4] = False
+    with pytest.raises(ValueError, match="row 4, the last one of a reply, is not wanted"):
+        BradleyTerry().counts(batch)
+
+
+NO_PAIRS = {  # groups and sources: the sequence that is named, its source and its group's size
+    "three replies": ([0, 0, 1, 1, 1], "ccccc", "2 (conversation) is in a group of 3"),
+    "one reply": ([0, 0, 1, 2, 2], "ccccc", "2 (conversation) is in a group of 1"),
+    "a pair of texts": ([0, 0, 1, 1, 2], "ccbbb", "2 (base) is in a group of 2"),
+    "a reply and a text": ([0, 0, 1, 1, 2], "cccbw", "3 (base) is in a group of 2"),
+    "two texts of a world": ([7, 7, 8, 9, 9], "ccbww", "3 (world) is in a group of 2"),
+}
+
+
+@pytest.mark.parametrize("case", NO_PAIRS)
+def test_what_is_neither_a_pair_nor_other_text_is_refused(case):
+    group, letters, words = NO_PAIRS[case]
+    names = {"c": CONVERSATION, "b": BASE, "w": WORLD}
+    source = np.array([names[letter] for letter in letters])
+    batch = dataclasses.replace(pairs((1, 2), (2, 1), base=[3]), group=np.array(group))
+    batch = dataclasses.replace(batch, source=source)
+    with pytest.raises(ValueError) as error:
+        Dpo().counts(batch)
+    assert f"Dpo: sequence {words}; expected two conversations" in str(error.value)
+    Dpo().counts(batch.slice(0, 2))  # the pair before it is fine
+
+
+def test_a_reply_without_a_graded_row_is_refused():
+    """Its s would be 0 whatever the model says, and its mean 0 / 0 with "ipo"."""
+    batch = pairs((3, 1), (2, 5))
+    batch.labels[batch.cu_seqlens[1] : batch.cu_seqlens[2]] = IGNORE
+    with pytest.raises(ValueError, match="Dpo: sequence 1 has no graded row"):
+        Dpo().counts(batch)
+
+
 # ------------------------------------------------------------------------- through a whole model
 
 LENGTHS = [3, 2, 4, 1, 2, 3, 2]

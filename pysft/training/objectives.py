@@ -79,8 +79,14 @@ class BradleyTerry:
     nu: float = 1.0
 
     def counts(self, batch) -> dict[str, float]:
-        """Return {"rankings": the number of rankings with a pair that counts}."""
-        *_, group = self._pairs(batch)
+        """Return {"rankings": the number of rankings with a pair that counts}.
+
+        A ValueError if the last row of a reply in a pair is not wanted: its value would be 0."""
+        i, j, _, group = self._pairs(batch)
+        rows = np.union1d(i, j)
+        if not batch.wanted[rows].all():
+            row = rows[~batch.wanted[rows]][0]
+            raise ValueError(f"BradleyTerry: row {row}, the last one of a reply, is not wanted")
         return {"rankings": float(len(np.unique(group)))}
 
     def _pairs(self, batch):
@@ -152,7 +158,11 @@ class Dpo:
 
     def counts(self, batch) -> dict[str, float]:
         """Return the numbers of "pairs", and of graded rows of "chosen" replies and of "base"
-        text."""
+        text.
+
+        A ValueError if a group is neither a pair of conversations nor one sequence of other text,
+        or if a sequence has no graded row."""
+        _refuse_no_pairs(batch)
         chosen, _ = _pairs_of(batch)
         rows = _averaged_rows(batch)
         return {"pairs": float(len(chosen))} | {term: float(r.sum()) for term, r in rows.items()}
@@ -204,8 +214,26 @@ def accuracy(differences) -> tuple[float, int]:
     return float(np.heaviside(differences, 0.5).sum()), len(differences)
 
 
+def _refuse_no_pairs(batch) -> None:
+    """Raise a ValueError as Dpo.counts says. It is a mistake of the stage that made the batch, and
+    no fault of a file: a third reply would be in two pairs, and a single one in none."""
+    group = batch.group - batch.group[0]
+    sizes, is_reply = np.bincount(group)[group], batch.source == "conversation"
+    bad = np.flatnonzero(sizes != np.where(is_reply, 2, 1))
+    if len(bad):
+        s = bad[0]
+        raise ValueError(
+            f"Dpo: sequence {s} ({batch.source[s]}) is in a group of {sizes[s]}; expected two"
+            " conversations, or one sequence of other text"
+        )
+    graded = np.logical_or.reduceat(batch.graded, batch.cu_seqlens[:-1])
+    if not graded.all():
+        raise ValueError(f"Dpo: sequence {np.flatnonzero(~graded)[0]} has no graded row")
+
+
 def _pairs_of(batch) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the first and of the second sequence of each pair."""
+    """Return the numbers of the first and of the second sequence of each pair. No group has
+    three (_refuse_no_pairs)."""
     first = np.flatnonzero(batch.group[1:] == batch.group[:-1])
     return first, first + 1
 
