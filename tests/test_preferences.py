@@ -18,7 +18,7 @@ from pysft.nn.gradcases import check_objective, random_batch
 from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
-from pysft.training.loop import train_step
+from pysft.training.loop import schedule, train_step
 from pysft.training.objectives import TIES, BradleyTerry, Dpo, Sft
 
 KERNELS = kernels.on_threads(2)
@@ -560,13 +560,13 @@ class Table:
         np.subtract.at(self.logits, batch.tokens, lr * dnll[:, None] * dlogits)
 
 
-def world(times):
+def world(times, prompt=PROMPT):
     """A batch of pairs of REPLIES in which i is chosen over j times[i, j] times."""
     reference, examples = Table(REFERENCE).logp(), []
     for i, j in permutations(range(4), 2):
         for _ in range(times[i, j]):
             for a, b in (REPLIES[i], REPLIES[j]):
-                tokens, labels = np.array([PROMPT, a], np.int32), np.array([a, b], np.int32)
+                tokens, labels = np.array([prompt, a], np.int32), np.array([a, b], np.int32)
                 columns = {"reference": -reference[tokens, labels]}
                 group = len(examples) // 2
                 examples.append(Example(tokens, labels, group=group, columns=columns))
@@ -595,6 +595,35 @@ def test_ipo_on_all_pairs_reaches_the_policy_of_the_shares_won():
         policy.descend(Dpo(beta, "ipo"), batch, lr=1.0)
     best = Table(REFERENCE).replies() * np.exp(2 * times.mean(axis=1) / 10 / beta)
     assert policy.replies() == pytest.approx(best / best.sum(), rel=1e-2)
+
+
+def of_replies(model):
+    """The probabilities of REPLIES in a model whose vocabulary is the two tokens."""
+    tokens = np.array([(0, a) for a, _ in REPLIES], np.int32)
+    found = Batch.of([Example(t, np.array(r, np.int32)) for t, r in zip(tokens, REPLIES)], 2, 2)
+    return np.exp(-model.forward(found).nll.astype(np.float64).reshape(4, 2).sum(axis=1))
+
+
+@BOTH
+def test_a_model_trained_by_dpo_on_all_pairs_reaches_the_policy_of_the_reward(dtype):
+    """The same through the whole model and train_step, in micro-batches. The prompt is token 0,
+    which its position tells from a reply's, so the model can write the four replies and no other
+    text."""
+    model = GPT(GPTConfig(2, 2, 1, 2, 8), KERNELS, np.random.default_rng(0), dtype)
+    g = np.random.default_rng(1)
+    for _, w in model.params.items():  # a reference that is far from uniform
+        w += (0.5 * g.standard_normal(w.shape)).astype(dtype)
+    beta, s, reference = 0.5, np.array([1, 2, 3, 4]), of_replies(model)
+    assert reference.sum() == pytest.approx(1, rel=1e-6) and reference.max() > 2 * reference.min()
+    batch = world(np.repeat(s[:, None], 4, axis=1), prompt=0)
+    batch.columns["reference"] = model.forward(batch).nll
+    adam, objective, steps = AdamW(model), Dpo(beta, base=0.0), 300
+    for step in range(steps):
+        lr = schedule(step, steps, 1e-2, 0, "cosine")
+        report = train_step(model, adam, batch.split(3), objective, lr)
+        assert step or report.loss == pytest.approx(LN2, rel=1e-6)
+    best = reference * s ** (1 / beta)
+    assert of_replies(model) == pytest.approx(best / best.sum(), rel=1e-3)
 
 
 @pytest.mark.parametrize("ties, odds", [("none", 4), ("davidson", 4), ("half", 5 / 2)])
