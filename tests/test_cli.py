@@ -73,7 +73,7 @@ def three_cases(monkeypatch):
     """gradcheck checks three small cases instead of all."""
     names = ("matmul, one row", "layernorm, one row", "gelu, one element")
     cases, run = {name: gradcheck.CASES[name] for name in names}, gradcheck.run
-    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: run(ops, seed, cases))
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed, _: run(ops, seed, cases))
 
 
 @pytest.mark.parametrize("ops", ["kernels", "reference"])
@@ -149,7 +149,7 @@ def checked(name, tensor, worst, elements=6):
 
 def test_the_printed_check_has_a_line_for_each_tensor_and_a_sum(monkeypatch):
     rows = [checked("a, b", "x", 3e-9), checked("a, b", "w", 2e-8, 1234), checked("c", "x", 1e-10)]
-    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: rows)
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed, cases: rows)
     moments = iter([10.0, 12.26])
     monkeypatch.setattr(cli_gradcheck, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     shown = succeeds("gradcheck", "--ops", "reference").out.splitlines()
@@ -167,7 +167,7 @@ def test_the_printed_check_has_a_line_for_each_tensor_and_a_sum(monkeypatch):
 
 def test_a_failed_check_is_marked_counted_and_the_first_one_is_named(monkeypatch):
     rows = [checked("a", "x", 0.0), checked("b", "y", 0.5), checked("c", "z", np.inf)]
-    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: rows)
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed, cases: rows)
     result = pysft("gradcheck")
     assert result.code == 1
     shown = result.out.splitlines()
@@ -189,7 +189,7 @@ def test_a_failed_check_is_marked_counted_and_the_first_one_is_named(monkeypatch
 def test_the_seed_of_a_check_is_the_one_that_was_given(monkeypatch):
     seeds = []
     rows = [checked("a", "x", 0.0)]
-    monkeypatch.setattr(gradcheck, "run", lambda ops, seed: seeds.append(seed) or rows)
+    monkeypatch.setattr(gradcheck, "run", lambda ops, seed, cases: seeds.append(seed) or rows)
     for flags in ((), ("--seed", 7)):
         succeeds("gradcheck", *flags)
     assert seeds == [0, 7]

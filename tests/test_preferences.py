@@ -5,6 +5,7 @@ worlds whose optimum is known."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 from itertools import combinations, permutations
 
 import numpy as np
@@ -18,6 +19,8 @@ from pysft.nn.gradcases import check_objective, random_batch
 from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
+from pysft.training import objective_cases
+from pysft.training import objectives as module
 from pysft.training.loop import schedule, train_step
 from pysft.training.objectives import TIES, BradleyTerry, Dpo, Sft
 
@@ -427,6 +430,66 @@ def test_the_derivatives_through_the_whole_model_are_finite_differences(name, pi
     assert rows
     for row in rows:
         assert row.passed or is_zero(row.tensor, outputs) and row.worst <= 1e-5, row
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradcheck_passes_every_objective_at_every_seed(seed):
+    rows = gradcheck.run(None, seed, objective_cases.CASES)
+    assert len(rows) == len(objective_cases.CASES)
+    assert all(row.passed for row in rows), [row for row in rows if not row.passed]
+
+
+def test_gradcheck_has_every_objective_each_kind_and_no_two_equal_sizes():
+    objectives = [sizes["objective"] for _, sizes in objective_cases.CASES.values()]
+    every = {o for o in vars(module).values() if dataclasses.is_dataclass(o)}
+    assert {type(o) for o in objectives} == every
+    assert {o.ties for o in objectives if isinstance(o, BradleyTerry)} == set(TIES)
+    dpo = [o for o in objectives if isinstance(o, Dpo)]
+    assert {o.kind for o in dpo} == {"sigmoid", "ipo"} and any(o.smoothing for o in dpo)
+    assert {o.kind for o in dpo if o.nll and o.base} == {"sigmoid", "ipo"}
+    for draw in (objective_cases.texts, objective_cases.rankings, objective_cases.pairs):
+        batch = draw(np.random.default_rng(0))
+        assert len(set(batch.lengths)) == len(batch.lengths)
+        assert 0 < batch.graded.sum() < len(batch.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong:
+    """An objective whose derivatives `change` has changed."""
+
+    objective: object
+    change: Callable
+
+    def counts(self, batch):
+        return self.objective.counts(batch)
+
+    def __call__(self, batch, out, totals):
+        loss, *derivatives, figures = self.objective(batch, out, totals)
+        changed = [None if d is None else self.change(batch, d) for d in derivatives]
+        return loss, *changed, figures
+
+
+def in_a_row_that_must_not_count(batch, d):
+    """A derivative in the first row of the last sequence of more than one row: part of a prompt
+    (also in base text, if that row has no label), or a value that is not the last of its reply."""
+    first = batch.cu_seqlens[:-1][batch.lengths > 1]
+    rows = [row for row in first if not d[row]]
+    found = d.copy()
+    found[rows[-1:]] = 1e-5 * np.abs(d).max()
+    return found
+
+
+@pytest.mark.parametrize("name", objective_cases.CASES)
+@pytest.mark.parametrize(
+    "change",
+    [lambda batch, d: -d, lambda batch, d: d * (1 + 1e-6), in_a_row_that_must_not_count],
+    ids=["sign", "size", "row"],
+)
+def test_gradcheck_notices_a_wrong_derivative_of_an_objective(name, change):
+    check, sizes = objective_cases.CASES[name]
+    wrong = Wrong(sizes["objective"], change)
+    [row] = gradcheck.run(None, 0, {name: (check, sizes | {"objective": wrong})})
+    assert not row.passed
 
 
 @EVERY

@@ -1,10 +1,10 @@
-"""`pysft gradcheck`: check every derivative of the kernels and of a whole model, in float64."""
+"""`pysft gradcheck`: check every derivative of the kernels, a whole model and the objectives."""
 
 import time
 
 from pysft.cli.arguments import print_json, threads, whole
 
-HELP = "check the derivatives of every kernel and of the whole model by finite differences"
+HELP = "check the derivatives of kernels, whole model and objectives by finite differences"
 EXAMPLES = ("gradcheck", "gradcheck --ops reference", "gradcheck --ops my_layernorm.py")
 
 
@@ -25,6 +25,7 @@ def add_arguments(p):
 def run(args):
     from pysft.nn import gradcheck
     from pysft.nn.computing import computing_ops
+    from pysft.training import objective_cases
 
     began = time.monotonic()
     if args.ops in ("kernels", "reference"):
@@ -32,7 +33,7 @@ def run(args):
     else:
         ops = gradcheck.load_ops(args.ops)
         name = f"{', '.join(ops.own)} of {args.ops}, the reference for the rest"
-    rows = gradcheck.run(ops, args.seed)
+    rows = gradcheck.run(ops, args.seed, gradcheck.CASES | objective_cases.CASES)
     if args.json:
         print_json(_document(rows))
     else:
