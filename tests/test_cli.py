@@ -20,6 +20,7 @@ from pysft.jobs import reader as reader_job
 from pysft.jobs import train as train_job
 from pysft.nn import computing, gate, gradcheck
 from pysft.run import stage
+from pysft.training import objective_cases
 
 VERBS = (
     "train pretrain chat generate eval mask audit gradcheck info select rate diagnose merge report"
@@ -186,13 +187,14 @@ def test_a_failed_check_is_marked_counted_and_the_first_one_is_named(monkeypatch
     }
 
 
-def test_the_seed_of_a_check_is_the_one_that_was_given(monkeypatch):
-    seeds = []
+def test_a_check_has_the_seed_that_was_given_and_the_cases_of_models_and_objectives(monkeypatch):
+    seen = []
     rows = [checked("a", "x", 0.0)]
-    monkeypatch.setattr(gradcheck, "run", lambda ops, seed, cases: seeds.append(seed) or rows)
+    monkeypatch.setattr(gradcheck, "run", lambda ops, *more: seen.append(more) or rows)
     for flags in ((), ("--seed", 7)):
         succeeds("gradcheck", *flags)
-    assert seeds == [0, 7]
+    every = gradcheck.CASES | objective_cases.CASES
+    assert seen == [(0, every), (7, every)]
 
 
 # -------------------------------------------------------------------- values of flags, and colours

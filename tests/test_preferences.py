@@ -42,13 +42,15 @@ def judged(objective, batch, out):
 
 
 def rankings(*ranks):
-    """A batch of one ranking for each list of ranks. Its replies have 1, 2, 3, 1, ... rows."""
+    """A batch of one ranking for each list of ranks. Its replies have 1, 2, 3, 1, ... rows. The
+    order is the opposite in all rows of a reply but its last."""
     examples = []
     for group, ranking in enumerate(ranks):
         for i, rank in enumerate(ranking):
             n = i % 3 + 1
             tokens, labels = np.zeros(n, np.int32), np.full(n, IGNORE, np.int32)
-            wanted, column = np.arange(n) == n - 1, np.full(n, float(rank))
+            wanted = np.arange(n) == n - 1
+            column = np.where(wanted, float(rank), -float(rank))
             row = Example(tokens, labels, wanted=wanted, group=group, columns={"rank": column})
             examples.append(row)
     return Batch.of(examples, V, 12)
@@ -490,6 +492,29 @@ def test_gradcheck_notices_a_wrong_derivative_of_an_objective(name, change):
     wrong = Wrong(sizes["objective"], change)
     [row] = gradcheck.run(None, 0, {name: (check, sizes | {"objective": wrong})})
     assert not row.passed
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTotals:
+    """An objective whose derivatives are those of the mean of its micro-batches' means."""
+
+    objective: object
+
+    def counts(self, batch):
+        return self.objective.counts(batch)
+
+    def __call__(self, batch, out, totals):
+        _, *derivatives, _ = self.objective(batch, out, self.counts(batch))
+        loss, *_, figures = self.objective(batch, out, totals)
+        return loss, *derivatives, figures
+
+
+@pytest.mark.parametrize("name", objective_cases.CASES)
+def test_gradcheck_notices_a_mean_of_means(name):
+    check, sizes = objective_cases.CASES[name]
+    wrong = sizes | {"objective": OwnTotals(sizes["objective"])}
+    [row] = gradcheck.run(None, 0, {name: (check, wrong)})
+    assert row.worst > 0.1
 
 
 @EVERY

@@ -217,8 +217,7 @@ def accuracy(differences) -> tuple[float, int]:
 def _refuse_no_pairs(batch) -> None:
     """Raise a ValueError as Dpo.counts says. It is a mistake of the stage that made the batch, and
     no fault of a file: a third reply would be in two pairs, and a single one in none."""
-    group = batch.group - batch.group[0]
-    sizes, is_reply = np.bincount(group)[group], batch.source == "conversation"
+    sizes, is_reply = np.bincount(batch.group)[batch.group], batch.source == "conversation"
     bad = np.flatnonzero(sizes != np.where(is_reply, 2, 1))
     if len(bad):
         s = bad[0]
