@@ -44,6 +44,13 @@ def encode_conversation(
     return Example(input_ids, labels, where, BASE if conversation.is_text else CONVERSATION)
 
 
+def reply_example(prompt: np.ndarray, reply: np.ndarray, where: str = "reply") -> Example:
+    """The example of a reply that a model wrote, from the ids themselves: all of the reply is
+    graded. prompt, reply: ids, the reply with the token that ended it, if one did."""
+    tokens = np.concatenate([prompt, reply]).astype(np.int32)
+    return Example(*shift(tokens, np.arange(len(tokens)) >= len(prompt)), where)
+
+
 def length_fault(where: str, tokens: int, context: int) -> RowError:
     """The fault of a conversation that the context cannot hold."""
     what = f"{tokens} tokens, the context holds {context}"

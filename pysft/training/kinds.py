@@ -28,7 +28,8 @@ class Training(Table):
 
     steps: int = 0
     lr: float = 0.0
-    # The windows of the invented world's text in each step, as pairs (rows, count).
+    # The windows of base text and of an invented world's text in each step, as pairs (rows, count).
+    windows: tuple[tuple[int, int], ...] = ()
     world: tuple[tuple[int, int], ...] = ()
     schedule: str = "constant"
     warmup: int = 0
@@ -115,7 +116,96 @@ class FineTuning(Training):
     checkpoint_every: str = "tenth"
 
 
-KINDS = {"base": Pretraining, "sft": FineTuning}  # in the order of training
+@dataclass(frozen=True)
+class RewardModel(Training):
+    """A reward model, which learns from rankings of replies to score a reply.
+
+    Each step takes `rankings` rankings. steps = 0 takes as many as `epochs` passes over all of them
+    need. ties, nu: as in objectives.BradleyTerry.
+
+    Where no file of rankings is given, the comparisons are made first: the model that the stage
+    begins from writes `replies` replies to each prompt, `rounds` times, and `by` ranks them
+    (measure/raters.py)."""
+
+    lr: float = 1e-3
+    schedule: str = "linear"
+    warmup: int = 10
+    decay: float = 0.1
+    epochs: float = 1.0
+    rankings: int = 16
+    ties: str = "none"
+    nu: float = 1.0
+    replies: int = 4
+    rounds: int = 4
+    by: str = "labelers"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _refuse_no_comparison(self, "rankings")
+        if self.windows or self.world:
+            raise UsageError("a reward model reads comparisons alone; leave windows and world out")
+        if not self.nu:
+            raise UsageError("nu = 0 gives ties no probability; it must be above 0")
+        if not self.steps and not self.epochs:
+            raise UsageError("steps and epochs are both 0; one of them must be above 0")
+
+
+@dataclass(frozen=True)
+class PreferenceTuning(Training):
+    """DPO: tuning on pairs of a chosen and a rejected reply.
+
+    Each step takes `pairs` pairs and the windows `windows` of base text (replay), whose loss has
+    the weight window_weight. beta, kind, smoothing, nll: as in objectives.Dpo. replies, rounds, by:
+    as in RewardModel; by "reward" is the reward model that the run trained before, or if there is
+    none, the labelers."""
+
+    steps: int = 400
+    lr: float = 5e-5
+    schedule: str = "linear"
+    warmup: int = 20
+    pairs: int = 16
+    beta: float = 0.3
+    kind: str = "sigmoid"
+    smoothing: float = 0.0
+    nll: float = 0.1
+    windows: tuple[tuple[int, int], ...] = ((256, 2),)
+    window_weight: float = 1.0
+    replies: int = 4
+    rounds: int = 4
+    by: str = "reward"
+    checkpoint_every: str = "tenth"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _refuse_no_comparison(self, "pairs")
+        if not self.beta:
+            raise UsageError("beta = 0: the loss would not depend on the model; choose 0.1 to 0.5")
+        if not self.smoothing < 0.5:
+            raise UsageError(
+                f"smoothing = {self.smoothing} must be below 0.5, at which a pair says nothing"
+            )
+        if self.smoothing and self.kind == "ipo":
+            raise UsageError("smoothing is not defined for kind = 'ipo'; leave one of them out")
+
+
+def _refuse_no_comparison(stage, name: str) -> None:
+    """Raise a UsageError if a stage takes no comparisons (its setting `name`), or would rank fewer
+    than two replies or more than nine."""
+    if not getattr(stage, name):
+        raise UsageError(f"{name} = 0: a step needs at least one")
+    if not 2 <= stage.replies <= 9:
+        raise UsageError(f"replies = {stage.replies}: expected 2 to 9 replies to compare")
+    if not stage.rounds:
+        raise UsageError("rounds = 0: each prompt needs at least one ranking")
+
+
+KINDS = {  # in the order of training
+    "base": Pretraining,
+    "sft": FineTuning,
+    "reward": RewardModel,
+    "dpo": PreferenceTuning,
+}
+COMPARING = ("reward", "dpo")  # the kinds that learn from comparisons
 
 
 def kind_of(name: str) -> str:
@@ -131,12 +221,12 @@ def kind_of(name: str) -> str:
     return kind
 
 
-def next_name(name: str | None) -> str:
-    """Return the name of the stage that comes after the stage `name` if nothing else is asked for:
-    "sft" after a base or nothing (None), else one more of the same kind."""
-    if name is None or kind_of(name) == "base":
-        return "sft"
-    return f"{kind_of(name)}-{int(name.partition('-')[2] or 1) + 1}"
+def next_name(name: str | None, kind: str = "sft") -> str:
+    """Return the name of the stage of a kind that comes after the stage `name`: "sft" after a base
+    or nothing (None), "sft-2" after "sft"."""
+    if name is None or kind_of(name) != kind:
+        return kind
+    return f"{kind}-{int(name.partition('-')[2] or 1) + 1}"
 
 
 def check_stages(names: list[str], parent: str | None = None) -> None:
@@ -148,7 +238,7 @@ def check_stages(names: list[str], parent: str | None = None) -> None:
     for i, name in enumerate(names):
         kind = kind_of(name)
         if name in names[:i]:
-            again = "" if kind == "base" else f"; one more of its kind is {next_name(name)!r}"
+            again = f"; one more of its kind is {next_name(name, kind)!r}" if kind != "base" else ""
             raise UsageError(f"stage {name!r} is named twice{again}")
         if kind == "base" and i:
             raise UsageError(f"stage {name!r} begins from nothing; name it first")
@@ -165,5 +255,5 @@ def check_stages(names: list[str], parent: str | None = None) -> None:
         if name == parent:
             raise UsageError(
                 f"stage {name!r} has the name of the stage that the run begins from; call it"
-                f" {next_name(name)!r}"
+                f" {next_name(name, kind)!r}"
             )

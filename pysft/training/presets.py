@@ -168,6 +168,13 @@ TRAIN_FLAGS = {
     "lora_matrices": ("sft", "lora_matrices"),
     "checkpoint_every": ("sft", "checkpoint_every"),
 }
+REWARD_FLAGS = {
+    name: ("reward", name) for name in ("steps", "lr", "epochs", "ties", "replies", "rounds", "by")
+} | {"precision": ("model", "precision"), "too_long": ("data", "too_long")}
+DPO_FLAGS = {
+    name: ("dpo", name)
+    for name in ("steps", "lr", "beta", "kind", "nll", "replies", "rounds", "by")
+} | {"precision": ("model", "precision"), "too_long": ("data", "too_long")}
 PRETRAIN_FLAGS = {
     "precision": ("model", "precision"),
     "steps": ("base", "steps"),
@@ -261,7 +268,7 @@ def _wanted_tools(settings: Settings, layers: list[dict], say) -> dict:
             usual = values.get(name, usual) if isinstance(values, dict) else usual
         return usual
 
-    tunes = any(kind_of(name) != "base" for name in settings.stages)
+    tunes = any(kind_of(name) == "sft" for name in settings.stages)
     unwanted = value("data", "shipped", "") == "pairs" or value("data", "transcripts", 1) == 0
     if not changes or not tunes or unwanted:
         return {}

@@ -189,12 +189,14 @@ class Settings:
         return dataclasses.replace(self, stages={name: self.stages[name]})
 
     def with_stages(self, names: list[str]) -> "Settings":
-        """Return these settings with the stages `names`. Each has the settings of its kind. A kind
-        that these settings lack takes the values of "sft" for settings of the same name."""
-        kinds = {kind_of(name) for name in names}
-        known = self.stages | {
-            kind: _like(KINDS[kind], self.stages["sft"]) for kind in kinds - set(self.stages)
-        }
+        """Return these settings with the stages `names`. Each has the settings of its kind, or the
+        defaults of a kind that these settings lack, with windows that fit the context."""
+        known = {kind_of(name): self.stages.get(kind_of(name)) for name in names}
+        for kind, stage in known.items():
+            if stage is None:
+                stage = KINDS[kind]()
+                fits = tuple((min(rows, self.model.context), n) for rows, n in stage.windows)
+                known[kind] = dataclasses.replace(stage, windows=fits)
         return dataclasses.replace(self, stages={name: known[kind_of(name)] for name in names})
 
     def with_short_warmups(self) -> tuple["Settings", list[str]]:
@@ -231,12 +233,6 @@ class Settings:
             {name: KINDS[kind_of(name)](**document[name]) for name in stages_of(document)},
             WorldSettings(**document["world"]) if "world" in document else None,
         )
-
-
-def _like(kind: type[Training], other: Training) -> Training:
-    """Return settings of a kind with the values that another stage has for the same names."""
-    names = [f.name for f in dataclasses.fields(kind) if hasattr(other, f.name)]
-    return kind(**{name: getattr(other, name) for name in names})
 
 
 def _has(table, name: str) -> bool:

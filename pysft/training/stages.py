@@ -18,7 +18,7 @@ from pysft.rng import rng
 from pysft.text.windows import draw_windows, window
 from pysft.training.kinds import FineTuning, Training
 from pysft.training.loop import schedule
-from pysft.training.objectives import Sft
+from pysft.training.objectives import BradleyTerry, Dpo, Sft
 from pysft.training.settings import Settings
 
 
@@ -105,6 +105,74 @@ def finetune(
     rows = max(map(rows_of, range(stage.steps)), default=0) + _rows_of(stage.windows + stage.world)
     rows = _micro_rows(stage, context, rows)
     return Plan(draw, _rate(stage), Sft(), stage.steps, rows, epochs | of_world)
+
+
+def reward(settings: Settings, name: str, rankings: list[list[Example]], vocab: int) -> Plan:
+    """Reward modelling: each step takes some rankings, whose replies are one group each.
+
+    name: that of the stage in `settings`. rankings: the examples of each ranking's replies
+    (text/compared.py), whose values are compared."""
+    stage, n = settings.stages[name], len(rankings)
+    steps = stage.steps or math.ceil(stage.epochs * n / stage.rankings)
+    pick = _once_an_epoch(settings.seed, name, "rankings", n, stage.rankings)
+    epochs = {"rankings": steps * stage.rankings / n}
+    objective = BradleyTerry(stage.ties, stage.nu)
+    return _of_groups(settings, name, rankings, pick, steps, objective, vocab, epochs)
+
+
+def dpo(
+    settings: Settings,
+    name: str,
+    pairs: list[tuple[Example, Example]],
+    corpus: np.ndarray,
+    vocab: int,
+    world: np.ndarray | None = None,
+) -> Plan:
+    """DPO: each step takes some pairs, and windows of base text beside them (replay).
+
+    name: that of the stage in `settings`. pairs: (chosen, rejected), with the column "reference" of
+    objectives.Dpo. corpus, world: as finetune() takes them."""
+    stage, n = settings.stages[name], len(pairs)
+    _refuse_short(corpus, stage.windows)
+    from_world, of_world = _walk_world(settings, name, world)
+    steps = stage.steps or math.ceil(n / stage.pairs)
+    pick = _once_an_epoch(settings.seed, name, "pairs", n, stage.pairs)
+
+    def replay(step):
+        windows = _replay(settings, name, corpus, step) + from_world(step)
+        blank = np.zeros  # a window has no reference
+        return [
+            dataclasses.replace(e, columns={"reference": blank(len(e.input_ids), np.float32)})
+            for e in windows
+        ]
+
+    epochs = {"pairs": steps * stage.pairs / n} | of_world
+    objective = Dpo(stage.beta, stage.kind, stage.smoothing, stage.nll, stage.window_weight)
+    return _of_groups(settings, name, pairs, pick, steps, objective, vocab, epochs, replay)
+
+
+def _of_groups(
+    settings: Settings, name, groups, pick, steps: int, objective, vocab: int, epochs, replay=None
+) -> Plan:
+    """The plan of a stage whose steps take groups of examples, which no micro-batch splits.
+    pick(step): the numbers of a step's groups. replay(step): examples beside them."""
+    stage, context = settings.stages[name], settings.model.context
+
+    def draw(step):
+        numbered = enumerate(pick(step))  # by place, because a step may take a group twice
+        examples = [dataclasses.replace(e, group=g) for g, i in numbered for e in groups[i]]
+        beside = replay(step) if replay else []
+        return Batch.of(examples + beside, vocab, context).split(stage.micro_batches)
+
+    sizes = np.array([sum(len(e.input_ids) for e in group) for group in groups])
+    rows = max((int(sizes[pick(step)].sum()) for step in range(steps)), default=0)
+    rows += _rows_of(stage.windows + stage.world)
+    rows = min(rows, rows // stage.micro_batches + int(sizes.max()))  # groups stay whole
+
+    def rate(step):
+        return schedule(step, steps, stage.lr, min(stage.warmup, steps), stage.schedule)
+
+    return Plan(draw, rate, objective, steps, rows, epochs)
 
 
 def replay_alone(settings: Settings, name: str, corpus: np.ndarray, vocab: int) -> Plan:
@@ -200,20 +268,23 @@ def _rate(stage: Training):
 
 
 def _pick_pairs(settings: Settings, name: str, n: int):
-    """Return pick(step), which gives the numbers of the step's pairs out of n.
-
-    Each pair comes once an epoch, in an order drawn for each epoch. With the setting `replacement`,
-    pairs are drawn with replacement instead."""
+    """Return pick(step), which gives the numbers of the step's pairs out of n: each once an epoch,
+    or with the setting `replacement` drawn with replacement."""
     stage, seed = settings.stages[name], settings.seed
-    count = stage.pairs
+    if stage.replacement:
+        return lambda step: rng(seed, name, "pairs", step).integers(0, n, stage.pairs)
+    return _once_an_epoch(seed, name, "pairs", n, stage.pairs)
+
+
+def _once_an_epoch(seed: int, name: str, purpose: str, n: int, count: int):
+    """Return pick(step), which gives the numbers of the `count` out of n that a step takes. Each
+    comes once an epoch, in an order drawn for each epoch."""
 
     @lru_cache(2)
     def order(epoch):
-        return rng(seed, name, "pairs", epoch).permutation(n)
+        return rng(seed, name, purpose, epoch).permutation(n)
 
     def pick(step):
-        if stage.replacement:
-            return rng(seed, name, "pairs", step).integers(0, n, count)
         return np.array([order(i // n)[i % n] for i in range(step * count, (step + 1) * count)])
 
     return pick

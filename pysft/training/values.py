@@ -8,6 +8,7 @@ from pysft.nn.shapes import MATRICES, PRECISIONS
 from pysft.text.grades import GRADES
 from pysft.text.keys import checked_ignore
 from pysft.text.tokenizers import TOKENIZERS
+from pysft.training.objectives import TIES
 from pysft.world.made import MADE
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -22,6 +23,8 @@ CHOICES = {
     "too_long": ("refuse", "drop"),
     "unknown": ("refuse", "replace", "grow"),
     "on_nan": ("abort", "skip"),
+    "ties": TIES,
+    "kind": ("sigmoid", "ipo"),
     "shipped": ("pairs", "conversations", "conversations+pairs"),
 }
 

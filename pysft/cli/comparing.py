@@ -1,0 +1,72 @@
+"""What the verbs that learn from comparisons share: their flags and their order."""
+
+from pysft.cli.arguments import add_training, positive, settings_of
+from pysft.errors import UsageError
+
+
+def add_comparing(p, kind: str) -> None:
+    """Add the flags. kind: "reward" or "dpo", the kind of the stage that is trained."""
+    p.add_argument(
+        "base", metavar="RUN", nargs="?", help="the run whose newest stage that talks is tuned"
+    )
+    p.add_argument(
+        "--data",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        help='files of comparisons: JSON lines of {"prompt", "replies", "ranks"} or of {"prompt",'
+        ' "chosen", "rejected"}, as `rate` writes them or as they are published. Without it, the'
+        " run writes replies to questions about the world that it learned, and they are ranked",
+    )
+    p.add_argument(
+        "--by",
+        metavar="WHO",
+        help="who ranks them: world (the exact judge), labelers (simulated people)"
+        + (", or reward (a reward model)" if kind == "dpo" else ""),
+    )
+    p.add_argument(
+        "--replies", type=positive, metavar="K", help="replies to each prompt, 2 to 9; usually 4"
+    )
+    p.add_argument(
+        "--rounds", type=positive, metavar="N", help="rankings of each prompt; usually 4"
+    )
+    p.add_argument(
+        "--too-long",
+        choices=["refuse", "drop"],
+        help="what to do with rankings that are longer than the context (refuse, the usual, stops)",
+    )
+    p.add_argument("--steps", type=positive, metavar="N", help="steps of training")
+    p.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
+    add_training(p)
+
+
+def order_of(args, kind: str, flags: dict):
+    """Return the order of a training that one stage of a kind is. A UsageError if no run is
+    named."""
+    from pysft.jobs.begin import Order, parent_named
+    from pysft.run.stage import find_stage
+    from pysft.training.kinds import next_name
+
+    if args.base is None and not args.resume:
+        raise UsageError(f"name the run to begin from: {kind} RUN")
+    parent = base = None
+    if not args.resume:
+        base = str(find_stage(args.base))
+        parent = parent_named(base)
+    stages = None if parent is None else [next_name(parent.stage, kind)]
+    settings = settings_of(args, flags, None, stages, parent)
+    return Order(
+        settings,
+        args.corpus,
+        None,
+        base,
+        args.out,
+        args.resume,
+        args.ops,
+        args.threads,
+        args.on_nan,
+        args.save_every,
+        name=kind,
+        rankings=args.data,
+        reward=getattr(args, "reward", None),
+    )

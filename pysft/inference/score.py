@@ -1,0 +1,48 @@
+"""What a reward model makes of replies: a number for each, of which higher is better."""
+
+import numpy as np
+
+from pysft.batch import Batch, Example
+from pysft.errors import UsageError
+from pysft.run.stage import Stage
+from pysft.text.compared import scored_example
+from pysft.text.conversation import Conversation
+
+ROWS = 2048  # rows of a batch that is scored, unless one reply is longer
+
+
+def scores(stage: Stage, prompts: list[list[dict]], replies: list[str]) -> np.ndarray:
+    """Return the score (n,) float64 of each of n replies to its prompt.
+
+    prompts: the messages before each reply. A UsageError if the stage is no reward model. A
+    DataError (RowError) if its context or its vocabulary cannot hold a reply."""
+    if stage.model.config.outputs != "value":
+        raise UsageError(
+            f"{stage.folder}: it is no reward model; name a run that `reward` or `train --stages"
+            " base,sft,reward` trained"
+        )
+    context = stage.model.config.context
+    examples = [
+        scored_example(
+            Conversation([*prompt, {"role": "assistant", "content": reply}], "replies", line),
+            stage.tokenizer,
+            context,
+            stage.template,
+        )
+        for line, (prompt, reply) in enumerate(zip(prompts, replies), 1)
+    ]
+    return values(stage.model, examples)
+
+
+def values(model, examples: list[Example]) -> np.ndarray:
+    """Return the value (n,) float64 in the last row of each example."""
+    found, some, rows = [np.zeros(0)], [], 0
+    for i, e in enumerate(examples):
+        some.append(e)
+        rows += len(e.input_ids)
+        if i + 1 == len(examples) or rows + len(examples[i + 1].input_ids) > ROWS:
+            batch = Batch.of(some, model.config.vocab, model.config.context)
+            out = model.forward(batch).value[batch.cu_seqlens[1:] - 1]
+            found.append(out.astype(np.float64))
+            some, rows = [], 0
+    return np.concatenate(found)

@@ -1,0 +1,93 @@
+"""A stage that learns from comparisons: a reward model or DPO, from the comparisons to the
+report."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pysft.errors import UsageError
+from pysft.inference.score import scores
+from pysft.jobs.begin import Place
+from pysft.jobs.compare import Sides
+from pysft.jobs.comparisons import Comparisons, made_comparisons
+from pysft.jobs.dpo import train_dpo
+from pysft.jobs.material import Material
+from pysft.jobs.reward import train_reward
+from pysft.measure.probe import Probe, stored_probe
+from pysft.measure.raters import rater_named
+from pysft.rng import rng
+from pysft.run.stage import Stage, is_finished, load_stage, measured_stage, read_json
+from pysft.run.tree import refuse_other_parent
+from pysft.training.kinds import kind_of
+from pysft.training.settings import Data, Settings
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the stages of a run that learn from comparisons share. given: the comparisons from
+    files; None if each stage makes its own. base_loss: of the base under them."""
+
+    material: Material
+    given: Comparisons | None
+    base_loss: float | None
+
+
+def align(
+    name: str, settings: Settings, parent: Stage, reward: Stage | None, known: Known, place: Place
+) -> tuple[Stage, dict, Sides | None]:
+    """Train the stage `name`, as far as a resumed run has not done so. Return (the stage, its
+    report, its replies beside the parent's).
+
+    settings: the run's. parent: the newest stage that talks. reward: the reward model, which ranks
+    replies if there is one."""
+    folder, own, kind = place.folder / name, _like(parent, settings.only(name)), kind_of(name)
+    if place.resume:
+        refuse_other_parent(folder, parent)
+    if place.resume and is_finished(folder):
+        return load_stage(folder, place.ops), read_json(folder / "report.json"), None
+    comparisons = known.given or _made(name, own, parent, reward, place)
+    for note in comparisons.notes:
+        place.screen.say(f"{name}: {note}")
+    counts = comparisons.counts()
+    place.screen.say(
+        f"{name}: {counts['rankings']:,} rankings of {counts['replies']:,} replies to"
+        f" {counts['prompts']:,} prompts, by {counts['by']}; {counts['comparisons']:,} comparisons"
+        f" ({len(comparisons.heldout):,} rankings more held out)"
+    )
+    probe = _probe(parent, known.material)
+    if kind == "reward":
+        return *train_reward(name, own, parent, comparisons, probe, place), None
+    shared = known.material, probe, known.base_loss
+    return train_dpo(name, own, parent, comparisons, *shared, place)
+
+
+def _like(parent: Stage, settings: Settings) -> Settings:
+    """The settings with the parent's data, because its tools and its grading are the parent's; how
+    rows are read stays."""
+    stored = parent.settings.get("data") if isinstance(parent.settings, dict) else None
+    if not isinstance(stored, dict):
+        return settings
+    own = settings.data
+    reading = {name: getattr(own, name) for name in ("too_long", "unknown", "ignore", "lang")}
+    return replace(settings, data=replace(Data(**stored), synthetic=own.synthetic, **reading))
+
+
+def _made(name: str, settings: Settings, parent: Stage, reward, place) -> Comparisons:
+    by = settings.stages[name].by
+    if parent.world is None:
+        raise UsageError(
+            f"stage {name!r} learns from comparisons. Name files of them by --rankings, or train on"
+            " an invented world, whose judge can rank replies (--data world)"
+        )
+    if by == "reward" and reward is None:
+        by = "labelers"
+    stage = replace(settings.stages[name], by=by)
+    settings = replace(settings, stages={name: stage})
+    score = partial(scores, reward) if by == "reward" else None
+    seed = int(rng(settings.seed, name, "raters").integers(2**31))
+    rater = rater_named(by, parent.world, score, seed)
+    return made_comparisons(name, settings, parent, rater, place.folder / name, place.screen)
+
+
+def _probe(parent: Stage, material: Material) -> Probe:
+    """What a stage is measured with: the same as its parent."""
+    return material.probe or stored_probe(measured_stage(parent.folder), parent.template)

@@ -1,0 +1,166 @@
+"""The comparisons that a stage learns from: rankings from files, or made for it. To make them, the
+model that the stage begins from writes several replies to each prompt at temperature 1, and
+somebody ranks them (measure/raters.py)."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pysft import disk
+from pysft.console import Screen
+from pysft.errors import DataError, RowError
+from pysft.jobs.collect import sample_replies
+from pysft.measure.raters import Rater, Truth
+from pysft.rng import rng
+from pysft.run.stage import Stage
+from pysft.text.characters import write_with
+from pysft.text.compared import graded_examples, ranked_examples
+from pysft.text.conversation import refuse_faults
+from pysft.text.heldout import split_by_prompt
+from pysft.text.preferences import read_many, read_rankings
+from pysft.text.ranking import Ranking
+from pysft.text.template import Template
+from pysft.text.tokenizer import Tokenizer
+from pysft.training.kinds import kind_of
+from pysft.training.settings import Settings
+from pysft.world.ask import questions
+from pysft.world.facts import WorldSettings, make
+
+# Kind of a stage -> whose questions it may ask. Those of "train" were trained on before; their
+# replies differ less, but they are many.
+SPLITS = {"reward": ("train", "reward"), "dpo": ("train", "ppo")}
+JUDGED = 300  # the most prompts that a stage is measured on
+
+
+@dataclass
+class Comparisons:
+    """What a stage learns from.
+
+    trained, heldout: rankings to learn from and to measure on; they share no prompt. judged: the
+    prompts, as messages, on which a tuned model is compared with its parent. They are in no
+    training. by: who ranked the replies, for people. world: the settings of the world that their
+    prompts ask about, None if there is none. notes: sentences about what was left out."""
+
+    trained: list[Ranking]
+    heldout: list[Ranking]
+    judged: list[list[dict]]
+    by: str
+    world: WorldSettings | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def points(self, rankings: list[Ranking]) -> list[list[float]] | None:
+        """The points that the exact judge gives to each reply; None without a world."""
+        if self.world is None:
+            return None
+        truth = Truth(self.world)
+        return [
+            truth.golds(r.prompt, r.replies, r.row.get("ended", [True] * len(r.replies)))
+            for r in rankings
+        ]
+
+    def counts(self) -> dict:
+        """The figures of what is learned from, for reports."""
+        return {
+            "rankings": len(self.trained),
+            "prompts": len({json.dumps(r.prompt) for r in self.trained}),
+            "replies": sum(len(r.replies) for r in self.trained),
+            "comparisons": sum(len(r.pairs()) for r in self.trained),
+            "by": self.by,
+        }
+
+
+def read_comparisons(
+    files: list[str], settings: Settings, tokenizer: Tokenizer, template: Template
+) -> Comparisons:
+    """Read rankings or pairs from files and split them by prompt: nine tenths to train on, and the
+    rest to measure on. A DataError that counts the rows which cannot be used."""
+    reading = settings.data.reading()
+    rankings = read_many(files, template, reading)
+    written = write_with([r.as_one() for r in rankings], tokenizer, template, settings.data.unknown)
+    refuse_faults(written.faults)
+    rankings = [r.with_texts_of(c) for r, c in zip(rankings, written.conversations)]
+    kept, faults = [], []
+    for ranking in rankings:
+        try:
+            for make in (ranked_examples, graded_examples):
+                make(ranking, tokenizer, settings.model.context, template)
+        except RowError as error:
+            if error.kind != "length" or settings.data.too_long == "refuse":
+                faults.append(error)
+        else:
+            kept.append(ranking)
+    refuse_faults(faults)
+    notes = []
+    if len(kept) < len(rankings):
+        notes.append(f"left out: {len(rankings) - len(kept):,} rankings too long for the context")
+    if not kept:
+        raise DataError(f"{', '.join(files)}: no ranking that fits into the context is left")
+    parts = split_by_prompt(kept, settings.seed)
+    trained = [r for r in kept if r not in parts["judging"]]
+    heldout = parts["judging"]
+    judged = list({json.dumps(r.prompt): r.prompt for r in heldout}.values())[:JUDGED]
+    return Comparisons(trained, heldout, judged, ", ".join(files), notes=notes)
+
+
+def made_comparisons(
+    name: str, settings: Settings, parent: Stage, rater: Rater, folder: Path, screen: Screen
+) -> Comparisons:
+    """Let the parent answer the questions of its world that this kind of stage may ask, and the
+    rater rank the replies. The held-out rankings are of sealed questions.
+
+    They are written to folder/rankings.jsonl and folder/heldout.jsonl, and read from there if they
+    are complete."""
+    files = folder / "rankings.jsonl", folder / "heldout.jsonl"
+    stage, seed = settings.stages[name], settings.seed
+    sealed = _asked(parent.world, ["sealed"])
+    chosen = rng(seed, name, "judged").permutation(len(sealed))[:JUDGED]
+    sealed = [sealed[i] for i in sorted(chosen)]
+    if not all(path.is_file() for path in files):
+        prompts = _asked(parent.world, SPLITS[kind_of(name)])
+        parts = prompts * stage.rounds, sealed
+        disk.make_folder(folder)
+        screen.say(
+            f"{name}: {parent.name} writes {stage.replies} replies to {len(parts[0]):,} prompts and"
+            f" to {len(parts[1]):,} sealed ones, which are only measured on"
+        )
+        for n, (path, asked) in enumerate(zip(files, parts)):
+            drawn = int(rng(seed, name, "replies", n).integers(2**31))
+            replies = sample_replies(parent, asked, stage.replies, drawn)
+            rows = ranked(asked, replies, rater, parent.tokenizer.can_write)
+            if all(len(set(row["ranks"])) == 1 for row in rows):
+                raise DataError(
+                    f"{name}: all replies of {parent.name} to a prompt are equal or tie, so there"
+                    " is no pair to learn from; train it longer, or rank more replies (--replies,"
+                    " --rounds)"
+                )
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            disk.replace(path, [line.encode() for line in lines])
+    trained, heldout = (read_rankings(path, parent.template) for path in files)
+    judged = [[{"role": "user", "content": prompt}] for prompt in sealed]
+    return Comparisons(trained, heldout, judged, stage.by, parent.world)
+
+
+def _asked(world: WorldSettings, splits) -> list[str]:
+    """The questions of some splits, without those of two hops and in wordings of training."""
+    asked = [q for split in splits for q in questions(make(world), split)]
+    return list(dict.fromkeys(q.prompt for q in asked if q.hops < 2 and not q.new_wording))
+
+
+def ranked(
+    prompts: list[str], replies: list[list[tuple[str, bool]]], rater: Rater, can_write
+) -> list[dict]:
+    """The rows of a file of rankings: those of the different replies to each prompt.
+
+    replies: (text, did it end) of each. Left out are empty replies, those that can_write(text)
+    refuses because they hold a control token, and prompts with fewer than two different ones."""
+    rows = []
+    for number, (prompt, some) in enumerate(zip(prompts, replies)):
+        different = {text: ended for text, ended in some if text.strip() and can_write(text)}
+        if len(different) < 2:
+            continue
+        texts, ended = list(different), list(different.values())
+        messages = [{"role": "user", "content": prompt}]
+        for labeler, ranks in rater.rank(messages, texts, ended, number):
+            row = {"prompt": prompt, "replies": texts, "ended": ended, "ranks": list(ranks)}
+            rows.append(row | {"labeler": labeler, "source": "world"})
+    return rows

@@ -1,0 +1,207 @@
+"""DPO as a stage of a run: a model that talks is tuned on pairs of a better and a worse reply, so
+that it gives replies like the better ones more often."""
+
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+
+from pysft.batch import Batch, Example
+from pysft.inference.sampling import GREEDY, Sampling
+from pysft.jobs.begin import Place
+from pysft.jobs.compare import Sides, compared, parent_figures
+from pysft.jobs.comparisons import JUDGED, Comparisons
+from pysft.jobs.material import Material
+from pysft.jobs.measured import measured
+from pysft.jobs.pretrain import announce
+from pysft.measure.alignment import exact_kl, win_figures
+from pysft.measure.evaluate import ROWS, answer, checks, finite, measure
+from pysft.measure.memory import refuse_too_large, say_memory
+from pysft.measure.probe import Probe
+from pysft.measure.raters import Truth
+from pysft.measure.ratio import ratio, rise
+from pysft.nn.grow import copied
+from pysft.nn.shapes import sizes
+from pysft.rng import rng
+from pysft.run.checkpoints import drop_checkpoints
+from pysft.run.log import add_measurement
+from pysft.run.stage import Stage, save_origin, save_stage, weights_sha256, write_json
+from pysft.text.compared import graded_examples
+from pysft.text.examples import reply_example
+from pysft.text.render import render_prompt
+from pysft.training import stages
+from pysft.training.runner import stage_figures, train_stage
+from pysft.training.settings import Settings
+
+SAMPLES = 4  # replies at temperature 1 to each prompt that is judged
+
+
+def train_dpo(
+    name: str,
+    settings: Settings,
+    parent: Stage,
+    comparisons: Comparisons,
+    material: Material,
+    probe: Probe,
+    base_loss: float | None,
+    place: Place,
+) -> tuple[Stage, dict, Sides]:
+    """Train the stage `name` on comparisons, and measure it. Return (the stage, its report, its
+    replies beside the parent's).
+
+    settings: the run's, with this stage alone. material: the text to replay. probe: what the parent
+    was measured with. base_loss: of the base under it; None if that is not known."""
+    screen, folder, stage = place.screen, place.folder / name, settings.stages[name]
+    pairs = _pairs(parent, comparisons)
+    corpus, world = (
+        parent.tokenizer.encode(material.train_text),
+        material.world_ids(parent.tokenizer),
+    )
+    plan = stages.dpo(settings, name, pairs, corpus, parent.model.config.vocab, world)
+    stage = replace(stage, steps=plan.steps)
+    settings = replace(settings, stages={name: stage})
+    model = copied(parent.model, settings.model.precision)
+    refuse_too_large(model.config, plan.rows)
+    beside = sizes(model.config, 1)["weights"]
+    say_memory(screen, (model.config, plan.rows, beside, JUDGED))
+    params = announce(screen, name, model.config)
+    origin = {"path": str(parent.folder.resolve()), "weights_sha256": weights_sha256(parent.model)}
+    tuned = Stage(
+        folder, model, parent.tokenizer, parent.template, settings.to_json(), origin, place.inputs
+    )
+    save_origin(tuned)
+    write_json(folder / "evaluation.json", probe.to_json())
+    at = stages.checkpoint_steps(stage, plan)
+    with closing(train_stage(tuned, plan, stage, screen, place.resume, at=at)) as moments:
+        for moment in moments:
+            _measure(moment, tuned, settings, probe, base_loss)
+    drop_checkpoints(folder)
+    screen.say(f"measuring {name} ...")
+    report, replies = _report(name, tuned, parent, settings, comparisons, probe, base_loss, place)
+    sides = compared(parent, tuned, replies)
+    report["parent"] = parent_figures(parent, probe, settings.data.grade)
+    report |= {"params": params, "seconds": time.monotonic() - place.began}
+    write_json(folder / "samples.json", replies)
+    write_json(folder / "before.json", sides.to_json())
+    write_json(folder / "report.json", report)
+    save_stage(tuned)
+    return tuned, report, sides
+
+
+def _pairs(parent: Stage, comparisons: Comparisons) -> list[tuple[Example, Example]]:
+    """(chosen, rejected) for every two replies that a ranking puts in an order, with the column
+    "reference": the parent's nll, computed here once."""
+    model, read = parent.model, (parent.tokenizer, parent.model.config.context, parent.template)
+    each = [graded_examples(r, *read) for r in comparisons.trained]
+    known = iter(with_reference(model, [e for examples in each for e in examples]))
+    each = [[next(known) for _ in examples] for examples in each]
+    model.release()
+    return [
+        (examples[i], examples[j])
+        for r, examples in zip(comparisons.trained, each)
+        for i, j in r.pairs()
+    ]
+
+
+def with_reference(model, examples: list[Example]) -> list[Example]:
+    """The examples with the column "reference": the model's nll of each row."""
+    found = []
+    per_batch = max(1, ROWS // model.config.context)
+    for first in range(0, len(examples), per_batch):
+        some = examples[first : first + per_batch]
+        batch = Batch.of(some, model.config.vocab, model.config.context)
+        nll = np.split(model.forward(batch).nll, batch.cu_seqlens[1:-1])
+        found += [replace(e, columns={"reference": own.copy()}) for e, own in zip(some, nll)]
+    return found
+
+
+def _measure(moment, tuned: Stage, settings: Settings, probe: Probe, base_loss) -> None:
+    """Measure the model at a moment of its training, and keep its weights after step 0."""
+    talker = tuned.model, tuned.tokenizer, tuned.template
+    figures, replies = measure(*talker, probe, settings.data.grade)
+    some = (("pairs", 4), ("prompts", 8), ("heldout", 4))
+    samples = [row for group, count in some for row in replies[group][:count]]
+    forgetting = rise(figures["tuned_base_loss"], base_loss)
+    row = {"step": moment.step, "sft_loss": moment.loss, **figures, "forgetting": forgetting}
+    add_measurement(tuned.folder, finite(row) | {"samples": samples})
+    if moment.step:
+        save_stage(replace(tuned, folder=tuned.folder / "steps" / str(moment.step)))
+
+
+def _report(
+    name, tuned: Stage, parent: Stage, settings: Settings, comparisons, probe, base_loss, place
+) -> tuple[dict, dict]:
+    """Return (the report, the replies that it was taken from)."""
+    figures, replies, asked = measured(tuned, probe)
+    if asked:
+        write_json(tuned.folder / "world.json", asked)
+    forgetting = rise(figures["tuned_base_loss"], base_loss)
+    run = stage_figures(tuned.folder)
+    dpo = judged(tuned, parent, comparisons, settings.seed) | comparisons.counts()
+    report = {
+        "run": str(place.folder),
+        "stage": name,
+        "preset": settings.preset,
+        "precision": tuned.model.config.precision,
+        "base_loss": base_loss,
+        **figures,
+        "forgetting": forgetting,
+        "dpo": dpo,
+        "sft_loss_start": run["loss_start"],
+        "sft_loss": run["loss"],
+        "tokens_per_s": ratio(run["tokens"], run["seconds"]),
+        "training_seconds": run["seconds"],
+        "weights_sha256": weights_sha256(tuned.model),
+    }
+    return finite(report), replies
+
+
+def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> dict:
+    """Compare a tuned model with its parent on the held-out prompts.
+
+    What win_figures() gives, for SAMPLES replies of each at temperature 1, in the points of the
+    exact judge (None without a world); "greedy": the same for greedy replies. "prompts_judged",
+    "kl" (exact_kl()), and of the sampled replies "length" and "length_before" (mean tokens),
+    "format_compliance" (the share with all of evaluate.checks()) and "distinct" (the share of
+    different ones)."""
+    prompts = comparisons.judged
+    drawn = Sampling(temperature=1.0, seed=int(rng(seed, "dpo", "judged").integers(2**31)))
+
+    def written(stage, n, sampling):
+        asked = [p for p in prompts for _ in range(n)]
+        found = answer(stage.model, stage.tokenizer, stage.template, asked, sampling)
+        stage.model.release()
+        return list(zip(asked, found))
+
+    own, before = (written(stage, SAMPLES, drawn) for stage in (tuned, parent))
+    figures = {"prompts_judged": len(prompts)}
+    if comparisons.world is not None:
+        truth = Truth(comparisons.world)
+
+        def points(rows):
+            given = [truth.golds(p, [t], [r.stop == "end"])[0] for p, (t, r) in rows]
+            return np.array(given).reshape(len(prompts), -1)
+
+        figures |= win_figures(points(own), points(before))
+        greedy = [points(written(stage, 1, GREEDY)) for stage in (tuned, parent)]
+        figures["greedy"] = win_figures(*greedy)
+    end = tuned.tokenizer.special[tuned.template.end]
+    examples = [
+        reply_example(
+            render_prompt(prompt, tuned.tokenizer, tuned.template),
+            np.append(reply.ids, [end] * (reply.stop == "end")),
+        )
+        for prompt, (_, reply) in own
+        if len(reply.ids) or reply.stop == "end"
+    ]
+    figures |= {
+        "kl": exact_kl(tuned.model, parent.model, examples) if examples else None,
+        "length": float(np.mean([len(reply.ids) for _, (_, reply) in own])),
+        "length_before": float(np.mean([len(reply.ids) for _, (_, reply) in before])),
+        "format_compliance": float(
+            np.mean([all(checks(r, tuned.tokenizer, tuned.template)) for _, (_, r) in own])
+        ),
+        "distinct": len({text for _, (text, _) in own}) / len(own),
+    }
+    return figures
