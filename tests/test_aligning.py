@@ -10,6 +10,7 @@ import pytest
 from command_line import (
     CONVERSATIONS,
     files_in,
+    interrupted_at_once,
     lines,
     pysft,
     read_lines,
@@ -20,7 +21,6 @@ from command_line import (
 
 from pysft.inference.score import scores, values
 from pysft.measure.probe import stored_probe
-from pysft.nn.computing import computing_ops
 from pysft.run.stage import find_stage, load_stage, reward_model
 from pysft.training import runner
 
@@ -144,8 +144,9 @@ def test_the_gate_ends_with_1_where_the_length_alone_is_as_good(trained, workdir
 
 
 def test_dpo_starts_at_ln_2_with_a_margin_of_exactly_0(trained, ranked, workdir):
-    flags = ["--nll", "0", "--set", "dpo.windows=[]", "--out", "d", "--json"]
-    succeeds("dpo", trained.run, "--data", ranked, *DPO, *flags)
+    short = [word for word in DPO if "windows" not in word]
+    command = ["dpo", trained.run, "--data", ranked, *short, "dpo.windows=[]", "--nll", "0"]
+    succeeds(*command, "--out", "d", "--json")
     first = stage_log(workdir.path / "d" / "dpo")[0]
     assert first["loss"] == pytest.approx(math.log(2), rel=1e-12)
     assert first["figures"]["margin"] == 0 and first["figures"]["accuracy"] == 0.5
@@ -218,16 +219,15 @@ def test_the_number_of_threads_changes_no_bit(trained, ranked, rewarded, preferr
 def test_the_reference_ops_train_the_same_reward_model(trained, ranked, rewarded, workdir):
     command = ["reward", trained.run, "--data", ranked, "--epochs", "4", *SHORT]
     succeeds(*command, "--ops", "reference", "--out", "run")
-    a = load_stage(reward_model(rewarded[0]), computing_ops("reference", None)).model.params.flat
-    b = load_stage(reward_model("run"), computing_ops("reference", None)).model.params.flat
-    assert np.abs(a - b).max() < 1e-3
+    first, other = (stage_log(out / "reward")[0] for out in (rewarded[0], workdir.path / "run"))
+    assert other["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert other["norm"] == pytest.approx(first["norm"], rel=1e-4)
 
 
-def test_a_changed_file_of_rankings_is_refused_on_resume(trained, ranked, workdir, monkeypatch):
+def test_a_changed_file_of_rankings_is_refused_on_resume(trained, ranked, workdir):
     path = workdir.write("mine.jsonl", ranked.read_text())
     flags = ["reward", trained.run, "--data", path, *SHORT, "--out", "run"]
-    with monkeypatch.context() as patch:
-        patch.setattr(runner.AdamW, "step", lambda *a, **k: os.kill(os.getpid(), signal.SIGINT))
+    with interrupted_at_once():
         assert pysft(*flags).code == 130
     path.write_text(lines(rankings()[1:]))
     assert "mine.jsonl: changed since" in refusal(65, "reward", "--resume", "--out", "run")
@@ -246,20 +246,19 @@ def test_comparisons_are_made_in_the_world_and_stay_in_their_splits(
     run, _ = world_run
     stage = load_stage(run)
     world = make(stage.world)
-    asked = []
+    asked, splits = [], ("train", "reward", "sealed")
+    known = {q.prompt: q for name in splits for q in questions(world, name)}
 
-    def written(stage, prompts, k, seed):
-        asked.append(list(prompts))
-        answers = {
-            q.prompt: q.answer for split in ("reward", "sealed") for q in questions(world, split)
-        }
-        return [[(answers[p], True), ("Who can say?", True), ("x", False)][:k] for p in prompts]
+    def written(stage, prompts, k, seed, progress):
+        texts = [messages[-1]["content"] for messages in prompts]
+        asked.append(texts)
+        return [[(known[p].answer, True), ("Who can say?", True), ("x", False)] for p in texts]
 
     monkeypatch.setattr(comparisons, "sample_replies", written)
     flags = ["--by", "world", "--rounds", "1", "--replies", "3", "--epochs", "1", "--out", "r"]
     report = succeeds("reward", run, *flags, "--json").document
-    split = {q.prompt: name for name in ("reward", "sealed") for q in questions(world, name)}
-    assert {split[p] for p in asked[0]} == {"reward"} and {split[p] for p in asked[1]} == {"sealed"}
+    made, held_out = ({known[prompt].split for prompt in some} for some in asked)
+    assert made == {"train", "reward"} and held_out == {"sealed"}
     rows = read_lines("r/reward/rankings.jsonl")
     assert all(row["ranks"] in ([1, 2, 3], [1, 1, 3]) for row in rows)  # a refusal may be right
     assert report["reward"]["gold_pairs"] > 0

@@ -15,6 +15,8 @@ TALKS = {"--top-k": 0, "--top-p": 1.0, "--seed": 0, "--tokens": None}
 DEFAULTS = {
     "train": COMPUTES,
     "pretrain": COMPUTES,
+    "reward": COMPUTES,
+    "dpo": COMPUTES,
     "chat": {**COMPUTES, **TALKS, "--temperature": 0.0, "--repetition": 2.0},
     "generate": {
         **{**COMPUTES, **TALKS, "--temperature": None, "--repetition": 1.0},

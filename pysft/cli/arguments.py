@@ -253,7 +253,18 @@ def settings_of(
     from pysft.training.presets import read_settings, resolve
 
     if args.resume:
-        refused = ("preset", "config", "set", "corpus", "seed", "data", "base", "stages", *flags)
+        refused = (
+            "preset",
+            "config",
+            "set",
+            "corpus",
+            "seed",
+            "data",
+            "base",
+            "stages",
+            "rankings",
+            *flags,
+        )
         given = [name for name in refused if getattr(args, name, None) is not None]
         if given:
             flag = given[0].replace("_", "-")

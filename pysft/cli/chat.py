@@ -114,6 +114,11 @@ def _require_tuned(stage, run):
 
     if stage.can_talk:
         return
+    if stage.model.config.outputs == "value":
+        raise UsageError(
+            f"{stage.folder}: this is a reward model, which scores replies and writes none; name a"
+            " stage that talks"
+        )
     if unfinished(stage.folder.parent):
         go_on = resume_command(stage.folder.parent)
         remedy = f"its fine-tuning never finished; go on with: {go_on}"

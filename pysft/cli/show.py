@@ -46,6 +46,14 @@ def side_by_side(sides: Sides, screen: Screen) -> None:
             screen.say(f"{label:>12} {text}{f'  <- {note}' if note else ''}".rstrip())
 
 
+def print_rows(rows: list[tuple[str, str]], screen: Screen) -> None:
+    """Print rows of (what, its value) with the values below each other."""
+    screen.say()
+    width = max(len(what) for what, _ in rows) + 2
+    for what, value in rows:
+        screen.say(f"{what:{width}}{value}")
+
+
 def table(report: dict, screen: Screen) -> None:
     """Print the short table at the end of train and of eval."""
 

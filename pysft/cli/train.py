@@ -88,6 +88,14 @@ def _add_stages(p):
         help="the stages to train, one after the other (default: base,sft; with --base the next"
         " fine-tuning)",
     )
+    p.add_argument(
+        "--rankings",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        help="files of comparisons for the stages reward and dpo (default: replies to questions"
+        " about the invented world, ranked as these stages' setting `by` says)",
+    )
     p.add_argument("--base-steps", type=positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=positive, metavar="N", help="steps of fine-tuning")
     p.add_argument("--lr", type=float, metavar="RATE", help="learning rate of fine-tuning")
@@ -159,10 +167,11 @@ def this_python() -> str:
 
 
 def run(args):
-    from pysft.cli.show import side_by_side, table
+    from pysft.cli.show import print_rows, side_by_side, table
     from pysft.console import Screen, command
     from pysft.jobs.begin import Order, parent_named
     from pysft.jobs.train import train
+    from pysft.measure.alignment import dpo_rows
     from pysft.training.kinds import kind_of
     from pysft.training.presets import TRAIN_FLAGS, with_made
     from pysft.world.made import MADE
@@ -220,11 +229,14 @@ def run(args):
         args.save_every,
         plain=plain,
         name="-".join(made) if upon else "world" if world else None,
+        rankings=args.rankings,
     )
     done = train(order, screen)
     if done.sides is not None:
         side_by_side(done.sides, screen)
         table(done.report, screen)
+        if "dpo" in done.report:
+            print_rows(dpo_rows(done.report), screen)
         chat = command("chat", Path(done.report["run"]), python=this_python())
         screen.say(f"\nTalk to it:  {chat}")
         if done.sides.chat:

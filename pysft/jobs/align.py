@@ -17,7 +17,7 @@ from pysft.measure.raters import rater_named
 from pysft.rng import rng
 from pysft.run.stage import Stage, is_finished, load_stage, measured_stage, read_json
 from pysft.run.tree import refuse_other_parent
-from pysft.training.kinds import kind_of
+from pysft.training.kinds import COMPARING, kind_of
 from pysft.training.settings import Data, Settings
 
 
@@ -29,6 +29,18 @@ class Known:
     material: Material
     given: Comparisons | None
     base_loss: float | None
+
+
+def refuse_without_comparisons(settings: Settings, files: list[str] | None) -> None:
+    """Raise a UsageError if a stage learns from comparisons and there are none, nor a world in
+    which they could be made."""
+    for name in settings.stages:
+        if kind_of(name) in COMPARING and not files and settings.world is None:
+            raise UsageError(
+                f"stage {name!r} learns from comparisons, and none are named. Name files of them"
+                " (--data of reward and dpo, --rankings of train), or begin from a run that learned"
+                " an invented world, whose judge can rank replies (train --data world)"
+            )
 
 
 def align(
@@ -73,11 +85,6 @@ def _like(parent: Stage, settings: Settings) -> Settings:
 
 def _made(name: str, settings: Settings, parent: Stage, reward, place) -> Comparisons:
     by = settings.stages[name].by
-    if parent.world is None:
-        raise UsageError(
-            f"stage {name!r} learns from comparisons. Name files of them by --rankings, or train on"
-            " an invented world, whose judge can rank replies (--data world)"
-        )
     if by == "reward" and reward is None:
         by = "labelers"
     stage = replace(settings.stages[name], by=by)

@@ -29,7 +29,7 @@ from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
 from pysft.training.flat import stored_settings
-from pysft.training.kinds import check_stages, kind_of
+from pysft.training.kinds import COMPARING, check_stages, kind_of
 from pysft.training.presets import Parent
 from pysft.training.settings import Model, Settings
 from pysft.training.values import as_toml
@@ -46,7 +46,9 @@ class Order:
     on_nan, save_every: replace the settings of a resumed run; None keeps them. template: that of a
     resumed run, or of a tuned model to begin from; None is the one in the settings. plain: the
     settings to use if no transcripts of tool use can be made from the corpus; None makes that an
-    error. name: that of the run's folder below runs/ if `out` names none; None is the preset's."""
+    error. name: that of the run's folder below runs/ if `out` names none; None is the preset's.
+    rankings: files of comparisons; None makes them. reward: a run whose reward model ranks replies;
+    None is the one that this run trains."""
 
     settings: Settings
     corpus: str | None = None
@@ -61,6 +63,8 @@ class Order:
     template: Template | None = None
     plain: Settings | None = None
     name: str | None = None
+    rankings: list[str] | None = None
+    reward: str | None = None
 
     def chosen_template(self) -> Template:
         return self.template or load_template(self.settings.data.template)
@@ -68,7 +72,12 @@ class Order:
     @property
     def tunes(self) -> bool:
         """True if a stage of it learns from conversations."""
-        return any(kind_of(name) != "base" for name in self.settings.stages)
+        return any(kind_of(name) == "sft" for name in self.settings.stages)
+
+    @property
+    def compares(self) -> bool:
+        """True if a stage of it learns from comparisons."""
+        return any(kind_of(name) in COMPARING for name in self.settings.stages)
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,8 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
         settings=settings,
         corpus=begun.corpus,
         data=begun.data,
+        rankings=begun.rankings,
+        reward=begun.reward,
         base=begun.base,
         ops=begun.ops,
         template=begun.template,
@@ -214,13 +225,14 @@ def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
     if order.resume and order.corpus not in CORPORA:
         require(order.corpus)
     found = {order.corpus: hashlib.sha256(read_corpus(order.corpus).encode()).hexdigest()}
-    files = {str(path): Path(path) for path in order.data or [] if path != WORLD}
+    named = [*(order.data or []), *(order.rankings or [])]
+    files = {str(path): Path(path) for path in named if path != WORLD}
     data = order.settings.data
     if order.tunes and not order.data:
         names = ["conversations.jsonl"]
         names += ["pairs40.jsonl"] if "pairs" in data.shipped else []
         names += ["town.jsonl"] if data.transcripts else []
-        files = {SHIPPED + name: shipped(name) for name in names}
+        files |= {SHIPPED + name: shipped(name) for name in names}
     if given is not None:
         files |= {str(given.folder / "model.safetensors"): given.folder / "model.safetensors"}
     for name, file in files.items():

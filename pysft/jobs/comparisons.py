@@ -19,6 +19,7 @@ from pysft.text.conversation import refuse_faults
 from pysft.text.heldout import split_by_prompt
 from pysft.text.preferences import read_many, read_rankings
 from pysft.text.ranking import Ranking
+from pysft.text.sampled import Sampled
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.training.kinds import kind_of
@@ -125,8 +126,8 @@ def made_comparisons(
         )
         for n, (path, asked) in enumerate(zip(files, parts)):
             drawn = int(rng(seed, name, "replies", n).integers(2**31))
-            replies = sample_replies(parent, asked, stage.replies, drawn)
-            rows = ranked(asked, replies, rater, parent.tokenizer.can_write)
+            found = sample_replies(parent, asked, stage.replies, drawn, progress=screen.progress)
+            rows = ranked(asked, found, rater)
             if all(len(set(row["ranks"])) == 1 for row in rows):
                 raise DataError(
                     f"{name}: all replies of {parent.name} to a prompt are equal or tie, so there"
@@ -136,31 +137,31 @@ def made_comparisons(
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             disk.replace(path, [line.encode() for line in lines])
     trained, heldout = (read_rankings(path, parent.template) for path in files)
-    judged = [[{"role": "user", "content": prompt}] for prompt in sealed]
-    return Comparisons(trained, heldout, judged, stage.by, parent.world)
+    return Comparisons(trained, heldout, sealed, stage.by, parent.world)
 
 
-def _asked(world: WorldSettings, splits) -> list[str]:
-    """The questions of some splits, without those of two hops and in wordings of training."""
+def _asked(world: WorldSettings, splits) -> list[list[dict]]:
+    """The questions of some splits, as messages, without those of two hops and in wordings of
+    training."""
     asked = [q for split in splits for q in questions(make(world), split)]
-    return list(dict.fromkeys(q.prompt for q in asked if q.hops < 2 and not q.new_wording))
+    texts = dict.fromkeys(q.prompt for q in asked if q.hops < 2 and not q.new_wording)
+    return [[{"role": "user", "content": text}] for text in texts]
 
 
 def ranked(
-    prompts: list[str], replies: list[list[tuple[str, bool]]], rater: Rater, can_write
+    prompts: list[list[dict]], replies: list[list[tuple[str, bool]]], rater: Rater
 ) -> list[dict]:
     """The rows of a file of rankings: those of the different replies to each prompt.
 
-    replies: (text, did it end) of each. Left out are empty replies, those that can_write(text)
-    refuses because they hold a control token, and prompts with fewer than two different ones."""
+    replies: (text, did it end) of each. Left out are replies that cannot be an example (sampled.py)
+    and prompts with fewer than two different ones."""
     rows = []
     for number, (prompt, some) in enumerate(zip(prompts, replies)):
-        different = {text: ended for text, ended in some if text.strip() and can_write(text)}
-        if len(different) < 2:
-            continue
-        texts, ended = list(different), list(different.values())
-        messages = [{"role": "user", "content": prompt}]
-        for labeler, ranks in rater.rank(messages, texts, ended, number):
-            row = {"prompt": prompt, "replies": texts, "ended": ended, "ranks": list(ranks)}
-            rows.append(row | {"labeler": labeler, "source": "world"})
+        sampled = Sampled(prompt, *zip(*some), "world").usable()
+        if len(sampled.replies) > 1:
+            given = rater.rank(prompt, sampled.replies, sampled.ended, number)
+            rows += [
+                sampled.to_row() | {"ranks": list(ranks), "labeler": labeler}
+                for labeler, ranks in given
+            ]
     return rows

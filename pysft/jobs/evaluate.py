@@ -5,22 +5,17 @@ from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.jobs.compare import compared, parent_figures
+from pysft.jobs.measured import measured
 from pysft.jobs.town import town_chat
-from pysft.measure.calltest import made_figures
 from pysft.measure.evaluate import (
     corpus_loss,
     finite,
     loss_after_replay,
-    measure,
-    measure_sealed,
-    origins,
     unit_entry,
 )
 from pysft.measure.judges import compared as judged
 from pysft.measure.probe import Probe, stored_probe
 from pysft.measure.ratio import rise
-from pysft.measure.tooltest import tool_test
-from pysft.measure.world import world_figures
 from pysft.nn.computing import precision_of
 from pysft.run.log import read_measurements
 from pysft.run.stage import (
@@ -85,21 +80,10 @@ def evaluate(
         report |= {"base_loss": loss, **unit_entry(stage.tokenizer)}
         return report | {"seconds": time.monotonic() - began}
     stored = _stored_figures(home, stage)
-    grade = stage.setting("grade", "all")
-    talker = stage.model, stage.tokenizer, stage.template
-    figures, replies = measure(*talker, probe, grade)
-    if home == stage.folder:  # no checkpoint can be chosen by the sealed prompts
-        figures["sealed"], replies["sealed"] = measure_sealed(*talker, probe)
-    verdicts, replies = origins(replies, probe)
-    if stage.setting("transcripts", 0):
-        figures |= {"tools": tool_test(*talker, probe)}
-    if made := stage.setting("made", []):
-        figures |= made_figures(*talker, probe, made)
-    if stage.world:
-        figures["world"], asked = world_figures(*talker, stage.world)
-        if judge is not None:
-            figures["judge"] = judged(judge, asked)
-    report |= {name: stored.get(name) for name in KEPT} | figures | {"origins": verdicts}
+    figures, replies, asked = measured(stage, probe, is_last=home == stage.folder)
+    if judge is not None:
+        figures["judge"] = judged(judge, asked)
+    report |= {name: stored.get(name) for name in KEPT} | figures
     try:
         line = lineage(stage)
     except PysftError:  # a damaged parent is an error only with --matched
@@ -114,7 +98,7 @@ def evaluate(
     rows = []
     if len(line) > 1:
         rows = compared(line[1], stage, replies).rows
-        report["parent"] = parent_figures(line[1], probe, grade)
+        report["parent"] = parent_figures(line[1], probe, stage.setting("grade", "all"))
     if matched:
         loss = matched_loss(line, probe, progress)
         matched_rise = rise(figures["tuned_base_loss"], loss)

@@ -73,10 +73,14 @@ class Material:
         return tokenizer.encode(self.world_text) if self.world_text else None
 
 
-def text_alone(settings: Settings, corpus: str, template: Template) -> Material:
-    """Return the material of a run that trains a base and nothing else."""
-    text = read_corpus(corpus)
-    tokenizer = vocabulary_of(settings.data.tokenizer, text)
+def text_alone(
+    settings: Settings, corpus: str, template: Template, tokenizer: Tokenizer | None = None
+) -> Material:
+    """Return the material of a run that learns from no conversations. tokenizer: that of a model to
+    begin from."""
+    text = read_corpus(corpus, tokenizer)
+    tokenizer = tokenizer or vocabulary_of(settings.data.tokenizer, text)
+    tokenizer.encode(text, corpus)  # a given tokenizer may lack some of its characters
     return Material(
         *split_corpus(text), tokenizer, template, world_text=_world_text(settings, tokenizer)
     )

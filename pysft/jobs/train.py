@@ -7,6 +7,7 @@ from pathlib import Path
 from pysft.console import Screen
 from pysft.errors import UsageError
 from pysft.inference.engine import SLOTS
+from pysft.jobs.align import Known, align, refuse_without_comparisons
 from pysft.jobs.begin import (
     Begun,
     Order,
@@ -21,6 +22,7 @@ from pysft.jobs.begin import (
     resumed,
 )
 from pysft.jobs.compare import Sides
+from pysft.jobs.comparisons import read_comparisons
 from pysft.jobs.material import WORLD, gather, no_transcripts, text_alone
 from pysft.jobs.pretrain import pretrain_base
 from pysft.jobs.summary import describe_data
@@ -29,9 +31,10 @@ from pysft.jobs.work import plan_work
 from pysft.measure.memory import say_memory
 from pysft.measure.report import write_report
 from pysft.nn.computing import computing_ops, in_precision
-from pysft.run.stage import Stage, load_stage
+from pysft.run.stage import Stage, load_stage, reward_model
 from pysft.run.tree import named_base
 from pysft.text.files import refuse_pipe
+from pysft.training.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     ops = computing_ops(order.ops, order.threads)
     in_precision(ops, order.settings.model.precision)  # raises if this processor lacks it
     order, given = _begin_from(order, ops)
-    for flag, paths in (("--corpus", [order.corpus]), ("--data", order.data or [])):
-        for path in paths:
+    named = {"--corpus": [order.corpus], "--data": order.data, "--rankings": order.rankings}
+    for flag, paths in named.items():
+        for path in paths or []:
             if path != WORLD:
                 refuse_pipe(path, flag)
     if order.plain is not None and (why := no_transcripts(order.corpus)):
@@ -79,16 +83,22 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         begun.refuse_changes(inputs)
 
     # Find all errors in data and settings now, before a folder is made.
+    tokenizer = None if given is None else given.tokenizer
     if order.tunes:
-        tokenizer = None if given is None else given.tokenizer
         material = gather(settings, order.corpus, order.data, tokenizer, template)
     else:
-        material = text_alone(settings, order.corpus, template)
+        material = text_alone(settings, order.corpus, template, tokenizer)
+    refuse_without_comparisons(settings, order.rankings)
+    reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
+    comparisons = None
+    if order.rankings:
+        writes = material.grown or material.tokenizer
+        comparisons = read_comparisons(order.rankings, settings, writes, template)
     inputs, begun = checked_reading(inputs, material, begun)
     works = plan_work(settings, material)
     begun = begun or Begun(
         verb, settings.to_json(), order.corpus, order.data, order.base, template, order.ops,
-        current_isa(order.ops), inputs,
+        current_isa(order.ops), inputs, order.rankings, order.reward,
     )  # fmt: skip
 
     with open_run(begun, order.out, order.resume, screen, order.name) as folder:
@@ -100,22 +110,29 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
                 f"{order.corpus}: it has one symbol alone, which every model predicts, so the loss"
                 " on base text is 0 and forgetting cannot be measured"
             )
-        say_memory(
-            screen,
-            *((w.config, w.plan.rows, w.beside, SLOTS if w.tunes else 0) for w in works),
-        )
+        if works:
+            say_memory(
+                screen,
+                *((w.config, w.plan.rows, w.beside, SLOTS if w.tunes else 0) for w in works),
+            )
         counts = describe_data(screen, works, material) if order.tunes else {}
-        names = [work.name for work in works]
-        place = Place(folder, screen, order.resume, ops, inputs, began, names)
-        stage, sides = given, None
+        place = Place(folder, screen, order.resume, ops, inputs, began, list(settings.stages))
+        works = {work.name: work for work in works}
+        stage, sides = given, None  # the newest stage that the next one can begin from
         base_loss = None if given is None else loss_under(given, material, screen)
-        for work in works:
-            if work.tunes:
-                stage, report, sides = tune(work, material, counts, stage, base_loss, place)
-            else:
-                stage, report = pretrain_base(work, material, place)
+        for name in settings.stages:
+            kind = kind_of(name)
+            if kind == "base":
+                stage, report = pretrain_base(works[name], material, place)
                 base_loss = report["base_loss"]
-        return Trained(report, sides, write_report(folder) if order.tunes else None)
+            elif kind == "sft":
+                stage, report, sides = tune(works[name], material, counts, stage, base_loss, place)
+            else:
+                known = Known(material, comparisons, base_loss)
+                made, report, sides = align(name, settings, stage, reward, known, place)
+                stage, reward = (stage, made) if kind == "reward" else (made, reward)
+        talks = order.tunes or order.compares
+        return Trained(report, sides, write_report(folder) if talks else None)
 
 
 def _begin_from(order: Order, ops) -> tuple[Order, Stage | None]:

@@ -9,16 +9,14 @@ from pysft.console import Screen
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides, compared, parent_figures
 from pysft.jobs.material import Material
+from pysft.jobs.measured import measured
 from pysft.jobs.pretrain import announce, finished_stage
 from pysft.jobs.summary import data_figures
 from pysft.jobs.town import town_chat
 from pysft.jobs.work import Work
-from pysft.measure.calltest import made_figures
-from pysft.measure.evaluate import corpus_loss, finite, measure, measure_sealed, origins
+from pysft.measure.evaluate import corpus_loss, finite, measure
 from pysft.measure.memory import peak_memory
 from pysft.measure.ratio import ratio, rise
-from pysft.measure.tooltest import tool_test
-from pysft.measure.world import world_figures
 from pysft.nn.grow import copied, expand_vocab
 from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT
@@ -228,26 +226,9 @@ def _measured(
 ) -> tuple[dict, dict]:
     """Measure the tuned model. Return (the report without "parent" and "seconds", the replies that
     it was taken from). known: figures of the report that are known already."""
-    model, tokenizer, template = tuned.model, tuned.tokenizer, tuned.template
-    data = work.settings.data
-    model.release()
-    figures, replies = measure(model, tokenizer, template, material.probe, data.grade)
-    model.release()
-    figures["sealed"], replies["sealed"] = measure_sealed(
-        model, tokenizer, template, material.probe
-    )
-    verdicts, replies = origins(replies, material.probe)
-    model.release()
-    if data.transcripts:
-        figures |= {"tools": tool_test(model, tokenizer, template, material.probe)}
-        model.release()
-    if data.made:
-        figures |= made_figures(model, tokenizer, template, material.probe, data.made)
-        model.release()
-    if work.settings.world is not None:
-        figures["world"], asked = world_figures(model, tokenizer, template, work.settings.world)
+    figures, replies, asked = measured(tuned, material.probe)
+    if asked:
         write_json(tuned.folder / "world.json", asked)
-        model.release()
     own = stage_figures(tuned.folder)
     runs = [stage_figures(folder) for folder in place.trained(work.name)]
     seconds, tokens = (sum(run[name] for run in runs) for name in ("seconds", "tokens"))
@@ -258,13 +239,12 @@ def _measured(
         "base_loss": base_loss,
         **known,
         **figures,
-        "origins": verdicts,
         "forgetting": rise(figures["tuned_base_loss"], base_loss),
         "sft_loss_start": own["loss_start"],
         "sft_loss": own["loss"],
         "tokens_per_s": ratio(tokens, seconds),
         "peak_memory": peak_memory(),
         "training_seconds": seconds,
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": weights_sha256(tuned.model),
     }
     return finite(report), replies

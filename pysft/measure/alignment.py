@@ -32,7 +32,7 @@ def order_figures(
     pairs               pairs of replies that a ranking puts in an order
     accuracy            share of them whose better reply has the higher score; equal scores count
                         half
-    accuracy_low, accuracy_high   its interval of 95 %, where a ranking counts as one observation
+    accuracy_low, accuracy_high   its interval of 95 %; pairs of one ranking count as dependent
     length_accuracy     the share that the length of a reply would order right: the longer or the
                         shorter first, whichever is right more often in `trained`
     gold_accuracy       the same share of pairs whose points differ; None without points, which are
@@ -44,7 +44,7 @@ def order_figures(
                         the scores: its mean, the share that is right, and what the reward model
                         says that share is, the mean of sigmoid(difference). A calibrated model has
                         both alike"""
-    right, margins, each = _order(heldout, scores)
+    right, margins, counts = _order(heldout, scores)
     sign = _length_sign(trained)
     lengths = [sign * np.array([len(reply) for reply in r.replies]) for r in heldout]
     by_length, _, _ = _order(heldout, lengths)
@@ -52,7 +52,7 @@ def order_figures(
     for r in [*trained, *heldout]:
         judged.add(r)
     agreement = judged.agreement()
-    low, high = _interval(each)
+    low, high = _interval_of_share(right, counts)
     figures = {
         "pairs": len(right),
         "accuracy": _mean(right),
@@ -73,16 +73,24 @@ def order_figures(
     return figures
 
 
-def _order(rankings, scores) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """(1, 1/2 or 0 of each pair, the difference of its scores, the mean for each ranking)."""
-    right, margins, each = [], [], []
-    for r, s in zip(rankings, scores):
-        d = [float(s[i] - s[j]) for i, j in r.pairs()]
-        own = [float(x > 0) + 0.5 * (x == 0) for x in d]
-        right += own
-        margins += d
-        each += [float(np.mean(own))] if own else []
-    return np.array(right), np.array(margins), each
+def _order(rankings, scores) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(1, 1/2 or 0 of each pair, the difference of its scores, the number of pairs of each
+    ranking)."""
+    each = [[float(s[i] - s[j]) for i, j in r.pairs()] for r, s in zip(rankings, scores)]
+    margins = np.array([d for some in each for d in some])
+    return (np.sign(margins) + 1) / 2, margins, [len(some) for some in each]
+
+
+def _interval_of_share(right: np.ndarray, counts: list[int]) -> tuple[float | None, float | None]:
+    """The interval of 95 % of the mean of `right`, whose entries belong to rankings of so many
+    pairs each. The pairs of a ranking are not independent of each other; rankings are."""
+    counts = [n for n in counts if n]
+    if len(counts) < 2:
+        return None, None
+    off = right - right.mean()
+    sums = np.add.reduceat(off, np.cumsum([0, *counts[:-1]]))
+    error = math.sqrt((sums**2).sum() * len(counts) / (len(counts) - 1)) / len(right)
+    return float(right.mean() - 1.96 * error), float(right.mean() + 1.96 * error)
 
 
 def _length_sign(rankings: list[Ranking]) -> int:

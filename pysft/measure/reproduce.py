@@ -50,10 +50,15 @@ def reproduce(run: dict, tuned: bool) -> str:
     groups += [["--data", *map(no_flag, run["data"])]] if run["data"] else []
     made, tools = _taught(settings)
     groups += [["--data", *["tools"] * tools, *made]] if made else []
+    groups += [["--rankings", *map(no_flag, run["rankings"])]] if run.get("rankings") else []
     groups += [["--base", no_flag(run["base"])]] if run["base"] else []
-    has_choice = tuned and not (run["data"] or made) and settings["preset"] in WITH_TOOLS
-    groups += [["--no-tools"]] if has_choice and not settings["data"]["transcripts"] else []
     stages = stages_of(settings)
+    has_choice = (
+        "sft" in map(kind_of, stages)
+        and not (run["data"] or made)
+        and settings["preset"] in WITH_TOOLS
+    )
+    groups += [["--no-tools"]] if has_choice and not settings["data"]["transcripts"] else []
     is_usual = run["base"] is None and stages == ["base", "sft"]
     groups += [["--stages", ",".join(stages)]] if tuned and not is_usual else []
     groups += [["--seed", settings["seed"]]]

@@ -10,6 +10,7 @@ from pysft.run.log import of_this_version
 from pysft.run.stage import read_json, stage_folders
 from pysft.run.tree import tree
 from pysft.training.flat import nested
+from pysft.training.kinds import kind_of
 from pysft.training.settings import stages_of
 
 RUN_FILE = "run.json"
@@ -23,6 +24,9 @@ TUNED = {
     "before.json": "before and after",
     "samples.json": "the replies",
 }
+COMPARED = {name: what for name, what in TUNED.items() if name != "data.json"}
+SCORING = {"report.json": "the figures of the reward model", "log.jsonl": "its curves"}
+FILES = {"base": BASE, "sft": TUNED, "dpo": COMPARED, "reward": SCORING}  # by the kind of a stage
 
 
 @dataclass
@@ -42,8 +46,8 @@ class RunFiles:
 
     @property
     def tuned(self) -> list[str]:
-        """The names of the fine-tunings."""
-        return [name for name in self.stages if name != "base"]
+        """The names of the stages that talk."""
+        return [name for name in self.stages if kind_of(name) not in ("base", "reward")]
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -58,8 +62,7 @@ def read_run(folder: Path) -> RunFiles:
     files = RunFiles(stages, tree(folder) if stages else [])
     gives = {RUN_FILE: "the settings, and the command that makes the run again"}
     for stage in stages:
-        of_stage = BASE if stage == "base" else TUNED
-        gives |= {f"{stage}/{name}": what for name, what in of_stage.items()}
+        gives |= {f"{stage}/{name}": what for name, what in FILES[kind_of(stage)].items()}
     for name, what in gives.items():
         files.data[name] = _read(folder / name, name, what, files.missing)
     run = files.data[RUN_FILE]

@@ -11,6 +11,7 @@ from pysft.run.stage import read_json
 from pysft.text.template import Template
 
 SHIPPED = "shipped "  # in `sha256`, the prefix of the names of the package's own files
+VERBS = ("train", "pretrain", "reward", "dpo")  # those that begin runs
 READ = "what is trained on"  # in `sha256`, the name of the digest of what was read from the files
 
 
@@ -20,7 +21,7 @@ def resume_command(folder: Path) -> str:
         verb = read_json(folder / "run.json").get("verb")
     except PysftError:
         verb = None
-    verb = verb if verb in ("train", "pretrain") else "train"
+    verb = verb if verb in VERBS else "train"
     return command(verb, "--resume", "--out", folder)
 
 
@@ -28,10 +29,11 @@ def resume_command(folder: Path) -> str:
 class Begun:
     """What a run was begun with.
 
-    verb: "train" or "pretrain". settings: as JSON. data, base: None if not given. ops: "kernels" or
-    "reference". isa: the instruction set. Both are kept because others give other bits. A run that
-    was resumed with another instruction set has both, as in "avx512, base". sha256: the digest of
-    every file that the run reads, by name, and under READ that of what was read from them."""
+    verb: one of VERBS. settings: as JSON. data, base, rankings, reward: None if not given. ops:
+    "kernels" or "reference". isa: the instruction set. Both are kept because others give other
+    bits. A run that was resumed with another instruction set has both, as in "avx512, base".
+    sha256: the digest of every file that the run reads, by name, and under READ that of what was
+    read from them."""
 
     verb: str
     settings: dict
@@ -42,10 +44,15 @@ class Begun:
     ops: str
     isa: str
     sha256: dict[str, str]
+    rankings: list | None = None
+    reward: str | None = None
 
     def to_json(self) -> dict:
         names = ("verb", "corpus", "data", "base", "ops", "isa", "sha256", "settings")
-        return {name: getattr(self, name) for name in names} | {"template": self.template.to_json()}
+        document = {name: getattr(self, name) for name in names}
+        comparing = {"rankings": self.rankings, "reward": self.reward}
+        document |= {name: value for name, value in comparing.items() if value is not None}
+        return document | {"template": self.template.to_json()}
 
     @classmethod
     def of(cls, folder: Path, verb: str) -> "Begun":
@@ -72,9 +79,11 @@ class Begun:
                 kept.get("ops", "kernels"),
                 kept.get("isa", ""),
                 dict(kept["sha256"]),
+                kept.get("rankings"),
+                kept.get("reward"),
             )
             named = [found.corpus, found.ops, found.isa, *(found.data or [])]
-            named += [] if found.base is None else [found.base]
+            named += [*(found.rankings or []), *filter(None, [found.base, found.reward])]
             if not all(isinstance(name, str) for name in named):
                 raise TypeError("corpus, base, ops, isa and data must be text")
             if found.ops not in ("kernels", "reference"):

@@ -87,8 +87,9 @@ class Stage:
 
     @property
     def can_talk(self) -> bool:
-        """True if the stage was tuned: its vocabulary has the token that ends a reply."""
-        return self.template.end in self.tokenizer.special
+        """True if the stage was tuned and gives tokens: its vocabulary has the token that ends a
+        reply, and it is no reward model."""
+        return self.model.config.has_nll and self.template.end in self.tokenizer.special
 
     @property
     def world(self) -> WorldSettings | None:
@@ -244,8 +245,30 @@ def find_stage(path) -> Path:
 
 def _can_talk(folder: Path) -> bool:
     """True if a stage's vocabulary has the end token of its template."""
+    if _outputs(folder) == "value":
+        return False
     tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)
     return understood(folder / "template.json", Template.from_json).end in tokenizer.special
+
+
+def _outputs(folder: Path) -> str:
+    """What the model of a stage gives for a row (shapes.OUTPUTS)."""
+    return understood(folder / "settings.json", lambda data: data["model"].get("outputs", "nll"))
+
+
+def reward_model(path) -> Path:
+    """Return the folder of a run's newest finished reward model, or `path` itself if it is one.
+    MissingInput if there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise MissingInput(f"{path}: {not_a_folder(path)}")
+    folders = [path] if is_finished(path) else [*reversed(stage_folders(path))]
+    found = [f for f in folders if is_finished(f) and _outputs(f) == "value"]
+    if not found:
+        raise MissingInput(
+            f"{path}: no reward model in it. 'python -m pysft reward' trains one from comparisons"
+        )
+    return found[0]
 
 
 def not_a_folder(path: Path) -> str:

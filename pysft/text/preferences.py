@@ -51,7 +51,7 @@ COMPLETION_SCORES = ("fine-grained_score", "overall_score")
 ABOUT = OF_ROWS | frozenset(
     """
     chosen_model rejected_model chosen-model rejected-model models num_completions
-    correct_answers incorrect_answers
+    correct_answers incorrect_answers ended
     """.split()
 )
 ABOUT_COMPLETION = OF_ROWS | frozenset(
