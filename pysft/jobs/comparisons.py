@@ -142,9 +142,10 @@ def made_comparisons(
 
 def _asked(world: WorldSettings, splits) -> list[list[dict]]:
     """The questions of some splits, as messages, without those of two hops and in wordings of
-    training."""
+    training. Questions that nobody can answer are among them if the world teaches to refuse."""
     asked = [q for split in splits for q in questions(make(world), split)]
-    texts = dict.fromkeys(q.prompt for q in asked if q.hops < 2 and not q.new_wording)
+    fit = [q for q in asked if q.hops == 1 or (q.hops == 0 and world.refusals)]
+    texts = dict.fromkeys(q.prompt for q in fit if not q.new_wording)
     return [[{"role": "user", "content": text}] for text in texts]
 
 
