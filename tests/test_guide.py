@@ -18,14 +18,16 @@ from pysft.cli import guide
 from pysft.cli import main as cli
 from pysft.errors import UsageError
 from pysft.lab.experiments import EXPERIMENTS
-from pysft.measure import evaluate, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
+from pysft.measure import evaluate, figures, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
 from pysft.nn import gate, gradcheck
 from pysft.nn.shapes import sizes
+from pysft.run import stage
 from pysft.text.corpora import read_corpus
 from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training import objective_cases
+from pysft.training.kinds import KINDS
 from pysft.training.presets import PRESETS, TOOLS
 from pysft.training.presets import WITH_TOOLS as RECIPES
 from pysft.training.settings import Settings
@@ -50,10 +52,24 @@ FILES = {
     "never.toml": as_toml(SMALL),
     "tools.toml": as_toml(WITH_TOOLS),
     "world.toml": as_toml(
-        merged(SMALL, world={}, base={"world": [[64, 2]]}, sft={"world": [[64, 1]], "pairs": 0})
+        merged(
+            SMALL,
+            world={"people": 20, "days": 4, "attributes": 1, "tellings": [16]},
+            base={"world": [[64, 2]]},
+            sft={"world": [[64, 1]], "pairs": 0},
+        )
+    ),
+    "compared.toml": as_toml(
+        {
+            "reward": {"rankings": 4, "replies": 2, "rounds": 1},
+            "dpo": {
+                **{"steps": 2, "warmup": 1, "pairs": 4, "windows": [[64, 1]]},
+                **{"replies": 2, "rounds": 1, "checkpoint_every": "never"},
+            },
+        }
     ),
     "my_judge.py": "def judge(question, answer, reply):\n    return 'wrong'\n",
-    "my_scorer.py": "def score(prompt, replies):\n    return [r.count('e') for r in replies]\n",
+    "my_scorer.py": "def score(prompt, replies):\n    return [sum(map(ord, r)) for r in replies]\n",
     "prompts.txt": "".join(f"Who {verb}?\n" for verb in "sings sleeps reads keeps runs".split()),
     "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
     "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
@@ -64,12 +80,14 @@ FILES = {
 WRITTEN_BY_READERS = {
     *FILES,
     "replies.jsonl.ratings",
+    "rankings.jsonl",
     "mine.csv",
     "pairs.csv",
     "clean.jsonl",
     "mine.py",
     "mask.svg",
 }
+DRAWN = ("checkpoints", "claims")  # pages whose commands draw curves, which takes most of the time
 TYPED = {"chat": "I am sad\n", "rate": "3\nq\n"}  # on standard input
 
 OF_A_WORLD = (
@@ -82,11 +100,15 @@ FOCAL = (
     "train --stages base,focal --set focal.gamma=2 --out runs/focal",
     "train --base runs/focal/focal --stages sft --out runs/focal-sft",
 )
+STAGES = (
+    "train --base runs/tiny/sft --stages reward,dpo --rankings rankings.jsonl --out runs/both",
+)
 NOT_RUN = {  # a command and why it is held to the parser alone
     "lab all --scale 0.01 --out try": "all experiments; tests/test_lab.py runs each of them",
     "gradcheck --ops mine.py": "run by the test of the exercise, below",
     "eval runs/world --judge http://localhost:8000/v1 --judge-model NAME": "tests/test_judges.py",
     **dict.fromkeys(OF_A_WORLD, "tests/test_collect.py and tests/test_raters.py"),
+    **dict.fromkeys(STAGES, "tests/test_aligning.py; its stages are run by the lines above it"),
     **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),
 }
 # What the pages tell a reader to look at, in the output of the command.
@@ -114,6 +136,20 @@ PROMISED = {
     "audit scored.jsonl --run runs/tiny": ["the longer is better"],
     "report runs/tiny": ["runs/tiny/report.html"],
     "train --lora 8 --base runs/tiny --out runs/lora": ["sft: LoRA of rank 8", "frozen"],
+    "audit rankings.jsonl --run runs/tiny": ["pairs", "the longer is better"],
+    "reward runs/tiny --data rankings.jsonl --gate --out runs/scorer": [
+        "held-out pairs in the right order",
+        "good enough",
+    ],
+    "dpo runs/tiny --data rankings.jsonl --out runs/better": [
+        "KL from the parent",
+        "tokens of a reply",
+        "forgetting",
+    ],
+    "dpo runs/world --by reward --reward runs/judge --out runs/improved": [
+        "win rate",
+        "points by the exact judge",
+    ],
     "merge runs/lora/sft/adapter.safetensors --base runs/tiny --out runs/merged": ["SHA-256"],
     "train --resume --out runs/tiny": ["SHA-256"],
     "mask": ["^^^", "graded", "skipped"],
@@ -248,12 +284,14 @@ def test_make_would_do_what_the_pages_say():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_replies():
-    """Replies of at most eight tokens, where a model is measured."""
+def short_measurements():
+    """Replies of at most eight tokens, where a model is measured, and one draw of the tool test."""
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
             if name.startswith("pysft.") and hasattr(module, "MAX_NEW"):
                 patch.setattr(module, "MAX_NEW", 8)
+        _, sampling = tooltest.tool_test.__defaults__
+        patch.setattr(tooltest.tool_test, "__defaults__", ((1,), sampling))
         yield
 
 
@@ -289,6 +327,8 @@ def scaled(command):
     text = text.replace("--seeds 3", "--seeds 1").replace("--steps 1000", "--steps 4")
     words = shlex.split(text)
     learns_tools = "tools" in words or not {"--data", "--no-tools", "seed"} & set(words)
+    if words[0] in ("reward", "dpo"):
+        return [*words, "--config", "compared.toml"]
     if words[0] == "train" and "world" in words:
         return [*words, "--config", "world.toml"]
     if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
@@ -303,6 +343,8 @@ def scaled(command):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run_in_their_order(page, home, monkeypatch):
+    if page not in DRAWN:
+        monkeypatch.setattr(figures, "available", lambda: False)
     for command in printed(page):
         if command.startswith("make ") or arguments(command) in NOT_RUN:
             continue
@@ -371,6 +413,8 @@ def test_files_and_functions_in_backticks_exist(page, trained):
                 there = any((trained / "runs" / "tiny").glob(name)) or span.endswith(
                     "adapter.safetensors"
                 )
+                if name.startswith(("reward/", "dpo/")):  # stages that runs/tiny lacks
+                    there = re.search(rf"^    {name.partition('/')[2]} ", stage.__doc__, re.M)
                 assert there, f"{page}: a run has no {span}"
             elif not span.startswith("runs/"):
                 # A placeholder stands for any file, or for a part of a name in the code.
@@ -458,7 +502,7 @@ def test_the_settings_page_has_every_setting_with_its_value():
                 assert (table, found[1]) not in shown, line
                 shown[table, found[1]] = value_of(found[2])
     assert shown.pop((None, "stages")) == list(Settings().stages)  # stored as the tables' names
-    assert shown == every_setting(Settings())
+    assert shown == every_setting(Settings().with_stages(list(KINDS)))
 
 
 def every_setting(settings) -> dict:

@@ -1,24 +1,31 @@
 """A run on disk: a folder of stages, each complete in itself.
 
 RUN/run.json              what the run was begun with (begun.py)
-RUN/base, RUN/sft, ...    a stage each; a model that was tuned once more is RUN/sft-2:
+RUN/base, RUN/sft, ...    a stage each; a model that was tuned once more is RUN/sft-2, a reward
+                          model RUN/reward, and one tuned on pairs RUN/dpo:
     settings.json         the model's shape, the stage's settings, its parent and its inputs
     vocabulary.json       the tokenizer: its kind, its symbols, and special tokens
     template.json         how conversations are rendered
     model.safetensors     the weights, written last
     log.jsonl             a line for each step; {"step", "skipped"} if it was skipped
-    evaluation.json       what measuring needs: held-out text, prompts, known words
+    evaluation.json       what measuring needs: held-out text, prompts, known words (not of a reward
+                          model)
     report.json           the measurements
     checkpoints/STEP/     weights and both moments, for --resume
     not-finite-STEP.json  the batch of a step whose loss or gradient was not finite
-a fine-tuning (RUN/sft, RUN/sft-2, ...) also has
+a stage that talks (RUN/sft, RUN/dpo, ...) also has
     samples.json          the replies that the measurements were taken from
-    adapter.safetensors   the adapters that LoRA trained (model.safetensors is merged)
     measurements.jsonl    a line for each measured checkpoint
     ratings.jsonl         marks that a person gave
     steps/STEP/           the model at each measured checkpoint, a stage itself
-    data.json             the training data in numbers
     before.json           replies of the parent and of the tuned model side by side
+    world.json            the sealed questions of its world, with replies and verdicts
+a fine-tuning also has
+    adapter.safetensors   the adapters that LoRA trained (model.safetensors is merged)
+    data.json             the training data in numbers
+a stage that made its comparisons (RUN/reward, RUN/dpo, ...) also has
+    rankings.jsonl        the rankings that it learned from, in the format of text/preferences.py
+    heldout.jsonl         those that it was measured on
 RUN/report.html           all of it on a page
 """
 
