@@ -115,7 +115,8 @@ def test_settings_are_read_as_before_also_those_of_an_old_run(copy):
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_settings.py", cwd=copy
     )
     assert done.returncode == 0, done.stdout
-    code = "from pysft.training.flat import PLACES; from pysft.training.settings import KINDS;"
+    code = "from pysft.training.flat import PLACES; from pysft.training.kinds import KINDS;"
     code += "print(*KINDS, *{table for places in PLACES.values() for table, _ in places})"
     tables = python("-c", code, cwd=copy).stdout.split()
-    assert sorted(tables) == sorted(["base", "sft", "focal", "base", "sft", "model", "data"])
+    kinds = ["base", "sft", "reward", "dpo", "focal"]
+    assert sorted(tables) == sorted([*kinds, "base", "sft", "model", "data"])
