@@ -49,6 +49,16 @@ def order_of(args, kind: str, flags: dict):
 
     if args.base is None and not args.resume:
         raise UsageError(f"name the run to begin from: {kind} RUN")
+    ranks = [name for name in ("by", "replies", "rounds", "reward") if getattr(args, name, None)]
+    if args.data and ranks:
+        raise UsageError(
+            f"--{ranks[0]} is about comparisons that are made, and --data names files of them;"
+            " leave one of them out"
+        )
+    if getattr(args, "reward", None) and args.by not in (None, "reward"):
+        raise UsageError(
+            f"--reward ranks replies, and so does --by {args.by}; leave one of them out"
+        )
     parent = base = None
     if not args.resume:
         base = str(find_stage(args.base))

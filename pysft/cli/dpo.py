@@ -31,6 +31,8 @@ def run(args):
     from pysft.measure.alignment import dpo_rows
     from pysft.training.presets import DPO_FLAGS
 
+    if args.reward is None and args.by in (None, "reward") and args.base and not args.data:
+        args.reward = _own_reward_model(args.base, args.by)
     screen = Screen(args.json)
     done = train(order_of(args, "dpo", DPO_FLAGS), screen, "dpo")
     if done.sides is not None:
@@ -38,3 +40,20 @@ def run(args):
     print_rows(dpo_rows(done.report), screen)
     if args.json:
         print_json(done.report)
+
+
+def _own_reward_model(run: str, by: str | None) -> str | None:
+    """Return the folder of the reward model in a run; None if it has none and none was asked for. A
+    UsageError if one was."""
+    from pysft.errors import MissingInput, UsageError
+    from pysft.run.stage import reward_model
+
+    try:
+        return str(reward_model(run))
+    except MissingInput:
+        if by is None:
+            return None
+        raise UsageError(
+            f"--by reward: {run} holds no reward model; name a run that does by --reward, or let"
+            " others rank (--by world, --by labelers)"
+        ) from None

@@ -72,7 +72,7 @@ class Order:
     @property
     def tunes(self) -> bool:
         """True if a stage of it learns from conversations."""
-        return any(kind_of(name) == "sft" for name in self.settings.stages)
+        return any(kind_of(name) not in ("base", *COMPARING) for name in self.settings.stages)
 
     @property
     def compares(self) -> bool:

@@ -94,10 +94,14 @@ def read_comparisons(
     notes = []
     if len(kept) < len(rankings):
         notes.append(f"left out: {len(rankings) - len(kept):,} rankings too long for the context")
-    if not kept:
-        raise DataError(f"{', '.join(files)}: no ranking that fits into the context is left")
+    if len({json.dumps(r.prompt) for r in kept}) < 3:
+        raise DataError(
+            f"{', '.join(files)}: fewer than three different prompts whose rankings fit into the"
+            " context; some are learned from and others are measured on, so give more"
+        )
     parts = split_by_prompt(kept, settings.seed)
-    trained = [r for r in kept if r not in parts["judging"]]
+    judging = set(map(id, parts["judging"]))
+    trained = [r for r in kept if id(r) not in judging]
     heldout = parts["judging"]
     judged = list({json.dumps(r.prompt): r.prompt for r in heldout}.values())[:JUDGED]
     return Comparisons(trained, heldout, judged, ", ".join(files), notes=notes)

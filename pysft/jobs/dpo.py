@@ -59,7 +59,7 @@ def train_dpo(
         material.world_ids(parent.tokenizer),
     )
     plan = stages.dpo(settings, name, pairs, corpus, parent.model.config.vocab, world)
-    stage = replace(stage, steps=plan.steps)
+    stage = replace(stage, steps=plan.steps, warmup=min(stage.warmup, plan.steps))
     settings = replace(settings, stages={name: stage})
     model = copied(parent.model, settings.model.precision)
     refuse_too_large(model.config, plan.rows)

@@ -41,7 +41,8 @@ def train_reward(
     examples = [_examples(r, parent) for r in comparisons.trained]
     stage = settings.stages[name]
     plan = stages.reward(settings, name, examples, parent.model.config.vocab)
-    settings = replace(settings, stages={name: replace(stage, steps=plan.steps)})
+    stage = replace(stage, steps=plan.steps, warmup=min(stage.warmup, plan.steps))
+    settings = replace(settings, stages={name: stage})
     model = with_outputs(parent.model, "value", rng(settings.seed, name, "value"))
     refuse_too_large(model.config, plan.rows)
     say_memory(screen, (model.config, plan.rows, 0, 0))

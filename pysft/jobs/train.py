@@ -34,7 +34,7 @@ from pysft.nn.computing import computing_ops, in_precision
 from pysft.run.stage import Stage, load_stage, reward_model
 from pysft.run.tree import named_base
 from pysft.text.files import refuse_pipe
-from pysft.training.kinds import kind_of
+from pysft.training.kinds import COMPARING, kind_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
             if kind == "base":
                 stage, report = pretrain_base(works[name], material, place)
                 base_loss = report["base_loss"]
-            elif kind == "sft":
+            elif kind not in COMPARING:
                 stage, report, sides = tune(works[name], material, counts, stage, base_loss, place)
             else:
                 known = Known(material, comparisons, base_loss)

@@ -90,7 +90,12 @@ def _interval_of_share(right: np.ndarray, counts: list[int]) -> tuple[float | No
     off = right - right.mean()
     sums = np.add.reduceat(off, np.cumsum([0, *counts[:-1]]))
     error = math.sqrt((sums**2).sum() * len(counts) / (len(counts) - 1)) / len(right)
-    return float(right.mean() - 1.96 * error), float(right.mean() + 1.96 * error)
+    return _within(right.mean(), error)
+
+
+def _within(mean, error) -> tuple[float, float]:
+    """The interval of 95 % of a share, whose standard error is known."""
+    return max(0.0, float(mean - 1.96 * error)), min(1.0, float(mean + 1.96 * error))
 
 
 def _length_sign(rankings: list[Ranking]) -> int:
@@ -122,11 +127,10 @@ def _mean(x) -> float | None:
 
 
 def _interval(each: Sequence[float]) -> tuple[float | None, float | None]:
-    """The interval of 95 % of a mean of independent observations, by their spread."""
+    """The interval of 95 % of a mean of independent shares, by their spread."""
     if len(each) < 2:
         return None, None
-    mean, error = float(np.mean(each)), float(np.std(each, ddof=1)) / math.sqrt(len(each))
-    return mean - 1.96 * error, mean + 1.96 * error
+    return _within(np.mean(each), np.std(each, ddof=1) / math.sqrt(len(each)))
 
 
 # ------------------------------------------------------------------------------ a tuned model
@@ -244,6 +248,6 @@ def dpo_rows(report: dict) -> list[tuple[str, str]]:
         *rows,
         ("KL from the parent", kl),
         ("tokens of a reply", f"{dpo['length_before']:.1f} -> {dpo['length']:.1f}"),
-        ("replies that end", _percent(dpo["format_compliance"])),
+        ("replies in format", _percent(dpo["format_compliance"])),
         ("forgetting", _percent(report["forgetting"])),
     ]

@@ -62,7 +62,8 @@ def read_run(folder: Path) -> RunFiles:
     files = RunFiles(stages, tree(folder) if stages else [])
     gives = {RUN_FILE: "the settings, and the command that makes the run again"}
     for stage in stages:
-        gives |= {f"{stage}/{name}": what for name, what in FILES[kind_of(stage)].items()}
+        of_stage = FILES.get(kind_of(stage), TUNED)
+        gives |= {f"{stage}/{name}": what for name, what in of_stage.items()}
     for name, what in gives.items():
         files.data[name] = _read(folder / name, name, what, files.missing)
     run = files.data[RUN_FILE]

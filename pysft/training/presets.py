@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import is_flat, places
-from pysft.training.kinds import KINDS, FineTuning, Pretraining, check_stages, kind_of, next_name
+from pysft.training.kinds import (
+    COMPARING,
+    KINDS,
+    FineTuning,
+    Pretraining,
+    check_stages,
+    kind_of,
+    next_name,
+)
 from pysft.training.settings import TABLES, TRANSCRIPT, Data, Model, Settings, refuse_unknown
 from pysft.training.values import is_whole
 
@@ -268,7 +276,7 @@ def _wanted_tools(settings: Settings, layers: list[dict], say) -> dict:
             usual = values.get(name, usual) if isinstance(values, dict) else usual
         return usual
 
-    tunes = any(kind_of(name) == "sft" for name in settings.stages)
+    tunes = any(kind_of(name) not in ("base", *COMPARING) for name in settings.stages)
     unwanted = value("data", "shipped", "") == "pairs" or value("data", "transcripts", 1) == 0
     if not changes or not tunes or unwanted:
         return {}
