@@ -301,6 +301,11 @@ def test_a_reward_model_is_not_talked_to_nor_begun_from(rewarded, trained, ranke
     for command in (("chat", stage, "-p", "Hi"), ("dpo", stage, "--data", ranked)):
         line = refusal(2, *command)
         assert "reward model" in line or "outputs" in line
-    assert "no reward model in it" in refusal(
-        66, "dpo", trained.run, "--data", ranked, "--reward", trained.run
-    )
+    assert "no reward model in it" in refusal(66, "dpo", trained.run, "--reward", trained.run)
+
+
+def test_flags_that_contradict_each_other_are_refused(trained, ranked, workdir):
+    for flags in (["--data", ranked, "--by", "world"], ["--by", "world", "--reward", trained.run]):
+        assert "leave one of them out" in refusal(2, "dpo", trained.run, *flags)
+    assert "holds no reward model" in refusal(2, "dpo", trained.run, "--by", "reward")
+    assert workdir.is_unchanged()

@@ -88,8 +88,8 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         material = gather(settings, order.corpus, order.data, tokenizer, template)
     else:
         material = text_alone(settings, order.corpus, template, tokenizer)
-    refuse_without_comparisons(settings, order.rankings)
     reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
+    refuse_without_comparisons(settings, order.rankings)
     comparisons = None
     if order.rankings:
         writes = material.grown or material.tokenizer
