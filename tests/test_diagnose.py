@@ -512,7 +512,7 @@ def test_the_document_of_a_diagnosis_has_its_stage_its_figures_and_what_was_not_
     known = HEALTHY | {"format_compliance": 0.97}
     write(tmp_path, "report.json", known)
     healthy = {
-        **{"stage": str(tmp_path), "finished": True, "findings": []},
+        **{"stage": str(tmp_path), "finished": True, "rules": 7, "findings": []},
         "figures": {name: known[name] for name in names},
     }
     assert diagnose(tmp_path) == healthy

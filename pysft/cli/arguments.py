@@ -315,18 +315,28 @@ def _say(text: str) -> None:
     print(f"pysft: {text}", file=sys.stderr)
 
 
-def tuned_stage(run):
-    """Return the folder of a run's newest fine-tuning, finished or not, or of the tuned stage at
-    `run`. MissingInput if there is only a base model."""
+def tuned_stage(run, may_score: bool = False):
+    """Return the folder of a run's newest stage that talks, finished or not, or of the tuned stage
+    at `run`. MissingInput if there is only a base model.
+
+    may_score: a reward model is returned too, if `run` is one or has no stage that talks. Else it
+    is a MissingInput."""
     from pathlib import Path
 
     from pysft.errors import MissingInput
+    from pysft.measure.run_files import known_kind
     from pysft.run.stage import find_stage, is_finished, measured_stage, stage_folders
 
     path = Path(run)
     folders = [] if is_finished(path) or not path.is_dir() else stage_folders(path)
-    tuned = [folder for folder in folders if folder.name != "base"]
+    tuned = [folder for folder in folders if known_kind(folder) not in ("base", "reward")]
+    tuned = tuned or [folder for folder in folders if known_kind(folder) == "reward"]
     folder = tuned[-1] if tuned else measured_stage(find_stage(run))
+    if known_kind(folder.resolve()) == "reward" and not may_score:
+        raise MissingInput(
+            f"{folder}: a reward model, which does not talk and keeps no checkpoints. Name a stage"
+            " that talks"
+        )
     if folder.resolve().name == "base" and not (folder / "measurements.jsonl").is_file():
         raise MissingInput(
             f"{folder}: a base model. Fine-tune it first: {command('train', '--base', path)}"

@@ -6,6 +6,9 @@ HELP = "find what went wrong with a run, the likely cause and the fix; exit 1 if
 EXAMPLES = ("diagnose runs/tiny", "diagnose runs/tiny/sft/steps/850")
 
 
+NUMBERS = {2: "two", 7: "seven", 13: "thirteen"}
+
+
 def add_arguments(p):
     add_run_folder(p, "a run's folder, one stage of it, or a checkpoint: RUN/sft/steps/STEP")
 
@@ -14,24 +17,23 @@ def run(args):
     from pysft.measure.diagnose import diagnose
     from pysft.run.stage import checkpoint_step
 
-    document = diagnose(tuned_stage(args.run_folder), checkpoint_step(args.run_folder))
+    document = diagnose(tuned_stage(args.run_folder, True), checkpoint_step(args.run_folder))
     print_json(document) if args.json else print(text(document))
     return 1 if document["findings"] else 0
 
 
 def text(document: dict) -> str:
     """A diagnosis for the terminal."""
-    found = document["findings"]
+    found, rules = document["findings"], NUMBERS.get(document["rules"], str(document["rules"]))
     head = document["stage"]
     if not document["finished"]:
         head += " (figures of a checkpoint, not of the finished training)"
     blind = document.get("words_unmeasured")
     note = f"\n{blind[0].upper()}{blind[1:]}; two of the modes need them." if blind else ""
     if not found:
-        return f"{head}: none of the seven failure modes shows{note}"
-    lines = [
-        f"{head}: {len(found)} of the seven failure modes {'shows' if len(found) == 1 else 'show'}"
-    ]
+        return f"{head}: none of the {rules} failure modes shows{note}"
+    shows = "shows" if len(found) == 1 else "show"
+    lines = [f"{head}: {len(found)} of the {rules} failure modes {shows}"]
     for f in found:
         lines += [
             "",

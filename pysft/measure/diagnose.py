@@ -1,5 +1,5 @@
 """Diagnose a run: the six ways in which fine-tuning fails, by the source text, and a seventh, as
-rules over figures.
+rules over figures. Stages that learned from comparisons have further rules (ailments.py).
 
 Each rule names the figure that triggered it, the likely cause and the fix. The rules read the
 figures that were measured at the end and at the checkpoints, the settings, the rates in the log,
@@ -7,11 +7,13 @@ and the census of the data. They read no weights and generate no text, so a diag
 and is always the same."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from pysft.console import command
 from pysft.errors import DataError, MissingInput
+from pysft.measure.ailments import OF_DPO, OF_REWARD, SHOWN_OF_DPO, SHOWN_OF_REWARD
+from pysft.measure.finding import Finding, Run
 from pysft.measure.provenance import MEMORISED
 from pysft.run.log import read_log, read_measurements
 from pysft.run.stage import measured_stage, read_json
@@ -29,65 +31,6 @@ OVERFIT = 0.3  # nats per graded token by which held-out loss may exceed its low
 VARIED = 0.75, 0.5  # share of distinct words in a reply, as chat writes and greedy; below one of
 LESS = 0.1  # them, and so much below that of the training replies, it repeats itself
 FORGOTTEN = 0.10  # relative rise of the base loss; above it, too much is forgotten
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A failure mode that a run shows. All fields are text without a full stop.
-
-    mode: its name. symptom: how the source text describes it, shortened. figure: the figure that
-    triggered the rule, and its limit. cause: what is likely wrong. fix: what helps."""
-
-    mode: str
-    symptom: str
-    figure: str
-    cause: str
-    fix: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the rules read.
-
-    figures: those of the moment that is diagnosed. track: those of each checkpoint up to then.
-    settings: those of the fine-tuning and of its data. data: the census of its data (data.json).
-    stage: the name of the fine-tuning. reached: the highest learning rate of its steps; None if it
-    is unknown. run, file: the run's folder and a file of its data, for commands to type."""
-
-    figures: dict
-    track: list[dict]
-    settings: dict
-    data: dict
-    stage: str = "sft"
-    reached: float | None = None
-    run: Path = Path("RUN")
-    file: Path = Path("FILE")
-
-    def get(self, name: str, default=None):
-        """A figure; the default if it is missing or was not measured."""
-        value = self.figures.get(name)
-        return default if value is None else value
-
-    def flag(self, name: str) -> str:
-        """How to set "steps" or "lr" of this fine-tuning on the command line."""
-        if self.stage == "sft":
-            return {"steps": "--sft-steps", "lr": "--lr"}[name]
-        return f"--set {self.stage}.{name}=..."
-
-    @property
-    def rate(self) -> str:
-        """The learning rate, in words if it is unknown or was never reached."""
-        if "lr" not in self.settings:
-            return "as it is now"
-        asked = self.settings["lr"]
-        if self.reached is None or self.reached > 0.99 * asked:
-            return f"{asked:g}"
-        return f"{asked:g} was asked for, but no step had more than {self.reached:.3g}"
-
-    @property
-    def epochs(self) -> float:
-        """The largest number of epochs of any part of the data; 0 if it is unknown."""
-        return max(self.data.get("epochs", {}).values(), default=0.0)
 
 
 def _ignores_format(run: Run) -> Finding | None:
@@ -280,10 +223,30 @@ def findings(
     stage: str = "sft",
     **more,
 ) -> list[Finding]:
-    """What the rules find, in the source text's order, and the seventh last; [] for a healthy run.
-    The arguments are the fields of Run."""
+    """What the rules find, in the source text's order, the seventh behind them, and those of a
+    stage that learned from comparisons last; [] for a healthy run. The arguments are the fields of
+    Run."""
     run = Run(figures, track, settings, data or {}, stage, **more)
-    return [found for rule in RULES if (found := rule(run)) is not None]
+    return [found for rule in rules_for(figures) if (found := rule(run)) is not None]
+
+
+def rules_for(figures: dict) -> list[Callable[[Run], Finding | None]]:
+    """The rules that read the figures of such a stage."""
+    if figures.get("reward"):
+        return OF_REWARD
+    return RULES + (OF_DPO if figures.get("dpo") else [])
+
+
+LAST = 20  # steps at the end of a log whose mean counts
+
+
+def last_of(log: list[dict]) -> dict:
+    """{figure of the objective: its mean over the LAST steps of a log}."""
+    found = {}
+    for row in [row for row in log if not row.get("skipped")][-LAST:]:
+        for name, value in row["figures"].items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 # The figures in the document of a diagnosis.
@@ -302,8 +265,9 @@ SHOWN = (
 
 
 def diagnose(folder: Path, step: int | None = None) -> dict:
-    """The diagnosis of a fine-tuning in its folder (RUN/sft): {"stage", "finished", "figures",
-    "findings"}, and "words_unmeasured" if figures of words could not be measured.
+    """The diagnosis of a stage in its folder (RUN/sft): {"stage", "finished", "rules" (how many
+    there are for it), "figures", "findings"}, and "words_unmeasured" if figures of words could not
+    be measured.
 
     step: diagnose it as it was at the checkpoint of this step. Default: as it is, or as it was at
     its last checkpoint if the training has not finished. finished: true if the figures are those of
@@ -317,10 +281,12 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
     try:
         name = measured_stage(folder).name
         settings = tuning(settings, name)
+        log = [row for row in read_log(folder) if step is None or row["step"] <= step]
         more = {
-            "reached": _highest_rate(folder, step),
+            "logged": last_of(log),
+            "reached": _highest_rate(log),
             "run": folder.parent,
-            "file": Path((begun.get("data") or [shipped("conversations.jsonl")])[0]),
+            "file": _file_of(folder, begun),
         }
         data = _read_if_there(folder / "data.json")
         found = findings(figures, track, settings, data, name, **more)
@@ -332,19 +298,24 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
     return {
         "stage": str(folder),
         "finished": finished,
-        "figures": {name: figures.get(name) for name in SHOWN},
+        "rules": len(rules_for(figures)),
+        "figures": _shown(figures),
         "findings": [asdict(f) for f in found],
     } | ({"words_unmeasured": str(reason)} if reason else {})
 
 
-def _highest_rate(folder: Path, step: int | None) -> float | None:
-    """The highest learning rate in the log up to a step; None if the log has none."""
-    rates = [
-        row["lr"]
-        for row in read_log(folder)
-        if isinstance(row.get("lr"), float) and (step is None or row["step"] <= step)
-    ]
-    return max(rates, default=None)
+def _file_of(folder: Path, begun: dict) -> Path:
+    """A file of the data of a stage, for commands to type."""
+    own = folder / "rankings.jsonl"
+    if own.is_file():  # made for this stage
+        return own
+    named = begun.get("rankings") or begun.get("data") or [shipped("conversations.jsonl")]
+    return Path(named[0])
+
+
+def _highest_rate(log: list[dict]) -> float | None:
+    """The highest learning rate in a log; None if it has none."""
+    return max((row["lr"] for row in log if isinstance(row.get("lr"), float)), default=None)
 
 
 def _figures_of(folder: Path, step: int | None) -> tuple[dict, list[dict], bool]:
@@ -363,11 +334,21 @@ def _figures_of(folder: Path, step: int | None) -> tuple[dict, list[dict], bool]
         if not track or track[-1]["step"] != step:
             raise MissingInput(f"{folder}: nothing was measured at step {step}")
         figures, finished = track[-1], False
-    if "stopped_unseen" not in figures and "recall" not in figures:
+    if not {"stopped_unseen", "recall", "reward"} & set(figures):
         raise MissingInput(
             f"{folder}: a base model; name a run that was fine-tuned (python -m pysft train)"
         )
     return figures, track, finished
+
+
+def _shown(figures: dict) -> dict:
+    """The figures in the document of a diagnosis."""
+    if reward := figures.get("reward"):
+        return {name: reward.get(name) for name in SHOWN_OF_REWARD}
+    shown = {name: figures.get(name) for name in SHOWN}
+    if dpo := figures.get("dpo"):
+        shown["dpo"] = {name: dpo.get(name) for name in SHOWN_OF_DPO}
+    return shown
 
 
 def _read_if_there(path: Path) -> dict:

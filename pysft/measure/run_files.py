@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pysft.errors import MissingInput, PysftError
-from pysft.run.log import of_this_version
-from pysft.run.stage import read_json, stage_folders
+from pysft.errors import MissingInput, PysftError, UsageError
+from pysft.run.log import of_this_version, read_log
+from pysft.run.stage import checkpoint_step, measured_stage, read_json, stage_folders
 from pysft.run.tree import tree
 from pysft.training.flat import nested
 from pysft.training.kinds import kind_of
@@ -33,21 +33,33 @@ FILES = {"base": BASE, "sft": TUNED, "dpo": COMPARED, "reward": SCORING}  # by t
 class RunFiles:
     """The contents of a run folder.
 
-    stages: the names of its stages, in order. tree: as run.tree.tree gives it. data: {name of a
-    file: its contents, None if it could not be read}, such as "sft/report.json". The contents of
-    run.json have settings in tables, whichever version wrote them, and one entry more, "tuned":
-    True if the run was fine-tuned, or was meant to be. missing: [(what is missing, why, what the
-    page lacks without it)]."""
+    kinds: {name of a stage: its kind}, in order. tree: as run.tree.tree gives it. way: what is
+    known of each stage in it, as _on_the_way() gives it. data: {name of a file: its contents, None
+    if it could not be read}, such as "sft/report.json". The contents of run.json have settings in
+    tables, whichever version wrote them, and one entry more, "tuned": True if the run was
+    fine-tuned, or was meant to be. missing: [(what is missing, why, what the page lacks without
+    it)]."""
 
-    stages: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
     tree: list[dict] = field(default_factory=list)
+    way: list[dict] = field(default_factory=list)
     data: dict = field(default_factory=dict)
     missing: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
+    def stages(self) -> list[str]:
+        """The names of the stages."""
+        return list(self.kinds)
+
+    @property
     def tuned(self) -> list[str]:
         """The names of the stages that talk."""
-        return [name for name in self.stages if kind_of(name) not in ("base", "reward")]
+        return [name for name, kind in self.kinds.items() if kind not in ("base", "reward")]
+
+    @property
+    def rewards(self) -> list[str]:
+        """The names of the reward models."""
+        return [name for name, kind in self.kinds.items() if kind == "reward"]
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -59,21 +71,25 @@ def read_run(folder: Path) -> RunFiles:
         raise MissingInput(
             f"{folder}: not a run folder; name one that 'python -m pysft train' made"
         )
-    files = RunFiles(stages, tree(folder) if stages else [])
-    gives = {RUN_FILE: "the settings, and the command that makes the run again"}
-    for stage in stages:
-        of_stage = FILES.get(kind_of(stage), TUNED)
-        gives |= {f"{stage}/{name}": what for name, what in of_stage.items()}
-    for name, what in gives.items():
-        files.data[name] = _read(folder / name, name, what, files.missing)
-    run = files.data[RUN_FILE]
+    files = RunFiles({name: known_kind(folder / name) for name in stages})
+    files.tree = tree(folder) if stages else []
+    files.way = [_on_the_way(row) for row in files.tree]
+    what = "the settings, and the command that makes the run again"
+    run = files.data[RUN_FILE] = _read(folder / RUN_FILE, RUN_FILE, what, files.missing)
+    settings = {}
+    if run and isinstance(run.get("settings"), dict):
+        settings = run["settings"] = nested(run["settings"])
+    for stage, kind in files.kinds.items():
+        for file, what in FILES.get(kind, TUNED).items():
+            name, path = f"{stage}/{file}", folder / stage / file
+            is_by_design = file == "measurements.jsonl" and _is_never_measured(settings, stage)
+            missing = [] if is_by_design and not path.exists() else files.missing
+            files.data[name] = _read(path, name, what, missing)
+    planned = stages_of(settings)
     if run:
-        if isinstance(run.get("settings"), dict):
-            run["settings"] = nested(run["settings"])
-        planned = stages_of(run["settings"]) if isinstance(run["settings"], dict) else []
         was_meant = run.get("verb") != "pretrain" and any(name != "base" for name in planned)
         run["tuned"] = bool(files.tuned or was_meant)
-    if not files.tuned:
+    if not files.tuned and not _is_to_score_alone(planned):
         why = "this run was not fine-tuned, or not yet"
         files.missing.append(("sft", why, "everything about a tuned model"))
     if "base" not in stages:
@@ -81,6 +97,58 @@ def read_run(folder: Path) -> RunFiles:
         why = f"trained in {elsewhere}, whose page shows it" if elsewhere else "no such folder"
         files.missing.append(("base", why, "the curves of the base"))
     return files
+
+
+def known_kind(folder: Path) -> str:
+    """The kind of the stage in a folder. One that somebody has renamed counts as a fine-tuning."""
+    try:
+        return kind_of(folder.name)
+    except UsageError:
+        return "sft"
+
+
+def _is_never_measured(settings: dict, stage: str) -> bool:
+    """True if a stage was to keep no checkpoints, so that it has no measurements of them."""
+    table = settings.get(stage)
+    return isinstance(table, dict) and table.get("checkpoint_every") == "never"
+
+
+def _is_to_score_alone(planned: list[str]) -> bool:
+    """True if a run was begun to train reward models and nothing that talks."""
+    return bool(planned) and all(known_kind(Path(n)) == "reward" for n in planned)
+
+
+def _on_the_way(row: dict) -> dict:
+    """What is known of a stage of the tree, in this run or in another: its "stage" and "kind", its
+    "report", "data" (the census) and "run" (run.json), each {} if it cannot be read, the
+    "measured" figures of a checkpoint ({} for a whole stage), and the "seconds" of its training
+    steps, None without a log."""
+    folder = Path(row["folder"])
+    home, step = measured_stage(folder), checkpoint_step(folder)
+    known = {name: _quietly(home / f"{name}.json") for name in ("report", "data")}
+    log = [line for line in read_log(home) if step is None or line["step"] <= step]
+    measured = {}
+    if step is not None:
+        path = home / "measurements.jsonl"
+        lines = _read_lines(path, "", "", []) if path.is_file() else []
+        measured = next((line for line in lines if line["step"] == step), {})
+    return {
+        "stage": row["stage"],
+        "kind": known_kind(home),
+        **known,
+        "run": _quietly(home.parent / RUN_FILE),
+        "measured": measured,
+        "seconds": sum(line["seconds"] for line in log) if log else None,
+    }
+
+
+def _quietly(path: Path) -> dict:
+    """The object in a file; {} if it cannot be read. Faults of a run's own files are named where
+    its sections read them, and those of other runs on their pages."""
+    try:
+        return read_json(path)
+    except (PysftError, OSError):
+        return {}
 
 
 def _read(path: Path, name: str, what: str, missing: list):
