@@ -352,6 +352,7 @@ def test_every_section_is_there_and_nothing_is_missing(run):
     assert re.findall("<h2>(.*?)</h2>", document) == [
         "In short",
         "The stages",
+        "The way from text to answers",
         "Warnings",
         "Before and after",
         "Training the base",

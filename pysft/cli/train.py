@@ -96,6 +96,11 @@ def _add_stages(p):
         help="files of comparisons for the stages reward and dpo (default: replies to questions"
         " about the invented world, ranked as these stages' setting `by` says)",
     )
+    p.add_argument(
+        "--reward",
+        metavar="RUN",
+        help="the run whose reward model ranks replies for dpo (default: that of this run)",
+    )
     p.add_argument("--base-steps", type=positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=positive, metavar="N", help="steps of fine-tuning")
     p.add_argument("--lr", type=float, metavar="RATE", help="learning rate of fine-tuning")
@@ -230,6 +235,7 @@ def run(args):
         plain=plain,
         name="-".join(made) if upon else "world" if world else None,
         rankings=args.rankings,
+        reward=args.reward,
     )
     done = train(order, screen)
     if done.sides is not None:

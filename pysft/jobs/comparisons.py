@@ -3,6 +3,7 @@ model that the stage begins from writes several replies to each prompt at temper
 somebody ranks them (measure/raters.py)."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,13 +61,16 @@ class Comparisons:
         ]
 
     def counts(self) -> dict:
-        """The figures of what is learned from, for reports."""
+        """The figures of what is learned from, for reports. "labelers", "sources": the number of
+        rankings by who gave them and by who wrote their prompts, as far as the rows say so."""
         return {
             "rankings": len(self.trained),
             "prompts": len({json.dumps(r.prompt) for r in self.trained}),
             "replies": sum(len(r.replies) for r in self.trained),
             "comparisons": sum(len(r.pairs()) for r in self.trained),
             "by": self.by,
+            "labelers": dict(Counter(r.labeler for r in self.trained if r.labeler)),
+            "sources": dict(Counter(r.source for r in self.trained if r.source)),
         }
 
 

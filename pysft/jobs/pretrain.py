@@ -55,6 +55,8 @@ def pretrain_base(work: Work, material: Material, place: Place) -> tuple[Stage, 
         **unit_entry(tokenizer),
         "tokens_per_s": ratio(run["tokens"], run["seconds"]),
         "tokens": run["tokens"],
+        "text_characters": len(material.train_text),
+        "world_characters": len(material.world_text),
         "seconds": run["seconds"],
         "weights_sha256": weights_sha256(model),
     }

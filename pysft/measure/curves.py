@@ -7,7 +7,25 @@ from pysft.measure.page import details, figure, paragraph, table
 from pysft.measure.wording import UNITS, cell, reply_cell, unit_of
 
 POINTS = 200  # maximum points of a curve; if there are more steps, each point is a mean of several
-SOURCES = (BASE, CONVERSATION, WORLD)  # the figures of a log that are losses
+SOURCES = (BASE, CONVERSATION, WORLD)  # the figures of a log that are losses of a kind of text
+CHOSEN = "chosen"  # the loss of the chosen replies
+# The other figures of a log that are drawn beside the losses: (title, what y is, {name: label}, a
+# level to compare with). All else is folded away.
+OBJECTIVES = (
+    (
+        "Pairs in the right order by step",
+        "share of the step's pairs",
+        {"accuracy": "right"},
+        (0.5, "chance"),
+    ),
+    ("Margin by step", "better reply minus worse one, mean", {"margin": "margin"}, None),
+    (
+        "Log-probability of a reply by step",
+        "nats above that of the parent, mean",
+        {"chosen_logp": "chosen reply", "rejected_logp": "rejected reply"},
+        (0.0, "the parent"),
+    ),
+)
 ROWS = 12  # maximum rows of a curve's table
 
 # The figures that are drawn of each checkpoint: name -> label.
@@ -18,6 +36,7 @@ SHARES = {
     "on_topic": "on topic",
     "real_words": "real words",
 }
+PAIRS = {"sft_loss": "trained, pairs and base text"}
 LOSSES = {"sft_loss": "trained", "heldout_loss": "held out", "tuned_base_loss": "base text"}
 
 
@@ -68,25 +87,34 @@ def training(rows: list[dict]) -> list:
 
 
 def _log_curves(rows: list[dict], names: list[str]) -> tuple[list, list]:
-    """(the chart of the losses, the charts of other figures of the objective, of gradient norm and
-    learning rate), both as lists, which are empty without matplotlib."""
+    """(the charts of the losses and of OBJECTIVES, the charts of all other figures of the
+    objective, of gradient norm and learning rate), both as lists, which are empty without
+    matplotlib."""
     if not figures.available():
         return [], []
-    points = grouped(rows, POINTS, *(f"figures/{name}" for name in names), "norm", "lr")
+    points = grouped(rows, POINTS, *(f"figures/{name}" for name in names), "norm", "lr", "loss")
     steps, *columns = map(list, zip(*points))
     each = -(-len(rows) // POINTS)
     note = f"Each point is the mean of {each:,} steps." if each > 1 else "Each point is one step."
 
-    def drawn(title, series, y_label, log_y=False):
+    def drawn(title, series, y_label, log_y=False, level=None):
         lines = [Series(name, steps, [column]) for name, column in series]
-        return figure(figures.curves(title, lines, "step", y_label, log_y=log_y), note)
+        return figure(figures.curves(title, lines, "step", y_label, log_y=log_y, level=level), note)
 
-    *columns, norm, rate = columns
-    named = [(_label(name), column) for name, column in zip(names, columns) if name in SOURCES]
-    others = [(name, column) for name, column in zip(names, columns) if name not in SOURCES]
-    losses = [drawn("Loss by step", named, "nats per graded token")] if named else []
-    return losses, [
-        *(drawn(name, [(name, column)], "") for name, column in others),
+    *columns, norm, rate, whole = columns
+    found = dict(zip(names, columns))
+    named = [(_label(name), column) for name, column in found.items() if _is_loss(name)]
+    shown = [drawn("Loss by step", named, "nats per graded token")] if named else []
+    if names and not set(names) & {CONVERSATION, WORLD} and set(names) != {BASE}:
+        shown.append(drawn("The objective by step", [("objective", whole)], "nats"))
+    drawn_too = set()
+    for title, y_label, labels, level in OBJECTIVES:
+        if series := [(labels[name], found[name]) for name in labels if name in found]:
+            shown.append(drawn(title, series, y_label, level=level))
+            drawn_too |= labels.keys()
+    rest = [name for name in names if not _is_loss(name) and name not in drawn_too]
+    return shown, [
+        *(drawn(name, [(name, found[name])], "") for name in rest),
         drawn("Gradient norm", [("gradient norm", norm)], "", log_y=True),
         drawn("Learning rate", [("learning rate", rate)], ""),
     ]
@@ -109,9 +137,13 @@ def known_by_tellings(rows: list[dict]) -> list:
     return [figure(drawn, note)]
 
 
+def _is_loss(name: str) -> bool:
+    return name in SOURCES or name == CHOSEN
+
+
 def _label(name: str) -> str:
     """The name of an objective's figure for people: that of a source is its loss."""
-    return f"loss of {name}" if name in SOURCES else name
+    return "loss of chosen replies" if name == CHOSEN else f"loss of {name}"
 
 
 def _log_table(rows: list[dict], names: list[str]) -> str:
@@ -129,24 +161,29 @@ def _log_table(rows: list[dict], names: list[str]) -> str:
             rows, ROWS, *columns, "norm", "lr", "graded_tokens", "tokens_per_s"
         )
     ]
-    headings = ["step", *(f"loss, {name}" if name in SOURCES else name for name in names)]
+    headings = ["step", *(f"loss, {name}" if _is_loss(name) else name for name in names)]
     headings += ["norm", "rate", "graded tokens", "tokens/s"]
     return table(headings, cells, "r" * len(headings))
 
 
-def checkpoints(rows: list[dict]) -> list:
+def of_pairs(rows: list[dict]) -> list:
+    """As checkpoints(), for a stage that was tuned on pairs."""
+    return checkpoints(rows, LOSSES | PAIRS)
+
+
+def checkpoints(rows: list[dict], losses: dict[str, str] = LOSSES) -> list:
     """The parts that show each measured checkpoint: charts, a table of its figures, and its replies
-    to the same prompts."""
-    names = [*LOSSES, "forgetting", *SHARES]
+    to the same prompts. losses: the labels of its losses."""
+    names = [*losses, "forgetting", *SHARES]
     cells = [
         [
             row["step"],
-            *(cell(row.get(name), "loss" if name in LOSSES else "share") for name in names),
+            *(cell(row.get(name), "loss" if name in losses else "share") for name in names),
         ]
         for row in rows
     ]
-    parts = _checkpoint_curves(rows) if figures.available() else []
-    headings = ["step", *(f"loss, {label}" for label in LOSSES.values())]
+    parts = _checkpoint_curves(rows, losses) if figures.available() else []
+    headings = ["step", *(f"loss, {label}" for label in losses.values())]
     headings += ["forgetting", *SHARES.values()]
     parts.append(table(headings, cells, "r" * len(headings)))
     replies = {}
@@ -162,7 +199,7 @@ def checkpoints(rows: list[dict]) -> list:
     ]
 
 
-def _checkpoint_curves(rows: list[dict]) -> list:
+def _checkpoint_curves(rows: list[dict], losses: dict[str, str]) -> list:
     steps = [row["step"] for row in rows]
 
     def column(name):
@@ -181,13 +218,18 @@ def _checkpoint_curves(rows: list[dict]) -> list:
         ),
         drawn(
             "Losses by step",
-            LOSSES,
+            losses,
             "nats",
-            "On conversations, trained and held out, per graded token; on base text per"
-            f" {UNITS[unit_of(rows[0])]}.",
+            f"{_of_what(losses)}, per graded token; on base text per {UNITS[unit_of(rows[0])]}.",
         ),
         figure(
             figures.paths("What is learned, and what it costs", paths, "forgetting", "share"),
             "Further right: more of the base text forgotten. Further up: more learned.",
         ),
     ]
+
+
+def _of_what(losses: dict[str, str]) -> str:
+    if losses is LOSSES:
+        return "On conversations, trained and held out"
+    return "The loss that is trained, in nats a pair; on held-out conversations"

@@ -7,15 +7,23 @@ from pathlib import Path
 
 from pysft import __version__, disk
 from pysft.errors import PysftError
-from pysft.measure import curves, figures, sections
+from pysft.measure import aligned, curves, figures, sections
 from pysft.measure.page import heading, page, table
 from pysft.measure.run_files import RUN_FILE, RunFiles, read_run
+from pysft.measure.way import way
+
+# How the sections of a stage that talks are called, by its kind: that of its training, that of its
+# checkpoints.
+TITLES = {
+    "sft": ("Fine-tuning", "Measured during fine-tuning"),
+    "dpo": ("Tuning on pairs", "Measured while tuning on pairs"),
+}
 
 
 def _sections(files: RunFiles) -> list[tuple]:
     """[(title, builder, what the builder takes, names for messages)] of the sections of a page. The
-    newest fine-tuning is shown in full, and of earlier ones the training, the measurements and the
-    figures."""
+    newest stage that talks is shown in full, and of earlier ones the training, the measurements and
+    the figures. A reward model has its figures and its training."""
     newest = files.tuned[-1] if files.tuned else "sft"
     earlier = files.tuned[:-1]
 
@@ -27,25 +35,32 @@ def _sections(files: RunFiles) -> list[tuple]:
 
     report, track = of(newest, "report.json"), of(newest, "measurements.jsonl")
     reports = {name: files.data[of(name, "report.json")] for name in files.stages}
+    scored = [of(name, "report.json") for name in files.rewards]
     made = [
-        section("In short", sections.summary, report, RUN_FILE),
+        section("In short", sections.summary, report, RUN_FILE, *scored[-1:]),
         ("The stages", sections.stages, [files.tree], ("the stages",)),
-        section("Warnings", sections.warnings, report, of(newest, "data.json"), track, RUN_FILE),
+        ("The way from text to answers", way, [files.way], ("the stages",)),
+        section(
+            "Warnings", _warnings, report, of(newest, "data.json"), track, RUN_FILE,
+            of(newest, "log.jsonl"), *scored,
+        ),
         section("Compared with its parent", sections.comparison, report),
         section("Before and after", sections.before_and_after, of(newest, "before.json")),
         section("Training the base", curves.training, "base/log.jsonl"),
-    ]
-    for name in earlier:
-        made += [
-            section(f"Fine-tuning: {name}", curves.training, of(name, "log.jsonl")),
-            section(f"Measured during {name}", curves.checkpoints, of(name, "measurements.jsonl")),
-            section(f"The figures of {name}", sections.all_figures, of(name, "report.json")),
-        ]
+    ]  # fmt: skip
+    for name in (name for name in files.stages if name in earlier or name in files.rewards):
+        if name in files.rewards:
+            title = "The reward model" + (f": {name}" if len(files.rewards) > 1 else "")
+            made += [
+                section(title, aligned.reward_model, of(name, "report.json")),
+                section(f"Training {name}", curves.training, of(name, "log.jsonl")),
+            ]
+        else:
+            made += _talking(files, name, f"{TITLES[files.kinds[name]][0]}: {name}", name)
     last = f": {newest}" if earlier else ""
     return [
         *made,
-        section(f"Fine-tuning{last}", curves.training, of(newest, "log.jsonl")),
-        section("Measured during fine-tuning", curves.checkpoints, track),
+        *_talking(files, newest, TITLES[files.kinds.get(newest, "sft")][0] + last),
         section(
             "Replies, and where they may come from",
             sections.replies,
@@ -61,6 +76,28 @@ def _sections(files: RunFiles) -> list[tuple]:
             (RUN_FILE, *(of(name, "report.json") for name in files.stages)),
         ),
     ]
+
+
+def _talking(files: RunFiles, name: str, title: str, earlier: str = "") -> list[tuple]:
+    """The sections of the training of a stage that talks. earlier: its name if it is not the
+    newest, whose figures have sections of their own."""
+    kind = files.kinds.get(name, "sft")
+    measured = f"Measured during {earlier}" if earlier else TITLES[kind][1]
+    shown = curves.of_pairs if kind == "dpo" else curves.checkpoints
+    parts = [
+        (title, curves.training, f"{name}/log.jsonl"),
+        (measured, shown, f"{name}/measurements.jsonl"),
+    ]
+    if kind == "dpo":
+        what = f"What the pairs changed in {earlier}" if earlier else "What the pairs changed"
+        parts.insert(0, (what, aligned.preference, f"{name}/report.json"))
+    if earlier:
+        parts.append((f"The figures of {earlier}", sections.all_figures, f"{name}/report.json"))
+    return [(title, build, [files.data.get(file)], (file,)) for title, build, file in parts]
+
+
+def _warnings(report, data, track, run, log, *scored) -> list:
+    return sections.warnings(report, data, track, run, log, [r for r in scored if r])
 
 
 # What the contents of a file can raise that this program did not write.

@@ -51,6 +51,7 @@ def reproduce(run: dict, tuned: bool) -> str:
     made, tools = _taught(settings)
     groups += [["--data", *["tools"] * tools, *made]] if made else []
     groups += [["--rankings", *map(no_flag, run["rankings"])]] if run.get("rankings") else []
+    groups += [["--reward", no_flag(run["reward"])]] if run.get("reward") else []
     groups += [["--base", no_flag(run["base"])]] if run["base"] else []
     stages = stages_of(settings)
     has_choice = (

@@ -4,9 +4,10 @@ files that it shows, None for a file that could not be read, and returns parts o
 import json
 from collections import Counter
 
+from pysft.measure.aligned import in_short
 from pysft.measure.calltest import call_rows
 from pysft.measure.curves import known_by_tellings
-from pysft.measure.diagnose import findings
+from pysft.measure.diagnose import findings, last_of
 from pysft.measure.page import (
     badge,
     bullets,
@@ -24,6 +25,7 @@ from pysft.measure.wording import (
     DOMAINS,
     FIGURES,
     GROUPS,
+    OF_PAIRS,
     UNITS,
     cell,
     chat_lines,
@@ -66,10 +68,13 @@ SPREADS = {
 }
 
 
-def summary(r: dict | None, run: dict | None) -> list:
-    """The result in a few lines."""
+def summary(r: dict | None, run: dict | None, reward: dict | None = None) -> list:
+    """The result in a few lines. r: the report of the newest stage that talks. reward: that of a
+    reward model, for a run without such a stage."""
     settings = (run or {}).get("settings", {})
     recipe = f"preset {settings['preset']}, seed {settings['seed']}" if settings else ""
+    if not r and reward:
+        return in_short(reward)
     if not r:
         return [] if run["tuned"] else [paragraph(f"A base model that completes text: {recipe}.")]
     rows = []
@@ -84,10 +89,13 @@ def summary(r: dict | None, run: dict | None) -> list:
         sign = "\u2265" if good > partly else "\u2264"
         limits = f"{sign} {good:.0%}, {sign} {partly:.0%}"
         rows.append([statement, badge(kind, kind), cell(value, "share"), limits])
+    rows += _won(r)
     took = cell(r.get("training_seconds"), "count")
+    then = ", and then on pairs of a better and a worse reply" if r.get("dpo") else ""
     return [
         paragraph(
-            f"A base model that completes text was fine-tuned to answer: {r['params']:,} weights"
+            f"A base model that completes text was fine-tuned to answer{then}:"
+            f" {r['params']:,} weights"
             + (f", {recipe}" if recipe else "")
             + f", {took} seconds of training."
         ),
@@ -97,6 +105,19 @@ def summary(r: dict | None, run: dict | None) -> list:
     ]
 
 
+def _won(r: dict) -> list[list]:
+    """The row of a model that was tuned on pairs: whether it answers better than its parent. It is
+    good if the whole interval of the win rate is above one half, and bad if all of it is below."""
+    dpo = r.get("dpo") or {}
+    rate, low, high = (dpo.get(f"win_rate{end}") for end in ("", "_low", "_high"))
+    if None in (rate, low, high):
+        return []
+    kind = "good" if low > 0.5 else "bad" if high < 0.5 else "partly"
+    measured = f"{cell(rate, 'share')} ({cell(low, 'share')} to {cell(high, 'share')})"
+    statement = "Its replies win against those of the model that it was tuned from"
+    return [[statement, badge(kind, kind), measured, "all above 50%, not all below"]]
+
+
 def _verdict(value: float, good: float, partly: float) -> str:
     sign = 1 if good > partly else -1  # -1: less is better
     if sign * value >= sign * good:
@@ -104,9 +125,18 @@ def _verdict(value: float, good: float, partly: float) -> str:
     return "partly" if sign * value >= sign * partly else "bad"
 
 
-def warnings(r: dict | None, data: dict | None, track: list | None, run: dict | None) -> list:
+def warnings(
+    r: dict | None,
+    data: dict | None,
+    track: list | None,
+    run: dict | None,
+    log: list | None = None,
+    rewards: list[dict] = (),
+) -> list:
     """The faults that a reader should know first: notes about the data, end tokens that are not
-    graded, few different replies, and the failure modes that diagnose.py finds."""
+    graded, few different replies, and the failure modes that diagnose.py finds.
+
+    log: that of the stage whose report is r. rewards: the reports of the run's reward models."""
     found, r, data = list((data or {}).get("notes", [])), r or {}, data or {}
     ends, turns = (r.get(name, data.get(name)) for name in ("end_tokens_graded", "turns"))
     if None not in (ends, turns) and ends != turns:
@@ -120,7 +150,12 @@ def warnings(r: dict | None, data: dict | None, track: list | None, run: dict | 
         )
     name = r.get("stage", "sft")
     settings = tuning((run or {}).get("settings", {}), name)
-    for f in findings(r, track or [], settings, data, name) if r else ():
+    modes = findings(r, track or [], settings, data, name, logged=last_of(log or [])) if r else []
+    for report in rewards:
+        stage = report.get("stage", "reward")
+        table_of = tuning((run or {}).get("settings", {}), stage)
+        modes += findings(report, [], table_of, {}, stage)
+    for f in modes:
         found.append(
             stack(
                 f"{f.mode}: {f.symptom}",
@@ -207,9 +242,10 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
     """Every figure of the report, with its meaning."""
     r = r or base
     unit = UNITS[unit_of(r)]
+    names = FIGURES | (OF_PAIRS if r.get("dpo") else {})
     rows = [
         [stack(label.format(unit=unit), name), cell(r[name], form)]
-        for name, (label, form) in FIGURES.items()
+        for name, (label, form) in names.items()
         if name in r
     ]
     if r.get("origins"):
@@ -236,7 +272,7 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
         ]
     if r.get("sealed"):
         parts += [heading("The sealed prompts", 3), *_sealed(r["sealed"])]
-    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent", *MADE}
+    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent", "dpo", *MADE}
     shown |= {"base_loss_unit", "words_unmeasured"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:

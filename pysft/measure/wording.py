@@ -67,7 +67,16 @@ FIGURES = {
     "tokens_per_s": ("tokens per second in training", "count"),
     "training_seconds": ("seconds of training", "seconds"),
     "seconds": ("seconds in all", "seconds"),
+    "text_characters": ("characters of base text to train on", "count"),
+    "world_characters": ("characters of text that tells of an invented world", "count"),
     "peak_memory": ("largest memory that the process held", "bytes"),
+}
+
+# What three of these names mean in the report of a stage that was tuned on pairs.
+OF_PAIRS = {
+    "tuned_base_loss": ("loss on base text: after tuning on pairs", "loss"),
+    "sft_loss_start": ("loss of the pairs, with that of base text: in the first step", "loss"),
+    "sft_loss": ("loss of the pairs, with that of base text: mean of the last 20 steps", "loss"),
 }
 
 # The units of losses on base text: "base_loss_unit" in the --json document, in full.

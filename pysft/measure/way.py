@@ -1,0 +1,143 @@
+"""The way from text to answers on the page of a run: what each of its stages learned from, how much
+of it there was, who made it, what it cost, and what it brought."""
+
+from pysft.measure.page import paragraph, stack, table
+from pysft.measure.wording import UNITS, cell, unit_of
+
+SECONDS = (
+    "Seconds are those of the training steps alone. Writing replies, putting them in order and"
+    " measuring are not in them."
+)
+
+
+def way(rows: list[dict]) -> list:
+    """The table, with a row for each stage, as run_files.py reads them; [] for one stage alone."""
+    if len(rows) < 2:
+        return []
+    above, cells = [], []
+    for row in rows:
+        learned, count, made = LEARNED[row["kind"]](row, above)
+        cells.append(
+            [
+                row["stage"],
+                learned,
+                _lines(count),
+                _lines(made),
+                cell(row["seconds"], "count"),
+                _lines(_brought(row)),
+            ]
+        )
+        above.append(row)
+    headings = ["stage", "learned from", "how many", "who made it", "seconds", "what it brought"]
+    return [table(headings, cells, "llllrl"), paragraph(SECONDS)]
+
+
+def _lines(lines: list[str]) -> str:
+    """The cell of some lines, without the empty ones; a dash if there are none."""
+    return stack(*([line for line in lines if line] or ["\u2013"]))
+
+
+def _counted(number, what: str) -> str:
+    """A number of something; "" if it is not known."""
+    return "" if number is None else f"{cell(number, 'count')} {what}"
+
+
+# ------------------------------------------------------------ what it learned from, and whose it is
+#
+# Each function takes a row and the rows before it, and gives (what the stage learned from, [how
+# many, notes], [who made it, notes]).
+
+
+def _text(row: dict, above: list) -> tuple:
+    r, corpus = row["report"], row["run"].get("corpus")
+    told = r.get("world_characters")
+    count = [_counted(r.get("text_characters"), "characters")]
+    count += [_counted(told or None, "more, which tell of a world")]
+    count += [_counted(r.get("tokens"), "tokens trained on")]
+    made = {"plays": "shipped plays", "world": "shipped plays"}.get(corpus, corpus)
+    return "text", count, [made or "", "the invented world" if told else ""]
+
+
+def _demonstrations(row: dict, above: list) -> tuple:
+    d, run = row["data"], row["run"]
+    count = [_counted(d.get("conversations"), "conversations")]
+    count += [_counted(d.get("pairs") or None, "pairs")]
+    made = [
+        "questions and answers of the invented world" if name == "world" else str(name)
+        for name in run.get("data") or (["shipped"] if run else [])
+    ]
+    kinds = dict(d.get("categories") or [])
+    settings = (run.get("settings") or {}).get("data") or {}
+    if settings.get("transcripts"):
+        made.append(f"made: {cell(kinds.get('tools'), 'count')} transcripts of searches")
+    for name in settings.get("made") or ():
+        made.append(f"made: {cell(kinds.get(name), 'count')} transcripts of {name}")
+    return "demonstrations", count, made
+
+
+def _comparisons(row: dict, above: list) -> tuple:
+    found, run = _compared(row), row["run"]
+    count = [
+        _counted(found.get("comparisons"), "comparisons"),
+        _counted(found.get("rankings"), "rankings"),
+        _counted(found.get("prompts"), "prompts"),
+    ]
+    by = found.get("by")
+    made = [{"world": "the exact judge", "labelers": "simulated labelers"}.get(by, by or "")]
+    if by == "reward":
+        inside = [r["stage"] for r in above if r["kind"] == "reward"]
+        made = [f"a reward model: {run.get('reward') or ' or '.join(inside[-1:]) or 'unknown'}"]
+    named = dict(found.get("labelers") or {})
+    if by and named and list(named) != [by]:
+        made.append("ranked by " + _shares(named))
+    if found.get("sources"):
+        made.append("prompts from " + _shares(found["sources"]))
+    return "comparisons", count, made
+
+
+def _shares(counts: dict) -> str:
+    """Names with their numbers, the largest first; eight at most."""
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    more = f" and {len(ordered) - 8} others" if len(ordered) > 8 else ""
+    return ", ".join(f"{name} ({n:,})" for name, n in ordered[:8]) + more
+
+
+def _compared(row: dict) -> dict:
+    """The figures of a stage that learned from comparisons."""
+    return row["report"].get(row["kind"]) or {}
+
+
+LEARNED = {
+    "base": _text,
+    "sft": _demonstrations,
+    "reward": _comparisons,
+    "dpo": _comparisons,
+}
+
+
+# ---------------------------------------------------------------------------------- what it brought
+
+
+def _brought(row: dict) -> list[str]:
+    """What a stage can do at its end, or a checkpoint at its step, in short lines."""
+    r = row["measured"] or row["report"]
+    if row["kind"] == "base":
+        loss = r.get("base_loss")
+        unit = UNITS[unit_of(r)]
+        return [] if loss is None else [f"base text: {cell(loss, 'loss')} nats per {unit}"]
+    if row["kind"] == "reward":
+        held, gold = r.get("reward") or {}, (r.get("reward") or {}).get("gold_accuracy")
+        lines = [_share("held-out pairs in the right order", held.get("accuracy"))]
+        return [*lines, _share("by the exact judge", gold)]
+    known = (r.get("world") or {}).get("right")
+    lines = [_share("of the world right", known)]
+    won = (row["report"].get("dpo") or {}).get("win_rate") if not row["measured"] else None
+    if row["kind"] == "dpo":
+        lines = [_share("win rate", won), *lines]
+    else:
+        lines = [_share("recalled", r.get("recall")), _share("on topic", r.get("on_topic")), *lines]
+    return lines
+
+
+def _share(what: str, value) -> str:
+    return "" if value is None else f"{what}: {cell(value, 'share')}"
