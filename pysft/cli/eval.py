@@ -18,6 +18,8 @@ EXAMPLES = (
     "eval runs/tiny --gate 0.10",
     "eval runs/tiny --matched",
     "eval runs/tiny/sft/steps/850 --samples 20",
+    "eval runs/tiny/reward",
+    "eval runs/tiny --data pairs.jsonl rankings.jsonl",
     "eval runs/world --judge http://localhost:8000/v1 --judge-model judge",
 )
 
@@ -47,6 +49,15 @@ def add_arguments(p):
         help="show N replies to unseen prompts, each with the training text similar to it",
     )
     p.add_argument(
+        "--data",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        help="measure on comparisons alone: files of rankings or pairs. A reward model orders their"
+        " replies by its scores, and a model that talks by the sum of the log-probabilities of"
+        " their tokens",
+    )
+    p.add_argument(
         "--judge",
         metavar="URL|FILE.py",
         help="for a run that learned an invented world: let another judge grade the replies to its"
@@ -62,15 +73,22 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.compare import Sides
     from pysft.jobs.evaluate import evaluate
+    from pysft.measure.alignment import dpo_rows, reward_rows, scored_rows
     from pysft.measure.wording import unit_of, written
     from pysft.nn.computing import computing_ops
 
     warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
     ops = computing_ops(args.ops, args.threads, args.precision)
+    _refuse_beside_data(args)
     judge = _judge(args, screen)
-    report = evaluate(args.run_folder, ops, args.matched, screen.progress, judge)
+    report = evaluate(args.run_folder, ops, args.matched, screen.progress, judge, args.data)
     tuned = "recall" in report
+    if (args.gate or args.matched) and "reward" in report:
+        raise UsageError(
+            f"{args.run_folder}: this is a reward model, which writes no text and has none to"
+            " forget; --gate and --matched are for a tuned model"
+        )
     if (args.gate or args.matched) and not tuned:
         raise UsageError(
             f"{args.run_folder}: this is a base model, which has forgotten nothing; --gate and"
@@ -92,12 +110,25 @@ def run(args):
         show.table(report, screen)
         show.domains(report, screen)
         show.provenance(report["samples"][: args.samples], screen)
+        if "dpo" in report:
+            show.print_rows(dpo_rows(report), screen)
+    elif "reward" in report:
+        show.print_rows(reward_rows(report["reward"]), screen)
+    elif "comparisons_scored" in report:
+        show.print_rows(scored_rows(report["comparisons_scored"]), screen)
     else:
         loss = written(report["base_loss"], "loss")
         print(f"base text, nats/{unit_of(report)}     {loss}")
     if not args.gate:
         return 0
     return 0 if _gate(rise, args.gate, args.matched, screen) else 1
+
+
+def _refuse_beside_data(args) -> None:
+    """Raise a UsageError for a flag that has no meaning beside --data."""
+    for flag in ("gate", "matched", "samples", "judge"):
+        if args.data and getattr(args, flag):
+            raise UsageError(f"--data measures on comparisons alone; leave --{flag} out")
 
 
 def _judge(args, screen):

@@ -1,4 +1,5 @@
-"""What a reward model makes of replies: a number for each, of which higher is better."""
+"""What a model makes of replies: a number for each, of which higher is better. A reward model gives
+its value, a model that talks the log-probability of the reply."""
 
 import numpy as np
 
@@ -36,13 +37,29 @@ def scores(stage: Stage, prompts: list[list[dict]], replies: list[str]) -> np.nd
 
 def values(model, examples: list[Example]) -> np.ndarray:
     """Return the value (n,) float64 in the last row of each example."""
-    found, some, rows = [np.zeros(0)], [], 0
+    found = [np.zeros(0)]
+    for batch in _batches(model, examples):
+        out = model.forward(batch).value[batch.cu_seqlens[1:] - 1]
+        found.append(out.astype(np.float64))
+    return np.concatenate(found)
+
+
+def log_probabilities(model, examples: list[Example]) -> np.ndarray:
+    """Return the sum (n,) float64 of the log-probabilities of the graded tokens of each example, in
+    nats."""
+    found = [np.zeros(0)]
+    for batch in _batches(model, examples):
+        nll = model.forward(batch).nll.astype(np.float64)
+        found.append(-np.add.reduceat(nll, batch.cu_seqlens[:-1]))
+    return np.concatenate(found)
+
+
+def _batches(model, examples: list[Example]):
+    """Yield the examples in batches of at most ROWS rows, unless one example is longer."""
+    some, rows = [], 0
     for i, e in enumerate(examples):
         some.append(e)
         rows += len(e.input_ids)
         if i + 1 == len(examples) or rows + len(examples[i + 1].input_ids) > ROWS:
-            batch = Batch.of(some, model.config.vocab, model.config.context)
-            out = model.forward(batch).value[batch.cu_seqlens[1:] - 1]
-            found.append(out.astype(np.float64))
+            yield Batch.of(some, model.config.vocab, model.config.context)
             some, rows = [], 0
-    return np.concatenate(found)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pysft import disk
 from pysft.console import Screen
-from pysft.errors import DataError, RowError
+from pysft.errors import DataError, MissingInput, RowError
 from pysft.jobs.collect import sample_replies
 from pysft.measure.raters import Rater, Truth
 from pysft.rng import rng
-from pysft.run.stage import Stage
+from pysft.run.stage import Stage, measured_stage
 from pysft.text.characters import write_with
 from pysft.text.compared import graded_examples, ranked_examples
 from pysft.text.conversation import refuse_faults
@@ -24,13 +24,15 @@ from pysft.text.sampled import Sampled
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.training.kinds import kind_of
-from pysft.training.settings import Settings
+from pysft.training.settings import Settings, stages_of
 from pysft.world.ask import questions
 from pysft.world.facts import WorldSettings, make
 
 # Kind of a stage -> whose questions it may ask. Those of "train" were trained on before; their
 # replies differ less, but they are many.
 SPLITS = {"reward": ("train", "reward"), "dpo": ("train", "ppo")}
+TRAINED, HELDOUT = "rankings.jsonl", "heldout.jsonl"  # the files of a stage's folder
+MARKED = ("labeler", "source")  # what a row says beside its replies and their ranks
 JUDGED = 300  # the most prompts that a stage is measured on
 
 
@@ -107,7 +109,7 @@ def read_comparisons(
     judging = set(map(id, parts["judging"]))
     trained = [r for r in kept if id(r) not in judging]
     heldout = parts["judging"]
-    judged = list({json.dumps(r.prompt): r.prompt for r in heldout}.values())[:JUDGED]
+    judged = judged_prompts(heldout)
     return Comparisons(trained, heldout, judged, ", ".join(files), notes=notes)
 
 
@@ -119,11 +121,9 @@ def made_comparisons(
 
     They are written to folder/rankings.jsonl and folder/heldout.jsonl, and read from there if they
     are complete."""
-    files = folder / "rankings.jsonl", folder / "heldout.jsonl"
+    files = folder / TRAINED, folder / HELDOUT
     stage, seed = settings.stages[name], settings.seed
-    sealed = _asked(parent.world, ["sealed"])
-    chosen = rng(seed, name, "judged").permutation(len(sealed))[:JUDGED]
-    sealed = [sealed[i] for i in sorted(chosen)]
+    sealed = _sealed(parent.world, seed, name)
     if not all(path.is_file() for path in files):
         prompts = _asked(parent.world, SPLITS[kind_of(name)])
         parts = prompts * stage.rounds, sealed
@@ -146,6 +146,49 @@ def made_comparisons(
             disk.replace(path, [line.encode() for line in lines])
     trained, heldout = (read_rankings(path, parent.template) for path in files)
     return Comparisons(trained, heldout, sealed, stage.by, parent.world)
+
+
+def keep_heldout(folder: Path, comparisons: Comparisons) -> None:
+    """Write the held-out rankings of comparisons from files to folder/heldout.jsonl, so that the
+    stage can be measured on them again. Those that were made for it stand there already."""
+    path = folder / HELDOUT
+    if not path.is_file():
+        rows = []
+        for r in comparisons.heldout:
+            row = {"prompt": r.prompt, "replies": list(r.replies), "ranks": list(r.ranks)}
+            rows.append(row | {k: v for k in MARKED if (v := getattr(r, k))})
+        disk.replace(path, [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows])
+
+
+def stored_comparisons(stage: Stage) -> Comparisons:
+    """Return the comparisons that a stage's folder keeps. Those from files are the held-out ones
+    alone, in no world. MissingInput if the folder keeps none."""
+    home = measured_stage(stage.folder)
+    trained, heldout = home / TRAINED, home / HELDOUT
+    if not heldout.is_file():
+        raise MissingInput(
+            f"{heldout}: missing, so there is nothing to measure {stage.name} on. Measure it on"
+            " files of rankings by --data FILE"
+        )
+    held = read_rankings(heldout, stage.template)
+    if not trained.is_file() or stage.world is None:
+        return Comparisons([], held, judged_prompts(held), "")
+    known = read_rankings(trained, stage.template)
+    [name] = stages_of(stage.settings)
+    sealed = _sealed(stage.world, stage.settings["seed"], name)
+    return Comparisons(known, held, sealed, "", stage.world)
+
+
+def judged_prompts(heldout: list[Ranking]) -> list[list[dict]]:
+    """The different prompts of rankings, JUDGED at most."""
+    return list({json.dumps(r.prompt): r.prompt for r in heldout}.values())[:JUDGED]
+
+
+def _sealed(world: WorldSettings, seed: int, name: str) -> list[list[dict]]:
+    """The sealed questions that a stage is measured on, JUDGED at most."""
+    sealed = _asked(world, ["sealed"])
+    chosen = rng(seed, name, "judged").permutation(len(sealed))[:JUDGED]
+    return [sealed[i] for i in sorted(chosen)]
 
 
 def _asked(world: WorldSettings, splits) -> list[list[dict]]:

@@ -11,7 +11,7 @@ from pysft.batch import Batch, Example
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides, compared, parent_figures
-from pysft.jobs.comparisons import JUDGED, Comparisons
+from pysft.jobs.comparisons import JUDGED, Comparisons, keep_heldout
 from pysft.jobs.material import Material
 from pysft.jobs.measured import measured
 from pysft.jobs.pretrain import announce
@@ -72,6 +72,7 @@ def train_dpo(
     )
     save_origin(tuned)
     write_json(folder / "evaluation.json", probe.to_json())
+    keep_heldout(folder, comparisons)
     at = stages.checkpoint_steps(stage, plan)
     with closing(train_stage(tuned, plan, stage, screen, place.resume, at=at)) as moments:
         for moment in moments:

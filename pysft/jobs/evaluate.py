@@ -6,6 +6,7 @@ from pathlib import Path
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.jobs.compare import compared, parent_figures
 from pysft.jobs.measured import measured
+from pysft.jobs.scored import dpo_again, reward_again, scored
 from pysft.jobs.town import town_chat
 from pysft.measure.evaluate import (
     corpus_loss,
@@ -51,6 +52,7 @@ def evaluate(
     matched: bool = False,
     progress=lambda text, last: None,
     judge=None,
+    data: list[str] | None = None,
 ) -> dict:
     """Measure a run, or one of its checkpoints, again from its folder. Return the --json document.
 
@@ -58,23 +60,30 @@ def evaluate(
     matched: also measure matched forgetting. For that the base is trained now on the replay alone
     (all its weights, even if the fine-tuning trained adapters). progress(text, last) is called with
     each line about it. judge: one of judges.py, which is compared with the exact judge on a run
-    that learned an invented world. MissingInput or a DataError if the folder lacks something or is
-    damaged, a UsageError if there is nothing to judge."""
+    that learned an invented world. data: files of comparisons, which are scored instead of all
+    else. MissingInput or a DataError if the folder lacks something or is damaged, a UsageError if
+    there is nothing to judge."""
     began = time.monotonic()
     stage = load_stage(run, ops)
-    if judge is not None and not (stage.can_talk and stage.world):
-        raise UsageError(
-            f"{run}: it is not a tuned model that learned an invented world (train --data world),"
-            " so there is no truth to measure a judge by; leave --judge out"
-        )
-    home = measured_stage(stage.folder)
-    probe = stored_probe(home, stage.template)
     report = {
         "run": str(run),
         "params": stage.model.params.size,
         "precision": precision_of(stage.model.ops),
         "weights_sha256": weights_sha256(stage.model),
     }
+    if data:
+        report["comparisons_scored"] = finite(scored(stage, data))
+        return report | {"seconds": time.monotonic() - began}
+    if judge is not None and not (stage.can_talk and stage.world):
+        raise UsageError(
+            f"{run}: it is not a tuned model that learned an invented world (train --data world),"
+            " so there is no truth to measure a judge by; leave --judge out"
+        )
+    home = measured_stage(stage.folder)
+    if stage.model.config.outputs == "value":
+        report |= {"stage": stage.name, **reward_again(stage)}
+        return report | {"seconds": time.monotonic() - began}
+    probe = stored_probe(home, stage.template)
     if not stage.can_talk:
         loss = corpus_loss(stage.model, stage.tokenizer, probe.heldout_text)
         report |= {"base_loss": loss, **unit_entry(stage.tokenizer)}
@@ -99,6 +108,8 @@ def evaluate(
     if len(line) > 1:
         rows = compared(line[1], stage, replies).rows
         report["parent"] = parent_figures(line[1], probe, stage.setting("grade", "all"))
+    if dpo := dpo_again(stage, line, stored.get("dpo")):
+        report["dpo"] = dpo
     if matched:
         loss = matched_loss(line, probe, progress)
         matched_rise = rise(figures["tuned_base_loss"], loss)
@@ -117,7 +128,7 @@ def _stored_figures(home: Path, stage: Stage) -> dict:
         step = stage.folder.resolve().name
         rows = [row for row in _measurements(home) if str(row["step"]) == step]
         loss = rows[0].get("sft_loss") if rows else None
-        stored |= {"sft_loss": loss, "tokens_per_s": None}
+        stored |= {"sft_loss": loss, "tokens_per_s": None, "dpo": None}
     if not isinstance(stored.get("base_loss"), (int, float, type(None))):
         raise DataError(
             f"{path}: not as this program writes it (base_loss is {stored['base_loss']!r})"

@@ -7,7 +7,7 @@ import numpy as np
 
 from pysft.inference.score import values
 from pysft.jobs.begin import Place
-from pysft.jobs.comparisons import Comparisons
+from pysft.jobs.comparisons import Comparisons, keep_heldout
 from pysft.jobs.pretrain import announce
 from pysft.measure.alignment import order_figures, split_scores
 from pysft.measure.evaluate import finite
@@ -52,6 +52,7 @@ def train_reward(
         folder, model, parent.tokenizer, parent.template, settings.to_json(), origin, place.inputs
     )
     save_origin(tuned)
+    keep_heldout(folder, comparisons)
     for _ in train_stage(tuned, plan, settings.stages[name], screen, place.resume):
         pass  # it is measured at its end alone
     _centre(model, _demonstrations(parent, probe), [e for group in examples for e in group])

@@ -141,7 +141,7 @@ def _no_better_than_length(run: Run) -> Finding | None:
         return None
     return Finding(
         "no better than length",
-        "it cannot be told from a rule that counts the characters of a reply",
+        "a rule that counts the characters of a reply orders replies as well",
         f"{reward['accuracy']:.1%} of the held-out pairs are in the right order, with 95 %"
         f" certainty over {low:.1%}; by the length alone {length:.1%} are (limit: that share)",
         "the rankings follow length, because their labelers like long replies or because good"

@@ -208,12 +208,14 @@ def _percent(x: float | None) -> str:
 
 def reward_rows(reward: dict) -> list[tuple[str, str]]:
     """The rows of a reward model's table: (what, its value)."""
-    rows = [
-        ("comparisons", f"{reward['comparisons']:,} in {reward['rankings']:,} rankings"),
+    rows = []
+    if "rankings" in reward:  # not if only the held-out ones are known
+        many = f"{reward['comparisons']:,} in {reward['rankings']:,} rankings"
+        rows.append(("comparisons", many))
+    rows += [
         (
             "held-out pairs in the right order",
-            f"{_percent(reward['accuracy'])} of {reward['pairs']:,}"
-            f" ({_percent(reward['accuracy_low'])} to {_percent(reward['accuracy_high'])})",
+            _with_interval(reward),
         ),
         ("  by the length alone", _percent(reward["length_accuracy"])),
         ("  two labelers agree", _percent(reward["labeler_agreement"])),
@@ -226,6 +228,33 @@ def reward_rows(reward: dict) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def scored_rows(found: dict) -> list[tuple[str, str]]:
+    """The rows of the table of comparisons from files that a model scored: (what, its value)."""
+    by = {"value": "scores of the reward model", "log-probability": "log-probability of the reply"}
+    rows = [
+        (
+            "comparisons",
+            f"{found['rankings']:,} rankings of {found['replies']:,} replies to"
+            f" {found['prompts']:,} prompts",
+        ),
+        ("ordered by", by[found["by"]]),
+        ("pairs in the right order", _with_interval(found)),
+        ("  by the length alone", _percent(found["length_accuracy"])),
+        ("  two labelers agree", _percent(found["labeler_agreement"])),
+    ]
+    if found["gold_accuracy"] is not None:
+        gold = f"{_percent(found['gold_accuracy'])} of {found['gold_pairs']:,} pairs"
+        rows.append(("  by the exact judge", gold))
+    if len(found["by_file"]) > 1:
+        rows += [(f"  {row['file']}", _with_interval(row)) for row in found["by_file"]]
+    return rows
+
+
+def _with_interval(figures: dict) -> str:
+    low, high = (_percent(figures[f"accuracy_{end}"]) for end in ("low", "high"))
+    return f"{_percent(figures['accuracy'])} of {figures['pairs']:,} ({low} to {high})"
 
 
 def dpo_rows(report: dict) -> list[tuple[str, str]]:
