@@ -26,6 +26,7 @@ DEFAULTS = {
         **{"--seed": 1, "--people": 100, "--places": 0, "--things": 0, "--days": 32},
         **{"--strangers": 0, "--attributes": 4, "--relations": 0, "--tellings": (512,)},
     },
+    "select": COMPUTES,
     "rate": {**COMPUTES, "--seed": None, "--judge-cache": "judged"},
     "lab": {
         **{**COMPUTES, "--seeds": 3, "--corpus": "plays", "--out": "runs/lab"},

@@ -2,15 +2,28 @@
 
 from pathlib import Path
 
-from pysft.cli.arguments import add_run_folder, print_json, tuned_stage
+from pysft.cli.arguments import add_computing, add_run_folder, print_json, tuned_stage
 from pysft.console import command
+from pysft.errors import UsageError
 
 HELP = "show which checkpoint each criterion picks, and where they disagree"
-EXAMPLES = ("select runs/tiny",)
+EXAMPLES = ("select runs/tiny", "select runs/world --by reward")
 
 
 def add_arguments(p):
+    add_computing(p)
     add_run_folder(p)
+    p.add_argument(
+        "--by",
+        choices=["reward"],
+        help="compare by a reward model: its mean score of fresh replies, beside held-out loss, the"
+        " share of right answers (in an invented world), and marks",
+    )
+    p.add_argument(
+        "--reward",
+        metavar="RUN",
+        help="the run that has the reward model (default: the run itself)",
+    )
 
 
 def run(args):
@@ -19,16 +32,42 @@ def run(args):
     from pysft.run.log import read_measurements
 
     folder = tuned_stage(args.run_folder)
-    choice = select(read_measurements(folder), read_marks(folder))
+    if args.by:
+        choice = _by_reward(args, folder)
+    elif args.reward:
+        raise UsageError("--reward RUN needs --by reward")
+    else:
+        choice = select(read_measurements(folder), read_marks(folder))
     print_json(choice) if args.json else print(table(choice, folder))
+
+
+def _by_reward(args, folder) -> dict:
+    from pysft.console import Screen
+    from pysft.jobs.choosing import select_by_reward
+    from pysft.nn.computing import computing_ops
+
+    ops = computing_ops(args.ops, args.threads)
+    return select_by_reward(folder, args.reward, ops, Screen(args.json).progress)
 
 
 def table(choice: dict, stage_folder) -> str:
     """A choice for the terminal: a line for each checkpoint, a line for each criterion, and the
     conclusion. A star marks what a criterion picks."""
-    from pysft.measure.choose import CRITERIA
+    from pysft.measure.choose import BY_REWARD, CRITERIA
 
-    lines = [*_by_step(choice, CRITERIA), "", *_by_criterion(choice, CRITERIA), ""]
+    criteria = BY_REWARD if "reward_model" in choice else CRITERIA
+    lines = [*_by_step(choice, criteria), "", *_by_criterion(choice, criteria), ""]
+    if "reward_model" in choice:
+        what = {
+            "world": "questions about the world, which no stage that talks is trained on",
+            "probe": "prompts that no training conversation asks",
+        }[choice["asked_of"]]
+        lines += [
+            f"Scores: by {choice['reward_model']}, of fresh replies at temperature 1 to"
+            f" {choice['asked']:,} {what}.",
+            "A score is a stand-in for what you care about. Where it disagrees with right answers"
+            " or marks, believe those.",
+        ]
     reasons = {str(row["words_unmeasured"]) for row in choice["rows"] if "words_unmeasured" in row}
     lines += [f"{reason[:1].upper()}{reason[1:]}." for reason in sorted(reasons)]
     return "\n".join([*lines, *_advice(choice, stage_folder)])

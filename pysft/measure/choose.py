@@ -77,10 +77,35 @@ CRITERIA = {
 }
 
 
-def select(rows: list[dict], marks: dict[int, list[int]] | None = None) -> dict:
+# With a reward model: its score beside what it stands for.
+BY_REWARD = {
+    "held-out loss": CRITERIA["held-out loss"],
+    "reward score": Criterion(
+        "the best mean score of the reward model",
+        "high",
+        lambda row: row.get("reward"),
+        "{:+.3f}",
+        "a model can learn to please it",
+    ),
+    "right answers": Criterion(
+        "the most right answers, by the exact judge",
+        "high",
+        lambda row: row.get("right"),
+        "{:.1%}",
+    ),
+    "person's marks": CRITERIA["person's marks"],
+}
+
+
+def select(
+    rows: list[dict],
+    marks: dict[int, list[int]] | None = None,
+    compared: dict[str, Criterion] = CRITERIA,
+) -> dict:
     """What each criterion picks among the checkpoints above step 0, ready for JSON.
 
     rows: the measurements (run/log.py). marks: {step: marks of its replies} (rate.py).
+    compared: the criteria.
 
     criteria   name -> step (the earliest of the best; null where nothing was measured), value,
                ties (the later steps that are exactly as good)
@@ -94,7 +119,7 @@ def select(rows: list[dict], marks: dict[int, list[int]] | None = None) -> dict:
         for row in sorted(rows, key=lambda row: row["step"])
     ]
     criteria, best = {}, {}
-    for name, c in CRITERIA.items():
+    for name, c in compared.items():
         values = {row["step"]: c.value(row) for row in rows if row["step"] > 0}
         values = {step: value for step, value in values.items() if value is not None}
         value = (min if c.better == "low" else max)(values.values(), default=None)
@@ -102,7 +127,7 @@ def select(rows: list[dict], marks: dict[int, list[int]] | None = None) -> dict:
         criteria[name] = {"step": steps[0] if steps else None, "value": value, "ties": steps[1:]}
         if steps:
             best[name] = steps
-    agree = _agreement(best)
+    agree = _agreement(best, compared)
     return {"criteria": criteria, "agree": agree, "disagree": len(agree) > 1, "rows": rows}
 
 
@@ -111,7 +136,7 @@ def _complete(row: dict, marks: list[int]) -> dict:
     return row | {"mark": fmean(marks) if marks else None, "marks": len(marks)}
 
 
-def _agreement(best: dict[str, list[int]]) -> list[dict]:
+def _agreement(best: dict[str, list[int]], compared: dict[str, Criterion]) -> list[dict]:
     """`agree` of select. best: {criterion: its best steps, ties included}.
 
     A tie is no disagreement: if compliance is 100 % from step 100 on, it does not speak against
@@ -120,7 +145,7 @@ def _agreement(best: dict[str, list[int]]) -> list[dict]:
     while best:
         steps = sorted(set().union(*best.values()))
         counts = {
-            step: sum(step in b and not CRITERIA[name].warning for name, b in best.items())
+            step: sum(step in b and not compared[name].warning for name, b in best.items())
             for step in steps
         }
         step = max(steps, key=counts.get)  # the first of equals
