@@ -23,9 +23,9 @@ a stage that talks (RUN/sft, RUN/dpo, ...) also has
 a fine-tuning also has
     adapter.safetensors   the adapters that LoRA trained (model.safetensors is merged)
     data.json             the training data in numbers
-a stage that made its comparisons (RUN/reward, RUN/dpo, ...) also has
-    rankings.jsonl        the rankings that it learned from, in the format of text/preferences.py
-    heldout.jsonl         those that it was measured on
+a stage that learned from comparisons (RUN/reward, RUN/dpo, ...) also has
+    heldout.jsonl         the rankings that it is measured on
+    rankings.jsonl        those that it learned from, if they were made for it
 RUN/report.html           all of it on a page
 """
 
