@@ -127,7 +127,9 @@ def _on_the_way(row: dict) -> dict:
     home, step = measured_stage(folder), checkpoint_step(folder)
     known = {name: _quietly(home / f"{name}.json") for name in ("report", "data")}
     log = [line for line in read_log(home) if step is None or line["step"] <= step]
-    measured = {}
+    run, measured = _quietly(home.parent / RUN_FILE), {}
+    if isinstance(run.get("settings"), dict):
+        run["settings"] = nested(run["settings"])
     if step is not None:
         path = home / "measurements.jsonl"
         lines = _read_lines(path, "", "", []) if path.is_file() else []
@@ -136,7 +138,7 @@ def _on_the_way(row: dict) -> dict:
         "stage": row["stage"],
         "kind": known_kind(home),
         **known,
-        "run": _quietly(home.parent / RUN_FILE),
+        "run": run,
         "measured": measured,
         "seconds": sum(line["seconds"] for line in log) if log else None,
     }
