@@ -12,6 +12,7 @@ from test_generate import MODEL, PROMPTS
 from texts import grown, say
 
 from pysft.cli import chat as command
+from pysft.cli.arguments import talker
 from pysft.inference.engine import Event
 from pysft.inference.generate import Reply, generate, stream
 from pysft.inference.sampling import CHAT as BY_DEFAULT
@@ -19,6 +20,7 @@ from pysft.inference.sampling import Sampling
 from pysft.inference.session import ROOM, Session, answer_once
 from pysft.inference.tool_calls import MAX_CALLS, SPARE, answer_calls, content_parts, result_ids
 from pysft.inference.tools import Tool
+from pysft.run import stage
 from pysft.text.conversation import check_messages
 from pysft.text.render import render, render_prompt
 from pysft.text.templates import CHAT, CHATML, HUMAN
@@ -372,11 +374,11 @@ def test_a_penalty_counts_the_words_of_a_reply_but_not_behind_a_call():
     assert written(*call("a"), "a a a", sampling=Sampling(repetition=2.0)) == "a a a"
 
 
-def test_the_command_writes_by_default_as_the_figures_of_chat_are_measured():
+def test_the_command_writes_by_default_as_the_figures_of_chat_are_measured(monkeypatch):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    args = parser.parse_args(["run"])
-    drawn = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition)
+    monkeypatch.setattr(stage, "load_stage", lambda run, ops: None)
+    _, drawn = talker(parser.parse_args(["run"]))
     assert drawn == BY_DEFAULT and BY_DEFAULT.repetition > 1
 
 

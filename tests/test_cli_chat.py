@@ -268,7 +268,8 @@ def test_one_answer_says_on_standard_error_why_it_ended(monkeypatch, capsys, sto
     document = {"reply": "Aye.", "stop": stop}
     monkeypatch.setattr(inference_session, "answer_once", lambda session, text: document)
     monkeypatch.setattr(repl, "Repl", Screenless)
-    session = SimpleNamespace(say=lambda text: (text, SimpleNamespace(stop=stop), 0))
+    answer = SimpleNamespace(stop=stop)
+    session = SimpleNamespace(say=lambda text: (text, answer, 0), best_of=0)
     args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=False)
     cli_chat._answer_once(session, args)
     shown = capsys.readouterr()

@@ -157,9 +157,9 @@ def add_rendering(p):
 
 
 def add_talking(p, temperature, repetition, asks_many=False):
-    """asks_many: True for a verb that may ask many prompts, at another temperature than one text.
-    Its default is then None, for which talker() takes `temperature`."""
-    p.set_defaults(usual_temperature=temperature)
+    """temperature, repetition: those that talker() takes where no flag gives another. asks_many:
+    True for a verb that may ask many prompts, at another temperature than one text."""
+    p.set_defaults(usual_temperature=temperature, usual_repetition=repetition)
     add_computing(p)
     add_precision(p, "(default: as the run was trained)")
     p.add_argument(
@@ -170,7 +170,6 @@ def add_talking(p, temperature, repetition, asks_many=False):
     p.add_argument(
         "--temperature",
         type=float,
-        default=None if asks_many else temperature,
         metavar="T",
         help=f"0 is greedy (default {temperature}{'; 1 with --prompts' if asks_many else ''})",
     )
@@ -191,7 +190,6 @@ def add_talking(p, temperature, repetition, asks_many=False):
     p.add_argument(
         "--repetition",
         type=float,
-        default=repetition,
         metavar="R",
         help="above 1, a reply is less likely to repeat its own words; 1 is no penalty"
         f" (default {repetition:g})",
@@ -358,9 +356,22 @@ def talker(args):
     from pysft.run.stage import load_stage
 
     temperature = args.usual_temperature if args.temperature is None else args.temperature
-    sampling = Sampling(temperature, args.top_k, args.top_p, args.seed, args.repetition)
+    repetition = args.usual_repetition if args.repetition is None else args.repetition
+    sampling = Sampling(temperature, args.top_k, args.top_p, args.seed, repetition)
     ops = computing_ops(args.ops, args.threads, args.precision)
     return load_stage(args.run_folder, ops), sampling
+
+
+def samples_freely(args) -> bool:
+    """True unless a flag asks for another temperature than 1, for cuts, or for a penalty."""
+    is_plain = args.temperature in (None, 1) and args.repetition in (None, 1)
+    return is_plain and (args.top_k, args.top_p) == (0, 1)
+
+
+def refuse_reward_alone(args) -> None:
+    """Raise a UsageError if --reward is given without --best-of."""
+    if args.reward is not None and args.best_of is None:
+        raise UsageError("--reward scores the replies of --best-of N; give that too")
 
 
 def warn_if_unfinished(run):

@@ -4,7 +4,16 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from pysft.cli.arguments import add_talking, print_json, talker, use_colour, warn_if_unfinished
+from pysft.cli.arguments import (
+    add_talking,
+    positive,
+    print_json,
+    refuse_reward_alone,
+    samples_freely,
+    talker,
+    use_colour,
+    warn_if_unfinished,
+)
 from pysft.console import command
 from pysft.errors import DataError, PysftError, UsageError
 
@@ -13,6 +22,7 @@ EXAMPLES = (
     "chat runs/tiny",
     "chat runs/tiny -p 'Speak of love'",
     "chat runs/tiny --temperature 0.7 --seed 3",
+    "chat runs/world --best-of 16 --reward runs/reward",
 )
 CUT_SHORT = {  # the message about a reply without an end token, by its stop
     "length": "was cut off at its length limit, before an end token",
@@ -58,6 +68,17 @@ def add_arguments(p):
         help="run no tools; a reply then ends where the model calls one",
     )
     p.add_argument(
+        "--best-of",
+        type=positive,
+        metavar="N",
+        help="draw N replies at temperature 1, and show the one that a reward model scores highest",
+    )
+    p.add_argument(
+        "--reward",
+        metavar="RUN",
+        help="the run whose reward model scores the replies of --best-of (default: RUN itself)",
+    )
+    p.add_argument(
         "--unknown",
         choices=["refuse", "replace"],
         help="what to do with characters of a message that the vocabulary lacks: refuse the"
@@ -66,8 +87,10 @@ def add_arguments(p):
 
 
 def run(args):
+    from pysft.inference.candidates import reward_beside
     from pysft.inference.session import MAX_NEW, Session
 
+    _refuse_beside_best(args)
     stage, sampling = talker(args)
     _require_tuned(stage, args.run_folder)
     warn_if_unfinished(args.run_folder)
@@ -83,6 +106,8 @@ def run(args):
             replace_unknown=replaces,
             tools=_tools(args, stage),
             text_history=bool(_taught(stage)),
+            best_of=args.best_of or 0,
+            reward=reward_beside(stage, args.reward) if args.best_of else None,
         )
         if args.prompt is not None:
             return _answer_once(session, args)
@@ -128,6 +153,21 @@ def _require_tuned(stage, run):
         f"{stage.folder}: this is a base model, which has no {stage.template.end} and cannot"
         f" answer; {remedy}"
     )
+
+
+def _refuse_beside_best(args) -> None:
+    """Raise a UsageError for flags that do not go together with --best-of, or that need it."""
+    refuse_reward_alone(args)
+    if args.best_of is None:
+        return
+    if not samples_freely(args):
+        raise UsageError(
+            "--best-of draws its replies at temperature 1 without cuts or penalties, so that it is"
+            " known how far the best is from the model; leave --temperature, --top-k, --top-p and"
+            " --repetition out"
+        )
+    if args.show_tokens:
+        raise UsageError("--show-tokens shows one reply as it is written; leave --best-of out")
 
 
 def _taught(stage) -> set[str]:
@@ -195,6 +235,8 @@ def _answer_once(session, args):
         _, reply, _ = session.say(args.prompt)
         stop = reply.stop
         print(repl.text_of(reply))
+        if session.best_of:
+            print(f"pysft: {session.best.line()}", file=sys.stderr)
     if stop in CUT_SHORT:
         print(f"pysft: the reply {CUT_SHORT[stop]}", file=sys.stderr)
 

@@ -3,7 +3,14 @@
 import sys
 from pathlib import Path
 
-from pysft.cli.arguments import add_talking, positive, print_json, talker, warn_if_unfinished
+from pysft.cli.arguments import (
+    add_talking,
+    positive,
+    print_json,
+    samples_freely,
+    talker,
+    warn_if_unfinished,
+)
 from pysft.errors import UsageError
 
 HELP = "continue a text, the only thing a base model can do; or sample replies to many prompts"
@@ -77,7 +84,7 @@ def _sample(args):
 
     if args.prompt is not None:
         raise UsageError("-p is one text, and --prompts names many; give one of the two")
-    if args.temperature not in (None, 1) or (args.top_k, args.top_p, args.repetition) != (0, 1, 1):
+    if not samples_freely(args):
         raise UsageError(
             "--prompts samples at temperature 1 without cuts or penalties, so that the model could"
             " be trained on what it wrote; leave --temperature, --top-k, --top-p and --repetition"

@@ -65,11 +65,12 @@ def generate(
     sampling: Sampling = GREEDY,
     inject: Callable | None = None,
     again: Callable | None = None,
+    decoder=None,
 ) -> list[Reply]:
     """Return the Reply to each prompt. The arguments are those of stream()."""
     if not prompts:
         return []
-    engine, begun = _begun(model, prompts, None, max_new, stop, sampling, inject, again)
+    engine, begun = _begun(model, prompts, decoder, max_new, stop, sampling, inject, again)
     engine.run()
     return [
         Reply(np.array(s.written, np.int32), s.ended, np.array(s.injected, bool)) for s in begun

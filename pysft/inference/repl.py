@@ -97,6 +97,8 @@ class Repl:
             else:
                 self.show("(there is no exchange to forget)")
         elif name == "/tokens":
+            if self.session.best_of:
+                raise UsageError("/tokens shows one reply as it is written, and not the best of n")
             self.show_tokens = not self.show_tokens
             self.show(f"(the next replies show their {'tokens' if self.show_tokens else 'text'})")
         elif name == "/save":
@@ -135,9 +137,13 @@ class Repl:
         self.show("bot> ", end="")
         for event in events:
             if isinstance(event, Reply):
+                if self.session.best_of:
+                    self.show(self.text_of(event), end="")
                 self.show(self._close_bracket() + CUT_SHORT.get(event.stop, ""))
                 if self.session.dropped > dropped:
                     self.show("(earlier exchanges were dropped to make room for the result)")
+                if self.session.best_of:
+                    self.show(self._dim(f"({self.session.best.line()})"))
             elif event.token is not None and event.stop is None:
                 self.show(self._text(event.token, event.logits is None), end="")
 

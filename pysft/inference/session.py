@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pysft.errors import DataError, UsageError
-from pysft.inference.engine import Event
+from pysft.inference.candidates import Best, best_reply
+from pysft.inference.engine import SLOTS, Event
 from pysft.inference.generate import Reply, stream
 from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import Sampling
 from pysft.inference.tool_calls import answer_calls, content_parts, free_text, result_ids
 from pysft.inference.tools import Tool
+from pysft.run.stage import Stage
 from pysft.text.characters import replaced, typed
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
@@ -40,6 +42,9 @@ class Session:
     tools: the tools that answer calls.
     text_history: show the model its earlier replies without their calls and results, as the made
         transcripts do. A model that learned from other transcripts sees them as it wrote them.
+    best_of, reward: draw so many replies to each message, and answer with the one that this reward
+        model (candidates.py) scores highest. 0 is one reply, drawn as `sampling` says. Of the
+        sampling, only the seed counts for them, and no tool may run.
 
     A system message that is empty, or that the template has no role for, raises a UsageError, and
     one with an unknown character a DataError."""
@@ -54,7 +59,10 @@ class Session:
     replace_unknown: bool = False
     tools: dict[str, Tool] = field(default_factory=dict)
     text_history: bool = False
+    best_of: int = 0
+    reward: Stage | None = None
     dropped: int = field(default=0, init=False)  # exchanges that the last reply left out
+    best: Best | None = field(default=None, init=False)  # what the last reply was chosen from
     # Made for the first reply and used for all later ones, because the weights do not change.
     _decoder: object = field(default=None, init=False, repr=False)
 
@@ -68,6 +76,11 @@ class Session:
             raise UsageError(
                 f"this run's template {self.template.name!r} has no system role; leave --system out"
             )
+        if self.best_of and self.tools:
+            raise UsageError(
+                "--best-of scores replies that the model writes alone, and this model calls tools;"
+                " add --no-tools, or leave --best-of out"
+            )
         self._system_turn()  # raises now what every message would raise
 
     def prompt(self, text: str) -> tuple[np.ndarray, int]:
@@ -79,7 +92,7 @@ class Session:
         with an unknown character, or one that does not fit even alone, raises a DataError."""
         self.tokenizer.encode(text, "the message")
         context = self.model.config.context
-        least = min(ROOM, self.max_new)
+        least = min(ROOM, self.max_new) + bool(self.best_of)  # its end is read too
         system = self._system_turn()
         turn = {"role": "user", "content": text}
         history = [self._seen(message) for message in self.messages]
@@ -119,7 +132,8 @@ class Session:
 
     def stream(self, text: str) -> Iterator:
         """Answer a message. Yields (ids, dropped) as prompt() returns them, then the Events of the
-        reply as it is written (engine.Event), and last the Reply.
+        reply as it is written (engine.Event), and last the Reply. With best_of there are no Events,
+        and self.best has all replies when the Reply is yielded.
 
         Just before the Reply is yielded, the exchange is added to the history, and exchanges that
         were left out, by the prompt or for a long result, are removed; self.dropped has their
@@ -129,6 +143,12 @@ class Session:
             raise DataError("the message is empty; type some words")
         ids, dropped = self.prompt(text)
         yield ids, dropped
+        if self.best_of:
+            reply = self._best(text, dropped)
+            self._remember(text, reply, dropped)
+            self.dropped = dropped
+            yield reply
+            return
         self._decoder = self._decoder or self.model.decoder()
         written, chosen, long = [], [], []
         prompt = [*self._system_turn(), {"role": "user", "content": text}]
@@ -149,6 +169,16 @@ class Session:
         self._remember(text, reply, dropped)
         self.dropped = dropped
         yield reply
+
+    def _best(self, text: str, dropped: int) -> Reply:
+        """Draw best_of replies to a message, and return the best of them."""
+        self._decoder = self._decoder or self.model.decoder(min(SLOTS, self.best_of))
+        history = [self._seen(message) for message in self.messages[2 * dropped :]]
+        messages = [*self._system_turn(), *history, {"role": "user", "content": text}]
+        talker = self.model, self.tokenizer, self.template, self.reward
+        n, seed = self.best_of, self.sampling.seed
+        self.best = best_reply(*talker, messages, n, seed, self.max_new, self._decoder)
+        return self.best.reply
 
     def _written(self, ids, written: list[int], chosen: list[bool], long: list[str], history: int):
         """Write a reply from where it is, and return why it stopped. Yields its Events.
@@ -212,7 +242,8 @@ def answer_once(session: Session, text: str) -> dict:
     """Answer a message; return the document of `chat -p --json`.
 
     "reply" is the text alone. "calls" has the calls of tools and their results, and is left out if
-    there were none. "tokens" counts the tokens that the model chose."""
+    there were none. "tokens" counts the tokens that the model chose. With best_of there is also
+    what Best.to_json() gives."""
     began = time.monotonic()
     _, reply, _ = session.say(text)
     parts = content_parts(reply.ids, session.tokenizer, session.template)
@@ -225,4 +256,5 @@ def answer_once(session: Session, text: str) -> dict:
         "tokens": tokens,
         "tokens_per_s": tokens / max(time.monotonic() - began, 1e-9),
     }
-    return document | ({"calls": calls} if calls else {})
+    document |= {"calls": calls} if calls else {}
+    return document | (session.best.to_json() if session.best_of else {})
