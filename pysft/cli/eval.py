@@ -5,7 +5,9 @@ from pysft.cli.arguments import (
     add_judge,
     add_precision,
     add_run_folder,
+    positive,
     print_json,
+    refuse_reward_alone,
     share,
     warn_if_unfinished,
     whole,
@@ -20,6 +22,7 @@ EXAMPLES = (
     "eval runs/tiny/sft/steps/850 --samples 20",
     "eval runs/tiny/reward",
     "eval runs/tiny --data pairs.jsonl rankings.jsonl",
+    "eval runs/world --best-of 64 --reward runs/reward",
     "eval runs/world --judge http://localhost:8000/v1 --judge-model judge",
 )
 
@@ -66,6 +69,19 @@ def add_arguments(p):
         " key is taken from PYSFT_JUDGE_KEY or OPENAI_API_KEY",
     )
     add_judge(p)
+    p.add_argument(
+        "--best-of",
+        type=positive,
+        metavar="N",
+        help="for a run that learned an invented world: draw N replies, such as 64, to each of 100"
+        " sealed questions, and show what the best of 1, 2, 4, ... gains by the score of a reward"
+        " model and in truth",
+    )
+    p.add_argument(
+        "--reward",
+        metavar="RUN",
+        help="the run whose reward model scores the replies of --best-of (default: RUN itself)",
+    )
 
 
 def run(args):
@@ -74,6 +90,7 @@ def run(args):
     from pysft.jobs.compare import Sides
     from pysft.jobs.evaluate import evaluate
     from pysft.measure.alignment import dpo_rows, reward_rows, scored_rows
+    from pysft.measure.bestof import best_of_lines
     from pysft.measure.wording import unit_of, written
     from pysft.nn.computing import computing_ops
 
@@ -82,7 +99,9 @@ def run(args):
     ops = computing_ops(args.ops, args.threads, args.precision)
     _refuse_beside_data(args)
     judge = _judge(args, screen)
-    report = evaluate(args.run_folder, ops, args.matched, screen.progress, judge, args.data)
+    refuse_reward_alone(args)
+    best = None if args.best_of is None else (args.best_of, args.reward)
+    report = evaluate(args.run_folder, ops, args.matched, screen.progress, judge, args.data, best)
     tuned = "recall" in report
     if (args.gate or args.matched) and "reward" in report:
         raise UsageError(
@@ -112,6 +131,8 @@ def run(args):
         show.provenance(report["samples"][: args.samples], screen)
         if "dpo" in report:
             show.print_rows(dpo_rows(report), screen)
+        if best:
+            screen.say("\n" + "\n".join(best_of_lines(report["best_of"])))
     elif "reward" in report:
         show.print_rows(reward_rows(report["reward"]), screen)
     elif "comparisons_scored" in report:

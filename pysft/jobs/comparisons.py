@@ -125,17 +125,17 @@ def made_comparisons(
     stage, seed = settings.stages[name], settings.seed
     sealed = _sealed(parent.world, seed, name)
     if not all(path.is_file() for path in files):
-        prompts = _asked(parent.world, SPLITS[kind_of(name)])
+        prompts = asked(parent.world, SPLITS[kind_of(name)])
         parts = prompts * stage.rounds, sealed
         disk.make_folder(folder)
         screen.say(
             f"{name}: {parent.name} writes {stage.replies} replies to {len(parts[0]):,} prompts and"
             f" to {len(parts[1]):,} sealed ones, which are only measured on"
         )
-        for n, (path, asked) in enumerate(zip(files, parts)):
+        for n, (path, some) in enumerate(zip(files, parts)):
             drawn = int(rng(seed, name, "replies", n).integers(2**31))
-            found = sample_replies(parent, asked, stage.replies, drawn, progress=screen.progress)
-            rows = ranked(asked, found, rater)
+            found = sample_replies(parent, some, stage.replies, drawn, progress=screen.progress)
+            rows = ranked(some, found, rater)
             if all(len(set(row["ranks"])) == 1 for row in rows):
                 raise DataError(
                     f"{name}: all replies of {parent.name} to a prompt are equal or tie, so there"
@@ -186,16 +186,16 @@ def judged_prompts(heldout: list[Ranking]) -> list[list[dict]]:
 
 def _sealed(world: WorldSettings, seed: int, name: str) -> list[list[dict]]:
     """The sealed questions that a stage is measured on, JUDGED at most."""
-    sealed = _asked(world, ["sealed"])
+    sealed = asked(world, ["sealed"])
     chosen = rng(seed, name, "judged").permutation(len(sealed))[:JUDGED]
     return [sealed[i] for i in sorted(chosen)]
 
 
-def _asked(world: WorldSettings, splits) -> list[list[dict]]:
+def asked(world: WorldSettings, splits) -> list[list[dict]]:
     """The questions of some splits, as messages, without those of two hops and in wordings of
     training. Questions that nobody can answer are among them if the world teaches to refuse."""
-    asked = [q for split in splits for q in questions(make(world), split)]
-    fit = [q for q in asked if q.hops == 1 or (q.hops == 0 and world.refusals)]
+    every = [q for split in splits for q in questions(make(world), split)]
+    fit = [q for q in every if q.hops == 1 or (q.hops == 0 and world.refusals)]
     texts = dict.fromkeys(q.prompt for q in fit if not q.new_wording)
     return [[{"role": "user", "content": text}] for text in texts]
 

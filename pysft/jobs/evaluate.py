@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, PysftError, UsageError
+from pysft.jobs.bestof import best_of_world
 from pysft.jobs.compare import compared, parent_figures
 from pysft.jobs.measured import measured
 from pysft.jobs.scored import dpo_again, reward_again, scored
@@ -53,6 +54,7 @@ def evaluate(
     progress=lambda text, last: None,
     judge=None,
     data: list[str] | None = None,
+    best: tuple[int, str | None] | None = None,
 ) -> dict:
     """Measure a run, or one of its checkpoints, again from its folder. Return the --json document.
 
@@ -61,7 +63,8 @@ def evaluate(
     (all its weights, even if the fine-tuning trained adapters). progress(text, last) is called with
     each line about it. judge: one of judges.py, which is compared with the exact judge on a run
     that learned an invented world. data: files of comparisons, which are scored instead of all
-    else. MissingInput or a DataError if the folder lacks something or is damaged, a UsageError if
+    else. best: (n, the run of a reward model or None for this one): also measure best of n, on such
+    a run. MissingInput or a DataError if the folder lacks something or is damaged, a UsageError if
     there is nothing to judge."""
     began = time.monotonic()
     stage = load_stage(run, ops)
@@ -79,6 +82,7 @@ def evaluate(
             f"{run}: it is not a tuned model that learned an invented world (train --data world),"
             " so there is no truth to measure a judge by; leave --judge out"
         )
+    best = best and best_of_world(stage, *best, progress)
     home = measured_stage(stage.folder)
     if stage.model.config.outputs == "value":
         report |= {"stage": stage.name, **reward_again(stage)}
@@ -92,6 +96,8 @@ def evaluate(
     figures, replies, asked = measured(stage, probe, is_last=home == stage.folder)
     if judge is not None:
         figures["judge"] = judged(judge, asked)
+    if best is not None:
+        figures["best_of"] = best
     report |= {name: stored.get(name) for name in KEPT} | figures
     try:
         line = lineage(stage)

@@ -126,11 +126,12 @@ def _mean(x) -> float | None:
     return float(np.mean(x)) if len(x) else None
 
 
-def _interval(each: Sequence[float]) -> tuple[float | None, float | None]:
-    """The interval of 95 % of a mean of independent shares, by their spread."""
+def interval(each: Sequence[float]) -> tuple[float | None, float | None]:
+    """The interval of 95 % of a mean of independent observations, by their spread."""
     if len(each) < 2:
         return None, None
-    return _within(np.mean(each), np.std(each, ddof=1) / math.sqrt(len(each)))
+    mean, error = float(np.mean(each)), float(np.std(each, ddof=1)) / math.sqrt(len(each))
+    return mean - 1.96 * error, mean + 1.96 * error
 
 
 # ------------------------------------------------------------------------------ a tuned model
@@ -148,7 +149,7 @@ def win_figures(after: np.ndarray, before: np.ndarray) -> dict:
     gold, gold_before   the mean points of both"""
     d = np.sign(after[:, :, None] - before[:, None, :])
     each = ((d + 1) / 2).mean(axis=(1, 2))
-    low, high = _interval(each.tolist())
+    low, high = interval(each.tolist())
     return {
         "win_rate": float(each.mean()),
         "win_rate_low": low,
