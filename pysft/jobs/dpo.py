@@ -77,7 +77,6 @@ def train_dpo(
     with closing(train_stage(tuned, plan, stage, screen, place.resume, at=at)) as moments:
         for moment in moments:
             _measure(moment, tuned, settings, probe, base_loss)
-    drop_checkpoints(folder)
     screen.say(f"measuring {name} ...")
     report, replies = _report(name, tuned, parent, settings, comparisons, probe, base_loss, place)
     sides = compared(parent, tuned, replies)
@@ -87,6 +86,7 @@ def train_dpo(
     write_json(folder / "before.json", sides.to_json())
     write_json(folder / "report.json", report)
     save_stage(tuned)
+    drop_checkpoints(folder)  # not before: a stop while it is measured must not undo the training
     return tuned, report, sides
 
 
