@@ -356,7 +356,8 @@ def refusals(folder):
          f"{bad}, line 1, rejected: empty reply; write one, or remove the line (and 1 more; python"
          f" -m pysft audit {bad} names them all)"),
         (lambda: read_many([good, tie]),
-         f"{tie}: no ranking in it. The guide's page 'data' shows how a row looks"),
+         f"{tie}: no ranking in it puts two replies in an order (1 tie, or have one reply); rank"
+         f" some replies above others"),
     ]  # fmt: skip
 
 

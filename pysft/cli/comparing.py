@@ -1,5 +1,7 @@
 """What the verbs that learn from comparisons share: their flags and their order."""
 
+from pathlib import Path
+
 from pysft.cli.arguments import add_training, positive, settings_of
 from pysft.errors import UsageError
 
@@ -40,6 +42,18 @@ def add_comparing(p, kind: str) -> None:
     add_training(p)
 
 
+def _refuse_base(folder: Path, run) -> None:
+    """Raise a UsageError that says what to do, if the stage in a folder is a base model."""
+    from pysft.console import command
+    from pysft.run.stage import can_talk
+
+    if not can_talk(folder):
+        raise UsageError(
+            f"{folder}: this is a base model, which cannot answer, so there are no replies of its"
+            f" to compare; fine-tune it first: {command('train', '--base', Path(run))}"
+        )
+
+
 def order_of(args, kind: str, flags: dict):
     """Return the order of a training that one stage of a kind is. A UsageError if no run is
     named."""
@@ -49,20 +63,23 @@ def order_of(args, kind: str, flags: dict):
 
     if args.base is None and not args.resume:
         raise UsageError(f"name the run to begin from: {kind} RUN")
-    ranks = [name for name in ("by", "replies", "rounds", "reward") if getattr(args, name, None)]
-    if args.data and ranks:
+    if args.data is not None:
+        for name in ("by", "replies", "rounds", "reward"):
+            if getattr(args, name, None) is not None:
+                raise UsageError(
+                    f"--{name} is for comparisons that the run makes, and --data names files of"
+                    " them; leave one of the two out"
+                )
+    if getattr(args, "reward", None) is not None and args.by not in (None, "reward"):
         raise UsageError(
-            f"--{ranks[0]} is about comparisons that are made, and --data names files of them;"
-            " leave one of them out"
-        )
-    if getattr(args, "reward", None) and args.by not in (None, "reward"):
-        raise UsageError(
-            f"--reward ranks replies, and so does --by {args.by}; leave one of them out"
+            f"--reward ranks replies by a reward model, and --by {args.by} by somebody else; leave"
+            " one of the two out"
         )
     parent = base = None
     if not args.resume:
         base = str(find_stage(args.base))
         parent = parent_named(base)
+        _refuse_base(Path(base), args.base)
     stages = None if parent is None else [next_name(parent.stage, kind)]
     settings = settings_of(args, flags, None, stages, parent)
     return Order(

@@ -13,8 +13,9 @@ from pysft.jobs.dpo import train_dpo
 from pysft.jobs.material import Material
 from pysft.jobs.reward import train_reward
 from pysft.measure.probe import Probe, stored_probe
-from pysft.measure.raters import rater_named
+from pysft.measure.raters import Rater, rater_named
 from pysft.rng import rng
+from pysft.run.checkpoints import drop_checkpoints
 from pysft.run.stage import Stage, is_finished, load_stage, measured_stage, read_json
 from pysft.run.tree import refuse_other_parent
 from pysft.training.kinds import COMPARING, kind_of
@@ -43,6 +44,13 @@ def refuse_without_comparisons(settings: Settings, files: list[str] | None) -> N
             )
 
 
+def refuse_unknown_raters(settings: Settings, reward: Stage | None) -> None:
+    """Raise the error of a stage that would be ranked by somebody whom nobody knows."""
+    for name in settings.stages:
+        if kind_of(name) in COMPARING:
+            _rater(name, settings, settings.world, reward)
+
+
 def align(
     name: str, settings: Settings, parent: Stage, reward: Stage | None, known: Known, place: Place
 ) -> tuple[Stage, dict, Sides | None]:
@@ -55,6 +63,7 @@ def align(
     if place.resume:
         refuse_other_parent(folder, parent)
     if place.resume and is_finished(folder):
+        drop_checkpoints(folder)  # those of a run that was stopped just before it could
         return load_stage(folder, place.ops), read_json(folder / "report.json"), None
     comparisons = known.given or _made(name, own, parent, reward, place)
     for note in comparisons.notes:
@@ -84,15 +93,20 @@ def _like(parent: Stage, settings: Settings) -> Settings:
 
 
 def _made(name: str, settings: Settings, parent: Stage, reward, place) -> Comparisons:
+    by, rater = _rater(name, settings, parent.world, reward)
+    stage = replace(settings.stages[name], by=by)
+    settings = replace(settings, stages={name: stage})
+    return made_comparisons(name, settings, parent, rater, place.folder / name, place.screen)
+
+
+def _rater(name: str, settings: Settings, world, reward: Stage | None) -> tuple[str, Rater]:
+    """Return (who ranks the replies for the stage `name`, that Rater)."""
     by = settings.stages[name].by
     if by == "reward" and reward is None:
         by = "labelers"
-    stage = replace(settings.stages[name], by=by)
-    settings = replace(settings, stages={name: stage})
     score = partial(scores, reward) if by == "reward" else None
     seed = int(rng(settings.seed, name, "raters").integers(2**31))
-    rater = rater_named(by, parent.world, score, seed)
-    return made_comparisons(name, settings, parent, rater, place.folder / name, place.screen)
+    return by, rater_named(by, world, score, seed)
 
 
 def _probe(parent: Stage, material: Material) -> Probe:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import textwrap
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from pysft.run.stage import (
     measured_stage,
     new_run,
     read_json,
+    reward_model,
     understood,
     write_json,
 )
@@ -233,6 +235,9 @@ def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
         names += ["pairs40.jsonl"] if "pairs" in data.shipped else []
         names += ["town.jsonl"] if data.transcripts else []
         files |= {SHIPPED + name: shipped(name) for name in names}
+    if order.reward is not None:
+        weights = reward_model(order.reward) / "model.safetensors"
+        files |= {str(weights): weights}
     if given is not None:
         files |= {str(given.folder / "model.safetensors"): given.folder / "model.safetensors"}
     for name, file in files.items():
@@ -304,6 +309,10 @@ def open_run(begun: Begun, out: str | None, resume: bool, screen: Screen, name: 
         try:
             write_json(folder / "run.json", begun.to_json())
             yield folder
+        except KeyboardInterrupt:  # not while training, which writes a checkpoint first
+            raise Interrupted(
+                f"interrupted. Go on with: {resume_command(folder)}", signal.SIGINT
+            ) from None
         except BrokenPipeError as error:
             raise Interrupted(
                 f"stopped, because its output can no longer be written ({error.strerror}). Go on"

@@ -41,19 +41,21 @@ def sample_replies(
     """Return k sampled replies to each prompt, as [(text, did it end?)].
 
     prompts: messages, which leave room for a reply in the context. k: 1 to MOST. The replies are
-    drawn at temperature 1 without cuts, so each has the probability that the model gives it. Reply
+    drawn at temperature 1 without cuts, so each has the probability that the model gives it. Each
+    leaves room for its end in the context, because a reward model reads a reply with its end. Reply
     j to prompt i depends on the seed, i, j, the prompt and the weights alone. The text of a control
     token is its name. A DataError if a prompt cannot be written or is too long."""
     if not 1 <= k <= MOST:
         raise UsageError(f"k = {k}: expected 1 to {MOST} replies to a prompt")
     ids = [_rendered(stage, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
     end, sampling = stage.tokenizer.special[stage.template.end], Sampling(1.0, seed=seed)
+    most = stage.model.config.context - 1  # tokens of a prompt and a reply without its end
     decoder = stage.model.decoder(max(1, min(SLOTS, k * len(ids))))
     found, each = [], max(1, AT_ONCE // k)
     for first in range(0, len(ids), each):
         engine = Engine(stage.model, decoder=decoder)
         begun = [
-            engine.add(i * MOST + j, ids[i], max_new, end, sampling)
+            engine.add(i * MOST + j, ids[i], min(max_new, most - len(ids[i])), end, sampling)
             for i in range(first, min(first + each, len(ids)))
             for j in range(k)
         ]
@@ -71,7 +73,7 @@ def _rendered(stage: Stage, prompt: list[dict], where: str) -> np.ndarray:
         remedy = error.remedy.partition(", or give --unknown")[0]
         raise DataError(f"{error.where}: {error.what}; {remedy}") from None
     context = stage.model.config.context
-    if len(ids) >= context:
+    if len(ids) >= context - 1:  # one token, and the end
         raise DataError(
             f"{where}: it takes {len(ids):,} tokens and leaves no room for a reply in a context of"
             f" {context:,}; shorten it, or leave it out"
@@ -105,13 +107,15 @@ def collect(
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
     stage = load_stage(run, ops)
+    if not stage.model.config.has_nll:
+        raise UsageError(
+            f"{stage.folder}: this is a reward model, which writes nothing; name a stage that talks"
+        )
     if not stage.can_talk:
         raise UsageError(
             f"{stage.folder}: this is a base model, which cannot answer; --prompts is for a tuned"
             " model"
         )
-    if not stage.model.config.has_nll:
-        raise UsageError(f"{stage.folder}: this is a reward model, which writes nothing")
     is_world = prompts.partition(":")[0] == WORLD
     asked = _asked_of_world(stage, prompts) if is_world else read_asked(prompts, stage.template)
     asked = [(_typed(messages, stage), source, where) for messages, source, where in asked]
@@ -209,4 +213,14 @@ def _reward_model(folder: str, ops) -> Callable:
         )
     from pysft.inference.score import scores
 
-    return lambda prompts, replies: scores(stage, prompts, replies)
+    def score(prompts, replies):
+        try:
+            return scores(stage, prompts, replies)
+        except RowError as error:
+            asked = prompts[0][-1]["content"]
+            raise DataError(
+                f"--by {folder}: it cannot read a reply to {asked[:40]!r}: {error.what}; leave the"
+                " row out, or let somebody else rate the file"
+            ) from None
+
+    return score

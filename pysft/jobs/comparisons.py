@@ -19,7 +19,7 @@ from pysft.text.compared import graded_examples, ranked_examples
 from pysft.text.conversation import refuse_faults
 from pysft.text.heldout import split_by_prompt
 from pysft.text.preferences import read_many, read_rankings
-from pysft.text.ranking import Ranking
+from pysft.text.ranking import Ranking, check_ranking
 from pysft.text.sampled import Sampled
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
@@ -84,14 +84,17 @@ def read_comparisons(
     reading = settings.data.reading()
     rankings = read_many(files, template, reading)
     written = write_with([r.as_one() for r in rankings], tokenizer, template, settings.data.unknown)
-    refuse_faults(written.faults)
+    # Its own faults are those of whole conversations, which a ranking written as one is not.
     rankings = [r.with_texts_of(c) for r, c in zip(rankings, written.conversations)]
     kept, faults = [], []
     for ranking in rankings:
         try:
+            check_ranking(ranking, template)  # again, because texts may have changed
             for make in (ranked_examples, graded_examples):
                 make(ranking, tokenizer, settings.model.context, template)
         except RowError as error:
+            if error.kind == "characters":
+                error = _without_unknown_flag(error)
             if error.kind != "length" or settings.data.too_long == "refuse":
                 faults.append(error)
         else:
@@ -100,17 +103,28 @@ def read_comparisons(
     notes = []
     if len(kept) < len(rankings):
         notes.append(f"left out: {len(rankings) - len(kept):,} rankings too long for the context")
-    if len({json.dumps(r.prompt) for r in kept}) < 3:
+    if not kept:
         raise DataError(
-            f"{', '.join(files)}: fewer than three different prompts whose rankings fit into the"
-            " context; some are learned from and others are measured on, so give more"
+            f"{', '.join(files)}: no ranking is left, because none fits into the context; shorten"
+            " their prompts or replies, or begin from a run with a longer context"
         )
-    parts = split_by_prompt(kept, settings.seed)
+    try:
+        parts = split_by_prompt(kept, settings.seed)
+    except DataError as error:
+        raise DataError(f"{', '.join(files)}: {error}") from None
     judging = set(map(id, parts["judging"]))
     trained = [r for r in kept if id(r) not in judging]
     heldout = parts["judging"]
     judged = judged_prompts(heldout)
     return Comparisons(trained, heldout, judged, ", ".join(files), notes=notes)
+
+
+def _without_unknown_flag(error: RowError) -> RowError:
+    """The same fault with a remedy that the verbs know, whose models have a vocabulary that cannot
+    grow."""
+    remedy = error.remedy.partition(", or give --unknown")[0]
+    remedy += ", or replace such characters: --set data.unknown=replace"
+    return RowError(error.where, error.what, remedy, error.kind)
 
 
 def made_comparisons(

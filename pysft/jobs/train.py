@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pysft.console import Screen
 from pysft.errors import UsageError
+from pysft.inference.candidates import refuse_other_words
 from pysft.inference.engine import SLOTS
-from pysft.jobs.align import Known, align, refuse_without_comparisons
+from pysft.jobs.align import Known, align, refuse_unknown_raters, refuse_without_comparisons
 from pysft.jobs.begin import (
     Begun,
     Order,
@@ -90,6 +91,10 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         material = text_alone(settings, order.corpus, template, tokenizer)
     reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
     refuse_without_comparisons(settings, order.rankings)
+    if reward is not None and given is not None:
+        refuse_other_words(reward, given)
+    if not order.rankings:
+        refuse_unknown_raters(settings, reward)
     comparisons = None
     if order.rankings:
         writes = material.grown or material.tokenizer

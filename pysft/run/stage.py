@@ -247,11 +247,11 @@ def find_stage(path) -> Path:
             f"{path}: no stage in it (base, sft or sft-2, ... with a model.safetensors). It is not"
             " a run's folder, or its training never finished (--resume continues it)"
         )
-    return next(filter(_can_talk, newest), newest[0])
+    return next(filter(can_talk, newest), newest[0])
 
 
-def _can_talk(folder: Path) -> bool:
-    """True if a stage's vocabulary has the end token of its template."""
+def can_talk(folder: Path) -> bool:
+    """True if the stage in a folder can talk, as Stage.can_talk says."""
     if _outputs(folder) == "value":
         return False
     tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)

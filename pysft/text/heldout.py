@@ -58,8 +58,8 @@ def split_by_prompt(items: list, seed: int) -> dict[str, list]:
     different = sorted(set(keys))
     if len(different) < len(SHARES):
         raise DataError(
-            f"{len(different)} different prompts, which cannot be split into"
-            f" {', '.join(SHARES)}; give {len(SHARES)} or more"
+            f"{len(different)} different prompt{'s' * (len(different) != 1)}, which cannot be split"
+            f" into {', '.join(SHARES)}; give {len(SHARES)} or more"
         )
     order = rng(seed, "preferences", "split").permutation(len(different))
     first, *others = SHARES

@@ -123,9 +123,12 @@ def read_many(paths, template: Template = CHAT, reading: Reading = EVERYTHING) -
     refuse_faults([row for _, rows in files for row in rows if isinstance(row, RowError)])
     for path, rows in files:
         if not any(isinstance(row, Ranking) for row in rows):
-            raise DataError(
-                f"{path}: no ranking in it. The guide's page 'data' shows how a row looks"
-            )
+            ties = sum(isinstance(row, LeftOut) for row in rows)
+            why = "no ranking in it. The guide's page 'data' shows how a row looks"
+            if ties:
+                why = f"no ranking in it puts two replies in an order ({ties:,} tie, or have one"
+                why += " reply); rank some replies above others"
+            raise DataError(f"{path}: {why}")
     return [row for _, rows in files for row in rows if isinstance(row, Ranking)]
 
 

@@ -144,6 +144,10 @@ class RewardModel(Training):
         _refuse_no_comparison(self, "rankings")
         if self.windows or self.world:
             raise UsageError("a reward model reads comparisons alone; leave windows and world out")
+        if self.by == "reward":
+            raise UsageError(
+                "by = 'reward': no reward model is there yet; choose world or labelers"
+            )
         if not self.nu:
             raise UsageError("nu = 0 gives ties no probability; it must be above 0")
         if not self.steps and not self.epochs:
