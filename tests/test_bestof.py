@@ -73,6 +73,13 @@ def test_a_curve_of_gao_is_found_again_and_its_peak_is_where_it_turns():
     assert gao_fit(KL, d * (0.5 + 0.2 * d))["peak"] is None
 
 
+def test_the_share_that_a_curve_explains_is_of_the_spread_around_the_mean():
+    gold = np.array([0.5, 1.0, 1.0, 2.0, 1.5, 2.5, 2.0])
+    fit, d = gao_fit(KL, gold), np.sqrt(KL)
+    left = gold - gold[0] - d * (fit["alpha"] - fit["beta"] * d)
+    assert fit["r2"] == pytest.approx(1 - (left**2).sum() / (gold.var() * 7), rel=1e-12)
+
+
 def test_few_rows_have_no_curve_and_equal_ones_no_share_that_it_explains():
     assert gao_fit(KL[:3], [1, 2, 3]) is None
     fit = gao_fit(KL, [2.0] * 7)
