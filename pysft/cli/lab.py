@@ -108,7 +108,7 @@ def _list(json: bool) -> int:
         print_json({"experiments": {e.name: e.claim for e in EXPERIMENTS.values()}})
     else:
         for e in EXPERIMENTS.values():
-            print(f"{e.name:<15} {e.title}")
+            print(f"{e.name:<16} {e.title}")
     return 0
 
 
@@ -131,6 +131,10 @@ def _side_by_side(lab, names: list[str], args, jobs: int, screen) -> None:
 
     if not all(EXPERIMENTS[name].on_world for name in names):
         prepare_bases(lab, args.seeds)
+    shared = dict.fromkeys(EXPERIMENTS[name].prepare for name in names)
+    for prepare in filter(None, shared):
+        for seed in range(1, args.seeds + 1):
+            prepare(lab, seed)
     parts = [
         Part(e.name, args.out, args.corpus, args.ops, args.scale, args.retrain_base, args.seeds)
         for e in COSTLY_FIRST

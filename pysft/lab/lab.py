@@ -7,6 +7,7 @@ import numpy as np
 
 from pysft.errors import UsageError
 from pysft.lab.arm import Arm
+from pysft.lab.preferring import PreferenceArm, record_of_arm
 from pysft.lab.records import VERSION, digest, relevant, sha256, stored
 from pysft.lab.told import Told, text_of
 from pysft.lab.trial import Base, Trial, carry_out
@@ -34,7 +35,9 @@ class Lab:
     """The texts that all experiments use, and the folder of their results:
 
     lab.json            the corpus, the scale, and whether each seed has its own base
-    bases/              trained base models; in a name "world" says that it read of one
+    bases/              trained base models; in a name "world" says that it read of one, and "sft"
+                        that it was tuned on questions about it
+    replies/DIGEST.json replies of such a tuned model, with their points
     trials/DIGEST.json  records of trials, named as records.py says
     NAME/               table, figures and document of an experiment (study.py)"""
 
@@ -205,8 +208,10 @@ class Lab:
             )
         return Stage(folder, model, self.tokenizer, CHAT, settings.to_json())
 
-    def run(self, arm: Arm, seed: int) -> dict:
+    def run(self, arm: Arm | PreferenceArm, seed: int) -> dict:
         """The record of an arm under one seed: from the folder, or measured now and kept there."""
+        if isinstance(arm, PreferenceArm):
+            return record_of_arm(self, arm, seed)
         settings, tokenizer = self._settings_of(arm, seed), arm.tokenizer or self.chat
         last = settings.stages["sft"].steps
         trial = Trial(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pysft.lab.arm import Arm
 from pysft.lab.lab import Lab
+from pysft.lab.preferring import PreferenceArm
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,24 @@ class Experiment:
     """A claim of the source text and how it is tested.
 
     claim    what the source text says, in our words
-    arms     (lab, seed) -> a generator that yields Arms and is sent the record of each, so an arm
-             can depend on earlier results
+    arms     (lab, seed) -> a generator that yields Arms or PreferenceArms and is sent the record of
+             each, so an arm can depend on earlier results
     columns  the columns of the table
     checks   their results in all seeds give the verdict
     figures  {arm's name: its records by seed} -> [(title, SVG)]
     note     a remark for the reader of the table
     on_world the arms begin from bases of their own, which read of an invented world; each seed has
-             a world and a base of its own"""
+             a world and a base of its own
+    prepare  (lab, seed): make what the arms begin from and share with other experiments. It is
+             called once before several processes need it; None: nothing is shared"""
 
     name: str
     title: str
     claim: str
-    arms: Callable[[Lab, int], Iterator[Arm]]
+    arms: Callable[[Lab, int], Iterator[Arm | PreferenceArm]]
     columns: list[Column]
     checks: list[Check]
     figures: Callable[[dict[str, list[dict]]], list[tuple[str, str]]]
     note: str = ""
     on_world: bool = False
+    prepare: Callable[[Lab, int], None] | None = None

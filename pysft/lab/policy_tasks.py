@@ -1,0 +1,167 @@
+"""Tasks of arms on preferences that tune the model that answers: by DPO on comparisons, or on more
+demonstrations. Both are measured beside the model that they begin from."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pysft.batch import Batch
+from pysft.jobs.comparisons import Comparisons
+from pysft.jobs.dpo import judged, with_reference
+from pysft.lab.preferring import Subject, first_with, shown, user
+from pysft.measure.evaluate import ROWS, corpus_loss
+from pysft.measure.ratio import rise
+from pysft.nn.grow import copied
+from pysft.run.stage import Stage
+from pysft.text.compared import graded_examples
+from pysft.text.ranking import Ranking
+from pysft.training import stages
+from pysft.training.kinds import PreferenceTuning
+from pysft.training.runner import steps_of
+from pysft.training.settings import Model, Settings
+
+JUDGED = 200  # sealed prompts that a tuned model is compared on
+EVERY = 20  # steps whose mean is a row of the track
+WIN = ("win_rate", "ties", "gold", "gold_before")
+
+
+def dpo(subject: Subject, options: dict, note) -> dict:
+    """A PreferenceArm.task: tune the policy by DPO on comparisons of its replies by the labelers.
+
+    options: "demonstrations" (of the policy; None is all), "comparisons" (how many, unscaled) or
+    "work" (unscaled: rankings whose replies, one less for each, are so many), and settings of
+    [dpo], with unscaled steps.
+
+    track: "step", and means over the EVERY steps before it: "accuracy", "margin", "chosen_logp",
+    "rejected_logp". finish: what measured() gives; "trained_accuracy" and "chosen_logp" of the
+    track's last row; "heldout_accuracy" and "heldout_chosen_logp", the same of comparisons of
+    replies to sealed prompts; "comparisons"."""
+    policy = subject.policy(options["demonstrations"])
+    rankings = subject.trained_rankings(policy)
+    if "work" in options:
+        rankings = worth(rankings, subject.lab.scaled(options["work"]))
+    else:
+        rankings = first_with(rankings, subject.lab.scaled(options["comparisons"]))
+    chosen = {k: v for k, v in options.items() if k in PreferenceTuning().__dict__}
+    if "steps" in chosen:
+        chosen["steps"] = subject.lab.scaled(chosen["steps"])
+    stage = PreferenceTuning(**chosen)
+    pairs = pairs_of(policy, rankings)
+    settings = Settings(
+        seed=subject.seed,
+        model=Model.of(policy.model.config),
+        stages={"dpo": stage},
+        world=subject.told.world,
+    )
+    corpus, world = subject.texts
+    plan = stages.dpo(settings, "dpo", pairs, corpus, policy.model.config.vocab, world)
+    model, rows, losses = copied(policy.model, settings.model.precision), [], []
+    for r in steps_of(model, plan, stage):
+        losses.append(round(r.loss, 5))
+        rows.append(r.figures)
+        note(f"dpo, step {r.step:,} of {plan.steps:,}, loss {r.loss:.3f}")
+    model.release()
+    tuned, track = replace(policy, model=model), means(rows)
+    finish, samples = measured(subject, tuned, policy)
+    accuracy, logp = on_pairs(tuned, policy, subject.heldout_rankings(policy))
+    finish |= {
+        "trained_accuracy": track[-1]["accuracy"],
+        "chosen_logp": track[-1]["chosen_logp"],
+        "heldout_accuracy": accuracy,
+        "heldout_chosen_logp": logp,
+        "comparisons": len(pairs),
+    }
+    return {"track": track, "losses": losses, "finish": finish, "samples": samples}
+
+
+def worth(rankings: list[Ranking], work: int) -> list[Ranking]:
+    """The first rankings that cost at least so much work, or all. A ranking of K replies costs
+    K - 1: each reply but the first is compared at least once to find its place. Ties cost too."""
+    total = 0
+    for n, ranking in enumerate(rankings, 1):
+        total += len(ranking.replies) - 1
+        if total >= work and any(r.pairs() for r in rankings[:n]):
+            return rankings[:n]
+    return rankings
+
+
+def pairs_of(policy: Stage, rankings: list[Ranking]) -> list[tuple]:
+    """(chosen, rejected) of each comparison, with the policy's own nll as the reference."""
+    read = policy.tokenizer, policy.model.config.context, policy.template
+    each = [graded_examples(r, *read) for r in rankings]
+    known = iter(with_reference(policy.model, [e for some in each for e in some]))
+    each = [[next(known) for _ in some] for some in each]
+    policy.model.release()
+    return [(some[i], some[j]) for r, some in zip(rankings, each) for i, j in r.pairs()]
+
+
+def means(rows: list[dict]) -> list[dict]:
+    """A row for every EVERY steps, and one for the rest, with the means of the figures."""
+    names = ("accuracy", "margin", "chosen_logp", "rejected_logp")
+    found = []
+    for first in range(0, len(rows), EVERY):
+        some = rows[first : first + EVERY]
+        mean = {name: float(np.mean([row[name] for row in some])) for name in names}
+        found.append({"step": first + len(some)} | mean)
+    return found
+
+
+def on_pairs(tuned: Stage, policy: Stage, rankings: list[Ranking]) -> tuple[float, float]:
+    """Of the comparisons of some rankings: the share whose chosen reply has gained more nats than
+    the rejected one, and how many nats the chosen have gained on average."""
+    read = tuned.tokenizer, tuned.model.config.context, tuned.template
+    examples = [graded_examples(r, *read) for r in rankings]
+    flat = [e for some in examples for e in some]
+    gains = iter(nats(tuned.model, flat) - nats(policy.model, flat))
+    each = [[next(gains) for _ in some] for some in examples]
+    found = [(some[i], some[j]) for r, some in zip(rankings, each) for i, j in r.pairs()]
+    chosen, rejected = np.array(found).T
+    return float(np.heaviside(chosen - rejected, 0.5).mean()), float(chosen.mean())
+
+
+def nats(model, examples: list) -> np.ndarray:
+    """The log-probability of each example's graded tokens."""
+    found, per_batch = [], max(1, ROWS // model.config.context)
+    for first in range(0, len(examples), per_batch):
+        some = examples[first : first + per_batch]
+        batch = Batch.of(some, model.config.vocab, model.config.context)
+        nll = model.forward(batch).nll.astype(np.float64)
+        found.append(-np.add.reduceat(nll, batch.cu_seqlens[:-1]))
+    model.release()
+    return np.concatenate(found)
+
+
+def demonstrate(subject: Subject, options: dict, note) -> dict:
+    """A PreferenceArm.task: tune the policy of few demonstrations once more, on those and on `more`
+    others. options: "demonstrations", "more". finish: what measured() gives."""
+    few, more = options["demonstrations"], options["more"]
+    policy = subject.policy(few)
+    model = copied(policy.model, policy.model.config.precision)
+    losses = []
+    for r in subject.tuned(model, subject.demonstrations(few + more), {}):
+        losses.append(round(r.figures.get("conversation", r.loss), 5))
+        note(f"demonstrations, step {r.step:,}, loss {r.loss:.3f}")
+    model.release()
+    finish, samples = measured(subject, replace(policy, model=model), policy)
+    return {"losses": losses, "finish": finish, "samples": samples}
+
+
+def measured(subject: Subject, tuned: Stage, policy: Stage) -> tuple[dict, list]:
+    """(figures, samples) of a tuned model on sealed questions, beside the policy that it was begun
+    from.
+
+    win_rate, ties, gold, gold_before   in points of the exact judge, at temperature 1; the same
+                                        with greedy_ before them for greedy replies
+    kl, length, length_before, format_compliance, distinct   as jobs/dpo.judged() gives them
+    forgetting   the rise of the loss on the held-out tail of the corpus from the base's"""
+    prompts = subject.drawn("judged", subject.prompts("sealed"), subject.few(JUDGED))
+    asked = Comparisons([], [], [user(p) for p in prompts], "labelers", subject.told.world)
+    found = judged(tuned, policy, asked, subject.seed)
+    names = (*WIN, "kl", "length", "length_before", "format_compliance", "distinct")
+    figures = {name: found[name] for name in names}
+    figures |= {f"greedy_{name}": found["greedy"][name] for name in WIN}
+    loss = corpus_loss(tuned.model, tuned.tokenizer, subject.lab.heldout_text)
+    tuned.model.release()
+    figures["forgetting"] = rise(loss, subject.base.loss)
+    samples = shown(subject.answers(tuned, "samples", prompts[:6], 1))
+    return figures, samples
