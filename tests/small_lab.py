@@ -2,13 +2,15 @@
 
 Its models have one block and sixteen channels, replies are cut at six tokens, and a model is asked
 six prompts and four held-out conversations. Its worlds have few people, and most texts tell each
-fact eight times. So the tests are about the lab, not about what a model learns."""
+fact eight times. Its models answer nothing right, so in experiments on preferences the points of a
+reply follow from its length. So the tests are about the lab, not about what a model learns."""
 
 import contextlib
 
 import pytest
 
-from pysft.lab import lab, markers, personas
+from pysft.jobs import dpo
+from pysft.lab import lab, markers, personas, preferring
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
@@ -19,6 +21,16 @@ from pysft.training.presets import PRESETS
 
 SCALE = 0.01  # ten steps of the source's thousand
 MAX_NEW = 6  # tokens of a reply
+
+
+class ByLength:
+    """Stands for measure.raters.Truth: points by the length of a reply."""
+
+    def __init__(self, settings):
+        pass
+
+    def golds(self, prompt, replies, ended):
+        return [len(reply) % 4 for reply in replies]
 
 
 @contextlib.contextmanager
@@ -39,7 +51,11 @@ def small_presets():
         patch.setattr(lab, "split_heldout", fewer)
         for name, size in (("PEOPLE", 20), ("OFTEN", 8), ("OF_MANY_TELLINGS", 24)):
             patch.setattr(world, name, size)
-        for module in (evaluate, markers, personas):
+        for name, size in (("PEOPLE", 20), ("DAYS", 4), ("OFTEN", 8)):
+            patch.setattr(preferring, name, size)
+        for module in (preferring, dpo):
+            patch.setattr(module, "Truth", ByLength)
+        for module in (evaluate, markers, personas, preferring):
             patch.setattr(module, "MAX_NEW", MAX_NEW)
         yield
 

@@ -265,8 +265,75 @@ def test_refusals_about_strangers_are_added_to_the_same_questions(lab):
     assert all(c.replies()[0].endswith("? I know not that name.") for c in more)
 
 
+LABELED, GENTLE, ROUGH = (
+    {"by": "labelers"},
+    {"beta": 0.3, "lr": 5e-5},
+    {"beta": 0.1, "lr": 3e-4},
+)
+MODELS = {
+    f"{n:,} comparisons": ("reward", LABELED | {"comparisons": n, "best": True})
+    for n in (100, 300, 1000, 3000, 6000)
+}
+THREE = LABELED | {"comparisons": 3000}
+DPO = {"demonstrations": None, "comparisons": 3000, "steps": 300}
+FEW = {"demonstrations": 100}
+TUNED_BY_WORK = {"work": 1200, "lr": 1e-4, "beta": 0.3, "nll": 0.1, "steps": 200}
+# {experiment: {arm: (its task, the options of that)}}
+ON_PREFERENCES = {
+    "comparisons": MODELS
+    | {
+        "3,000 in a random order": ("reward", THREE | {"by": "chance"}),
+        "3,000 by the exact judge": ("reward", THREE | {"by": "exact judge"}),
+    },
+    "batches": {
+        f"{how}, {n} epoch{'s' * (n > 1)}": ("reward", THREE | {"singly": singly, "epochs": n})
+        for how, singly in (("together", False), ("singly", True))
+        for n in (1, 4)
+    },
+    "ties": {
+        "dropped": ("reward", THREE | {"ties": "none"}),
+        "half for each": ("reward", THREE | {"ties": "half"}),
+        "Davidson": ("reward", THREE | {"ties": "davidson"}),
+    },
+    "overoptimisation": {
+        **{name: MODELS[name] for name in MODELS if name[:3] in ("300", "3,0", "6,0")},
+        "the exact judge itself": ("best_by_judge", {}),
+    },
+    "displacement": {
+        "gentle": ("dpo", DPO | GENTLE | {"nll": 0}),
+        "gentle, with the chosen's NLL": ("dpo", DPO | GENTLE | {"nll": 0.1}),
+        "rough": ("dpo", DPO | ROUGH | {"nll": 0}),
+        "rough, with the chosen's NLL": ("dpo", DPO | ROUGH | {"nll": 0.2}),
+    },
+    "comparing": {
+        "no more work": ("demonstrate", FEW | {"more": 0}),
+        "1,200 comparisons": ("dpo", FEW | TUNED_BY_WORK),
+        **{
+            f"{n} more demonstrations": ("demonstrate", FEW | {"more": n})
+            for n in (75, 150, 300, 600)
+        },
+    },
+    "past-the-minimum": {
+        "200 demonstrations, 640 steps": (
+            "past_the_minimum",
+            {"demonstrations": 200, "comparisons": 3000},
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", ON_PREFERENCES)
+def test_an_arm_on_preferences_does_what_its_name_says(lab, name):
+    arms = arms_of(lab, name)
+    found = {arm.name: (arm.task.__name__, arm.options) for arm in arms}
+    assert found == ON_PREFERENCES[name] and list(found) == list(ON_PREFERENCES[name])
+    assert EXPERIMENTS[name].on_world and EXPERIMENTS[name].prepare and len(found) == len(arms)
+    assert not any(arm.matched for arm in arms)
+
+
 def test_every_experiment_has_its_arms_in_a_table_here():
-    assert {*ON_PAIRS, *ON_CONVERSATIONS, *ON_WORLD, "precision"} == set(EXPERIMENTS)
+    tables = *ON_PAIRS, *ON_CONVERSATIONS, *ON_WORLD, *ON_PREFERENCES, "precision"
+    assert sorted(tables) == sorted(EXPERIMENTS)
 
 
 def test_breadth_has_two_of_each_of_the_ten_largest_kinds_and_depth_twenty_of_the_largest(lab):
@@ -299,6 +366,44 @@ def test_the_lengths_of_replies_do_not_overlap_and_the_middling_are_of_the_middl
 
 # ------------------------------------------------------------------------------------- the columns
 
+# {heading: the figure of the finished model}, in experiments on preferences.
+OF_PREFERENCES = {
+    "comparisons": "comparisons",
+    "right order by the exact judge": "gold_accuracy",
+    "right order by the labelers": "accuracy",
+    "right order by length alone": "length_accuracy",
+    "right order in training": "trained_accuracy",
+    "loss on held-out comparisons": "heldout_loss",
+    "spread of equal replies": "tied_spread",
+    "miscalibration": "miscalibration",
+    **{f"points, best of {n}": f"gold_{n}" for n in (1, 4, 16, 64)},
+    "score, best of 64": "proxy_64",
+    "points lost since the best n": "lost",
+    "alpha": "alpha",
+    "beta": "beta",
+    "share explained by Gao's curve": "fit",
+    "chosen, nats gained": "chosen_logp",
+    "held-out chosen, nats gained": "heldout_chosen_logp",
+    "accuracy on training pairs": "trained_accuracy",
+    "accuracy on held-out pairs": "heldout_accuracy",
+    "points": "gold",
+    "points before": "gold_before",
+    "points, greedy": "greedy_gold",
+    "won against the model before": "win_rate",
+    "won, greedy": "greedy_win_rate",
+    "KL from the model before": "kl",
+    "forgetting of base text": "forgetting",
+    "rise of the held-out loss since its lowest": "risen",
+    "step: lowest loss": "step_by_loss",
+    "step: highest score": "step_by_score",
+    "step: most points": "step_best",
+    "points: lowest loss": "gold_by_loss",
+    "points: highest score": "gold_by_score",
+    "points: last step": "gold_last",
+    "points: most": "gold_best",
+    "greedy points: lowest loss": "greedy_by_loss",
+    "greedy points: highest score": "greedy_by_score",
+}
 STEPS = (0, 50, 200, 1000)
 MEASURED = (
     *("stopped", "forgetting", "reply_loss", "format_compliance", "heldout_loss", "real_words"),
@@ -310,6 +415,7 @@ FINISHED = (
     *("right", "wrong", "refused", "new_wordings", "two_hops", "held"),
     *("strangers_refused", "strangers_wrong"),
     *(f"right_{n}" for n in TELLINGS),
+    *dict.fromkeys(OF_PREFERENCES.values()),
 )
 RECORD = record_of(
     track=[
@@ -405,6 +511,8 @@ COLUMNS = {
     "strangers: refused": finish("strangers_refused"),
     "known people: right": finish("right"),
     "known people: refused": finish("refused"),
+    **{heading: finish(name) for heading, name in OF_PREFERENCES.items()},
+    "training less held out": finish("trained_accuracy") - finish("accuracy"),
     "matched forgetting": last("tuned_base_loss") / 51.0 - 1,
     "forgetting when 36 were first recalled": 10 * MEASURED.index("forgetting") + 2,
     "weights trained (new rows too)": 0.625,

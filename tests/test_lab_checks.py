@@ -5,13 +5,14 @@ The tables are in tests/verdicts/. A new check has no row there, so a test fails
 import pytest
 from verdicts.data import CONTENT, DATA
 from verdicts.precision import IN_BF16
+from verdicts.preferences import PREFERENCES
 from verdicts.rates import RATES
 from verdicts.runs import MASKS, ONE_RUN, SHARED_TEXTS, STILL
 from verdicts.world import WORLD
 
 from pysft.lab.experiments import EXPERIMENTS
 
-CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD
+CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD | PREFERENCES
 
 
 def rows_of(experiment, check) -> list:

@@ -10,8 +10,11 @@ from pysft.lab.experiments import EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN
 from pysft.lab.experiments.charts import smooth
 from pysft.lab.experiments.data_size import ONLY, POOLS, SIZES
+from pysft.lab.experiments.preferences import COMPARED, COSTS, LONG_ON_FEW, MORE, written
 from pysft.lab.experiments.rates import RATES
+from pysft.lab.experiments.rewards import COUNTS
 from pysft.lab.experiments.world import TELLINGS
+from pysft.lab.reward_tasks import NS, distances
 from pysft.measure import curves as pages
 from pysft.measure import figures
 
@@ -20,10 +23,14 @@ STEPS = (0, 100, 200)
 MEASURED = (
     *("recall", "stopped", "reply_loss", "user_gradient", "heldout_loss", "real_words"),
     *("on_topic", "on_topic_chance", "format_compliance", "forgetting", "reply_length"),
+    *("chosen_logp", "rejected_logp", "accuracy", "score", "gold", "greedy"),
 )
 FINISHED = (
+    *("gold_accuracy", "accuracy", "length_accuracy", "heldout_loss", "tied_spread"),
+    *("miscalibration", "gold", "win_rate"),
     *("player", "right", "two_hops", "held", "strangers_refused"),
     *(f"right_{n}" for n in TELLINGS),
+    *(f"{name}_{n}" for name in ("gold", "proxy") for n in NS),
 )
 KINDS = ("first", "content", "end")
 MOVED = ("h0.fc.w", "wpe", "wte, old rows", "wte, new rows", "head, old rows", "h0.fc.b", "lnf.w")
@@ -218,6 +225,67 @@ def by_tellings(arms):
     return Drawn("curves", title, lines, ("tellings", "%"), {"log_x": True})
 
 
+def by_count(arms):
+    names = ("gold_accuracy", "accuracy", "length_accuracy")
+    labels = ("by the exact judge", "by the labelers", "by length alone")
+    lines = {
+        label: (
+            list(COUNTS),
+            [[100 * made_up(i, s)["finish"][name] for i in range(len(COUNTS))] for s in SEEDS],
+        )
+        for name, label in zip(names, labels)
+    }
+    more = {"log_x": True, "level": (50, "chance")}
+    title = "Held-out replies in the right order"
+    return Drawn("curves", title, lines, ("comparisons", "%"), more)
+
+
+def by_distance(title, name, label):
+    """A line of an arm: a figure of the best of n for each n."""
+
+    def expected(arms):
+        lines = {
+            arm: (
+                distances().tolist(),
+                [[made_up(i, seed)["finish"][f"{name}_{n}"] for n in NS] for seed in SEEDS],
+            )
+            for i, arm in enumerate(arms)
+        }
+        x = "square root of the KL's bound, for n = 1, 2, 4, ... 64"
+        return Drawn("curves", title, lines, (x, label))
+
+    return expected
+
+
+def by_cost(arms):
+    """What demonstrations and comparisons win, by what one of the former costs."""
+
+    def won(i, seed):
+        return 100 * made_up(i, seed)["finish"]["win_rate"]
+
+    costs = list(COSTS)
+    lines = {
+        "more demonstrations": (costs, [[won(i, s) for i in range(1, 5)] for s in SEEDS]),
+        "comparisons": (costs, [[won(0, s)] * 4 for s in SEEDS]),
+    }
+    title = "Won against the model before, by the same work"
+    labels = ("comparisons that one demonstration costs", "%")
+    return Drawn("curves", title, lines, labels, {"log_x": True, "level": (50, "no better")})
+
+
+def checkpoints(title, label, **names):
+    """Figures of the checkpoints. names: {name of a figure: of its line}."""
+
+    def expected(arms):
+        lines = {
+            line: (list(STEPS), [[value(name, s, 0, seed) for s in STEPS] for seed in SEEDS])
+            for name, line in names.items()
+        }
+        return Drawn("curves", title, lines, ("step", label), {"log_x": True})
+
+    return expected
+
+
 ANY = ("an arm", "another arm")
 GRADED, SIZED, LOG = "nats per graded token", ("conversations", "%"), {"log_y": True}
 LEARNING = "Loss on the replies"
@@ -327,6 +395,62 @@ EXPECTED = {
         [
             dots("Right answers of two hops", "two_hops", "%", 100),
             dots("Right answers of one hop", "right", "%", 100),
+        ],
+    ),
+    "comparisons": ([f"{n:,} comparisons" for n in COUNTS], [by_count]),
+    "batches": (
+        ANY,
+        [
+            dots("Loss on held-out comparisons", "heldout_loss", "nats per comparison"),
+            dots(
+                *("Right order by the exact judge", "gold_accuracy", "%", 100),
+                level=(50, "chance"),
+            ),
+        ],
+    ),
+    "ties": (
+        ANY,
+        [
+            dots("Spread of equal replies", "tied_spread", "of that of different ones"),
+            dots("Miscalibration", "miscalibration", "points", 100),
+        ],
+    ),
+    "overoptimisation": (
+        ANY,
+        [
+            by_distance("Points of the best of n", "gold", "points, 0 to 3"),
+            by_distance("Score of the best of n", "proxy", "standard deviations"),
+        ],
+    ),
+    "displacement": (
+        ANY,
+        [
+            tracks("Log-probability of the chosen replies", "chosen_logp", "nats gained"),
+            tracks("Log-probability of the rejected replies", "rejected_logp", "nats gained"),
+            tracks("Training pairs in the right order", "accuracy", "%", 100),
+            dots("Points at temperature 1", "gold", "points, 0 to 3"),
+        ],
+    ),
+    "comparing": (
+        [COMPARED, *map(written, MORE)],
+        [
+            by_cost,
+            dots(
+                *("Won against the model before", "win_rate", "%", 100),
+                level=(50, "no better"),
+            ),
+        ],
+    ),
+    "past-the-minimum": (
+        (LONG_ON_FEW,),
+        [
+            checkpoints("Loss on held-out demonstrations", "nats", heldout_loss="held-out loss"),
+            checkpoints("Score of the reward model", "score", score="mean score"),
+            checkpoints(
+                *("Points by the exact judge", "points, 0 to 3"),
+                gold="temperature 1",
+                greedy="greedy",
+            ),
         ],
     ),
     "precision": (

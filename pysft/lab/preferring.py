@@ -37,7 +37,7 @@ MAX_NEW = 120  # tokens of a reply
 REPLIES = 6  # to a prompt that is ranked
 # Prompts that replies are ranked for: those of training, drawn again and again, and sealed ones, on
 # which reward models are measured.
-TRAINED, HELD_OUT = 4200, 300
+TRAINED, HELD_OUT = 3600, 300
 BASE_STEPS, SFT_STEPS = 3000, 200
 LABELERS = ("ann", "ben", "cora")  # those who do not mind the length of a reply
 BY_LABELERS, BY_JUDGE, BY_CHANCE = "labelers", "exact judge", "chance"

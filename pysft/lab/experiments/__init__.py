@@ -14,7 +14,9 @@ from pysft.lab.experiments.forgetting import FORGETTING
 from pysft.lab.experiments.masking import FIRST_TOKEN, MASKING, MISSING_END
 from pysft.lab.experiments.plain_run import LOSS_CURVE, WEIGHTS_MOVED
 from pysft.lab.experiments.precision import PRECISION
+from pysft.lab.experiments.preferences import COMPARING, DISPLACEMENT, PAST_THE_MINIMUM
 from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
+from pysft.lab.experiments.rewards import BATCHES, COMPARISONS, OVEROPTIMISATION, TIES
 from pysft.lab.experiments.vocabulary import NEW_ROWS, ONE_TOKEN
 from pysft.lab.experiments.world import HALLUCINATION, HOPS, KNOWLEDGE, WORDINGS
 
@@ -39,6 +41,13 @@ _ALL = (
     HALLUCINATION,
     WORDINGS,
     HOPS,
+    COMPARISONS,
+    BATCHES,
+    TIES,
+    OVEROPTIMISATION,
+    DISPLACEMENT,
+    COMPARING,
+    PAST_THE_MINIMUM,
     WEIGHTS_MOVED,
     PRECISION,
 )
@@ -50,12 +59,18 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 COSTLY_FIRST = (
     WORDINGS,
     KNOWLEDGE,
+    COMPARISONS,
     MASKING,
+    DISPLACEMENT,
     DATA_SIZE,
+    COMPARING,
     FORGETTING,
+    BATCHES,
     PRECISION,
     HOPS,
+    PAST_THE_MINIMUM,
     DATA_SCALING,
+    TIES,
     EPOCHS,
     LEARNING_RATE,
     LENGTH,
@@ -69,4 +84,5 @@ COSTLY_FIRST = (
     FIRST_TOKEN,
     LOSS_CURVE,
     WEIGHTS_MOVED,
+    OVEROPTIMISATION,
 )
