@@ -277,7 +277,8 @@ MODELS = {
 THREE = LABELED | {"comparisons": 3000}
 DPO = {"demonstrations": None, "comparisons": 3000, "steps": 300}
 FEW = {"demonstrations": 100}
-TUNED_BY_WORK = {"work": 1200, "lr": 1e-4, "beta": 0.3, "nll": 0.1, "steps": 200}
+TUNED_BY_WORK = {"work": 1200, "lr": 5e-5, "beta": 0.3, "nll": 0.1, "steps": 200}
+TUNED_BY_WORK |= {"world": [[256, 4]]}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {
     "comparisons": MODELS

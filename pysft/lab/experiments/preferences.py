@@ -125,7 +125,8 @@ def written(n: int) -> str:
 
 def comparing(lab, seed):
     yield PreferenceArm(NOTHING, demonstrate, {"demonstrations": FEW, "more": 0})
-    tuned = {"lr": 1e-4, "beta": 0.3, "nll": 0.1, "steps": 200}
+    # It reads the text of the world too, as a tuning on demonstrations does.
+    tuned = {"lr": 5e-5, "beta": 0.3, "nll": 0.1, "steps": 200, "world": [[256, 4]]}
     yield PreferenceArm(COMPARED, dpo, {"demonstrations": FEW, "work": WORK} | tuned)
     for n in MORE:
         yield PreferenceArm(written(n), demonstrate, {"demonstrations": FEW, "more": n})
