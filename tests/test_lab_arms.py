@@ -315,9 +315,9 @@ ON_PREFERENCES = {
         },
     },
     "past-the-minimum": {
-        "200 demonstrations, 640 steps": (
+        "100 demonstrations, 640 steps": (
             "past_the_minimum",
-            {"demonstrations": 200, "comparisons": 3000},
+            {"demonstrations": 100, "comparisons": 3000},
         )
     },
 }

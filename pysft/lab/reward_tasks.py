@@ -194,7 +194,7 @@ def best_by_judge(subject: Subject, options: dict, note) -> dict:
 
 # ------------------------------------------------------------------- past the loss's minimum
 
-LONG = {"tokens": 800, "windows": ((256, 1),), "world": ((256, 1),), "steps": 640}
+LONG = {"tokens": 800, "windows": (), "world": (), "steps": 640}  # no text is replayed
 AT = (10, 20, 40, 80, 160, 320, 640)  # steps
 ASKED, DRAWN = 150, 4  # prompts of a split, and replies to each
 

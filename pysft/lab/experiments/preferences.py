@@ -191,12 +191,12 @@ COMPARING = Experiment(
 
 # ------------------------------------------------------------------------- past the minimum
 
-LONG_ON_FEW = "200 demonstrations, 640 steps"
+LONG_ON_FEW = "100 demonstrations, 640 steps"
 by_loss, by_score = finished("gold_by_loss"), finished("gold_by_score")
 
 
 def past(lab, seed):
-    options = {"demonstrations": 200, "comparisons": 3000}
+    options = {"demonstrations": 100, "comparisons": 3000}
     yield PreferenceArm(LONG_ON_FEW, past_the_minimum, options)
 
 
@@ -259,8 +259,9 @@ PAST_THE_MINIMUM = Experiment(
         ),
     ],
     figures=_checkpoints,
-    note="Checkpoints after 10, 20, 40, ... 640 steps. Loss and score are measured on questions of"
-    " their own, points on sealed ones, at temperature 1. The reward model learned from 3,000"
+    note="Checkpoints after 10, 20, 40, ... 640 steps; no text is replayed."
+    " Loss and score are measured on questions of their own, points on sealed ones, at"
+    " temperature 1. The reward model learned from 3,000"
     " comparisons of replies of another fine-tuning of the same base. The best checkpoint is the"
     " best of seven noisy figures, so it is a little overrated. The control is the choice by loss.",
     on_world=True,
