@@ -29,6 +29,7 @@ from pysft.cli import info
 from pysft.inference.sampling import CHAT as CHAT_SAMPLING
 from pysft.inference.sampling import Sampling
 from pysft.jobs import compare
+from pysft.jobs import measured as measured_job
 from pysft.jobs import train as train_job
 from pysft.jobs import tune as tune_job
 from pysft.jobs import work as work_job
@@ -284,8 +285,10 @@ def test_no_model_keeps_its_activations_when_other_work_begins(home, workdir, mo
         monkeypatch.setattr(owner, name, noting)
 
     noted("tune", train_job)
-    for name in ("train_stage", "measure", "measure_sealed", "compared", "parent_figures"):
+    for name in ("train_stage", "measure", "compared", "parent_figures"):
         noted(name)
+    for name in ("measure", "measure_sealed"):
+        noted(name, measured_job)
     succeeds("train", *home.inputs, "--out", "run")
     [training, *on_the_way, measured, sealed, compares, parents] = held
     assert training == ("train_stage", {"sft"})  # its loss on base text was just measured
