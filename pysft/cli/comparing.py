@@ -27,10 +27,10 @@ def add_comparing(p, kind: str) -> None:
         + (", or reward (a reward model)" if kind == "dpo" else ""),
     )
     p.add_argument(
-        "--replies", type=positive, metavar="K", help="replies to each prompt, 2 to 9; usually 4"
+        "--replies", type=positive, metavar="K", help="replies to each prompt, 2 to 9; usually 6"
     )
     p.add_argument(
-        "--rounds", type=positive, metavar="N", help="rankings of each prompt; usually 4"
+        "--rounds", type=positive, metavar="N", help="rankings of each prompt; usually 3"
     )
     p.add_argument(
         "--too-long",
@@ -60,6 +60,7 @@ def order_of(args, kind: str, flags: dict):
     from pysft.jobs.begin import Order, parent_named
     from pysft.run.stage import find_stage
     from pysft.training.kinds import next_name
+    from pysft.training.presets import OF_WORLD
 
     if args.base is None and not args.resume:
         raise UsageError(f"name the run to begin from: {kind} RUN")
@@ -81,7 +82,9 @@ def order_of(args, kind: str, flags: dict):
         parent = parent_named(base)
         _refuse_base(Path(base), args.base)
     stages = None if parent is None else [next_name(parent.stage, kind)]
-    settings = settings_of(args, flags, None, stages, parent)
+    learned = parent is not None and "world" in parent.fixed and args.preset in (None, *OF_WORLD)
+    world = (kind,) if learned else ()
+    settings = settings_of(args, flags, None, stages, parent, world=world)
     return Order(
         settings,
         args.corpus,

@@ -16,7 +16,7 @@ def add_arguments(p):
         "--beta",
         type=float,
         metavar="B",
-        help="how dear it is to move away from the model that it begins from; usually 0.3",
+        help="how dear it is to move away from the model that it begins from; usually 1",
     )
     p.add_argument("--kind", choices=["sigmoid", "ipo"], help="the loss; usually sigmoid")
     p.add_argument(

@@ -130,13 +130,13 @@ class RewardModel(Training):
     lr: float = 1e-3
     schedule: str = "linear"
     warmup: int = 10
-    decay: float = 0.1
-    epochs: float = 1.0
+    decay: float = 1.0
+    epochs: float = 2.0
     rankings: int = 16
     ties: str = "none"
     nu: float = 1.0
-    replies: int = 4
-    rounds: int = 4
+    replies: int = 6
+    rounds: int = 3
     by: str = "labelers"
 
     def __post_init__(self):
@@ -163,19 +163,19 @@ class PreferenceTuning(Training):
     as in RewardModel; by "reward" is the reward model that the run trained before, or if there is
     none, the labelers."""
 
-    steps: int = 400
-    lr: float = 5e-5
+    steps: int = 100
+    lr: float = 1e-4
     schedule: str = "linear"
     warmup: int = 20
-    pairs: int = 16
-    beta: float = 0.3
+    pairs: int = 48
+    beta: float = 1.0
     kind: str = "sigmoid"
     smoothing: float = 0.0
     nll: float = 0.1
     windows: tuple[tuple[int, int], ...] = ((256, 2),)
     window_weight: float = 1.0
-    replies: int = 4
-    rounds: int = 4
+    replies: int = 6
+    rounds: int = 3
     by: str = "reward"
     checkpoint_every: str = "tenth"
 

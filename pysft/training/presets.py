@@ -135,6 +135,7 @@ OF_WORLD = {
             "windows": ((256, 2),),
             "world": ((256, 6),),
         },
+        "dpo": {"world": ((256, 8),)},
     },
     "mini": {
         "world": {"people": 400},
@@ -153,6 +154,7 @@ OF_WORLD = {
             "windows": ((256, 2),),
             "world": ((256, 6),),
         },
+        "dpo": {"world": ((256, 8),)},
     },
 }
 
