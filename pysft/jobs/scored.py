@@ -15,7 +15,6 @@ from pysft.text.conversation import refuse_faults
 from pysft.text.preferences import read_many
 from pysft.text.ranking import Ranking
 from pysft.training.flat import nested
-from pysft.training.kinds import kind_of
 from pysft.training.settings import stages_of
 
 # What a model orders replies by.
@@ -55,7 +54,7 @@ def dpo_again(stage: Stage, line: list[Stage], before: dict | None) -> dict | No
     line: its lineage(). before: the stored figures, which stay if the parent or the held-out
     rankings are not found. None if the stage was not tuned on pairs, or nothing is known."""
     names = stages_of(nested(stage.settings)) if isinstance(stage.settings, dict) else []
-    if [kind_of(name) for name in names] != ["dpo"]:
+    if [name.partition("-")[0] for name in names] != ["dpo"]:
         return None
     try:
         kept = stored_comparisons(stage)
