@@ -2,7 +2,6 @@
 
 from pysft.cli.arguments import print_json
 from pysft.cli.comparing import add_comparing, order_of
-from pysft.training.objectives import TIES
 
 HELP = "train a reward model, which gives a reply a number, on rankings of replies"
 EXAMPLES = ("reward runs/tiny --data rankings.jsonl", "reward runs/world --by labelers --gate")
@@ -13,7 +12,7 @@ def add_arguments(p):
     p.add_argument("--epochs", type=float, metavar="N", help="passes over the rankings; usually 2")
     p.add_argument(
         "--ties",
-        choices=TIES,
+        choices=("none", "half", "davidson"),  # objectives.TIES
         help="what two replies of equal rank count: nothing (none, the default), a half for both"
         " orders (half), or a tie with a probability of its own (davidson)",
     )
