@@ -103,6 +103,7 @@ torture: build
 	$(PY) tests/heavy/mutate.py 100000
 	PYSFT_EVERY=1 $(PY) -m pytest tests/test_resume.py
 	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
+	PYSFT_PROVOKE=1 $(PY) -m pytest tests/test_diagnose.py
 
 # The same 20,000 examples of each kind every time; 1,000 of run folders.
 MUTATED := tests/test_formats.py::test_a_mutated_file_gives_data_or_one_line_errors_and_nothing_else

@@ -2,6 +2,7 @@
 is found in a healthy run."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -30,6 +31,8 @@ SOURCE = {
     "decay": 0.01,
 }
 SCALE = 0.2
+# Trainings of a minute each: `make torture` runs them.
+long = pytest.mark.skipif("PYSFT_PROVOKE" not in os.environ, reason="PYSFT_PROVOKE=1 trains longer")
 MODES = [
     "ignores the format",
     "gibberish",
@@ -88,11 +91,13 @@ def brief(lab, longest):
     return [exchange(*parts) for parts in exchanges if 10 < len(parts[1]) <= longest + 1]
 
 
+@long
 def test_nothing_is_found_in_a_healthy_run(lab):
     found = modes(lab, 350, {"decay": 0.3}, brief(lab, 22), lab.pairs, lab.pairs)
     assert not found, found
 
 
+@long
 def test_a_run_of_too_few_steps_answers_and_stops_but_repeats_itself(lab):
     found = modes(lab, 200, {}, brief(lab, 30), lab.pairs, lab.pairs)
     assert list(found) == ["repeats itself"]
@@ -105,6 +110,7 @@ def test_after_too_few_steps_at_too_low_a_rate_the_model_ignores_the_format(lab)
     assert "fallen by less than half" in found["ignores the format"].cause
 
 
+@long
 def test_missing_end_tokens_are_another_cause_than_too_few_steps(lab):
     def without_end(conversation, tokenizer, settings):
         e = standard(conversation, tokenizer, settings)
@@ -129,12 +135,14 @@ def test_a_few_replies_are_memorised_in_many_epochs(lab):
     assert {"memorises", "forgets"} <= set(found)
 
 
+@long
 def test_many_epochs_on_a_few_prompts_lead_to_overfitting_and_forgetting(lab):
     found = modes(lab, 250, PLAIN, single(lab)[:40])
     assert {"good on training prompts only", "forgets"} <= set(found)
     assert "no base text was mixed in" in found["forgets"].cause
 
 
+@long
 def test_without_ends_and_without_a_mask_the_model_writes_the_users_part(lab):
     def unmasked_and_endless(conversation, tokenizer, settings):
         """Everything is graded, and no reply has its end token."""
