@@ -20,6 +20,12 @@ TITLES = {
 }
 
 
+def _titles(kind: str) -> tuple[str, str]:
+    """The titles of the sections of a stage that talks; of a kind that is not in TITLES, those of a
+    fine-tuning."""
+    return TITLES.get(kind, TITLES["sft"])
+
+
 def _sections(files: RunFiles) -> list[tuple]:
     """[(title, builder, what the builder takes, names for messages)] of the sections of a page. The
     newest stage that talks is shown in full, and of earlier ones the training, the measurements and
@@ -56,11 +62,11 @@ def _sections(files: RunFiles) -> list[tuple]:
                 section(f"Training {name}", curves.training, of(name, "log.jsonl")),
             ]
         else:
-            made += _talking(files, name, f"{TITLES[files.kinds[name]][0]}: {name}", name)
+            made += _talking(files, name, f"{_titles(files.kinds[name])[0]}: {name}", name)
     last = f": {newest}" if earlier else ""
     return [
         *made,
-        *_talking(files, newest, TITLES[files.kinds.get(newest, "sft")][0] + last),
+        *_talking(files, newest, _titles(files.kinds.get(newest, "sft"))[0] + last),
         section(
             "Replies, and where they may come from",
             sections.replies,
@@ -82,7 +88,7 @@ def _talking(files: RunFiles, name: str, title: str, earlier: str = "") -> list[
     """The sections of the training of a stage that talks. earlier: its name if it is not the
     newest, whose figures have sections of their own."""
     kind = files.kinds.get(name, "sft")
-    measured = f"Measured during {earlier}" if earlier else TITLES[kind][1]
+    measured = f"Measured during {earlier}" if earlier else _titles(kind)[1]
     shown = curves.of_pairs if kind == "dpo" else curves.checkpoints
     parts = [
         (title, curves.training, f"{name}/log.jsonl"),
