@@ -115,8 +115,8 @@ def heldout_figures(stage: Stage, trained: list[Ranking], heldout: list[Ranking]
     tied, ordered = (float(np.mean(spread[k])) if spread[k] else np.nan for k in (True, False))
     return {
         **{k: found[k] for k in ("accuracy", "gold_accuracy", "length_accuracy", "pairs")},
-        "heldout_loss": float(np.logaddexp(0, -np.array(margins)).mean()),
-        "miscalibration": sum(off) / sum(b["pairs"] for b in bins),
+        "heldout_loss": float(np.logaddexp(0, -np.array(margins)).mean()) if margins else np.nan,
+        "miscalibration": sum(off) / len(margins) if margins else np.nan,
         "tied_spread": tied / ordered if ordered else np.nan,
     }
 
