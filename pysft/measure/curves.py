@@ -99,7 +99,8 @@ def _log_curves(rows: list[dict], names: list[str]) -> tuple[list, list]:
 
     def drawn(title, series, y_label, log_y=False, level=None):
         lines = [Series(name, steps, [column]) for name, column in series]
-        return figure(figures.curves(title, lines, "step", y_label, log_y=log_y, level=level), note)
+        beside = {} if level is None else {"level": level}
+        return figure(figures.curves(title, lines, "step", y_label, log_y=log_y, **beside), note)
 
     *columns, norm, rate, whole = columns
     found = dict(zip(names, columns))

@@ -222,10 +222,10 @@ def _drawn(
 
 def _scale(axis, set_scale, log: bool, numbers: bool = True) -> None:
     """Make an axis linear or logarithmic, and write its numbers for people: 20,000, and a real
-    minus sign."""
+    minus sign. It stays linear if nothing positive stands on it."""
     from matplotlib import ticker
 
-    if log:
+    if log and np.isfinite(axis.get_minpos()):
         set_scale("log", nonpositive="mask")
         least, most = axis.get_view_interval()
         digits = (1, 2, 5) if most > 10 * least else range(1, 10)
