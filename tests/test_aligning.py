@@ -73,7 +73,7 @@ def preferred(trained, ranked):
 def test_a_reward_model_learns_the_order_of_rankings_of_prompts_that_it_never_saw(rewarded):
     out, report = rewarded
     reward = report["reward"]
-    assert reward["accuracy"] == 1 and reward["accuracy_low"] == 1
+    assert reward["accuracy"] == 1 and 0.4 < reward["accuracy_low"] < 0.6  # of six prompts
     assert reward["pairs"] == 2 * 6  # a tenth of 60 prompts, two pairs each
     assert reward["comparisons"] == 2 * 54 and reward["rankings"] == 54
     assert reward["gold_accuracy"] is None  # nobody knows what is true

@@ -55,8 +55,9 @@ def train_reward(
     keep_heldout(folder, comparisons)
     for _ in train_stage(tuned, plan, settings.stages[name], screen, place.resume):
         pass  # it is measured at its end alone
-    _centre(model, _demonstrations(parent, probe), [e for group in examples for e in group])
-    report = _report(name, tuned, comparisons, params, place)
+    samples = [e for group in examples for e in group]
+    scale = _centre(model, _demonstrations(parent, probe), samples)
+    report = _report(name, tuned, comparisons, scale, params, place)
     write_json(folder / "report.json", report)
     save_stage(tuned)
     drop_checkpoints(folder)
@@ -79,19 +80,26 @@ def _demonstrations(parent: Stage, probe: Probe) -> list:
     return found
 
 
-def _centre(model, demonstrations: list, samples: list) -> None:
+def _centre(model, demonstrations: list, samples: list) -> float:
     """Change the head so that the demonstrations have the mean score 0 and the samples the standard
-    deviation 1. The loss sees neither a shift nor, of the order, a scale; a KL penalty does."""
+    deviation 1. Return the number by which the scores were divided.
+
+    The order of two replies sees neither a shift nor a scale; a KL penalty does. The loss sees the
+    scale: sigmoid(difference) is a probability in the scores of training alone."""
     scores = values(model, samples)
     zero = values(model, demonstrations).mean() if demonstrations else scores.mean()
     spread = scores.std()
     w, b = model.params["value.w"], model.params["value.b"]
-    if spread > 0:
-        w /= np.float32(spread)
-        b[:] = (b - zero) / spread
+    if not spread > 0:
+        return 1.0
+    w /= np.float32(spread)
+    b[:] = (b - zero) / spread
+    return float(spread)
 
 
-def _report(name, tuned: Stage, comparisons: Comparisons, params: int, place: Place) -> dict:
+def _report(
+    name, tuned: Stage, comparisons: Comparisons, scale: float, params: int, place: Place
+) -> dict:
     heldout = comparisons.heldout
     scores = values(tuned.model, [e for r in heldout for e in _examples(r, tuned)])
     figures = order_figures(
@@ -99,6 +107,7 @@ def _report(name, tuned: Stage, comparisons: Comparisons, params: int, place: Pl
         heldout,
         split_scores(heldout, scores),
         comparisons.points(heldout),
+        scale,
     )
     run = stage_figures(tuned.folder)
     report = {

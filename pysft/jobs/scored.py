@@ -34,18 +34,24 @@ def reward_again(stage: Stage) -> dict:
     Figures that need the rankings which were trained on are the stored ones, unless the folder
     keeps those rankings too. MissingInput if it keeps none that were held out."""
     kept = stored_comparisons(stage)
-    path = measured_stage(stage.folder) / "report.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = _stored(stage)
     before = stored.get("reward") or {}
     figures = order_figures(
         kept.trained,
         kept.heldout,
         split_scores(kept.heldout, _scores(stage, kept.heldout)),
         kept.points(kept.heldout),
+        _scale(stage),
     )
     if not kept.trained:
         figures |= {name: before[name] for name in FITTED if name in before}
     return {"reward": before | figures, **{name: stored.get(name) for name in KEPT}}
+
+
+def _stored(stage: Stage) -> dict:
+    """The report of a stage's training; an empty dict if its folder has none."""
+    path = measured_stage(stage.folder) / "report.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def dpo_again(stage: Stage, line: list[Stage], before: dict | None) -> dict | None:
@@ -89,7 +95,7 @@ def scored(stage: Stage, files: list[str]) -> dict:
         )
     rankings = _read(stage, files)
     each = split_scores(rankings, _scores(stage, rankings))
-    figures = order_figures([], rankings, each, _points(stage, rankings))
+    figures = order_figures([], rankings, each, _points(stage, rankings), _scale(stage))
     length = figures["length_accuracy"]
     figures["length_accuracy"] = None if length is None else max(length, 1 - length)
     by_file = []
@@ -141,6 +147,15 @@ def _for_reader(error: RowError) -> RowError:
     """The same fault, with a remedy for somebody who does not train."""
     remedy = "leave the row out" if error.kind == "length" else error.remedy
     return RowError(error.where, error.what, remedy, error.kind)
+
+
+def _scale(stage: Stage) -> float | None:
+    """By what the scores of a reward model were divided after its training, as its report says;
+    None if that is not known. Log-probabilities predict no order, so theirs is None too."""
+    reward = _stored(stage).get("reward")
+    if stage.model.config.outputs != "value" or not isinstance(reward, dict):
+        return None
+    return reward.get("scale")
 
 
 def _points(stage: Stage, rankings: list[Ranking]) -> list | None:

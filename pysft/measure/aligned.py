@@ -14,8 +14,9 @@ SAMPLED = (
 CALIBRATED = ("predicted", "accuracy")  # the columns that are alike in a calibrated model
 CALIBRATION = (
     "The difference of two scores says how sure the reward model is: it predicts that the reply"
-    " with the higher score is the better one with probability sigmoid(difference). Where the two"
-    " last columns are alike, it is calibrated."
+    " with the higher score is the better one with probability sigmoid(scale * difference), where"
+    " scale is the number by which the scores were divided after the training. Where the two last"
+    " columns are alike, it is calibrated."
 )
 
 

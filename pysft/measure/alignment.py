@@ -10,7 +10,10 @@ import numpy as np
 from pysft.batch import Batch
 from pysft.measure.evaluate import ROWS
 from pysft.text.agreement import Judgements
+from pysft.text.formats import first_text
+from pysft.text.heldout import prompt_key
 from pysft.text.ranking import Ranking, ranks_of
+from pysft.training.objectives import sigmoid
 
 BINS = 5  # of pairs by their margin
 
@@ -25,34 +28,44 @@ def split_scores(rankings: list[Ranking], scores: np.ndarray) -> list[np.ndarray
 
 
 def order_figures(
-    trained: list[Ranking], heldout: list[Ranking], scores: list[np.ndarray], points=None
+    trained: list[Ranking],
+    heldout: list[Ranking],
+    scores: list[np.ndarray],
+    points=None,
+    scale: float | None = 1.0,
 ) -> dict:
-    """How well scores order the replies of held-out rankings. scores: an array for each.
+    """How well scores order the replies of held-out rankings.
+
+    scores: an array for each. points: those of the exact judge for each reply of each ranking.
+    scale: by what the scores were divided after the training; None if that is not known.
 
     pairs               pairs of replies that a ranking puts in an order
     accuracy            share of them whose better reply has the higher score; equal scores count
                         half
-    accuracy_low, accuracy_high   its interval of 95 %; pairs of one ranking count as dependent
+    accuracy_low, accuracy_high   its interval of 95 %, where a prompt counts as one observation;
+                        None with fewer than two prompts
     length_accuracy     the share that the length of a reply would order right: the longer or the
                         shorter first, whichever is right more often in `trained`
-    gold_accuracy       the same share of pairs whose points differ; None without points, which are
-                        those of the exact judge for each reply of each ranking
+    gold_accuracy       the share of pairs whose points differ that the scores order as the points
+                        do; None without points
     gold_pairs          how many these are
     labeler_agreement   the share of pairs on which two labelers agree, in all rankings; None if no
                         pair was judged twice
+    scale               as it was given
     by_margin           [{"pairs", "margin", "accuracy", "predicted"}], rising by the difference of
                         the scores: its mean, the share that is right, and what the reward model
-                        says that share is, the mean of sigmoid(difference). A calibrated model has
-                        both alike"""
-    right, margins, counts = _order(heldout, scores)
+                        says that share is, the mean of sigmoid(scale * difference). A calibrated
+                        model has both alike. None if the scale is not known"""
+    right, margins = _order(heldout, scores)
     sign = _length_sign(trained)
     lengths = [sign * np.array([len(reply) for reply in r.replies]) for r in heldout]
-    by_length, _, _ = _order(heldout, lengths)
+    by_length, _ = _order(heldout, lengths)
     judged = Judgements()
     for r in [*trained, *heldout]:
         judged.add(r)
     agreement = judged.agreement()
-    low, high = _interval_of_share(right, counts)
+    prompts = [prompt_key(first_text(r.prompt)) for r in heldout for _ in r.pairs()]
+    low, high = interval_of_share(right, prompts)
     figures = {
         "pairs": len(right),
         "accuracy": _mean(right),
@@ -64,48 +77,65 @@ def order_figures(
         "labeler_agreement": (
             agreement["agreed"] / agreement["comparisons"] if agreement["comparisons"] else None
         ),
-        "by_margin": _by_margin(right, margins),
+        "scale": scale,
+        "by_margin": _by_margin(right, margins, scale),
     }
     if points is not None:
         golden = [replace(r, ranks=tuple(ranks_of(p))) for r, p in zip(heldout, points)]
-        by_gold, _, _ = _order(golden, scores)
+        by_gold, _ = _order(golden, scores)
         figures |= {"gold_accuracy": _mean(by_gold), "gold_pairs": len(by_gold)}
     return figures
 
 
-def _order(rankings, scores) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """(1, 1/2 or 0 of each pair, the difference of its scores, the number of pairs of each
-    ranking)."""
-    each = [[float(s[i] - s[j]) for i, j in r.pairs()] for r, s in zip(rankings, scores)]
-    margins = np.array([d for some in each for d in some])
-    return (np.sign(margins) + 1) / 2, margins, [len(some) for some in each]
+def _order(rankings, scores) -> tuple[np.ndarray, np.ndarray]:
+    """(1, 1/2 or 0 of each pair, the difference of its scores)."""
+    margins = [float(s[i] - s[j]) for r, s in zip(rankings, scores) for i, j in r.pairs()]
+    return (np.sign(margins) + 1) / 2, np.array(margins)
 
 
-def _interval_of_share(right: np.ndarray, counts: list[int]) -> tuple[float | None, float | None]:
-    """The interval of 95 % of the mean of `right`, whose entries belong to rankings of so many
-    pairs each. The pairs of a ranking are not independent of each other; rankings are."""
-    counts = [n for n in counts if n]
-    if len(counts) < 2:
+def interval_of_share(right: np.ndarray, prompts: Sequence) -> tuple[float | None, float | None]:
+    """The interval of 95 % of the mean of `right`, whose entries are 0, 1/2 or 1. prompts: of each.
+
+    Pairs of one prompt are not independent of each other, also if different labelers ranked them;
+    prompts are. So it is Wilson's interval for the number of independent pairs whose mean would
+    have the standard error that prompts show (as Korn and Graubard 1998 do for surveys), with
+    Student's t in the place of 1.96. If the prompts show no error, because all pairs are right, it
+    is the interval for as many pairs as there are prompts."""
+    numbers = {}
+    which = [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
+    count = len(numbers)
+    if count < 2:
         return None, None
-    off = right - right.mean()
-    sums = np.add.reduceat(off, np.cumsum([0, *counts[:-1]]))
-    error = math.sqrt((sums**2).sum() * len(counts) / (len(counts) - 1)) / len(right)
-    return _within(right.mean(), error)
+    mean = float(np.mean(right))
+    sums = np.bincount(which, right - mean)
+    variance = float((sums**2).sum()) * count / (count - 1) / len(right) ** 2
+    n = min(mean * (1 - mean) / variance, len(right)) if variance > 1e-12 else count
+    t2 = _student(count - 1) ** 2
+    middle = (mean + t2 / (2 * n)) / (1 + t2 / n)
+    half = math.sqrt(t2 * (mean * (1 - mean) / n + t2 / (4 * n * n))) / (1 + t2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _within(mean, error) -> tuple[float, float]:
-    """The interval of 95 % of a share, whose standard error is known."""
-    return max(0.0, float(mean - 1.96 * error)), min(1.0, float(mean + 1.96 * error))
+def _student(freedom: int) -> float:
+    """The quantile of Student's t for an interval of 95 %, by its expansion (Abramowitz and Stegun
+    26.7.5). From 3 degrees of freedom on it is right to 1 %; for 1 it is 9.7 instead of 12.7."""
+    z, v = 1.959964, freedom
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
 
 
 def _length_sign(rankings: list[Ranking]) -> int:
     """1 if the longer reply is the better one more often, else -1."""
     lengths = [np.array([len(reply) for reply in r.replies]) for r in rankings]
-    right, _, _ = _order(rankings, lengths)
+    right, _ = _order(rankings, lengths)
     return 1 if _mean(right) is None or _mean(right) >= 0.5 else -1
 
 
-def _by_margin(right: np.ndarray, margins: np.ndarray) -> list[dict]:
+def _by_margin(right: np.ndarray, margins: np.ndarray, scale: float | None) -> list[dict]:
     order = np.argsort(np.abs(margins), kind="stable")
     rows = []
     for part in np.array_split(order, BINS):
@@ -116,7 +146,7 @@ def _by_margin(right: np.ndarray, margins: np.ndarray) -> list[dict]:
                     "pairs": len(part),
                     "margin": float(size.mean()),
                     "accuracy": float(right[part].mean()),
-                    "predicted": float((1 / (1 + np.exp(-size))).mean()),
+                    "predicted": None if scale is None else float(sigmoid(scale * size).mean()),
                 }
             )
     return rows
@@ -144,7 +174,8 @@ def win_figures(after: np.ndarray, before: np.ndarray) -> dict:
     compared with each of the other.
 
     win_rate            share of comparisons that are won; a tie counts half
-    win_rate_low, win_rate_high   its interval of 95 %, where a prompt counts as one observation
+    win_rate_low, win_rate_high   its interval of 95 %, where a prompt counts as one observation;
+                    None with fewer than two prompts
     ties                share of comparisons that tie
     gold, gold_before   the mean points of both"""
     d = np.sign(after[:, :, None] - before[:, None, :])
@@ -152,8 +183,8 @@ def win_figures(after: np.ndarray, before: np.ndarray) -> dict:
     low, high = interval(each.tolist())
     return {
         "win_rate": float(each.mean()),
-        "win_rate_low": low,
-        "win_rate_high": high,
+        "win_rate_low": None if low is None else max(0.0, low),
+        "win_rate_high": None if high is None else min(1.0, high),
         "ties": float((d == 0).mean()),
         "gold": float(after.mean()),
         "gold_before": float(before.mean()),
