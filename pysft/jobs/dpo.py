@@ -29,6 +29,7 @@ from pysft.run.log import add_measurement
 from pysft.run.stage import Stage, save_origin, save_stage, weights_sha256, write_json
 from pysft.text.compared import graded_examples
 from pysft.text.examples import reply_example
+from pysft.text.ranking import Ranking
 from pysft.text.render import render_prompt
 from pysft.training import stages
 from pysft.training.runner import stage_figures, train_stage
@@ -53,7 +54,7 @@ def train_dpo(
     settings: the run's, with this stage alone. material: the text to replay. probe: what the parent
     was measured with. base_loss: of the base under it; None if that is not known."""
     screen, folder, stage = place.screen, place.folder / name, settings.stages[name]
-    pairs = _pairs(parent, comparisons)
+    pairs = pairs_of(parent, comparisons.trained)
     corpus, world = (
         parent.tokenizer.encode(material.train_text),
         material.world_ids(parent.tokenizer),
@@ -90,19 +91,15 @@ def train_dpo(
     return tuned, report, sides
 
 
-def _pairs(parent: Stage, comparisons: Comparisons) -> list[tuple[Example, Example]]:
+def pairs_of(parent: Stage, rankings: list[Ranking]) -> list[tuple[Example, Example]]:
     """(chosen, rejected) for every two replies that a ranking puts in an order, with the column
     "reference": the parent's nll, computed here once."""
     model, read = parent.model, (parent.tokenizer, parent.model.config.context, parent.template)
-    each = [graded_examples(r, *read) for r in comparisons.trained]
+    each = [graded_examples(r, *read) for r in rankings]
     known = iter(with_reference(model, [e for examples in each for e in examples]))
     each = [[next(known) for _ in examples] for examples in each]
     model.release()
-    return [
-        (examples[i], examples[j])
-        for r, examples in zip(comparisons.trained, each)
-        for i, j in r.pairs()
-    ]
+    return [(examples[i], examples[j]) for r, examples in zip(rankings, each) for i, j in r.pairs()]
 
 
 def with_reference(model, examples: list[Example]) -> list[Example]:

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from pysft.batch import Batch
+from pysft.inference.score import log_probabilities
 from pysft.jobs.comparisons import Comparisons
-from pysft.jobs.dpo import judged, with_reference
+from pysft.jobs.dpo import judged, pairs_of
 from pysft.lab.preferring import Subject, first_with, shown, user
-from pysft.measure.evaluate import ROWS, corpus_loss
+from pysft.measure.evaluate import corpus_loss
 from pysft.measure.ratio import rise
 from pysft.nn.grow import copied
 from pysft.run.stage import Stage
@@ -85,16 +85,6 @@ def worth(rankings: list[Ranking], work: int) -> list[Ranking]:
     return rankings
 
 
-def pairs_of(policy: Stage, rankings: list[Ranking]) -> list[tuple]:
-    """(chosen, rejected) of each comparison, with the policy's own nll as the reference."""
-    read = policy.tokenizer, policy.model.config.context, policy.template
-    each = [graded_examples(r, *read) for r in rankings]
-    known = iter(with_reference(policy.model, [e for some in each for e in some]))
-    each = [[next(known) for _ in some] for some in each]
-    policy.model.release()
-    return [(some[i], some[j]) for r, some in zip(rankings, each) for i, j in r.pairs()]
-
-
 def means(rows: list[dict]) -> list[dict]:
     """A row for every EVERY steps, and one for the rest, with the means of the figures."""
     names = ("accuracy", "margin", "chosen_logp", "rejected_logp")
@@ -112,23 +102,14 @@ def on_pairs(tuned: Stage, policy: Stage, rankings: list[Ranking]) -> tuple[floa
     read = tuned.tokenizer, tuned.model.config.context, tuned.template
     examples = [graded_examples(r, *read) for r in rankings]
     flat = [e for some in examples for e in some]
-    gains = iter(nats(tuned.model, flat) - nats(policy.model, flat))
+    after, before = (log_probabilities(stage.model, flat) for stage in (tuned, policy))
+    tuned.model.release()
+    policy.model.release()
+    gains = iter(after - before)
     each = [[next(gains) for _ in some] for some in examples]
     found = [(some[i], some[j]) for r, some in zip(rankings, each) for i, j in r.pairs()]
     chosen, rejected = np.array(found).T
     return float(np.heaviside(chosen - rejected, 0.5).mean()), float(chosen.mean())
-
-
-def nats(model, examples: list) -> np.ndarray:
-    """The log-probability of each example's graded tokens."""
-    found, per_batch = [], max(1, ROWS // model.config.context)
-    for first in range(0, len(examples), per_batch):
-        some = examples[first : first + per_batch]
-        batch = Batch.of(some, model.config.vocab, model.config.context)
-        nll = model.forward(batch).nll.astype(np.float64)
-        found.append(-np.add.reduceat(nll, batch.cu_seqlens[:-1]))
-    model.release()
-    return np.concatenate(found)
 
 
 def demonstrate(subject: Subject, options: dict, note) -> dict:
