@@ -147,8 +147,9 @@ def run(args):
 
 def _refuse_beside_data(args) -> None:
     """Raise a UsageError for a flag that has no meaning beside --data."""
-    for flag in ("gate", "matched", "samples", "judge"):
-        if args.data and getattr(args, flag):
+    for name in ("gate", "matched", "samples", "judge", "best_of"):
+        if args.data and getattr(args, name):
+            flag = name.replace("_", "-")
             raise UsageError(f"--data measures on comparisons alone; leave --{flag} out")
 
 

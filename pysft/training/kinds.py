@@ -159,9 +159,9 @@ class PreferenceTuning(Training):
     """DPO: tuning on pairs of a chosen and a rejected reply.
 
     Each step takes `pairs` pairs and the windows `windows` of base text (replay), whose loss has
-    the weight window_weight. beta, kind, smoothing, nll: as in objectives.Dpo. replies, rounds, by:
-    as in RewardModel; by "reward" is the reward model that the run trained before, or if there is
-    none, the labelers."""
+    the weight window_weight. steps = 0 takes as many as one pass over all pairs needs. beta, kind,
+    smoothing, nll: as in objectives.Dpo. replies, rounds, by: as in RewardModel; by "reward" is the
+    reward model that the run trained before, or if there is none, the labelers."""
 
     steps: int = 100
     lr: float = 1e-4
@@ -183,7 +183,7 @@ class PreferenceTuning(Training):
         super().__post_init__()
         _refuse_no_comparison(self, "pairs")
         if not self.beta:
-            raise UsageError("beta = 0: the loss would not depend on the model; choose 0.1 to 0.5")
+            raise UsageError("beta = 0: the loss would not depend on the model; 1 is usual")
         if not self.smoothing < 0.5:
             raise UsageError(
                 f"smoothing = {self.smoothing} must be below 0.5, at which a pair says nothing"
