@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 from command_line import pysft, read_lines, refusal, sentence, succeeds
@@ -82,6 +83,12 @@ def test_the_file_is_one_of_rankings(out):
     found = list(scan_rankings(out))
     assert all(isinstance(row, Ranking) and row.labeler == "eva" for row in found)
     assert [sorted(row.ranks) for row in found] == [[1, 1, 3], [1, 2, 2]]
+
+
+def test_the_file_says_which_replies_were_cut_off(out):
+    cut = [replace(item, ended=(False, True, True)) for item in items(2)]
+    session(out, Person(), cut)
+    assert [ranking.ended for ranking in scan_rankings(out)] == [(False, True, True)] * 2
 
 
 def test_the_instructions_come_first(out):

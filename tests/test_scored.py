@@ -2,16 +2,19 @@
 user's rankings and pairs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from command_line import CONVERSATIONS, pysft, read_lines, refusal, succeeds
 
+from pysft import IGNORE
 from pysft.inference.score import log_probabilities
 from pysft.jobs.scored import scored
 from pysft.run.stage import load_stage, read_json
 from pysft.text.compared import graded_examples
 from pysft.text.preferences import read_rankings
+from pysft.text.ranking import Ranking
 
 PROMPTS = [user for user, *_ in CONVERSATIONS]
 SHORT = ["--set", "reward.rankings=4", "reward.lr=0.01"]
@@ -162,6 +165,30 @@ def test_a_model_that_talks_orders_replies_by_their_log_probability(trained, ran
         right += [(np.sign(alone[i] - alone[j]) + 1) / 2 for i, j in r.pairs()]
     assert found["by"] == "log-probability" and found["accuracy"] == np.mean(right)
     assert "log-probability" in succeeds("eval", trained.run, "--data", ranked).out
+
+
+def test_the_end_of_a_reply_that_was_cut_off_is_not_graded(trained):
+    stage = load_stage(trained.run)
+    end = stage.tokenizer.special[stage.template.end]
+    row = {"replies": ["It is foul.", "It is fa"], "ended": [True, False]}
+    ranking = Ranking([{"role": "user", "content": "Hi"}], tuple(row["replies"]), (1, 2), "f", 1)
+    context = stage.model.config.context
+
+    def graded(some):
+        examples = graded_examples(some, stage.tokenizer, context, stage.template)
+        return [e.labels[e.labels != IGNORE].tolist() for e in examples]
+
+    ids = [stage.tokenizer.encode(reply).tolist() for reply in row["replies"]]
+    assert graded(ranking) == [[*ids[0], end], [*ids[1], end]]  # no row says that one was cut off
+    assert graded(replace(ranking, row=row)) == [[*ids[0], end], ids[1]]
+    for damaged in ("yes", [False], [0, 1]):
+        assert replace(ranking, row=row | {"ended": damaged}).ended == (True, True)
+
+
+def test_data_leaves_no_flag_of_a_whole_run_unread(trained, ranked):
+    for flag in (["--matched"], ["--gate", "0.1"], ["--best-of", "4"]):
+        line = refusal(2, "eval", trained.run, "--data", ranked, *flag)
+        assert f"leave {flag[0]} out" in line
 
 
 def test_pairs_and_several_files_are_scored_together_and_apart(rewarded, ranked, workdir):

@@ -57,10 +57,7 @@ class Comparisons:
         if self.world is None:
             return None
         truth = Truth(self.world)
-        return [
-            truth.golds(r.prompt, r.replies, r.row.get("ended", [True] * len(r.replies)))
-            for r in rankings
-        ]
+        return [truth.golds(r.prompt, r.replies, r.ended) for r in rankings]
 
     def counts(self) -> dict:
         """The figures of what is learned from, for reports. "labelers", "sources": the number of

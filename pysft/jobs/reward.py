@@ -69,7 +69,8 @@ def _examples(ranking, parent: Stage) -> list:
 
 
 def _demonstrations(parent: Stage, probe: Probe) -> list:
-    """The examples of replies that people wrote, as far as the context holds them."""
+    """The examples of the trained replies that people wrote. A RowError if the context cannot hold
+    one, which was trained on in it."""
     found = []
     for prompt, reply in probe.pairs:
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

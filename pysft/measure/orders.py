@@ -1,9 +1,9 @@
 """Put the sampled replies of a file in order, by a person or by a Rater, and keep the orders in a
 file of rankings that text/preferences.py reads.
 
-The file has a row for each order: "prompt", "replies", "ranks", "labeler", and "source" if it is
-known. Rows are only added, and a person may take the last one back. What stands in the file is not
-asked again, so a session or a command that was stopped goes on where it stopped."""
+The file has a row for each order: "prompt", "replies", "ended", "ranks", "labeler", and "source" if
+it is known. Rows are only added, and a person may take the last one back. What stands in the file
+is not asked again, so a session or a command that was stopped goes on where it stopped."""
 
 import json
 import os
@@ -120,8 +120,7 @@ def _key(prompt, replies) -> str:
 
 
 def _row(item: Sampled, labeler: str, ranks) -> dict:
-    row = {"prompt": item.prompt, "replies": list(item.replies), "ranks": list(ranks)}
-    return row | {"labeler": labeler} | ({"source": item.source} if item.source else {})
+    return item.to_row() | {"ranks": list(ranks), "labeler": labeler}
 
 
 # ------------------------------------------------------------------------------- by somebody else

@@ -9,9 +9,9 @@ from pysft import IGNORE
 from pysft.batch import Example
 from pysft.errors import RowError
 from pysft.text.conversation import Conversation
-from pysft.text.examples import encode_conversation, length_fault
+from pysft.text.examples import encode_conversation, length_fault, reply_example
 from pysft.text.ranking import Ranking
-from pysft.text.render import render
+from pysft.text.render import render, render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 
@@ -51,8 +51,19 @@ def graded_examples(
     ranking: Ranking, tokenizer: Tokenizer, context: int, template: Template
 ) -> list[Example]:
     """The example of each reply of a ranking, of which the tokens of the reply and its end are
-    graded. A RowError names the reply that the context cannot hold."""
-    return _of_each(ranking, lambda c: encode_conversation(c, tokenizer, context, template, "last"))
+    graded. The end of a reply that was cut off is not: the model did not write it. A RowError names
+    the reply that the context cannot hold."""
+    ended = iter(ranking.ended)
+
+    def make(c):
+        example = encode_conversation(c, tokenizer, context, template, "last")
+        if next(ended):
+            return example
+        *prompt, reply = c.messages
+        ids = render_prompt(prompt, tokenizer, template, c.where)
+        return reply_example(ids, tokenizer.encode(reply["content"]), c.where)
+
+    return _of_each(ranking, make)
 
 
 def _of_each(ranking: Ranking, make) -> list[Example]:

@@ -51,6 +51,14 @@ class Ranking:
             return self.row
         return {"prompt": self.prompt, "replies": list(self.replies), "ranks": list(self.ranks)}
 
+    @property
+    def ended(self) -> tuple[bool, ...]:
+        """Whether each reply came to its end, as the entry "ended" of the row says. False is one
+        that was cut off. A row that says nothing has replies that did."""
+        said = None if self.row is None else self.row.get("ended")
+        is_known = isinstance(said, list) and [type(e) for e in said] == [bool] * len(self.replies)
+        return tuple(said) if is_known else (True,) * len(self.replies)
+
     def pairs(self) -> list[tuple[int, int]]:
         """[(index of the better reply, index of the worse one)] of every two that do not tie."""
         numbered = enumerate(self.ranks)
