@@ -15,6 +15,8 @@ from pysft.measure.report import report
 from pysft.measure.reproduce import reproduce
 from pysft.measure.way import way
 from pysft.run.stage import read_json
+from pysft.world.ask import questions
+from pysft.world.facts import SPLITS, make
 
 COMPARING = """
 [reward]
@@ -26,15 +28,25 @@ steps = 3
 pairs = 4
 rounds = 1
 windows = [[32, 1]]
+world = [[32, 1]]
 checkpoint_every = "2"
 """
 
 
+def written(stage, prompts, k, seed, progress):
+    """Replies that differ in what they are worth, as a model of four steps writes none."""
+    world = make(stage.world)
+    known = {q.prompt: q.answer for split in SPLITS for q in questions(world, split)}
+    texts = [known[messages[-1]["content"]] for messages in prompts]
+    return [[(text, True), ("Who can say?", True), ("x", False)] for text in texts]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_judged():
-    """Stages are measured on a few prompts."""
+    """Stages are measured on a few prompts, and learn from replies that can be ranked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparisons, "JUDGED", 30)
+        patch.setattr(comparisons, "sample_replies", written)
         yield
 
 
