@@ -3,6 +3,7 @@ of n by its score is worth, and which checkpoint of a fine-tuning it prefers."""
 
 import numpy as np
 
+from pysft.errors import DataError
 from pysft.inference.best import expected_best, kl_bound
 from pysft.inference.score import scores, values
 from pysft.lab.preferring import (
@@ -45,6 +46,11 @@ def learned(subject: Subject, policy: Stage, rankings: list[Ranking], options: d
 
     options: settings of [reward], and "singly": True takes every comparison as a ranking of its
     own, shuffled, with as many comparisons in a step as that many rankings have on average."""
+    if not rankings:
+        raise DataError(
+            "all replies of the model to each prompt tie, so there is nothing to compare: it was"
+            " trained too little; choose a larger --scale"
+        )
     chosen = {**RECIPE, **{k: v for k, v in options.items() if k in RewardModel().__dict__}}
     read = policy.tokenizer, policy.model.config.context, policy.template
     groups = [ranked_examples(r, *read) for r in rankings]
