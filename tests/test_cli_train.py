@@ -71,7 +71,7 @@ VOCABULARY = "kind characters specials"
 PROBE = "heldout_text pairs prompts heldout known_words training_replies corpus_text sealed"
 LOG = "step loss figures norm lr graded_tokens tokens seconds tokens_per_s"
 TUNED = f"{MODEL} {MEASURED} {GRADED} {FOLLOWED}"
-OF_BASE = f"{MODEL} stage tokens_per_s tokens"
+OF_BASE = f"{MODEL} stage tokens_per_s tokens text_characters world_characters"
 OF_TUNED = f"{TUNED} stage trained_params peak_memory training_seconds"
 MASKED = "input_ids labels graded text"
 DOCUMENTS = {
@@ -105,7 +105,7 @@ DOCUMENTS = {
     "chat RUN -p Hi": "prompt reply stop tokens tokens_per_s",
     "generate RUN --tokens 2": "prompt reply stop tokens tokens_per_s",
     "select RUN": "criteria agree disagree rows",
-    "diagnose RUN": "stage finished figures findings",
+    "diagnose RUN": "stage finished figures findings rules",
     "rate RUN": "marked left steps seed ratings",
     "report RUN": "run report",
     "info": "version isa isas precisions threads openmp compiler numpy python",

@@ -512,7 +512,10 @@ def test_the_page_draws_the_losses_of_a_log_and_folds_the_rest_away(drawn):
             *("curves", "Loss by step", line("loss of conversation", 0) | line("loss of base", 20)),
             *(("step", "nats per graded token"), {"log_y": False}),
         ),
-        Drawn("curves", "margin", line("margin", 30), ("step", ""), {"log_y": False}),
+        Drawn(
+            *("curves", "Margin by step", line("margin", 30)),
+            *(("step", "better reply minus worse one, mean"), {"log_y": False}),
+        ),
         Drawn(
             *("curves", "Gradient norm", line("gradient norm", 5), ("step", "")), {"log_y": True}
         ),

@@ -83,7 +83,9 @@ class Begun:
                 kept.get("reward"),
             )
             named = [found.corpus, found.ops, found.isa, *(found.data or [])]
-            named += [*(found.rankings or []), *filter(None, [found.base, found.reward])]
+            named += [
+                x for x in (*(found.rankings or []), found.base, found.reward) if x is not None
+            ]
             if not all(isinstance(name, str) for name in named):
                 raise TypeError("corpus, base, ops, isa and data must be text")
             if found.ops not in ("kernels", "reference"):
