@@ -16,8 +16,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 # The files that take long, the longest first. The order of the others does not matter.
-LONGEST = "diagnose resume checkpoints run cli_process lab formats audit build cli_data".split()
-LONGEST += "model gradcheck cli_train cli_resume report living fuzz".split()
+LONGEST = "guide lab resume gradcheck cli_process checkpoints preferences tree build fuzz".split()
+LONGEST += "cli_data model figures report hostile safetensors sample add_a_stage".split()
 TIME_LIMIT = 1800  # seconds for one file
 NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test of a file
 

@@ -31,7 +31,8 @@ SOURCE = {
     "decay": 0.01,
 }
 SCALE = 0.2
-# Trainings of a minute each: `make torture` runs them.
+# Each trains for a minute, and all need a base: `make torture` runs them. The rules are tested on
+# figures, below.
 long = pytest.mark.skipif("PYSFT_PROVOKE" not in os.environ, reason="PYSFT_PROVOKE=1 trains longer")
 MODES = [
     "ignores the format",
@@ -104,6 +105,7 @@ def test_a_run_of_too_few_steps_answers_and_stops_but_repeats_itself(lab):
     assert "training replies have 99%" in found["repeats itself"].figure
 
 
+@long
 def test_after_too_few_steps_at_too_low_a_rate_the_model_ignores_the_format(lab):
     found = modes(lab, 12, PLAIN | {"lr": 1e-5}, lab.conversations)
     assert list(found) == ["ignores the format"]
@@ -120,12 +122,14 @@ def test_missing_end_tokens_are_another_cause_than_too_few_steps(lab):
     assert "not where to stop" in found["ignores the format"].cause
 
 
+@long
 def test_too_high_a_rate_gives_gibberish_in_the_right_format(lab):
     found = modes(lab, 150, SOURCE | {"lr": 1e-2}, (), lab.pairs, lab.pairs, at=())
     assert {"gibberish", "forgets"} <= set(found) and "ignores the format" not in found
     assert "0.01" in found["gibberish"].cause
 
 
+@long
 def test_a_few_replies_are_memorised_in_many_epochs(lab):
     few = [
         exchange(c.prompt, lab.conversations[i % 6].replies()[0], i + 1)
