@@ -173,6 +173,20 @@ class Batch:
         return [self.slice(firsts[a], firsts[b]) for a, b in zip(cuts[:-1], cuts[1:])]
 
 
+def in_batches(examples: list[Example], vocab: int, context: int, most: int = 2048):
+    """Yield the examples, in their order, in batches of at most `most` rows. An example that is
+    longer is a batch of its own."""
+    some, rows = [], 0
+    for e in examples:
+        if some and rows + len(e.input_ids) > most:
+            yield Batch.of(some, vocab, context)
+            some, rows = [], 0
+        some.append(e)
+        rows += len(e.input_ids)
+    if some:
+        yield Batch.of(some, vocab, context)
+
+
 def _wanted(examples: list[Example]) -> np.ndarray:
     """Return the wanted rows (N,) bool of all examples."""
     found = [e.labels != IGNORE if e.wanted is None else np.asarray(e.wanted) for e in examples]

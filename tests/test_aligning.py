@@ -1,6 +1,5 @@
 """Stages that learn from comparisons: a reward model and DPO, from files to a finished run."""
 
-import json
 import math
 import os
 import signal
@@ -85,11 +84,10 @@ def test_demonstrations_have_the_mean_score_0_and_ranked_replies_the_spread_1(re
     probe = stored_probe(trained.run / "sft", stage.template)
     turns = [p if isinstance(p, list) else [{"role": "user", "content": p}] for p, _ in probe.pairs]
     assert abs(scores(stage, turns, [reply for _, reply in probe.pairs]).mean()) < 1e-4
-    judging = set(json.dumps(p) for p in rewarded[1].get("judged", []))
     known = rankings()
     prompts = [[{"role": "user", "content": r["prompt"]}] for r in known for _ in r["replies"]]
     every = scores(stage, prompts, [reply for r in known for reply in r["replies"]])
-    assert not judging and abs(every.std() - 1) < 0.1  # 54 of 60 rankings are those of training
+    assert abs(every.std() - 1) < 0.1  # 54 of 60 rankings are those of training
 
 
 def test_a_value_is_read_in_the_row_of_the_token_that_ends_the_reply(rewarded):

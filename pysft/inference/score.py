@@ -3,13 +3,11 @@ its value, a model that talks the log-probability of the reply."""
 
 import numpy as np
 
-from pysft.batch import Batch, Example
+from pysft.batch import Example, in_batches
 from pysft.errors import UsageError
 from pysft.run.stage import Stage
 from pysft.text.compared import scored_example
 from pysft.text.conversation import Conversation
-
-ROWS = 2048  # rows of a batch that is scored, unless one reply is longer
 
 
 def scores(stage: Stage, prompts: list[list[dict]], replies: list[str]) -> np.ndarray:
@@ -38,7 +36,7 @@ def scores(stage: Stage, prompts: list[list[dict]], replies: list[str]) -> np.nd
 def values(model, examples: list[Example]) -> np.ndarray:
     """Return the value (n,) float64 in the last row of each example."""
     found = [np.zeros(0)]
-    for batch in _batches(model, examples):
+    for batch in in_batches(examples, model.config.vocab, model.config.context):
         out = model.forward(batch).value[batch.cu_seqlens[1:] - 1]
         found.append(out.astype(np.float64))
     return np.concatenate(found)
@@ -48,18 +46,7 @@ def log_probabilities(model, examples: list[Example]) -> np.ndarray:
     """Return the sum (n,) float64 of the log-probabilities of the graded tokens of each example, in
     nats."""
     found = [np.zeros(0)]
-    for batch in _batches(model, examples):
+    for batch in in_batches(examples, model.config.vocab, model.config.context):
         nll = model.forward(batch).nll.astype(np.float64)
         found.append(-np.add.reduceat(nll, batch.cu_seqlens[:-1]))
     return np.concatenate(found)
-
-
-def _batches(model, examples: list[Example]):
-    """Yield the examples in batches of at most ROWS rows, unless one example is longer."""
-    some, rows = [], 0
-    for i, e in enumerate(examples):
-        some.append(e)
-        rows += len(e.input_ids)
-        if i + 1 == len(examples) or rows + len(examples[i + 1].input_ids) > ROWS:
-            yield Batch.of(some, model.config.vocab, model.config.context)
-            some, rows = [], 0

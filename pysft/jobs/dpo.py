@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from pysft.batch import Batch, Example
+from pysft.batch import Example, in_batches
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides, compared, parent_figures
 from pysft.jobs.comparisons import JUDGED, Comparisons, keep_heldout
 from pysft.jobs.material import Material
-from pysft.jobs.measured import measured
+from pysft.jobs.measured import measured, measured_on_the_way
 from pysft.jobs.pretrain import announce
 from pysft.measure.alignment import exact_kl, win_figures
-from pysft.measure.evaluate import ROWS, answer, checks, finite, measure
+from pysft.measure.evaluate import answer, checks, finite
 from pysft.measure.memory import refuse_too_large, say_memory
 from pysft.measure.probe import Probe
 from pysft.measure.raters import Truth
@@ -25,7 +25,6 @@ from pysft.nn.grow import copied
 from pysft.nn.shapes import sizes
 from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints
-from pysft.run.log import add_measurement
 from pysft.run.stage import Stage, save_origin, save_stage, weights_sha256, write_json
 from pysft.text.compared import graded_examples
 from pysft.text.examples import reply_example
@@ -77,7 +76,7 @@ def train_dpo(
     at = stages.checkpoint_steps(stage, plan)
     with closing(train_stage(tuned, plan, stage, screen, place.resume, at=at)) as moments:
         for moment in moments:
-            _measure(moment, tuned, settings, probe, base_loss)
+            measured_on_the_way(moment, tuned, probe, settings.data.grade, base_loss)
     screen.say(f"measuring {name} ...")
     report, replies = _report(name, tuned, parent, settings, comparisons, probe, base_loss, place)
     sides = compared(parent, tuned, replies)
@@ -105,26 +104,9 @@ def pairs_of(parent: Stage, rankings: list[Ranking]) -> list[tuple[Example, Exam
 def with_reference(model, examples: list[Example]) -> list[Example]:
     """The examples with the column "reference": the model's nll of each row."""
     found = []
-    per_batch = max(1, ROWS // model.config.context)
-    for first in range(0, len(examples), per_batch):
-        some = examples[first : first + per_batch]
-        batch = Batch.of(some, model.config.vocab, model.config.context)
-        nll = np.split(model.forward(batch).nll, batch.cu_seqlens[1:-1])
-        found += [replace(e, columns={"reference": own.copy()}) for e, own in zip(some, nll)]
-    return found
-
-
-def _measure(moment, tuned: Stage, settings: Settings, probe: Probe, base_loss) -> None:
-    """Measure the model at a moment of its training, and keep its weights after step 0."""
-    talker = tuned.model, tuned.tokenizer, tuned.template
-    figures, replies = measure(*talker, probe, settings.data.grade)
-    some = (("pairs", 4), ("prompts", 8), ("heldout", 4))
-    samples = [row for group, count in some for row in replies[group][:count]]
-    forgetting = rise(figures["tuned_base_loss"], base_loss)
-    row = {"step": moment.step, "sft_loss": moment.loss, **figures, "forgetting": forgetting}
-    add_measurement(tuned.folder, finite(row) | {"samples": samples})
-    if moment.step:
-        save_stage(replace(tuned, folder=tuned.folder / "steps" / str(moment.step)))
+    for batch in in_batches(examples, model.config.vocab, model.config.context):
+        found += np.split(model.forward(batch).nll, batch.cu_seqlens[1:-1])
+    return [replace(e, columns={"reference": nll.copy()}) for e, nll in zip(examples, found)]
 
 
 def _report(

@@ -1,11 +1,17 @@
-"""All figures of a model that talks, and the replies that they were taken from."""
+"""What a model that talks is measured by: all figures at the end of a stage, and some on the
+way."""
+
+from dataclasses import replace
 
 from pysft.measure.calltest import made_figures
-from pysft.measure.evaluate import measure, measure_sealed, origins
+from pysft.measure.evaluate import finite, measure, measure_sealed, origins
 from pysft.measure.probe import Probe
+from pysft.measure.ratio import rise
 from pysft.measure.tooltest import tool_test
 from pysft.measure.world import world_figures
-from pysft.run.stage import Stage
+from pysft.run.log import add_measurement
+from pysft.run.stage import Stage, save_stage
+from pysft.training.runner import Moment
 
 
 def measured(stage: Stage, probe: Probe, is_last: bool = True) -> tuple[dict, dict, list]:
@@ -33,3 +39,18 @@ def measured(stage: Stage, probe: Probe, is_last: bool = True) -> tuple[dict, di
         figures["world"], asked = world_figures(*talker, stage.world)
         model.release()
     return figures, replies, asked
+
+
+def measured_on_the_way(
+    moment: Moment, stage: Stage, probe: Probe, grade: str, base_loss: float | None
+) -> None:
+    """Measure a model at a moment of its training. Keep the figures, some replies and, after step
+    0, the weights. base_loss: of the base under it; None if that is not known."""
+    figures, replies = measure(stage.model, stage.tokenizer, stage.template, probe, grade)
+    some = (("pairs", 4), ("prompts", 8), ("heldout", 4))
+    samples = [row for group, count in some for row in replies[group][:count]]
+    forgetting = rise(figures["tuned_base_loss"], base_loss)
+    row = {"step": moment.step, "sft_loss": moment.loss, **figures, "forgetting": forgetting}
+    add_measurement(stage.folder, finite(row) | {"samples": samples})
+    if moment.step:
+        save_stage(replace(stage, folder=stage.folder / "steps" / str(moment.step)))

@@ -41,8 +41,8 @@ from pysft.training.kinds import COMPARING, kind_of
 @dataclass(frozen=True)
 class Trained:
     """The results of train(), which are those of the last stage. report: the --json document.
-    sides: its replies beside its parent's; None for a base. page: the path of report.html; None if
-    only a base was trained."""
+    sides: its replies beside its parent's; None for a base or a reward model. page: the path of
+    report.html; None if only a base was trained."""
 
     report: dict
     sides: Sides | None
@@ -52,7 +52,7 @@ class Trained:
 def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     """Train the stages of order.settings, measure each, and write the page about them.
 
-    verb: "train" or "pretrain", for the record of the run."""
+    verb: the one that was typed, of begun.VERBS, for the record of the run."""
     began = time.monotonic()
     begun = None
     if order.resume:

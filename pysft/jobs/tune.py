@@ -9,12 +9,12 @@ from pysft.console import Screen
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides, compared, parent_figures
 from pysft.jobs.material import Material
-from pysft.jobs.measured import measured
+from pysft.jobs.measured import measured, measured_on_the_way
 from pysft.jobs.pretrain import announce, finished_stage
 from pysft.jobs.summary import data_figures
 from pysft.jobs.town import town_chat
 from pysft.jobs.work import Work
-from pysft.measure.evaluate import corpus_loss, finite, measure
+from pysft.measure.evaluate import corpus_loss, finite
 from pysft.measure.memory import peak_memory
 from pysft.measure.ratio import ratio, rise
 from pysft.nn.grow import copied, expand_vocab
@@ -22,7 +22,7 @@ from pysft.nn.lora import LoRA, save_adapter
 from pysft.nn.model import GPT
 from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints
-from pysft.run.log import add_measurement, whole_log
+from pysft.run.log import whole_log
 from pysft.run.stage import (
     Stage,
     is_finished,
@@ -33,7 +33,7 @@ from pysft.run.stage import (
     write_json,
 )
 from pysft.run.tree import base_of, lineage, refuse_other_parent
-from pysft.training.runner import Moment, stage_figures, train_stage
+from pysft.training.runner import stage_figures, train_stage
 from pysft.training.stages import checkpoint_steps
 
 
@@ -161,7 +161,9 @@ def _train(
     moments = train_stage(tuned, work.plan, work.stage, place.screen, place.resume, trained, at)
     with closing(moments):  # an error while measuring must also end the training cleanly
         for moment in moments:
-            _measure(moment, work, tuned, trained, material, base_loss)
+            if trained is not tuned.model:
+                trained.merge()
+            measured_on_the_way(moment, tuned, material.probe, work.settings.data.grade, base_loss)
     if trained is not tuned.model:
         trained.merge()
         save_adapter(tuned.folder / "adapter.safetensors", trained)
@@ -196,24 +198,6 @@ def _adapted(work: Work, model: GPT, old_vocab: int, screen: Screen):
         " stay frozen"
     )
     return lora
-
-
-def _measure(
-    moment: Moment, work: Work, tuned: Stage, trained, material: Material, base_loss: float | None
-) -> None:
-    """Measure the model at a moment of its training. Keep the figures, some replies and, after step
-    0, the weights."""
-    if trained is not tuned.model:
-        trained.merge()
-    grade = work.settings.data.grade
-    figures, replies = measure(tuned.model, tuned.tokenizer, tuned.template, material.probe, grade)
-    some = (("pairs", 4), ("prompts", 8), ("heldout", 4))
-    samples = [row for group, count in some for row in replies[group][:count]]
-    forgetting = rise(figures["tuned_base_loss"], base_loss)
-    row = {"step": moment.step, "sft_loss": moment.loss, **figures, "forgetting": forgetting}
-    add_measurement(tuned.folder, finite(row) | {"samples": samples})
-    if moment.step:
-        save_stage(replace(tuned, folder=tuned.folder / "steps" / str(moment.step)))
 
 
 def _measured(

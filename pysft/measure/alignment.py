@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pysft.batch import Batch
-from pysft.measure.evaluate import ROWS
+from pysft.batch import in_batches
 from pysft.text.agreement import Judgements
 from pysft.text.formats import first_text
 from pysft.text.heldout import prompt_key
@@ -196,11 +195,8 @@ def exact_kl(policy, reference, examples: list) -> float:
     of the sum over their tokens, exact over the vocabulary at each. So it is never negative.
 
     examples: replies that the policy wrote at temperature 1, whose labels grade them."""
-    vocab, context = policy.config.vocab, policy.config.context
     total = 0.0
-    per_batch = max(1, ROWS // context)
-    for first in range(0, len(examples), per_batch):
-        batch = Batch.of(examples[first : first + per_batch], vocab, context)
+    for batch in in_batches(examples, policy.config.vocab, policy.config.context):
         rows = np.flatnonzero(batch.graded)
         p, q = (
             _log_softmax(model.logits(batch.tokens, batch.cu_seqlens, rows).astype(np.float64))
