@@ -165,6 +165,7 @@ def test_dpo_measures_its_replies_and_what_it_forgot(preferred):
     _, report = preferred
     dpo = report["dpo"]
     assert dpo["prompts_judged"] == 6 and "win_rate" not in dpo
+    assert 0 <= dpo["accuracy"] <= 1 and dpo["chosen_logp"] > dpo["rejected_logp"]
     assert dpo["kl"] >= 0 and 0 <= dpo["format_compliance"] <= 1
     assert report["forgetting"] is not None and report["parent"]["stage"] == "sft"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pysft.measure.alignment import (
+    gain_figures,
     interval_of_share,
     is_good_enough,
     order_figures,
@@ -77,3 +78,13 @@ def test_an_interval_of_a_win_rate_is_one_of_shares():
     found = win_figures(after, before)
     assert found["win_rate"] == 0.975 and found["win_rate_high"] == 1.0
     assert 0.9 < found["win_rate_low"] < 0.975
+
+
+def test_gains_of_the_better_and_of_the_worse_reply_are_told_apart():
+    some = ranking("Hi", ("a", "b", "c"), (2, 1, 2))
+    found = gain_figures([some], [np.array([0.5, 1.0, 3.0])])
+    assert found == {"accuracy": 0.5, "chosen_logp": 1.0, "rejected_logp": 1.75}
+
+
+def test_nobody_gains_where_nothing_is_compared():
+    assert gain_figures([], []) == dict.fromkeys(("accuracy", "chosen_logp", "rejected_logp"))

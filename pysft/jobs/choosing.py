@@ -15,19 +15,19 @@ import numpy as np
 from pysft.errors import DataError, MissingInput, RowError, UsageError
 from pysft.inference.sampling import Sampling
 from pysft.inference.score import values
+from pysft.jobs.comparisons import asked
 from pysft.measure.choose import BY_REWARD, select
 from pysft.measure.evaluate import answer
 from pysft.measure.probe import before_reply, stored_probe
 from pysft.measure.rate import read_marks
+from pysft.measure.raters import Truth
 from pysft.rng import rng
 from pysft.run.log import read_measurements
 from pysft.run.stage import Stage, load_stage, measured_stage, read_json, reward_model
 from pysft.text.compared import scored_example
 from pysft.text.conversation import Conversation
 from pysft.text.sampled import is_usable
-from pysft.world.ask import questions
-from pysft.world.facts import make
-from pysft.world.judge import ExactJudge
+from pysft.world.labelers import ANSWERABLE
 
 ASKED = 200  # the most questions to each checkpoint
 SPLIT = "reward"  # of the world: those whose questions are asked
@@ -63,17 +63,17 @@ def select_by_reward(
         raise MissingInput(
             f"{folder / 'steps'}: no checkpoint is kept in it, so there is nothing to ask"
         )
-    asked, found = None, {}
+    prompts, found = None, {}
     for number, (step, path) in enumerate(there.items(), 1):
         stage = load_stage(path, ops)
-        if asked is None:
-            asked, judge = _questions(stage)
-        found[step] = _asked(stage, asked, judge, scorer)
-        progress(f"{len(asked):,} questions to step {step:,}", number == len(there))
+        if prompts is None:
+            prompts, judge = _questions(stage)
+        found[step] = _asked(stage, prompts, judge, scorer)
+        progress(f"{len(prompts):,} questions to step {step:,}", number == len(there))
     rows = [row | found.get(row["step"], {}) for row in rows]
     return select(rows, marks, BY_REWARD) | {
         "reward_model": str(scorer.folder),
-        "asked": len(asked),
+        "asked": len(prompts),
         "asked_of": "probe" if judge is None else "world",
     }
 
@@ -98,16 +98,14 @@ def _questions(stage: Stage) -> tuple[list, Callable | None]:
     """Return (prompts, judge). judge(i, reply, ended): True if the reply to prompt i is right; None
     without a world."""
     if stage.world is not None:
-        world = make(stage.world)
-        every = [q for q in questions(world, SPLIT) if q.hops < 2 and not q.new_wording]
+        every = asked(stage.world, [SPLIT])
         chosen = rng(SEED, "lab", "asked").permutation(len(every))[:ASKED]
-        some, exact = [every[i] for i in sorted(chosen)], ExactJudge(world)
+        some, truth = [every[i] for i in sorted(chosen)], Truth(stage.world)
 
         def judge(i: int, reply: str, ended: bool) -> bool:
-            verdict = exact.judge(some[i], reply, ended)
-            return verdict == ("right" if some[i].value else "refused")
+            return truth.golds(some[i], [reply], [ended]) == [ANSWERABLE["right"]]
 
-        return [q.prompt for q in some], judge
+        return [messages[-1]["content"] for messages in some], judge
     probe = stored_probe(measured_stage(stage.folder), stage.template)
     prompts = [p["prompt"] for p in probe.prompts] + [before_reply(c) for c in probe.heldout]
     if not prompts:

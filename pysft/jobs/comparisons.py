@@ -25,7 +25,7 @@ from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.training.kinds import kind_of
 from pysft.training.settings import Settings, stages_of
-from pysft.world.ask import questions
+from pysft.world.ask import compared_questions
 from pysft.world.facts import WorldSettings, make
 
 # Kind of a stage -> whose questions it may ask. Those of "train" were trained on before; their
@@ -167,6 +167,7 @@ def keep_heldout(folder: Path, comparisons: Comparisons) -> None:
         rows = []
         for r in comparisons.heldout:
             row = {"prompt": r.prompt, "replies": list(r.replies), "ranks": list(r.ranks)}
+            row["ended"] = list(r.ended)
             rows.append(row | {k: v for k in MARKED if (v := getattr(r, k))})
         disk.replace(path, [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows])
 
@@ -203,12 +204,9 @@ def _sealed(world: WorldSettings, seed: int, name: str) -> list[list[dict]]:
 
 
 def asked(world: WorldSettings, splits) -> list[list[dict]]:
-    """The questions of some splits, as messages, without those of two hops and in wordings of
-    training. Questions that nobody can answer are among them if the world teaches to refuse."""
-    every = [q for split in splits for q in questions(make(world), split)]
-    fit = [q for q in every if q.hops == 1 or (q.hops == 0 and world.refusals)]
-    texts = dict.fromkeys(q.prompt for q in fit if not q.new_wording)
-    return [[{"role": "user", "content": text}] for text in texts]
+    """compared_questions() of some splits, as messages."""
+    some = compared_questions(make(world), splits)
+    return [[{"role": "user", "content": q.prompt}] for q in some]
 
 
 def ranked(

@@ -9,13 +9,14 @@ import numpy as np
 
 from pysft.batch import Example, in_batches
 from pysft.inference.sampling import GREEDY, Sampling
+from pysft.inference.score import log_probabilities
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides, compared, parent_figures
 from pysft.jobs.comparisons import JUDGED, Comparisons, keep_heldout
 from pysft.jobs.material import Material
 from pysft.jobs.measured import measured, measured_on_the_way
 from pysft.jobs.pretrain import announce
-from pysft.measure.alignment import exact_kl, win_figures
+from pysft.measure.alignment import exact_kl, gain_figures, split_scores, win_figures
 from pysft.measure.evaluate import answer, checks, finite
 from pysft.measure.memory import refuse_too_large, say_memory
 from pysft.measure.probe import Probe
@@ -140,6 +141,8 @@ def _report(
 def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> dict:
     """Compare a tuned model with its parent on the held-out prompts.
 
+    What gain_figures() gives for the held-out rankings.
+
     What win_figures() gives, for SAMPLES replies of each at temperature 1, in the points of the
     exact judge (None without a world); "greedy": the same for greedy replies. "prompts_judged",
     "kl" (exact_kl()), and of the sampled replies "length" and "length_before" (mean tokens),
@@ -155,7 +158,7 @@ def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> 
         return list(zip(asked, found))
 
     own, before = (written(stage, SAMPLES, drawn) for stage in (tuned, parent))
-    figures = {"prompts_judged": len(prompts)}
+    figures = _gains(tuned, parent, comparisons.heldout) | {"prompts_judged": len(prompts)}
     if comparisons.world is not None:
         truth = Truth(comparisons.world)
 
@@ -185,3 +188,13 @@ def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> 
         "distinct": len({text for _, (text, _) in own}) / len(own),
     }
     return figures
+
+
+def _gains(tuned: Stage, parent: Stage, rankings: list[Ranking]) -> dict:
+    """What gain_figures() gives for rankings that the model was not tuned on."""
+    read = tuned.tokenizer, tuned.model.config.context, tuned.template
+    examples = [e for r in rankings for e in graded_examples(r, *read)]
+    after, before = (log_probabilities(stage.model, examples) for stage in (tuned, parent))
+    tuned.model.release()
+    parent.model.release()
+    return gain_figures(rankings, split_scores(rankings, after - before))

@@ -190,6 +190,22 @@ def win_figures(after: np.ndarray, before: np.ndarray) -> dict:
     }
 
 
+def gain_figures(rankings: list[Ranking], gains: list[np.ndarray]) -> dict:
+    """How a tuned model orders replies to prompts that it was not tuned on. gains: of each reply of
+    each ranking, the nats by which it is likelier than under the model that was tuned.
+
+    accuracy         share of the pairs whose better reply gained more; equal gains count half
+    chosen_logp, rejected_logp   the mean gain of the better and of the worse reply of a pair. Both
+                     may fall: then the probability goes to replies that nobody compared"""
+    right, _ = _order(rankings, gains)
+    pairs = [(g[i], g[j]) for r, g in zip(rankings, gains) for i, j in r.pairs()]
+    return {
+        "accuracy": _mean(right),
+        "chosen_logp": _mean([better for better, _ in pairs]),
+        "rejected_logp": _mean([worse for _, worse in pairs]),
+    }
+
+
 def exact_kl(policy, reference, examples: list) -> float:
     """The KL divergence of the policy from the reference in nats per reply: the mean over replies
     of the sum over their tokens, exact over the vocabulary at each. So it is never negative.
@@ -301,6 +317,12 @@ def dpo_rows(report: dict) -> list[tuple[str, str]]:
                 ("  points by the exact judge", f"{some['gold_before']:.2f} -> {some['gold']:.2f}")
             )
     kl = "-" if dpo["kl"] is None else f"{dpo['kl']:.2f} nats a reply"
+    if dpo.get("accuracy") is not None:
+        chosen, rejected = dpo["chosen_logp"], dpo["rejected_logp"]
+        rows += [
+            ("held-out pairs in the right order", _percent(dpo["accuracy"])),
+            ("  nats gained, better and worse", f"{chosen:+.2f}, {rejected:+.2f}"),
+        ]
     return [
         *rows,
         ("KL from the parent", kl),

@@ -97,6 +97,14 @@ def trained_questions(world: World, two_hops: str = "trace") -> list[Question]:
     return [q for q in asked if q.value or world.settings.refusals]
 
 
+def compared_questions(world: World, splits) -> list[Question]:
+    """Return the questions of some splits whose replies are compared: of one hop, in wordings of
+    training. Those that nobody can answer are among them if the world teaches to refuse."""
+    every = [q for split in splits for q in questions(world, split)]
+    fit = [q for q in every if q.hops == 1 or (q.hops == 0 and world.settings.refusals)]
+    return list({q.prompt: q for q in fit if not q.new_wording}.values())
+
+
 def _wordings(fact: Fact, split: str):
     """Yield (a wording of a question, True if it is held out from training)."""
     for wording in fact.asked:
