@@ -23,8 +23,8 @@ from pysft.jobs.begin import (
     resumed,
 )
 from pysft.jobs.compare import Sides
-from pysft.jobs.comparisons import read_comparisons
-from pysft.jobs.material import WORLD, gather, no_transcripts, text_alone
+from pysft.jobs.comparisons import Comparisons, read_comparisons
+from pysft.jobs.material import WORLD, Material, gather, no_transcripts, text_alone
 from pysft.jobs.pretrain import pretrain_base
 from pysft.jobs.summary import describe_data
 from pysft.jobs.tune import loss_under, tune
@@ -36,6 +36,7 @@ from pysft.run.stage import Stage, load_stage, reward_model
 from pysft.run.tree import named_base
 from pysft.text.files import refuse_pipe
 from pysft.training.kinds import COMPARING, kind_of
+from pysft.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
         material = gather(settings, order.corpus, order.data, tokenizer, template)
     else:
         material = text_alone(settings, order.corpus, template, tokenizer)
-    reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
-    refuse_without_comparisons(settings, order.rankings)
-    if reward is not None and given is not None:
-        refuse_other_words(reward, given)
-    if not order.rankings:
-        refuse_unknown_raters(settings, reward)
-    comparisons = None
-    if order.rankings:
-        writes = material.grown or material.tokenizer
-        comparisons = read_comparisons(order.rankings, settings, writes, template)
+    comparisons, reward = _to_compare(order, settings, material, given, ops)
     inputs, begun = checked_reading(inputs, material, begun)
     works = plan_work(settings, material)
     begun = begun or Begun(
@@ -138,6 +130,22 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
                 stage, reward = (stage, made) if kind == "reward" else (made, reward)
         talks = order.tunes or order.compares
         return Trained(report, sides, write_report(folder) if talks else None)
+
+
+def _to_compare(
+    order: Order, settings: Settings, material: Material, given: Stage | None, ops
+) -> tuple[Comparisons | None, Stage | None]:
+    """Return (the comparisons from files, None if none are named; the reward model that ranks
+    replies, None if none is named). Errors if they do not fit the stages of the run."""
+    reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
+    refuse_without_comparisons(settings, order.rankings)
+    if reward is not None and given is not None:
+        refuse_other_words(reward, given)
+    if not order.rankings:
+        refuse_unknown_raters(settings, reward)
+        return None, reward
+    writes = material.grown or material.tokenizer
+    return read_comparisons(order.rankings, settings, writes, material.template), reward
 
 
 def _begin_from(order: Order, ops) -> tuple[Order, Stage | None]:
