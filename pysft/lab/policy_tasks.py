@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from pysft.inference.score import log_probabilities
 from pysft.jobs.comparisons import Comparisons
 from pysft.jobs.dpo import judged, pairs_of
 from pysft.lab.preferring import Subject, first_with, shown, user
@@ -13,7 +12,6 @@ from pysft.measure.evaluate import corpus_loss
 from pysft.measure.ratio import rise
 from pysft.nn.grow import copied
 from pysft.run.stage import Stage
-from pysft.text.compared import graded_examples
 from pysft.text.ranking import Ranking
 from pysft.training import stages
 from pysft.training.kinds import PreferenceTuning
@@ -34,8 +32,7 @@ def dpo(subject: Subject, options: dict, note) -> dict:
 
     track: "step", and means over the EVERY steps before it: "accuracy", "margin", "chosen_logp",
     "rejected_logp". finish: what measured() gives; "trained_accuracy" and "chosen_logp" of the
-    track's last row; "heldout_accuracy" and "heldout_chosen_logp", the same of comparisons of
-    replies to sealed prompts; "comparisons"."""
+    track's last row; "comparisons"."""
     policy = subject.policy(options["demonstrations"])
     rankings = subject.trained_rankings(policy)
     if "work" in options:
@@ -62,13 +59,10 @@ def dpo(subject: Subject, options: dict, note) -> dict:
         note(f"dpo, step {r.step:,} of {plan.steps:,}, loss {r.loss:.3f}")
     model.release()
     tuned, track = replace(policy, model=model), means(rows)
-    finish, samples = measured(subject, tuned, policy)
-    accuracy, logp = on_pairs(tuned, policy, subject.heldout_rankings(policy))
+    finish, samples = measured(subject, tuned, policy, subject.heldout_rankings(policy))
     finish |= {
         "trained_accuracy": track[-1]["accuracy"],
         "chosen_logp": track[-1]["chosen_logp"],
-        "heldout_accuracy": accuracy,
-        "heldout_chosen_logp": logp,
         "comparisons": len(pairs),
     }
     return {"track": track, "losses": losses, "finish": finish, "samples": samples}
@@ -96,22 +90,6 @@ def means(rows: list[dict]) -> list[dict]:
     return found
 
 
-def on_pairs(tuned: Stage, policy: Stage, rankings: list[Ranking]) -> tuple[float, float]:
-    """Of the comparisons of some rankings: the share whose chosen reply has gained more nats than
-    the rejected one, and how many nats the chosen have gained on average."""
-    read = tuned.tokenizer, tuned.model.config.context, tuned.template
-    examples = [graded_examples(r, *read) for r in rankings]
-    flat = [e for some in examples for e in some]
-    after, before = (log_probabilities(stage.model, flat) for stage in (tuned, policy))
-    tuned.model.release()
-    policy.model.release()
-    gains = iter(after - before)
-    each = [[next(gains) for _ in some] for some in examples]
-    found = [(some[i], some[j]) for r, some in zip(rankings, each) for i, j in r.pairs()]
-    chosen, rejected = np.array(found).T
-    return float(np.heaviside(chosen - rejected, 0.5).mean()), float(chosen.mean())
-
-
 def demonstrate(subject: Subject, options: dict, note) -> dict:
     """A PreferenceArm.task: tune the policy of few demonstrations once more, on those and on `more`
     others. options: "demonstrations", "more". finish: what measured() gives."""
@@ -127,19 +105,27 @@ def demonstrate(subject: Subject, options: dict, note) -> dict:
     return {"losses": losses, "finish": finish, "samples": samples}
 
 
-def measured(subject: Subject, tuned: Stage, policy: Stage) -> tuple[dict, list]:
+def measured(
+    subject: Subject, tuned: Stage, policy: Stage, heldout: list[Ranking] | None = None
+) -> tuple[dict, list]:
     """(figures, samples) of a tuned model on sealed questions, beside the policy that it was begun
-    from.
+    from. heldout: comparisons of replies to sealed prompts.
 
     win_rate, ties, gold, gold_before   in points of the exact judge, at temperature 1; the same
                                         with greedy_ before them for greedy replies
     kl, length, length_before, format_compliance, distinct   as jobs/dpo.judged() gives them
+    heldout_accuracy, heldout_chosen_logp   accuracy and chosen_logp of jobs/dpo.judged(), if there
+                                        are comparisons
     forgetting   the rise of the loss on the held-out tail of the corpus from the base's"""
     prompts = subject.drawn("judged", subject.prompts("sealed"), subject.few(JUDGED))
-    asked = Comparisons([], [], [user(p) for p in prompts], "labelers", subject.told.world)
+    asked = Comparisons(
+        [], heldout or [], [user(p) for p in prompts], "labelers", subject.told.world
+    )
     found = judged(tuned, policy, asked, subject.seed)
     names = (*WIN, "kl", "length", "length_before", "format_compliance", "distinct")
     figures = {name: found[name] for name in names}
+    if heldout:
+        figures |= {f"heldout_{name}": found[name] for name in ("accuracy", "chosen_logp")}
     figures |= {f"greedy_{name}": found["greedy"][name] for name in WIN}
     loss = corpus_loss(tuned.model, tuned.tokenizer, subject.lab.heldout_text)
     tuned.model.release()

@@ -27,7 +27,7 @@ from pysft.training.presets import OF_WORLD
 from pysft.training.runner import steps_of
 from pysft.training.settings import Settings
 from pysft.training.stages import finetune
-from pysft.world.ask import questions, trained_questions
+from pysft.world.ask import compared_questions, trained_questions
 from pysft.world.facts import WorldSettings, make
 from pysft.world.labelers import scores, turn
 
@@ -162,9 +162,7 @@ class Subject:
 
     def prompts(self, *splits: str) -> list[str]:
         """The questions of some splits that have an answer: one hop, in wordings of training."""
-        world = make(self.told.world)
-        asked = [q for split in splits for q in questions(world, split)]
-        return list(dict.fromkeys(q.prompt for q in asked if q.hops == 1 and not q.new_wording))
+        return [q.prompt for q in compared_questions(make(self.told.world), splits)]
 
     def drawn(self, purpose: str, prompts: list[str], count: int) -> list[str]:
         """`count` prompts in an order that the seed and the purpose draw. Each comes once before
