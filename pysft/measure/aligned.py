@@ -2,7 +2,7 @@
 model tuned on pairs by DPO. Each function takes the report of its stage."""
 
 from pysft.measure.alignment import reward_rows
-from pysft.measure.page import heading, paragraph, table
+from pysft.measure.page import badge, heading, paragraph, table
 from pysft.measure.wording import FIGURES, cell
 from pysft.text.preference_audit import INSTRUCTGPT
 
@@ -90,3 +90,16 @@ def preference(r: dict) -> list:
         ["prompts that were judged", cell(dpo["prompts_judged"], "count")],
     ]
     return [table(["figure", "value"], rows, "lr"), paragraph(SAMPLED)]
+
+
+def won(r: dict) -> list[list]:
+    """The row of a model that was tuned on pairs: whether it answers better than its parent. It is
+    good if the whole interval of the win rate is above one half, and bad if all of it is below."""
+    dpo = r.get("dpo") or {}
+    rate, low, high = (dpo.get(f"win_rate{end}") for end in ("", "_low", "_high"))
+    if None in (rate, low, high):
+        return []
+    kind = "good" if low > 0.5 else "bad" if high < 0.5 else "partly"
+    measured = f"{cell(rate, 'share')} ({cell(low, 'share')} to {cell(high, 'share')})"
+    statement = "Its replies win against those of the model that it was tuned from"
+    return [[statement, badge(kind, kind), measured, "all above 50%, not all below"]]

@@ -4,7 +4,7 @@ files that it shows, None for a file that could not be read, and returns parts o
 import json
 from collections import Counter
 
-from pysft.measure.aligned import in_short
+from pysft.measure.aligned import in_short, won
 from pysft.measure.calltest import call_rows
 from pysft.measure.curves import known_by_tellings
 from pysft.measure.diagnose import findings, last_of
@@ -89,7 +89,7 @@ def summary(r: dict | None, run: dict | None, reward: dict | None = None) -> lis
         sign = "\u2265" if good > partly else "\u2264"
         limits = f"{sign} {good:.0%}, {sign} {partly:.0%}"
         rows.append([statement, badge(kind, kind), cell(value, "share"), limits])
-    rows += _won(r)
+    rows += won(r)
     took = cell(r.get("training_seconds"), "count")
     then = ", and then on pairs of a better and a worse reply" if r.get("dpo") else ""
     return [
@@ -103,19 +103,6 @@ def summary(r: dict | None, run: dict | None, reward: dict | None = None) -> lis
         *_unmeasured(r),
         paragraph("The section “The figures” says what each figure means."),
     ]
-
-
-def _won(r: dict) -> list[list]:
-    """The row of a model that was tuned on pairs: whether it answers better than its parent. It is
-    good if the whole interval of the win rate is above one half, and bad if all of it is below."""
-    dpo = r.get("dpo") or {}
-    rate, low, high = (dpo.get(f"win_rate{end}") for end in ("", "_low", "_high"))
-    if None in (rate, low, high):
-        return []
-    kind = "good" if low > 0.5 else "bad" if high < 0.5 else "partly"
-    measured = f"{cell(rate, 'share')} ({cell(low, 'share')} to {cell(high, 'share')})"
-    statement = "Its replies win against those of the model that it was tuned from"
-    return [[statement, badge(kind, kind), measured, "all above 50%, not all below"]]
 
 
 def _verdict(value: float, good: float, partly: float) -> str:
