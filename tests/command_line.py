@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pysft.jobs import pretrain as pretrain_job
 from pysft.jobs import reward as reward_job
 from pysft.jobs import tune as tune_job
 from pysft.text.corpora import read_corpus
+from pysft.training import runner
 
 # A training that takes a fifth of a second. It is not measured on the way: that would take most of
 # its time.
@@ -208,3 +210,25 @@ def interrupted_at_once():
         for job in (tune_job, pretrain_job, reward_job, dpo_job):
             patch.setattr(job, "train_stage", raising(KeyboardInterrupt))
         yield
+
+
+@contextlib.contextmanager
+def interrupted_after(steps: int):
+    """Inside `with`, a training meets a Ctrl-C after so many steps; with 0, before its first."""
+    if steps == 0:
+        with interrupted_at_once():
+            yield
+        return
+    adam_step, taken = runner.AdamW.step, []
+
+    def step(*arguments, **options):
+        norm = adam_step(*arguments, **options)
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return norm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.AdamW, "step", step)
+        yield
+    assert len(taken) == steps

@@ -1,14 +1,13 @@
 """Stages that learn from comparisons: a reward model and DPO, from files to a finished run."""
 
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
 from command_line import (
     CONVERSATIONS,
     files_in,
+    interrupted_after,
     interrupted_at_once,
     lines,
     pysft,
@@ -21,7 +20,6 @@ from command_line import (
 from pysft.inference.score import scores, values
 from pysft.measure.probe import stored_probe
 from pysft.run.stage import find_stage, load_stage, reward_model
-from pysft.training import runner
 
 PROMPTS = [user for user, *_ in CONVERSATIONS]
 SHORT = ["--set", "reward.rankings=4", "reward.lr=0.01"]
@@ -182,23 +180,11 @@ def test_the_reference_stays_where_it_was_and_the_policy_moves(preferred, traine
 @pytest.mark.parametrize("verb", ["reward", "dpo"])
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_stage_that_was_interrupted_ends_in_the_same_bytes(
-    trained, ranked, rewarded, preferred, workdir, monkeypatch, verb, steps
+    trained, ranked, rewarded, preferred, workdir, verb, steps
 ):
     whole = {"reward": rewarded, "dpo": preferred}[verb][0]
     flags = {"reward": ["--epochs", "4", *SHORT], "dpo": DPO}[verb]
-    adam_step, taken = runner.AdamW.step, []
-
-    def step(*arguments, **options):
-        if steps == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        norm = adam_step(*arguments, **options)
-        taken.append(1)
-        if len(taken) == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return norm
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runner.AdamW, "step", step)
+    with interrupted_after(steps):
         assert pysft(verb, trained.run, "--data", ranked, *flags, "--out", "run").code == 130
     succeeds(verb, "--resume", "--out", "run")
     weights = f"{verb}/model.safetensors"

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from command_line import (
     SHORT_TUNING,
     conversation,
     files_in,
+    interrupted_after,
     interrupted_at_once,
     lines,
     pysft,
@@ -24,7 +24,6 @@ from conftest import merged
 from pysft.jobs import material
 from pysft.run.begun import READ, resume_command
 from pysft.text import examples
-from pysft.training import runner
 from pysft.training.settings import Settings
 
 RESUME = ("train", "--resume", "--out", "run")
@@ -49,27 +48,11 @@ def spoil_last_byte(path) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5, 8])
-def test_interrupted_pretraining_is_resumed_to_the_same_weights(
-    trained, workdir, monkeypatch, begin, steps
-):
+def test_interrupted_pretraining_is_resumed_to_the_same_weights(trained, workdir, steps):
     command = ["pretrain", *trained.text]
     uninterrupted = succeeds(*command, "--out", "uninterrupted", "--json").document
-    if steps == 0:
-        begin(*command)
-    else:
-        adam_step, taken = runner.AdamW.step, []
-
-        def step(*arguments, **options):
-            norm = adam_step(*arguments, **options)
-            taken.append(1)
-            if len(taken) == steps:
-                os.kill(os.getpid(), signal.SIGINT)
-            return norm
-
-        with monkeypatch.context() as patch:
-            patch.setattr(runner.AdamW, "step", step)
-            assert pysft(*command, "--out", "run").code == 130
-        assert len(taken) == steps
+    with interrupted_after(steps):
+        assert pysft(*command, "--out", "run").code == 130
     resumed = succeeds("pretrain", "--resume", "--out", "run", "--json").document
     assert resumed["weights_sha256"] == uninterrupted["weights_sha256"]
 

@@ -117,31 +117,45 @@ class FineTuning(Training):
 
 
 @dataclass(frozen=True)
-class RewardModel(Training):
-    """A reward model, which learns from rankings of replies to score a reply.
-
-    Each step takes `rankings` rankings. steps = 0 takes as many as `epochs` passes over all of them
-    need. ties, nu: as in objectives.BradleyTerry.
+class Comparing(Training):
+    """What the stages that learn from comparisons have in common.
 
     Where no file of rankings is given, the comparisons are made first: the model that the stage
     begins from writes `replies` replies to each prompt, `rounds` times, and `by` ranks them
     (measure/raters.py)."""
 
-    lr: float = 1e-3
     schedule: str = "linear"
-    warmup: int = 10
-    decay: float = 1.0
-    epochs: float = 2.0
-    rankings: int = 16
-    ties: str = "none"
-    nu: float = 1.0
     replies: int = 6
     rounds: int = 3
     by: str = "labelers"
 
     def __post_init__(self):
         super().__post_init__()
-        _refuse_no_comparison(self, "rankings")
+        if not 2 <= self.replies <= 9:
+            raise UsageError(f"replies = {self.replies}: expected 2 to 9 replies to compare")
+        if not self.rounds:
+            raise UsageError("rounds = 0: each prompt needs at least one ranking")
+
+
+@dataclass(frozen=True)
+class RewardModel(Comparing):
+    """A reward model, which learns from rankings of replies to score a reply.
+
+    Each step takes `rankings` rankings. steps = 0 takes as many as `epochs` passes over all of them
+    need. ties, nu: as in objectives.BradleyTerry."""
+
+    lr: float = 1e-3
+    warmup: int = 10
+    decay: float = 1.0
+    epochs: float = 2.0
+    rankings: int = 16
+    ties: str = "none"
+    nu: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.rankings:
+            raise UsageError("rankings = 0: a step needs at least one")
         if self.windows or self.world:
             raise UsageError("a reward model reads comparisons alone; leave windows and world out")
         if self.by == "reward":
@@ -155,17 +169,16 @@ class RewardModel(Training):
 
 
 @dataclass(frozen=True)
-class PreferenceTuning(Training):
+class PreferenceTuning(Comparing):
     """DPO: tuning on pairs of a chosen and a rejected reply.
 
     Each step takes `pairs` pairs and the windows `windows` of base text (replay), whose loss has
     the weight window_weight. steps = 0 takes as many as one pass over all pairs needs. beta, kind,
-    smoothing, nll: as in objectives.Dpo. replies, rounds, by: as in RewardModel; by "reward" is the
-    reward model that the run trained before, or if there is none, the labelers."""
+    smoothing, nll: as in objectives.Dpo. by: "reward" is the reward model that the run trained
+    before, or if there is none, the labelers."""
 
     steps: int = 100
     lr: float = 1e-4
-    schedule: str = "linear"
     warmup: int = 20
     pairs: int = 48
     beta: float = 1.0
@@ -174,14 +187,13 @@ class PreferenceTuning(Training):
     nll: float = 0.1
     windows: tuple[tuple[int, int], ...] = ((256, 2),)
     window_weight: float = 1.0
-    replies: int = 6
-    rounds: int = 3
     by: str = "reward"
     checkpoint_every: str = "tenth"
 
     def __post_init__(self):
         super().__post_init__()
-        _refuse_no_comparison(self, "pairs")
+        if not self.pairs:
+            raise UsageError("pairs = 0: a step needs at least one")
         if not self.beta:
             raise UsageError("beta = 0: the loss would not depend on the model; 1 is usual")
         if not self.smoothing < 0.5:
@@ -192,24 +204,14 @@ class PreferenceTuning(Training):
             raise UsageError("smoothing is not defined for kind = 'ipo'; leave one of them out")
 
 
-def _refuse_no_comparison(stage, name: str) -> None:
-    """Raise a UsageError if a stage takes no comparisons (its setting `name`), or would rank fewer
-    than two replies or more than nine."""
-    if not getattr(stage, name):
-        raise UsageError(f"{name} = 0: a step needs at least one")
-    if not 2 <= stage.replies <= 9:
-        raise UsageError(f"replies = {stage.replies}: expected 2 to 9 replies to compare")
-    if not stage.rounds:
-        raise UsageError("rounds = 0: each prompt needs at least one ranking")
-
-
 KINDS = {  # in the order of training
     "base": Pretraining,
     "sft": FineTuning,
     "reward": RewardModel,
     "dpo": PreferenceTuning,
 }
-COMPARING = ("reward", "dpo")  # the kinds that learn from comparisons
+# The kinds that learn from comparisons.
+COMPARING = tuple(kind for kind, made in KINDS.items() if issubclass(made, Comparing))
 
 
 def kind_of(name: str) -> str:
