@@ -115,13 +115,22 @@ def test_a_base_model_has_no_replies_to_compare(trained, workdir, verb):
         (("--by", "nobody"), "--by nobody: name world, labelers"),
         (("--by", "reward"), "reward"),
         (("--replies", 1), "replies = 1: expected 2 to 9"),
+        (("--data", "good.jsonl", "--set", "VERB.rounds=2"), "VERB.rounds is for comparisons"),
+        (
+            ("--data", "good.jsonl", "--config", "by.toml"),
+            "VERB.by is for comparisons",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused_before_anything_is_written(
     world_run, workdir, verb, flags, says
 ):
     workdir.write("good.jsonl", GOOD)
-    assert says in refusal(2, verb, world_run[0], *flags, "--out", "r")
+    (workdir.path / "by.toml").write_text(f'[{verb}]\nby = "world"\n')
+    workdir.remember()
+    flags = [flag.replace("VERB", verb) if isinstance(flag, str) else flag for flag in flags]
+    line = refusal(2, verb, world_run[0], *flags, "--out", "r")
+    assert says.replace("VERB", verb) in line
     assert workdir.is_unchanged()
 
 
@@ -132,6 +141,15 @@ def test_a_reward_model_that_would_not_be_asked_or_reads_other_words_is_refused(
     by = ("--reward", scored, "--out", "d")
     for flags in (("--data", "good.jsonl"), ("--by", "world")):
         assert "leave one of the two out" in refusal(2, "dpo", world_run[0], *flags, *by)
+    for flags, why in (
+        (("--set", "dpo.by='world'"), "dpo.by = 'world'"),
+        (("--set", "dpo.by='labelers'"), "dpo.by = 'labelers'"),
+    ):
+        line = refusal(2, "dpo", world_run[0], *flags, *by)
+        assert f"--reward names a model that ranks replies, but {why}; leave it out" in line
+    asks = ("--data", "world", "--set", "sft.windows=[]", "sft.world=[]")
+    line = refusal(2, "train", "--base", world_run[0], *asks, *by)
+    assert "but no stage of this run lets a model rank replies; leave it out" in line
     succeeds("reward", trained.run, "--data", "good.jsonl", "--steps", 1, "--out", "other")
     workdir.remember()
     line = refusal(2, "dpo", world_run[0], "--reward", "other", "--out", "d")

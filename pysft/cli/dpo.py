@@ -1,5 +1,7 @@
 """`pysft dpo`: tune a model that talks on pairs of a better and a worse reply."""
 
+from dataclasses import replace
+
 from pysft.cli.arguments import print_json
 from pysft.cli.comparing import add_comparing, order_of
 
@@ -31,10 +33,13 @@ def run(args):
     from pysft.measure.alignment import dpo_rows
     from pysft.training.presets import DPO_FLAGS
 
-    if args.reward is None and args.by in (None, "reward") and args.base and not args.data:
-        args.reward = _own_reward_model(args.base, args.by)
+    order = order_of(args, "dpo", DPO_FLAGS)
+    if not order.resume and order.rankings is None and order.reward is None:
+        [stage] = order.settings.stages.values()
+        if stage.by == "reward":
+            order = replace(order, reward=_own_reward_model(args.base, args.by))
     screen = Screen(args.json)
-    done = train(order_of(args, "dpo", DPO_FLAGS), screen, "dpo")
+    done = train(order, screen, "dpo")
     if done.sides is not None:
         side_by_side(done.sides, screen)
     print_rows(dpo_rows(done.report), screen)

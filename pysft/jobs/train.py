@@ -8,7 +8,13 @@ from pysft.console import Screen
 from pysft.errors import UsageError
 from pysft.inference.candidates import refuse_other_words
 from pysft.inference.engine import SLOTS
-from pysft.jobs.align import Known, align, refuse_unknown_raters, refuse_without_comparisons
+from pysft.jobs.align import (
+    Known,
+    align,
+    refuse_unknown_raters,
+    refuse_unused,
+    refuse_without_comparisons,
+)
 from pysft.jobs.begin import (
     Begun,
     Order,
@@ -139,6 +145,7 @@ def _to_compare(
     replies, None if none is named). Errors if they do not fit the stages of the run."""
     reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
     refuse_without_comparisons(settings, order.rankings)
+    refuse_unused(settings, order.rankings, reward)
     if reward is not None and given is not None:
         refuse_other_words(reward, given)
     if not order.rankings:
