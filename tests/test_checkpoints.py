@@ -22,6 +22,7 @@ from pysft.batch import BASE, Batch
 from pysft.errors import UsageError
 from pysft.inference.generate import Reply
 from pysft.jobs import begin as beginning
+from pysft.jobs import measured as measured_job
 from pysft.jobs import pretrain as pretrain_job
 from pysft.jobs import tune as tune_job
 from pysft.jobs.material import gather
@@ -443,7 +444,7 @@ def test_a_training_killed_before_any_checkpoint_measures_from_the_beginning(hom
 def test_a_training_killed_while_it_measures_or_saves_continues_from_the_checkpoint_before(
     home, tmp_path, monkeypatch, name
 ):
-    work = getattr(tune_job, name)
+    work = getattr(measured_job, name)
 
     def cut(*arguments):
         if arguments and getattr(arguments[0], "folder", None) and arguments[0].folder.name == "10":
@@ -460,7 +461,7 @@ def test_a_training_killed_while_it_measures_or_saves_continues_from_the_checkpo
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "pause", lambda saves, save_every: 0)
-        patch.setattr(tune_job, name, cut)
+        patch.setattr(measured_job, name, cut)
         assert pysft(*begin(home.path, tmp_path / "run"))[0] == 130
     assert sorted(os.listdir(tmp_path / "run" / "sft" / "checkpoints")) == ["8", "9"]
     assert [row["step"] for row in lines(tmp_path / "run")] == (

@@ -22,6 +22,7 @@ from command_line import (
 
 from pysft.disk import lock_folder
 from pysft.jobs import material
+from pysft.jobs import measured as measured_job
 from pysft.jobs import pretrain as pretrain_job
 from pysft.jobs import tune as tune_job
 from pysft.jobs import work as work_job
@@ -204,12 +205,12 @@ def test_an_interrupted_run_is_resumed_to_the_same_run(trained, tmp_path, plan, 
     assert_same_run(tmp_path / "run", resume(tmp_path / "run").document, trained)
 
 
-@pytest.mark.parametrize("measuring", ["corpus_loss", "measure"])
+@pytest.mark.parametrize("job, measuring", [(tune_job, "corpus_loss"), (measured_job, "measure")])
 def test_a_run_interrupted_while_it_measures_is_resumed_to_the_same_run(
-    trained, tmp_path, monkeypatch, measuring
+    trained, tmp_path, monkeypatch, job, measuring
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(tune_job, measuring, raising(KeyboardInterrupt))
+        patch.setattr(job, measuring, raising(KeyboardInterrupt))
         result = pysft("train", *trained.inputs, "--out", tmp_path / "run", "--json")
     assert (result.code, result.out) == (130, "")
     assert_same_run(tmp_path / "run", resume(tmp_path / "run").document, trained)
