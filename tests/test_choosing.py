@@ -95,7 +95,7 @@ def test_each_criterion_picks_its_own_step(worldly, monkeypatch):
     """A later checkpoint answers right, an earlier one pleases the reward model."""
     run, rm = worldly
     world = make(load_stage(run).world)
-    answers = {q.prompt: q.answer for q in questions(world, "reward")}
+    answers = {q.prompt: q.answer for q in questions(world, "ppo")}
     asked = []
 
     def answer(model, tokenizer, template, prompts, sampling):
@@ -111,7 +111,8 @@ def test_each_criterion_picks_its_own_step(worldly, monkeypatch):
     monkeypatch.setattr(choosing, "values", values)
     choice = select_by_reward(run / "sft", rm)
     assert asked[0] == asked[1] and len(asked) == 2
-    assert not set(asked[0]) & {q.prompt for q in questions(world, "sealed")}
+    for split in ("train", "reward", "sealed"):  # of the model, of its judge, of reports
+        assert not set(asked[0]) & {q.prompt for q in questions(world, split)}
     assert choice["criteria"]["reward score"] == {"step": 2, "value": -1.0, "ties": []}
     assert choice["criteria"]["right answers"] == {"step": 4, "value": 1.0, "ties": []}
     assert choice["disagree"] is True

@@ -3,9 +3,9 @@ the exact judge, held-out loss and a person's marks.
 
 The replies are fresh, and the same number of each checkpoint. The stored ones are greedy replies to
 sixteen prompts, a quarter of which were trained on: too few to tell checkpoints apart, and not how
-the model is used. In an invented world the questions are those of a split that neither the
-fine-tuning nor a stage of DPO is trained on, and not the sealed ones, because nothing may be chosen
-by them. Elsewhere they are the probe's unseen prompts and held-out conversations."""
+the model is used. In an invented world the questions are those of a split that the stage was not
+trained on, and not the sealed ones, because nothing may be chosen by them. Elsewhere they are the
+probe's unseen prompts and held-out conversations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +27,14 @@ from pysft.run.stage import Stage, load_stage, measured_stage, read_json, reward
 from pysft.text.compared import scored_example
 from pysft.text.conversation import Conversation
 from pysft.text.sampled import is_usable
+from pysft.training.kinds import kind_of
+from pysft.training.settings import stages_of
 from pysft.world.labelers import ANSWERABLE
 
 ASKED = 200  # the most questions to each checkpoint
-SPLIT = "reward"  # of the world: those whose questions are asked
+# Kind of a stage -> the split of the world whose questions its checkpoints are asked: those of
+# neither its own training nor, for a fine-tuning, the reward model's.
+SPLIT = {"sft": "ppo", "dpo": "reward"}
 SEED = 1  # of the questions and replies: each checkpoint gets the same
 
 
@@ -98,7 +102,8 @@ def _questions(stage: Stage) -> tuple[list, Callable | None]:
     """Return (prompts, judge). judge(i, reply, ended): True if the reply to prompt i is right; None
     without a world."""
     if stage.world is not None:
-        every = asked(stage.world, [SPLIT])
+        [name] = stages_of(stage.settings)
+        every = asked(stage.world, [SPLIT[kind_of(name)]])
         chosen = rng(SEED, "lab", "asked").permutation(len(every))[:ASKED]
         some, truth = [every[i] for i in sorted(chosen)], Truth(stage.world)
 
