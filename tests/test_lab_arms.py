@@ -275,10 +275,10 @@ MODELS = {
     for n in (100, 300, 1000, 3000, 6000)
 }
 THREE = LABELED | {"comparisons": 3000}
-DPO = {"demonstrations": None, "comparisons": 3000, "steps": 300}
+OF_3000 = {"demonstrations": None, "comparisons": 3000}
+DPO = OF_3000 | {"steps": 300, "pairs": 16}
+BY_RECIPE = {"steps": 400, "lr": 1e-3, "pairs": 16, "beta": 0.1, "nll": 2.0, "world": ((256, 6),)}
 FEW = {"demonstrations": 100}
-TUNED_BY_WORK = {"work": 1200, "lr": 5e-5, "beta": 0.3, "nll": 0.1, "steps": 200}
-TUNED_BY_WORK |= {"world": [[256, 4]]}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {
     "comparisons": MODELS
@@ -305,10 +305,12 @@ ON_PREFERENCES = {
         "gentle, with the chosen's NLL": ("dpo", DPO | GENTLE | {"nll": 0.1}),
         "rough": ("dpo", DPO | ROUGH | {"nll": 0}),
         "rough, with the chosen's NLL": ("dpo", DPO | ROUGH | {"nll": 0.2}),
+        "the recipe of `dpo`": ("dpo", OF_3000 | BY_RECIPE),
+        "the chosen's NLL of it alone": ("dpo", OF_3000 | BY_RECIPE | {"beta": 1e-4}),
     },
     "comparing": {
         "no more work": ("demonstrate", FEW | {"more": 0}),
-        "1,200 comparisons": ("dpo", FEW | TUNED_BY_WORK),
+        "1,200 comparisons": ("dpo", FEW | {"work": 1200} | BY_RECIPE),
         **{
             f"{n} more demonstrations": ("demonstrate", FEW | {"more": n})
             for n in (75, 150, 300, 600)

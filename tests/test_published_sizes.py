@@ -23,7 +23,7 @@ SIZES = {
         "RATES": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         "TRIES": 10,
     },
-    "lab/experiments/preferences.py": {"MORE": (75, 150, 300, 600)},
+    "lab/experiments/preferences.py": {"MORE": (75, 150, 300, 600), "NO_DPO": 1e-4},
     "lab/experiments/rewards.py": {"COUNTS": (100, 300, 1000, 3000, 6000)},
     "lab/experiments/world.py": {
         **{"PEOPLE": 50, "OFTEN": 400, "OF_MANY_TELLINGS": 140},
@@ -33,7 +33,7 @@ SIZES = {
     "lab/measures.py": {"EXAMPLES": 16},
     "lab/personas.py": {"DRAWS": 20},
     "lab/policy_tasks.py": {"JUDGED": 200, "EVERY": 20},
-    "lab/preferring.py": {"MAX_NEW": 120, "REPLIES": 6, "SHOWN": 6},
+    "lab/preferring.py": {"MAX_NEW": 120, "REPLIES": 6, "SFT_STEPS": 200, "SHOWN": 6},
     "lab/records.py": {"VERSION": 1},
     "lab/reward_tasks.py": {
         "NS": (1, 2, 4, 8, 16, 32, 64),

@@ -130,8 +130,10 @@ def _add_stages(p):
 def _world_tables(args, parent) -> tuple[str, ...]:
     """Return the tables of OF_WORLD that a training takes, and complete --corpus and --data. A
     UsageError if it would ask about a world that its base has not read."""
+    from pysft.training.kinds import COMPARING
+
     asks = "world" in (args.data or [])
-    prefers = ("dpo",) if "dpo" in (args.stages or "") else ()
+    prefers = tuple(kind for kind in COMPARING if kind in (args.stages or ""))
     if parent is not None and "world" in parent.fixed and not asks:
         return prefers
     if args.resume or not (asks or args.corpus == "world"):

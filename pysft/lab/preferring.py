@@ -38,7 +38,7 @@ REPLIES = 6  # to a prompt that is ranked
 # Prompts that replies are ranked for: those of training, drawn again and again, and sealed ones, on
 # which reward models are measured.
 TRAINED, HELD_OUT = 3600, 300
-BASE_STEPS, SFT_STEPS = 3000, 200
+SFT_STEPS = 200  # of the model that answers; it is right about half of the time then
 LABELERS = ("ann", "ben", "cora")  # those who do not mind the length of a reply
 BY_LABELERS, BY_JUDGE, BY_CHANCE = "labelers", "exact judge", "chance"
 SHOWN = 6  # replies that a record keeps
@@ -100,8 +100,8 @@ class Subject:
     @cached_property
     def base(self):
         """The lab's Base, which read of the world."""
-        steps = {"base": OF_WORLD[PRESET]["base"] | {"steps": BASE_STEPS}}
-        return self.lab.base(PRESET, self.seed, told=self.told, changes=steps)
+        changes = {"base": OF_WORLD[PRESET]["base"]}
+        return self.lab.base(PRESET, self.seed, told=self.told, changes=changes)
 
     @cached_property
     def texts(self) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from pysft.errors import DataError
 from pysft.inference.best import expected_best, kl_bound
 from pysft.inference.score import scores, values
 from pysft.lab.preferring import (
+    PRESET,
     Answers,
     Subject,
     first_with,
@@ -25,12 +26,13 @@ from pysft.text.sampled import is_usable
 from pysft.text.templates import CHAT
 from pysft.training import stages
 from pysft.training.kinds import RewardModel
+from pysft.training.presets import OF_WORLD
 from pysft.training.runner import steps_of
 from pysft.training.settings import Model, Settings
 from pysft.world.ask import questions
 from pysft.world.facts import make
 
-RECIPE = {"lr": 1e-3, "decay": 1.0, "epochs": 2.0, "rankings": 16}
+RECIPE = OF_WORLD[PRESET]["reward"]
 NS = (1, 2, 4, 8, 16, 32, 64)  # of the best of n
 # Sealed prompts that the best of n is taken for, and replies to each, in groups of EACH. There are
 # more than 64, so that the best of 64 is not the choice of a single set.

@@ -116,8 +116,8 @@ MADE = {
 }
 
 # What a preset changes to learn an invented world: its base reads windows of the world's text
-# beside those of the corpus, and its fine-tuning is asked about the world alone. bench/RESULTS.md
-# has what was tried.
+# beside those of the corpus, its fine-tuning is asked about the world alone, and its stages that
+# learn from comparisons have recipes of their own. bench/RESULTS.md has what was tried.
 OF_WORLD = {
     "tiny": {
         "world": {},
@@ -135,7 +135,17 @@ OF_WORLD = {
             "windows": ((256, 2),),
             "world": ((256, 6),),
         },
-        "dpo": {"world": ((256, 8),)},
+        "reward": {"epochs": 4.0},
+        # Rates near those of the fine-tuning, and much of the chosen replies' own nll: a model that
+        # is right half of the time has more to learn than which of its replies is better.
+        "dpo": {
+            "steps": 400,
+            "lr": 1e-3,
+            "pairs": 16,
+            "beta": 0.1,
+            "nll": 2.0,
+            "world": ((256, 6),),
+        },
     },
     "mini": {
         "world": {"people": 400},

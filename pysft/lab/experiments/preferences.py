@@ -6,9 +6,10 @@ from pysft.lab.experiments.charts import dots, times, tracks
 from pysft.lab.experiments.columns import finished
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.policy_tasks import demonstrate, dpo
-from pysft.lab.preferring import PreferenceArm, prepare
+from pysft.lab.preferring import PRESET, PreferenceArm, prepare
 from pysft.lab.reward_tasks import past_the_minimum
 from pysft.measure import figures
+from pysft.training.presets import OF_WORLD
 
 gold, greedy = finished("gold"), finished("greedy_gold")
 win_rate, forgetting = finished("win_rate"), finished("forgetting")
@@ -24,13 +25,17 @@ FORGOT = Column("forgetting of base text", forgetting, "{:+.1%}")
 
 GENTLE, GENTLE_NLL = "gentle", "gentle, with the chosen's NLL"
 ROUGH, ROUGH_NLL = "rough", "rough, with the chosen's NLL"
+RECIPE = OF_WORLD[PRESET]["dpo"]
 SOFT = {"beta": 0.3, "lr": 5e-5}
 HARD = {"beta": 0.1, "lr": 3e-4}
 NLL = {"gentle": 0.1, "rough": 0.2}
+SHIPPED, NLL_ALONE = "the recipe of `dpo`", "the chosen's NLL of it alone"
+NO_DPO = 1e-4  # a beta at which the loss of the pairs has next to no gradient
 
 
 def displacement(lab, seed):
-    shared = {"demonstrations": None, "comparisons": 3000, "steps": 300}
+    compared = {"demonstrations": None, "comparisons": 3000}
+    shared = compared | {"steps": 300, "pairs": 16}
     for name, corner, nll in (
         (GENTLE, SOFT, 0.0),
         (GENTLE_NLL, SOFT, NLL["gentle"]),
@@ -38,6 +43,8 @@ def displacement(lab, seed):
         (ROUGH_NLL, HARD, NLL["rough"]),
     ):
         yield PreferenceArm(name, dpo, shared | corner | {"nll": nll})
+    yield PreferenceArm(SHIPPED, dpo, compared | RECIPE)
+    yield PreferenceArm(NLL_ALONE, dpo, compared | RECIPE | {"beta": NO_DPO})
 
 
 chosen = finished("chosen_logp")
@@ -95,6 +102,14 @@ DISPLACEMENT = Experiment(
             "gently and with the NLL, replies at temperature 1 get more points than before",
             lambda r: gold(r[GENTLE_NLL]) > finished("gold_before")(r[GENTLE_NLL]),
         ),
+        Check(
+            "the recipe of `dpo` in a world wins at least 58 % against the model before",
+            lambda r: win_rate(r[SHIPPED]) >= 0.58,
+        ),
+        Check(
+            "and more than the chosen replies' NLL of it alone",
+            lambda r: win_rate(r[SHIPPED]) > win_rate(r[NLL_ALONE]),
+        ),
     ],
     figures=lambda r: [
         tracks(r, "Log-probability of the chosen replies", "chosen_logp", "nats gained"),
@@ -103,7 +118,9 @@ DISPLACEMENT = Experiment(
         dots(r, "Points at temperature 1", POINTS, "points, 0 to 3"),
     ],
     note="300 steps of 16 of the same 3,000 comparisons, beside two windows of base text. Gentle:"
-    " beta 0.3, rate 5e-5, with 0.1 of the NLL; rough: beta 0.1, rate 3e-4, with 0.2. Nats are"
+    " beta 0.3, rate 5e-5, with 0.1 of the NLL; rough: beta 0.1, rate 3e-4, with 0.2. The recipe of"
+    " `dpo` in a world, for twice the NLL at a rate of 1e-3, reads the world's text too; the last"
+    " arm is the same without the loss of the pairs. Nats are"
     " gained since the model before, per reply, as means over the last steps. Of 3 points a right"
     " answer has 3, a wrong one 1, babble 0.",
     on_world=True,
@@ -125,9 +142,8 @@ def written(n: int) -> str:
 
 def comparing(lab, seed):
     yield PreferenceArm(NOTHING, demonstrate, {"demonstrations": FEW, "more": 0})
-    # It reads the text of the world too, as a tuning on demonstrations does.
-    tuned = {"lr": 5e-5, "beta": 0.3, "nll": 0.1, "steps": 200, "world": [[256, 4]]}
-    yield PreferenceArm(COMPARED, dpo, {"demonstrations": FEW, "work": WORK} | tuned)
+    tuned = {"demonstrations": FEW, "work": WORK} | RECIPE
+    yield PreferenceArm(COMPARED, dpo, tuned)
     for n in MORE:
         yield PreferenceArm(written(n), demonstrate, {"demonstrations": FEW, "more": n})
 
