@@ -277,7 +277,7 @@ MODELS = {
 THREE = LABELED | {"comparisons": 3000}
 OF_3000 = {"demonstrations": None, "comparisons": 3000}
 DPO = OF_3000 | {"steps": 300, "pairs": 16}
-BY_RECIPE = {"steps": 400, "lr": 1e-3, "pairs": 16, "beta": 0.1, "nll": 2.0, "world": ((256, 6),)}
+BY_RECIPE = {"steps": 0, "lr": 2e-4, "pairs": 16, "nll": 5.0, "world": ((256, 6),)}
 FEW = {"demonstrations": 100}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {

@@ -40,7 +40,7 @@ def dpo(subject: Subject, options: dict, note) -> dict:
     else:
         rankings = first_with(rankings, subject.lab.scaled(options["comparisons"]))
     chosen = {k: v for k, v in options.items() if k in PreferenceTuning().__dict__}
-    if "steps" in chosen:
+    if chosen.get("steps"):  # 0 is one pass over the comparisons, which are scaled
         chosen["steps"] = subject.lab.scaled(chosen["steps"])
     stage = PreferenceTuning(**chosen)
     pairs = pairs_of(policy, rankings)

@@ -119,8 +119,8 @@ DISPLACEMENT = Experiment(
     ],
     note="300 steps of 16 of the same 3,000 comparisons, beside two windows of base text. Gentle:"
     " beta 0.3, rate 5e-5, with 0.1 of the NLL; rough: beta 0.1, rate 3e-4, with 0.2. The recipe of"
-    " `dpo` in a world, for twice the NLL at a rate of 1e-3, reads the world's text too; the last"
-    " arm is the same without the loss of the pairs. Nats are"
+    " `dpo` in a world reads each comparison once, with five times the NLL, beside the text of the"
+    " world; the last arm is the same without the loss of the pairs. Nats are"
     " gained since the model before, per reply, as means over the last steps. Of 3 points a right"
     " answer has 3, a wrong one 1, babble 0.",
     on_world=True,
