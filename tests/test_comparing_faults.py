@@ -115,23 +115,25 @@ def test_a_base_model_has_no_replies_to_compare(trained, workdir, verb):
         (("--by", "nobody"), "--by nobody: name world, labelers"),
         (("--by", "reward"), "reward"),
         (("--replies", 1), "replies = 1: expected 2 to 9"),
-        (("--data", "good.jsonl", "--set", "VERB.rounds=2"), "VERB.rounds is for comparisons"),
-        (
-            ("--data", "good.jsonl", "--config", "by.toml"),
-            "VERB.by is for comparisons",
-        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused_before_anything_is_written(
     world_run, workdir, verb, flags, says
 ):
     workdir.write("good.jsonl", GOOD)
-    (workdir.path / "by.toml").write_text(f'[{verb}]\nby = "world"\n')
-    workdir.remember()
-    flags = [flag.replace("VERB", verb) if isinstance(flag, str) else flag for flag in flags]
-    line = refusal(2, verb, world_run[0], *flags, "--out", "r")
-    assert says.replace("VERB", verb) in line
+    assert says in refusal(2, verb, world_run[0], *flags, "--out", "r")
     assert workdir.is_unchanged()
+
+
+@VERBS
+def test_settings_that_files_of_comparisons_leave_unused_are_named(trained, workdir, verb):
+    workdir.write("good.jsonl", GOOD)
+    workdir.path.joinpath("by.toml").write_text(f'[{verb}]\nby = "world"\nsteps = 1\n')
+    flags = ("--config", "by.toml", "--set", f"{verb}.rounds=2", f"{verb}.windows=[]")
+    said = succeeds(verb, trained.run, "--data", "good.jsonl", *flags, "--out", "r").out
+    for name in ("by", "rounds"):
+        assert f"{verb}.{name} not used, because files hold the comparisons" in said
+    assert "replies not used" not in said
 
 
 def test_a_reward_model_that_would_not_be_asked_or_reads_other_words_is_refused(

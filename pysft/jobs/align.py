@@ -44,23 +44,26 @@ def refuse_without_comparisons(settings: Settings, files: list[str] | None) -> N
             )
 
 
-def refuse_unused(settings: Settings, files: list[str] | None, reward: Stage | None) -> None:
-    """Raise a UsageError if settings or a reward model say how comparisons are made or ranked, and
-    no stage makes them so."""
-    stages = {name: s for name, s in settings.stages.items() if kind_of(name) in COMPARING}
-    for name, stage in stages.items() if files else ():
+def unused(settings: Settings, files: list[str] | None) -> list[str]:
+    """A sentence for each setting that says how comparisons are made, if files hold them."""
+    found = []
+    for name, stage in settings.stages.items() if files else ():
         usual = type(stage)()
-        for setting in ("by", "replies", "rounds"):
+        for setting in ("by", "replies", "rounds") if kind_of(name) in COMPARING else ():
             if getattr(stage, setting) != getattr(usual, setting):
-                raise UsageError(
-                    f"{name}.{setting} is for comparisons that the run makes, and"
-                    f" {', '.join(files)} holds them already; leave one of the two out"
-                )
-    ranks = [name for name, s in stages.items() if s.by == "reward" and not files]
-    if reward is not None and not ranks:
-        by = [f"{name}.by = {s.by!r}" for name, s in stages.items() if not files]
-        who = ", ".join(by) or "no stage of this run lets a model rank replies"
-        raise UsageError(f"--reward names a model that ranks replies, but {who}; leave it out")
+                found.append(f"{name}.{setting} not used, because files hold the comparisons")
+    return found
+
+
+def refuse_unasked(settings: Settings, files: list[str] | None, reward: Stage | None) -> None:
+    """Raise a UsageError if a reward model is named and no stage lets it rank replies."""
+    made = {n: s for n, s in settings.stages.items() if kind_of(n) in COMPARING and not files}
+    if reward is not None and not any(stage.by == "reward" for stage in made.values()):
+        by = ", ".join(f"{name}.by = {stage.by!r}" for name, stage in made.items())
+        raise UsageError(
+            "--reward names a model that ranks replies, but"
+            f" {by or 'no stage of this run lets a model rank replies'}; leave it out"
+        )
 
 
 def refuse_unknown_raters(settings: Settings, reward: Stage | None) -> None:

@@ -11,9 +11,10 @@ from pysft.inference.engine import SLOTS
 from pysft.jobs.align import (
     Known,
     align,
+    refuse_unasked,
     refuse_unknown_raters,
-    refuse_unused,
     refuse_without_comparisons,
+    unused,
 )
 from pysft.jobs.begin import (
     Begun,
@@ -97,6 +98,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     else:
         material = text_alone(settings, order.corpus, template, tokenizer)
     comparisons, reward = _to_compare(order, settings, material, given, ops)
+    notes += unused(settings, order.rankings)
     inputs, begun = checked_reading(inputs, material, begun)
     works = plan_work(settings, material)
     begun = begun or Begun(
@@ -145,7 +147,7 @@ def _to_compare(
     replies, None if none is named). Errors if they do not fit the stages of the run."""
     reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
     refuse_without_comparisons(settings, order.rankings)
-    refuse_unused(settings, order.rankings, reward)
+    refuse_unasked(settings, order.rankings, reward)
     if reward is not None and given is not None:
         refuse_other_words(reward, given)
     if not order.rankings:
