@@ -176,32 +176,41 @@ def this_python() -> str:
     return near if os.sep in near and len(near) < len(here) else here
 
 
-def run(args):
-    from pysft.cli.show import print_rows, side_by_side, table
-    from pysft.console import Screen, command
-    from pysft.jobs.begin import Order, parent_named
-    from pysft.jobs.train import train
-    from pysft.measure.alignment import dpo_rows
-    from pysft.training.kinds import kind_of
-    from pysft.training.presets import TRAIN_FLAGS, with_made
+def _made_recipe(args) -> tuple[list[str], dict | None]:
+    """Return (the names in --data of transcripts that are made, what training on them changes in
+    the preset), and take the names out of --data. A UsageError if something else stands beside
+    them."""
+    from pysft.training.presets import with_made
     from pysft.world.made import MADE
 
-    upon, made = None, [name for name in (*MADE, "tools") if name in (args.data or [])]
-    if not args.resume:
-        _refuse_unknown_words(args.data or [], ("world", "tools", *MADE))
-    if made and not args.resume:
-        if len(made) < len(args.data):
-            raise UsageError(
-                f"--data {made[0]} takes no other files: the made transcripts are mixed with the"
-                f" shipped conversations only (for a file of that name write ./{made[0]})"
-            )
-        if args.corpus == "world":
-            raise UsageError(
-                f"--data {made[0]} and --corpus world do not go together: a world has its own"
-                " recipe; leave one of them out"
-            )
-        taught = [name for name in made if name in MADE]
-        args.data, upon = None, with_made(taught, "tools" in made)
+    made = [name for name in (*MADE, "tools") if name in (args.data or [])]
+    if args.resume:
+        return made, None
+    _refuse_unknown_words(args.data or [], ("world", "tools", *MADE))
+    if not made:
+        return made, None
+    if len(made) < len(args.data):
+        raise UsageError(
+            f"--data {made[0]} takes no other files: the made transcripts are mixed with the"
+            f" shipped conversations only (for a file of that name write ./{made[0]})"
+        )
+    if args.corpus == "world":
+        raise UsageError(
+            f"--data {made[0]} and --corpus world do not go together: a world has its own"
+            " recipe; leave one of them out"
+        )
+    args.data = None
+    return made, with_made([name for name in made if name in MADE], "tools" in made)
+
+
+def _order(args):
+    """Return the order of the training that the flags describe. A UsageError if they do not go
+    together."""
+    from pysft.jobs.begin import Order, parent_named
+    from pysft.training.kinds import kind_of
+    from pysft.training.presets import TRAIN_FLAGS
+
+    made, upon = _made_recipe(args)
     if args.resume and args.no_tools:
         raise UsageError("--resume uses the run's own settings; leave out --no-tools")
     parent = None if args.base is None or args.resume else parent_named(args.base)
@@ -225,8 +234,7 @@ def run(args):
         raise UsageError("--data: no stage of this run reads conversations; leave it out")
     if args.lora_matrices and not args.lora and not args.resume:
         raise UsageError("--lora-matrices needs the rank of the adapters too: --lora RANK")
-    screen = Screen(args.json)
-    order = Order(
+    return Order(
         settings,
         args.corpus,
         args.data,
@@ -242,6 +250,15 @@ def run(args):
         rankings=args.rankings,
         reward=args.reward,
     )
+
+
+def run(args):
+    from pysft.cli.show import print_rows, side_by_side, table
+    from pysft.console import Screen, command
+    from pysft.jobs.train import train
+    from pysft.measure.alignment import dpo_rows
+
+    order, screen = _order(args), Screen(args.json)
     done = train(order, screen)
     if done.sides is not None:
         side_by_side(done.sides, screen)
