@@ -1,5 +1,7 @@
-"""Run all tests, a file on each processor, the files that take longest first. Prints a line for
-each file, and all of pytest's output for a file that fails.
+"""Run all tests, a process on each processor. A file that takes long has a process of its own, and
+those that take longest begin first. The other files share processes, eight in each, because a
+process of pytest takes two seconds before its first test. Prints a line for each process, and all
+of pytest's output if a test fails.
 
     python tests/suite.py [OPTIONS OF PYTEST]
 
@@ -18,26 +20,27 @@ TESTS = Path(__file__).resolve().parent
 # The files that take long, the longest first. The order of the others does not matter.
 LONGEST = "guide lab resume gradcheck cli_process checkpoints preferences tree build fuzz".split()
 LONGEST += "cli_data model figures report hostile safetensors sample add_a_stage".split()
-TIME_LIMIT = 1800  # seconds for one file
-NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test of a file
+TOGETHER = 8  # files in a process that is shared
+TIME_LIMIT = 1800  # seconds for one process
+NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test
 
 
 def main(options):
     began, totals, failed = time.monotonic(), Counter(), []
-    files = sorted(TESTS.glob("test_*.py"), key=place)
     with ThreadPoolExecutor(_processors()) as pool:
-        jobs = [pool.submit(_run, path, options) for path in files]
+        jobs = [pool.submit(_run, files, options) for files in shared(TESTS.glob("test_*.py"))]
         for job in as_completed(jobs):
-            path, done = job.result()
+            files, done = job.result()
+            names = " ".join(path.stem.removeprefix("test_") for path in files)
             if done.returncode == NOTHING_CHOSEN:
                 continue
             summary = done.stdout.rstrip().rpartition("\n")[2].strip("= ")
             totals += _counts(summary)
             if done.returncode:
-                failed.append(path.name)
+                failed.append(names)
                 print(done.stdout, flush=True)
             else:
-                print(f"{path.name:<26} {summary}", flush=True)
+                print(f"{names}: {summary}", flush=True)
     if not totals["passed"] and not failed:
         print("no test was run")
         return NOTHING_CHOSEN
@@ -49,10 +52,12 @@ def main(options):
     return int(bool(failed))
 
 
-def place(path):
-    """Where a file stands in the order of the runs."""
-    name = path.stem.removeprefix("test_")
-    return LONGEST.index(name) if name in LONGEST else len(LONGEST), path.name
+def shared(paths):
+    """The files of each process, in the order in which the processes begin."""
+    by_name = {path.stem.removeprefix("test_"): path for path in sorted(paths)}
+    alone = [[by_name.pop(name)] for name in LONGEST]
+    rest = list(by_name.values())
+    return alone + [rest[i : i + TOGETHER] for i in range(0, len(rest), TOGETHER)]
 
 
 def _processors():
@@ -61,12 +66,12 @@ def _processors():
     return os.cpu_count() or 1
 
 
-def _run(path, options):
-    """(path, the finished process) of one file of tests."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/{path.name}"]
+def _run(files, options):
+    """(the files, their finished process)."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     try:
-        return path, subprocess.run(
-            [*command, *options],
+        return files, subprocess.run(
+            [*command, *(f"tests/{path.name}" for path in files), *options],
             cwd=TESTS.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -75,8 +80,8 @@ def _run(path, options):
         )
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode(errors="replace")
-        message = f"{output}\n{path.name}: not finished after {TIME_LIMIT} s"
-        return path, subprocess.CompletedProcess([], 1, message)
+        message = f"{output}\nnot finished after {TIME_LIMIT} s"
+        return files, subprocess.CompletedProcess([], 1, message)
 
 
 def _counts(summary):
