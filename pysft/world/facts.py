@@ -241,8 +241,10 @@ def _values(fact: Fact, named: list, split_of: dict[str, str], settings: WorldSe
         return [fact.values[i] for i in g.permutation(repeated).tolist()]
     if fact.name == "neighbour":
         return _paired(named, g)
+    people = {split: [name for name, of in split_of.items() if of == split] for split in SPLITS}
+    place = {name: i for some in people.values() for i, name in enumerate(some)}
     found = []
-    for name, split in named:
-        others = [other for other, of in split_of.items() if of == split and other != name]
-        found.append(others[int(g.integers(0, len(others)))])
+    for name, split in named:  # nobody is related to themselves
+        i = int(g.integers(0, len(people[split]) - (name in place)))
+        found.append(people[split][i + (i >= place.get(name, len(people[split])))])
     return found
