@@ -160,17 +160,23 @@ def drawn():
 
 
 @lru_cache
+def named(name):
+    """A figure of curves with this name in every place that takes one."""
+    return curves(
+        name,
+        [Series(name, [0, 1, 2], [[1, 2, 3], [2, 3, 4]]), Series("other", [0, 2], [[1, 1]])],
+        name,
+        name,
+        marks=[(1, name)],
+        level=(2.5, name),
+    )
+
+
+@lru_cache
 def samples(name="a series"):
     """One figure of each kind, with this name in every place that takes one."""
     return [
-        curves(
-            name,
-            [Series(name, [0, 1, 2], [[1, 2, 3], [2, 3, 4]]), Series("other", [0, 2], [[1, 1]])],
-            name,
-            name,
-            marks=[(1, name)],
-            level=(2.5, name),
-        ),
+        named.__wrapped__(name),
         curves(
             "logs",
             [Series("one", list(range(1, 400)), [[1 / n for n in range(1, 400)]])],
@@ -246,8 +252,8 @@ def test_the_same_data_give_the_same_bytes_in_every_process_and_style(drawn):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_name_becomes_markup_or_a_formula(drawn, text):
-    svg = samples(text)[0]
-    read, plain = Reader(svg), Reader(samples("plain")[0])
+    svg = named(text)
+    read, plain = Reader(svg), Reader(named("plain"))
     assert read.tags == plain.tags
     assert {name for name, _ in read.attributes} == {name for name, _ in plain.attributes}
     shown = " ".join(text.split())

@@ -296,7 +296,7 @@ def damage(data, path):
         path.write_bytes(whole)
 
 
-@many(120, 0.05)
+@many(50, 0.05)
 @given(st.data())
 def test_a_spoilt_run_folder_is_used_or_refused_in_a_sentence(home, tmp_path_factory, data):
     run = tmp_path_factory.getbasetemp() / "spoilt"
@@ -371,7 +371,7 @@ def arrays(draw, pool):
     return a
 
 
-@many(800)
+@many(300)
 @given(st.data())
 def test_a_kernel_computes_with_any_arrays_or_refuses_them(data):
     kernel = data.draw(st.sampled_from(kernels.KERNELS + [kernels.decode_pack]))
@@ -389,7 +389,7 @@ def test_a_kernel_computes_with_any_arrays_or_refuses_them(data):
         is_refused(error)
 
 
-@many(600)
+@many(300)
 @given(st.data())
 def test_arrays_that_nearly_fit_are_computed_or_refused(data):
     """The arguments have the shapes that the kernel wants, but for up to two that are changed; so

@@ -32,7 +32,7 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 many = settings(
-    max_examples=int(os.environ.get("PYSFT_HOSTILE", "150")),
+    max_examples=int(os.environ.get("PYSFT_HOSTILE", "60")),
     deadline=None,
     derandomize=True,
     database=None,
@@ -107,33 +107,35 @@ def test_every_message_is_answered_or_refused_in_words(runs, text, unknown, flag
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text, unknown",
     [
-        b"\xff\xfe",
-        b"Who is \xc3\xa9?",
-        b"a\x1b[2J",
-        "\u202eWho".encode(),
-        b"<|end|>",
-        b" ",
-        b"-x",
-        b"$(id)",
+        (b"\xff\xfe", "refuse"),
+        (b"\xff\xfe", "replace"),
+        (b"Who is \xc3\xa9?", "replace"),
+        (b"a\x1b[2J", "refuse"),
+        ("\u202eWho".encode(), "replace"),
+        (b"<|end|>", "refuse"),
+        (b" ", "refuse"),
+        (b"-x", "replace"),
+        (b"$(id)", "refuse"),
     ],
 )
-def test_a_message_of_any_bytes_from_a_real_command_line_is_answered_or_refused(runs, text):
-    for unknown in ("refuse", "replace"):
-        chat = ["chat", runs / unknown, "--tokens", "5", "--json", "-p", text]
-        done = subprocess.run(
-            [sys.executable, "-m", "pysft", *chat],
-            cwd=ROOT,
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            timeout=60,
-        )
-        assert done.returncode in (ANSWERED, USAGE, BAD_DATA) and b"Traceback" not in done.stderr
-        if done.returncode == ANSWERED:
-            assert json.loads(done.stdout)["stop"]
-        else:
-            assert done.stdout == b"" and done.stderr.endswith(b"\n")
+def test_a_message_of_any_bytes_from_a_real_command_line_is_answered_or_refused(
+    runs, text, unknown
+):
+    chat = ["chat", runs / unknown, "--tokens", "5", "--json", "-p", text]
+    done = subprocess.run(
+        [sys.executable, "-m", "pysft", *chat],
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert done.returncode in (ANSWERED, USAGE, BAD_DATA) and b"Traceback" not in done.stderr
+    if done.returncode == ANSWERED:
+        assert json.loads(done.stdout)["stop"]
+    else:
+        assert done.stdout == b"" and done.stderr.endswith(b"\n")
 
 
 @many
