@@ -2,11 +2,11 @@
 about bits that hold in float32 too."""
 
 import dataclasses
-import json
 from functools import partial
 
 import numpy as np
 import pytest
+from command_line import refusal, succeeds
 from conftest import distance, python
 
 from pysft.batch import Batch, Example
@@ -312,33 +312,22 @@ def test_a_run_asks_for_bf16_before_it_makes_a_folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run in bf16, of a few steps."""
-    folder = tmp_path_factory.mktemp("bf16") / "run"
-    options = "--precision bf16 --no-tools --base-steps 4 --sft-steps 4 --checkpoint-every never"
-    shape = "model.channels=16 model.layers=1 model.heads=2 sft.windows=[[64,1]]"
-    shape += " base.windows=[[64,2]]"
-    done = python(
-        *("-m", "pysft", "train", *options.split(), "--json", "--out", folder),
-        *("--set", *shape.split()),
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
+def run(trained):
+    """A run in bf16, of a few steps: (its folder, its report)."""
+    folder = trained.folder / "bf16"
+    flags = ("--precision", "bf16", "--out", folder, "--json")
+    return folder, succeeds("train", *trained.inputs, *flags).document
 
 
 @needs_bf16
 def test_a_run_keeps_its_precision_and_shows_it(run):
     folder, report = run
     assert report["precision"] == "bf16"
-    info = python("-m", "pysft", "info", folder)
-    assert info.stdout.count("products in bf16") == 2
-    evaluated = json.loads(python("-m", "pysft", "eval", folder, "--json").stdout)
+    assert succeeds("info", folder).out.count("products in bf16") == 2
+    evaluated = succeeds("eval", folder, "--json").document
     assert evaluated["precision"] == "bf16"
     assert evaluated["tuned_base_loss"] == report["tuned_base_loss"]
-    plain = json.loads(
-        python("-m", "pysft", "eval", folder, "--json", "--precision", "float32").stdout
-    )
+    plain = succeeds("eval", folder, "--json", "--precision", "float32").document
     assert plain["precision"] == "float32"
     assert plain["weights_sha256"] == evaluated["weights_sha256"]
     assert plain["tuned_base_loss"] != evaluated["tuned_base_loss"]
@@ -346,27 +335,21 @@ def test_a_run_keeps_its_precision_and_shows_it(run):
 
 
 @needs_bf16
-def test_a_tuning_begins_from_a_base_of_either_precision(run, tmp_path):
+@pytest.mark.parametrize("asked", [[], ["--precision", "float32"]], ids=["kept", "asked"])
+def test_a_tuning_begins_from_a_base_of_either_precision(run, trained, tmp_path, asked):
     folder, _ = run
-    options = "--no-tools --sft-steps 2 --checkpoint-every never --json --set sft.windows=[[64,1]]"
-    for precision, asked in (("bf16", []), ("float32", ["--precision", "float32"])):
-        out = tmp_path / precision
-        done = python(
-            *("-m", "pysft", "train", "--base", folder, "--out", out, *options.split(), *asked)
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["precision"] == precision
+    command = ("train", *trained.inputs, "--base", folder, "--out", tmp_path / "run", "--json")
+    report = succeeds(*command, *asked).document
+    assert report["precision"] == ("float32" if asked else "bf16")
 
 
 @needs_bf16
 def test_a_resumed_run_keeps_its_precision(run):
     folder, report = run
     (folder / "sft" / "model.safetensors").unlink()
-    other = python("-m", "pysft", "train", "--resume", "--out", folder, "--precision", "float32")
-    assert other.returncode == 2
-    assert "--resume uses the run's own settings; leave out --precision" in other.stderr
-    done = python("-m", "pysft", "train", "--resume", "--out", folder, "--json", timeout=120)
-    assert done.returncode == 0, done.stderr
-    again = json.loads(done.stdout)
+    resume = ("train", "--resume", "--out", folder)
+    error = refusal(2, *resume, "--precision", "float32")
+    assert "--resume uses the run's own settings; leave out --precision" in error
+    again = succeeds(*resume, "--json").document
     assert again["precision"] == "bf16"
     assert again["weights_sha256"] == report["weights_sha256"]

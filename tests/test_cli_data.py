@@ -18,7 +18,7 @@ from command_line import (
 )
 
 from pysft.jobs.town import STRANGER
-from pysft.measure import calltest, evaluate
+from pysft.measure import calltest, evaluate, tooltest
 from pysft.text.corpora import read_corpus
 from pysft.text.grades import GRADES
 from pysft.text.templates import CHATML
@@ -275,11 +275,13 @@ SMALL_TOOL_USER = {"model": {"context": 256}, "sft": {"tokens": 900, "steps": 2}
 
 
 @contextlib.contextmanager
-def short_replies():
-    """Inside `with`, replies to measure have at most 8 tokens."""
+def short_replies(draws=tooltest.DRAWS):
+    """Inside `with`, replies to measure have at most 8 tokens. draws: those of the tool test."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (calltest, evaluate):
             patch.setattr(module, "MAX_NEW", 8)
+        _, sampling = tooltest.tool_test.__defaults__
+        patch.setattr(tooltest.tool_test, "__defaults__", (draws, sampling))
         yield
 
 
@@ -306,7 +308,7 @@ def test_tool_use_is_trained_and_measured(tool_user):
     specials = set(stored(run, "vocabulary.json")["specials"])
     assert specials >= {"<|search_start|>", "<|code_start|>", "<|result_start|>"}
     out = succeeds("eval", run).out
-    assert "tools: held-out facts" in out
+    assert "tools: held-out facts" in out and "a chat about the town" in out
     assert " 0% of 640 answered right" in out
 
 
@@ -347,7 +349,7 @@ class TrainedByDefault:
     def train(self, name, *flags):
         """(the run's folder, what its training returned and printed)"""
         run = self.folder / name
-        with short_replies():
+        with short_replies(draws=(1,)):
             return run, pysft("train", *self.inputs, *flags, "--out", run)
 
 
@@ -387,9 +389,8 @@ def test_the_chat_about_the_town_is_kept_and_eval_has_the_same(learned_tools):
     asked = [f"Who is {person}?", "And where does she live?", f"Who is {STRANGER}?"]
     assert [row["question"] for row in chat] == asked
     assert not any(STRANGER in fact.text for half in (True, False) for fact in town(trained=half))
-    with short_replies():
+    with short_replies(draws=(1,)):
         measured = succeeds("eval", run, "--json").document
-        assert "a chat about the town" in succeeds("eval", run).out
     assert measured["chat"] == chat
     for name in ("tools", "sealed"):
         assert measured[name] == stored(run, "report.json")[name], name

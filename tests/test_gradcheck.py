@@ -13,8 +13,8 @@ from pysft.nn.gradcheck import CASES, TOLERANCE, numeric_gradient, relative_erro
 from pysft.nn.lora import LoRA
 from pysft.nn.shapes import GPTConfig, parameter_shapes
 
-# One in EVERY of the whole models is checked in NumPy, which takes ten times as long as the kernels.
-# `make torture` checks all.
+# One in EVERY of the whole models is checked in NumPy, which takes ten times as long as the kernels
+# take. `make torture` checks all.
 EVERY = int(os.environ.get("PYSFT_EVERY", 5))
 FUNCTIONS = {k.__name__: getattr(reference, k.__name__) for k in kernels.KERNELS}
 

@@ -3,6 +3,8 @@
 import ast
 import re
 import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from itertools import permutations
 
 import pytest
@@ -30,13 +32,20 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 C_FILES = sorted(path.name for path in (ROOT / "csrc").iterdir())
 
 
+@cache
+def nodes(name):
+    """All that a module is made of."""
+    return list(ast.walk(ast.parse((PACKAGE / name).read_text())))
+
+
+@cache
 def imports(name):
     """Every module that a file imports, wherever in it: "numpy", "pysft.nn.gate", ...
 
     An import by name, import_module("...") or __import__("..."), counts if the name is a string;
     where it is not, the name is "?"."""
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
+    for node in nodes(name):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -94,14 +103,7 @@ def test_no_module_imports_itself_through_others():
     graph = {
         "pysft." + name.removesuffix(".py").replace("/", "."): imports(name) for name in MODULES
     }
-
-    def walk(module, path):
-        assert module not in path, " -> ".join([*path, module])
-        for other in graph.get(module, ()):
-            walk(other, [*path, module])
-
-    for module in graph:
-        walk(module, [])
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the modules of a circle
 
 
 def test_nn_text_and_world_do_not_know_each_other():
@@ -115,9 +117,8 @@ def test_only_text_knows_that_a_token_may_be_a_character():
     """What is outside of text/ reads no alphabet. The lab has one experiment on characters."""
     for name in MODULES:
         if room(name) != "text":
-            nodes = list(ast.walk(ast.parse((PACKAGE / name).read_text())))
-            read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-            read |= {a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+            read = {node.attr for node in nodes(name) if isinstance(node, ast.Attribute)}
+            read |= {a.name for n in nodes(name) if isinstance(n, ast.ImportFrom) for a in n.names}
             found = read & {"CharTokenizer", "characters", "specials", "grow_characters"}
             is_experiment = name == "lab/experiments/vocabulary.py"
             assert found == ({"grow_characters"} if is_experiment else set()), name

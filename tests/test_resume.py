@@ -33,7 +33,7 @@ from pysft.training.stages import finetune, pretrain
 
 # One in EVERY of the disk's calls and of the states after a power cut is tried. `make torture`
 # tries all.
-EVERY = int(os.environ.get("PYSFT_EVERY", 23))
+EVERY = int(os.environ.get("PYSFT_EVERY", 41))
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def no_waiting_for_the_disk(monkeypatch):
 
 # --------------------------------------------------------------------------------------- one stage
 
-STEPS = 30
+STEPS = 12
 SETTINGS = Settings(
     model=Model(context=32, layers=2, heads=2, channels=16),
     stages={
