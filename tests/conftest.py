@@ -91,6 +91,17 @@ def python(*arguments, cwd=ROOT, timeout=60, **env):
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """os.fsync returns at once in the process of the tests: a small run syncs 43 times, and waits
+    for the disk as long as it computes. Only a power cut would show the difference. What a sync
+    keeps then is worked out from the calls, by the Recorder in test_disk.py. Other processes that
+    the tests start do sync."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
 # ---------------------------------------------- fixtures of the tests that use command_line.py
 
 

@@ -8,17 +8,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import cache
 from itertools import islice, takewhile
 
 import pytest
 from conftest import ROOT, SMALL_RUN, as_toml, in_process, merged, python
+from small_lab import small_presets
 
 from pysft.cli import guide
 from pysft.cli import main as cli
 from pysft.errors import UsageError
 from pysft.lab.experiments import EXPERIMENTS
-from pysft.measure import evaluate, figures, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
+from pysft.measure import evaluate, figures, probe, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
 from pysft.nn import gate, gradcheck
 from pysft.nn.shapes import sizes
 from pysft.run import stage
@@ -31,6 +33,8 @@ from pysft.training.kinds import COMPARING, KINDS
 from pysft.training.presets import PRESETS, TOOLS
 from pysft.training.presets import WITH_TOOLS as RECIPES
 from pysft.training.settings import Settings
+from pysft.world import sums as sums_module
+from pysft.world import table as table_module
 
 README = (ROOT / "README.md").read_text()
 PAGES = {"README": README, **guide.read_pages()}
@@ -46,6 +50,15 @@ SMALL = merged(
     sft={"steps": 4, "tokens": 900, "windows": [[64, 2]], "checkpoint_every": "never"},
 )
 WITH_TOOLS = merged(SMALL, data={"transcripts": 60})
+# Those of stages that learn from comparisons, and of such stages that make the comparisons too.
+COMPARED = {
+    "reward": {"rankings": 4},
+    "dpo": {
+        **{"steps": 2, "warmup": 1, "pairs": 4, "windows": [[64, 1]]},
+        "checkpoint_every": "never",
+    },
+}
+COLLECTED = {"replies": 2, "rounds": 1}
 FILES = {
     "small.toml": as_toml(merged(WITH_TOOLS, sft={"checkpoint_every": 2})),
     "mine.toml": as_toml({"preset": "tiny"} | WITH_TOOLS),
@@ -59,15 +72,8 @@ FILES = {
             sft={"world": [[64, 1]], "pairs": 0},
         )
     ),
-    "compared.toml": as_toml(
-        {
-            "reward": {"rankings": 4, "replies": 2, "rounds": 1},
-            "dpo": {
-                **{"steps": 2, "warmup": 1, "pairs": 4, "windows": [[64, 1]]},
-                **{"replies": 2, "rounds": 1, "checkpoint_every": "never"},
-            },
-        }
-    ),
+    "compared.toml": as_toml(COMPARED),
+    "compares.toml": as_toml(merged(COMPARED, reward=COLLECTED, dpo=COLLECTED)),
     "my_judge.py": "def judge(question, answer, reply):\n    return 'wrong'\n",
     "my_scorer.py": "def score(prompt, replies):\n    return [sum(map(ord, r)) for r in replies]\n",
     "prompts.txt": "".join(f"Who {verb}?\n" for verb in "sings sleeps reads keeps runs".split()),
@@ -288,13 +294,19 @@ def test_make_would_do_what_the_pages_say():
 
 @pytest.fixture(scope="module", autouse=True)
 def short_measurements():
-    """Replies of at most eight tokens, where a model is measured, and one draw of the tool test."""
+    """Replies of at most eight tokens, where a model is measured, to a tenth of the prompts, one
+    draw of the tool test, and few questions made for the other tools."""
+    read_prompts = probe.read_prompts
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
             if name.startswith("pysft.") and hasattr(module, "MAX_NEW"):
                 patch.setattr(module, "MAX_NEW", 8)
+        patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[::10])
         _, sampling = tooltest.tool_test.__defaults__
         patch.setattr(tooltest.tool_test, "__defaults__", ((1,), sampling))
+        for name, module in (("sums", sums_module), ("table", table_module)):
+            patch.setattr(getattr(module, name), "__defaults__", (200, 1))
+            patch.setattr(module, "TESTED", 10)
         yield
 
 
@@ -331,7 +343,7 @@ def scaled(command):
     words = shlex.split(text)
     learns_tools = "tools" in words or not {"--data", "--no-tools", "seed"} & set(words)
     if words[0] in ("reward", "dpo"):
-        return [*words, "--config", "compared.toml"]
+        return [*words, "--config", "compared.toml" if "--data" in words else "compares.toml"]
     if words[0] == "train" and "world" in words:
         return [*words, "--config", "world.toml"]
     if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
@@ -353,7 +365,8 @@ def test_the_commands_of_a_page_run_in_their_order(page, home, monkeypatch):
             continue
         words = scaled(command)
         monkeypatch.setattr(sys, "stdin", io.StringIO(TYPED.get(words[0], "")))
-        code, out, err = in_process(*words)
+        with small_presets() if words[0] == "lab" else nullcontext():
+            code, out, err = in_process(*words)
         if code == 2 and not gate.HAS_BF16 and "without the products of bf16" in err:
             continue
         may_fail = words[0] == "diagnose" or "--gate" in words  # their exit code is a result

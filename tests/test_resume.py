@@ -41,12 +41,6 @@ def checkpoints_after_every_step(monkeypatch):
     monkeypatch.setattr(runner, "pause", lambda saves, save_every: 0)
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Nothing is synced. What a sync would keep is worked out from the calls, by the Recorder."""
-    monkeypatch.setattr(os, "fsync", lambda number: None)
-
-
 # --------------------------------------------------------------------------------------- one stage
 
 STEPS = 12

@@ -908,7 +908,6 @@ def test_a_chain_killed_in_any_stage_is_resumed_to_the_same_bytes(
 ):
     """The folder is copied as a kill would leave it, before some steps of each stage."""
     monkeypatch.setattr(runner, "pause", lambda saves, save_every: 0)
-    monkeypatch.setattr(os, "fsync", lambda number: None)  # nothing is lost by a kill
     run = workdir.path / "run"
     kills = {("base", 2), ("sft", 0), ("sft", 4), ("sft-2", 1), ("sft-2", 5)}
     kills -= {("base", 2), ("sft", 0)} if adapters else set()
