@@ -6,6 +6,7 @@ fact eight times. Its models answer nothing right, so in experiments on preferen
 reply follow from its length. So the tests are about the lab, not about what a model learns."""
 
 import contextlib
+from functools import cache
 
 import pytest
 
@@ -16,6 +17,7 @@ from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
 from pysft.nn.computing import computing_ops
 from pysft.text.corpora import shipped
+from pysft.text.formats import read_conversations
 from pysft.text.tokenizer import SHAKESPEARE
 from pysft.training.presets import PRESETS
 
@@ -33,6 +35,12 @@ class ByLength:
         return [len(reply) % 4 for reply in replies]
 
 
+@cache
+def conversations(path):
+    """The conversations of a shipped file, read once."""
+    return tuple(read_conversations(path))
+
+
 @contextlib.contextmanager
 def small_presets():
     """Inside `with`, the lab's presets have a small model, and less is asked of it."""
@@ -47,6 +55,7 @@ def small_presets():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "PRESETS", presets)
+        patch.setattr(lab, "read_conversations", conversations)  # each lab reads the same ones
         patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[:6])
         patch.setattr(lab, "split_heldout", fewer)
         for name, size in (("PEOPLE", 20), ("OFTEN", 8), ("OF_MANY_TELLINGS", 24)):

@@ -9,6 +9,8 @@ import shutil
 import pytest
 from conftest import ROOT, python
 
+# The derivatives are tested without hypothesis, which its plugin imports at the end of every run.
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 PAGE = (ROOT / "pysft" / "guide" / "add-a-stage.md").read_text()
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.M | re.S)
 SMALL = """[model]
@@ -75,7 +77,7 @@ def test_the_page_counts_the_lines_that_it_adds():
 
 
 def test_its_derivatives_are_right(copy):
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_focal.py", cwd=copy)
+    done = python(*PYTEST, "tests/test_focal.py", cwd=copy)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 
@@ -85,8 +87,7 @@ def test_its_derivatives_are_checked(copy):
     right = path.read_text()
     path.write_text(right.replace("slope = weight + self.gamma", "slope = weight - self.gamma"))
     try:
-        done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_focal.py",
-                      cwd=copy)  # fmt: skip
+        done = python(*PYTEST, "tests/test_focal.py", cwd=copy)
     finally:
         path.write_text(right)
     assert "1 failed" in done.stdout

@@ -304,6 +304,8 @@ def short_measurements():
         patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[::10])
         _, sampling = tooltest.tool_test.__defaults__
         patch.setattr(tooltest.tool_test, "__defaults__", ((1,), sampling))
+        for name in ("INVENTED", "STRANGERS"):
+            patch.setattr(tooltest, name, 10)
         for name, module in (("sums", sums_module), ("table", table_module)):
             patch.setattr(getattr(module, name), "__defaults__", (200, 1))
             patch.setattr(module, "TESTED", 10)

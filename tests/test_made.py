@@ -346,7 +346,7 @@ def test_the_figures_count_calls_expressions_answers_and_what_needs_no_tool(monk
 
 
 @pytest.fixture(scope="module")
-def made_run(tmp_path_factory):
+def made_run(tmp_path_factory, without_figures):
     """A run on sums and the table that takes a second."""
     folder = tmp_path_factory.mktemp("made")
     file = folder / "made.toml"
@@ -358,7 +358,10 @@ def made_run(tmp_path_factory):
     )
     file.write_text(as_toml(small))
     flags = "--data", "table", "sums", "--config", str(file), "--threads", "1"
-    shown = succeeds("train", *flags, "--out", str(folder / "run"), "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (sums, table):  # of 20,000 transcripts each
+            patch.setattr(function, "__defaults__", (1000, 1))
+        shown = succeeds("train", *flags, "--out", str(folder / "run"), "--json")
     return folder, shown
 
 
