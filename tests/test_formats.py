@@ -328,7 +328,7 @@ SPLINTERS = [
 ]
 
 
-@settings(steady, max_examples=max(1000, int(os.environ.get("PYSFT_FUZZ", "0"))))  # make fuzz
+@settings(steady, max_examples=max(250, int(os.environ.get("PYSFT_FUZZ", "0"))))  # make fuzz
 @given(
     st.data(),
     st.sampled_from(["m.jsonl", "m.csv", "m.tsv"]),
@@ -436,7 +436,7 @@ KEYS = [
 VALUES = [None, "", "Hi", "Ho.", "A tale.", 0, 1, True, False, [], {}, ["x"], {"x": 1}]
 
 
-@settings(steady, max_examples=max(300, int(os.environ.get("PYSFT_FUZZ", "0"))))  # make fuzz
+@settings(steady, max_examples=max(150, int(os.environ.get("PYSFT_FUZZ", "0"))))  # make fuzz
 @given(st.data())
 def test_every_key_of_a_row_that_is_read_means_something_or_is_known_not_to(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "keys.jsonl"

@@ -283,10 +283,10 @@ def test_days_of_the_calendar_and_days_of_none_are_told_apart():
 
 
 def test_every_statement_of_the_truth_is_right_and_every_taught_refusal_is_refused():
-    for q in EVERY:
+    for i, q in enumerate(EVERY):
         assert JUDGE.judge(q, q.answer) == ("right" if q.value else "refused"), q
         if q.value:
-            for wording in range(6):
+            for wording in (i % 6, (i + 3) % 6):  # of six; each fact has dozens of questions
                 said = statement(q.fact, q.through or q.about, q.value, wording)
                 assert JUDGE.judge(q, said) == "right", said
 
