@@ -67,8 +67,9 @@ def test_every_c_file_is_valid_c_on_its_own_without_a_warning_in_each_precision(
 def test_every_instruction_set_of_this_processor_passes_the_kernel_gate_and_gradient_tests():
     """This process runs on one instruction set. Each other one gets a process of its own."""
     files = [f"tests/test_{name}.py" for name in ("kernels", "gate", "gradcheck", "decode")]
-    # Tests that do not depend on the instruction set are left out.
-    other = "numpy planted sentence whole_model any_arguments".split()
+    # Tests that do not depend on the instruction set are left out, and the slowest of those that
+    # threads share, whose bits are tested in test_kernels.py too.
+    other = "numpy planted sentence whole_model any_arguments two_threads_share".split()
     chosen = ["-k", " and ".join(f"not {name}" for name in other)]
 
     def suite(isa):

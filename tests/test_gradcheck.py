@@ -35,8 +35,16 @@ def hold(functions, cases):
     assert {row.name for row in rows} == set(cases)
 
 
+SHARED = "matmul, on threads"  # the one case that is large enough for two threads
+
+
 def test_every_derivative_of_a_kernel_is_the_derivative_of_its_forward():
-    hold(kernels.on_threads(2), {n: case for n, case in CASES.items() if n not in cases("GPT")})
+    others = {*cases("GPT"), SHARED}
+    hold(kernels.on_threads(2), {n: case for n, case in CASES.items() if n not in others})
+
+
+def test_every_derivative_is_right_where_two_threads_share_the_work():
+    hold(kernels.on_threads(2), {SHARED: CASES[SHARED]})
 
 
 def test_every_derivative_of_a_whole_model_is_too():

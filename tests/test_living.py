@@ -190,6 +190,9 @@ def test_the_state_of_the_process_is_not_changed(alone):
         def differs(a, b):
             return [name for name in a if a[name] != b[name]]
         print(differs(before, imported), differs(before, state()))
+        from pysft.nn import gradcheck
+        run, some = gradcheck.run, ("matmul, beyond a tile", "attention", "GPT, tied head")
+        gradcheck.run = lambda ops, seed, cases: run(ops, seed, {n: cases[n] for n in some})
         code, out, err = in_process("gradcheck", "--threads", "3")
         assert code == 0, err
         print(differs(before, state()))

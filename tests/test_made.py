@@ -19,7 +19,7 @@ from pysft.inference.sampling import GREEDY
 from pysft.inference.table import Table
 from pysft.inference.tools import run_tool, tools
 from pysft.jobs.material import gather
-from pysft.measure import calltest
+from pysft.measure import calltest, evaluate
 from pysft.measure.calltest import call_figures, call_rows
 from pysft.measure.reproduce import reproduce
 from pysft.nn.computing import computing_ops
@@ -361,8 +361,9 @@ def made_run(tmp_path_factory, without_figures):
     with pytest.MonkeyPatch.context() as patch:
         for function in (sums, table):  # of 20,000 transcripts each
             patch.setattr(function, "__defaults__", (1000, 1))
-        shown = succeeds("train", *flags, "--out", str(folder / "run"), "--json")
-    return folder, shown
+        for module in (calltest, evaluate):
+            patch.setattr(module, "MAX_NEW", 8)
+        yield folder, succeeds("train", *flags, "--out", str(folder / "run"), "--json")
 
 
 def test_a_run_learns_the_tools_that_its_data_names(made_run):
