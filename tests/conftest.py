@@ -117,6 +117,18 @@ def without_figures():
 
 
 @pytest.fixture(scope="module")
+def few_prompts():
+    """For the tests of a file, a model is asked a seventh of the prompts: measuring it takes
+    half the time of a small training."""
+    from pysft.measure import probe
+
+    read_prompts = probe.read_prompts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[::7])
+        yield
+
+
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory, without_figures):
     """A small trained run."""
     from command_line import TrainedRun

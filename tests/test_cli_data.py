@@ -3,6 +3,7 @@ mixtures of files, and calls of tools."""
 
 import contextlib
 import json
+from functools import partial
 
 import pytest
 from command_line import (
@@ -280,6 +281,7 @@ def short_replies(draws=tooltest.DRAWS):
     with pytest.MonkeyPatch.context() as patch:
         for module in (calltest, evaluate):
             patch.setattr(module, "MAX_NEW", 8)
+        patch.setattr(tooltest, "Session", partial(tooltest.Session, max_new=8))
         _, sampling = tooltest.tool_test.__defaults__
         patch.setattr(tooltest.tool_test, "__defaults__", (draws, sampling))
         yield

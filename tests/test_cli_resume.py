@@ -26,6 +26,8 @@ from pysft.run.begun import READ, resume_command
 from pysft.text import examples
 from pysft.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 RESUME = ("train", "--resume", "--out", "run")
 
 

@@ -39,6 +39,8 @@ from pysft.nn.shapes import GPTConfig
 from pysft.training import values
 from pysft.training.presets import resolve
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 # The names in the --json document of train and eval. Others rely on them.
 FIGURES = set(
     "run preset params base_loss tuned_base_loss forgetting sft_loss_start sft_loss heldout_loss"

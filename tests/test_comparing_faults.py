@@ -23,6 +23,8 @@ from pysft.jobs.collect import sample_replies
 from pysft.run.stage import load_stage
 from pysft.text.render import render_prompt
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 GOOD = [
     {
         "prompt": prompt,

@@ -30,6 +30,8 @@ from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.presets import PRESETS, read_settings, resolve
 from pysft.training.settings import Data, Model, Settings
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 MANY = int(os.environ.get("PYSFT_FUZZ", "0"))
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from itertools import islice, takewhile
 
 import pytest
@@ -304,6 +304,7 @@ def short_measurements():
         patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[::10])
         _, sampling = tooltest.tool_test.__defaults__
         patch.setattr(tooltest.tool_test, "__defaults__", ((1,), sampling))
+        patch.setattr(tooltest, "Session", partial(tooltest.Session, max_new=8))
         for name in ("INVENTED", "STRANGERS"):
             patch.setattr(tooltest, name, 10)
         for name, module in (("sums", sums_module), ("table", table_module)):

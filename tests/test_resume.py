@@ -31,6 +31,8 @@ from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.settings import Model, Settings
 from pysft.training.stages import finetune, pretrain
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 # One in EVERY of the disk's calls and of the states after a power cut is tried. `make torture`
 # tries all.
 EVERY = int(os.environ.get("PYSFT_EVERY", 41))

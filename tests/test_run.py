@@ -31,6 +31,8 @@ from pysft.run.stage import load_stage, weights_sha256
 from pysft.text import corpora
 from pysft.training.stages import PLANS
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 STAGES = ("base", "sft")
 STAGE_FILES = set(
     "settings.json vocabulary.json template.json model.safetensors log.jsonl evaluation.json"

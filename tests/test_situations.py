@@ -12,6 +12,8 @@ from situations.formats import format_lines
 
 from pysft.cli.guide import read_pages
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 TABLES = (data, scripts, runs, more, more_runs)
 SITUATIONS = [s for table in TABLES for s in table.SITUATIONS]
 

@@ -54,6 +54,8 @@ from pysft.training import runner
 from pysft.training.flat import PLACES
 from pysft.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 STEPS = {"base": 4, "sft": 6, "sft-2": 6}
 CHAIN = ("--stages", "base,sft,sft-2")
 
