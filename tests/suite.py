@@ -18,8 +18,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 # The files that take long, the longest first. The order of the others does not matter.
-LONGEST = "guide lab resume gradcheck cli_process checkpoints preferences tree build fuzz".split()
-LONGEST += "cli_data model figures report hostile safetensors sample add_a_stage".split()
+LONGEST = "guide lab build cli_process resume checkpoints preferences report cli_data tree".split()
+LONGEST += "add_a_stage figures made world situations fuzz comparing_faults gradcheck".split()
 TOGETHER = 8  # files in a process that is shared
 TIME_LIMIT = 1800  # seconds for one process
 NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test

@@ -269,7 +269,7 @@ def test_a_training_that_is_killed_every_few_seconds_gets_on_and_ends_in_the_sam
         return max((int(path.parent.name) for path in found), default=0)
 
     reached, flags = [0], first
-    while reached[-1] < 15:
+    while reached[-1] < 10:
         child = subprocess.Popen([*command, *flags, "--out", "run"], env=ENVIRONMENT, **streams)
         while furthest() <= reached[-1]:
             assert child.poll() is None, child.stderr.read()
