@@ -7,6 +7,7 @@ import pytest
 
 from pysft.measure.alignment import (
     gain_figures,
+    interval,
     interval_of_share,
     is_good_enough,
     order_figures,
@@ -75,9 +76,29 @@ def test_a_reward_model_predicts_by_the_scores_that_it_was_trained_with():
 def test_an_interval_of_a_win_rate_is_one_of_shares():
     after, before = np.ones((20, 1)), np.zeros((20, 1))
     after[0] = 0
-    found = win_figures(after, before)
-    assert found["win_rate"] == 0.975 and found["win_rate_high"] == 1.0
-    assert 0.9 < found["win_rate_low"] < 0.975
+    found = win_figures(after, before, range(20))
+    assert found["win_rate"] == 0.975 and found["win_rate_high"] <= 1.0
+    assert 0.75 < found["win_rate_low"] < 0.975
+    none = win_figures(after, before, [0] * 20)
+    assert (none["win_rate_low"], none["win_rate_high"]) == (None, None)
+    assert win_figures(after[1:3], before[1:3], list("ab"))["win_rate_low"] < 0.5  # two are few
+
+
+def test_questions_about_one_person_are_one_observation():
+    """Each person is asked about in four wordings, and wins with all or with none."""
+    won = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    after, before = np.repeat(won, 4)[:, None] * 3, np.ones((40, 1))
+    people = np.repeat(range(10), 4)
+    as_one, as_many = (win_figures(after, before, s) for s in (people, range(40)))
+    assert as_one["win_rate"] == as_many["win_rate"] == 0.7
+    alone = win_figures(won[:, None] * 3, before[:10], range(10))
+    for end in ("win_rate_low", "win_rate_high"):
+        assert as_one[end] == pytest.approx(alone[end])
+    assert as_one["win_rate_low"] < as_many["win_rate_low"]
+    few, many = interval(np.repeat(won, 4), people), interval(won, range(10))
+    assert few == pytest.approx(many) and interval([1.0, 2.0], "aa") == (None, None)
+    half = 2.262 * np.std(won, ddof=1) / math.sqrt(10)
+    assert many == pytest.approx((0.7 - half, 0.7 + half), rel=1e-2)
 
 
 def test_gains_of_the_better_and_of_the_worse_reply_are_told_apart():

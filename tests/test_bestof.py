@@ -15,7 +15,7 @@ SOUND = [[True] * 4]
 
 def figures(scores, golds, sound=None):
     scores = np.asarray(scores, float).tolist() if sound is None else scores
-    return best_of_figures(scores, sound or [[True] * len(row) for row in golds], golds)
+    return best_of_figures(scores, sound or [[True] * len(row) for row in golds], golds, range(len(golds)))
 
 
 def test_where_the_score_is_the_truth_the_best_of_n_is_the_mean_of_the_largest():
@@ -47,14 +47,14 @@ def test_a_number_that_is_no_power_of_two_is_rounded_down():
 def test_a_reply_that_is_not_sound_is_chosen_only_if_no_other_is_there():
     scores = [[9.0, None, 1.0, 2.0]]
     sound, gold = [[False, False, True, True]], [[100.0, 50.0, 1.0, 2.0]]
-    found = best_of_figures(scores, sound, gold)
+    found = best_of_figures(scores, sound, gold, [0])
     assert found["unsound"] == 0.5 and found["rows"][-1]["gold"] == 2
     assert found["rows"][-1]["proxy"] == 2
     # The second has no score and counts as the lowest.
     assert found["rows"][0]["proxy"] == pytest.approx((9 + 1 + 1 + 2) / 4)
-    none_sound = best_of_figures([[9.0, None]], [[False, False]], [[5.0, 7.0]])
+    none_sound = best_of_figures([[9.0, None]], [[False, False]], [[5.0, 7.0]], [0])
     assert none_sound["rows"][-1]["gold"] == 5
-    nothing = best_of_figures([[None, None]], [[False, False]], [[5.0, 7.0]])
+    nothing = best_of_figures([[None, None]], [[False, False]], [[5.0, 7.0]], [0])
     assert [row["gold"] for row in nothing["rows"]] == [6, 6]
 
 

@@ -48,6 +48,6 @@ def best_of_world(
         texts = [stage.tokenizer.decode(reply.ids) for reply in replies]
         ended = [reply.stop == "end" for reply in replies]
         golds = truth.golds(prompt, texts, ended)
-        found.append((*scored(replies, *talker[1:], reward, prompt), golds))
+        found.append((*scored(replies, *talker[1:], reward, prompt), golds, truth.about(prompt)))
         progress(f"best of n: {i:,} of {len(chosen):,} questions", i == len(chosen))
     return best_of_figures(*zip(*found))

@@ -59,6 +59,13 @@ class Comparisons:
         truth = Truth(self.world)
         return [truth.golds(r.prompt, r.replies, r.ended) for r in rankings]
 
+    def subjects(self, prompts: list[list[dict]]) -> list[str] | None:
+        """Whom or what each prompt asks about; None without a world."""
+        if self.world is None:
+            return None
+        truth = Truth(self.world)
+        return [truth.about(prompt) for prompt in prompts]
+
     def counts(self) -> dict:
         """The figures of what is learned from, for reports. "labelers", "sources": the number of
         rankings by who gave them and by who wrote their prompts, as far as the rows say so."""

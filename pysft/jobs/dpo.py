@@ -166,9 +166,10 @@ def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> 
             given = [truth.golds(p, [t], [r.stop == "end"])[0] for p, (t, r) in rows]
             return np.array(given).reshape(len(prompts), -1)
 
-        figures |= win_figures(points(own), points(before))
+        subjects = comparisons.subjects(prompts)
+        figures |= win_figures(points(own), points(before), subjects)
         greedy = [points(written(stage, 1, GREEDY)) for stage in (tuned, parent)]
-        figures["greedy"] = win_figures(*greedy)
+        figures["greedy"] = win_figures(*greedy, subjects)
     end = tuned.tokenizer.special[tuned.template.end]
     examples = [
         reply_example(

@@ -109,6 +109,7 @@ def _report(
         split_scores(heldout, scores),
         comparisons.points(heldout),
         scale,
+        comparisons.subjects([r.prompt for r in heldout]),
     )
     run = stage_figures(tuned.folder)
     report = {

@@ -42,6 +42,7 @@ def reward_again(stage: Stage) -> dict:
         split_scores(kept.heldout, _scores(stage, kept.heldout)),
         kept.points(kept.heldout),
         _scale(stage),
+        kept.subjects([r.prompt for r in kept.heldout]),
     )
     if not kept.trained:
         figures |= {name: before[name] for name in FITTED if name in before}

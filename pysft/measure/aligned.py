@@ -9,7 +9,7 @@ from pysft.text.preference_audit import INSTRUCTGPT
 SAMPLED = (
     "Replies are drawn at temperature 1, several to each held-out prompt, unless a row says greedy."
     " A win against the parent's reply to the same prompt counts 1, and a tie a half. The interval"
-    " is that of 95 %, with a prompt as one observation."
+    " is that of 95 %, with all prompts about one person as one observation."
 )
 CALIBRATED = ("predicted", "accuracy")  # the columns that are alike in a calibrated model
 CALIBRATION = (

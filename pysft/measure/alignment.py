@@ -32,17 +32,19 @@ def order_figures(
     scores: list[np.ndarray],
     points=None,
     scale: float | None = 1.0,
+    subjects: Sequence | None = None,
 ) -> dict:
     """How well scores order the replies of held-out rankings.
 
     scores: an array for each. points: those of the exact judge for each reply of each ranking.
-    scale: by what the scores were divided after the training; None if that is not known.
+    scale: by what the scores were divided after the training; None if that is not known. subjects:
+    what each held-out ranking is about; None takes its prompt.
 
     pairs               pairs of replies that a ranking puts in an order
     accuracy            share of them whose better reply has the higher score; equal scores count
                         half
-    accuracy_low, accuracy_high   its interval of 95 %, where a prompt counts as one observation;
-                        None with fewer than two prompts
+    accuracy_low, accuracy_high   its interval of 95 %, where a subject counts as one observation;
+                        None with fewer than two subjects
     length_accuracy     the share that the length of a reply would order right: the longer or the
                         shorter first, whichever is right more often in `trained`
     gold_accuracy       the share of pairs whose points differ that the scores order as the points
@@ -63,8 +65,9 @@ def order_figures(
     for r in [*trained, *heldout]:
         judged.add(r)
     agreement = judged.agreement()
-    prompts = [prompt_key(first_text(r.prompt)) for r in heldout for _ in r.pairs()]
-    low, high = interval_of_share(right, prompts)
+    if subjects is None:
+        subjects = [prompt_key(first_text(r.prompt)) for r in heldout]
+    low, high = interval_of_share(right, [s for s, r in zip(subjects, heldout) for _ in r.pairs()])
     figures = {
         "pairs": len(right),
         "accuracy": _mean(right),
@@ -92,27 +95,37 @@ def _order(rankings, scores) -> tuple[np.ndarray, np.ndarray]:
     return (np.sign(margins) + 1) / 2, np.array(margins)
 
 
-def interval_of_share(right: np.ndarray, prompts: Sequence) -> tuple[float | None, float | None]:
-    """The interval of 95 % of the mean of `right`, whose entries are 0, 1/2 or 1. prompts: of each.
+def interval_of_share(right: np.ndarray, subjects: Sequence) -> tuple[float | None, float | None]:
+    """The interval of 95 % of the mean of `right`, whose entries are 0, 1/2 or 1. subjects: what
+    each is about.
 
-    Pairs of one prompt are not independent of each other, also if different labelers ranked them;
-    prompts are. So it is Wilson's interval for the number of independent pairs whose mean would
-    have the standard error that prompts show (as Korn and Graubard 1998 do for surveys), with
-    Student's t in the place of 1.96. If the prompts show no error, because all pairs are right, it
-    is the interval for as many pairs as there are prompts."""
-    numbers = {}
-    which = [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
-    count = len(numbers)
+    Pairs of one prompt are not independent of each other, also if different labelers ranked them,
+    and neither are questions about one person; subjects are. So it is Wilson's interval for the
+    number of independent pairs whose mean would have the standard error that subjects show (as Korn
+    and Graubard 1998 do for surveys), with Student's t in the place of 1.96. If the subjects show
+    no error, because all pairs are right, it is the interval for as many pairs as there are
+    subjects."""
+    count, variance = _spread(right, subjects)
     if count < 2:
         return None, None
     mean = float(np.mean(right))
-    sums = np.bincount(which, right - mean)
-    variance = float((sums**2).sum()) * count / (count - 1) / len(right) ** 2
     n = min(mean * (1 - mean) / variance, len(right)) if variance > 1e-12 else count
     t2 = _student(count - 1) ** 2
     middle = (mean + t2 / (2 * n)) / (1 + t2 / n)
     half = math.sqrt(t2 * (mean * (1 - mean) / n + t2 / (4 * n * n))) / (1 + t2 / n)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _spread(values: np.ndarray, subjects: Sequence) -> tuple[int, float]:
+    """(how many subjects there are, the variance of the mean of the values if each subject is one
+    independent observation)."""
+    numbers = {}
+    which = [numbers.setdefault(subject, len(numbers)) for subject in subjects]
+    count = len(numbers)
+    if count < 2:
+        return count, math.nan
+    sums = np.bincount(which, values - np.mean(values))
+    return count, float((sums**2).sum()) * count / (count - 1) / len(values) ** 2
 
 
 def _student(freedom: int) -> float:
@@ -155,35 +168,38 @@ def _mean(x) -> float | None:
     return float(np.mean(x)) if len(x) else None
 
 
-def interval(each: Sequence[float]) -> tuple[float | None, float | None]:
-    """The interval of 95 % of a mean of independent observations, by their spread."""
-    if len(each) < 2:
+def interval(each: Sequence[float], subjects: Sequence) -> tuple[float | None, float | None]:
+    """The interval of 95 % of a mean, in which a subject counts as one independent observation.
+    subjects: of each value. None with fewer than two."""
+    values = np.asarray(each, np.float64)
+    count, variance = _spread(values, subjects)
+    if count < 2:
         return None, None
-    mean, error = float(np.mean(each)), float(np.std(each, ddof=1)) / math.sqrt(len(each))
-    return mean - 1.96 * error, mean + 1.96 * error
+    mean, half = float(values.mean()), _student(count - 1) * math.sqrt(variance)
+    return mean - half, mean + half
 
 
 # ------------------------------------------------------------------------------ a tuned model
 
 
-def win_figures(after: np.ndarray, before: np.ndarray) -> dict:
+def win_figures(after: np.ndarray, before: np.ndarray, subjects: Sequence) -> dict:
     """How often replies are better than those of another model to the same prompts.
 
     after, before (P, n): the points of n replies to each of P prompts. Each reply of the one is
-    compared with each of the other.
+    compared with each of the other. subjects (P,): whom or what each prompt is about.
 
     win_rate            share of comparisons that are won; a tie counts half
-    win_rate_low, win_rate_high   its interval of 95 %, where a prompt counts as one observation;
-                    None with fewer than two prompts
+    win_rate_low, win_rate_high   its interval of 95 %, where a subject counts as one observation;
+                    None with fewer than two subjects
     ties                share of comparisons that tie
     gold, gold_before   the mean points of both"""
     d = np.sign(after[:, :, None] - before[:, None, :])
-    each = ((d + 1) / 2).mean(axis=(1, 2))
-    low, high = interval(each.tolist())
+    won = ((d + 1) / 2).ravel()
+    low, high = interval_of_share(won, np.repeat(subjects, d[0].size).tolist())
     return {
-        "win_rate": float(each.mean()),
-        "win_rate_low": None if low is None else max(0.0, low),
-        "win_rate_high": None if high is None else min(1.0, high),
+        "win_rate": float(won.mean()),
+        "win_rate_low": low,
+        "win_rate_high": high,
         "ties": float((d == 0).mean()),
         "gold": float(after.mean()),
         "gold_before": float(before.mean()),

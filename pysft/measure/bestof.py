@@ -11,19 +11,23 @@ POINTS = 4  # the fewest rows that a curve is fitted to; it has two numbers to c
 
 
 def best_of_figures(
-    scores: list[list[float | None]], sound: list[list[bool]], golds: list[list[float]]
+    scores: list[list[float | None]],
+    sound: list[list[bool]],
+    golds: list[list[float]],
+    subjects: list[str],
 ) -> dict:
     """Return the figures of best of n for n = 1, 2, 4, ..., N.
 
     scores, sound: of N replies to each of P prompts, as candidates.Best has them. golds: what each
-    reply is worth in truth. All three (P, N). A reply that is not sound is chosen only if no sound
-    one is there, as in a chat. Its proxy is its score, or without a score the lowest one of all.
+    reply is worth in truth. All three (P, N). subjects (P,): whom or what each prompt is about. A
+    reply that is not sound is chosen only if no sound one is there, as in a chat. Its proxy is its
+    score, or without a score the lowest one of all.
 
     prompts, samples   P and N
     unsound            share of replies that were cut off, are empty or hold a control token
     rows               [{"n", "kl_bound", "proxy", "proxy_low", "proxy_high", "gold", "gold_low",
                        "gold_high"}]: the expected proxy and gold of the best of n, means over
-                       prompts, with intervals of 95 % in which a prompt counts as one observation
+                       prompts, with intervals of 95 % in which a subject counts as one observation
     fit                gao_fit() of the rows"""
     sound, golds = np.asarray(sound, bool), np.asarray(golds, np.float64)
     known = np.array([[np.nan if s is None else s for s in row] for row in scores], np.float64)
@@ -39,7 +43,7 @@ def best_of_figures(
         for name, values in (("proxy", proxy), ("gold", golds)):
             each = [expected_best(key, value, n) for key, value in zip(order, values)]
             row[name] = float(np.mean(each))
-            row[f"{name}_low"], row[f"{name}_high"] = interval(each)
+            row[f"{name}_low"], row[f"{name}_high"] = interval(each, subjects)
         rows.append(row)
     return {
         "prompts": P,

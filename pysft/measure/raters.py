@@ -18,7 +18,7 @@ from pysft.errors import DataError, PysftError, UsageError
 from pysft.measure.user_file import function_of
 from pysft.rng import rng
 from pysft.text.ranking import ranks_of
-from pysft.world.ask import questions
+from pysft.world.ask import Question, questions
 from pysft.world.facts import SPLITS, WorldSettings, make
 from pysft.world.judge import ExactJudge
 from pysft.world.labelers import LABELERS, gold, scores, turn
@@ -142,6 +142,17 @@ class Truth:
     def golds(self, prompt: list[dict], replies, ended) -> list[int]:
         """Return the points of each reply, 0 to 3. A DataError if the prompt is no question of the
         world."""
+        question = self._question(prompt)
+        return [
+            gold(self._judge.judge(question, reply, end), bool(question.value))
+            for reply, end in zip(replies, ended)
+        ]
+
+    def about(self, prompt: list[dict]) -> str:
+        """Return the name or the day that a question asks about. Errors as in golds()."""
+        return self._question(prompt).about
+
+    def _question(self, prompt: list[dict]) -> Question:
         asked = [m["content"] for m in prompt]
         question = self._questions.get(asked[0]) if len(asked) == 1 else None
         if question is None:
@@ -149,10 +160,7 @@ class Truth:
                 f"{asked[-1][:60]!r} is no question of this world, so nobody knows what is true;"
                 " name the run that learned the world by --run, or rate the file by somebody else"
             )
-        return [
-            gold(self._judge.judge(question, reply, end), bool(question.value))
-            for reply, end in zip(replies, ended)
-        ]
+        return question
 
 
 def _of_world(by: str, truth: Truth, seed: int) -> Rater:
