@@ -10,6 +10,7 @@ import numpy as np
 from pysft import IGNORE
 from pysft.errors import DataError
 
+ROWS = 2048  # maximum rows of a batch that is measured, unless one sequence is longer
 # The sources of sequences, which the log separates. WORLD: the text of an invented world.
 BASE, CONVERSATION, WORLD = "base", "conversation", "world"
 
@@ -173,12 +174,12 @@ class Batch:
         return [self.slice(firsts[a], firsts[b]) for a, b in zip(cuts[:-1], cuts[1:])]
 
 
-def in_batches(examples: list[Example], vocab: int, context: int, most: int = 2048):
-    """Yield the examples, in their order, in batches of at most `most` rows. An example that is
+def in_batches(examples: list[Example], vocab: int, context: int):
+    """Yield the examples, in their order, in batches of at most ROWS rows. An example that is
     longer is a batch of its own."""
     some, rows = [], 0
     for e in examples:
-        if some and rows + len(e.input_ids) > most:
+        if some and rows + len(e.input_ids) > ROWS:
             yield Batch.of(some, vocab, context)
             some, rows = [], 0
         some.append(e)

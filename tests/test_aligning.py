@@ -17,9 +17,14 @@ from command_line import (
     succeeds,
 )
 
+from pysft.batch import Batch
 from pysft.inference.score import scores, values
+from pysft.measure.alignment import gain_figures
 from pysft.measure.probe import stored_probe
 from pysft.run.stage import find_stage, load_stage, reward_model
+from pysft.text.conversation import Conversation
+from pysft.text.examples import encode_conversation
+from pysft.text.preferences import read_rankings
 
 PROMPTS = [user for user, *_ in CONVERSATIONS]
 SHORT = ["--set", "reward.rankings=4", "reward.lr=0.01"]
@@ -159,11 +164,26 @@ def test_a_run_means_its_newest_stage_that_talks(trained, ranked, workdir):
     assert find_stage(workdir.path / "both" / "reward").name == "reward"
 
 
-def test_dpo_measures_its_replies_and_what_it_forgot(preferred):
-    _, report = preferred
+def test_dpo_measures_its_replies_and_what_it_forgot(preferred, trained):
+    folder, report = preferred
     dpo = report["dpo"]
     assert dpo["prompts_judged"] == 6 and "win_rate" not in dpo
-    assert 0 <= dpo["accuracy"] <= 1 and dpo["chosen_logp"] > dpo["rejected_logp"]
+    tuned, before = load_stage(folder), load_stage(trained.run / "sft")
+    heldout = read_rankings(folder / "dpo" / "heldout.jsonl", tuned.template)
+    context = tuned.model.config.context
+
+    def gain(ranking, reply):  # of its tokens and its end, by SFT's own example
+        turns = [*ranking.prompt, {"role": "assistant", "content": reply}]
+        example = encode_conversation(Conversation(turns, "here", 1), tuned.tokenizer, context)
+        batch = Batch.of([example], tuned.model.config.vocab, context)
+        first, after = (s.model.forward(batch).nll[batch.graded].sum() for s in (before, tuned))
+        return first - after
+
+    by_hand = [np.array([gain(r, reply) for reply in r.replies]) for r in heldout]
+    figures = gain_figures(heldout, by_hand)
+    for name in ("accuracy", "chosen_logp", "rejected_logp"):
+        assert dpo[name] == pytest.approx(figures[name], rel=1e-4), name
+    assert dpo["chosen_logp"] > dpo["rejected_logp"]
     assert dpo["kl"] >= 0 and 0 <= dpo["format_compliance"] <= 1
     assert report["forgetting"] is not None and report["parent"]["stage"] == "sft"
 

@@ -104,8 +104,11 @@ def test_questions_about_one_person_are_one_observation():
 def test_gains_of_the_better_and_of_the_worse_reply_are_told_apart():
     some = ranking("Hi", ("a", "b", "c"), (2, 1, 2))
     found = gain_figures([some], [np.array([0.5, 1.0, 3.0])])
-    assert found == {"accuracy": 0.5, "chosen_logp": 1.0, "rejected_logp": 1.75}
+    assert found | {"accuracy": 0.5, "chosen_logp": 1.0, "rejected_logp": 1.75} == found
+    assert found["accuracy_low"] is found["accuracy_high"] is None  # one prompt
+    two = gain_figures([some, ranking("Ho")], [np.array([0.5, 1.0, 3.0]), np.array([1.0, 0.0])])
+    assert two["accuracy"] == pytest.approx(2 / 3) and two["accuracy_low"] < 2 / 3
 
 
 def test_nobody_gains_where_nothing_is_compared():
-    assert gain_figures([], []) == dict.fromkeys(("accuracy", "chosen_logp", "rejected_logp"))
+    assert set(gain_figures([], []).values()) == {None}

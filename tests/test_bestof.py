@@ -15,7 +15,9 @@ SOUND = [[True] * 4]
 
 def figures(scores, golds, sound=None):
     scores = np.asarray(scores, float).tolist() if sound is None else scores
-    return best_of_figures(scores, sound or [[True] * len(row) for row in golds], golds, range(len(golds)))
+    return best_of_figures(
+        scores, sound or [[True] * len(row) for row in golds], golds, range(len(golds))
+    )
 
 
 def test_where_the_score_is_the_truth_the_best_of_n_is_the_mean_of_the_largest():

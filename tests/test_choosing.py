@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,16 @@ def test_each_criterion_picks_its_own_step(worldly, monkeypatch):
     assert choice["criteria"]["reward score"] == {"step": 2, "value": -1.0, "ties": []}
     assert choice["criteria"]["right answers"] == {"step": 4, "value": 1.0, "ties": []}
     assert choice["disagree"] is True
+
+
+def test_a_checkpoint_is_asked_what_its_stage_was_not_trained_on(worldly):
+    stage = load_stage(worldly[0])
+    world = make(stage.world)
+    renamed = {"dpo" if name == "sft" else name: some for name, some in stage.settings.items()}
+    dpo = replace(stage, settings=renamed)
+    for asked, split in ((stage, "ppo"), (dpo, "reward")):
+        prompts, _ = choosing._questions(asked)
+        assert set(prompts) <= {q.prompt for q in questions(world, split)}
 
 
 def test_replies_that_say_nothing_are_counted_and_not_scored(both, monkeypatch):

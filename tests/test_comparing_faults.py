@@ -154,6 +154,10 @@ def test_a_reward_model_that_would_not_be_asked_or_reads_other_words_is_refused(
     asks = ("--data", "world", "--set", "sft.windows=[]", "sft.world=[]")
     line = refusal(2, "train", "--base", world_run[0], *asks, *by)
     assert "but no stage of this run lets a model rank replies; leave it out" in line
+    both = ("train", "--base", world_run[0] / "sft", "--stages", "reward,dpo")
+    assert "but this run trains one of its own, reward; leave it out" in refusal(2, *both, *by)
+    line = refusal(2, *both[:-1], "dpo", "--rankings", "good.jsonl", *by)
+    assert "but good.jsonl holds their order already; leave it out" in line
     succeeds("reward", trained.run, "--data", "good.jsonl", "--steps", 1, "--out", "other")
     workdir.remember()
     line = refusal(2, "dpo", world_run[0], "--reward", "other", "--out", "d")

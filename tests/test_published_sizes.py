@@ -32,7 +32,7 @@ SIZES = {
     "lab/lab.py": {"ROOM": 5},
     "lab/measures.py": {"EXAMPLES": 16},
     "lab/personas.py": {"DRAWS": 20},
-    "lab/policy_tasks.py": {"JUDGED": 200, "EVERY": 20},
+    "lab/policy_tasks.py": {"JUDGED": 200, "EVERY": 20, "SEEN": 300},
     "lab/preferring.py": {"MAX_NEW": 120, "REPLIES": 6, "SFT_STEPS": 200, "SHOWN": 6},
     "lab/records.py": {"VERSION": 1},
     "lab/reward_tasks.py": {
@@ -50,7 +50,7 @@ SIZES = {
         **{"LAST": 20},
     },
     "measure/endpoint.py": {"ANSWERS": 3},
-    "measure/evaluate.py": {"MAX_NEW": 120, "ROWS": 2048},
+    "measure/evaluate.py": {"MAX_NEW": 120},
     "measure/judges.py": {"TOKENS": 512},
     "measure/orders.py": {"ALSO": 256},
     "measure/probe.py": {"RECALLED": 40},

@@ -17,8 +17,8 @@ from pysft.measure.reproduce import reproduce
 from pysft.measure.world import known_bits, world_figures, world_rows
 from pysft.text.corpora import read_corpus
 from pysft.text.tokenizers import vocabulary_of
-from pysft.training.kinds import Pretraining
-from pysft.training.presets import OF_WORLD, resolve
+from pysft.training.kinds import PreferenceTuning, Pretraining
+from pysft.training.presets import OF_WORLD, Parent, SettingsFile, resolve
 from pysft.training.settings import Settings
 from pysft.training.stages import pretrain
 from pysft.world.ask import questions
@@ -43,6 +43,25 @@ def test_a_recipe_of_a_world_changes_the_tables_that_are_wanted(preset):
     assert settings.stages["base"].world and not settings.stages["sft"].world
     assert resolve(preset, world=("world", "base", "sft")).stages["sft"].world
     assert Settings.of_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+@pytest.mark.parametrize("preset", ["tiny", "mini", "small", ""])
+@pytest.mark.parametrize("stages, listed", [(["reward", "dpo"], None), (None, ["reward", "dpo"])])
+def test_stages_that_compare_in_a_world_take_the_recipe_of_their_parents_preset(
+    preset, stages, listed
+):
+    plain = {"model": {"context": 256}, "data": {}}
+    fixed = plain | {"world": WorldSettings().to_json()}
+    parent = Parent("sft", "runs/world/sft", fixed, preset=preset)
+    file = SettingsFile("a.toml", {"stages": listed}) if listed else None
+    settings = resolve(file=file, stages=stages, parent=parent)
+    known = preset if preset in OF_WORLD else "tiny"
+    assert settings.preset == known
+    for name, stage in settings.stages.items():
+        recipe = OF_WORLD[known].get(name, {})
+        assert {key: getattr(stage, key) for key in recipe} == recipe
+    elsewhere = resolve(stages=["dpo"], parent=Parent("sft", "runs/tiny/sft", plain))
+    assert elsewhere.stages["dpo"] == PreferenceTuning()
 
 
 def test_settings_without_a_world_do_not_name_one():

@@ -60,7 +60,6 @@ def order_of(args, kind: str, flags: dict):
     from pysft.jobs.begin import Order, parent_named
     from pysft.run.stage import find_stage
     from pysft.training.kinds import next_name
-    from pysft.training.presets import OF_WORLD
 
     if args.base is None and not args.resume:
         raise UsageError(f"name the run to begin from: {kind} RUN")
@@ -82,9 +81,7 @@ def order_of(args, kind: str, flags: dict):
         parent = parent_named(base)
         _refuse_base(Path(base), args.base)
     stages = None if parent is None else [next_name(parent.stage, kind)]
-    learned = parent is not None and "world" in parent.fixed and args.preset in (None, *OF_WORLD)
-    world = (kind,) if learned else ()
-    settings = settings_of(args, flags, None, stages, parent, world=world)
+    settings = settings_of(args, flags, None, stages, parent)
     return Order(
         settings,
         args.corpus,

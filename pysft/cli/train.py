@@ -130,12 +130,9 @@ def _add_stages(p):
 def _world_tables(args, parent) -> tuple[str, ...]:
     """Return the tables of OF_WORLD that a training takes, and complete --corpus and --data. A
     UsageError if it would ask about a world that its base has not read."""
-    from pysft.training.kinds import COMPARING
-
     asks = "world" in (args.data or [])
-    prefers = tuple(kind for kind in COMPARING if kind in (args.stages or ""))
     if parent is not None and "world" in parent.fixed and not asks:
-        return prefers
+        return ()
     if args.resume or not (asks or args.corpus == "world"):
         return ()
     if parent is not None:
@@ -144,14 +141,14 @@ def _world_tables(args, parent) -> tuple[str, ...]:
                 f"{parent.where} has read of no world; train a base by pretrain --corpus world, or"
                 " leave --base out"
             )
-        return ("sft", *prefers) if asks else ()
+        return ("sft",) if asks else ()
     if asks and args.corpus not in (None, "world"):
         raise UsageError(
             "--data world asks about what --corpus world tells; leave the other --corpus out"
         )
     args.corpus = "world"
     args.data = args.data or ["world"]
-    return ("world", "base", "sft", *prefers) if "world" in args.data else ("world", "base")
+    return ("world", "base", "sft") if "world" in args.data else ("world", "base")
 
 
 def _refuse_unknown_words(data: list[str], words: tuple[str, ...]) -> None:

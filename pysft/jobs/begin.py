@@ -174,6 +174,7 @@ def parent_named(base: str) -> Parent:
         )
     fixed = {"model": asdict(Model.of(config)), "data": {}}
     world = understood(path, lambda data: data["settings"].get("world"))
+    preset = understood(path, lambda data: data["settings"].get("preset", ""))
     if world is not None and _has_read(line_of(folder)):
         fixed["world"] = world
     precision = fixed["model"].pop("precision")
@@ -184,7 +185,8 @@ def parent_named(base: str) -> Parent:
     talks = template.end in tokenizer.special
     if talks:  # a base has a template too, but has not been trained with it
         fixed["data"]["template"] = template.name
-    return Parent(known_name(name, "sft" if talks else "base"), str(folder), fixed, precision)
+    stage = known_name(name, "sft" if talks else "base")
+    return Parent(stage, str(folder), fixed, precision, preset)
 
 
 def _has_read(folders: list[Path]) -> bool:

@@ -158,7 +158,9 @@ def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> 
         return list(zip(asked, found))
 
     own, before = (written(stage, SAMPLES, drawn) for stage in (tuned, parent))
-    figures = _gains(tuned, parent, comparisons.heldout) | {"prompts_judged": len(prompts)}
+    figures = gains(tuned, parent, comparisons.heldout, comparisons) | {
+        "prompts_judged": len(prompts)
+    }
     if comparisons.world is not None:
         truth = Truth(comparisons.world)
 
@@ -191,11 +193,15 @@ def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> 
     return figures
 
 
-def _gains(tuned: Stage, parent: Stage, rankings: list[Ranking]) -> dict:
-    """What gain_figures() gives for rankings that the model was not tuned on."""
+def gains(
+    tuned: Stage, parent: Stage, rankings: list[Ranking], of: Comparisons | None = None
+) -> dict:
+    """What gain_figures() gives for rankings. of: the comparisons that they are among, which know
+    what their prompts are about."""
     read = tuned.tokenizer, tuned.model.config.context, tuned.template
     examples = [e for r in rankings for e in graded_examples(r, *read)]
     after, before = (log_probabilities(stage.model, examples) for stage in (tuned, parent))
     tuned.model.release()
     parent.model.release()
-    return gain_figures(rankings, split_scores(rankings, after - before))
+    subjects = of and of.subjects([r.prompt for r in rankings])
+    return gain_figures(rankings, split_scores(rankings, after - before), subjects)

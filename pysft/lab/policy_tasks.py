@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from pysft.jobs.comparisons import Comparisons
-from pysft.jobs.dpo import judged, pairs_of
+from pysft.jobs.dpo import gains, judged, pairs_of
 from pysft.lab.preferring import Subject, first_with, shown, user
 from pysft.measure.evaluate import corpus_loss
 from pysft.measure.ratio import rise
@@ -19,6 +19,7 @@ from pysft.training.runner import steps_of
 from pysft.training.settings import Model, Settings
 
 JUDGED = 200  # sealed prompts that a tuned model is compared on
+SEEN = 300  # rankings of the training that it is measured on too
 EVERY = 20  # steps whose mean is a row of the track
 WIN = ("win_rate", "ties", "gold", "gold_before")
 
@@ -31,8 +32,8 @@ def dpo(subject: Subject, options: dict, note) -> dict:
     [dpo], with unscaled steps.
 
     track: "step", and means over the EVERY steps before it: "accuracy", "margin", "chosen_logp",
-    "rejected_logp". finish: what measured() gives; "trained_accuracy" and "chosen_logp" of the
-    track's last row; "comparisons"."""
+    "rejected_logp". finish: what measured() gives; "trained_accuracy" and "chosen_logp" are
+    those of the first SEEN rankings of the training; "comparisons"."""
     policy = subject.policy(options["demonstrations"])
     rankings = subject.trained_rankings(policy)
     if "work" in options:
@@ -60,9 +61,10 @@ def dpo(subject: Subject, options: dict, note) -> dict:
     model.release()
     tuned, track = replace(policy, model=model), means(rows)
     finish, samples = measured(subject, tuned, policy, subject.heldout_rankings(policy))
+    learned = gains(tuned, policy, rankings[:SEEN])
     finish |= {
-        "trained_accuracy": track[-1]["accuracy"],
-        "chosen_logp": track[-1]["chosen_logp"],
+        "trained_accuracy": learned["accuracy"],
+        "chosen_logp": learned["chosen_logp"],
         "comparisons": len(pairs),
     }
     return {"track": track, "losses": losses, "finish": finish, "samples": samples}

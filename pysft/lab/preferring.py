@@ -275,6 +275,7 @@ def record_of_arm(lab, arm: PreferenceArm, seed: int) -> dict:
         "base": weights_sha256(subject.base.stage.model),
         "world": subject.told.world.to_json(),
         "sizes": [TRAINED, HELD_OUT, REPLIES, SFT_STEPS],
+        "recipes": OF_WORLD[PRESET],
         "task": arm.task.__name__,
         "options": arm.options,
         "seed": seed,

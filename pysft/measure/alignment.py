@@ -65,9 +65,7 @@ def order_figures(
     for r in [*trained, *heldout]:
         judged.add(r)
     agreement = judged.agreement()
-    if subjects is None:
-        subjects = [prompt_key(first_text(r.prompt)) for r in heldout]
-    low, high = interval_of_share(right, [s for s, r in zip(subjects, heldout) for _ in r.pairs()])
+    low, high = interval_of_share(right, _of_pairs(heldout, subjects))
     figures = {
         "pairs": len(right),
         "accuracy": _mean(right),
@@ -206,20 +204,35 @@ def win_figures(after: np.ndarray, before: np.ndarray, subjects: Sequence) -> di
     }
 
 
-def gain_figures(rankings: list[Ranking], gains: list[np.ndarray]) -> dict:
-    """How a tuned model orders replies to prompts that it was not tuned on. gains: of each reply of
-    each ranking, the nats by which it is likelier than under the model that was tuned.
+def gain_figures(
+    rankings: list[Ranking], gains: list[np.ndarray], subjects: Sequence | None = None
+) -> dict:
+    """Which replies of some rankings a tuned model has come to prefer. gains: of each reply of each
+    ranking, the nats by which it is likelier than under the model that was tuned. subjects: as in
+    order_figures().
 
-    accuracy         share of the pairs whose better reply gained more; equal gains count half
+    accuracy         share of the pairs whose better reply gained more; equal gains count half, so
+                     50 % is no change
+    accuracy_low, accuracy_high   its interval of 95 %, as in order_figures()
     chosen_logp, rejected_logp   the mean gain of the better and of the worse reply of a pair. Both
                      may fall: then the probability goes to replies that nobody compared"""
     right, _ = _order(rankings, gains)
     pairs = [(g[i], g[j]) for r, g in zip(rankings, gains) for i, j in r.pairs()]
+    low, high = interval_of_share(right, _of_pairs(rankings, subjects))
     return {
         "accuracy": _mean(right),
+        "accuracy_low": low,
+        "accuracy_high": high,
         "chosen_logp": _mean([better for better, _ in pairs]),
         "rejected_logp": _mean([worse for _, worse in pairs]),
     }
+
+
+def _of_pairs(rankings: list[Ranking], subjects: Sequence | None) -> list:
+    """What each pair of each ranking is about. subjects: of each ranking; None takes its prompt."""
+    if subjects is None:
+        subjects = [prompt_key(first_text(r.prompt)) for r in rankings]
+    return [subject for subject, r in zip(subjects, rankings) for _ in r.pairs()]
 
 
 def exact_kl(policy, reference, examples: list) -> float:
@@ -336,7 +349,11 @@ def dpo_rows(report: dict) -> list[tuple[str, str]]:
     if dpo.get("accuracy") is not None:
         chosen, rejected = dpo["chosen_logp"], dpo["rejected_logp"]
         rows += [
-            ("held-out pairs in the right order", _percent(dpo["accuracy"])),
+            (
+                "held-out pairs: better reply gained more",
+                f"{_percent(dpo['accuracy'])} ({_percent(dpo.get('accuracy_low'))} to"
+                f" {_percent(dpo.get('accuracy_high'))})",
+            ),
             ("  nats gained, better and worse", f"{chosen:+.2f}, {rejected:+.2f}"),
         ]
     return [

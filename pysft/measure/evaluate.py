@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from pysft import IGNORE
-from pysft.batch import Batch, Example
+from pysft.batch import ROWS, Batch, Example
 from pysft.inference.generate import Reply, generate
 from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import CHAT, GREEDY, Sampling
@@ -42,7 +42,6 @@ from pysft.training.stages import replay_alone
 from pysft.world.lexicon import REFUSAL
 
 MAX_NEW = 120  # maximum tokens of a reply
-ROWS = 2048  # maximum rows of a batch that is measured, unless one context is longer
 
 
 # ---------------------------------------------------------------------------------------- losses

@@ -3,8 +3,8 @@
 import resource
 import sys
 
+from pysft.batch import ROWS
 from pysft.errors import UsageError
-from pysft.measure.evaluate import ROWS
 from pysft.nn import machine
 from pysft.nn.shapes import GPTConfig, decoder_bytes, sizes
 

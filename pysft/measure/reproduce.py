@@ -3,7 +3,7 @@
 import json
 
 from pysft.console import no_flag, quoted
-from pysft.training.kinds import kind_of
+from pysft.training.kinds import COMPARING, kind_of
 from pysft.training.presets import (
     PRESETS,
     PRETRAIN_FLAGS,
@@ -22,7 +22,7 @@ def preset_of(settings: dict) -> dict:
     if settings.get("world"):
         names = stages_of(settings)
         asks = any(settings[n].get("world") for n in names if kind_of(n) != "base")
-        tables = ("world", "base", "sft", "dpo") if asks else ("world", "base")
+        tables = ("world", "base", *["sft"] * asks, *COMPARING)
         preset = preset.changed(of_world(preset, settings["preset"], tables))
     elif settings["data"].get("made"):
         preset = preset.changed(with_made(*_taught(settings)))

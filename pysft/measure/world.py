@@ -7,8 +7,8 @@ from collections import defaultdict
 import numpy as np
 
 from pysft import IGNORE
-from pysft.batch import Batch, Example
-from pysft.measure.evaluate import ROWS, answer
+from pysft.batch import ROWS, Batch, Example
+from pysft.measure.evaluate import answer
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.world.ask import Question, questions

@@ -201,12 +201,13 @@ class Parent:
 
     stage: its name, such as "sft". where: its folder, for messages. fixed: settings that must be as
     they are in it, {"model": {...}, "data": {...}}. precision: that of its products, which is the
-    default."""
+    default. preset: that of its run; "" if it is not known."""
 
     stage: str
     where: str
     fixed: dict
     precision: str = "float32"
+    preset: str = ""
 
 
 def resolve(
@@ -223,21 +224,17 @@ def resolve(
     """Return the settings of a preset, changed by `upon`, then by a TOML file, then by `flags`.
 
     upon, flags: documents as Settings.changed() takes them. tools: True takes WITH_TOOLS for
-    `upon`, if the settings leave room for transcripts. world: the tables of
-    OF_WORLD to take. stages: the names of the stages, else those
-    that the file names, else base and sft, or after a parent the next fine-tuning. say(text): takes
-    a sentence about tables of the file that no stage uses, or about a context without room for
-    transcripts.
+    `upon`, if the settings leave room for transcripts. world: the tables of OF_WORLD to take; those
+    of stages that learn from comparisons are taken wherever a world is known. stages: the names of
+    the stages, else those that the file names, else base and sft, or after a parent the next
+    fine-tuning. say(text): takes a sentence about tables of the file that no stage uses, or about a
+    context without room for transcripts.
 
-    The preset is `preset`, else the one that the file names, else tiny. A UsageError if a name or
+    The preset is `preset`, else the one that the file names, else for comparisons in a world the
+    parent's, else tiny. A UsageError if a name or
     value is not valid, or differs from the parent's."""
     chosen = {} if file is None else dict(file.document)
     named, listed = chosen.pop("preset", None), chosen.pop("stages", None)
-    preset = named if preset is None else preset
-    preset = "tiny" if preset is None else preset
-    if not isinstance(preset, str) or preset not in PRESETS:
-        where = f"--config {file}: " if preset is named else ""
-        raise UsageError(f"{where}preset {preset!r} is not one of {', '.join(PRESETS)}")
     names = listed if stages is None else stages
     if names is None:
         names = ["base", "sft"] if parent is None else [next_name(parent.stage)]
@@ -247,11 +244,20 @@ def resolve(
             ' ["base", "sft"]'
         )
     check_stages(names, None if parent is None else parent.stage)
+    knows = parent is not None and "world" in parent.fixed
+    compares = (knows or world) and any(kind_of(name) in COMPARING for name in names)
+    preset = named if preset is None else preset
+    if preset is None and compares and parent is not None and parent.preset in OF_WORLD:
+        preset = parent.preset
+    preset = "tiny" if preset is None else preset
+    if not isinstance(preset, str) or preset not in PRESETS:
+        where = f"--config {file}: " if preset is named else ""
+        raise UsageError(f"{where}preset {preset!r} is not one of {', '.join(PRESETS)}")
     settings = PRESETS[preset].with_stages(names)
     if parent is not None:
         settings = _begun_from(settings, parent)
-    if world:
-        upon = of_world(settings, preset, world)
+    if world or compares and preset in OF_WORLD:
+        upon = of_world(settings, preset, (*world, *COMPARING))
     elif tools:
         upon = _wanted_tools(settings, [chosen, flags or {}], say)
     layers = [(upon or {}, ""), (chosen, f"--config {file}: "), (flags or {}, "")]

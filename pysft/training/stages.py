@@ -49,7 +49,7 @@ def pretrain(
     world as ids. A DataError if one of them is too short for its windows."""
     stage, context = settings.stages[name], settings.model.context
     _refuse_short(corpus, stage.windows)
-    pick, epochs = _walk_world(settings, name, world)
+    pick, epochs = _walk_world(settings, name, world, settings.stages[name].steps)
 
     def draw(step):
         examples = _draw(corpus, stage.windows, rng(settings.seed, name, "windows", step))
@@ -79,7 +79,7 @@ def finetune(
     the mixture is empty, or the corpus or the world's text is too short."""
     stage, context = settings.stages[name], settings.model.context
     _refuse_short(corpus, stage.windows)
-    from_world, of_world = _walk_world(settings, name, world)
+    from_world, of_world = _walk_world(settings, name, world, stage.steps)
     streams, epochs = [], {}
     if conversations and stage.tokens:
         streams, epochs = _conversation_streams(settings, name, conversations, files)
@@ -134,8 +134,8 @@ def dpo(
     objectives.Dpo. corpus, world: as finetune() takes them."""
     stage, n = settings.stages[name], len(pairs)
     _refuse_short(corpus, stage.windows)
-    from_world, of_world = _walk_world(settings, name, world)
     steps = stage.steps or math.ceil(n / stage.pairs)
+    from_world, of_world = _walk_world(settings, name, world, steps)
     pick = _once_an_epoch(settings.seed, name, "pairs", n, stage.pairs)
 
     def replay(step):
@@ -228,7 +228,7 @@ def _replay(settings: Settings, name: str, corpus: np.ndarray, step: int) -> lis
     return _draw(corpus, windows, rng(settings.seed, name, "windows", step))
 
 
-def _walk_world(settings: Settings, name: str, text: np.ndarray | None):
+def _walk_world(settings: Settings, name: str, text: np.ndarray | None, steps: int):
     """Return (pick, {"world": epochs}). pick(step) gives the windows of the world's text that a
     step reads.
 
@@ -259,7 +259,7 @@ def _walk_world(settings: Settings, name: str, text: np.ndarray | None):
             found += [dataclasses.replace(window(text, a, length), source=WORLD) for a in starts]
         return found
 
-    tokens = stage.steps * _rows_of(stage.world)
+    tokens = steps * _rows_of(stage.world)
     return pick, {"world": tokens / len(text)}
 
 

@@ -107,8 +107,8 @@ DISPLACEMENT = Experiment(
             lambda r: win_rate(r[SHIPPED]) >= 0.58,
         ),
         Check(
-            "and more than the chosen replies' NLL of it alone",
-            lambda r: win_rate(r[SHIPPED]) > win_rate(r[NLL_ALONE]),
+            "and at least 3 points more than the chosen replies' NLL of it alone",
+            lambda r: win_rate(r[SHIPPED]) - win_rate(r[NLL_ALONE]) >= 0.03,
         ),
     ],
     figures=lambda r: [
@@ -118,10 +118,11 @@ DISPLACEMENT = Experiment(
         dots(r, "Points at temperature 1", POINTS, "points, 0 to 3"),
     ],
     note="300 steps of 16 of the same 3,000 comparisons, beside two windows of base text. Gentle:"
-    " beta 0.3, rate 5e-5, with 0.1 of the NLL; rough: beta 0.1, rate 3e-4, with 0.2. The recipe of"
-    " `dpo` in a world reads each comparison once, with five times the NLL, beside the text of the"
-    " world; the last arm is the same without the loss of the pairs. Nats are"
-    " gained since the model before, per reply, as means over the last steps. Of 3 points a right"
+    " beta 0.3, rate 5e-5, with a weight of 0.1 for the NLL; rough: beta 0.1, rate 3e-4, weight"
+    " 0.2. The recipe of `dpo` in a world: beta 1, rate 2e-4, weight 5, each comparison once,"
+    " beside the text of the world; the last arm is the same without the loss of the pairs. The"
+    " recipe was chosen on the world of seed 1. Accuracy on training pairs is measured at the end,"
+    " on 300 rankings. Nats are gained since the model before, per reply. Of 3 points a right"
     " answer has 3, a wrong one 1, babble 0.",
     on_world=True,
     prepare=prepare,
@@ -199,8 +200,9 @@ COMPARING = Experiment(
     " much work as K - 1 comparisons; ties are work too. What a demonstration costs is an"
     " assumption: the source text says only that comparing is dramatically easier. We assume 4, and"
     " the figure shows where the verdict turns. Against 1,200 comparisons stand 600, 300, 150 and"
-    " 75 demonstrations, for a cost of 2, 4, 8 and 16. Our comparisons are by labelers who err; our"
-    " demonstrations are all right.",
+    " 75 demonstrations, for a cost of 2, 4, 8 and 16. Our comparisons are by labelers who err,"
+    " about people of two splits; our demonstrations are all right, about people of one. DPO takes"
+    " the recipe of a world: beta 1, rate 2e-4, the NLL of the chosen with a weight of 5.",
     on_world=True,
     prepare=prepare,
 )

@@ -101,7 +101,7 @@ COMPARISONS = Experiment(
         ),
     ],
     figures=lambda r: [_by_count(r)],
-    note="Two epochs. Replies are sampled at temperature 1 and different from each other. Held out"
+    note="Four epochs. Replies are sampled at temperature 1 and different from each other. Held out"
     " are replies to sealed questions, which ask about people of whom no question was trained.",
     on_world=True,
     prepare=prepare,
