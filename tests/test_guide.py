@@ -155,7 +155,7 @@ PROMISED = {
         "tokens of a reply",
         "forgetting",
     ],
-    "dpo runs/world --by reward --reward runs/judge --out runs/improved": [
+    "dpo runs/half --by reward --reward runs/judge --out runs/improved": [
         "win rate",
         "points by the exact judge",
     ],

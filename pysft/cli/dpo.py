@@ -22,7 +22,10 @@ def add_arguments(p):
     )
     p.add_argument("--kind", choices=["sigmoid", "ipo"], help="the loss; usually sigmoid")
     p.add_argument(
-        "--nll", type=float, metavar="W", help="weight of the chosen replies' own nll; usually 0.1"
+        "--nll",
+        type=float,
+        metavar="W",
+        help="weight of the chosen replies' own nll; usually 0.1, in a world 5",
     )
 
 

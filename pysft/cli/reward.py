@@ -9,7 +9,12 @@ EXAMPLES = ("reward runs/tiny --data rankings.jsonl", "reward runs/world --by la
 
 def add_arguments(p):
     add_comparing(p, "reward")
-    p.add_argument("--epochs", type=float, metavar="N", help="passes over the rankings; usually 2")
+    p.add_argument(
+        "--epochs",
+        type=float,
+        metavar="N",
+        help="passes over the rankings; usually 2, in a world 4",
+    )
     p.add_argument(
         "--ties",
         choices=("none", "half", "davidson"),  # objectives.TIES
