@@ -188,6 +188,20 @@ def test_dpo_measures_its_replies_and_what_it_forgot(preferred, trained):
     assert report["forgetting"] is not None and report["parent"]["stage"] == "sft"
 
 
+def test_the_page_of_a_run_shows_what_dpo_changed(preferred):
+    folder, report = preferred
+    page, dpo = (folder / "report.html").read_text(), report["dpo"]
+    share = f"{dpo['accuracy']:.1%} ({dpo['accuracy_low']:.1%} to {dpo['accuracy_high']:.1%})"
+    gained = f"{dpo['chosen_logp']:+.2f}, {dpo['rejected_logp']:+.2f}"
+    for what, value in (
+        ("held-out pairs whose better reply gained more", share),
+        ("nats gained by the better and by the worse reply", gained),
+        ("KL from its parent", f"{dpo['kl']:.2f} nats a reply"),
+    ):
+        row = next(line for line in page.split("<tr>") if what in line)
+        assert value.replace(".0%", "%") in row.replace(".0%", "%"), (what, value, row)
+
+
 def test_the_reference_stays_where_it_was_and_the_policy_moves(preferred, trained):
     before, after = load_stage(trained.run / "sft"), load_stage(preferred[0])
     assert after.parent["weights_sha256"] == trained.report["weights_sha256"]

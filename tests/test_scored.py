@@ -31,6 +31,7 @@ def rankings(labelers=("ann", "ben")) -> list[dict]:
             "ranks": [2, 1, 2],
             "labeler": labelers[i % len(labelers)],
             "source": "user",
+            "ended": [True, True, i % 3 > 0],
         }
         for i, prompt in enumerate(PROMPTS)
     ]

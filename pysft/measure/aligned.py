@@ -81,6 +81,15 @@ def preference(r: dict) -> list:
                 [f"ties, {how}", cell(some["ties"], "share")],
                 [f"points by the exact judge (0 to 3), {how}", gold],
             ]
+    if dpo.get("accuracy") is not None:
+        gained = f"{dpo['chosen_logp']:+.2f}, {dpo['rejected_logp']:+.2f}"
+        rows += [
+            [
+                "held-out pairs whose better reply gained more",
+                cell(dpo["accuracy"], "share") + _interval(dpo, "accuracy"),
+            ],
+            ["nats gained by the better and by the worse reply", gained],
+        ]
     kl = "\u2013" if dpo.get("kl") is None else f"{dpo['kl']:.2f} nats a reply"
     rows += [
         ["KL from its parent", kl],
