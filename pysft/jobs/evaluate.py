@@ -92,13 +92,23 @@ def evaluate(
         loss = corpus_loss(stage.model, stage.tokenizer, probe.heldout_text)
         report |= {"base_loss": loss, **unit_entry(stage.tokenizer)}
         return report | {"seconds": time.monotonic() - began}
+    figures, rows, replies = _of_a_talker(stage, probe, matched, progress, judge)
+    if best is not None:
+        figures["best_of"] = best
+    report = finite(report | figures | {"seconds": time.monotonic() - began})
+    chat = town_chat(stage)
+    return report | {"before_after": rows, "chat": chat, "samples": replies["prompts"]}
+
+
+def _of_a_talker(stage: Stage, probe: Probe, matched, progress, judge) -> tuple[dict, list, dict]:
+    """Measure a model that talks. Return (its figures, its replies beside its parent's, its replies
+    by group). matched, progress, judge: as evaluate() takes them."""
+    home = measured_stage(stage.folder)
     stored = _stored_figures(home, stage)
     figures, replies, asked = measured(stage, probe, is_last=home == stage.folder)
     if judge is not None:
         figures["judge"] = judged(judge, asked)
-    if best is not None:
-        figures["best_of"] = best
-    report |= {name: stored.get(name) for name in KEPT} | figures
+    report = {name: stored.get(name) for name in KEPT} | figures
     try:
         line = lineage(stage)
     except PysftError:  # a damaged parent is an error only with --matched
@@ -120,9 +130,7 @@ def evaluate(
         loss = matched_loss(line, probe, progress)
         matched_rise = rise(figures["tuned_base_loss"], loss)
         report |= {"matched_base_loss": loss, "forgetting_matched": matched_rise}
-    report = finite(report | {"seconds": time.monotonic() - began})
-    chat = town_chat(stage)
-    return report | {"before_after": rows, "chat": chat, "samples": replies["prompts"]}
+    return report, rows, replies
 
 
 def _stored_figures(home: Path, stage: Stage) -> dict:

@@ -68,11 +68,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     ops = computing_ops(order.ops, order.threads)
     in_precision(ops, order.settings.model.precision)  # raises if this processor lacks it
     order, given = _begin_from(order, ops)
-    named = {"--corpus": [order.corpus], "--data": order.data, "--rankings": order.rankings}
-    for flag, paths in named.items():
-        for path in paths or []:
-            if path != WORLD:
-                refuse_pipe(path, flag)
+    _refuse_pipes(order)
     if order.plain is not None and (why := no_transcripts(order.corpus)):
         screen.say(f"{order.corpus}: {why}, so the model learns no tools")
         order = replace(order, settings=order.plain)
@@ -122,22 +118,41 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
             )
         counts = describe_data(screen, works, material) if order.tunes else {}
         place = Place(folder, screen, order.resume, ops, inputs, began, list(settings.stages))
-        works = {work.name: work for work in works}
-        stage, sides = given, None  # the newest stage that the next one can begin from
-        base_loss = None if given is None else loss_under(given, material, screen)
-        for name in settings.stages:
-            kind = kind_of(name)
-            if kind == "base":
-                stage, report = pretrain_base(works[name], material, place)
-                base_loss = report["base_loss"]
-            elif kind not in COMPARING:
-                stage, report, sides = tune(works[name], material, counts, stage, base_loss, place)
-            else:
-                known = Known(material, comparisons, base_loss)
-                made, report, sides = align(name, settings, stage, reward, known, place)
-                stage, reward = (stage, made) if kind == "reward" else (made, reward)
+        known = works, material, comparisons, counts
+        report, sides = _train_stages(settings, place, given, reward, *known)
         talks = order.tunes or order.compares
         return Trained(report, sides, write_report(folder) if talks else None)
+
+
+def _train_stages(
+    settings: Settings,
+    place: Place,
+    given: Stage | None,
+    reward: Stage | None,
+    works: list,
+    material: Material,
+    comparisons: Comparisons | None,
+    counts: dict,
+) -> tuple[dict, Sides | None]:
+    """Train the stages one after the other, and measure each. Return (the last one's report, its
+    replies beside its parent's).
+
+    given: what the first begins from; None for a base. reward: the reward model that was named."""
+    works = {work.name: work for work in works}
+    stage, sides = given, None  # the newest stage that the next one can begin from
+    base_loss = None if given is None else loss_under(given, material, place.screen)
+    for name in settings.stages:
+        kind = kind_of(name)
+        if kind == "base":
+            stage, report = pretrain_base(works[name], material, place)
+            base_loss = report["base_loss"]
+        elif kind not in COMPARING:
+            stage, report, sides = tune(works[name], material, counts, stage, base_loss, place)
+        else:
+            known = Known(material, comparisons, base_loss)
+            made, report, sides = align(name, settings, stage, reward, known, place)
+            stage, reward = (stage, made) if kind == "reward" else (made, reward)
+    return report, sides
 
 
 def _to_compare(
@@ -155,6 +170,15 @@ def _to_compare(
         return None, reward
     writes = material.grown or material.tokenizer
     return read_comparisons(order.rankings, settings, writes, material.template), reward
+
+
+def _refuse_pipes(order: Order) -> None:
+    """Raise an error for a file that can be read only once: a resumed run reads it again."""
+    named = {"--corpus": [order.corpus], "--data": order.data, "--rankings": order.rankings}
+    for flag, paths in named.items():
+        for path in paths or []:
+            if path != WORLD:
+                refuse_pipe(path, flag)
 
 
 def _begin_from(order: Order, ops) -> tuple[Order, Stage | None]:
