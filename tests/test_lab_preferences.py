@@ -196,12 +196,13 @@ def test_the_track_of_dpo_has_means_of_twenty_steps():
     assert [row["chosen_logp"] for row in found] == [9.5, 24.5]
 
 
-def test_singly_a_step_has_as_many_comparisons_and_an_epoch_as_many_steps(subject):
+@pytest.mark.parametrize("many", [{"rankings": 4}, {}], ids=["asked", "the recipe's"])
+def test_singly_a_step_has_as_many_comparisons_and_an_epoch_as_many_steps(subject, many):
     policy = subject.policy()
     some = [r for r in subject.trained_rankings(policy, preferring.BY_CHANCE) if len(r.replies) > 2]
     seen = []
     for singly in (False, True):
-        options = {"singly": singly, "epochs": 2.0, "rankings": 4}
+        options = {"singly": singly, "epochs": 2.0} | many
         stage, losses, right = reward_tasks.learned(subject, policy, some, options, lambda _: None)
         assert stage.model.config.outputs == "value" and 0 <= right <= 1
         seen.append(len(losses))

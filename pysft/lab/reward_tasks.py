@@ -1,6 +1,8 @@
 """Tasks of arms on preferences that train a reward model: how well it orders replies, what the best
 of n by its score is worth, and which checkpoint of a fine-tuning it prefers."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pysft.errors import DataError
@@ -53,14 +55,14 @@ def learned(subject: Subject, policy: Stage, rankings: list[Ranking], options: d
             "all replies of the model to each prompt tie, so there is nothing to compare: it was"
             " trained too little; choose a larger --scale"
         )
-    chosen = {**RECIPE, **{k: v for k, v in options.items() if k in RewardModel().__dict__}}
+    chosen = {k: v for k, v in options.items() if k in RewardModel().__dict__}
+    stage = RewardModel(**RECIPE | chosen)
     read = policy.tokenizer, policy.model.config.context, policy.template
     groups = [ranked_examples(r, *read) for r in rankings]
     if options.get("singly"):
         each = sum(len(r.pairs()) for r in rankings) / len(rankings)
-        chosen["rankings"] = max(1, round(each * chosen["rankings"]))
+        stage = replace(stage, rankings=max(1, round(each * stage.rankings)))
         groups = [[some[i], some[j]] for r, some in zip(rankings, groups) for i, j in r.pairs()]
-    stage = RewardModel(**chosen)
     model_settings = Model.of(policy.model.config)
     settings = Settings(seed=subject.seed, model=model_settings, stages={"reward": stage})
     plan = stages.reward(settings, "reward", groups, policy.model.config.vocab)
