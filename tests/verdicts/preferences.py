@@ -5,9 +5,11 @@ from pysft.lab.experiments.preferences import (
     GENTLE,
     GENTLE_NLL,
     LONG_ON_FEW,
+    NLL_ALONE,
     NOTHING,
     ROUGH,
     ROUGH_NLL,
+    SHIPPED,
     written,
 )
 from pysft.lab.experiments.rewards import (
@@ -219,6 +221,15 @@ OF_THE_CHOSEN = {
     "and gets fewer points at temperature 1": [(each("gold", ROUGH, GENTLE_NLL), LESS)],
     "gently and with the NLL, replies at temperature 1 get more points than before": [
         (two_figures("gold", "gold_before", GENTLE_NLL), MORE_OF)
+    ],
+    "the recipe of `dpo` in a world wins at least 58 % against the model before": [
+        (wins(SHIPPED), {0.58: True, 0.57: False})
+    ],
+    "and at least 3 points more than the chosen replies' NLL of it alone": [
+        (
+            wins(SHIPPED, NLL_ALONE),
+            {(0.625, 0.5): True, (0.52, 0.5): False, (0.5, 0.625): False},
+        )
     ],
 }
 OF_WORK = {
