@@ -57,20 +57,24 @@ def unused(settings: Settings, files: list[str] | None) -> list[str]:
 
 def refuse_unasked(settings: Settings, files: list[str] | None, reward: Stage | None) -> None:
     """Raise a UsageError if a reward model is named and no stage lets it rank replies."""
-    stages = {name: s for name, s in settings.stages.items() if kind_of(name) in COMPARING}
-    own = next((name for name in stages if kind_of(name) == "reward"), None)
-    tuned = {name: stage for name, stage in stages.items() if kind_of(name) == "dpo"}
+    if reward is None:
+        return
+    tuned, own = {}, None
+    for name, stage in settings.stages.items():
+        if kind_of(name) == "dpo":
+            tuned[name] = stage.by
+        elif kind_of(name) == "reward" and "reward" not in tuned.values():
+            own = name  # it takes the place of the one that was named
     if files:
         why = f"{', '.join(files)} holds their order already"
     elif own and tuned:
         why = f"this run trains one of its own, {own}"
-    elif all(stage.by != "reward" for stage in tuned.values()):
-        by = ", ".join(f"{name}.by = {stage.by!r}" for name, stage in tuned.items())
+    elif "reward" not in tuned.values():
+        by = ", ".join(f"{name}.by = {by!r}" for name, by in tuned.items())
         why = by or "no stage of this run lets a model rank replies"
     else:
         return
-    if reward is not None:
-        raise UsageError(f"--reward names a model that ranks replies, but {why}; leave it out")
+    raise UsageError(f"--reward names a model that ranks replies, but {why}; leave it out")
 
 
 def refuse_unknown_raters(settings: Settings, reward: Stage | None) -> None:

@@ -231,8 +231,8 @@ def resolve(
     context without room for transcripts.
 
     The preset is `preset`, else the one that the file names, else for comparisons in a world the
-    parent's, else tiny. A UsageError if a name or
-    value is not valid, or differs from the parent's."""
+    parent's, else tiny. A UsageError if a name or value is not valid, or differs from the parent's.
+    """
     chosen = {} if file is None else dict(file.document)
     named, listed = chosen.pop("preset", None), chosen.pop("stages", None)
     names = listed if stages is None else stages

@@ -49,7 +49,7 @@ def pretrain(
     world as ids. A DataError if one of them is too short for its windows."""
     stage, context = settings.stages[name], settings.model.context
     _refuse_short(corpus, stage.windows)
-    pick, epochs = _walk_world(settings, name, world, settings.stages[name].steps)
+    pick, epochs = _walk_world(settings, name, world, stage.steps)
 
     def draw(step):
         examples = _draw(corpus, stage.windows, rng(settings.seed, name, "windows", step))
