@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 
-from pysft.jobs import dpo
+from pysft.jobs import comparisons
 from pysft.lab import lab, markers, personas, preferring
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
@@ -33,6 +33,9 @@ class ByLength:
 
     def golds(self, prompt, replies, ended):
         return [len(reply) % 4 for reply in replies]
+
+    def about(self, prompt):
+        return prompt[-1]["content"]
 
 
 @cache
@@ -62,7 +65,7 @@ def small_presets():
             patch.setattr(world, name, size)
         for name, size in (("PEOPLE", 20), ("DAYS", 4), ("OFTEN", 8)):
             patch.setattr(preferring, name, size)
-        for module in (preferring, dpo):
+        for module in (preferring, comparisons):
             patch.setattr(module, "Truth", ByLength)
         for module in (evaluate, markers, personas, preferring):
             patch.setattr(module, "MAX_NEW", MAX_NEW)

@@ -5,6 +5,7 @@ somebody ranks them (measure/raters.py)."""
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pysft import disk
@@ -52,19 +53,20 @@ class Comparisons:
     world: WorldSettings | None = None
     notes: list[str] = field(default_factory=list)
 
+    @cached_property
+    def truth(self) -> Truth:
+        """Who knows what is true in the world."""
+        return Truth(self.world)
+
     def points(self, rankings: list[Ranking]) -> list[list[float]] | None:
         """The points that the exact judge gives to each reply; None without a world."""
         if self.world is None:
             return None
-        truth = Truth(self.world)
-        return [truth.golds(r.prompt, r.replies, r.ended) for r in rankings]
+        return [self.truth.golds(r.prompt, r.replies, r.ended) for r in rankings]
 
     def subjects(self, prompts: list[list[dict]]) -> list[str] | None:
         """Whom or what each prompt asks about; None without a world."""
-        if self.world is None:
-            return None
-        truth = Truth(self.world)
-        return [truth.about(prompt) for prompt in prompts]
+        return None if self.world is None else [self.truth.about(prompt) for prompt in prompts]
 
     def counts(self) -> dict:
         """The figures of what is learned from, for reports. "labelers", "sources": the number of

@@ -20,7 +20,6 @@ from pysft.measure.alignment import exact_kl, gain_figures, split_scores, win_fi
 from pysft.measure.evaluate import answer, checks, finite
 from pysft.measure.memory import refuse_too_large, say_memory
 from pysft.measure.probe import Probe
-from pysft.measure.raters import Truth
 from pysft.measure.ratio import ratio, rise
 from pysft.nn.grow import copied
 from pysft.nn.shapes import sizes
@@ -162,10 +161,9 @@ def judged(tuned: Stage, parent: Stage, comparisons: Comparisons, seed: int) -> 
         "prompts_judged": len(prompts)
     }
     if comparisons.world is not None:
-        truth = Truth(comparisons.world)
 
         def points(rows):
-            given = [truth.golds(p, [t], [r.stop == "end"])[0] for p, (t, r) in rows]
+            given = [comparisons.truth.golds(p, [t], [r.stop == "end"])[0] for p, (t, r) in rows]
             return np.array(given).reshape(len(prompts), -1)
 
         subjects = comparisons.subjects(prompts)
