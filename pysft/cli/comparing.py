@@ -42,7 +42,7 @@ def add_comparing(p, kind: str) -> None:
     add_training(p)
 
 
-def _refuse_base(folder: Path, run) -> None:
+def refuse_base(folder: Path, run) -> None:
     """Raise a UsageError that says what to do, if the stage in a folder is a base model."""
     from pysft.console import command
     from pysft.run.stage import can_talk
@@ -79,7 +79,7 @@ def order_of(args, kind: str, flags: dict):
     if not args.resume:
         base = str(find_stage(args.base))
         parent = parent_named(base)
-        _refuse_base(Path(base), args.base)
+        refuse_base(Path(base), args.base)
     stages = None if parent is None else [next_name(parent.stage, kind)]
     settings = settings_of(args, flags, None, stages, parent)
     return Order(

@@ -40,8 +40,9 @@ class Sequence:
     """A prompt that waits, or the text that is written after it.
 
     written: the ids after the prompt so far. injected: for each of them, whether inject put it in.
-    ended: why it ended, as in an Event; None while it waits or runs, or if it was cancelled. The
-    other fields are the arguments of Engine.add()."""
+    ended: why it ended, as in an Event; None while it waits or runs, or if it was cancelled. kept:
+    the logits (V,) that each token of the model was chosen from, the stop token included, if the
+    engine keeps them. The other fields are the arguments of Engine.add()."""
 
     number: int
     prompt: np.ndarray
@@ -56,6 +57,7 @@ class Sequence:
     injected: list[bool] = field(default_factory=list)
     unread: deque[int] = field(default_factory=deque)  # ids that the model has still to read
     ended: str | None = None
+    kept: list[np.ndarray] = field(default_factory=list)
 
 
 class Engine:
@@ -64,14 +66,16 @@ class Engine:
 
     model: its weights must stay as they are while there are sequences. slots: how many run at the
     same time; the others wait. decoder: one of this model, to use again (making it takes as long as
-    writing twenty tokens with the tiny preset); its slots count then."""
+    writing twenty tokens with the tiny preset); its slots count then. keeps: True keeps the logits
+    of every token in its sequence, which takes as many numbers as the vocabulary has symbols."""
 
-    def __init__(self, model, slots: int = SLOTS, decoder=None):
+    def __init__(self, model, slots: int = SLOTS, decoder=None, keeps: bool = False):
         self.context, self.vocab = model.config.context, model.config.vocab
         self._decoder = decoder or model.decoder(slots)
         self._waiting: deque[Sequence] = deque()
         self._active: dict[int, Sequence] = {}  # by slot
         self._free = list(reversed(range(len(self._decoder.lengths))))
+        self._keeps = keeps
         self._rows = None  # the slots whose rules stand in the decoder's arrays, row by row
 
     def add(
@@ -181,6 +185,8 @@ class Engine:
         for i, (slot, sequence, token) in enumerate(zip(slots, running, self._choose(slots))):
             if sequence.unread or self._active.get(slot) is not sequence:
                 continue  # it has more to read, or another sequence's inject cancelled it
+            if self._keeps:
+                sequence.kept.append(logits[i].copy())
             ended, more = None, None
             if token == sequence.stop:
                 ended = "end"

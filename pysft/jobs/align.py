@@ -11,9 +11,11 @@ from pysft.jobs.compare import Sides
 from pysft.jobs.comparisons import Comparisons, made_comparisons
 from pysft.jobs.dpo import train_dpo
 from pysft.jobs.material import Material
+from pysft.jobs.ppo import prompts_of, train_ppo
 from pysft.jobs.reward import train_reward
 from pysft.measure.probe import Probe, stored_probe
-from pysft.measure.raters import Rater, rater_named
+from pysft.measure.raters import Rater, Truth, rater_named
+from pysft.measure.rewards import MODEL, reward_named
 from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints
 from pysft.run.stage import Stage, is_finished, load_stage, measured_stage, read_json
@@ -25,10 +27,12 @@ from pysft.training.settings import Data, Settings
 @dataclass(frozen=True)
 class Known:
     """What the stages of a run that learn from comparisons share. given: the comparisons from
-    files; None if each stage makes its own. base_loss: of the base under them."""
+    files; None if each stage makes its own. prompts: a file for PPO; None asks about the world.
+    base_loss: of the base under them."""
 
     material: Material
     given: Comparisons | None
+    prompts: str | None
     base_loss: float | None
 
 
@@ -63,6 +67,8 @@ def refuse_unasked(settings: Settings, files: list[str] | None, reward: Stage | 
     for name, stage in settings.stages.items():
         if kind_of(name) == "dpo":
             tuned[name] = stage.by
+        elif kind_of(name) == "ppo":
+            tuned[name] = stage.reward
         elif kind_of(name) == "reward" and "reward" not in tuned.values():
             own = name  # it takes the place of the one that was named
     if files:
@@ -98,6 +104,8 @@ def align(
     if place.resume and is_finished(folder):
         drop_checkpoints(folder)  # those of a run that was stopped just before it could
         return load_stage(folder, place.ops), read_json(folder / "report.json"), None
+    if kind == "ppo":
+        return _ppo(name, own, parent, reward, known, place)
     comparisons = known.given or _made(name, own, parent, reward, place)
     for note in comparisons.notes:
         place.screen.say(f"{name}: {note}")
@@ -112,6 +120,17 @@ def align(
         return *train_reward(name, own, parent, comparisons, probe, place), None
     shared = known.material, probe, known.base_loss
     return train_dpo(name, own, parent, comparisons, *shared, place)
+
+
+def _ppo(name: str, settings: Settings, parent: Stage, reward: Stage | None, known: Known, place):
+    """Train the PPO stage `name`, as align() does."""
+    prompts = prompts_of(parent, known.prompts, settings.seed, name)
+    by = settings.stages[name].reward
+    truth = None if parent.world is None else Truth(parent.world)
+    told = reward_named(by, truth, reward)
+    scored = known.material, _probe(parent, known.material), known.base_loss, place
+    critic = reward if by == MODEL else None
+    return train_ppo(name, settings, parent, prompts, told, critic, *scored)
 
 
 def _like(parent: Stage, settings: Settings) -> Settings:

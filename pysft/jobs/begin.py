@@ -14,6 +14,7 @@ from pysft.console import Screen
 from pysft.disk import lock_folder, remove_leftovers
 from pysft.errors import DataError, Interrupted, MissingInput, PysftError, UsageError
 from pysft.jobs.material import WORLD, Material
+from pysft.measure.raters import is_function
 from pysft.nn.shapes import GPTConfig
 from pysft.run.begun import READ, SHIPPED, Begun, resume_command
 from pysft.run.stage import (
@@ -31,7 +32,7 @@ from pysft.text.template import Template
 from pysft.text.templates import load_template
 from pysft.text.tokenizers import vocabulary_from_json, vocabulary_to_json
 from pysft.training.flat import stored_settings
-from pysft.training.kinds import COMPARING, check_stages, kind_of
+from pysft.training.kinds import ALIGNING, check_stages, kind_of
 from pysft.training.presets import Parent
 from pysft.training.settings import Model, Settings
 from pysft.training.values import as_toml
@@ -49,8 +50,9 @@ class Order:
     resumed run, or of a tuned model to begin from; None is the one in the settings. plain: the
     settings to use if no transcripts of tool use can be made from the corpus; None makes that an
     error. name: that of the run's folder below runs/ if `out` names none; None is the preset's.
-    rankings: files of comparisons; None makes them. reward: a run whose reward model ranks replies;
-    None is the one that this run trains."""
+    rankings: files of comparisons; None makes them. reward: a run whose reward model ranks or
+    scores replies; None is the one that this run trains. prompts: a file of prompts for PPO; None
+    asks the questions of the world."""
 
     settings: Settings
     corpus: str | None = None
@@ -67,6 +69,7 @@ class Order:
     name: str | None = None
     rankings: list[str] | None = None
     reward: str | None = None
+    prompts: str | None = None
 
     def chosen_template(self) -> Template:
         return self.template or load_template(self.settings.data.template)
@@ -74,12 +77,12 @@ class Order:
     @property
     def tunes(self) -> bool:
         """True if a stage of it learns from conversations."""
-        return any(kind_of(name) not in ("base", *COMPARING) for name in self.settings.stages)
+        return any(kind_of(name) not in ("base", *ALIGNING) for name in self.settings.stages)
 
     @property
-    def compares(self) -> bool:
-        """True if a stage of it learns from comparisons."""
-        return any(kind_of(name) in COMPARING for name in self.settings.stages)
+    def aligns(self) -> bool:
+        """True if a stage of it learns from comparisons or from a reward."""
+        return any(kind_of(name) in ALIGNING for name in self.settings.stages)
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def resumed(order: Order, verb: str, screen: Screen) -> tuple[Order, Begun]:
         data=begun.data,
         rankings=begun.rankings,
         reward=begun.reward,
+        prompts=begun.prompts,
         base=begun.base,
         ops=begun.ops,
         template=begun.template,
@@ -229,7 +233,7 @@ def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
     if order.resume and order.corpus not in CORPORA:
         require(order.corpus)
     found = {order.corpus: hashlib.sha256(read_corpus(order.corpus).encode()).hexdigest()}
-    named = [*(order.data or []), *(order.rankings or [])]
+    named = [*(order.data or []), *(order.rankings or []), *reward_files(order)]
     files = {str(path): Path(path) for path in named if path != WORLD}
     data = order.settings.data
     if order.tunes and not order.data:
@@ -248,6 +252,13 @@ def input_digests(order: Order, given: Stage | None) -> dict[str, str]:
         with suppress(OSError):  # gather() opens the file next, and explains what is wrong with it
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
+
+
+def reward_files(order: Order) -> list[str]:
+    """Return the file of prompts and the Python file of a reward, as far as the order has them."""
+    rewards = [getattr(stage, "reward", "") for stage in order.settings.stages.values()]
+    found = [by.rpartition(":")[0] for by in rewards if is_function(by)]
+    return [*filter(None, [order.prompts]), *dict.fromkeys(found)]
 
 
 def digest_of_material(material: Material) -> str:

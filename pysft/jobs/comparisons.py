@@ -143,7 +143,7 @@ def made_comparisons(
     are complete."""
     files = folder / TRAINED, folder / HELDOUT
     stage, seed = settings.stages[name], settings.seed
-    sealed = _sealed(parent.world, seed, name)
+    sealed = sealed_questions(parent.world, seed, name)
     if not all(path.is_file() for path in files):
         prompts = asked(parent.world, SPLITS[kind_of(name)])
         parts = prompts * stage.rounds, sealed
@@ -196,7 +196,7 @@ def stored_comparisons(stage: Stage) -> Comparisons:
         return Comparisons([], held, judged_prompts(held), "")
     known = read_rankings(trained, stage.template)
     [name] = stages_of(stage.settings)
-    sealed = _sealed(stage.world, stage.settings["seed"], name)
+    sealed = sealed_questions(stage.world, stage.settings["seed"], name)
     return Comparisons(known, held, sealed, "", stage.world)
 
 
@@ -205,7 +205,7 @@ def judged_prompts(heldout: list[Ranking]) -> list[list[dict]]:
     return list({json.dumps(r.prompt): r.prompt for r in heldout}.values())[:JUDGED]
 
 
-def _sealed(world: WorldSettings, seed: int, name: str) -> list[list[dict]]:
+def sealed_questions(world: WorldSettings, seed: int, name: str) -> list[list[dict]]:
     """The sealed questions that a stage is measured on, JUDGED at most."""
     sealed = asked(world, ["sealed"])
     chosen = rng(seed, name, "judged").permutation(len(sealed))[:JUDGED]

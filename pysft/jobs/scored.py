@@ -6,7 +6,7 @@ import numpy as np
 from pysft.errors import DataError, MissingInput, RowError, UsageError
 from pysft.inference.score import log_probabilities, values
 from pysft.jobs.comparisons import Comparisons, stored_comparisons
-from pysft.jobs.dpo import judged
+from pysft.jobs.judged import judged
 from pysft.measure.alignment import order_figures, split_scores
 from pysft.run.stage import Stage, measured_stage, read_json
 from pysft.text.characters import write_with

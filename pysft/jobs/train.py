@@ -42,7 +42,7 @@ from pysft.nn.computing import computing_ops, in_precision
 from pysft.run.stage import Stage, load_stage, reward_model
 from pysft.run.tree import named_base
 from pysft.text.files import refuse_pipe
-from pysft.training.kinds import COMPARING, kind_of
+from pysft.training.kinds import ALIGNING, kind_of
 from pysft.training.settings import Settings
 
 
@@ -99,7 +99,7 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
     works = plan_work(settings, material)
     begun = begun or Begun(
         verb, settings.to_json(), order.corpus, order.data, order.base, template, order.ops,
-        current_isa(order.ops), inputs, order.rankings, order.reward,
+        current_isa(order.ops), inputs, order.rankings, order.reward, order.prompts,
     )  # fmt: skip
 
     with open_run(begun, order.out, order.resume, screen, order.name) as folder:
@@ -118,9 +118,9 @@ def train(order: Order, screen: Screen, verb: str = "train") -> Trained:
             )
         counts = describe_data(screen, works, material) if order.tunes else {}
         place = Place(folder, screen, order.resume, ops, inputs, began, list(settings.stages))
-        known = works, material, comparisons, counts
+        known = works, material, comparisons, order.prompts, counts
         report, sides = _train_stages(settings, place, given, reward, *known)
-        talks = order.tunes or order.compares
+        talks = order.tunes or order.aligns
         return Trained(report, sides, write_report(folder) if talks else None)
 
 
@@ -132,6 +132,7 @@ def _train_stages(
     works: list,
     material: Material,
     comparisons: Comparisons | None,
+    prompts: str | None,
     counts: dict,
 ) -> tuple[dict, Sides | None]:
     """Train the stages one after the other, and measure each. Return (the last one's report, its
@@ -146,10 +147,10 @@ def _train_stages(
         if kind == "base":
             stage, report = pretrain_base(works[name], material, place)
             base_loss = report["base_loss"]
-        elif kind not in COMPARING:
+        elif kind not in ALIGNING:
             stage, report, sides = tune(works[name], material, counts, stage, base_loss, place)
         else:
-            known = Known(material, comparisons, base_loss)
+            known = Known(material, comparisons, prompts, base_loss)
             made, report, sides = align(name, settings, stage, reward, known, place)
             stage, reward = (stage, made) if kind == "reward" else (made, reward)
     return report, sides
@@ -175,6 +176,7 @@ def _to_compare(
 def _refuse_pipes(order: Order) -> None:
     """Raise an error for a file that can be read only once: a resumed run reads it again."""
     named = {"--corpus": [order.corpus], "--data": order.data, "--rankings": order.rankings}
+    named["--prompts"] = order.prompts and [order.prompts]
     for flag, paths in named.items():
         for path in paths or []:
             if path != WORLD:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pysft.jobs.material import Material
 from pysft.measure.memory import refuse_too_large
 from pysft.nn.shapes import GPTConfig, sizes
-from pysft.training.kinds import COMPARING, Training, kind_of
+from pysft.training.kinds import ALIGNING, Training, kind_of
 from pysft.training.settings import Settings
 from pysft.training.stages import PLANS, Plan, pretrain
 
@@ -33,13 +33,13 @@ class Work:
 
 
 def plan_work(settings: Settings, material: Material) -> list[Work]:
-    """Return the work of each stage in the settings but those that learn from comparisons, which
-    may not exist yet. A UsageError or DataError if a stage cannot be
+    """Return the work of each stage in the settings but those of ALIGNING, whose comparisons and
+    replies do not exist yet. A UsageError or DataError if a stage cannot be
     trained on this material, or if this machine's memory cannot hold it."""
     works = []
     for name in settings.stages:
         own = settings.only(name)
-        if kind_of(name) in COMPARING:
+        if kind_of(name) in ALIGNING:
             continue
         if kind_of(name) == "base":
             config = settings.model.shape(len(material.tokenizer))

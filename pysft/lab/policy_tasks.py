@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from pysft.jobs.comparisons import Comparisons
-from pysft.jobs.dpo import gains, judged, pairs_of
+from pysft.jobs.dpo import gains, pairs_of
+from pysft.jobs.judged import judged
 from pysft.lab.preferring import Subject, first_with, shown, user
 from pysft.measure.evaluate import corpus_loss
 from pysft.measure.ratio import rise

@@ -13,6 +13,7 @@ from pysft.text.formats import first_text
 from pysft.text.heldout import prompt_key
 from pysft.text.ranking import Ranking, ranks_of
 from pysft.training.objectives import sigmoid
+from pysft.training.rollouts import divergence
 
 BINS = 5  # of pairs by their margin
 
@@ -243,17 +244,9 @@ def exact_kl(policy, reference, examples: list) -> float:
     total = 0.0
     for batch in in_batches(examples, policy.config.vocab, policy.config.context):
         rows = np.flatnonzero(batch.graded)
-        p, q = (
-            _log_softmax(model.logits(batch.tokens, batch.cu_seqlens, rows).astype(np.float64))
-            for model in (policy, reference)
-        )
-        total += float((np.exp(p) * (p - q)).sum())
+        p, q = (model.logits(batch.tokens, batch.cu_seqlens, rows) for model in (policy, reference))
+        total += float(divergence(p, q)[0].sum())
     return total / len(examples)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 # ------------------------------------------------------------------------------- the short tables
@@ -330,22 +323,24 @@ def _with_interval(figures: dict) -> str:
     return f"{_percent(figures['accuracy'])} of {figures['pairs']:,} ({low} to {high})"
 
 
+def ppo_rows(report: dict) -> list[tuple[str, str]]:
+    """The rows of the table of a PPO stage: (what, its value)."""
+    ppo = report["ppo"]
+    exact = "exactly 1" if ppo["ratio_first_exact"] else "not exactly 1"
+    return [
+        *_won(ppo),
+        ("reward", f"{ppo['proxy_before']:.2f} -> {ppo['proxy']:.2f}"),
+        *_moved(ppo),
+        ("forgetting", _percent(report["forgetting"])),
+        ("ratios of the first updates", exact),
+        *[(f"alarm, iteration {a['step']:,}", a["text"]) for a in ppo["alarms"]],
+    ]
+
+
 def dpo_rows(report: dict) -> list[tuple[str, str]]:
     """The rows of the table of a DPO stage: (what, its value)."""
-    dpo, rows = report["dpo"], []
-    if "win_rate" in dpo:
-        for name, some in (("at temperature 1", dpo), ("greedy", dpo["greedy"])):
-            rows.append(
-                (
-                    f"win rate {name}",
-                    f"{_percent(some['win_rate'])} ({_percent(some['win_rate_low'])} to"
-                    f" {_percent(some['win_rate_high'])}), ties {_percent(some['ties'])}",
-                )
-            )
-            rows.append(
-                ("  points by the exact judge", f"{some['gold_before']:.2f} -> {some['gold']:.2f}")
-            )
-    kl = "-" if dpo["kl"] is None else f"{dpo['kl']:.2f} nats a reply"
+    dpo = report["dpo"]
+    rows = _won(dpo)
     if dpo.get("accuracy") is not None:
         chosen, rejected = dpo["chosen_logp"], dpo["rejected_logp"]
         rows += [
@@ -356,10 +351,32 @@ def dpo_rows(report: dict) -> list[tuple[str, str]]:
             ),
             ("  nats gained, better and worse", f"{chosen:+.2f}, {rejected:+.2f}"),
         ]
+    return [*rows, *_moved(dpo), ("forgetting", _percent(report["forgetting"]))]
+
+
+def _won(figures: dict) -> list[tuple[str, str]]:
+    """The rows about who answers better; none without a world."""
+    rows = []
+    if "win_rate" in figures:
+        for name, some in (("at temperature 1", figures), ("greedy", figures["greedy"])):
+            rows.append(
+                (
+                    f"win rate {name}",
+                    f"{_percent(some['win_rate'])} ({_percent(some['win_rate_low'])} to"
+                    f" {_percent(some['win_rate_high'])}), ties {_percent(some['ties'])}",
+                )
+            )
+            rows.append(
+                ("  points by the exact judge", f"{some['gold_before']:.2f} -> {some['gold']:.2f}")
+            )
+    return rows
+
+
+def _moved(figures: dict) -> list[tuple[str, str]]:
+    """The rows about how far a model has moved from its parent."""
+    kl = "-" if figures["kl"] is None else f"{figures['kl']:.2f} nats a reply"
     return [
-        *rows,
         ("KL from the parent", kl),
-        ("tokens of a reply", f"{dpo['length_before']:.1f} -> {dpo['length']:.1f}"),
-        ("replies in format", _percent(dpo["format_compliance"])),
-        ("forgetting", _percent(report["forgetting"])),
+        ("tokens of a reply", f"{figures['length_before']:.1f} -> {figures['length']:.1f}"),
+        ("replies in format", _percent(figures["format_compliance"])),
     ]

@@ -6,6 +6,7 @@ All of them are a Rater, so what is done with the orders does not depend on who 
 
 import json
 import re
+import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def rater_named(
     function = function_of(Path(path), name, "prompt, replies", "--by")
     return _one(
         f"{Path(path).name}:{name}",
-        lambda prompt, replies, _: ranks_of(_called(by, function, prompt, replies)),
+        lambda prompt, replies, _: ranks_of(called(by, function, prompt, replies)),
         is_costly=True,  # it may be slow, or call a paid service
     )
 
@@ -189,7 +190,7 @@ def _scored(by: str, score: Callable, prompt, replies) -> list[float]:
     return found.tolist()
 
 
-def _called(by: str, function: Callable, prompt, replies) -> list[float]:
+def called(by: str, function: Callable, prompt, replies) -> list[float]:
     """The scores that a user's function gives. A DataError if it fails, or gives something else."""
     shown = f"{by}({prompt[-1]['content'][:40]!r}, ...)"
     try:
@@ -197,7 +198,9 @@ def _called(by: str, function: Callable, prompt, replies) -> list[float]:
     except PysftError:
         raise
     except Exception as error:  # whatever the user's function raises
-        raise DataError(f"{shown} raised {type(error).__name__}: {error}") from None
+        raise DataError(
+            f"{shown} raised {type(error).__name__}{_line_of(error, by)}: {error}"
+        ) from None
     try:
         found = [float(x) for x in returned if isinstance(x, Real)]
     except (TypeError, OverflowError):
@@ -208,6 +211,15 @@ def _called(by: str, function: Callable, prompt, replies) -> list[float]:
             f" each of the {len(replies)} replies"
         )
     return found
+
+
+def _line_of(error: Exception, by: str) -> str:
+    """Return " in line N of FILE.py": the last line of the user's file that an error went through;
+    "" if it went through none."""
+    path = by.rpartition(":")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).name == Path(path).name]
+    return f" in line {lines[-1]} of {Path(path).name}" if lines else ""
 
 
 # ------------------------------------------------------------------------------------ who is asked

@@ -11,7 +11,7 @@ from pysft.run.stage import read_json
 from pysft.text.template import Template
 
 SHIPPED = "shipped "  # in `sha256`, the prefix of the names of the package's own files
-VERBS = ("train", "pretrain", "reward", "dpo")  # those that begin runs
+VERBS = ("train", "pretrain", "reward", "dpo", "ppo")  # those that begin runs
 READ = "what is trained on"  # in `sha256`, the name of the digest of what was read from the files
 
 
@@ -29,8 +29,8 @@ def resume_command(folder: Path) -> str:
 class Begun:
     """What a run was begun with.
 
-    verb: one of VERBS. settings: as JSON. data, base, rankings, reward: None if not given. ops:
-    "kernels" or "reference". isa: the instruction set. Both are kept because others give other
+    verb: one of VERBS. settings: as JSON. data, base, rankings, reward, prompts: None if not given.
+    ops: "kernels" or "reference". isa: the instruction set. Both are kept because others give other
     bits. A run that was resumed with another instruction set has both, as in "avx512, base".
     sha256: the digest of every file that the run reads, by name, and under READ that of what was
     read from them."""
@@ -46,12 +46,13 @@ class Begun:
     sha256: dict[str, str]
     rankings: list | None = None
     reward: str | None = None
+    prompts: str | None = None
 
     def to_json(self) -> dict:
         names = ("verb", "corpus", "data", "base", "ops", "isa", "sha256", "settings")
         document = {name: getattr(self, name) for name in names}
-        comparing = {"rankings": self.rankings, "reward": self.reward}
-        document |= {name: value for name, value in comparing.items() if value is not None}
+        others = {name: getattr(self, name) for name in ("rankings", "reward", "prompts")}
+        document |= {name: value for name, value in others.items() if value is not None}
         return document | {"template": self.template.to_json()}
 
     @classmethod
@@ -81,10 +82,13 @@ class Begun:
                 dict(kept["sha256"]),
                 kept.get("rankings"),
                 kept.get("reward"),
+                kept.get("prompts"),
             )
             named = [found.corpus, found.ops, found.isa, *(found.data or [])]
             named += [
-                x for x in (*(found.rankings or []), found.base, found.reward) if x is not None
+                x
+                for x in (*(found.rankings or []), found.base, found.reward, found.prompts)
+                if x is not None
             ]
             if not all(isinstance(name, str) for name in named):
                 raise TypeError("corpus, base, ops, isa and data must be text")

@@ -204,14 +204,89 @@ class PreferenceTuning(Comparing):
             raise UsageError("smoothing is not defined for kind = 'ipo'; leave one of them out")
 
 
+@dataclass(frozen=True)
+class PolicyTuning(Training):
+    """PPO: tuning on a reward for the replies that the model itself writes.
+
+    A step is an iteration: the model writes `replies` replies to each of `prompts` prompts at
+    temperature 1, of at most `tokens` tokens, and then learns from them in `epochs` updates, each
+    from all of them.
+
+    reward: "reward" (the run's reward model), "world" (the exact judge), or FILE.py:function. A
+    reply that did not end, is empty or holds a control token has the score `unfinished` instead.
+    tools: let replies call the tools that the model knows. beta: the price of KL in nats from the
+    model that the stage begins from. kl_target: above 0, beta rises and falls so that the KL per
+    reply comes near it, within about `horizon` replies.
+
+    baseline: what a reward is compared with: the "value" of a critic, the other replies to the same
+    prompt ("leave-one-out"), or their mean and deviation ("group"). gamma, lam: of a critic's
+    advantages (advantages.gae). critic_lr: its learning rate. whiten: give the advantages of an
+    iteration the mean 0 and the deviation 1. clipping, ratio_clip: kind and clip of objectives.Ppo.
+    value_clip: clip of ClippedValue. ptx: the weight of the windows of base text and of a world.
+
+    kl_limit: an alarm tells of a KL above it; 0 is no limit. on_alarm: "say" or "stop"."""
+
+    steps: int = 200
+    lr: float = 3e-4
+    schedule: str = "linear"
+    warmup: int = 5
+    prompts: int = 16
+    replies: int = 4
+    tokens: int = 120
+    epochs: int = 2
+    reward: str = "reward"
+    unfinished: float = -1.0
+    tools: bool = False
+    beta: float = 0.02
+    kl_target: float = 0.0
+    horizon: float = 10_000.0
+    baseline: str = "value"
+    gamma: float = 1.0
+    lam: float = 0.95
+    critic_lr: float = 1e-3
+    whiten: bool = True
+    clipping: str = "ppo"
+    ratio_clip: float = 0.2
+    value_clip: float = 0.2
+    ptx: float = 1.0
+    windows: tuple[tuple[int, int], ...] = ((256, 2),)
+    kl_limit: float = 20.0
+    on_alarm: str = "say"
+    checkpoint_every: str = "tenth"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("steps", "prompts", "replies", "tokens", "epochs"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} = 0: an iteration needs at least one")
+        if self.baseline != "value" and self.replies < 2:
+            raise UsageError(
+                f"replies = {self.replies}: the baseline {self.baseline!r} compares the replies to"
+                " a prompt, so it needs at least 2"
+            )
+        if self.kl_target and not (self.beta and self.horizon):
+            raise UsageError(
+                f"kl_target = {self.kl_target}: beta = {self.beta} and horizon = {self.horizon}"
+                " must be above 0, because beta is raised and lowered by a share of itself"
+            )
+        for name in ("gamma", "lam"):
+            if getattr(self, name) > 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be at most 1")
+        if not 0 < self.ratio_clip < 1:
+            raise UsageError(f"ratio_clip = {self.ratio_clip} must be above 0 and below 1")
+
+
 KINDS = {  # in the order of training
     "base": Pretraining,
     "sft": FineTuning,
     "reward": RewardModel,
+    "ppo": PolicyTuning,
     "dpo": PreferenceTuning,
 }
-# The kinds that learn from comparisons.
+# The kinds that learn from comparisons, and those that begin from a model that talks and need no
+# conversations: these, and a policy that writes its own.
 COMPARING = tuple(kind for kind, made in KINDS.items() if issubclass(made, Comparing))
+ALIGNING = (*COMPARING, "ppo")
 
 
 def kind_of(name: str) -> str:

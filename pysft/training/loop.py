@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,7 +20,8 @@ class Report:
     token, weighted as the batch says. figures: the objective's figures, each the mean over the
     whole step; figures whose count is 0 are left out. norm: of the gradient before clipping.
     graded, tokens: the numbers of graded rows and of all rows. skipped: True if the step was not
-    finite, so that no weight moved."""
+    finite, so that no weight moved. alarms: what has begun
+    to go wrong (alarms.py)."""
 
     step: int
     loss: float
@@ -31,6 +32,7 @@ class Report:
     tokens: int
     seconds: float = 0.0
     skipped: bool = False
+    alarms: dict[str, str] = field(default_factory=dict)
 
 
 def schedule(
@@ -156,43 +158,76 @@ def _score(x: float, values) -> float:
     return (x - middle) / max(spread, 1e-3 * abs(middle), 1e-6)
 
 
+@dataclass
+class Learner:
+    """What learns: a model with its optimiser, and what a step of its training is. PPO has another
+    one (ppo.py), whose step is an iteration.
+
+    draw(step): the micro-batches of step 0, 1, ... rate(step): its learning rate. limit: as in
+    train_step. beside, numbers: what a checkpoint holds beside the model and its moments."""
+
+    model: object
+    adam: AdamW
+    draw: Callable[[int], list]
+    objective: Callable
+    rate: Callable[[int], float]
+    limit: float = 0.0
+    beside: dict = field(default_factory=dict)
+    numbers: dict = field(default_factory=dict)
+    stopped: bool = False  # True ends the training before its last step
+
+    @property
+    def steps(self) -> int:
+        """The number of steps taken so far."""
+        return self.adam.steps
+
+    @steps.setter
+    def steps(self, number: int) -> None:
+        self.adam.steps = number
+
+    def resume(self, rows: list[dict]) -> None:
+        """Take note of the log's rows of the steps taken so far. A step here depends on none."""
+
+    def take(self, step: int) -> Report:
+        """Take step number `step`, from 0."""
+        batches = self.draw(step)
+        return train_step(
+            self.model, self.adam, batches, self.objective, self.rate(step), self.limit
+        )
+
+
 SKIPS = 10  # the most steps that are skipped in a row; with one more, training stops
 
 
 def train(
-    model,
-    adam: AdamW,
-    draw: Callable[[int], list],
-    objective,
-    rate: Callable[[int], float],
+    learner: Learner,
     steps: int,
-    limit: float = 0.0,
     skip: Callable[[Diverged], None] | None = None,
     skipped: int = 0,
 ) -> Iterator[Report]:
-    """Train until adam.steps is `steps`, and yield a Report after each step. The caller prints,
+    """Train until learner.steps is `steps`, and yield a Report after each step. The caller prints,
     measures, saves or stops.
 
-    The first step is number adam.steps, which is above 0 for a loaded optimiser. draw(step): the
-    step's micro-batches. rate(step): its learning rate. limit: as in train_step.
+    The first step is number learner.steps, which is above 0 for a loaded optimiser.
 
     skip(error): called for a step that is not finite. The step is then skipped: weights and moments
     stay as they were. Diverged is raised if there is no `skip`, if SKIPS steps in a row have been
     skipped before, or if a weight is not finite. skipped: the number of steps that an interrupted
     run skipped just before the first one here."""
-    while adam.steps < steps:
+    while learner.steps < steps and not learner.stopped:
         start = time.perf_counter()
-        step = adam.steps
+        step = learner.steps
         try:
-            report = train_step(model, adam, draw(step), objective, rate(step), limit)
+            report = learner.take(step)
         except Diverged as error:
             skipped += 1
             if skip is None or error.lasting or skipped > SKIPS:
                 raise
             skip(error)
-            adam.steps += 1
+            learner.steps = step + 1
             tokens, nan = _rows(error.batches), math.nan
-            report = Report(adam.steps, nan, {}, nan, rate(step), 0, tokens, skipped=True)
+            rate = learner.rate(step)
+            report = Report(step + 1, nan, {}, nan, rate, 0, tokens, skipped=True)
         else:
             skipped = 0
         report.seconds = time.perf_counter() - start

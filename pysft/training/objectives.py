@@ -243,3 +243,112 @@ def _averaged_rows(batch) -> dict[str, np.ndarray]:
     is_chosen[_pairs_of(batch)[0]] = True
     sequences = {"chosen": is_chosen, "base": batch.source != "conversation"}
     return {term: batch.per_row(here) & batch.graded for term, here in sequences.items()}
+
+
+CLIPS = ("ppo", "cispo", "none")  # what Ppo makes of a ratio that has left its bounds
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """The policy's loss on replies that it wrote before its last updates (Schulman et al. 2017).
+
+    Row by row, with the column "nll_old" of the policy that wrote the reply, the column
+    "advantage" A, and ratio = exp(nll_old - nll), how much likelier the token has become:
+
+        ppo     max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip)): nothing is gained by moving a
+                ratio further than `clip` in the direction of A
+        cispo   -A ratio up to ratio = c = 1 + clip, and beyond it -A c (1 + ln(ratio / c)): the
+                gradient goes on with the weight c instead of the ratio (MiniMax 2025)
+        none    -A ratio
+
+    loss = mean over the graded rows of replies + base * (mean nll of the graded rows of base text).
+    Base text (ptx of Ouyang et al. 2022) is every sequence that is no conversation; its mean has a
+    total of its own. The weights of sequences are not read.
+
+    The gradient of -A ratio by nll is A ratio. At the first update after the replies were written
+    every ratio is 1, so it is the advantage alone, whatever the kind.
+
+    The figures: the share of rows whose ratio is outside 1 - clip to 1 + clip ("clipped"), and of
+    those whose ratio is not exactly 1 ("moved"), the estimate k3 of the KL divergence of the old
+    policy from this one in nats a token ("kl_old"), and the nll of base text ("base")."""
+
+    clip: float = 0.2
+    kind: str = "ppo"
+    base: float = 1.0
+
+    def counts(self, batch) -> dict[str, float]:
+        """Return the numbers of graded rows of "replies" and of "base" text."""
+        return {term: float(rows.sum()) for term, rows in _replies_and_base(batch).items()}
+
+    def __call__(self, batch, out, totals):
+        nll, rows = out.nll.astype(np.float64), _replies_and_base(batch)
+        replies, base = rows["replies"], rows["base"]
+        A = batch.columns["advantage"][replies].astype(np.float64)
+        gained = batch.columns["nll_old"][replies] - nll[replies]  # ln of the ratio
+        with np.errstate(over="ignore"):  # a loss that is not finite stops the training
+            ratio = np.exp(gained)
+        low, high = 1 - self.clip, 1 + self.clip
+        losses, slopes = -A * ratio, A * ratio  # slopes: d losses / d nll
+        if self.kind == "ppo":
+            bounded = -A * np.clip(ratio, low, high)
+            slopes = np.where(losses >= bounded, slopes, 0.0)
+            losses = np.maximum(losses, bounded)
+        elif self.kind == "cispo":
+            beyond = ratio > high
+            losses = np.where(beyond, -A * high * (1 + gained - np.log(high)), losses)
+            slopes = np.where(beyond, A * high, slopes)
+        n, dnll = len(A), np.zeros(len(nll))
+        loss = 0.0
+        if n:
+            loss = float(losses.sum()) / totals["replies"]
+            dnll[replies] = slopes / totals["replies"]
+        figures = {
+            "clipped": (float(((ratio < low) | (ratio > high)).sum()), n),
+            "moved": (float((ratio != 1).sum()), n),
+            "kl_old": (float((np.expm1(gained) - gained).sum()), n),
+            "base": (float(nll[base].sum()), int(base.sum())),
+        }
+        if base.any():
+            loss += self.base * float(nll[base].sum()) / totals["base"]
+            dnll[base] = self.base / totals["base"]
+        return loss, dnll.astype(out.nll.dtype), None, figures
+
+
+@dataclass(frozen=True)
+class ClippedValue:
+    """The critic's loss: how far the value of each graded row is from the column "return" R.
+
+        loss = mean over the graded rows of max((v - R)^2, (near - R)^2) / 2
+        near = v_old + clip(v - v_old, -clip, clip)
+
+    v_old is the column "value_old", the value before the critic's last updates. So nothing is
+    gained by moving a value further from it than `clip`, as for the policy. clip = 0 does without.
+    The weights of sequences are not read. The figure: the mean loss ("value_loss")."""
+
+    clip: float = 0.2
+
+    def counts(self, batch) -> dict[str, float]:
+        """Return {"graded": the number of graded rows}."""
+        return {"graded": float(batch.graded.sum())}
+
+    def __call__(self, batch, out, totals):
+        v, rows = out.value.astype(np.float64), batch.graded
+        off = v[rows] - batch.columns["return"][rows]
+        losses, slopes = off**2 / 2, off
+        if self.clip:
+            old = batch.columns["value_old"][rows].astype(np.float64)
+            near = old + np.clip(v[rows] - old, -self.clip, self.clip)
+            bounded = (near - batch.columns["return"][rows]) ** 2 / 2
+            slopes = np.where(losses >= bounded, slopes, 0.0)
+            losses = np.maximum(losses, bounded)
+        dvalue = np.zeros(len(v))
+        dvalue[rows] = slopes / totals["graded"]
+        loss = float(losses.sum()) / totals["graded"]
+        figures = {"value_loss": (float(losses.sum()), len(losses))}
+        return loss, None, dvalue.astype(out.value.dtype), figures
+
+
+def _replies_and_base(batch) -> dict[str, np.ndarray]:
+    """Return the graded rows (N,) bool of "replies" and of "base" text."""
+    is_reply = batch.per_row(batch.source == "conversation")
+    return {"replies": is_reply & batch.graded, "base": ~is_reply & batch.graded}

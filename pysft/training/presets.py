@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pysft.errors import MissingInput, UsageError
 from pysft.training.flat import is_flat, places
 from pysft.training.kinds import (
-    COMPARING,
+    ALIGNING,
     KINDS,
     FineTuning,
     Pretraining,
@@ -139,6 +139,7 @@ OF_WORLD = {
         # One pass over the pairs: those of a model that is mostly right are few, and read more
         # often they are learned by heart.
         "dpo": {"steps": 0, "lr": 2e-4, "pairs": 16, "nll": 5.0, "world": ((256, 6),)},
+        "ppo": {"world": ((256, 6),)},
     },
     "mini": {
         "world": {"people": 400},
@@ -188,6 +189,12 @@ DPO_FLAGS = {
     name: ("dpo", name)
     for name in ("steps", "lr", "beta", "kind", "nll", "replies", "rounds", "by")
 } | {"precision": ("model", "precision"), "too_long": ("data", "too_long")}
+PPO_FLAGS = {
+    name: ("ppo", name)
+    for name in (
+        "steps", "lr", "reward", "beta", "kl_target", "baseline", "ptx", "tools", "on_alarm",
+    )
+} | {"precision": ("model", "precision")}  # fmt: skip
 PRETRAIN_FLAGS = {
     "precision": ("model", "precision"),
     "steps": ("base", "steps"),
@@ -225,14 +232,14 @@ def resolve(
 
     upon, flags: documents as Settings.changed() takes them. tools: True takes WITH_TOOLS for
     `upon`, if the settings leave room for transcripts. world: the tables of OF_WORLD to take; those
-    of stages that learn from comparisons are taken wherever a world is known. stages: the names of
+    of stages that align a model are taken wherever a world is known. stages: the names of
     the stages, else those that the file names, else base and sft, or after a parent the next
     fine-tuning. say(text): takes a sentence about tables of the file that no stage uses, or about a
     context without room for transcripts.
 
-    The preset is `preset`, else the one that the file names, else for comparisons in a world the
-    parent's, else tiny. A UsageError if a name or value is not valid, or differs from the parent's.
-    """
+    The preset is `preset`, else the one that the file names, else for a stage of ALIGNING in a
+    world the parent's, else tiny. A UsageError if a name or value is not valid, or differs from the
+    parent's."""
     chosen = {} if file is None else dict(file.document)
     named, listed = chosen.pop("preset", None), chosen.pop("stages", None)
     names = listed if stages is None else stages
@@ -245,7 +252,7 @@ def resolve(
         )
     check_stages(names, None if parent is None else parent.stage)
     knows = parent is not None and "world" in parent.fixed
-    compares = (knows or world) and any(kind_of(name) in COMPARING for name in names)
+    compares = (knows or world) and any(kind_of(name) in ALIGNING for name in names)
     preset = named if preset is None else preset
     if preset is None and compares and parent is not None and parent.preset in OF_WORLD:
         preset = parent.preset
@@ -257,7 +264,7 @@ def resolve(
     if parent is not None:
         settings = _begun_from(settings, parent)
     if world or compares and preset in OF_WORLD:
-        upon = of_world(settings, preset, (*world, *COMPARING))
+        upon = of_world(settings, preset, (*world, *ALIGNING))
     elif tools:
         upon = _wanted_tools(settings, [chosen, flags or {}], say)
     layers = [(upon or {}, ""), (chosen, f"--config {file}: "), (flags or {}, "")]
@@ -287,7 +294,7 @@ def _wanted_tools(settings: Settings, layers: list[dict], say) -> dict:
             usual = values.get(name, usual) if isinstance(values, dict) else usual
         return usual
 
-    tunes = any(kind_of(name) not in ("base", *COMPARING) for name in settings.stages)
+    tunes = any(kind_of(name) not in ("base", *ALIGNING) for name in settings.stages)
     unwanted = value("data", "shipped", "") == "pairs" or value("data", "transcripts", 1) == 0
     if not changes or not tunes or unwanted:
         return {}

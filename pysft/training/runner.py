@@ -25,7 +25,7 @@ from pysft.run.log import append_log, cut_measurements, read_log
 from pysft.run.stage import Stage, write_json
 from pysft.text.tokenizer import Tokenizer
 from pysft.training.kinds import Training
-from pysft.training.loop import Outliers, Report, train
+from pysft.training.loop import Learner, Outliers, Report, train
 from pysft.training.stages import Plan
 
 FIRST_SECONDS = 10  # a process's time to its first checkpoint of a stage, or less
@@ -37,10 +37,15 @@ def steps_of(model, plan: Plan, settings: Training, objective=None) -> Iterator[
     """Train `model` in place along a plan, and yield a Report after each step. Nothing is written.
 
     settings: those of the stage. objective: None is the plan's."""
-    adam = AdamW(model, **settings.adam())
     model.reserve(plan.rows)
+    yield from train(learner_of(model, plan, settings, objective), plan.steps)
+
+
+def learner_of(model, plan: Plan, settings: Training, objective=None) -> Learner:
+    """Return what learns along a plan. The arguments are those of steps_of()."""
     objective = plan.objective if objective is None else objective
-    yield from train(model, adam, plan.draw, objective, plan.rate, plan.steps, settings.clip)
+    adam = AdamW(model, **settings.adam())
+    return Learner(model, adam, plan.draw, objective, plan.rate, settings.clip)
 
 
 def pause(saves: int, save_every: float) -> float:
@@ -110,6 +115,8 @@ class Journal:
             "seconds": round(r.seconds, 6),
             "tokens_per_s": round(r.tokens / max(r.seconds, TICK)),
         }
+        if r.alarms:
+            line["alarms"] = r.alarms
         self.lines.append(line)
         self.recent = [*self.recent, _loss(line)][-LAST_STEPS:]
         self.since.append(self.recent[-1])
@@ -145,14 +152,16 @@ class _Running:
     """What train_stage() does beside its loop: checkpoints, interruptions, steps that are not
     finite."""
 
-    def __init__(self, stage: Stage, model, adam: AdamW, journal: Journal, screen: Screen):
-        self.stage, self.model, self.adam = stage, model, adam
+    def __init__(self, stage: Stage, learner: Learner, journal: Journal, screen: Screen):
+        self.stage, self.learner = stage, learner
         self.journal, self.screen = journal, screen
         self.folder, self.saved, self.saves = stage.folder, time.monotonic(), 0
 
     def checkpoint(self) -> Path:
         self.journal.flush()  # first, because every step before a checkpoint must be in the log
-        path = save_checkpoint(self.folder, self.model, self.adam)
+        learner = self.learner
+        parts = learner.model, learner.adam, learner.steps, learner.beside, learner.numbers
+        path = save_checkpoint(self.folder, *parts)
         self.saved, self.saves = time.monotonic(), self.saves + 1
         return path
 
@@ -160,7 +169,7 @@ class _Running:
         """Write a checkpoint and raise Interrupted."""
         path = self.checkpoint()
         raise Interrupted(
-            f"{what} after step {self.adam.steps}. The checkpoint is {path}. "
+            f"{what} after step {self.learner.steps}. The checkpoint is {path}. "
             f"Go on with: {resume_command(self.folder.parent)}",
             number,
         )
@@ -169,7 +178,7 @@ class _Running:
         self.screen.say(f"{self.stage.name}: skipped {error} (its batch: {self.keep_batch(error)})")
 
     def keep_batch(self, error: Diverged) -> str:
-        return keep_batch(self.folder, self.adam.steps + 1, error, self.stage.tokenizer)
+        return keep_batch(self.folder, self.learner.steps + 1, error, self.stage.tokenizer)
 
     def diverged(self, error: Diverged) -> Diverged:
         """Return the error to raise. It names the file that the batch was written to."""
@@ -197,38 +206,41 @@ def train_stage(
     resume: bool,
     model=None,
     at=(),
+    learner: Learner | None = None,
 ) -> Iterator[Moment]:
     """Train a stage along its plan in stage.folder, and log each step. Yield a Moment after each
     step in `at` and, unless `at` is empty, one before the first step. Training goes on when the
     next one is asked for, so the caller must exhaust the generator.
 
     settings: those of the stage. resume: go on from the last checkpoint, if there is one. model:
-    the LoRA around stage.model, if that is trained; None is stage.model itself.
+    the LoRA around stage.model, if that is trained; None is stage.model itself. learner: what
+    learns, if it is more than that model along the plan. A training that it stops early has a
+    Moment after its last step too.
 
     If a signal comes, or if the output can no longer be written, a checkpoint is written and
     Interrupted is raised. A step that is not finite is skipped or raises Diverged, as
     settings.on_nan says."""
     folder, model = stage.folder, stage.model if model is None else model
     make_folder(folder)
-    adam = AdamW(model, **settings.adam())
-    _go_back_to_checkpoint(stage, model, adam, screen, resume)
+    learner = learner or learner_of(model, plan, settings)
+    _go_back_to_checkpoint(stage, learner, screen, resume)
     model.reserve(plan.rows)
-    journal = Journal(folder, max((s for s in at if s <= adam.steps), default=0))
-    if adam.steps == 0 and len(at):
+    journal = Journal(folder, max((s for s in at if s <= learner.steps), default=0))
+    if learner.steps == 0 and len(at):
         yield Moment(0, None)
-    running = _Running(stage, model, adam, journal, screen)
+    running = _Running(stage, learner, journal, screen)
     skip = running.skip if settings.on_nan == "skip" else None
-    seconds, tokens, first = 0.0, 0, adam.steps
-    loop = (model, adam, plan.draw, plan.objective, plan.rate, plan.steps, settings.clip)
+    seconds, tokens, first = 0.0, 0, learner.steps
     with Signals() as signals:
         try:
-            for r in train(*loop, skip, journal.skipped):
+            for r in train(learner, plan.steps, skip, journal.skipped):
                 seconds, tokens = seconds + r.seconds, tokens + r.tokens
                 outlier = journal.add(r)
-                if r.step in at:
+                if r.step in at or learner.stopped and len(at):
                     yield Moment(r.step, journal.loss_since_measured())
-                if outlier:  # only after measuring, because printing raises if the reader has gone
-                    screen.say(f"{stage.name}: step {r.step:,}: {outlier}")
+                # Only after measuring, because printing raises if the reader has gone.
+                for odd in filter(None, (outlier, *r.alarms.values())):
+                    screen.say(f"{stage.name}: step {r.step:,}: {odd}")
                 left = (plan.steps - r.step) * seconds / (r.step - first)
                 screen.progress(
                     f"{stage.name}  step {r.step:,} of {plan.steps:,}  loss {journal.loss():.3f}  "
@@ -253,15 +265,20 @@ def train_stage(
             journal.flush()
 
 
-def _go_back_to_checkpoint(stage: Stage, model, adam: AdamW, screen: Screen, resume: bool) -> None:
+def _go_back_to_checkpoint(stage: Stage, learner: Learner, screen: Screen, resume: bool) -> None:
     """If `resume`, load the stage's last checkpoint. Cut the log and the measurements to match, or
     start both anew."""
-    folder = stage.folder
-    if resume and load_checkpoint(folder, model, adam, screen.say):
-        screen.say(f"{stage.name}: going on after step {adam.steps:,}")
+    folder, parts = stage.folder, (learner.beside, learner.numbers)
+    step = None
+    if resume:
+        step = load_checkpoint(folder, learner.model, learner.adam, screen.say, *parts)
+    if step is not None:
+        learner.steps = step
+        learner.resume(read_log(folder))
+        screen.say(f"{stage.name}: going on after step {step:,}")
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
-    if not cut_measurements(folder, adam.steps if adam.steps else -1) and adam.steps:
+    if not cut_measurements(folder, step if step else -1) and step:
         screen.say(
             f"{folder / 'measurements.jsonl'}: a damaged line is left out; `select` and the report"
             " do without it"

@@ -18,7 +18,7 @@ from pysft.rng import rng
 from pysft.text.windows import draw_windows, window
 from pysft.training.kinds import FineTuning, Training
 from pysft.training.loop import schedule
-from pysft.training.objectives import BradleyTerry, Dpo, Sft
+from pysft.training.objectives import BradleyTerry, Dpo, Ppo, Sft
 from pysft.training.settings import Settings
 
 
@@ -149,6 +149,46 @@ def dpo(
     epochs = {"pairs": steps * stage.pairs / n} | of_world
     objective = Dpo(stage.beta, stage.kind, stage.smoothing, stage.nll, stage.window_weight)
     return _of_groups(settings, name, pairs, pick, steps, objective, vocab, epochs, replay)
+
+
+def ppo(
+    settings: Settings,
+    name: str,
+    lengths: list[int],
+    corpus: np.ndarray,
+    context: int,
+    world: np.ndarray | None = None,
+) -> tuple[Plan, Callable[[int], np.ndarray]]:
+    """PPO, whose data the policy writes itself (ppo.py). Return (plan, pick): plan.draw(update)
+    gives the windows of base text and of a world beside the replies of an update, as examples, and
+    pick(iteration) the numbers of the prompts that an iteration asks.
+
+    name: that of the stage in `settings`. lengths: of the prompts, in tokens. corpus, world: as
+    finetune() takes them. plan.steps are iterations, and plan.rows a bound for the longest
+    replies."""
+    stage, n = settings.stages[name], len(lengths)
+    _refuse_short(corpus, stage.windows)
+    updates = stage.steps * stage.epochs
+    from_world, of_world = _walk_world(settings, name, world, updates)
+    pick = _once_an_epoch(settings.seed, name, "prompts", n, stage.prompts)
+
+    def draw(update):
+        windows = _replay(settings, name, corpus, update) + from_world(update)
+        blank = np.zeros  # nobody wrote a window to learn from it
+        return [
+            dataclasses.replace(
+                e,
+                columns={c: blank(len(e.input_ids), np.float32) for c in ("nll_old", "advantage")},
+            )
+            for e in windows
+        ]
+
+    longest = min(context, max(lengths, default=0) + stage.tokens)
+    rows = stage.prompts * stage.replies * longest + _rows_of(stage.windows + stage.world)
+    rows = _micro_rows(stage, context, rows)
+    objective = Ppo(stage.ratio_clip, stage.clipping, stage.ptx)
+    epochs = {"prompts": stage.steps * stage.prompts / n} | of_world
+    return Plan(draw, _rate(stage), objective, stage.steps, rows, epochs), pick
 
 
 def _of_groups(

@@ -8,7 +8,7 @@ from pysft.nn.shapes import MATRICES, PRECISIONS
 from pysft.text.grades import GRADES
 from pysft.text.keys import checked_ignore
 from pysft.text.tokenizers import TOKENIZERS
-from pysft.training.objectives import TIES
+from pysft.training.objectives import CLIPS, TIES
 from pysft.world.made import MADE
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -25,8 +25,12 @@ CHOICES = {
     "on_nan": ("abort", "skip"),
     "ties": TIES,
     "kind": ("sigmoid", "ipo"),
+    "baseline": ("value", "leave-one-out", "group"),
+    "clipping": CLIPS,
+    "on_alarm": ("say", "stop"),
     "shipped": ("pairs", "conversations", "conversations+pairs"),
 }
+SIGNED = ("unfinished",)  # the settings that may be below 0
 
 
 def as_toml(value) -> str:
@@ -72,8 +76,12 @@ def checked(f: dataclasses.Field, value):
     if f.type is int and not is_whole(value):
         raise UsageError(f"{given} must be a whole number, not negative")
     if f.type is float:
-        if not _is_real(value):
-            raise UsageError(f"{given} must be a number from 0 to a million")
+        least = "0"
+        is_fine = _is_real(value)
+        if name in SIGNED:
+            least, is_fine = "minus a million", is_fine or _is_number(value) and _is_real(-value)
+        if not is_fine:
+            raise UsageError(f"{given} must be a number from {least} to a million")
         return float(value)
     if f.type in (bool, str) and not isinstance(value, f.type):
         raise UsageError(f"{given} must be {'true or false' if f.type is bool else 'text'}")
@@ -87,8 +95,12 @@ def is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _is_real(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
+    return _is_number(value) and 0 <= value < 1e6
 
 
 def _is_window(value) -> bool:

@@ -1,0 +1,231 @@
+"""PPO as a stage of a run: a model that talks writes replies, is told what each is worth, and comes
+to write better ones. No person writes or ranks anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pysft.errors import DataError, RowError, UsageError
+from pysft.inference.engine import SLOTS
+from pysft.inference.generate import Reply
+from pysft.inference.tool_calls import answer_calls
+from pysft.jobs.begin import Place
+from pysft.jobs.compare import Sides
+from pysft.jobs.comparisons import JUDGED, Comparisons, asked, sealed_questions
+from pysft.jobs.judged import judged
+from pysft.jobs.material import Material
+from pysft.jobs.pretrain import announce
+from pysft.jobs.tuned import begin_stage, finish_stage, train_and_measure
+from pysft.measure.evaluate import checks, spoken
+from pysft.measure.memory import refuse_too_large, say_memory
+from pysft.measure.probe import Probe
+from pysft.measure.rewards import Reward
+from pysft.measure.words import words
+from pysft.nn.grow import copied, with_outputs
+from pysft.nn.shapes import sizes
+from pysft.rng import rng
+from pysft.run.log import read_log
+from pysft.run.stage import Stage
+from pysft.text.render import render_prompt
+from pysft.text.sampled import is_usable, read_asked
+from pysft.training import stages
+from pysft.training.ppo import Iterations, Task
+from pysft.training.rollouts import Rollout
+from pysft.training.settings import Settings
+
+SPLITS = ("train", "ppo")  # of a world: whose questions a policy may be asked
+HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a policy is asked, as messages. trained: while it learns. judged: those that it is
+    measured on, which no training asks. note: a sentence about what was left out, or ""."""
+
+    trained: list[list[dict]]
+    judged: list[list[dict]]
+    note: str = ""
+
+
+def prompts_of(parent: Stage, file: str | None, seed: int, name: str) -> Prompts:
+    """Return the prompts of a file, or without one the questions of the world that the parent
+    learned; the judged ones are then sealed. A DataError if none of them leaves room for a reply, a
+    UsageError if there are neither."""
+    if file is None:
+        if parent.world is None:
+            raise UsageError(
+                f"stage {name!r} asks prompts, and none are named: name a file by --prompts, or begin"
+                " from a run that learned an invented world (train --data world)"
+            )
+        return Prompts(asked(parent.world, SPLITS), sealed_questions(parent.world, seed, name))
+    every = {str(messages): messages for messages, _, _ in read_asked(file, parent.template)}
+    fit = [messages for messages in every.values() if _fits(parent, messages)]
+    if not fit:
+        raise DataError(
+            f"{file}: no prompt of it can be written with this model's characters and leaves room"
+            f" for a reply in its context of {parent.model.config.context:,}; shorten them"
+        )
+    order = rng(seed, name, "judged").permutation(len(fit))
+    kept = set(order[: min(JUDGED, len(fit) // HELD_OUT)].tolist())
+    note = f"left out: {len(every) - len(fit):,} prompts that the model cannot read"
+    return Prompts(
+        [messages for i, messages in enumerate(fit) if i not in kept],
+        [fit[i] for i in sorted(kept)],
+        note if len(fit) < len(every) else "",
+    )
+
+
+def _fits(stage: Stage, messages: list[dict]) -> bool:
+    try:
+        ids = render_prompt(messages, stage.tokenizer, stage.template)
+    except (RowError, DataError):
+        return False
+    return len(ids) < stage.model.config.context - 1  # a token, and the end
+
+
+# ---------------------------------------------------------------------------------- what is told
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores the replies of a stage, and describes them.
+
+    known: the words that count as real. gold: knows the truth, if the reward does not; None without
+    a world."""
+
+    stage: Stage
+    reward: Reward
+    unfinished: float
+    known: frozenset[str]
+    gold: Comparisons | None
+
+    def score(self, prompts, texts: Sequence[str], replies: Sequence[Reply]) -> np.ndarray:
+        """(n,) float64. `unfinished` for a reply that did not end, is empty or holds a control
+        token; for the others what the reward says."""
+        found = np.full(len(texts), self.unfinished)
+        fit = [i for i, r in enumerate(replies) if r.stop == "end" and is_usable(texts[i])]
+        if fit:
+            chosen = [prompts[i] for i in fit], [texts[i] for i in fit], [True] * len(fit)
+            found[fit] = self.reward.score(*chosen)
+        return found
+
+    def told(self, prompts, rollouts: list[Rollout]) -> tuple[np.ndarray, dict]:
+        """(scores (n,), figures {name: (sum, count)}): "distinct" (different replies), "compliance"
+        (replies in format), "real_words", "distinct_words", and "gold" if somebody knows."""
+        words_of = self.stage.tokenizer, self.stage.template
+        replies = [Reply(r.ids, r.stop, r.injected) for r in rollouts]
+        texts = [spoken(reply, *words_of) for reply in replies]
+        every = [words(text) for text in texts]
+        count = sum(map(len, every))
+        figures = {
+            "distinct": (len({r.ids.tobytes() for r in rollouts}), len(rollouts)),
+            "compliance": (sum(all(checks(r, *words_of)) for r in replies), len(replies)),
+            "real_words": (sum(w in self.known for some in every for w in some), count),
+            "distinct_words": (sum(len(set(some)) for some in every), count),
+        }
+        if self.gold is not None:
+            given = zip(prompts, texts, replies)
+            truth = self.gold.truth
+            golds = [truth.golds(p, [text], [r.stop == "end"])[0] for p, text, r in given]
+            figures["gold"] = sum(golds), len(golds)
+        return self.score(prompts, texts, replies), figures
+
+
+def train_ppo(
+    name: str,
+    settings: Settings,
+    parent: Stage,
+    prompts: Prompts,
+    reward: Reward,
+    critic: Stage | None,
+    material: Material,
+    probe: Probe,
+    base_loss: float | None,
+    place: Place,
+) -> tuple[Stage, dict, Sides]:
+    """Train the stage `name` on a reward, and measure it. Return (the stage, its report, its
+    replies beside the parent's).
+
+    settings: the run's, with this stage alone. critic: the reward model that the critic begins
+    from; None begins it from the parent. material: the text beside the replies (ptx). probe: what
+    the parent was measured with. base_loss: of the base under it; None if that is not known."""
+    screen, stage, words_of = (
+        place.screen,
+        settings.stages[name],
+        (parent.tokenizer, parent.template),
+    )
+    if prompts.note:
+        screen.say(f"{name}: {prompts.note}")
+    screen.say(
+        f"{name}: {stage.steps:,} iterations of {stage.replies} replies to {stage.prompts} of"
+        f" {len(prompts.trained):,} prompts; reward: {reward.name}; judged on"
+        f" {len(prompts.judged):,} others"
+    )
+    ids = [render_prompt(messages, *words_of) for messages in prompts.trained]
+    corpus = parent.tokenizer.encode(material.train_text)
+    world = material.world_ids(parent.tokenizer)
+    context = parent.model.config.context
+    plan, pick = stages.ppo(settings, name, [len(i) for i in ids], corpus, context, world)
+    model, reference = (copied(parent.model, settings.model.precision) for _ in range(2))
+    refuse_too_large(model.config, plan.rows)
+    beside = (2 + 4 * (stage.baseline == "value")) * sizes(model.config, 1)["weights"]
+    say_memory(screen, (model.config, plan.rows, beside, SLOTS))
+    params = announce(screen, name, model.config)
+    tuned = begin_stage(name, settings, parent, model, probe, place)
+    asks = Comparisons([], [], prompts.judged, reward.name, parent.world)
+    known = frozenset(probe.known_words)
+    scorer = Scorer(tuned, reward, stage.unfinished, known, asks if parent.world else None)
+    inject = answer_calls(*words_of, {}) if parent.template.parts else None
+
+    def told(numbers, rollouts):
+        return scorer.told([prompts.trained[i] for i in numbers], rollouts)
+
+    task = Task(ids, pick, told, parent.tokenizer.special[parent.template.end], inject)
+    learner = Iterations(
+        model, reference, _critic(settings, name, parent, critic), task, plan, stage, settings.seed,
+        name,
+    )  # fmt: skip
+    train_and_measure(tuned, plan, settings, probe, base_loss, place, learner)
+    screen.say(f"measuring {name} ...")
+    learner = None  # free the critic and the reference
+    found = judged(tuned, parent, asks, settings.seed, scorer.score) | of_the_way(
+        read_log(tuned.folder)
+    )
+    found |= {"prompts": len(prompts.trained), "reward": reward.name}
+    return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)
+
+
+def _critic(settings: Settings, name: str, parent: Stage, reward: Stage | None):
+    """Return the critic as it begins; None if the baseline is none. A head that no reward model has
+    trained begins at zero."""
+    if settings.stages[name].baseline != "value":
+        return None
+    model = copied((reward or parent).model, settings.model.precision)
+    if reward is not None:
+        return model
+    critic = with_outputs(model, "value", rng(settings.seed, name, "critic"))
+    critic.params["value.w"][:] = 0
+    return critic
+
+
+def of_the_way(rows: list[dict]) -> dict:
+    """What a log says of a PPO's iterations.
+
+    iterations          how many there were
+    kl_first            the KL in the first one, before any update: exactly 0
+    ratio_first_exact   True if in every iteration each ratio of the first update was exactly 1
+    kl_last             the KL in the last one, nats per reply
+    alarms              [{"alarm", "step", "text"}], as they came"""
+    every = [row["figures"] for row in rows]
+    return {
+        "iterations": len(rows),
+        "kl_first": every[0]["kl"] if every else None,
+        "kl_last": every[-1]["kl"] if every else None,
+        "ratio_first_exact": all(f["ratio_moved"] == 0 for f in every),
+        "alarms": [
+            {"alarm": alarm, "step": row["step"], "text": text}
+            for row in rows
+            for alarm, text in row.get("alarms", {}).items()
+        ],
+    }
