@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import SMALL_RUN, as_toml, in_process, merged
 
-from pysft.jobs import dpo as dpo_job
 from pysft.jobs import pretrain as pretrain_job
 from pysft.jobs import reward as reward_job
 from pysft.jobs import tune as tune_job
+from pysft.jobs import tuned as tuned_job
 from pysft.text.corpora import read_corpus
 from pysft.training import runner
 
@@ -207,7 +207,7 @@ def disk_full() -> OSError:
 def interrupted_at_once():
     """Inside `with`, every training meets a Ctrl-C before its first step."""
     with pytest.MonkeyPatch.context() as patch:
-        for job in (tune_job, pretrain_job, reward_job, dpo_job):
+        for job in (tune_job, pretrain_job, reward_job, tuned_job):
             patch.setattr(job, "train_stage", raising(KeyboardInterrupt))
         yield
 

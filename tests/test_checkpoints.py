@@ -44,7 +44,7 @@ from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.text.windows import draw_windows
 from pysft.training import runner
 from pysft.training.kinds import FineTuning
-from pysft.training.loop import schedule
+from pysft.training.loop import Learner, schedule
 from pysft.training.loop import train as training_loop
 from pysft.training.objectives import Sft
 from pysft.training.settings import Settings
@@ -386,10 +386,10 @@ def test_a_signal_after_the_last_step_is_not_lost(home, tmp_path, monkeypatch):
     """The signal comes while the last periodic checkpoint is written."""
     save, sent = runner.save_checkpoint, []
 
-    def signalled(folder, model, adam):
+    def signalled(folder, model, adam, *more):
         if folder.name == "sft" and adam.steps == 20 and not sent:
             sent.append(os.kill(os.getpid(), signal.SIGINT))
-        return save(folder, model, adam)
+        return save(folder, model, adam, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "pause", lambda saves, save_every: 0)
@@ -859,7 +859,8 @@ def by_hand(home, steps=20):
         return schedule(step, 20, 5e-3, 2, "linear")
 
     adam = AdamW(base.model, betas=(0.9, 0.99), eps=1e-8, decay_all=False, decay=0.3)
-    assert len([*training_loop(base.model, adam, draw, Sft(), rate, steps, 1.0)]) == steps
+    learner = Learner(base.model, adam, draw, Sft(), rate, 1.0)
+    assert len([*training_loop(learner, steps)]) == steps
     return corpus_loss(base.model, base.tokenizer, heldout)
 
 

@@ -17,6 +17,7 @@ DEFAULTS = {
     "pretrain": COMPUTES,
     "reward": COMPUTES,
     "dpo": COMPUTES,
+    "ppo": COMPUTES,
     "chat": {**COMPUTES, **TALKS, "--temperature": 0.0, "--repetition": 2.0},
     "generate": {
         **{**COMPUTES, **TALKS, "--temperature": 0.8, "--repetition": 1.0},

@@ -252,8 +252,8 @@ def home(tmp_path_factory):
     assert code == 0, errors
     save = runner.save_checkpoint
 
-    def killed(folder, model, adam):
-        save(folder, model, adam)
+    def killed(folder, model, adam, *more):
+        save(folder, model, adam, *more)
         if folder.name == "sft" and adam.steps == 3:
             raise KeyboardInterrupt
 

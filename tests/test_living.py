@@ -20,7 +20,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.run.stage import weights_sha256
 from pysft.text.windows import draw_windows
-from pysft.training.loop import train
+from pysft.training.loop import Learner, train
 from pysft.training.objectives import Sft
 
 # Code for other processes: makes trained(threads) available there.
@@ -38,7 +38,7 @@ def trained(threads, seed=0):
     def draw(step):
         return [Batch.of(draw_windows(text, 12, 64, rng(seed, "base", "windows", step)), 65, 64)]
 
-    for _ in train(model, AdamW(model), draw, Sft(), lambda step: 1e-3, 10):
+    for _ in train(Learner(model, AdamW(model), draw, Sft(), lambda step: 1e-3), 10):
         pass
     return weights_sha256(model)
 

@@ -23,8 +23,8 @@ from pysft.text.examples import encode_conversation
 from pysft.text.formats import read_conversations
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
-from pysft.training.loop import train
 from pysft.training.presets import PRESETS
+from pysft.training.runner import steps_of
 from pysft.training.stages import finetune, pretrain
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -559,14 +559,15 @@ def test_the_model_trains_on_the_reference_where_there_is_no_compiled_part():
         from pysft.nn.optim import AdamW
         from pysft.nn.shapes import GPTConfig
         from pysft.text.windows import window
-        from pysft.training.loop import train
+        from pysft.training.loop import Learner, train
         from pysft.training.objectives import Sft
         model = GPT(GPTConfig(5, 8, 1, 2, 8), reference, np.random.default_rng(0))
         model = expand_vocab(model, 6, "mean")
         text = np.arange(50, dtype=np.int32) % 5
         def draw(step):
             return [Batch.of([window(text, step, 8)], 6, 8)]
-        reports = list(train(model, AdamW(model), draw, Sft(), lambda step: 0.03, 30))
+        learner = Learner(model, AdamW(model), draw, Sft(), lambda step: 0.03)
+        reports = list(train(learner, 30))
         assert reports[-1].loss < 0.3 < 1.5 < reports[0].loss, (reports[0].loss, reports[-1].loss)
         print("pysft.nn.gate" in sys.modules, "pysft.nn.kernels" in sys.modules)
     """,
@@ -590,8 +591,7 @@ def test_ten_steps_of_both_stages_give_the_same_weights_bit_for_bit_on_1_to_8_th
     ]
 
     def losses_of(model, stage, plan):
-        how = plan.draw, plan.objective, plan.rate, plan.steps, stage.clip
-        return [r.loss for r in train(model, AdamW(model, **stage.adam()), *how)]
+        return [r.loss for r in steps_of(model, plan, stage)]
 
     def trained(threads):
         s, own = settings, settings.stages

@@ -18,7 +18,7 @@ from pysft.nn.lora import LoRA
 from pysft.nn.model import GPT
 from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
-from pysft.training.loop import train, train_step
+from pysft.training.loop import Learner, train, train_step
 from pysft.training.objectives import Sft, nll_by_source
 
 KERNELS = kernels.on_threads(2)
@@ -250,7 +250,8 @@ def test_a_figure_that_is_not_finite_stops_before_a_weight_moves_and_is_never_sk
     assert np.array_equal(model.params.flat, before) and adam.steps == 0
     skipped = []
     with pytest.raises(Diverged):
-        list(train(model, adam, lambda i: batches, objective, lambda i: 1e-3, 3, 0, skipped.append))
+        learner = Learner(model, adam, lambda i: batches, objective, lambda i: 1e-3)
+        list(train(learner, 3, skipped.append))
     assert not skipped
 
 

@@ -109,11 +109,11 @@ def test_a_stage_killed_after_any_step_is_resumed_to_the_same_bytes(
 ):
     uninterrupted, save_checkpoint = tmp_path / "uninterrupted", runner.save_checkpoint
 
-    def copying_save(folder, model, adam):
+    def copying_save(folder, model, adam, steps, *more):
         # Before: the step is in the log and not yet in a checkpoint.
-        shutil.copytree(uninterrupted, tmp_path / f"{adam.steps} before")
-        path = save_checkpoint(folder, model, adam)
-        shutil.copytree(uninterrupted, tmp_path / f"{adam.steps} after")
+        shutil.copytree(uninterrupted, tmp_path / f"{steps} before")
+        path = save_checkpoint(folder, model, adam, steps, *more)
+        shutil.copytree(uninterrupted, tmp_path / f"{steps} after")
         return path
 
     with monkeypatch.context() as patch:
@@ -171,10 +171,10 @@ def test_the_comparison_notices_moments_that_are_off_by_their_last_bit(
     shutil.rmtree(next((tmp_path / "wrong").rglob(f"checkpoints/{STEPS}")))
     load_checkpoint = runner.load_checkpoint
 
-    def load_wrong_moments(folder, model, adam, say):
-        is_loaded = load_checkpoint(folder, model, adam, say)
+    def load_wrong_moments(folder, model, adam, *more):
+        step = load_checkpoint(folder, model, adam, *more)
         adam.v.flat[:] *= 1 + 2**-23
-        return is_loaded
+        return step
 
     monkeypatch.setattr(runner, "load_checkpoint", load_wrong_moments)
     train_stage(kind, tmp_path / "wrong", material, resume=True)

@@ -49,7 +49,9 @@ def saved(folder, *steps):
 def step_loaded(folder, say=lambda text: None):
     """The step of the checkpoint that is loaded; None if there is none."""
     adam = new_adam()
-    return adam.steps if load_checkpoint(folder, adam.model, adam, say) else None
+    step = load_checkpoint(folder, adam.model, adam, say)
+    assert step is None or step == adam.steps
+    return step
 
 
 def state_of(folder, step):

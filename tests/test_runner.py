@@ -177,7 +177,7 @@ def test_the_first_checkpoint_comes_soon_and_then_one_each_interval(tmp_path, mo
     monkeypatch.setattr(runner, "time", clock)
     monkeypatch.setattr(runner, "FIRST_SECONDS", 4)
     monkeypatch.setattr(
-        runner, "save_checkpoint", lambda folder, model, adam: saved.append(adam.steps)
+        runner, "save_checkpoint", lambda folder, model, adam, *more: saved.append(adam.steps)
     )
     train(new_stage(tmp_path), replace(PLAN, draw=draw), replace(SETTINGS, save_every=8.0))
     assert saved == [2, 5, 8]

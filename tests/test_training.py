@@ -20,7 +20,7 @@ from pysft.nn.optim import AdamW
 from pysft.nn.shapes import GPTConfig
 from pysft.rng import rng
 from pysft.text.examples import prepare_sft_example
-from pysft.training.loop import schedule, train, train_step
+from pysft.training.loop import Learner, schedule, train, train_step
 from pysft.training.objectives import Sft
 from pysft.training.stages import finetune, pretrain
 
@@ -55,12 +55,13 @@ def step(model, adam=None, batches=None, lr=1e-3, **options):
 
 def steps(model, adam, count, draw=lambda step: [batch_of()], lr=1e-3, **options):
     """The reports of a training up to step `count`, at a constant rate."""
-    return train(model, adam, draw, Sft(), lambda step: lr, count, **options)
+    limit = options.pop("limit", 0.0)
+    return train(Learner(model, adam, draw, Sft(), lambda step: lr, limit), count, **options)
 
 
 def follow(plan, model, adam, count, limit):
     """Train a model along a plan."""
-    for _ in train(model, adam, plan.draw, plan.objective, plan.rate, count, limit):
+    for _ in train(Learner(model, adam, plan.draw, plan.objective, plan.rate, limit), count):
         pass
 
 

@@ -55,8 +55,8 @@ def prompts_of(parent: Stage, file: str | None, seed: int, name: str) -> Prompts
     if file is None:
         if parent.world is None:
             raise UsageError(
-                f"stage {name!r} asks prompts, and none are named: name a file by --prompts, or begin"
-                " from a run that learned an invented world (train --data world)"
+                f"stage {name!r} asks prompts, and none are named; name a file by --prompts, or"
+                " begin from a run that learned an invented world (train --data world)"
             )
         return Prompts(asked(parent.world, SPLITS), sealed_questions(parent.world, seed, name))
     every = {str(messages): messages for messages, _, _ in read_asked(file, parent.template)}

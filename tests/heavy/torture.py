@@ -30,7 +30,7 @@ MARKS = ("@saving\n", "@collecting\n", "@measuring\n", "@storing\n")  # in the c
 CHILD = """
 import sys
 from pysft.cli.main import main
-from pysft.jobs import comparisons, dpo, reward
+from pysft.jobs import comparisons, dpo, ppo, reward, tuned
 from pysft.training import runner
 
 def marked(module, name, mark):
@@ -43,8 +43,9 @@ def marked(module, name, mark):
     setattr(module, name, function)
 
 marked(comparisons, "sample_replies", "collecting")
-for job in (reward, dpo):
-    marked(job, "_report", "measuring")
+for job, function in ((reward, "_report"), (dpo, "finish_stage"), (ppo, "finish_stage")):
+    marked(job, function, "measuring")
+for job in (reward, tuned):
     marked(job, "save_stage", "storing")
 
 save, load = runner.save_checkpoint, runner.load_checkpoint
@@ -54,13 +55,13 @@ def saving(*arguments):
     print("@saving", flush=True)
     return save(*arguments)
 
-def loading(folder, model, adam, say):
+def loading(folder, model, adam, say, *more):
     def damaged(text):
         print("@damaged", text, flush=True)
         say(text)
 
-    found = load(folder, model, adam, damaged)
-    print("@resumed", folder.name, adam.steps, flush=True)
+    found = load(folder, model, adam, damaged, *more)
+    print("@resumed", folder.name, found or 0, flush=True)
     return found
 
 runner.save_checkpoint, runner.load_checkpoint = saving, loading
