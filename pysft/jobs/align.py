@@ -14,7 +14,7 @@ from pysft.jobs.material import Material
 from pysft.jobs.ppo import prompts_of, train_ppo
 from pysft.jobs.reward import train_reward
 from pysft.measure.probe import Probe, stored_probe
-from pysft.measure.raters import Rater, Truth, rater_named
+from pysft.measure.raters import WORLD, Rater, Truth, rater_named
 from pysft.measure.rewards import MODEL, reward_named
 from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints
@@ -124,13 +124,16 @@ def align(
 
 def _ppo(name: str, settings: Settings, parent: Stage, reward: Stage | None, known: Known, place):
     """Train the PPO stage `name`, as align() does."""
-    prompts = prompts_of(parent, known.prompts, settings.seed, name)
-    by = settings.stages[name].reward
-    truth = None if parent.world is None else Truth(parent.world)
-    told = reward_named(by, truth, reward)
+    by, tools = settings.stages[name].reward, settings.stages[name].tools
+    text = known.material.train_text
+    prompts = prompts_of(parent, known.prompts, settings.seed, name, tools, text)
+    truth = None if prompts.world is None else Truth(prompts.world)
+    told, judge = reward_named(by, truth, reward, prompts.task), None
+    if not told.is_gold and (truth or prompts.task):
+        judge = reward_named(WORLD, truth, None, prompts.task)
     scored = known.material, _probe(parent, known.material), known.base_loss, place
     critic = reward if by == MODEL else None
-    return train_ppo(name, settings, parent, prompts, told, critic, *scored)
+    return train_ppo(name, settings, parent, prompts, told, judge, critic, *scored)
 
 
 def _like(parent: Stage, settings: Settings) -> Settings:

@@ -23,35 +23,46 @@ def judged(
     comparisons: Comparisons,
     seed: int,
     score: Callable | None = None,
+    gold: Callable | None = None,
+    inject: Callable | None = None,
 ) -> dict:
-    """Compare a tuned model with its parent on comparisons.judged.
+    """Compare a tuned model with its parent on comparisons.judged, of which there must be one.
 
     What win_figures() gives, for SAMPLES replies of each at temperature 1, in the points of the
-    exact judge (None without a world); "greedy": the same for greedy replies. "prompts_judged",
+    exact judge (nothing without a world); "greedy": the same for greedy replies. "prompts_judged",
     "kl" (exact_kl()), and of the sampled replies "length" and "length_before" (mean tokens),
     "format_compliance" (the share with all of evaluate.checks()) and "distinct" (the share of
     different ones).
 
     score(prompts, texts, replies): what the training was on, a number for each reply; then "proxy"
-    and "proxy_before" are the means of both."""
+    and "proxy_before" are the means of both. gold: the same for the points; None asks the judge of
+    the comparisons' world. inject: answers calls of tools; None runs none."""
     prompts = comparisons.judged
     drawn = Sampling(temperature=1.0, seed=int(rng(seed, "dpo", "judged").integers(2**31)))
 
     def written(stage, n, sampling):
         asked = [p for p in prompts for _ in range(n)]
-        found = answer(stage.model, stage.tokenizer, stage.template, asked, sampling)
+        words_of = stage.tokenizer, stage.template
+        found = answer(stage.model, *words_of, asked, sampling, inject)
         stage.model.release()
         return list(zip(asked, found))
 
     own, before = (written(stage, SAMPLES, drawn) for stage in (tuned, parent))
     figures = {"prompts_judged": len(prompts)}
-    if comparisons.world is not None:
+    if gold is None and comparisons.world is not None:
+
+        def gold(asked, texts, replies):
+            each = zip(asked, texts, replies)
+            return [comparisons.truth.golds(p, [t], [r.stop == "end"])[0] for p, t, r in each]
+
+    if gold is not None:
 
         def points(rows):
-            given = [comparisons.truth.golds(p, [t], [r.stop == "end"])[0] for p, (t, r) in rows]
-            return np.array(given).reshape(len(prompts), -1)
+            asked, found = zip(*rows)
+            return np.array(gold(asked, *zip(*found))).reshape(len(prompts), -1)
 
-        subjects = comparisons.subjects(prompts)
+        known = comparisons.world is not None
+        subjects = comparisons.subjects(prompts) if known else [str(p) for p in prompts]
         figures |= win_figures(points(own), points(before), subjects)
         greedy = [points(written(stage, 1, GREEDY)) for stage in (tuned, parent)]
         figures["greedy"] = win_figures(*greedy, subjects)
@@ -64,6 +75,7 @@ def judged(
         reply_example(
             render_prompt(prompt, tuned.tokenizer, tuned.template),
             np.append(reply.ids, [end] * (reply.stop == "end")),
+            injected=reply.injected,
         )
         for prompt, (_, reply) in own
         if len(reply.ids) or reply.stop == "end"

@@ -9,7 +9,7 @@ import numpy as np
 from pysft.errors import DataError, RowError, UsageError
 from pysft.inference.engine import SLOTS
 from pysft.inference.generate import Reply
-from pysft.inference.tool_calls import answer_calls
+from pysft.inference.tool_calls import answer_calls, content_parts
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides
 from pysft.jobs.comparisons import JUDGED, Comparisons, asked, sealed_questions
@@ -21,6 +21,7 @@ from pysft.measure.evaluate import checks, spoken
 from pysft.measure.memory import refuse_too_large, say_memory
 from pysft.measure.probe import Probe
 from pysft.measure.rewards import Reward
+from pysft.measure.tooltask import ToolTask, tool_task
 from pysft.measure.words import words
 from pysft.nn.grow import copied, with_outputs
 from pysft.nn.shapes import sizes
@@ -33,6 +34,7 @@ from pysft.training import stages
 from pysft.training.ppo import Iterations, Task
 from pysft.training.rollouts import Rollout
 from pysft.training.settings import Settings
+from pysft.world.facts import WorldSettings
 
 SPLITS = ("train", "ppo")  # of a world: whose questions a policy may be asked
 HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by
@@ -41,24 +43,37 @@ HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by
 @dataclass(frozen=True)
 class Prompts:
     """What a policy is asked, as messages. trained: while it learns. judged: those that it is
-    measured on, which no training asks. note: a sentence about what was left out, or ""."""
+    measured on, which no training asks. note: a sentence about what was left out, or "". world: that
+    which they ask about, None if none. task: the questions that are answered with tools, None
+    without them."""
 
     trained: list[list[dict]]
     judged: list[list[dict]]
     note: str = ""
+    world: WorldSettings | None = None
+    task: ToolTask | None = None
 
 
-def prompts_of(parent: Stage, file: str | None, seed: int, name: str) -> Prompts:
+def prompts_of(
+    parent: Stage, file: str | None, seed: int, name: str, tools: bool, text: str
+) -> Prompts:
     """Return the prompts of a file, or without one the questions of the world that the parent
-    learned; the judged ones are then sealed. A DataError if none of them leaves room for a reply, a
-    UsageError if there are neither."""
+    learned; the judged ones are then sealed. If replies may call tools, and the parent has learned
+    to search, they are questions that the search answers. text: of the corpus, for these.
+
+    A DataError if none of them leaves room for a reply, a UsageError if there are neither."""
+    if file is None and tools and parent.setting("transcripts", 0):
+        task = tool_task(text, parent.tokenizer, seed, name)
+        every = [[{"role": "user", "content": question}] for question in task.questions]
+        return Prompts(*_parted(every, seed, name), task=task)
     if file is None:
         if parent.world is None:
             raise UsageError(
                 f"stage {name!r} asks prompts, and none are named; name a file by --prompts, or"
                 " begin from a run that learned an invented world (train --data world)"
             )
-        return Prompts(asked(parent.world, SPLITS), sealed_questions(parent.world, seed, name))
+        sealed = sealed_questions(parent.world, seed, name)
+        return Prompts(asked(parent.world, SPLITS), sealed, world=parent.world)
     every = {str(messages): messages for messages, _, _ in read_asked(file, parent.template)}
     fit = [messages for messages in every.values() if _fits(parent, messages)]
     if not fit:
@@ -66,14 +81,16 @@ def prompts_of(parent: Stage, file: str | None, seed: int, name: str) -> Prompts
             f"{file}: no prompt of it can be written with this model's characters and leaves room"
             f" for a reply in its context of {parent.model.config.context:,}; shorten them"
         )
-    order = rng(seed, name, "judged").permutation(len(fit))
-    kept = set(order[: min(JUDGED, len(fit) // HELD_OUT)].tolist())
     note = f"left out: {len(every) - len(fit):,} prompts that the model cannot read"
-    return Prompts(
-        [messages for i, messages in enumerate(fit) if i not in kept],
-        [fit[i] for i in sorted(kept)],
-        note if len(fit) < len(every) else "",
-    )
+    return Prompts(*_parted(fit, seed, name), note if len(fit) < len(every) else "")
+
+
+def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
+    """Return (the prompts to train on, those to judge by)."""
+    order = rng(seed, name, "judged").permutation(len(prompts))
+    kept = set(order[: min(JUDGED, len(prompts) // HELD_OUT)].tolist())
+    trained = [prompt for i, prompt in enumerate(prompts) if i not in kept]
+    return trained, [prompts[i] for i in sorted(kept)]
 
 
 def _fits(stage: Stage, messages: list[dict]) -> bool:
@@ -91,14 +108,15 @@ def _fits(stage: Stage, messages: list[dict]) -> bool:
 class Scorer:
     """Scores the replies of a stage, and describes them.
 
-    known: the words that count as real. gold: knows the truth, if the reward does not; None without
-    a world."""
+    truth: the exact judge, if there is one and the reward is another; None else. known: the words
+    that count as real. calls: True if replies may call tools."""
 
     stage: Stage
     reward: Reward
     unfinished: float
+    truth: Reward | None
     known: frozenset[str]
-    gold: Comparisons | None
+    calls: bool
 
     def score(self, prompts, texts: Sequence[str], replies: Sequence[Reply]) -> np.ndarray:
         """(n,) float64. `unfinished` for a reply that did not end, is empty or holds a control
@@ -106,13 +124,25 @@ class Scorer:
         found = np.full(len(texts), self.unfinished)
         fit = [i for i, r in enumerate(replies) if r.stop == "end" and is_usable(texts[i])]
         if fit:
-            chosen = [prompts[i] for i in fit], [texts[i] for i in fit], [True] * len(fit)
-            found[fit] = self.reward.score(*chosen)
+            found[fit] = self._asked(
+                self.reward, *([x[i] for i in fit] for x in (prompts, texts, replies))
+            )
         return found
+
+    def points(self, prompts, texts: Sequence[str], replies: Sequence[Reply]) -> np.ndarray:
+        """(n,) float64: what the exact judge says."""
+        return self._asked(self.truth or self.reward, prompts, texts, replies)
+
+    def _asked(self, reward: Reward, prompts, texts, replies) -> np.ndarray:
+        shown = texts
+        if self.calls:
+            words_of = self.stage.tokenizer, self.stage.template
+            shown = [content_parts(r.ids, *words_of) for r in replies]
+        return reward.score(prompts, shown, [r.stop == "end" for r in replies])
 
     def told(self, prompts, rollouts: list[Rollout]) -> tuple[np.ndarray, dict]:
         """(scores (n,), figures {name: (sum, count)}): "distinct" (different replies), "compliance"
-        (replies in format), "real_words", "distinct_words", and "gold" if somebody knows."""
+        (replies in format), "real_words", "distinct_words", and "gold" if the judge is another."""
         words_of = self.stage.tokenizer, self.stage.template
         replies = [Reply(r.ids, r.stop, r.injected) for r in rollouts]
         texts = [spoken(reply, *words_of) for reply in replies]
@@ -124,11 +154,9 @@ class Scorer:
             "real_words": (sum(w in self.known for some in every for w in some), count),
             "distinct_words": (sum(len(set(some)) for some in every), count),
         }
-        if self.gold is not None:
-            given = zip(prompts, texts, replies)
-            truth = self.gold.truth
-            golds = [truth.golds(p, [text], [r.stop == "end"])[0] for p, text, r in given]
-            figures["gold"] = sum(golds), len(golds)
+        if self.truth is not None:
+            points = self.points(prompts, texts, replies)
+            figures["gold"] = float(points.sum()), len(points)
         return self.score(prompts, texts, replies), figures
 
 
@@ -138,6 +166,7 @@ def train_ppo(
     parent: Stage,
     prompts: Prompts,
     reward: Reward,
+    truth: Reward | None,
     critic: Stage | None,
     material: Material,
     probe: Probe,
@@ -147,7 +176,8 @@ def train_ppo(
     """Train the stage `name` on a reward, and measure it. Return (the stage, its report, its
     replies beside the parent's).
 
-    settings: the run's, with this stage alone. critic: the reward model that the critic begins
+    settings: the run's, with this stage alone. truth: the exact judge, if there is one that is not
+    the reward; None else. critic: the reward model that the critic begins
     from; None begins it from the parent. material: the text beside the replies (ptx). probe: what
     the parent was measured with. base_loss: of the base under it; None if that is not known."""
     screen, stage, words_of = (
@@ -173,10 +203,11 @@ def train_ppo(
     say_memory(screen, (model.config, plan.rows, beside, SLOTS))
     params = announce(screen, name, model.config)
     tuned = begin_stage(name, settings, parent, model, probe, place)
-    asks = Comparisons([], [], prompts.judged, reward.name, parent.world)
+    asks = Comparisons([], [], prompts.judged, reward.name, prompts.world)
     known = frozenset(probe.known_words)
-    scorer = Scorer(tuned, reward, stage.unfinished, known, asks if parent.world else None)
-    inject = answer_calls(*words_of, {}) if parent.template.parts else None
+    scorer = Scorer(tuned, reward, stage.unfinished, truth, known, stage.tools)
+    having = prompts.task.tools if prompts.task else {}
+    inject = answer_calls(*words_of, having) if parent.template.parts else None
 
     def told(numbers, rollouts):
         return scorer.told([prompts.trained[i] for i in numbers], rollouts)
@@ -189,9 +220,10 @@ def train_ppo(
     train_and_measure(tuned, plan, settings, probe, base_loss, place, learner)
     screen.say(f"measuring {name} ...")
     learner = None  # free the critic and the reference
-    found = judged(tuned, parent, asks, settings.seed, scorer.score) | of_the_way(
-        read_log(tuned.folder)
-    )
+    found = of_the_way(read_log(tuned.folder))
+    if prompts.judged:
+        gold = scorer.points if truth or reward.is_gold else None
+        found |= judged(tuned, parent, asks, settings.seed, scorer.score, gold, inject)
     found |= {"prompts": len(prompts.trained), "reward": reward.name}
     return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)
 

@@ -9,6 +9,7 @@ are taken from its free text, without calls of tools and results.
 Some scripts put no spaces between words. For a model that learned to write one of them, the figures
 of words are nan, and the entry "words_unmeasured" says why."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -123,10 +124,16 @@ def loss_after_replay(
 
 
 def answer(
-    model, tokenizer: Tokenizer, template: Template, prompts: list, sampling: Sampling = GREEDY
+    model,
+    tokenizer: Tokenizer,
+    template: Template,
+    prompts: list,
+    sampling: Sampling = GREEDY,
+    inject: Callable | None = None,
 ) -> list[tuple[str, Reply]]:
     """(text, Reply) for each prompt, greedy unless `sampling` says otherwise. A prompt is a text,
-    or the list of turns so far. No tool runs.
+    or the list of turns so far. inject: answers calls of tools, as Engine.add() takes it; without
+    it no tool runs.
 
     A prompt that leaves no room in the context gets an empty reply with stop "length"."""
     rendered = [
@@ -138,7 +145,7 @@ def answer(
     fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
     replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
     end, again = tokenizer.special[template.end], repeated_words(tokenizer)
-    written = generate(model, [rendered[i] for i in fits], MAX_NEW, end, sampling, again=again)
+    written = generate(model, [rendered[i] for i in fits], MAX_NEW, end, sampling, inject, again)
     for i, reply in zip(fits, written):
         replies[i] = reply
     return [(tokenizer.decode(r.ids), r) for r in replies]

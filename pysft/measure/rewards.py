@@ -10,6 +10,7 @@ import numpy as np
 from pysft.errors import DataError, RowError, UsageError
 from pysft.inference.score import scores
 from pysft.measure.raters import WORLD, Truth, called, is_function
+from pysft.measure.tooltask import ToolTask
 from pysft.measure.user_file import function_of
 from pysft.run.stage import Stage
 
@@ -19,19 +20,30 @@ MODEL = "reward"  # the word for the reward model of a run
 @dataclass(frozen=True)
 class Reward:
     """score(prompts, replies, ended): the score (n,) float64 of each of n replies, each to the
-    messages of its prompt. name: for people. is_gold: True for the exact judge."""
+    messages of its prompt. A reply is a text; where it may call tools, it is the list of its parts,
+    as in the content of a message. name: for people. is_gold: True for the exact judge."""
 
     name: str
-    score: Callable[[list[list[dict]], Sequence[str], Sequence[bool]], np.ndarray]
+    score: Callable[[list[list[dict]], Sequence, Sequence[bool]], np.ndarray]
     is_gold: bool = False
 
 
-def reward_named(by: str, truth: Truth | None, model: Stage | None) -> Reward:
+def reward_named(
+    by: str, truth: Truth | None, model: Stage | None, task: ToolTask | None = None
+) -> Reward:
     """Return the Reward of a name: MODEL, WORLD, or FILE.py:function.
 
-    truth: of the world that the prompts ask about; None without one. model: the reward model, for
+    truth: of the world that the prompts ask about; None without one. task: the questions that are
+    answered with tools; their truth is then what WORLD says. model: the reward model, for
     MODEL. A UsageError if it needs what is not there. score() raises a DataError that names the
     prompt and the reply whose score is not a finite number."""
+    if by == WORLD and task is not None:
+        return Reward(WORLD, task.golds, True)
+    if by == MODEL and task is not None:
+        raise UsageError(
+            "tools = true: a reward model reads no calls of tools; choose reward = 'world' or"
+            " FILE.py:function"
+        )
     if by == WORLD:
         if truth is None:
             raise UsageError(

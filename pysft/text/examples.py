@@ -44,11 +44,17 @@ def encode_conversation(
     return Example(input_ids, labels, where, BASE if conversation.is_text else CONVERSATION)
 
 
-def reply_example(prompt: np.ndarray, reply: np.ndarray, where: str = "reply") -> Example:
+def reply_example(
+    prompt: np.ndarray, reply: np.ndarray, where: str = "reply", injected: np.ndarray | None = None
+) -> Example:
     """The example of a reply that a model wrote, from the ids themselves: all of the reply is
-    graded. prompt, reply: ids, the reply with the token that ended it, if one did."""
+    graded. prompt, reply: ids, the reply with the token that ended it, if one did. injected: True
+    for each id of the reply that a tool gave, which is not graded."""
     tokens = np.concatenate([prompt, reply]).astype(np.int32)
-    return Example(*shift(tokens, np.arange(len(tokens)) >= len(prompt)), where)
+    trained = np.arange(len(tokens)) >= len(prompt)
+    if injected is not None:
+        trained[len(prompt) :][: len(injected)] &= ~injected
+    return Example(*shift(tokens, trained), where)
 
 
 def length_fault(where: str, tokens: int, context: int) -> RowError:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pysft import IGNORE
 from pysft.batch import Example
 from pysft.inference.engine import SLOTS, Engine, Sequence
 from pysft.inference.sampling import Sampling
+from pysft.text.examples import reply_example
 
 PART = 1024  # rows whose distributions are compared at a time
 
@@ -61,12 +61,9 @@ def roll_out(
 
 
 def _rollout(s: Sequence, end: int) -> Rollout:
-    ended = [end] * (s.ended == "end")
-    tokens = np.array([*s.prompt, *s.written, *ended], np.int32)
-    chosen = ~np.array([True] * len(s.prompt) + s.injected + [False] * len(ended))
-    labels = np.where(chosen[1:], tokens[1:], IGNORE).astype(np.int32)
-    example = Example(tokens[:-1], labels, f"reply {s.number}")
     written, injected = np.array(s.written, np.int32), np.array(s.injected, bool)
+    ids = np.append(written, [end] * (s.ended == "end"))
+    example = reply_example(s.prompt, ids, f"reply {s.number}", injected)
     return Rollout(example, written, injected, s.ended, np.stack(s.kept))
 
 
