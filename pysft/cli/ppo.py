@@ -18,9 +18,9 @@ def add_arguments(p):
     p.add_argument(
         "--reward",
         metavar="RUN|world|FILE.py:function",
-        help="what a reply is worth: a run's reward model (default: that of RUN), world (the exact"
-        " judge of the world that RUN learned), or a function(prompt, replies) in a file, which"
-        " returns a number for each reply",
+        help="what a reply is worth: a run's reward model (default: that of RUN, if it has one),"
+        " world (the exact judge of the world that RUN learned), or a function(prompt, replies) in"
+        " a file, which returns a number for each reply",
     )
     p.add_argument(
         "--prompts",
@@ -100,10 +100,11 @@ def _order(args):
             try:
                 model = str(reward_model(args.base))
             except MissingInput:
-                raise UsageError(
-                    f"{args.base} holds no reward model; say what a reply is worth by --reward RUN,"
-                    " --reward world or --reward FILE.py:function"
-                ) from None
+                if settings.world is None and not stage.tools:
+                    raise UsageError(
+                        f"{args.base} holds no reward model; say what a reply is worth by --reward"
+                        " RUN or --reward FILE.py:function"
+                    ) from None
     return Order(
         settings,
         args.corpus,

@@ -99,7 +99,13 @@ def _add_stages(p):
     p.add_argument(
         "--reward",
         metavar="RUN",
-        help="the run whose reward model ranks replies for dpo (default: that of this run)",
+        help="the run whose reward model ranks replies for dpo and scores them for ppo (default:"
+        " that of this run)",
+    )
+    p.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="a file of prompts for the stage ppo (default: questions about the invented world)",
     )
     p.add_argument("--base-steps", type=positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=positive, metavar="N", help="steps of fine-tuning")
@@ -246,6 +252,7 @@ def _order(args):
         name="-".join(made) if upon else "world" if world else None,
         rankings=args.rankings,
         reward=args.reward,
+        prompts=args.prompts,
     )
 
 

@@ -90,6 +90,47 @@ def refuse_unknown_raters(settings: Settings, reward: Stage | None) -> None:
             _rater(name, settings, settings.world, reward)
 
 
+def refuse_unknown_rewards(
+    settings: Settings, reward: Stage | None, prompts: str | None, given: Stage | None
+) -> None:
+    """Raise the error of a PPO stage that nobody could reward, or that would have nothing to ask.
+    given: the stage that the run begins from; None for a base."""
+    of_run = None
+    for name, stage in settings.stages.items():
+        if kind_of(name) == "reward":
+            of_run = name
+        if kind_of(name) != "ppo":
+            continue
+        searches = (
+            settings.data.transcripts or given is not None and given.setting("transcripts", 0)
+        )
+        asks = stage.tools and searches
+        if settings.world is None and not prompts and not asks:
+            raise UsageError(
+                f"stage {name!r} asks prompts, and none are named; name a file by --prompts, or"
+                " begin from a run that learned an invented world (train --data world)"
+            )
+        if stage.tools and given is not None and not knows_tools(given):
+            raise UsageError(
+                f"{name}.tools = true, but {given.folder} has not learned to call a tool; leave it"
+                " out, or begin from a run that has (train, train --data sums)"
+            )
+        if stage.tools and stage.reward == MODEL and (reward or of_run):
+            raise UsageError(
+                f"{name}.tools = true: a reward model reads no calls of tools; choose"
+                f" {name}.reward = 'world' or FILE.py:function"
+            )
+        known = asks or settings.world is not None and not prompts
+        if stage.reward == MODEL and (reward or of_run or known):
+            continue
+        reward_named(stage.reward, known or None, None, None)
+
+
+def knows_tools(stage: Stage) -> bool:
+    """True if the vocabulary of a stage has the token of a tool."""
+    return any(token in stage.tokenizer.special for token in stage.template.tool_tokens)
+
+
 def align(
     name: str, settings: Settings, parent: Stage, reward: Stage | None, known: Known, place: Place
 ) -> tuple[Stage, dict, Sides | None]:
@@ -128,6 +169,8 @@ def _ppo(name: str, settings: Settings, parent: Stage, reward: Stage | None, kno
     text = known.material.train_text
     prompts = prompts_of(parent, known.prompts, settings.seed, name, tools, text)
     truth = None if prompts.world is None else Truth(prompts.world)
+    if by == MODEL and reward is None and (truth or prompts.task):
+        by = WORLD
     told, judge = reward_named(by, truth, reward, prompts.task), None
     if not told.is_gold and (truth or prompts.task):
         judge = reward_named(WORLD, truth, None, prompts.task)

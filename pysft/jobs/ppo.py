@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pysft.errors import DataError, RowError, UsageError
+from pysft.errors import DataError, RowError
 from pysft.inference.engine import SLOTS
 from pysft.inference.generate import Reply
+from pysft.inference.search import Search
+from pysft.inference.table import Table
 from pysft.inference.tool_calls import answer_calls, content_parts
+from pysft.inference.tools import Tool, tools
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides
 from pysft.jobs.comparisons import JUDGED, Comparisons, asked, sealed_questions
@@ -35,6 +38,7 @@ from pysft.training.ppo import Iterations, Task
 from pysft.training.rollouts import Rollout
 from pysft.training.settings import Settings
 from pysft.world.facts import WorldSettings
+from pysft.world.town import TOWN
 
 SPLITS = ("train", "ppo")  # of a world: whose questions a policy may be asked
 HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by
@@ -43,8 +47,8 @@ HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by
 @dataclass(frozen=True)
 class Prompts:
     """What a policy is asked, as messages. trained: while it learns. judged: those that it is
-    measured on, which no training asks. note: a sentence about what was left out, or "". world: that
-    which they ask about, None if none. task: the questions that are answered with tools, None
+    measured on, which no training asks. note: a sentence about what was left out, or "". world: the
+    one that they ask about, None if none. task: the questions that are answered with tools, None
     without them."""
 
     trained: list[list[dict]]
@@ -55,23 +59,18 @@ class Prompts:
 
 
 def prompts_of(
-    parent: Stage, file: str | None, seed: int, name: str, tools: bool, text: str
+    parent: Stage, file: str | None, seed: int, name: str, calls: bool, text: str
 ) -> Prompts:
     """Return the prompts of a file, or without one the questions of the world that the parent
     learned; the judged ones are then sealed. If replies may call tools, and the parent has learned
     to search, they are questions that the search answers. text: of the corpus, for these.
 
-    A DataError if none of them leaves room for a reply, a UsageError if there are neither."""
-    if file is None and tools and parent.setting("transcripts", 0):
+    A DataError if none of them leaves room for a reply."""
+    if file is None and calls and parent.setting("transcripts", 0):
         task = tool_task(text, parent.tokenizer, seed, name)
         every = [[{"role": "user", "content": question}] for question in task.questions]
         return Prompts(*_parted(every, seed, name), task=task)
     if file is None:
-        if parent.world is None:
-            raise UsageError(
-                f"stage {name!r} asks prompts, and none are named; name a file by --prompts, or"
-                " begin from a run that learned an invented world (train --data world)"
-            )
         sealed = sealed_questions(parent.world, seed, name)
         return Prompts(asked(parent.world, SPLITS), sealed, world=parent.world)
     every = {str(messages): messages for messages, _, _ in read_asked(file, parent.template)}
@@ -206,7 +205,7 @@ def train_ppo(
     asks = Comparisons([], [], prompts.judged, reward.name, prompts.world)
     known = frozenset(probe.known_words)
     scorer = Scorer(tuned, reward, stage.unfinished, truth, known, stage.tools)
-    having = prompts.task.tools if prompts.task else {}
+    having = prompts.task.tools if prompts.task else _shipped_tools() if stage.tools else {}
     inject = answer_calls(*words_of, having) if parent.template.parts else None
 
     def told(numbers, rollouts):
@@ -226,6 +225,11 @@ def train_ppo(
         found |= judged(tuned, parent, asks, settings.seed, scorer.score, gold, inject)
     found |= {"prompts": len(prompts.trained), "reward": reward.name}
     return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)
+
+
+def _shipped_tools() -> dict[str, Tool]:
+    """The tools that a chat has, where no documents or table are named."""
+    return tools(Search.of([str(TOWN)]), Table.shipped())
 
 
 def _critic(settings: Settings, name: str, parent: Stage, reward: Stage | None):

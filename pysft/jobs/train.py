@@ -13,6 +13,7 @@ from pysft.jobs.align import (
     align,
     refuse_unasked,
     refuse_unknown_raters,
+    refuse_unknown_rewards,
     refuse_without_comparisons,
     unused,
 )
@@ -164,6 +165,7 @@ def _to_compare(
     reward = None if order.reward is None else load_stage(reward_model(order.reward), ops)
     refuse_without_comparisons(settings, order.rankings)
     refuse_unasked(settings, order.rankings, reward)
+    refuse_unknown_rewards(settings, reward, order.prompts, given)
     if reward is not None and given is not None:
         refuse_other_words(reward, given)
     if not order.rankings:

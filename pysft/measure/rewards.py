@@ -9,6 +9,7 @@ import numpy as np
 
 from pysft.errors import DataError, RowError, UsageError
 from pysft.inference.score import scores
+from pysft.inference.tool_calls import free_text
 from pysft.measure.raters import WORLD, Truth, called, is_function
 from pysft.measure.tooltask import ToolTask
 from pysft.measure.user_file import function_of
@@ -39,16 +40,12 @@ def reward_named(
     prompt and the reply whose score is not a finite number."""
     if by == WORLD and task is not None:
         return Reward(WORLD, task.golds, True)
-    if by == MODEL and task is not None:
-        raise UsageError(
-            "tools = true: a reward model reads no calls of tools; choose reward = 'world' or"
-            " FILE.py:function"
-        )
     if by == WORLD:
         if truth is None:
             raise UsageError(
-                "reward = 'world': the run learned no invented world, so no judge knows what is"
-                " true; train one (train --data world), or name a reward model or FILE.py:function"
+                "reward = 'world': no judge knows what is true of these prompts; begin from a run"
+                " that learned an invented world (train --data world) and leave --prompts out, or"
+                " name a reward model or FILE.py:function"
             )
         return Reward(WORLD, _finite(WORLD, lambda *given: _golds(truth, *given)), True)
     if by == MODEL:
@@ -88,8 +85,9 @@ def _finite(by: str, score: Callable) -> Callable:
 
 
 def _golds(truth: Truth, prompts, replies, ended) -> list[int]:
-    each = zip(prompts, replies, ended)
-    return [truth.golds(prompt, [reply], [end])[0] for prompt, reply, end in each]
+    texts = [reply if isinstance(reply, str) else free_text(reply) for reply in replies]
+    each = zip(prompts, texts, ended)
+    return [truth.golds(prompt, [text], [end])[0] for prompt, text, end in each]
 
 
 def _scored(model: Stage, prompts, replies, ended) -> np.ndarray:

@@ -10,8 +10,10 @@ import numpy as np
 
 WINDOW = 10  # iterations of a mean
 LIMIT = 3.0  # standard errors of a difference that counts
+LOST = 0.95  # of its first mean: what a reply is worth has fallen below this
 SHRUNK = 0.5  # of its first mean: so few tokens of a reply are left
-GONE = 0.25  # of its first mean: so little entropy, or so few different replies, are left
+GONE = 0.25  # of its first mean: so few different replies are left
+SURE = 0.05  # of its first mean: so little entropy is left; where one answer is right, 0.1 is usual
 # What a reply can lose while the reward rises, if the reward does not see it: figure -> its name.
 WORTH = {
     "gold": "the gold points",
@@ -43,10 +45,10 @@ def alarms(rows: list[dict], kl_limit: float) -> dict[str, str]:
     rows: the figures of each. kl_limit: nats per reply that the KL may have; 0 is no limit.
 
     kl               the KL from the reference is above its limit
-    reward hacking   the reward has risen while something in WORTH has fallen
-    short replies    replies have shrunk to SHRUNK of their length
-    entropy          the entropy has fallen to GONE of its first value
-    same replies     the share of different replies has fallen to GONE"""
+    reward hacking   the reward has risen, and something in WORTH has fallen below LOST
+    short replies    replies have shrunk below SHRUNK of their length
+    entropy          the entropy has fallen below SURE
+    same replies     the share of different replies has fallen below GONE"""
     found = {}
     last = rows[-WINDOW:]
     kl = float(np.mean([row["kl"] for row in last])) if last else 0.0
@@ -56,7 +58,7 @@ def alarms(rows: list[dict], kl_limit: float) -> dict[str, str]:
         lost = []
         for name, what in WORTH.items():
             worth = change(rows, name)
-            if worth and worth[2] < -LIMIT:
+            if worth and worth[1] < LOST * worth[0] and worth[2] < -LIMIT:
                 lost.append(f"{what} fell from {worth[0]:.2f} to {worth[1]:.2f}")
         if lost:
             found["reward hacking"] = (
@@ -64,7 +66,7 @@ def alarms(rows: list[dict], kl_limit: float) -> dict[str, str]:
             )
     shrinks = [
         ("short replies", "length", SHRUNK, "replies have {1:.1f} tokens, {0:.1f} at first"),
-        ("entropy", "entropy", GONE, "the entropy is {1:.2f} nats a token, {0:.2f} at first"),
+        ("entropy", "entropy", SURE, "the entropy is {1:.2f} nats a token, {0:.2f} at first"),
         ("same replies", "distinct", GONE, "{1:.0%} of the replies differ, {0:.0%} at first"),
     ]
     for name, figure, share, sentence in shrinks:

@@ -212,10 +212,10 @@ class PolicyTuning(Training):
     temperature 1, of at most `tokens` tokens, and then learns from them in `epochs` updates, each
     from all of them.
 
-    reward: "reward" (the run's reward model), "world" (the exact judge), or FILE.py:function. A
-    reply that did not end, is empty or holds a control token has the score `unfinished` instead.
-    tools: let replies call the tools that the model knows. beta: the price of KL in nats from the
-    model that the stage begins from. kl_target: above 0, beta rises and falls so that the KL per
+    reward: "reward" (the run's reward model, or if there is none, the exact judge), "world" (the
+    exact judge), or FILE.py:function. A reply that did not end, is empty or holds a control token
+    has the score `unfinished` instead. tools: let replies call the tools that the model knows.
+    beta: the price of KL in nats from the model that the stage begins from. kl_target: above 0, beta rises and falls so that the KL per
     reply comes near it, within about `horizon` replies.
 
     baseline: what a reward is compared with: the "value" of a critic, the other replies to the same

@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from pysft.errors import UsageError
 from pysft.nn.shapes import GPTConfig
 from pysft.text.keys import Reading
-from pysft.training.kinds import KINDS, FineTuning, Pretraining, Table, Training, kind_of
+from pysft.training.kinds import (
+    KINDS,
+    FineTuning,
+    PolicyTuning,
+    Pretraining,
+    Table,
+    Training,
+    kind_of,
+)
 from pysft.training.values import as_toml, is_whole
 from pysft.world.facts import WorldSettings
 
@@ -244,6 +252,13 @@ def _changed(table, name: str, document: dict):
     """Return a table of settings with the values of document[name], if there are any."""
     values = document.get(name, {})
     known = [f.name for f in dataclasses.fields(table)]
+    cuts = [key for key in ("temperature", "top_k", "top_p", "repetition") if key in values]
+    if cuts and isinstance(table, PolicyTuning):
+        raise UsageError(
+            f"[{name}] {cuts[0]}: replies that are learned from are drawn at temperature 1 without"
+            " cuts, because the loss takes the probabilities that they were drawn with; leave it"
+            " out"
+        )
     refuse_unknown(values, f"setting of [{name}]", known)
     try:
         return dataclasses.replace(table, **values)
