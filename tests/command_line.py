@@ -213,8 +213,9 @@ def interrupted_at_once():
 
 
 @contextlib.contextmanager
-def interrupted_after(steps: int):
-    """Inside `with`, a training meets a Ctrl-C after so many steps; with 0, before its first."""
+def interrupted_after(steps: int, updates: int = 1):
+    """Inside `with`, a training meets a Ctrl-C in its step of this number; with 0, before its
+    first. updates: of all models in a step."""
     if steps == 0:
         with interrupted_at_once():
             yield
@@ -224,11 +225,11 @@ def interrupted_after(steps: int):
     def step(*arguments, **options):
         norm = adam_step(*arguments, **options)
         taken.append(1)
-        if len(taken) == steps:
+        if len(taken) == (steps - 1) * updates + 1:
             os.kill(os.getpid(), signal.SIGINT)
         return norm
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.AdamW, "step", step)
         yield
-    assert len(taken) == steps
+    assert len(taken) == steps * updates

@@ -33,6 +33,8 @@ from pysft.run.log import read_log
 from pysft.run.stage import Stage
 from pysft.text.render import render_prompt
 from pysft.text.sampled import is_usable, read_asked
+from pysft.text.template import Template
+from pysft.text.tokenizer import Tokenizer
 from pysft.training import stages
 from pysft.training.ppo import Iterations, Task
 from pysft.training.rollouts import Rollout
@@ -73,15 +75,34 @@ def prompts_of(
     if file is None:
         sealed = sealed_questions(parent.world, seed, name)
         return Prompts(asked(parent.world, SPLITS), sealed, world=parent.world)
-    every = {str(messages): messages for messages, _, _ in read_asked(file, parent.template)}
-    fit = [messages for messages in every.values() if _fits(parent, messages)]
+    fit, left_out = read_fitting(
+        file, parent.tokenizer, parent.template, parent.model.config.context
+    )
+    note = f"left out: {left_out:,} prompts that the model cannot read" if left_out else ""
+    return Prompts(*_parted(fit, seed, name), note)
+
+
+def read_fitting(
+    file: str, tokenizer: Tokenizer, template: Template, context: int
+) -> tuple[list[list[dict]], int]:
+    """Return (the different prompts of a file that a model can read, how many it cannot). A
+    DataError if there is none that leaves room for a reply."""
+    every = {str(messages): messages for messages, _, _ in read_asked(file, template)}
+
+    def fits(messages):
+        try:
+            ids = render_prompt(messages, tokenizer, template)
+        except (RowError, DataError):
+            return False
+        return len(ids) < context - 1  # a token, and the end
+
+    fit = [messages for messages in every.values() if fits(messages)]
     if not fit:
         raise DataError(
             f"{file}: no prompt of it can be written with this model's characters and leaves room"
-            f" for a reply in its context of {parent.model.config.context:,}; shorten them"
+            f" for a reply in its context of {context:,}; shorten them"
         )
-    note = f"left out: {len(every) - len(fit):,} prompts that the model cannot read"
-    return Prompts(*_parted(fit, seed, name), note if len(fit) < len(every) else "")
+    return fit, len(every) - len(fit)
 
 
 def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
@@ -90,14 +111,6 @@ def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
     kept = set(order[: min(JUDGED, len(prompts) // HELD_OUT)].tolist())
     trained = [prompt for i, prompt in enumerate(prompts) if i not in kept]
     return trained, [prompts[i] for i in sorted(kept)]
-
-
-def _fits(stage: Stage, messages: list[dict]) -> bool:
-    try:
-        ids = render_prompt(messages, stage.tokenizer, stage.template)
-    except (RowError, DataError):
-        return False
-    return len(ids) < stage.model.config.context - 1  # a token, and the end
 
 
 # ---------------------------------------------------------------------------------- what is told

@@ -33,6 +33,7 @@ from pysft.jobs.begin import (
 from pysft.jobs.compare import Sides
 from pysft.jobs.comparisons import Comparisons, read_comparisons
 from pysft.jobs.material import WORLD, Material, gather, no_transcripts, text_alone
+from pysft.jobs.ppo import read_fitting
 from pysft.jobs.pretrain import pretrain_base
 from pysft.jobs.summary import describe_data
 from pysft.jobs.tune import loss_under, tune
@@ -166,12 +167,14 @@ def _to_compare(
     refuse_without_comparisons(settings, order.rankings)
     refuse_unasked(settings, order.rankings, reward)
     refuse_unknown_rewards(settings, reward, order.prompts, given)
+    writes = material.grown or material.tokenizer
+    if order.prompts:  # an error now, and not when the stage begins
+        read_fitting(order.prompts, writes, material.template, settings.model.context)
     if reward is not None and given is not None:
         refuse_other_words(reward, given)
     if not order.rankings:
         refuse_unknown_raters(settings, reward)
         return None, reward
-    writes = material.grown or material.tokenizer
     return read_comparisons(order.rankings, settings, writes, material.template), reward
 
 

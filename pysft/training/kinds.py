@@ -215,8 +215,8 @@ class PolicyTuning(Training):
     reward: "reward" (the run's reward model, or if there is none, the exact judge), "world" (the
     exact judge), or FILE.py:function. A reply that did not end, is empty or holds a control token
     has the score `unfinished` instead. tools: let replies call the tools that the model knows.
-    beta: the price of KL in nats from the model that the stage begins from. kl_target: above 0, beta rises and falls so that the KL per
-    reply comes near it, within about `horizon` replies.
+    beta: the price of a nat of KL from the model that the stage begins from. kl_target: above 0,
+    beta rises and falls so that the KL per reply comes near it, within about `horizon` replies.
 
     baseline: what a reward is compared with: the "value" of a critic, the other replies to the same
     prompt ("leave-one-out"), or their mean and deviation ("group"). gamma, lam: of a critic's
