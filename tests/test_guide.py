@@ -29,7 +29,7 @@ from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 from pysft.training import objective_cases
-from pysft.training.kinds import COMPARING, KINDS
+from pysft.training.kinds import ALIGNING, KINDS
 from pysft.training.presets import PRESETS, TOOLS
 from pysft.training.presets import WITH_TOOLS as RECIPES
 from pysft.training.settings import Settings
@@ -59,6 +59,10 @@ COMPARED = {
     },
 }
 COLLECTED = {"replies": 2, "rounds": 1}
+REWARDED = {
+    "steps": 2, "warmup": 1, "prompts": 2, "replies": 2, "tokens": 8, "windows": [[64, 1]],
+    "checkpoint_every": "never",
+}  # fmt: skip
 FILES = {
     "small.toml": as_toml(merged(WITH_TOOLS, sft={"checkpoint_every": 2})),
     "mine.toml": as_toml({"preset": "tiny"} | WITH_TOOLS),
@@ -74,6 +78,7 @@ FILES = {
     ),
     "compared.toml": as_toml(COMPARED),
     "compares.toml": as_toml(merged(COMPARED, reward=COLLECTED, dpo=COLLECTED)),
+    "rewarded.toml": as_toml({"ppo": REWARDED}),
     "my_judge.py": "def judge(question, answer, reply):\n    return 'wrong'\n",
     "my_scorer.py": "def score(prompt, replies):\n    return [sum(map(ord, r)) for r in replies]\n",
     "prompts.txt": "".join(f"Who {verb}?\n" for verb in "sings sleeps reads keeps runs".split()),
@@ -109,6 +114,12 @@ FOCAL = (
 STAGES = (
     "train --base runs/tiny/sft --stages reward,dpo --rankings rankings.jsonl --out runs/both",
 )
+CHAINS = (
+    "train --data world --stages base,sft,reward,ppo --set sft.steps=100 --out runs/chain",
+    "train --base runs/half/sft --stages reward,ppo --out runs/both",
+    "train --base runs/half/base --data world --stages sft,ppo,dpo --set sft.steps=100 --out"
+    " runs/modern",
+)
 NOT_RUN = {  # a command and why it is held to the parser alone
     "lab comparisons batches ties overoptimisation displacement comparing past-the-minimum": (
         "tests/test_lab_preferences.py"
@@ -118,6 +129,7 @@ NOT_RUN = {  # a command and why it is held to the parser alone
     "eval runs/world --judge http://localhost:8000/v1 --judge-model NAME": "tests/test_judges.py",
     **dict.fromkeys(OF_A_WORLD, "tests/test_collect.py and tests/test_raters.py"),
     **dict.fromkeys(STAGES, "tests/test_aligning.py; its stages are run by the lines above it"),
+    **dict.fromkeys(CHAINS, "tests/test_ppo_job.py; their stages are run by the lines above"),
     **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),
 }
 # What the pages tell a reader to look at, in the output of the command.
@@ -347,6 +359,8 @@ def scaled(command):
     learns_tools = "tools" in words or not {"--data", "--no-tools", "seed"} & set(words)
     if words[0] in ("reward", "dpo"):
         return [*words, "--config", "compared.toml" if "--data" in words else "compares.toml"]
+    if words[0] == "ppo":
+        return [*words, "--config", "rewarded.toml"]
     if words[0] == "train" and "world" in words:
         return [*words, "--config", "world.toml"]
     if words[0] in ("train", "pretrain") and not {"--resume", "--config"} & set(words):
@@ -433,7 +447,7 @@ def test_files_and_functions_in_backticks_exist(page, trained):
                     "adapter.safetensors"
                 )
                 kind, _, file = name.partition("/")
-                if kind in COMPARING:  # runs/tiny has no such stage
+                if kind in ALIGNING:  # runs/tiny has no such stage
                     there = not file or re.search(rf"^    {file} ", stage.__doc__, re.M)
                 assert there, f"{page}: a run has no {span}"
             elif not span.startswith("runs/"):

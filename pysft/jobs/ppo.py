@@ -43,7 +43,7 @@ from pysft.world.facts import WorldSettings
 from pysft.world.town import TOWN
 
 SPLITS = ("train", "ppo")  # of a world: whose questions a policy may be asked
-HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by
+HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by, if there are two
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def read_fitting(
 def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
     """Return (the prompts to train on, those to judge by)."""
     order = rng(seed, name, "judged").permutation(len(prompts))
-    kept = set(order[: min(JUDGED, len(prompts) // HELD_OUT)].tolist())
+    share = max(1, len(prompts) // HELD_OUT) if len(prompts) > 1 else 0
+    kept = set(order[: min(JUDGED, share)].tolist())
     trained = [prompt for i, prompt in enumerate(prompts) if i not in kept]
     return trained, [prompts[i] for i in sorted(kept)]
 

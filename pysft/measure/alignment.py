@@ -327,10 +327,12 @@ def ppo_rows(report: dict) -> list[tuple[str, str]]:
     """The rows of the table of a PPO stage: (what, its value)."""
     ppo = report["ppo"]
     exact = "exactly 1" if ppo["ratio_first_exact"] else "not exactly 1"
+    judged = []  # a single prompt leaves none to judge by
+    if "proxy" in ppo:
+        judged = [("reward", f"{ppo['proxy_before']:.2f} -> {ppo['proxy']:.2f}"), *_moved(ppo)]
     return [
         *_won(ppo),
-        ("reward", f"{ppo['proxy_before']:.2f} -> {ppo['proxy']:.2f}"),
-        *_moved(ppo),
+        *judged,
         ("forgetting", _percent(report["forgetting"])),
         ("ratios of the first updates", exact),
         *[(f"alarm, iteration {a['step']:,}", a["text"]) for a in ppo["alarms"]],
