@@ -168,6 +168,42 @@ def test_in_a_world_the_exact_judge_rewards_and_sealed_questions_judge(world_run
     assert "gold" not in stage_log(workdir.path / "run/ppo")[0]["figures"]  # it is the reward
 
 
+@pytest.fixture
+def answering(world_run, monkeypatch):
+    """The replies that are compared are the right answer and two others."""
+    from pysft.jobs import comparisons
+    from pysft.world.ask import questions
+    from pysft.world.facts import SPLITS, make
+
+    world = make(load_stage(world_run[0]).world)
+    known = {q.prompt: q.answer for split in SPLITS for q in questions(world, split)}
+
+    def written(stage, prompts, k, seed, progress):
+        texts = [messages[-1]["content"] for messages in prompts]
+        return [[(known[p], True), ("Who can say?", True), ("x", False)] for p in texts]
+
+    monkeypatch.setattr(comparisons, "sample_replies", written)
+
+
+@pytest.mark.parametrize("order, scorer", [("reward,ppo", "run/reward"), ("ppo,dpo", "world")])
+def test_a_chain_of_stages_is_one_command(world_run, answering, workdir, order, scorer):
+    """InstructGPT's order, and a newer one in which DPO comes last."""
+    flags = [*SHORT[2:], "ppo.steps=2", "reward.rounds=1", "reward.epochs=1", "dpo.rounds=1"]
+    flags += ["dpo.steps=2", "dpo.pairs=2", "dpo.by='world'", "dpo.windows=[[32,1]]"]
+    flags += ["dpo.checkpoint_every='never'", "dpo.warmup=1"]
+    kinds = order.split(",")
+    flags = [flags[0], *[f for f in flags[1:] if f.partition(".")[0] in kinds]]
+    chain = ["train", "--base", world_run[0] / "sft", "--stages", order, "--out", "run"]
+    report = succeeds(*chain, *flags, "--json").document
+    assert report["stage"] == kinds[-1]
+    tuned = json.loads((workdir.path / "run/ppo/report.json").read_text())
+    assert tuned["ppo"]["reward"] == scorer
+    assert ("gold" in stage_log(workdir.path / "run/ppo")[0]["figures"]) == ("reward" in kinds)
+    if kinds[-1] == "dpo":
+        dpo = load_stage(workdir.path / "run/dpo")
+        assert dpo.parent["weights_sha256"] == tuned["weights_sha256"]
+
+
 def test_the_questions_of_a_training_are_not_sealed(world_run):
     from pysft.jobs.ppo import prompts_of
     from pysft.world.ask import questions
