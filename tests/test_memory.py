@@ -59,10 +59,10 @@ def test_before_training_the_largest_stage_is_added_to_what_is_held_now(monkeypa
     assert said(monkeypatch, large) == said(monkeypatch, small, large) == line
     writing = decoder_bytes(LARGE, 40)
     line = f"memory: at most {mib(held + writing + 150 * MIB)} MiB: 100 now, {middle},"
-    line += f" 50 of the base's weights, {mib(writing)} to write replies"
+    line += f" 50 of other models, {mib(writing)} to write replies"
     assert said(monkeypatch, large, (LARGE, 4096, 50 * MIB, 40)) == line
     # The base's weights and the replies count in which stage is the largest.
-    assert ", 5000 of the base's weights" in said(monkeypatch, large, (SMALL, 1, 5000 * MIB, 0))
+    assert ", 5000 of other models" in said(monkeypatch, large, (SMALL, 1, 5000 * MIB, 0))
     assert "to write" in said(monkeypatch, (SMALL, 1, 0, 0), (SMALL, 1, 0, 400))
 
 

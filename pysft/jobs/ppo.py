@@ -21,7 +21,7 @@ from pysft.jobs.material import Material
 from pysft.jobs.pretrain import announce
 from pysft.jobs.tuned import begin_stage, finish_stage, train_and_measure
 from pysft.measure.evaluate import checks, spoken
-from pysft.measure.memory import refuse_too_large, say_memory
+from pysft.measure.memory import HELD, refuse_too_large, say_memory
 from pysft.measure.probe import Probe
 from pysft.measure.rewards import Reward
 from pysft.measure.tooltask import ToolTask, tool_task
@@ -212,7 +212,10 @@ def train_ppo(
     plan, pick = stages.ppo(settings, name, [len(i) for i in ids], corpus, context, world)
     model, reference = (copied(parent.model, settings.model.precision) for _ in range(2))
     refuse_too_large(model.config, plan.rows)
-    beside = (2 + 4 * (stage.baseline == "value")) * sizes(model.config, 1)["weights"]
+    size = sizes(model.config, plan.rows)
+    beside = 2 * size["weights"] + size["activations"]  # the parent, the reference
+    if stage.baseline == "value":
+        beside += sum(size[k] for k in HELD)
     say_memory(screen, (model.config, plan.rows, beside, SLOTS))
     params = announce(screen, name, model.config)
     tuned = begin_stage(name, settings, parent, model, probe, place)

@@ -34,8 +34,8 @@ def peak_memory() -> int:
 def say_memory(screen, *stages) -> None:
     """Say how much memory the process will hold at most, before training begins.
 
-    stages: (config, rows of a batch, bytes held beside the model, which are the weights of the base
-    that it is tuned from, replies that are written side by side to measure it). Each counts with at
+    stages: (config, rows of a batch, bytes of other models, such as the one that it is tuned from,
+    replies that are written side by side to measure it). Each counts with at
     least ROWS rows, because measuring needs them."""
     now = _proc_status("VmRSS") or peak_memory()
     held = []
@@ -53,7 +53,7 @@ def say_memory(screen, *stages) -> None:
         f"memory: at most {mib(now + most)} MiB: {mib(now)} now, {mib(size['weights'])} of weights,"
         " three times that of gradients and moments,"
         f" {mib(size['activations'])} of activations for {rows:,} rows"
-        + (f", {mib(base)} of the base's weights" if base else "")
+        + (f", {mib(base)} of other models" if base else "")
         + (f", {mib(writing)} to write replies" if writing else "")
     )
 
