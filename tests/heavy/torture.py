@@ -113,6 +113,8 @@ ONCE = ["--replies", "2", "--rounds", "1"]
 REWARD = ["--by", "lena", *ONCE, "--steps", "60", "--set", "reward.rankings=4"]
 DPO = ["--by", "reward", *ONCE, "--steps", "60", "--set", "dpo.pairs=4", "dpo.windows=[[32,1]]"]
 DPO += ["dpo.checkpoint_every=20"]
+PPO = ["--kl-target", "1", "--steps", "40", "--set", "ppo.prompts=4", "ppo.replies=2"]
+PPO += ["ppo.tokens=12", "ppo.windows=[[32,1]]", "ppo.checkpoint_every=20", "ppo.horizon=100"]
 TIMINGS = ("seconds", "training_seconds", "tokens_per_s", "peak_memory")
 
 
@@ -161,7 +163,7 @@ def contents(run: Path) -> dict:
 
 def last_checkpoint(run: Path) -> tuple[str, int] | None:
     """(stage, step) of the last checkpoint in a run that was killed; None if its stage has none."""
-    for stage in ("dpo", "reward", "sft-2", "sft", "base"):
+    for stage in ("ppo", "dpo", "reward", "sft-2", "sft", "base"):
         found = (run / stage / "checkpoints").glob("*/state.safetensors")
         steps = [int(path.parent.name) for path in found if path.parent.name.isdecimal()]
         if steps and not (run / stage / "model.safetensors").is_file():
@@ -290,6 +292,7 @@ def commands(home: Path) -> dict[str, list]:
         "sft-2": [*plain, "--stages", "base,sft,sft-2"],
         "reward": reward,
         "dpo": ["dpo", world, "--reward", ranked, *DPO],
+        "ppo": ["ppo", world, "--reward", ranked, *PPO],
     }
 
 
@@ -309,7 +312,7 @@ def torture(name: str, command: list, kills: int, home: Path, dice: random.Rando
             print(f"{run.name}: differs in {', '.join(differing) or 'temporary files'}", flush=True)
         shutil.rmtree(run)
     print(counts, flush=True)
-    least = kills // 8 if command[0] in ("reward", "dpo") else kills // 2
+    least = kills // 8 if command[0] in ("reward", "dpo", "ppo") else kills // 2
     return not (counts.damaged or counts.lost or counts.wrong or counts.resumed < least)
 
 
