@@ -22,7 +22,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.training import objective_cases
 from pysft.training import objectives as module
 from pysft.training.loop import schedule, train_step
-from pysft.training.objectives import TIES, BradleyTerry, Dpo, Sft
+from pysft.training.objectives import CLIPS, TIES, BradleyTerry, Dpo, Ppo, Sft
 
 KERNELS = kernels.on_threads(2)
 V, LN2 = 7, math.log(2)
@@ -451,10 +451,23 @@ def test_gradcheck_has_every_objective_each_kind_and_no_two_equal_sizes():
     dpo = [o for o in objectives if isinstance(o, Dpo)]
     assert {o.kind for o in dpo} == {"sigmoid", "ipo"} and any(o.smoothing for o in dpo)
     assert {o.kind for o in dpo if o.nll and o.base} == {"sigmoid", "ipo"}
-    for draw in (objective_cases.texts, objective_cases.rankings, objective_cases.pairs):
+    assert {o.kind for o in objectives if isinstance(o, Ppo)} == set(CLIPS)
+    for draw in {sizes["draw"] for _, sizes in objective_cases.CASES.values()}:
         batch = draw(np.random.default_rng(0))
         assert len(set(batch.lengths)) == len(batch.lengths)
         assert 0 < batch.graded.sum() < len(batch.tokens)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradcheck_has_ratios_and_values_inside_a_clip_and_beyond_it_on_every_side(seed):
+    batch = objective_cases.rollouts(np.random.default_rng(seed))
+    rows = batch.graded & batch.per_row(batch.source == CONVERSATION)
+    gained, advantage = batch.columns["nll_old"][rows], batch.columns["advantage"][rows]
+    value = objective_cases.valued(np.random.default_rng(seed))
+    moved, off = value.columns["value_old"][value.graded], value.columns["return"][value.graded]
+    for distance_, sign in ((gained, advantage), (moved, off)):
+        sides = np.select([distance_ < -0.25, distance_ > 0.25], [-1, 1], 0)
+        assert set(zip(sides, np.sign(sign))) >= {(a, b) for a in (-1, 0, 1) for b in (-1, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
