@@ -20,8 +20,7 @@ class Report:
     token, weighted as the batch says. figures: the objective's figures, each the mean over the
     whole step; figures whose count is 0 are left out. norm: of the gradient before clipping.
     graded, tokens: the numbers of graded rows and of all rows. skipped: True if the step was not
-    finite, so that no weight moved. alarms: what has begun
-    to go wrong (alarms.py)."""
+    finite. alarms: what has begun to go wrong (alarms.py)."""
 
     step: int
     loss: float
@@ -211,9 +210,10 @@ def train(
     The first step is number learner.steps, which is above 0 for a loaded optimiser.
 
     skip(error): called for a step that is not finite. The step is then skipped: weights and moments
-    stay as they were. Diverged is raised if there is no `skip`, if SKIPS steps in a row have been
-    skipped before, or if a weight is not finite. skipped: the number of steps that an interrupted
-    run skipped just before the first one here."""
+    stay as they were, in an iteration of PPO as its last finite update left them. Diverged is
+    raised if there is no `skip`, if SKIPS steps in a row have been skipped before, or if a weight
+    is not finite. skipped: the number of steps that an interrupted run skipped just before the
+    first one here."""
     while learner.steps < steps and not learner.stopped:
         start = time.perf_counter()
         step = learner.steps

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pysft.batch import Batch
+from pysft.errors import Diverged
 from pysft.nn.optim import AdamW
 from pysft.rng import rng
 from pysft.training.advantages import (
@@ -98,20 +99,25 @@ class Iterations:
         self.stopped = bool(self.told) and self.settings.on_alarm == "stop"
 
     def take(self, step: int) -> Report:
-        """Do iteration number `step`, from 0."""
+        """Do iteration number `step`, from 0. Diverged ends it where an update is not finite: the
+        updates before that one stay. It is lasting where nothing can be learned from the replies,
+        because the next ones would come from the same weights."""
         settings, task = self.settings, self.task
         asked = np.repeat(task.pick(step), settings.replies)
-        rollouts = roll_out(
-            self.model,
-            [task.prompts[i] for i in asked[:: settings.replies]],
-            settings.replies,
-            settings.tokens,
-            task.end,
-            int(rng(self.seed, self.name, "replies", step).integers(2**31)),
-            task.inject,
-        )
+        try:
+            rollouts = roll_out(
+                self.model,
+                [task.prompts[i] for i in asked[:: settings.replies]],
+                settings.replies,
+                settings.tokens,
+                task.end,
+                int(rng(self.seed, self.name, "replies", step).integers(2**31)),
+                task.inject,
+            )
+        except Diverged as error:  # the next iteration would begin with the same weights
+            raise Diverged(f"step {step + 1}: {error}", lasting=True) from None
         scores, figures = task.score(asked, rollouts)
-        weighed, more = self._weigh(rollouts, scores)
+        weighed, more = self._weigh(step, rollouts, scores)
         report = self._learn(step, [r.example for r in rollouts], weighed)
         report.figures = report.figures | more | means(figures)
         self.rows.append(report.figures)
@@ -127,7 +133,7 @@ class Iterations:
 
     # ------------------------------------------------------------------- what a token is worth
 
-    def _weigh(self, rollouts: list[Rollout], scores: np.ndarray) -> tuple[dict, dict]:
+    def _weigh(self, step: int, rollouts: list[Rollout], scores) -> tuple[dict, dict]:
         """Return ({column: (R,)} for the R graded rows of all replies, figures of them)."""
         settings, beta = self.settings, self.numbers["beta"]
         parts = self._batch([r.example for r in rollouts]).split(settings.micro_batches)
@@ -138,12 +144,21 @@ class Iterations:
             [self.reference.logits(p.tokens, p.cu_seqlens, rows) for p, rows in zip(parts, graded)]
         )
         nll, nll_ref = (nll_of(self.model.ops, x, labels) for x in (logits, reference))
-        kl, entropy = divergence(logits, reference)
-        first = np.cumsum([0, *(len(r.logits) for r in rollouts)])
         columns = {"nll_old": nll}
         if self.critic is not None:
             found = [self.critic.forward(part).value[rows] for part, rows in zip(parts, graded)]
             columns["value_old"] = values = np.concatenate(found)
+        for name, x in {"score": scores, "nll_ref": nll_ref, **columns}.items():
+            if not np.isfinite(x).all():
+                raise Diverged(
+                    f"step {step + 1}: the {name} of a reply is {x[~np.isfinite(x)][0]}; no weight"
+                    " was changed. A lower learning rate usually helps",
+                    parts,
+                    lasting=True,
+                )
+        kl, entropy = divergence(logits, reference)
+        first = np.cumsum([0, *(len(r.logits) for r in rollouts)])
+        if self.critic is not None:
             spans = [slice(a, b) for a, b in zip(first, first[1:])]
             given = [
                 (token_rewards(s, nll[i], nll_ref[i], beta), values[i])
@@ -179,24 +194,23 @@ class Iterations:
         """Update the policy, and the critic if there is one, `epochs` times from the same replies.
         Return the report of the policy: means over the updates."""
         settings, lr = self.settings, self.rate(step)
-        clip, reports, figures = settings.clip, [], {}
+        reports, figures = [], {}
         replies = with_columns(examples, columns, ("nll_old", "advantage"))
         for epoch in range(settings.epochs):
             beside = self.plan.draw(step * settings.epochs + epoch)
             batches = self._batch(replies + beside).split(settings.micro_batches)
-            reports.append(
-                train_step(self.model, self.adam, batches, self.plan.objective, lr, clip)
-            )
+            policy = self.model, self.adam
+            reports.append(self._update(step, "policy", *policy, batches, self.plan.objective, lr))
         if self.critic is not None:
             rate = schedule(
                 step, settings.steps, settings.critic_lr, settings.warmup, settings.schedule
             )
             valued = self._batch(with_columns(examples, columns, ("value_old", "return")))
             batches = valued.split(settings.micro_batches)
+            objective = ClippedValue(settings.value_clip)
             for _ in range(settings.epochs):
-                objective = ClippedValue(settings.value_clip)
-                critic, adam = self.beside["critic"]
-                figures = train_step(critic, adam, batches, objective, rate, clip).figures
+                given = *self.beside["critic"], batches, objective, rate
+                figures = self._update(step, "critic", *given).figures
         first = reports[0].figures
         names = [name for name in first if name != "moved"]
         figures |= {name: float(np.mean([r.figures[name] for r in reports])) for name in names}
@@ -210,6 +224,14 @@ class Iterations:
             sum(r.tokens for r in reports),
         )
 
+    def _update(self, step: int, name: str, model, adam, batches, objective, lr: float) -> Report:
+        """Take one train_step(). Its error counts updates, so name the iteration and the model."""
+        try:
+            return train_step(model, adam, batches, objective, lr, self.settings.clip)
+        except Diverged as error:
+            text = str(error).replace("step", f"{name}'s update", 1)
+            raise Diverged(f"step {step + 1}, {text}", error.batches, error.lasting) from None
+
     def _batch(self, examples: list) -> Batch:
         config = self.model.config
         return Batch.of(examples, config.vocab, config.context)
@@ -222,7 +244,7 @@ def with_columns(examples: list, columns: dict[str, np.ndarray], names) -> list:
     for e in examples:
         graded = np.flatnonzero(e.labels >= 0)
         part, first = slice(first, first + len(graded)), first + len(graded)
-        own = {name: np.zeros(len(e.labels), np.float32) for name in names}
+        own = {name: np.zeros(len(e.labels)) for name in names}
         for name in names:
             own[name][graded] = columns[name][part]
         found.append(replace(e, columns=own))
