@@ -10,7 +10,7 @@ Some scripts put no spaces between words. For a model that learned to write one 
 of words are nan, and the entry "words_unmeasured" says why."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -109,12 +109,10 @@ def loss_after_replay(
     """corpus_loss of `heldout` after training `model`, a base, in place on base text alone.
 
     corpus, heldout: texts. The windows of `corpus` and the learning rates are those that the
-    fine-tuning `name` of the settings has for its replay. Matched forgetting compares with this
-    loss. progress(text, last) takes a line of text for the screen. steps: how many steps of the
-    replay to take; None is all of them."""
-    plan = replay_alone(settings, name, tokenizer.encode(corpus), model.config.vocab)
-    if steps is not None:
-        plan = replace(plan, steps=min(steps, plan.steps))
+    stage `name` of the settings has for its replay. Matched forgetting compares with this loss.
+    progress(text, last) takes a line of text for the screen. steps: how many steps of the stage to
+    take; None is all of them."""
+    plan = replay_alone(settings, name, tokenizer.encode(corpus), model.config.vocab, steps)
     for r in steps_of(model, plan, settings.stages[name]):
         progress(f"the base alone: step {r.step:,} of {plan.steps:,}", r.step == plan.steps)
     return corpus_loss(model, tokenizer, heldout)

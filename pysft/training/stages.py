@@ -16,7 +16,7 @@ from pysft.batch import WORLD, Batch, Example
 from pysft.errors import DataError, UsageError
 from pysft.rng import rng
 from pysft.text.windows import draw_windows, window
-from pysft.training.kinds import FineTuning, Training
+from pysft.training.kinds import FineTuning, PolicyTuning, Training
 from pysft.training.loop import schedule
 from pysft.training.objectives import BradleyTerry, Dpo, Ppo, Sft
 from pysft.training.settings import Settings
@@ -215,20 +215,28 @@ def _of_groups(
     return Plan(draw, rate, objective, steps, rows, epochs)
 
 
-def replay_alone(settings: Settings, name: str, corpus: np.ndarray, vocab: int) -> Plan:
-    """A fine-tuning without its conversations: the same windows of base text at the same rates.
+def replay_alone(
+    settings: Settings, name: str, corpus: np.ndarray, vocab: int, steps: int | None = None
+) -> Plan:
+    """A tuning without what it is for: the same windows of base text at the same rates. steps: of
+    the stage; None takes all of them.
 
     Matched forgetting compares the tuned model with the base trained like this, so that both have
-    seen the same additional base text."""
+    seen the same additional base text. A step of this plan is an update. A fine-tuning and DPO have
+    one a step, and PPO has `epochs` of them in an iteration, all at its rate. A PPO with ptx = 0
+    learns from no window."""
     stage, context = settings.stages[name], settings.model.context
-    steps = stage.steps if stage.windows else 0
+    is_policy = isinstance(stage, PolicyTuning)
+    each, rate_of = stage.epochs if is_policy else 1, _rate(stage)
+    reads = stage.windows and (stage.ptx if is_policy else True)
+    updates = each * (stage.steps if steps is None else min(steps, stage.steps)) if reads else 0
 
     def draw(step):
         windows = _replay(settings, name, corpus, step)
         return Batch.of(windows, vocab, context).split(stage.micro_batches)
 
     rows = _micro_rows(stage, context, _rows_of(stage.windows))
-    return Plan(draw, _rate(stage), Sft(), steps, rows)
+    return Plan(draw, lambda update: rate_of(update // each), Sft(), updates, rows)
 
 
 # Kind of a stage that begins from a model -> the function that plans it. All take what finetune()
