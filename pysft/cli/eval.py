@@ -89,7 +89,7 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.compare import Sides
     from pysft.jobs.evaluate import evaluate
-    from pysft.measure.alignment import dpo_rows, reward_rows, scored_rows
+    from pysft.measure.alignment import dpo_rows, ppo_rows, reward_rows, scored_rows
     from pysft.measure.bestof import best_of_lines
     from pysft.measure.wording import unit_of, written
     from pysft.nn.computing import computing_ops
@@ -131,6 +131,8 @@ def run(args):
         show.provenance(report["samples"][: args.samples], screen)
         if "dpo" in report:
             show.print_rows(dpo_rows(report), screen)
+        if "ppo" in report:
+            show.print_rows(ppo_rows(report), screen)
         if best:
             screen.say("\n" + "\n".join(best_of_lines(report["best_of"])))
     elif "reward" in report:

@@ -7,6 +7,7 @@ from pysft.errors import DataError, MissingInput, PysftError, UsageError
 from pysft.jobs.bestof import best_of_world
 from pysft.jobs.compare import compared, parent_figures
 from pysft.jobs.measured import measured
+from pysft.jobs.policy import iterations_of, ppo_again
 from pysft.jobs.scored import dpo_again, reward_again, scored
 from pysft.jobs.town import town_chat
 from pysft.measure.evaluate import (
@@ -126,6 +127,8 @@ def _of_a_talker(stage: Stage, probe: Probe, matched, progress, judge) -> tuple[
         report["parent"] = parent_figures(line[1], probe, stage.setting("grade", "all"))
     if dpo := dpo_again(stage, line, stored.get("dpo")):
         report["dpo"] = dpo
+    if ppo := ppo_again(stage, line, probe, stored.get("ppo")):
+        report["ppo"] = ppo
     if matched:
         loss = matched_loss(line, probe, progress)
         matched_rise = rise(figures["tuned_base_loss"], loss)
@@ -142,7 +145,7 @@ def _stored_figures(home: Path, stage: Stage) -> dict:
         step = stage.folder.resolve().name
         rows = [row for row in _measurements(home) if str(row["step"]) == step]
         loss = rows[0].get("sft_loss") if rows else None
-        stored |= {"sft_loss": loss, "tokens_per_s": None, "dpo": None}
+        stored |= {"sft_loss": loss, "tokens_per_s": None, "dpo": None, "ppo": None}
     if not isinstance(stored.get("base_loss"), (int, float, type(None))):
         raise DataError(
             f"{path}: not as this program writes it (base_loss is {stored['base_loss']!r})"
@@ -160,7 +163,7 @@ def _measurements(home: Path) -> list[dict]:
 
 def matched_loss(line: list[Stage], probe: Probe, progress=lambda text, last: None) -> float:
     """Return the base-text loss of the base after further training on base text alone: on the
-    windows and at the rates of the replay of each fine-tuning since then.
+    windows and at the rates of the replay of each stage since then.
 
     line: the lineage() of the stage that is measured. The weights of its base are changed.
     MissingInput if the base is not in it, a DataError if the stage's corpus or settings are not in
@@ -185,7 +188,8 @@ def matched_loss(line: list[Stage], probe: Probe, progress=lambda text, last: No
     for one in reversed(line[:-1]):
         settings = _settings(one)
         [name] = settings.stages
-        steps = checkpoint_step(one.folder)  # None: all
+        # None: all. A PPO that an alarm stopped has had fewer.
+        steps = checkpoint_step(one.folder) or iterations_of(one)
         loss = loss_after_replay(base.model, settings, name, *texts, progress, steps)
     return loss
 

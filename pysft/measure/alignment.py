@@ -326,17 +326,16 @@ def _with_interval(figures: dict) -> str:
 def ppo_rows(report: dict) -> list[tuple[str, str]]:
     """The rows of the table of a PPO stage: (what, its value)."""
     ppo = report["ppo"]
-    exact = "exactly 1" if ppo["ratio_first_exact"] else "not exactly 1"
-    judged = []  # a single prompt leaves none to judge by
-    if "proxy" in ppo:
-        judged = [("reward", f"{ppo['proxy_before']:.2f} -> {ppo['proxy']:.2f}"), *_moved(ppo)]
-    return [
-        *_won(ppo),
-        *judged,
-        ("forgetting", _percent(report["forgetting"])),
-        ("ratios of the first updates", exact),
-        *[(f"alarm, iteration {a['step']:,}", a["text"]) for a in ppo["alarms"]],
-    ]
+    rows = _won(ppo)
+    if ppo.get("proxy") is not None:
+        rows.append(("reward", f"{ppo['proxy_before']:.2f} -> {ppo['proxy']:.2f}"))
+    rows += _moved(ppo) if "kl" in ppo else []  # a single prompt leaves none to judge by
+    rows.append(("forgetting", _percent(report.get("forgetting"))))
+    if ppo.get("ratio_first_exact") is not None:
+        exact = "exactly 1" if ppo["ratio_first_exact"] else "not exactly 1"
+        rows.append(("ratios of the first updates", exact))
+    alarms = ppo.get("alarms") or []
+    return [*rows, *[(f"alarm, iteration {a['step']:,}", a["text"]) for a in alarms]]
 
 
 def dpo_rows(report: dict) -> list[tuple[str, str]]:
