@@ -71,16 +71,7 @@ def preference(r: dict) -> list:
     dpo = r.get("dpo")
     if not dpo:
         return []
-    rows = []
-    for how, some in (("at temperature 1", dpo), ("greedy", dpo.get("greedy") or {})):
-        if some.get("win_rate") is not None:
-            won = cell(some["win_rate"], "share") + _interval(some, "win_rate")
-            gold = f"{some['gold_before']:.2f} \u2192 {some['gold']:.2f}"
-            rows += [
-                [f"win rate against its parent, {how}", won],
-                [f"ties, {how}", cell(some["ties"], "share")],
-                [f"points by the exact judge (0 to 3), {how}", gold],
-            ]
+    rows = judged_rows(dpo)
     if dpo.get("accuracy") is not None:
         gained = f"{dpo['chosen_logp']:+.2f}, {dpo['rejected_logp']:+.2f}"
         rows += [
@@ -90,22 +81,44 @@ def preference(r: dict) -> list:
             ],
             ["nats gained by the better and by the worse reply", gained],
         ]
-    kl = "\u2013" if dpo.get("kl") is None else f"{dpo['kl']:.2f} nats a reply"
-    rows += [
-        ["KL from its parent", kl],
-        ["tokens of a reply", f"{dpo['length_before']:.1f} \u2192 {dpo['length']:.1f}"],
-        ["replies in the right format", cell(dpo["format_compliance"], "share")],
-        ["different replies", cell(dpo.get("distinct"), "share")],
-        ["prompts that were judged", cell(dpo["prompts_judged"], "count")],
-    ]
+    rows += moved_rows(dpo)
     return [table(["figure", "value"], rows, "lr"), paragraph(SAMPLED)]
 
 
+def judged_rows(judged: dict) -> list[list[str]]:
+    """The rows about who answers better, the model or its parent; [] without a judge who knows.
+    judged: the figures of DPO or PPO in a report."""
+    rows = []
+    for how, some in (("at temperature 1", judged), ("greedy", judged.get("greedy") or {})):
+        if some.get("win_rate") is not None:
+            won = cell(some["win_rate"], "share") + _interval(some, "win_rate")
+            gold = f"{some['gold_before']:.2f} \u2192 {some['gold']:.2f}"
+            rows += [
+                [f"win rate against its parent, {how}", won],
+                [f"ties, {how}", cell(some["ties"], "share")],
+                [f"points by the exact judge (0 to 3), {how}", gold],
+            ]
+    return rows
+
+
+def moved_rows(judged: dict) -> list[list[str]]:
+    """The rows about how far a model has moved from its parent. judged: as in judged_rows()."""
+    kl = "\u2013" if judged.get("kl") is None else f"{judged['kl']:.2f} nats a reply"
+    return [
+        ["KL from its parent", kl],
+        ["tokens of a reply", f"{judged['length_before']:.1f} \u2192 {judged['length']:.1f}"],
+        ["replies in the right format", cell(judged["format_compliance"], "share")],
+        ["different replies", cell(judged.get("distinct"), "share")],
+        ["prompts that were judged", cell(judged["prompts_judged"], "count")],
+    ]
+
+
 def won(r: dict) -> list[list]:
-    """The row of a model that was tuned on pairs: whether it answers better than its parent. It is
-    good if the whole interval of the win rate is above one half, and bad if all of it is below."""
-    dpo = r.get("dpo") or {}
-    rate, low, high = (dpo.get(f"win_rate{end}") for end in ("", "_low", "_high"))
+    """The row of a model that was tuned on pairs or by a reward: whether it answers better than its
+    parent. It is good if the whole interval of the win rate is above one half, and bad if all of it
+    is below."""
+    judged = r.get("dpo") or r.get("ppo") or {}
+    rate, low, high = (judged.get(f"win_rate{end}") for end in ("", "_low", "_high"))
     if None in (rate, low, high):
         return []
     kind = "good" if low > 0.5 else "bad" if high < 0.5 else "partly"

@@ -169,12 +169,20 @@ def _log_table(rows: list[dict], names: list[str]) -> str:
 
 def of_pairs(rows: list[dict]) -> list:
     """As checkpoints(), for a stage that was tuned on pairs."""
-    return checkpoints(rows, LOSSES | PAIRS)
+    note = "The loss that is trained, in nats a pair; on held-out conversations"
+    return checkpoints_by(rows, LOSSES | PAIRS, note, "step")
 
 
-def checkpoints(rows: list[dict], losses: dict[str, str] = LOSSES) -> list:
-    """The parts that show each measured checkpoint: charts, a table of its figures, and its replies
-    to the same prompts. losses: the labels of its losses."""
+def checkpoints(rows: list[dict]) -> list:
+    """The parts that show each measured checkpoint of a fine-tuning: charts, a table of its
+    figures, and its replies to the same prompts."""
+    note = "On conversations, trained and held out"
+    return checkpoints_by(rows, LOSSES, note, "step of fine-tuning")
+
+
+def checkpoints_by(rows: list[dict], losses: dict[str, str], note: str, x_label: str) -> list:
+    """As checkpoints(), for any stage that talks. losses: {loss: its label}. note: what the losses
+    are of, for the caption of their chart. x_label: what a step is called there."""
     names = [*losses, "forgetting", *SHARES]
     cells = [
         [
@@ -183,7 +191,9 @@ def checkpoints(rows: list[dict], losses: dict[str, str] = LOSSES) -> list:
         ]
         for row in rows
     ]
-    parts = _checkpoint_curves(rows, losses) if figures.available() else []
+    parts = []
+    if figures.available():
+        parts = _checkpoint_curves(rows, losses, note, x_label)
     headings = ["step", *(f"loss, {label}" for label in losses.values())]
     headings += ["forgetting", *SHARES.values()]
     parts.append(table(headings, cells, "r" * len(headings)))
@@ -200,7 +210,7 @@ def checkpoints(rows: list[dict], losses: dict[str, str] = LOSSES) -> list:
     ]
 
 
-def _checkpoint_curves(rows: list[dict], losses: dict[str, str]) -> list:
+def _checkpoint_curves(rows: list[dict], losses: dict[str, str], of_what, x_label) -> list:
     steps = [row["step"] for row in rows]
 
     def column(name):
@@ -208,7 +218,7 @@ def _checkpoint_curves(rows: list[dict], losses: dict[str, str]) -> list:
 
     def drawn(title, names, y_label, note):
         lines = [Series(label, steps, [column(name)]) for name, label in names.items()]
-        return figure(figures.curves(title, lines, "step of fine-tuning", y_label), note)
+        return figure(figures.curves(title, lines, x_label, y_label), note)
 
     paths = [
         (SHARES[name], [(column("forgetting"), column(name))]) for name in ("recall", "real_words")
@@ -221,16 +231,10 @@ def _checkpoint_curves(rows: list[dict], losses: dict[str, str]) -> list:
             "Losses by step",
             losses,
             "nats",
-            f"{_of_what(losses)}, per graded token; on base text per {UNITS[unit_of(rows[0])]}.",
+            f"{of_what}, per graded token; on base text per {UNITS[unit_of(rows[0])]}.",
         ),
         figure(
             figures.paths("What is learned, and what it costs", paths, "forgetting", "share"),
             "Further right: more of the base text forgotten. Further up: more learned.",
         ),
     ]
-
-
-def _of_what(losses: dict[str, str]) -> str:
-    if losses is LOSSES:
-        return "On conversations, trained and held out"
-    return "The loss that is trained, in nats a pair; on held-out conversations"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pysft import __version__, disk
 from pysft.errors import PysftError
-from pysft.measure import aligned, curves, figures, sections
+from pysft.measure import aligned, curves, figures, policy, sections
+from pysft.measure.otherwise import answered_otherwise
 from pysft.measure.page import heading, page, table
 from pysft.measure.run_files import RUN_FILE, RunFiles, read_run
 from pysft.measure.way import way
@@ -17,6 +18,7 @@ from pysft.measure.way import way
 TITLES = {
     "sft": ("Fine-tuning", "Measured during fine-tuning"),
     "dpo": ("Tuning on pairs", "Measured while tuning on pairs"),
+    "ppo": ("Training by reward", "Measured while training by reward"),
 }
 
 
@@ -52,6 +54,12 @@ def _sections(files: RunFiles) -> list[tuple]:
         ),
         section("Compared with its parent", sections.comparison, report),
         section("Before and after", sections.before_and_after, of(newest, "before.json")),
+        (
+            "What it answers otherwise",
+            answered_otherwise,
+            files.answers.get(newest, []),
+            (of(newest, "world.json"),) * 4,
+        ),
         section("Training the base", curves.training, "base/log.jsonl"),
     ]  # fmt: skip
     for name in (name for name in files.stages if name in earlier or name in files.rewards):
@@ -89,17 +97,28 @@ def _talking(files: RunFiles, name: str, title: str, earlier: str = "") -> list[
     newest, whose figures have sections of their own."""
     kind = files.kinds.get(name, "sft")
     measured = f"Measured during {earlier}" if earlier else _titles(kind)[1]
-    shown = curves.of_pairs if kind == "dpo" else curves.checkpoints
-    parts = [
-        (title, curves.training, f"{name}/log.jsonl"),
-        (measured, shown, f"{name}/measurements.jsonl"),
-    ]
-    if kind == "dpo":
-        what = f"What the pairs changed in {earlier}" if earlier else "What the pairs changed"
-        parts.insert(0, (what, aligned.preference, f"{name}/report.json"))
+    log, track, report = (f"{name}/{f}" for f in ("log.jsonl", "measurements.jsonl", "report.json"))
+    inside = f" in {earlier}" if earlier else ""
+    if kind == "ppo":
+        parts = [
+            ("What the reward changed" + inside, policy.reached, report, RUN_FILE),
+            (title, policy.iterations, log, report),
+            (measured, policy.checkpoints, track),
+        ]
+    elif kind == "dpo":
+        parts = [
+            ("What the pairs changed" + inside, aligned.preference, report),
+            (title, curves.training, log),
+            (measured, curves.of_pairs, track),
+        ]
+    else:
+        parts = [(title, curves.training, log), (measured, curves.checkpoints, track)]
     if earlier:
-        parts.append((f"The figures of {earlier}", sections.all_figures, f"{name}/report.json"))
-    return [(title, build, [files.data.get(file)], (file,)) for title, build, file in parts]
+        parts.append((f"The figures of {earlier}", sections.all_figures, report))
+    return [
+        (title, build, [files.data.get(file) for file in names], names)
+        for title, build, *names in parts
+    ]
 
 
 def _warnings(report, data, track, run, log, *scored) -> list:

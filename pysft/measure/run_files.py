@@ -25,8 +25,15 @@ TUNED = {
     "samples.json": "the replies",
 }
 COMPARED = {name: what for name, what in TUNED.items() if name != "data.json"}
+REWARDED = COMPARED | {"log.jsonl": "the curves by iteration"}
 SCORING = {"report.json": "the figures of the reward model", "log.jsonl": "its curves"}
-FILES = {"base": BASE, "sft": TUNED, "dpo": COMPARED, "reward": SCORING}  # by the kind of a stage
+FILES = {  # by the kind of a stage
+    "base": BASE,
+    "sft": TUNED,
+    "reward": SCORING,
+    "ppo": REWARDED,
+    "dpo": COMPARED,
+}
 
 
 @dataclass
@@ -34,7 +41,9 @@ class RunFiles:
     """The contents of a run folder.
 
     kinds: {name of a stage: its kind}, in order. tree: as run.tree.tree gives it. way: what is
-    known of each stage in it, as _on_the_way() gives it. data: {name of a file: its contents, None
+    known of each stage in it, as _on_the_way() gives it. answers: {name of a stage that was tuned
+    from one that talks: [its parent's rows of world.json, its own, the parent's name, its own]}, if
+    both learned a world. data: {name of a file: its contents, None
     if it could not be read}, such as "sft/report.json". The contents of run.json have settings in
     tables, whichever version wrote them, and one entry more, "tuned": True if the run was
     fine-tuned, or was meant to be. missing: [(what is missing, why, what the page lacks without
@@ -43,6 +52,7 @@ class RunFiles:
     kinds: dict[str, str] = field(default_factory=dict)
     tree: list[dict] = field(default_factory=list)
     way: list[dict] = field(default_factory=list)
+    answers: dict[str, list] = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     missing: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -74,6 +84,7 @@ def read_run(folder: Path) -> RunFiles:
     files = RunFiles({name: known_kind(folder / name) for name in stages})
     files.tree = tree(folder) if stages else []
     files.way = [_on_the_way(row) for row in files.tree]
+    files.answers = _answers_of(files.tree)
     what = "the settings, and the command that makes the run again"
     run = files.data[RUN_FILE] = _read(folder / RUN_FILE, RUN_FILE, what, files.missing)
     settings = {}
@@ -142,6 +153,27 @@ def _on_the_way(row: dict) -> dict:
         "measured": measured,
         "seconds": sum(line["seconds"] for line in log) if log else None,
     }
+
+
+def _answers_of(rows: list[dict]) -> dict[str, list]:
+    """RunFiles.answers, from the rows of a tree."""
+    found = {}
+    for row in rows:
+        if row["in_run"] and row["parent_folder"]:
+            homes = [measured_stage(Path(row[k])) for k in ("parent_folder", "folder")]
+            both = [_asked(home / "world.json") for home in homes]
+            if all(both):
+                found[row["stage"]] = [*both, row["parent"], row["stage"]]
+    return found
+
+
+def _asked(path: Path) -> list:
+    """The rows of a world.json; [] if it is not there or cannot be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return data if isinstance(data, list) else []
 
 
 def _quietly(path: Path) -> dict:

@@ -26,6 +26,7 @@ from pysft.measure.wording import (
     FIGURES,
     GROUPS,
     OF_PAIRS,
+    OF_POLICY,
     UNITS,
     cell,
     chat_lines,
@@ -92,6 +93,7 @@ def summary(r: dict | None, run: dict | None, reward: dict | None = None) -> lis
     rows += won(r)
     took = cell(r.get("training_seconds"), "count")
     then = ", and then on pairs of a better and a worse reply" if r.get("dpo") else ""
+    then = ", and then by a reward for its own replies" if r.get("ppo") else then
     return [
         paragraph(
             f"A base model that completes text was fine-tuned to answer{then}:"
@@ -229,7 +231,7 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
     """Every figure of the report, with its meaning."""
     r = r or base
     unit = UNITS[unit_of(r)]
-    names = FIGURES | (OF_PAIRS if r.get("dpo") else {})
+    names = FIGURES | (OF_PAIRS if r.get("dpo") else OF_POLICY if r.get("ppo") else {})
     rows = [
         [stack(label.format(unit=unit), name), cell(r[name], form)]
         for name, (label, form) in names.items()
@@ -259,8 +261,8 @@ def all_figures(r: dict | None, base: dict | None = None) -> list:
         ]
     if r.get("sealed"):
         parts += [heading("The sealed prompts", 3), *_sealed(r["sealed"])]
-    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent", "dpo", *MADE}
-    shown |= {"base_loss_unit", "words_unmeasured"}
+    shown = {*FIGURES, "by_domain", "origins", "tools", "world", "sealed", "parent", *MADE}
+    shown |= {"dpo", "ppo", "base_loss_unit", "words_unmeasured"}
     rest = [[name, _as_text(value)] for name, value in r.items() if name not in shown]
     if rest:
         parts.append(

@@ -1,6 +1,8 @@
 """The way from text to answers on the page of a run: what each of its stages learned from, how much
 of it there was, who made it, what it cost, and what it brought."""
 
+import math
+
 from pysft.measure.page import paragraph, stack, table
 from pysft.measure.wording import UNITS, cell, unit_of
 
@@ -85,14 +87,34 @@ def _comparisons(row: dict, above: list) -> tuple:
     by = found.get("by")
     made = [{"world": "the exact judge", "labelers": "simulated labelers"}.get(by, by or "")]
     if by == "reward":
-        inside = [r["stage"] for r in above if r["kind"] == "reward"]
-        made = [f"a reward model: {run.get('reward') or ' or '.join(inside[-1:]) or 'unknown'}"]
+        made = [f"a reward model: {run.get('reward') or _newest_reward(above) or 'unknown'}"]
     named = dict(found.get("labelers") or {})
     if by and named and list(named) != [by]:
         made.append("ranked by " + _shares(named))
     if found.get("sources"):
         made.append("prompts from " + _shares(found["sources"]))
     return "comparisons", count, made
+
+
+def _reward(row: dict, above: list) -> tuple:
+    ppo, run = _compared(row), row["run"]
+    settings = (run.get("settings") or {}).get(row["stage"]) or {}
+    sizes = [ppo.get("iterations"), settings.get("prompts"), settings.get("replies")]
+    count = [
+        _counted(sizes[0], "iterations"),
+        _counted(None if None in sizes else math.prod(sizes), "replies of its own"),
+        _counted(ppo.get("prompts"), "prompts"),
+    ]
+    by = settings.get("reward")
+    made = {"world": "the exact judge", "reward": "a reward model: "}.get(by, by or "")
+    if by == "reward":
+        made += run.get("reward") or _newest_reward(above) or "unknown"
+    return "a reward for its own replies", count, [made]
+
+
+def _newest_reward(above: list) -> str:
+    """The name of the newest reward model among some rows; "" if there is none."""
+    return next((r["stage"] for r in reversed(above) if r["kind"] == "reward"), "")
 
 
 def _shares(counts: dict) -> str:
@@ -103,7 +125,7 @@ def _shares(counts: dict) -> str:
 
 
 def _compared(row: dict) -> dict:
-    """The figures of a stage that learned from comparisons."""
+    """The figures of a stage that learned from comparisons or from a reward."""
     return row["report"].get(row["kind"]) or {}
 
 
@@ -111,6 +133,7 @@ LEARNED = {
     "base": _text,
     "sft": _demonstrations,
     "reward": _comparisons,
+    "ppo": _reward,
     "dpo": _comparisons,
 }
 
@@ -131,9 +154,11 @@ def _brought(row: dict) -> list[str]:
         return [*lines, _share("by the exact judge", gold)]
     known = (r.get("world") or {}).get("right")
     lines = [_share("of the world right", known)]
-    won = (row["report"].get("dpo") or {}).get("win_rate") if not row["measured"] else None
-    if row["kind"] == "dpo":
-        lines = [_share("win rate", won), *lines]
+    judged = {} if row["measured"] else _compared(row)
+    if row["kind"] in ("dpo", "ppo"):
+        lines = [_share("win rate", judged.get("win_rate")), *lines]
+    if row["kind"] == "ppo":
+        lines[1:1] = [_risen("gold", judged, "gold"), _risen("reward", judged, "proxy")]
     else:
         lines = [_share("recalled", r.get("recall")), _share("on topic", r.get("on_topic")), *lines]
     return lines
@@ -141,3 +166,10 @@ def _brought(row: dict) -> list[str]:
 
 def _share(what: str, value) -> str:
     return "" if value is None else f"{what}: {cell(value, 'share')}"
+
+
+def _risen(what: str, figures: dict, name: str) -> str:
+    before, now = figures.get(f"{name}_before"), figures.get(name)
+    if before is None or now is None:
+        return ""
+    return f"{what}: {cell(before, 'points')} \u2192 {cell(now, 'points')}"

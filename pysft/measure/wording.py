@@ -79,6 +79,13 @@ OF_PAIRS = {
     "sft_loss": ("loss of the pairs, with that of base text: mean of the last 20 steps", "loss"),
 }
 
+# The same in the report of a stage of PPO.
+OF_POLICY = {
+    "tuned_base_loss": ("loss on base text: after training by reward", "loss"),
+    "sft_loss_start": ("loss of the updates, with that of base text: in the first one", "loss"),
+    "sft_loss": ("loss of the updates, with that of base text: mean of the last 20", "loss"),
+}
+
 # The units of losses on base text: "base_loss_unit" in the --json document, in full.
 UNITS = {"char": "character", "byte": "byte"}
 
@@ -88,6 +95,7 @@ FORMS = {
     "rise": "{:+.1%}",
     "count": "{:,.0f}",
     "loss": "{:.3f}",
+    "points": "{:.2f}",
     "seconds": "{:,.1f}",
     "bytes": "{:,.0f} MiB",
 }

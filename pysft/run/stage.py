@@ -2,18 +2,20 @@
 
 RUN/run.json              what the run was begun with (begun.py)
 RUN/base, RUN/sft, ...    a stage each; a model that was tuned once more is RUN/sft-2, a reward
-                          model RUN/reward, and one tuned on pairs RUN/dpo:
+                          model RUN/reward, one tuned on pairs RUN/dpo, and one
+                          tuned by a reward RUN/ppo:
     settings.json         the model's shape, the stage's settings, its parent and its inputs
     vocabulary.json       the tokenizer: its kind, its symbols, and special tokens
     template.json         how conversations are rendered
     model.safetensors     the weights, written last
-    log.jsonl             a line for each step; {"step", "skipped"} if it was skipped
+    log.jsonl             a line for each step; {"step", "skipped"} if it was skipped. A step of
+                          PPO is an iteration, and its line has the alarms that it raised
     evaluation.json       what measuring needs: held-out text, prompts, known words (not of a reward
                           model)
     report.json           the measurements
     checkpoints/STEP/     weights and both moments, for --resume
     not-finite-STEP.json  the batch of a step whose loss or gradient was not finite
-a stage that talks (RUN/sft, RUN/dpo, ...) also has
+a stage that talks (RUN/sft, RUN/ppo, RUN/dpo, ...) also has
     samples.json          the replies that the measurements were taken from
     measurements.jsonl    a line for each measured checkpoint
     ratings.jsonl         marks that a person gave
