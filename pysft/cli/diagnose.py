@@ -6,7 +6,7 @@ HELP = "find what went wrong with a run, the likely cause and the fix; exit 1 if
 EXAMPLES = ("diagnose runs/tiny", "diagnose runs/tiny/sft/steps/850")
 
 
-NUMBERS = {2: "two", 7: "seven", 13: "thirteen"}
+NUMBERS = {2: "two", 7: "seven", 13: "thirteen", 16: "sixteen"}
 
 
 def add_arguments(p):

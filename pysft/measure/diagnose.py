@@ -1,5 +1,6 @@
 """Diagnose a run: the six ways in which fine-tuning fails, by the source text, and a seventh, as
-rules over figures. Stages that learned from comparisons have further rules (ailments.py).
+rules over figures. Stages that learned from comparisons have further rules (ailments.py), and so
+have those of PPO (policy_ailments.py).
 
 Each rule names the figure that triggered it, the likely cause and the fix. The rules read the
 figures that were measured at the end and at the checkpoints, the settings, the rates in the log,
@@ -14,7 +15,9 @@ from pysft.console import command
 from pysft.errors import DataError, MissingInput
 from pysft.measure.ailments import OF_DPO, OF_REWARD, SHOWN_OF_DPO, SHOWN_OF_REWARD
 from pysft.measure.finding import Finding, Run
+from pysft.measure.policy_ailments import OF_PPO, SHOWN_OF_PPO, alarms_of
 from pysft.measure.provenance import MEMORISED
+from pysft.measure.run_files import known_kind
 from pysft.run.log import read_log, read_measurements
 from pysft.run.stage import measured_stage, read_json
 from pysft.text.corpora import shipped
@@ -42,7 +45,14 @@ def _ignores_format(run: Run) -> Finding | None:
         return None
     ends, turns = run.data.get("end_tokens_graded"), run.data.get("turns")
     loss, first = run.get("sft_loss"), run.get("sft_loss_start")
-    if ends is not None and turns is not None and ends < turns:
+    before = (run.get("parent") or {}).get("format_compliance")
+    if (run.figures.get("dpo") or run.figures.get("ppo")) and before is not None and before < STOPS:
+        cause = (
+            f"the model that it was tuned from does so too: {before:.0%} of its replies are in the"
+            " right format"
+        )
+        fix = "train that model for more steps, or with more conversations, and begin from it again"
+    elif ends is not None and turns is not None and ends < turns:
         cause = (
             f"only {ends:,} of {turns:,} turns have a graded end token, so the model was not taught"
             " to stop"
@@ -224,8 +234,8 @@ def findings(
     **more,
 ) -> list[Finding]:
     """What the rules find, in the source text's order, the seventh behind them, and those of a
-    stage that learned from comparisons last; [] for a healthy run. The arguments are the fields of
-    Run."""
+    stage that learned from comparisons or a reward last; [] for a healthy run. The arguments are
+    the fields of Run."""
     run = Run(figures, track, settings, data or {}, stage, **more)
     return [found for rule in rules_for(figures) if (found := rule(run)) is not None]
 
@@ -234,7 +244,7 @@ def rules_for(figures: dict) -> list[Callable[[Run], Finding | None]]:
     """The rules that read the figures of such a stage."""
     if figures.get("reward"):
         return OF_REWARD
-    return RULES + (OF_DPO if figures.get("dpo") else [])
+    return RULES + (OF_DPO if figures.get("dpo") else OF_PPO if figures.get("ppo") else [])
 
 
 LAST = 20  # steps at the end of a log whose mean counts
@@ -289,6 +299,8 @@ def diagnose(folder: Path, step: int | None = None) -> dict:
             "file": _file_of(folder, begun),
         }
         data = _read_if_there(folder / "data.json")
+        if known_kind(measured_stage(folder)) == "ppo" and "ppo" not in figures:  # at a checkpoint
+            figures = figures | {"ppo": {"alarms": alarms_of(log)}}
         found = findings(figures, track, settings, data, name, **more)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
         raise DataError(
@@ -348,6 +360,8 @@ def _shown(figures: dict) -> dict:
     shown = {name: figures.get(name) for name in SHOWN}
     if dpo := figures.get("dpo"):
         shown["dpo"] = {name: dpo.get(name) for name in SHOWN_OF_DPO}
+    if ppo := figures.get("ppo"):
+        shown["ppo"] = {name: ppo.get(name) for name in SHOWN_OF_PPO}
     return shown
 
 
