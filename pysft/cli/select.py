@@ -27,15 +27,19 @@ def add_arguments(p):
 
 
 def run(args):
-    from pysft.measure.choose import select
+    from pysft.measure.choose import BY_POLICY, select, with_iterations
     from pysft.measure.rate import read_marks
-    from pysft.run.log import read_measurements
+    from pysft.measure.run_files import known_kind
+    from pysft.run.log import read_log, read_measurements
 
     folder = tuned_stage(args.run_folder)
     if args.by:
         choice = _by_reward(args, folder)
     elif args.reward:
         raise UsageError("--reward RUN needs --by reward")
+    elif known_kind(folder) == "ppo":
+        rows = with_iterations(read_measurements(folder), read_log(folder))
+        choice = select(rows, read_marks(folder), BY_POLICY)
     else:
         choice = select(read_measurements(folder), read_marks(folder))
     print_json(choice) if args.json else print(table(choice, folder))
@@ -53,9 +57,10 @@ def _by_reward(args, folder) -> dict:
 def table(choice: dict, stage_folder) -> str:
     """A choice for the terminal: a line for each checkpoint, a line for each criterion, and the
     conclusion. A star marks what a criterion picks."""
-    from pysft.measure.choose import BY_REWARD, CRITERIA
+    from pysft.measure.choose import BY_POLICY, BY_REWARD, CRITERIA
 
-    criteria = BY_REWARD if "reward_model" in choice else CRITERIA
+    every = (CRITERIA, BY_REWARD, BY_POLICY)
+    criteria = next(c for c in every if [*c] == [*choice["criteria"]])
     lines = [*_by_step(choice, criteria), "", *_by_criterion(choice, criteria), ""]
     if "reward_model" in choice:
         what = {

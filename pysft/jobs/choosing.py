@@ -33,8 +33,11 @@ from pysft.world.labelers import ANSWERABLE
 
 ASKED = 200  # the most questions to each checkpoint
 # Kind of a stage -> the split of the world whose questions its checkpoints are asked: those of
-# neither its own training nor, for a fine-tuning, the reward model's.
-SPLIT = {"sft": "ppo", "dpo": "reward"}
+# neither its own training nor, for a fine-tuning, the reward model's. DPO and PPO learn from the
+# questions of "ppo", and the sealed ones are for reports, so only those of "reward" are left: the
+# reward model has been trained on replies to them. Its scores are nearer to the truth there than
+# elsewhere, so they show less of a reward that is hacked; the right answers beside them show it.
+SPLIT = {"sft": "ppo", "dpo": "reward", "ppo": "reward"}
 SEED = 1  # of the questions and replies: each checkpoint gets the same
 
 

@@ -97,6 +97,41 @@ BY_REWARD = {
 }
 
 
+# For PPO: what its own iterations earned, by the reward and by whoever knows the truth.
+BY_POLICY = {
+    "gold points": Criterion(
+        "the most points by the exact judge, of replies in training",
+        "high",
+        lambda row: row.get("gold"),
+        "{:.2f}",
+    ),
+    "reward": Criterion(
+        "the highest reward, of replies in training",
+        "high",
+        lambda row: row.get("reward"),
+        "{:.2f}",
+        "a model can learn to please it",
+    ),
+    **{name: c for name, c in CRITERIA.items() if name != "training loss"},
+}
+ITERATIONS = 10  # whose mean stands for a checkpoint
+
+
+def with_iterations(rows: list[dict], log: list[dict]) -> list[dict]:
+    """The measurements of a stage of PPO, those above step 0 with the means of "reward" and "gold"
+    over the ITERATIONS up to then; None without them. log: its rows."""
+    found = []
+    for row in rows:
+        last = [r["figures"] for r in log if r["step"] <= row["step"]][-ITERATIONS:]
+        each = {name: [f.get(name) for f in last] for name in ("reward", "gold")}
+        means = {
+            name: fmean(values) if values and None not in values else None
+            for name, values in each.items()
+        }
+        found.append(row | means)
+    return found
+
+
 def select(
     rows: list[dict],
     marks: dict[int, list[int]] | None = None,
