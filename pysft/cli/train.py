@@ -105,7 +105,8 @@ def _add_stages(p):
     p.add_argument(
         "--prompts",
         metavar="FILE",
-        help="a file of prompts for the stage ppo (default: questions about the invented world)",
+        help="a file of prompts for the stage ppo, one on each line, or JSON lines (default:"
+        " questions about the invented world)",
     )
     p.add_argument("--base-steps", type=positive, metavar="N", help="steps of pre-training")
     p.add_argument("--sft-steps", type=positive, metavar="N", help="steps of fine-tuning")
@@ -260,7 +261,7 @@ def run(args):
     from pysft.cli.show import print_rows, side_by_side, table
     from pysft.console import Screen, command
     from pysft.jobs.train import train
-    from pysft.measure.alignment import dpo_rows
+    from pysft.measure.alignment import dpo_rows, ppo_rows
 
     order, screen = _order(args), Screen(args.json)
     done = train(order, screen)
@@ -269,6 +270,8 @@ def run(args):
         table(done.report, screen)
         if "dpo" in done.report:
             print_rows(dpo_rows(done.report), screen)
+        if "ppo" in done.report:
+            print_rows(ppo_rows(done.report), screen)
         chat = command("chat", Path(done.report["run"]), python=this_python())
         screen.say(f"\nTalk to it:  {chat}")
         if done.sides.chat:

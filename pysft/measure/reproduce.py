@@ -3,7 +3,7 @@
 import json
 
 from pysft.console import no_flag, quoted
-from pysft.training.kinds import COMPARING, kind_of
+from pysft.training.kinds import ALIGNING, kind_of
 from pysft.training.presets import (
     PRESETS,
     PRETRAIN_FLAGS,
@@ -22,7 +22,7 @@ def preset_of(settings: dict) -> dict:
     if settings.get("world"):
         names = stages_of(settings)
         asks = any(settings[n].get("world") for n in names if kind_of(n) != "base")
-        tables = ("world", "base", *["sft"] * asks, *COMPARING)
+        tables = ("world", "base", *["sft"] * asks, *ALIGNING)
         preset = preset.changed(of_world(preset, settings["preset"], tables))
     elif settings["data"].get("made"):
         preset = preset.changed(with_made(*_taught(settings)))
@@ -52,6 +52,7 @@ def reproduce(run: dict, tuned: bool) -> str:
     groups += [["--data", *["tools"] * tools, *made]] if made else []
     groups += [["--rankings", *map(no_flag, run["rankings"])]] if run.get("rankings") else []
     groups += [["--reward", no_flag(run["reward"])]] if run.get("reward") else []
+    groups += [["--prompts", no_flag(run["prompts"])]] if run.get("prompts") else []
     groups += [["--base", no_flag(run["base"])]] if run["base"] else []
     stages = stages_of(settings)
     has_choice = (
