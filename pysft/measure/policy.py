@@ -17,8 +17,8 @@ SAME = " Here the exact judge gave the reward, so a reply that ended has the sam
 NO_GOLD = " Nobody knows what is true here, so there are no gold points."
 ALARM = (
     "An alarm says that the last 10 iterations differ from the first 10 as they do when a training"
-    " goes wrong. It comes once, at the iteration at which that was first seen. The training went"
-    " on, unless on_alarm = \u201cstop\u201d was set."
+    " goes wrong, or that their KL is above its limit. It comes once, at the iteration at which it"
+    " was first seen. The training went on, unless on_alarm = \u201cstop\u201d was set."
 )
 # Name of an alarm -> what it means for somebody who has never seen one.
 MEANINGS = {
