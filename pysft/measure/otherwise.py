@@ -9,7 +9,7 @@ SHOWN, MOST = 4, 20  # questions of a change that are visible at once, and that 
 VERDICTS = ("right", "wrong", "refused", "malformed")
 READ = (
     "Both models were asked all of them, greedily. No training asks them and nothing is chosen by"
-    " them."
+    " them. A row has a verdict of the parent's replies, and a column one of its own."
 )
 
 
