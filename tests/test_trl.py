@@ -1,10 +1,11 @@
-"""TRL as independent evidence: the losses of its DPO and reward trainers, on the log-probabilities
-and values that our model gave, and their derivatives by these.
+"""TRL as independent evidence: the losses of its DPO, reward and GRPO trainers, on the
+log-probabilities and values that our model gave, and their derivatives by these.
 
 No trainer is made, because that needs a data set and a tokenizer. Its loss is called on a stand-in
 that has the settings which the loss reads. TRL is not installed by the Makefile: `pip install trl`
 (these tests were written for 1.16)."""
 
+import dataclasses
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ trl = pytest.importorskip("trl")
 
 from test_preferences import PAIRS, RANKINGS, drawn, model_of  # noqa: E402
 
-from pysft.training.objectives import BradleyTerry, Dpo  # noqa: E402
+from pysft.batch import Output  # noqa: E402
+from pysft.training.objectives import BradleyTerry, Dpo, Ppo  # noqa: E402
 
 ONE = SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x)
 
@@ -114,3 +116,50 @@ def test_the_reward_loss_of_pairs_is_trls():
     metrics = settings._metrics["train"]
     assert figures["accuracy"][0] == metrics["accuracy"][0]
     assert figures["margin"][0] == pytest.approx(metrics["margin"][0], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind, theirs", [("ppo", "bnpo"), ("cispo", "cispo")])
+def test_the_derivatives_of_ppo_are_those_of_trls_grpo(kind, theirs):
+    """Without a KL, which we charge to the reward. TRL's "bnpo" is the mean over all tokens. The
+    value of its cispo is another one, ours is the integral of the gradient."""
+    g, clip = np.random.default_rng(0), 0.2
+    drawn_batch = drawn(PAIRS).slice(0, 4)
+    nll = np.where(drawn_batch.graded, g.exponential(2.0, len(drawn_batch.tokens)), 0.0)
+    moved, advantage = 0.3 * g.standard_normal(len(nll)), g.standard_normal(len(nll))
+    batch = dataclasses.replace(
+        drawn_batch, columns={"nll_old": nll + moved, "advantage": advantage}
+    )
+    objective = Ppo(clip, kind)
+    loss, dnll, _, figures = objective(batch, Output(nll), objective.counts(batch))
+    assert 0 < figures["clipped"][0] < figures["clipped"][1]
+    every = range(len(batch.lengths))
+    logp = columns(-nll, batch, every).requires_grad_()
+    mask = columns(batch.graded, batch, every)
+    old, A = (columns(x, batch, every) for x in (-batch.columns["nll_old"], advantage))
+    settings = SimpleNamespace(
+        model=SimpleNamespace(training=True),
+        accelerator=SimpleNamespace(**vars(ONE), num_processes=1, reduce=lambda x, reduction: x),
+        args=SimpleNamespace(delta=None, steps_per_generation=1),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=0.0,
+        loss_type=theirs,
+        epsilon_low=clip,
+        epsilon_high=1 + clip if kind == "cispo" else clip,
+        use_vllm=False,
+        current_gradient_accumulation_steps=1,
+        _entropy_bonus_enabled=False,
+        _metrics={"train": defaultdict(list)},
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
+    )
+    inputs = dict(prompt_ids=mask, prompt_mask=mask, completion_ids=mask, completion_mask=mask)
+    inputs |= dict(advantages=A, old_per_token_logps=old, num_items_in_batch=mask.sum())
+    found = trl.GRPOTrainer._compute_loss(settings, None, inputs)
+    found.backward()
+    gradient = -logp.grad.numpy()[mask.numpy().astype(bool)]  # by nll = -logp
+    assert dnll[batch.graded] == pytest.approx(gradient, rel=1e-12)
+    assert not dnll[~batch.graded].any()
+    if kind == "ppo":
+        assert loss == pytest.approx(found.item(), rel=1e-13)
