@@ -116,8 +116,8 @@ def measured(
 
     win_rate, ties, gold, gold_before   in points of the exact judge, at temperature 1; the same
                                         with greedy_ before them for greedy replies
-    kl, length, length_before, format_compliance, distinct   as jobs/dpo.judged() gives them
-    heldout_accuracy, heldout_chosen_logp   accuracy and chosen_logp of jobs/dpo.judged(), if there
+    kl, length, length_before, format_compliance, distinct   as jobs/judged.judged() gives
+    heldout_accuracy, heldout_chosen_logp   accuracy and chosen_logp of jobs/dpo.gains(), if there
                                         are comparisons
     forgetting   the rise of the loss on the held-out tail of the corpus from the base's"""
     prompts = subject.drawn("judged", subject.prompts("sealed"), subject.few(JUDGED))
@@ -128,7 +128,8 @@ def measured(
     names = (*WIN, "kl", "length", "length_before", "format_compliance", "distinct")
     figures = {name: found[name] for name in names}
     if heldout:
-        figures |= {f"heldout_{name}": found[name] for name in ("accuracy", "chosen_logp")}
+        learned = gains(tuned, policy, heldout)
+        figures |= {f"heldout_{name}": learned[name] for name in ("accuracy", "chosen_logp")}
     figures |= {f"greedy_{name}": found["greedy"][name] for name in WIN}
     loss = corpus_loss(tuned.model, tuned.tokenizer, subject.lab.heldout_text)
     tuned.model.release()
