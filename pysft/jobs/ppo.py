@@ -1,7 +1,7 @@
 """PPO as a stage of a run: a model that talks writes replies, is told what each is worth, and comes
 to write better ones. No person writes or ranks anything."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,7 @@ def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores the replies of a stage, and describes them.
+    """Scores the replies of a stage, or of one that is trained from it, and describes them.
 
     truth: the exact judge, if there is one and the reward is another; None else. known: the words
     that count as real. calls: True if replies may call tools."""
@@ -193,11 +193,7 @@ def train_ppo(
     the reward; None else. critic: the reward model that the critic begins
     from; None begins it from the parent. material: the text beside the replies (ptx). probe: what
     the parent was measured with. base_loss: of the base under it; None if that is not known."""
-    screen, stage, words_of = (
-        place.screen,
-        settings.stages[name],
-        (parent.tokenizer, parent.template),
-    )
+    screen, stage = place.screen, settings.stages[name]
     if prompts.note:
         screen.say(f"{name}: {prompts.note}")
     screen.say(
@@ -205,12 +201,15 @@ def train_ppo(
         f" {len(prompts.trained):,} prompts; reward: {reward.name}; judged on"
         f" {len(prompts.judged):,} others"
     )
-    ids = [render_prompt(messages, *words_of) for messages in prompts.trained]
-    corpus = parent.tokenizer.encode(material.train_text)
-    world = material.world_ids(parent.tokenizer)
-    context = parent.model.config.context
-    plan, pick = stages.ppo(settings, name, [len(i) for i in ids], corpus, context, world)
-    model, reference = (copied(parent.model, settings.model.precision) for _ in range(2))
+    words_of = parent.tokenizer, parent.template
+    text = parent.tokenizer.encode(material.train_text), material.world_ids(parent.tokenizer)
+    scorer = Scorer(
+        parent, reward, stage.unfinished, truth, frozenset(probe.known_words), stage.tools
+    )
+    having = prompts.task.tools if prompts.task else _shipped_tools() if stage.tools else {}
+    inject = answer_calls(*words_of, having) if parent.template.parts else None
+    learner = iterations(name, settings, parent, prompts.trained, scorer, critic, *text, inject)
+    model, plan = learner.model, learner.plan
     refuse_too_large(model.config, plan.rows)
     size = sizes(model.config, plan.rows)
     beside = 2 * size["weights"] + size["activations"]  # the parent, the reference
@@ -219,29 +218,45 @@ def train_ppo(
     say_memory(screen, (model.config, plan.rows, beside, SLOTS))
     params = announce(screen, name, model.config)
     tuned = begin_stage(name, settings, parent, model, probe, place)
-    asks = Comparisons([], [], prompts.judged, reward.name, prompts.world)
-    known = frozenset(probe.known_words)
-    scorer = Scorer(tuned, reward, stage.unfinished, truth, known, stage.tools)
-    having = prompts.task.tools if prompts.task else _shipped_tools() if stage.tools else {}
-    inject = answer_calls(*words_of, having) if parent.template.parts else None
-
-    def told(numbers, rollouts):
-        return scorer.told([prompts.trained[i] for i in numbers], rollouts)
-
-    task = Task(ids, pick, told, parent.tokenizer.special[parent.template.end], inject)
-    learner = Iterations(
-        model, reference, _critic(settings, name, parent, critic), task, plan, stage, settings.seed,
-        name,
-    )  # fmt: skip
     train_and_measure(tuned, plan, settings, probe, base_loss, place, learner)
     screen.say(f"measuring {name} ...")
     learner = None  # free the critic and the reference
     found = of_the_way(read_log(tuned.folder))
     if prompts.judged:
+        asks = Comparisons([], [], prompts.judged, reward.name, prompts.world)
         gold = scorer.points if truth or reward.is_gold else None
         found |= judged(tuned, parent, asks, settings.seed, scorer.score, gold, inject)
     found |= {"prompts": len(prompts.trained), "reward": reward.name}
     return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)
+
+
+def iterations(
+    name: str,
+    settings: Settings,
+    parent: Stage,
+    prompts: list[list[dict]],
+    scorer: Scorer,
+    critic: Stage | None,
+    corpus: np.ndarray,
+    world: np.ndarray | None = None,
+    inject: Callable | None = None,
+) -> Iterations:
+    """Return what learns in the stage `name`: a copy of the parent, which is asked these prompts.
+
+    settings: the run's, with this stage alone. prompts: messages. critic: the reward model that the
+    critic begins from; None begins it from the parent. corpus, world: the ids of the text beside
+    the replies (ptx). inject: answers calls of tools, as Engine.add() takes it."""
+    ids = [render_prompt(messages, parent.tokenizer, parent.template) for messages in prompts]
+    context = parent.model.config.context
+    plan, pick = stages.ppo(settings, name, [len(i) for i in ids], corpus, context, world)
+    model, reference = (copied(parent.model, settings.model.precision) for _ in range(2))
+
+    def told(numbers, rollouts):
+        return scorer.told([prompts[i] for i in numbers], rollouts)
+
+    task = Task(ids, pick, told, parent.tokenizer.special[parent.template.end], inject)
+    values, stage = _critic(settings, name, parent, critic), settings.stages[name]
+    return Iterations(model, reference, values, task, plan, stage, settings.seed, name)
 
 
 def _shipped_tools() -> dict[str, Tool]:

@@ -56,7 +56,7 @@ def train_reward(
     for _ in train_stage(tuned, plan, settings.stages[name], screen, place.resume):
         pass  # it is measured at its end alone
     samples = [e for group in examples for e in group]
-    scale = _centre(model, _demonstrations(parent, probe), samples)
+    scale = centre(model, _demonstrations(parent, probe), samples)
     report = _report(name, tuned, comparisons, scale, params, place)
     write_json(folder / "report.json", report)
     save_stage(tuned)
@@ -81,7 +81,7 @@ def _demonstrations(parent: Stage, probe: Probe) -> list:
     return found
 
 
-def _centre(model, demonstrations: list, samples: list) -> float:
+def centre(model, demonstrations: list, samples: list) -> float:
     """Change the head so that the demonstrations have the mean score 0 and the samples the standard
     deviation 1. Return the number by which the scores were divided.
 
