@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from pysft.jobs import comparisons
-from pysft.lab import lab, markers, personas, preferring
+from pysft.lab import lab, markers, personas, ppo_tasks, preferring
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
@@ -67,7 +67,7 @@ def small_presets():
             patch.setattr(preferring, name, size)
         for module in (preferring, comparisons):
             patch.setattr(module, "Truth", ByLength)
-        for module in (evaluate, markers, personas, preferring):
+        for module in (evaluate, markers, personas, ppo_tasks, preferring):
             patch.setattr(module, "MAX_NEW", MAX_NEW)
         yield
 

@@ -1,6 +1,7 @@
 """Tasks of arms on preferences that tune the model that answers: by DPO on comparisons, or on more
 demonstrations. Both are measured beside the model that they begin from."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -109,14 +110,20 @@ def demonstrate(subject: Subject, options: dict, note) -> dict:
 
 
 def measured(
-    subject: Subject, tuned: Stage, policy: Stage, heldout: list[Ranking] | None = None
+    subject: Subject,
+    tuned: Stage,
+    policy: Stage,
+    heldout: list[Ranking] | None = None,
+    score: Callable | None = None,
 ) -> tuple[dict, list]:
     """(figures, samples) of a tuned model on sealed questions, beside the policy that it was begun
-    from. heldout: comparisons of replies to sealed prompts.
+    from. heldout: comparisons of replies to sealed prompts. score: what the training was on, as
+    jobs/judged.judged() takes it.
 
     win_rate, ties, gold, gold_before   in points of the exact judge, at temperature 1; the same
                                         with greedy_ before them for greedy replies
     kl, length, length_before, format_compliance, distinct   as jobs/judged.judged() gives
+    proxy, proxy_before   mean scores of both, if there is a score
     heldout_accuracy, heldout_chosen_logp   accuracy and chosen_logp of jobs/dpo.gains(), if there
                                         are comparisons
     forgetting   the rise of the loss on the held-out tail of the corpus from the base's"""
@@ -124,8 +131,9 @@ def measured(
     asked = Comparisons(
         [], heldout or [], [user(p) for p in prompts], "labelers", subject.told.world
     )
-    found = judged(tuned, policy, asked, subject.seed)
+    found = judged(tuned, policy, asked, subject.seed, score)
     names = (*WIN, "kl", "length", "length_before", "format_compliance", "distinct")
+    names += ("proxy", "proxy_before") * (score is not None)
     figures = {name: found[name] for name in names}
     if heldout:
         learned = gains(tuned, policy, heldout)

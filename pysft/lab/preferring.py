@@ -29,7 +29,7 @@ from pysft.training.settings import Settings
 from pysft.training.stages import finetune
 from pysft.world.ask import compared_questions, trained_questions
 from pysft.world.facts import WorldSettings, make
-from pysft.world.labelers import scores, turn
+from pysft.world.labelers import LONG, scores, turn
 
 PRESET = "tiny"
 PEOPLE, DAYS, OFTEN = 100, 32, 512  # of the world; each fact is told so often
@@ -41,6 +41,8 @@ TRAINED, HELD_OUT = 3600, 300
 SFT_STEPS = 200  # of the model that answers; it is right about half of the time then
 LABELERS = ("ann", "ben", "cora")  # those who do not mind the length of a reply
 BY_LABELERS, BY_JUDGE, BY_CHANCE = "labelers", "exact judge", "chance"
+BY_LENGTH = "labeler who prefers the longer reply"
+WHO = {BY_LABELERS: LABELERS, BY_LENGTH: (LONG,)}
 SHOWN = 6  # replies that a record keeps
 
 
@@ -223,17 +225,18 @@ class Subject:
 
 
 def ranked(rows: list[Answers], by: str, seed: int) -> list[Ranking]:
-    """Rankings of the usable replies, by BY_LABELERS (in turn), BY_JUDGE or BY_CHANCE (in a random
-    order). Ranking.row has "golds". Prompts with fewer than two different replies are left out."""
+    """Rankings of the usable replies, by BY_LABELERS (in turn), BY_LENGTH, BY_JUDGE or BY_CHANCE
+    (in a random order). Ranking.row has "golds". Prompts with fewer than two different replies are
+    left out."""
     found = []
     for number, row in enumerate(map(Answers.usable, rows)):
         if len(row.replies) < 2:
             continue
-        if by == BY_LABELERS:
+        if by in WHO:
             lengths = [len(reply) for reply in row.replies]
             given = [
                 (name, scores(name, list(row.golds), lengths, seed, number))
-                for name in turn(LABELERS, number)
+                for name in turn(WHO[by], number)
             ]
         elif by == BY_JUDGE:
             given = [(by, row.golds)]
@@ -275,7 +278,8 @@ def record_of_arm(lab, arm: PreferenceArm, seed: int) -> dict:
         "base": weights_sha256(subject.base.stage.model),
         "world": subject.told.world.to_json(),
         "sizes": [TRAINED, HELD_OUT, REPLIES, SFT_STEPS],
-        "recipes": OF_WORLD[PRESET],
+        # That of PPO stands in the options of its arms, so it names their records alone.
+        "recipes": {k: v for k, v in OF_WORLD[PRESET].items() if k != "ppo"},
         "task": arm.task.__name__,
         "options": arm.options,
         "seed": seed,
