@@ -18,7 +18,7 @@ HEAVY := PY='$(CURDIR)/$(PY)' bash tests/heavy
 
 help:
 	@echo "make train       train a base model and fine-tune it into a chatbot (ARGS='--preset mini')"
-	@echo "make lab         measure every claim of the source text, in some three hours"
+	@echo "make lab         measure every claim of the source text, in some three and a half hours"
 	@echo "                 (ARGS='first-token --seeds 3' measures one)"
 	@echo "make test        run the tests (ARGS='-k name' chooses some)"
 	@echo "make test-torch  compare with PyTorch and the safetensors package; installs them in .venv"

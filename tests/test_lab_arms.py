@@ -279,6 +279,17 @@ OF_3000 = {"demonstrations": None, "comparisons": 3000}
 DPO = OF_3000 | {"steps": 300, "pairs": 16}
 BY_RECIPE = {"steps": 0, "lr": 2e-4, "pairs": 16, "nll": 5.0, "world": ((256, 6),)}
 FEW = {"demonstrations": 100}
+USUAL = {
+    **{"lr": 1e-3, "warmup": 20, "beta": 0.02, "prompts": 16, "replies": 4, "epochs": 2},
+    "windows": ((256, 2),),
+    **OF_WORLD["tiny"]["ppo"],
+    "steps": 120,
+}
+ON_TRUTH = USUAL | {"reward": "world"}
+ON_GOOD = USUAL | {"reward": "reward", "by": "labelers", "comparisons": 3000}
+ON_POOR = ON_GOOD | {"by": "labeler who prefers the longer reply", "comparisons": 300}
+FREE = {"lr": 3 * USUAL["lr"], "beta": 0.0}
+NO_TEXT = {"windows": (), "world": ()}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {
     "comparisons": MODELS
@@ -321,6 +332,42 @@ ON_PREFERENCES = {
             "past_the_minimum",
             {"demonstrations": 100, "comparisons": 3000},
         )
+    },
+    "hacking": {
+        "poor reward, beta 0": ("reinforce", ON_POOR | FREE),
+        "poor reward, beta 0.02": ("reinforce", ON_POOR | FREE | {"beta": 0.02}),
+        "poor reward, beta 0.2": ("reinforce", ON_POOR | FREE | {"beta": 0.2}),
+        "good reward, beta 0": ("reinforce", ON_GOOD | FREE),
+    },
+    "drift": {
+        "good reward, beta 0": ("reinforce", ON_GOOD | FREE),
+        "good reward, usual": ("reinforce", ON_GOOD),
+        "poor reward, beta 0": ("reinforce", ON_POOR | FREE),
+        "best of n, 3,000 comparisons": MODELS["3,000 comparisons"],
+    },
+    "dpo-or-ppo": {
+        "the recipe of `dpo`": ("dpo", OF_3000 | BY_RECIPE),
+        "DPO, beta 0.1": ("dpo", OF_3000 | BY_RECIPE | {"beta": 0.1}),
+        "DPO, beta 0.3": ("dpo", OF_3000 | BY_RECIPE | {"beta": 0.3}),
+        "good reward, usual": ("reinforce", ON_GOOD),
+    },
+    "proximal": {
+        "usual": ("reinforce", ON_TRUTH),
+        "2 updates, no clip": ("reinforce", ON_TRUTH | {"clipping": "none"}),
+        "8 updates": ("reinforce", ON_TRUTH | {"epochs": 8}),
+        "8 updates, no clip": ("reinforce", ON_TRUTH | {"epochs": 8, "clipping": "none"}),
+    },
+    "ptx": {
+        "usual": ("reinforce", ON_TRUTH),
+        "no text beside": ("reinforce", ON_TRUTH | NO_TEXT),
+        "text, weight 20": ("reinforce", ON_TRUTH | {"ptx": 20.0}),
+        "no text, beta 0.2": ("reinforce", ON_TRUTH | NO_TEXT | {"beta": 0.2}),
+    },
+    "baselines": {
+        "usual": ("reinforce", ON_TRUTH),
+        "leave-one-out": ("reinforce", ON_TRUTH | {"baseline": "leave-one-out"}),
+        "group": ("reinforce", ON_TRUTH | {"baseline": "group"}),
+        "CISPO's clip": ("reinforce", ON_TRUTH | {"clipping": "cispo"}),
     },
 }
 
@@ -406,6 +453,15 @@ OF_PREFERENCES = {
     "points: most": "gold_best",
     "greedy points: lowest loss": "greedy_by_loss",
     "greedy points: highest score": "greedy_by_score",
+    "replies in format": "format_compliance",
+    "different replies": "distinct",
+    "tokens of a reply": "length",
+    "tokens before": "length_before",
+    "nats a token moved from the writer": "kl_old",
+    "the most in an iteration": "kl_old_most",
+    "ratios beyond the clip": "clipped",
+    "forgetting before": "forgetting_before",
+    "seconds of training": "train_seconds",
 }
 STEPS = (0, 50, 200, 1000)
 MEASURED = (
@@ -419,6 +475,7 @@ FINISHED = (
     *("strangers_refused", "strangers_wrong"),
     *(f"right_{n}" for n in TELLINGS),
     *dict.fromkeys(OF_PREFERENCES.values()),
+    *("proxy_before", "proxy"),
 )
 RECORD = record_of(
     track=[
@@ -435,6 +492,7 @@ RECORD = record_of(
     trained_share=0.625,
     matched_loss=51.0,
     base_loss=1.625,
+    seconds=7.5,
 )
 RECORD["track"][-1]["origins"] = {"verbatim": 1, "near copy": 2, "spliced": 4, "new": 9}
 # The lowest held-out loss is at step 200; 38 pairs are recalled there, and all replies stop.
@@ -442,6 +500,11 @@ RECORD["track"][2] |= {"heldout_loss": 1.0, "recall": 0.95, "stopped": 1.0}
 RECORD["track"][1] |= {"recall": 0.5, "stopped": 0.95}
 RECORD["track"][0] |= {"recall": 0.0, "stopped": 0.0}
 RECORD["track"][3] |= {"recall": 0.75}
+# The policy has most points at a KL of 2, and one point fewer at the end, at a KL of 8.
+for row, kl, gold, at in zip(
+    RECORD["track"], (0.0, 0.5, 2.0, 8.0), (1.25, 1.5, 3.0, 2.0), (None, None, 150, 150)
+):
+    row |= {"sealed_kl": kl, "sealed_gold": gold, "hacked_at": at}
 
 
 def last(name):
@@ -516,6 +579,14 @@ COLUMNS = {
     "known people: refused": finish("refused"),
     **{heading: finish(name) for heading, name in OF_PREFERENCES.items()},
     "training less held out": finish("trained_accuracy") - finish("accuracy"),
+    "score gained": finish("proxy") - finish("proxy_before"),
+    "points gained": finish("gold") - finish("gold_before"),
+    "alarm of hacking at step": 150,
+    "most points gained on the way": 1.75,
+    "KL then": 2.0,
+    "KL at the end": 8.0,
+    "points lost since the most": 1.0,
+    "seconds": 7.5,
     "matched forgetting": last("tuned_base_loss") / 51.0 - 1,
     "forgetting when 36 were first recalled": 10 * MEASURED.index("forgetting") + 2,
     "weights trained (new rows too)": 0.625,

@@ -4,6 +4,7 @@ The tables are in tests/verdicts/. A new check has no row there, so a test fails
 
 import pytest
 from verdicts.data import CONTENT, DATA
+from verdicts.policies import POLICIES
 from verdicts.precision import IN_BF16
 from verdicts.preferences import PREFERENCES
 from verdicts.rates import RATES
@@ -12,7 +13,7 @@ from verdicts.world import WORLD
 
 from pysft.lab.experiments import EXPERIMENTS
 
-CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD | PREFERENCES
+CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD | PREFERENCES | POLICIES
 
 
 def rows_of(experiment, check) -> list:

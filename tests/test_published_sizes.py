@@ -23,6 +23,8 @@ SIZES = {
         "RATES": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         "TRIES": 10,
     },
+    "lab/experiments/policies.py": {"STEPS": 120, "DPO_BETAS": (0.1, 0.3)},
+    "lab/experiments/policy_updates.py": {"MANY": 8, "NEAR": 0.2},
     "lab/experiments/preferences.py": {"MORE": (75, 150, 300, 600), "NO_DPO": 1e-4},
     "lab/experiments/rewards.py": {"COUNTS": (100, 300, 1000, 3000, 6000)},
     "lab/experiments/world.py": {
@@ -33,6 +35,7 @@ SIZES = {
     "lab/measures.py": {"EXAMPLES": 16},
     "lab/personas.py": {"DRAWS": 20},
     "lab/policy_tasks.py": {"JUDGED": 200, "EVERY": 20, "SEEN": 300},
+    "lab/ppo_tasks.py": {"EVERY": 10, "FOLLOWED": 200, "TIMES": 2},
     "lab/preferring.py": {"MAX_NEW": 120, "REPLIES": 6, "SFT_STEPS": 200, "SHOWN": 6},
     "lab/records.py": {"VERSION": 1},
     "lab/reward_tasks.py": {

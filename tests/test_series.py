@@ -10,6 +10,7 @@ from pysft.lab.experiments import EXPERIMENTS
 from pysft.lab.experiments.arms import PLAIN
 from pysft.lab.experiments.charts import smooth
 from pysft.lab.experiments.data_size import ONLY, POOLS, SIZES
+from pysft.lab.experiments.policies import GOOD_USUAL, OF_DPOS
 from pysft.lab.experiments.preferences import COMPARED, COSTS, LONG_ON_FEW, MORE, written
 from pysft.lab.experiments.rates import RATES
 from pysft.lab.experiments.rewards import COUNTS
@@ -24,10 +25,11 @@ MEASURED = (
     *("recall", "stopped", "reply_loss", "user_gradient", "heldout_loss", "real_words"),
     *("on_topic", "on_topic_chance", "format_compliance", "forgetting", "reply_length"),
     *("chosen_logp", "rejected_logp", "accuracy", "score", "gold", "greedy"),
+    *("sealed_reward", "sealed_gold", "sealed_kl"),
 )
 FINISHED = (
     *("gold_accuracy", "accuracy", "length_accuracy", "heldout_loss", "tied_spread"),
-    *("miscalibration", "gold", "win_rate"),
+    *("miscalibration", "gold", "gold_before", "win_rate", "kl", "train_seconds"),
     *("player", "right", "two_hops", "held", "strangers_refused"),
     *(f"right_{n}" for n in TELLINGS),
     *(f"{name}_{n}" for name in ("gold", "proxy") for n in NS),
@@ -53,7 +55,8 @@ def made_up(arm: int, seed: int) -> dict:
         track=track,
         losses=[100 * arm + 10 * seed + i for i in range(25)],
         by_kind={k: [1000 * n + 10 * seed + i for i in range(25)] for n, k in enumerate(KINDS)},
-        finish={name: 50 * n + arm + seed / 10 for n, name in enumerate(FINISHED)},
+        finish={"forgetting": 9000 + arm + seed / 10}  # of the finished model, in preferences
+        | {name: 50 * n + arm + seed / 10 for n, name in enumerate(FINISHED)},
         moved={name: n + seed / 10 for n, name in enumerate(MOVED)},
     )
 
@@ -273,6 +276,56 @@ def by_cost(arms):
     return Drawn("curves", title, lines, labels, {"log_x": True, "level": (50, "no better")})
 
 
+def in_the_end(title, label, value, scale=1.0):
+    """A row for each arm: a number that follows from the finish of its record."""
+
+    def expected(arms):
+        lines = {
+            arm: [scale * value(made_up(i, seed)["finish"]) for seed in SEEDS]
+            for i, arm in enumerate(arms)
+        }
+        return Drawn("dots", title, lines, (label,))
+
+    return expected
+
+
+def more(finish):
+    """Points gained by a finished model."""
+    return finish["gold"] - finish["gold_before"]
+
+
+def way(i, seed):
+    """(KL, points gained) along the track of an arm."""
+    nats, golds = ([value(f"sealed_{x}", s, i, seed) for s in STEPS] for x in ("kl", "gold"))
+    return nats, [x - golds[0] for x in golds]
+
+
+def by_drift(arms):
+    def root(i, seed):
+        nats, golds = way(i, seed)
+        return pytest.approx([x**0.5 for x in nats]), golds
+
+    lines = {arm: [root(i, seed) for seed in SEEDS] for i, arm in enumerate(arms)}
+    title = "Points gained, by the drift from the model before"
+    labels = ("square root of the KL (best of n: of its bound)", "points gained")
+    return Drawn("paths", title, lines, labels)
+
+
+def beside_dpo(arms):
+    """PPO's way, and from the model before to the finished model of each DPO."""
+
+    def ends(i, seed):
+        finish = made_up(i, seed)["finish"]
+        return [0, finish["kl"]], [0, more(finish)]
+
+    lines = {
+        arm: [(way if arm == GOOD_USUAL else ends)(i, seed) for seed in SEEDS]
+        for i, arm in enumerate(arms)
+    }
+    labels = ("KL, nats a reply", "points gained")
+    return Drawn("paths", "Points gained, by KL from the model before", lines, labels)
+
+
 def checkpoints(title, label, **names):
     """Figures of the checkpoints. names: {name of a figure: of its line}."""
 
@@ -451,6 +504,49 @@ EXPECTED = {
                 gold="temperature 1",
                 greedy="greedy",
             ),
+        ],
+    ),
+    "hacking": (
+        ANY,
+        [
+            tracks("Score of the reward", "sealed_reward", "standard deviations"),
+            tracks("Points by the exact judge", "sealed_gold", "points, 0 to 3"),
+            tracks("KL from the model before", "sealed_kl", "nats a reply"),
+        ],
+    ),
+    "drift": (ANY, [by_drift]),
+    "dpo-or-ppo": (
+        (*OF_DPOS, GOOD_USUAL),
+        [
+            beside_dpo,
+            dots(
+                *("Won against the model before", "win_rate", "%", 100),
+                level=(50, "no better"),
+            ),
+        ],
+    ),
+    "proximal": (
+        ANY,
+        [
+            tracks("Points by the exact judge", "sealed_gold", "points, 0 to 3"),
+            tracks("KL from the model before", "sealed_kl", "nats a reply"),
+        ],
+    ),
+    "ptx": (
+        ANY,
+        [
+            in_the_end(
+                *("Forgetting of base text", "rise of the base loss, %"),
+                *(lambda finish: finish["forgetting"], 100),
+            ),
+            in_the_end("Points gained", "points", more),
+        ],
+    ),
+    "baselines": (
+        ANY,
+        [
+            tracks("Points by the exact judge", "sealed_gold", "points, 0 to 3"),
+            dots("Seconds of training", "train_seconds", "seconds"),
         ],
     ),
     "precision": (

@@ -13,6 +13,8 @@ from pysft.lab.experiments.experiment import Experiment
 from pysft.lab.experiments.forgetting import FORGETTING
 from pysft.lab.experiments.masking import FIRST_TOKEN, MASKING, MISSING_END
 from pysft.lab.experiments.plain_run import LOSS_CURVE, WEIGHTS_MOVED
+from pysft.lab.experiments.policies import DPO_OR_PPO, DRIFT, HACKING
+from pysft.lab.experiments.policy_updates import BASELINES, PROXIMAL, PTX
 from pysft.lab.experiments.precision import PRECISION
 from pysft.lab.experiments.preferences import COMPARING, DISPLACEMENT, PAST_THE_MINIMUM
 from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
@@ -48,6 +50,12 @@ _ALL = (
     DISPLACEMENT,
     COMPARING,
     PAST_THE_MINIMUM,
+    HACKING,
+    DRIFT,
+    PROXIMAL,
+    PTX,
+    BASELINES,
+    DPO_OR_PPO,
     WEIGHTS_MOVED,
     PRECISION,
 )
@@ -57,13 +65,18 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 # trial and no base, long experiments come before short ones, and those whose trials all belong to
 # others come last.
 COSTLY_FIRST = (
+    PROXIMAL,
+    HACKING,
     WORDINGS,
     KNOWLEDGE,
     COMPARISONS,
+    PTX,
     MASKING,
     DISPLACEMENT,
     DATA_SIZE,
+    BASELINES,
     COMPARING,
+    DPO_OR_PPO,
     FORGETTING,
     BATCHES,
     PRECISION,
@@ -85,4 +98,5 @@ COSTLY_FIRST = (
     LOSS_CURVE,
     WEIGHTS_MOVED,
     OVEROPTIMISATION,
+    DRIFT,
 )
