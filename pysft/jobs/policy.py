@@ -4,12 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pysft.errors import PysftError
+from pysft.errors import MissingInput, PysftError
 from pysft.jobs.comparisons import Comparisons
 from pysft.jobs.judged import judged
-from pysft.jobs.ppo import Scorer, of_the_way, prompts_of
+from pysft.jobs.ppo import Prompts, Scorer, of_the_way, prompts_of
 from pysft.measure.probe import Probe
-from pysft.measure.raters import Truth, is_function
+from pysft.measure.raters import WORLD, Truth, is_function
 from pysft.measure.rewards import MODEL, Reward, reward_named
 from pysft.run.log import read_log
 from pysft.run.stage import (
@@ -60,11 +60,11 @@ def ppo_again(stage: Stage, line: list[Stage], probe: Probe, before: dict | None
         figures |= of_the_way(rows)
     if len(line) > 1 and (prompts := _judged_prompts(stage, line[1], origin)) is not None:
         reward = _reward(stage, line[1], origin)
-        asks = Comparisons([], [], prompts, "", line[1].world)
+        asks = Comparisons([], [], prompts.judged, "", prompts.world)
         score = None
         if reward is not None:
             known, unfinished = frozenset(probe.known_words), origin.settings.unfinished
-            score = Scorer(stage, reward, unfinished, known, None).score
+            score = Scorer(stage, reward, unfinished, None, known, False).score
             figures["reward"] = reward.name
         figures |= judged(stage, line[1], asks, origin.seed, score)
     return figures or None
@@ -86,23 +86,27 @@ def _origin(stage: Stage) -> _Origin | None:
     return _Origin(name, own, settings.seed, run)
 
 
-def _judged_prompts(stage: Stage, parent: Stage, origin: _Origin) -> list | None:
-    """The prompts that a stage was judged on; None if their file is gone or was changed."""
+def _judged_prompts(stage: Stage, parent: Stage, origin: _Origin) -> Prompts | None:
+    """The prompts that a stage was judged on; None if there were none, if their file is gone or was
+    changed, or if the replies called tools, whose documents are not kept."""
     file = origin.run.get("prompts")
-    if file is not None and not _is_as_it_was(stage, file):
+    if origin.settings.tools or file is not None and not _is_as_it_was(stage, file):
         return None
     try:
-        return prompts_of(parent, file, origin.seed, origin.name).judged or None
+        found = prompts_of(parent, file, origin.seed, origin.name, False, "")
     except PysftError:
         return None
+    return found if found.judged else None
 
 
 def _reward(stage: Stage, parent: Stage, origin: _Origin) -> Reward | None:
     """What the replies of a stage were scored by; None if it is gone or was changed."""
     by, model = origin.settings.reward, None
     try:
+        named = origin.run.get("reward") or measured_stage(stage.folder).parent
+        if by == MODEL and not origin.run.get("reward") and not _has_reward_model(named):
+            by = WORLD  # as in the training
         if by == MODEL:
-            named = origin.run.get("reward") or measured_stage(stage.folder).parent
             model = load_stage(reward_model(named), stage.model.ops)
             weights = str(model.folder / "model.safetensors")
             if origin.run.get("reward") and not _is_as_it_was(stage, weights):
@@ -115,6 +119,13 @@ def _reward(stage: Stage, parent: Stage, origin: _Origin) -> Reward | None:
         return reward_named(by, truth, model)
     except PysftError:
         return None
+
+
+def _has_reward_model(run: Path) -> bool:
+    try:
+        return bool(reward_model(run))
+    except MissingInput:
+        return False
 
 
 def _is_as_it_was(stage: Stage, file: str) -> bool:

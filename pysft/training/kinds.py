@@ -229,7 +229,7 @@ class PolicyTuning(Training):
     steps: int = 200
     lr: float = 3e-4
     schedule: str = "linear"
-    warmup: int = 5
+    warmup: int = 20
     prompts: int = 16
     replies: int = 4
     tokens: int = 120
