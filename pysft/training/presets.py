@@ -139,7 +139,7 @@ OF_WORLD = {
         # One pass over the pairs: those of a model that is mostly right are few, and read more
         # often they are learned by heart.
         "dpo": {"steps": 0, "lr": 2e-4, "pairs": 16, "nll": 5.0, "world": ((256, 6),)},
-        "ppo": {"lr": 2e-3, "world": ((256, 6),)},
+        "ppo": {"steps": 300, "lr": 1e-3, "world": ((256, 6),)},
     },
     "mini": {
         "world": {"people": 400},
