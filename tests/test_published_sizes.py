@@ -58,6 +58,9 @@ SIZES = {
     "measure/orders.py": {"ALSO": 256},
     "measure/probe.py": {"RECALLED": 40},
     "measure/raters.py": {"TOKENS": 512},
+    "measure/choose.py": {"ITERATIONS": 10},
+    "measure/policy.py": {"POINTS": 60},
+    "measure/tooltask.py": {"FACTS": 300, "ROUNDS": 3},
     "measure/tooltest.py": {"INVENTED": 100, "STRANGERS": 50, "DRAWS": (1, 2, 3, 4)},
     "measure/wire.py": {"SHORT_KEY": 4, "LONG_KEY": 16, "SHOWN": 200},
 }

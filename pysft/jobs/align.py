@@ -172,7 +172,7 @@ def _ppo(name: str, settings: Settings, parent: Stage, reward: Stage | None, kno
     if by == MODEL and reward is None and (truth or prompts.task):
         by = WORLD
     told, judge = reward_named(by, truth, reward, prompts.task), None
-    if not told.is_gold and (truth or prompts.task):
+    if truth or prompts.task:
         judge = reward_named(WORLD, truth, None, prompts.task)
     scored = known.material, _probe(parent, known.material), known.base_loss, place
     critic = reward if by == MODEL else None

@@ -121,8 +121,8 @@ def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
 class Scorer:
     """Scores the replies of a stage, or of one that is trained from it, and describes them.
 
-    truth: the exact judge, if there is one and the reward is another; None else. known: the words
-    that count as real. calls: True if replies may call tools."""
+    truth: the exact judge, if there is one; None else. known: the words that count as real. calls:
+    True if replies may call tools."""
 
     stage: Stage
     reward: Reward
@@ -144,7 +144,7 @@ class Scorer:
 
     def points(self, prompts, texts: Sequence[str], replies: Sequence[Reply]) -> np.ndarray:
         """(n,) float64: what the exact judge says."""
-        return self._asked(self.truth or self.reward, prompts, texts, replies)
+        return self._asked(self.truth, prompts, texts, replies)
 
     def _asked(self, reward: Reward, prompts, texts, replies) -> np.ndarray:
         shown = texts
@@ -155,7 +155,7 @@ class Scorer:
 
     def told(self, prompts, rollouts: list[Rollout]) -> tuple[np.ndarray, dict]:
         """(scores (n,), figures {name: (sum, count)}): "distinct" (different replies), "compliance"
-        (replies in format), "real_words", "distinct_words", and "gold" if the judge is another."""
+        (replies in format), "real_words", "distinct_words", and "gold" if there is a judge."""
         words_of = self.stage.tokenizer, self.stage.template
         replies = [Reply(r.ids, r.stop, r.injected) for r in rollouts]
         texts = [spoken(reply, *words_of) for reply in replies]
@@ -189,10 +189,10 @@ def train_ppo(
     """Train the stage `name` on a reward, and measure it. Return (the stage, its report, its
     replies beside the parent's).
 
-    settings: the run's, with this stage alone. truth: the exact judge, if there is one that is not
-    the reward; None else. critic: the reward model that the critic begins
-    from; None begins it from the parent. material: the text beside the replies (ptx). probe: what
-    the parent was measured with. base_loss: of the base under it; None if that is not known."""
+    settings: the run's, with this stage alone. truth: the exact judge; None if there is none.
+    critic: the reward model that the critic begins from; None begins it from the parent. material:
+    the text beside the replies (ptx). probe: what the parent was measured with. base_loss: of the
+    base under it; None if that is not known."""
     screen, stage = place.screen, settings.stages[name]
     if prompts.note:
         screen.say(f"{name}: {prompts.note}")
@@ -224,7 +224,7 @@ def train_ppo(
     found = of_the_way(read_log(tuned.folder))
     if prompts.judged:
         asks = Comparisons([], [], prompts.judged, reward.name, prompts.world)
-        gold = scorer.points if truth or reward.is_gold else None
+        gold = scorer.points if truth else None
         found |= judged(tuned, parent, asks, settings.seed, scorer.score, gold, inject)
     found |= {"prompts": len(prompts.trained), "reward": reward.name}
     return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)

@@ -22,11 +22,10 @@ MODEL = "reward"  # the word for the reward model of a run
 class Reward:
     """score(prompts, replies, ended): the score (n,) float64 of each of n replies, each to the
     messages of its prompt. A reply is a text; where it may call tools, it is the list of its parts,
-    as in the content of a message. name: for people. is_gold: True for the exact judge."""
+    as in the content of a message. name: for people."""
 
     name: str
     score: Callable[[list[list[dict]], Sequence, Sequence[bool]], np.ndarray]
-    is_gold: bool = False
 
 
 def reward_named(
@@ -39,7 +38,7 @@ def reward_named(
     MODEL. A UsageError if it needs what is not there. score() raises a DataError that names the
     prompt and the reply whose score is not a finite number."""
     if by == WORLD and task is not None:
-        return Reward(WORLD, task.golds, True)
+        return Reward(WORLD, task.golds)
     if by == WORLD:
         if truth is None:
             raise UsageError(
@@ -47,7 +46,7 @@ def reward_named(
                 " that learned an invented world (train --data world) and leave --prompts out, or"
                 " name a reward model or FILE.py:function"
             )
-        return Reward(WORLD, _finite(WORLD, lambda *given: _golds(truth, *given)), True)
+        return Reward(WORLD, _finite(WORLD, lambda *given: _golds(truth, *given)))
     if by == MODEL:
         if model is None:
             raise UsageError(
