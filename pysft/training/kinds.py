@@ -253,6 +253,7 @@ class PolicyTuning(Training):
     kl_limit: float = 20.0
     on_alarm: str = "say"
     checkpoint_every: str = "tenth"
+    micro_batches: int = 4  # of all replies together the activations do not fit into caches
 
     def __post_init__(self):
         super().__post_init__()
