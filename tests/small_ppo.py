@@ -20,7 +20,9 @@ V, CONTEXT, END = 11, 24, 10
 PROMPTS = [np.array(ids, np.int32) for ids in ([1, 2], [3], [4, 4, 2], [7, 1, 1, 1], [8, 8])]
 TEXT = np.arange(300, dtype=np.int32) ** 2 % V
 # Three prompts with two replies each, of at most 8 tokens, and two updates.
-SMALL = dict(steps=4, prompts=3, replies=2, tokens=8, windows=((7, 2),), warmup=0, lr=3e-3)
+SMALL = dict(
+    steps=4, prompts=3, replies=2, tokens=8, windows=((7, 2),), warmup=0, lr=3e-3, micro_batches=1
+)
 
 
 def model_of(config=None, ops=None, dtype=np.float32, spread=0.2):

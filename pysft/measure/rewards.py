@@ -38,7 +38,7 @@ def reward_named(
     MODEL. A UsageError if it needs what is not there. score() raises a DataError that names the
     prompt and the reply whose score is not a finite number."""
     if by == WORLD and task is not None:
-        return Reward(WORLD, task.golds)
+        return Reward(WORLD, _finite(WORLD, task.golds))
     if by == WORLD:
         if truth is None:
             raise UsageError(
