@@ -71,7 +71,7 @@ test: build
 test-torch: build
 	$(PIP) '$(TORCH)' safetensors
 	$(PY) -m pytest tests/test_torch.py tests/test_value_head.py tests/test_preferences.py \
-	    tests/test_safetensors.py tests/test_living.py $(ARGS)
+	    tests/test_ppo_optimum.py tests/test_safetensors.py tests/test_living.py $(ARGS)
 
 lint: $(VENV)/ready
 	@$(PIP) '$(RUFF)'
