@@ -461,7 +461,7 @@ OF_PREFERENCES = {
     "the most in an iteration": "kl_old_most",
     "ratios beyond the clip": "clipped",
     "forgetting before": "forgetting_before",
-    "seconds of training": "train_seconds",
+    "processor seconds of training": "train_seconds",
 }
 STEPS = (0, 50, 200, 1000)
 MEASURED = (

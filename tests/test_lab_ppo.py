@@ -9,6 +9,7 @@ from small_lab import lab_at
 from verdicts import record
 from verdicts.policies import path as track_of
 
+from pysft.errors import Diverged
 from pysft.inference.score import values
 from pysft.lab import ppo_tasks, preferring
 from pysft.lab.experiments import policies
@@ -16,6 +17,7 @@ from pysft.lab.experiments.policies import BY_JUDGE, GOOD, POOR, ppo
 from pysft.lab.ppo_tasks import alarmed, gao_curve, kept_reward, means, reinforce
 from pysft.lab.preferring import Subject, world_of
 from pysft.text.compared import ranked_examples, scored_example
+from pysft.training import loop
 from pysft.training.loop import Report
 from pysft.world.ask import questions
 from pysft.world.facts import make
@@ -122,6 +124,25 @@ def test_a_policy_that_learns_leaves_the_model_before_and_the_same_seed_gives_th
     assert kls[0] == 0 and min(kls[2:]) > 0 and one["finish"]["kl"] > 0
     assert one["track"] == two["track"] and one["losses"] == two["losses"]
     assert {"reward", "gold"} < one["track"][1].keys()
+
+
+def test_a_policy_that_diverges_is_measured_as_it_was_before(subject, monkeypatch):
+    def diverging(learner, steps):
+        for number, r in enumerate(train(learner, steps)):
+            if number == after:
+                raise Diverged("step 3: the loss is nan")
+            yield r
+
+    monkeypatch.setattr(ppo_tasks, "train", diverging)
+    after, train = 2, loop.train
+    found = tuned(subject, BY_JUDGE)
+    assert found["diverged"] == "step 3: the loss is nan" and len(found["losses"]) == 2
+    assert [row["step"] for row in found["track"]] == [0, 1, 2] and found["finish"]["kl"] > 0
+    arm = preferring.PreferenceArm("x", lambda *_: found)
+    assert preferring.carry_out(subject, arm)["diverged"] == found["diverged"]
+    after = 0
+    with pytest.raises(Diverged):
+        tuned(subject, BY_JUDGE)
 
 
 def test_a_policy_is_asked_questions_of_training_and_measured_on_sealed_ones(subject, monkeypatch):

@@ -546,7 +546,7 @@ EXPECTED = {
         ANY,
         [
             tracks("Points by the exact judge", "sealed_gold", "points, 0 to 3"),
-            dots("Seconds of training", "train_seconds", "seconds"),
+            dots("Processor seconds of training", "train_seconds", "seconds"),
         ],
     ),
     "precision": (

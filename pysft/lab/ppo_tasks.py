@@ -1,10 +1,12 @@
 """The task of arms that tune the model that answers by PPO, on the score of a reward model or on
 the points of the exact judge."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
 
+from pysft.errors import Diverged
 from pysft.jobs.ppo import SPLITS, Scorer, iterations, of_the_way
 from pysft.jobs.reward import centre
 from pysft.lab.policy_tasks import measured
@@ -96,10 +98,9 @@ def reinforce(subject: Subject, options: dict, note) -> dict:
         hacked_at, alarmed_at        the iteration of the alarm HACKING, and of the first alarm of
                                      any kind; None without one so far
     finish: what measured() gives, with the score of the reward as proxy; what gao_curve() gives;
-    "alarms"; "forgetting_before", that of the policy as it begins; "train_seconds", without
-    measuring; "kl_old", the mean over the iterations of how far updates move the policy from the
-    one that wrote the replies, in nats a token; "kl_old_most", the highest one; "clipped", the mean
-    share of rows whose ratio left the clip."""
+    what of_updates() gives; "alarms"; "forgetting_before", that of the policy as it begins;
+    "train_seconds", those of the processor, without measuring. If the training diverges, the policy
+    is measured as it was before that iteration, and "diverged" says why."""
     policy = subject.policy()
     stage = stage_of(subject, options)
     model = kept_reward(subject, policy, options, note) if options["reward"] == MODEL else None
@@ -108,22 +109,41 @@ def reinforce(subject: Subject, options: dict, note) -> dict:
     scorer = Scorer(policy, reward, stage.unfinished, truth, known_words(subject), False)
     learner = learner_of(subject, policy, stage, scorer, model)
     follow = Followed(subject, policy, scorer)
-    done, track, every = [], [{"step": 0} | follow(learner.model)], row_of(subject)
-    for r in train(learner, stage.steps):
-        done.append(r)
-        note(f"ppo, iteration {r.step:,} of {stage.steps:,}, reward {r.figures['reward']:.3f}")
-        if r.step % every == 0 or r.step == stage.steps:
-            some = done[track[-1]["step"] :]
-            track.append({"step": r.step} | means(some) | alarmed(done) | follow(learner.model))
+    done, track, spent, diverged = trained(learner, stage, follow, row_of(subject), note)
     tuned = replace(policy, model=learner.model)
     learner.model.release()
     finish, samples = measured(subject, tuned, policy, score=scorer.score)
-    finish |= {"alarms": alarms_of(done)} | of_updates(done) | gao_curve(track)
+    finish |= {"alarms": alarms_of(done), "train_seconds": round(spent, 2)}
+    finish |= of_updates(done) | gao_curve(track)
     lab = subject.lab
     loss = corpus_loss(policy.model, policy.tokenizer, lab.heldout_text)
     finish["forgetting_before"] = rise(loss, subject.base.loss)
     losses = [round(r.loss, 5) for r in done]
-    return {"track": track, "losses": losses, "finish": finish, "samples": samples}
+    fields = {"track": track, "losses": losses, "finish": finish, "samples": samples}
+    return fields | {"diverged": diverged}
+
+
+def trained(
+    learner: Iterations, stage: PolicyTuning, follow: "Followed", every: int, note
+) -> tuple[list[Report], list[dict], float, str | None]:
+    """Train. Return (the report of each iteration, the track, processor seconds without measuring,
+    why it diverged or None). A Diverged if the first iteration does."""
+    done, track, why = [], [{"step": 0} | follow(learner.model)], None
+    spent, began = 0.0, time.process_time()
+    try:
+        for r in train(learner, stage.steps):
+            spent += time.process_time() - began
+            done.append(r)
+            note(f"ppo, iteration {r.step:,} of {stage.steps:,}, reward {r.figures['reward']:.3f}")
+            if r.step % every == 0 or r.step == stage.steps:
+                row = means(done[track[-1]["step"] :]) | alarmed(done)
+                track.append({"step": r.step} | row | follow(learner.model))
+            began = time.process_time()
+    except Diverged as error:
+        if not done:
+            raise
+        why = str(error)
+    return done, track, spent, why
 
 
 def stage_of(subject: Subject, options: dict) -> PolicyTuning:
@@ -214,10 +234,14 @@ def alarmed(done: list[Report]) -> dict[str, int | None]:
 
 
 def of_updates(done: list[Report]) -> dict[str, float]:
-    """ "train_seconds", "kl_old", "kl_old_most" and "clipped" of reinforce()."""
+    """How far the updates of an iteration move the policy.
+
+    kl_old        from the one that wrote the replies, in nats a token, as objectives.Ppo measures
+                  it before each update; the mean over the iterations
+    kl_old_most   the highest of an iteration
+    clipped       the mean share of rows whose ratio left the clip"""
     kl = [r.figures["kl_old"] for r in done]
     return {
-        "train_seconds": round(sum(r.seconds for r in done), 2),
         "kl_old": float(np.mean(kl)),
         "kl_old_most": max(kl),
         "clipped": float(np.mean([r.figures["clipped"] for r in done])),

@@ -297,25 +297,23 @@ def prepare(lab, seed: int) -> None:
 
 def carry_out(subject: Subject, arm: PreferenceArm) -> dict:
     """Do an arm's task, and return its record. If a training diverges, the error is under
-    "diverged" and nothing else is known."""
+    "diverged", and nothing else is known unless the task measured it."""
     began = time.monotonic()
 
     def note(text: str) -> None:
         subject.lab.progress(f"{arm.name}, seed {subject.seed}: {text}", False)
 
-    fields, diverged = {}, None
     try:
         fields = arm.task(subject, arm.options, note)
     except Diverged as error:
-        diverged = str(error)
-    record = {"track": [], "losses": [], "samples": [], "finish": {}} | fields
+        fields = {"diverged": str(error)}
+    record = {"track": [], "losses": [], "samples": [], "finish": {}, "diverged": None} | fields
     return record | {
         "arm": arm.name,
         "preset": PRESET,
         "seed": subject.seed,
         "settings": arm.options,
         "base_loss": subject.base.loss,
-        "diverged": diverged,
         "track": [finite(row) for row in record["track"]],
         "finish": finite(record["finish"]),
         "seconds": round(time.monotonic() - began, 2),

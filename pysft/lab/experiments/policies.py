@@ -44,7 +44,7 @@ def ppo(name: str, reward: dict, **changes) -> PreferenceArm:
 
 prepare_policies = prepare_rewards([GOOD, POOR])
 gold, before, kl = finished("gold"), finished("gold_before"), finished("kl")
-SECONDS = Column("seconds of training", finished("train_seconds"), "{:.0f}")
+SECONDS = Column("processor seconds of training", finished("train_seconds"), "{:.0f}")
 
 
 def gained(record: dict) -> float:
@@ -309,7 +309,15 @@ DPO_OR_PPO = Experiment(
     claim="DPO collapses reward model and RL into one step: it is simpler, and learns the same from"
     " the same comparisons.",
     arms=dpo_or_ppo,
-    columns=[GAINED, POINTS, BEFORE, WON, KL, FORGOT, Column("seconds", lambda r: r["seconds"])],
+    columns=[
+        GAINED,
+        POINTS,
+        BEFORE,
+        WON,
+        KL,
+        FORGOT,
+        Column("seconds", lambda r: r["seconds"], "{:.0f}"),
+    ],
     checks=[
         Check(
             "the best DPO gains at least 0.05 points",

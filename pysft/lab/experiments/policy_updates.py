@@ -191,7 +191,7 @@ BASELINES = Experiment(
     ],
     figures=lambda r: [
         tracks(r, "Points by the exact judge", "sealed_gold", "points, 0 to 3"),
-        dots(r, "Seconds of training", SECONDS, "seconds"),
+        dots(r, "Processor seconds of training", SECONDS, "seconds"),
     ],
     note="The reward is the exact judge's points. All have as many iterations of as many replies."
     " The usual arm has PPO's clip and a critic that begins as the model before with a value of 0;"
