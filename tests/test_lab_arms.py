@@ -280,6 +280,7 @@ DPO = OF_3000 | {"steps": 300, "pairs": 16}
 BY_RECIPE = {"steps": 0, "lr": 2e-4, "pairs": 16, "nll": 5.0, "world": ((256, 6),)}
 FEW = {"demonstrations": 100}
 USUAL = {
+    "demonstrations": None,
     **{"lr": 1e-3, "warmup": 20, "beta": 0.02, "prompts": 16, "replies": 4, "epochs": 2},
     "windows": ((256, 2),),
     **OF_WORLD["tiny"]["ppo"],
@@ -288,7 +289,7 @@ USUAL = {
 ON_TRUTH = USUAL | {"reward": "world"}
 ON_GOOD = USUAL | {"reward": "reward", "by": "labelers", "comparisons": 3000}
 ON_POOR = ON_GOOD | {"by": "labeler who prefers the longer reply", "comparisons": 300}
-FREE = {"lr": 3 * USUAL["lr"], "beta": 0.0}
+FREE = {"lr": 1e-3, "beta": 0.0}
 NO_TEXT = {"windows": (), "world": ()}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {

@@ -71,7 +71,7 @@ def test_a_reward_model_is_made_once_and_its_unit_is_that_of_its_replies(subject
 def test_what_processes_share_has_both_reward_models(tmp_path, corpus, monkeypatch):
     lab, made = lab_at(tmp_path / "lab", corpus), []
     monkeypatch.setattr(ppo_tasks, "prepare", lambda lab, seed: made.append(seed))
-    monkeypatch.setattr(Subject, "policy", lambda self: None)
+    monkeypatch.setattr(Subject, "policy", lambda self, count: None)
     monkeypatch.setattr(
         ppo_tasks, "kept_reward", lambda subject, policy, options, note: made.append(options)
     )

@@ -69,15 +69,15 @@ def kept_reward(subject: Subject, policy: Stage, options: dict, note) -> Stage:
     return load_stage(folder, subject.lab.ops)
 
 
-def prepare_rewards(some: list[dict]):
+def prepare_rewards(some: list[dict], demonstrations: int | None):
     """Return an Experiment's prepare(), which makes these reward models too. some: the options of
-    kept_reward()."""
+    kept_reward(). demonstrations: of the policy; None is all."""
 
     def prepared(lab, seed: int) -> None:
         prepare(lab, seed)
         subject = Subject(lab, world_of(seed), seed)
         for options in some:
-            kept_reward(subject, subject.policy(), options, lab.progress)
+            kept_reward(subject, subject.policy(demonstrations), options, lab.progress)
 
     return prepared
 
@@ -88,8 +88,9 @@ def prepare_rewards(some: list[dict]):
 def reinforce(subject: Subject, options: dict, note) -> dict:
     """A PreferenceArm.task: tune the policy by PPO.
 
-    options: settings of [ppo], with unscaled steps. "reward" is the exact judge (WORLD) or a reward
-    model (MODEL), and then "by" and "comparisons" say which (kept_reward()).
+    options: "demonstrations" (of the policy; None is all), and settings of [ppo], with unscaled
+    steps. "reward" is the exact judge (WORLD) or a reward model (MODEL), and then "by" and
+    "comparisons" say which (kept_reward()).
 
     track: a row before the training, and one after each EVERY iterations.
         step                         iterations
@@ -101,7 +102,7 @@ def reinforce(subject: Subject, options: dict, note) -> dict:
     what of_updates() gives; "alarms"; "forgetting_before", that of the policy as it begins;
     "train_seconds", those of the processor, without measuring. If the training diverges, the policy
     is measured as it was before that iteration, and "diverged" says why."""
-    policy = subject.policy()
+    policy = subject.policy(options["demonstrations"])
     stage = stage_of(subject, options)
     model = kept_reward(subject, policy, options, note) if options["reward"] == MODEL else None
     truth = reward_named(WORLD, subject.truth, None)

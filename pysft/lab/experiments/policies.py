@@ -22,6 +22,7 @@ from pysft.training.presets import OF_WORLD
 STEPS = 120  # iterations of every arm
 # What the recipe of `ppo` in a world does not say.
 USUAL = {
+    "demonstrations": None,  # of the model before: all
     "lr": 1e-3,
     "warmup": 20,
     "beta": 0.02,
@@ -30,7 +31,7 @@ USUAL = {
     "epochs": 2,
     "windows": ((256, 2),),
 } | OF_WORLD[PRESET]["ppo"]
-FAST = {"lr": 3 * USUAL["lr"]}
+FAST = {"lr": 1e-3}
 BY_JUDGE = {"reward": WORLD}
 GOOD = {"by": BY_LABELERS, "comparisons": 3000}
 POOR = {"by": BY_LENGTH, "comparisons": 300}
@@ -42,7 +43,7 @@ def ppo(name: str, reward: dict, **changes) -> PreferenceArm:
     return PreferenceArm(name, reinforce, shared | changes)
 
 
-prepare_policies = prepare_rewards([GOOD, POOR])
+prepare_policies = prepare_rewards([GOOD, POOR], USUAL["demonstrations"])
 gold, before, kl = finished("gold"), finished("gold_before"), finished("kl")
 SECONDS = Column("processor seconds of training", finished("train_seconds"), "{:.0f}")
 
@@ -141,7 +142,7 @@ HACKING = Experiment(
         tracks(r, "Points by the exact judge", "sealed_gold", "points, 0 to 3"),
         tracks(r, "KL from the model before", "sealed_kl", "nats a reply"),
     ],
-    note=f"{STEPS} iterations at three times the usual rate. The poor reward model learned from 300"
+    note=f"{STEPS} iterations at a rate of {FAST['lr']:g}. The poor reward model learned from 300"
     " comparisons by a labeler who counts 20 characters as much as a point, the good one from 3,000"
     " by labelers without a bias for length. A score of 0 is that of right answers on average, and"
     " its unit is a standard deviation of the replies of the model before. A reply without its end"
@@ -258,8 +259,9 @@ DRIFT = Experiment(
     figures=lambda r: [_by_drift(r)],
     note="Policies are measured every ten iterations, on sealed questions at temperature 1, with"
     " the exact KL. The best of n is that of the experiment overoptimisation, with the bound of its"
-    " KL, on sealed questions too. The usual recipe has a third of the rate and a beta of"
-    f" {USUAL['beta']:g}. Gao's curve is fitted by least squares, with the start free.",
+    f" KL, on sealed questions too. With beta 0 the rate is {FAST['lr']:g}; the usual recipe has"
+    f" {USUAL['lr']:g} and a beta of {USUAL['beta']:g}. Gao's curve is fitted by least"
+    " squares, with the start free.",
     on_world=True,
     prepare=prepare_policies,
 )
@@ -271,7 +273,7 @@ OF_DPOS = (SHIPPED, *(f"DPO, beta {beta:g}" for beta in DPO_BETAS))
 
 
 def dpo_or_ppo(lab, seed):
-    shared = {"demonstrations": None, "comparisons": 3000} | OF_DPO
+    shared = {"demonstrations": USUAL["demonstrations"], "comparisons": 3000} | OF_DPO
     yield PreferenceArm(SHIPPED, dpo, shared)
     for name, beta in zip(OF_DPOS[1:], DPO_BETAS):
         yield PreferenceArm(name, dpo, shared | {"beta": beta})
