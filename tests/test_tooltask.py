@@ -9,6 +9,7 @@ from pysft.measure.tooltask import tool_task
 from pysft.text.corpora import read_corpus
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import CharTokenizer
+from pysft.world.lexicon import REFUSAL
 from pysft.world.town import town
 from pysft.world.transcripts import HELD_OUT
 
@@ -35,13 +36,13 @@ def searched(query, result, text):
 
 def by_kind(task):
     """(a question whose answer a document has, one whose answer is a refusal)."""
-    known = [q for q in task.questions if task.expected[q][0] != task.expected[q][1]]
+    known = [q for q in task.questions if REFUSAL not in task.expected[q]]
     strange = [q for q in task.questions if q not in known]
     return known[0], strange[0]
 
 
 def test_known_names_and_strangers_are_asked_about(task):
-    strange = [q for q, (right, no) in task.expected.items() if right == no]
+    strange = [q for q, right in task.expected.items() if REFUSAL in right]
     facts = 40 + sum(f.kind in ("person", "place", "thing") for f in town(trained=True))
     assert len(strange) == 100 and len(task.questions) == facts + 100
 
@@ -55,7 +56,7 @@ def test_neither_the_held_out_facts_nor_the_wordings_of_the_test_are_asked(task)
 
 def test_the_search_finds_the_facts_that_are_asked_for(task):
     known, _ = by_kind(task)
-    right = task.expected[known][0]
+    right = task.expected[known]
     title = next(f.title for f in town(trained=True) if right.startswith(f.title))
     assert run_tool(task.tools["search"], title, TOKENIZER) == right
 
@@ -64,7 +65,7 @@ def test_the_search_finds_the_facts_that_are_asked_for(task):
     "parts, ended, points",
     [
         (lambda right, no: searched("x", "y", right), True, 3),
-        (lambda right, no: searched("x", "y", no), True, 2),
+        (lambda right, no: searched("x", "y", no), True, 1),  # a refusal
         (lambda right, no: searched("x", "y", right + " "), True, 1),
         (lambda right, no: [{"type": "text", "text": right}], True, 1),  # without a search
         (lambda right, no: [{"type": "text", "text": no}], True, 1),
@@ -75,7 +76,7 @@ def test_the_search_finds_the_facts_that_are_asked_for(task):
 )
 def test_a_reply_about_a_known_name_gets_these_points(task, parts, ended, points):
     known, _ = by_kind(task)
-    reply = parts(*task.expected[known])
+    reply = parts(task.expected[known], f"Elka? {REFUSAL}")
     assert task.golds([user(known)], [reply], [ended]) == [points]
 
 
@@ -89,7 +90,7 @@ def test_a_reply_about_a_known_name_gets_these_points(task, parts, ended, points
 )
 def test_a_reply_about_a_stranger_gets_these_points(task, parts, points):
     _, strange = by_kind(task)
-    assert task.golds([user(strange)], [parts(task.expected[strange][1])], [True]) == [points]
+    assert task.golds([user(strange)], [parts(task.expected[strange])], [True]) == [points]
 
 
 def test_the_seed_and_the_stage_decide_what_is_asked():

@@ -12,7 +12,7 @@ from pysft.rng import rng
 from pysft.text.characters import replaced
 from pysft.text.tokenizer import Tokenizer
 from pysft.world.ask import refusal
-from pysft.world.labelers import gold
+from pysft.world.labelers import ANSWERABLE
 from pysft.world.town import Words, invent, one, town
 from pysft.world.transcripts import ASKED, FOLLOWED
 
@@ -22,31 +22,29 @@ ROUNDS = 3  # of strangers: each has those of a draw of the tool test
 
 @dataclass(frozen=True)
 class ToolTask:
-    """questions: what is asked. expected: question -> (the reply that is right, the refusal for
-    its name). tools: those that the replies may call."""
+    """questions: what is asked. expected: question -> what is right to say: a fact, or a refusal.
+    tools: those that the replies may call."""
 
     questions: list[str]
-    expected: dict[str, tuple[str, str]]
+    expected: dict[str, str]
     tools: dict[str, Tool]
 
     def golds(self, prompts, replies, ended) -> list[int]:
         """The points of each reply, as world/labelers.py counts them. A reply is right if it is one
         call of the search, its result and the fact, word for word, or the refusal, if no document
-        is about the name; otherwise it is refused, wrong or, without its end or words, malformed.
+        is about the name; otherwise it is wrong or, without its end or words, malformed. To refuse
+        what a document tells is wrong: the search leaves no doubt.
 
         prompts: messages. replies: the parts of each (tool_calls.content_parts)."""
         found = []
         for prompt, parts, end in zip(prompts, replies, ended):
-            right, no = self.expected[prompt[-1]["content"]]
-            answer, is_known = Answer(parts, end, True), right != no
+            right = self.expected[prompt[-1]["content"]]
             words = [part["text"] for part in parts if part["type"] == "text"]
             if not end or not any(text.strip() for text in words):
                 verdict = "malformed"
-            elif answer.is_fact(no):
-                verdict = "refused"
             else:
-                verdict = "right" if answer.is_fact(right) else "wrong"
-            found.append(gold(verdict, is_known))
+                verdict = "right" if Answer(parts, end, True).is_fact(right) else "wrong"
+            found.append(ANSWERABLE[verdict])
         return found
 
 
@@ -57,13 +55,9 @@ def tool_task(text: str, tokenizer: Tokenizer, seed: int, name: str) -> ToolTask
     facts = [f for f in town(trained=True) if f.kind not in FOLLOWED]
     facts += [invent(g, source) for _ in range(FACTS)]
     search = Search([Document(f.title, f.text) for f in facts])
-    asked = [(one(g, ASKED[f.kind]).format(f.title), f.text, refusal(f.title)) for f in facts]
+    asked = [(one(g, ASKED[f.kind]).format(f.title), f.text) for f in facts]
     for _ in range(ROUNDS):
         for title in (t for some in strangers(g, facts, search, source) for t in some):
-            no = refusal(title)
-            asked.append((one(g, ASKED["person"]).format(title), no, no))
-    expected = {
-        replaced(question, tokenizer): (replaced(right, tokenizer), replaced(no, tokenizer))
-        for question, right, no in asked
-    }
+            asked.append((one(g, ASKED["person"]).format(title), refusal(title)))
+    expected = {replaced(q, tokenizer): replaced(right, tokenizer) for q, right in asked}
     return ToolTask([*expected], expected, tools(search))
