@@ -45,8 +45,13 @@ def add_comparing(p, kind: str) -> None:
 def refuse_base(folder: Path, run) -> None:
     """Raise a UsageError that says what to do, if the stage in a folder is a base model."""
     from pysft.console import command
-    from pysft.run.stage import can_talk
+    from pysft.run.stage import can_talk, outputs_of
 
+    if "value" == outputs_of(folder):
+        raise UsageError(
+            f"{folder}: this is a reward model, which gives no replies; name the run that it was"
+            " trained from, and this one by --reward"
+        )
     if not can_talk(folder):
         raise UsageError(
             f"{folder}: this is a base model, which cannot answer, so there are no replies of its"
@@ -78,8 +83,8 @@ def order_of(args, kind: str, flags: dict):
     parent = base = None
     if not args.resume:
         base = str(find_stage(args.base))
-        parent = parent_named(base)
         refuse_base(Path(base), args.base)
+        parent = parent_named(base)
     stages = None if parent is None else [next_name(parent.stage, kind)]
     settings = settings_of(args, flags, None, stages, parent)
     return Order(

@@ -26,7 +26,7 @@ def add_arguments(p):
         "--prompts",
         metavar="FILE",
         help="a file of prompts, one on each line, or JSON lines (default: questions about the"
-        " world that RUN learned)",
+        " world that RUN learned, with --tools those that the search answers)",
     )
     p.add_argument(
         "--beta",
@@ -39,7 +39,8 @@ def add_arguments(p):
         "--kl-target",
         type=float,
         metavar="NATS",
-        help="raise and lower beta so that the KL of a reply comes near this (default: beta stays)",
+        help="raise and lower beta so that the KL of a reply comes near this, such as 3 (default:"
+        " beta stays)",
     )
     p.add_argument(
         "--baseline",
@@ -54,7 +55,10 @@ def add_arguments(p):
         help="weight of the base text beside the replies; usually 1",
     )
     p.add_argument(
-        "--tools", action="store_true", default=None, help="let replies call the tools it knows"
+        "--tools",
+        action="store_true",
+        default=None,
+        help="let replies call the tools that the model knows",
     )
     p.add_argument(
         "--on-alarm",
@@ -62,8 +66,15 @@ def add_arguments(p):
         help="what to do when the reward is hacked, or the KL, the length or the variety of replies"
         " has left its bounds: say so (the default), or end the training there",
     )
-    p.add_argument("--steps", type=positive, metavar="N", help="iterations of training")
-    p.add_argument("--lr", type=float, metavar="RATE", help="learning rate of the policy")
+    p.add_argument(
+        "--steps", type=positive, metavar="N", help="iterations; usually 200, in a world 300"
+    )
+    p.add_argument(
+        "--lr",
+        type=float,
+        metavar="RATE",
+        help="learning rate of the policy; usually 3e-4, in a world 1e-3",
+    )
     add_training(p)
 
 
@@ -86,8 +97,8 @@ def _order(args):
     reward, args.reward = args.reward, None
     if not args.resume:
         base = str(find_stage(args.base))
-        parent = parent_named(base)
         refuse_base(Path(base), args.base)
+        parent = parent_named(base)
         if reward == "world" or reward is not None and is_function(reward):
             args.reward = reward
         elif reward is not None:

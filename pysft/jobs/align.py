@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pysft.errors import UsageError
+from pysft.inference.candidates import refuse_other_words
 from pysft.inference.score import scores
 from pysft.jobs.begin import Place
 from pysft.jobs.compare import Sides
@@ -166,6 +167,8 @@ def align(
 def _ppo(name: str, settings: Settings, parent: Stage, reward: Stage | None, known: Known, place):
     """Train the PPO stage `name`, as align() does."""
     by, tools = settings.stages[name].reward, settings.stages[name].tools
+    if by == MODEL and reward is not None:
+        refuse_other_words(reward, parent)
     text = known.material.train_text
     prompts = prompts_of(parent, known.prompts, settings.seed, name, tools, text)
     truth = None if prompts.world is None else Truth(prompts.world)

@@ -8,7 +8,7 @@ import numpy as np
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.jobs.comparisons import Comparisons
 from pysft.measure.alignment import exact_kl, win_figures
-from pysft.measure.evaluate import answer, checks
+from pysft.measure.evaluate import MAX_NEW, answer, checks
 from pysft.rng import rng
 from pysft.run.stage import Stage
 from pysft.text.examples import reply_example
@@ -25,6 +25,7 @@ def judged(
     score: Callable | None = None,
     gold: Callable | None = None,
     inject: Callable | None = None,
+    tokens: int = MAX_NEW,
 ) -> dict:
     """Compare a tuned model with its parent on comparisons.judged, of which there must be one.
 
@@ -34,34 +35,33 @@ def judged(
     "format_compliance" (the share with all of evaluate.checks()) and "distinct" (the share of
     different ones).
 
-    score(prompts, texts, replies): what the training was on, a number for each reply; then "proxy"
-    and "proxy_before" are the means of both. gold: the same for the points; None asks the judge of
-    the comparisons' world. inject: answers calls of tools; None runs none."""
+    score(prompts, replies): what the training was on, a number for each reply; then "proxy" and
+    "proxy_before" are the means of both. gold: the same for the points; None asks the judge of the
+    comparisons' world. inject: answers calls of tools; None runs none. tokens: at most of a
+    reply."""
     prompts = comparisons.judged
     drawn = Sampling(temperature=1.0, seed=int(rng(seed, "dpo", "judged").integers(2**31)))
 
     def written(stage, n, sampling):
         asked = [p for p in prompts for _ in range(n)]
         words_of = stage.tokenizer, stage.template
-        found = answer(stage.model, *words_of, asked, sampling, inject)
+        found = answer(stage.model, *words_of, asked, sampling, inject, tokens)
         stage.model.release()
         return list(zip(asked, found))
 
     own, before = (written(stage, SAMPLES, drawn) for stage in (tuned, parent))
     figures = {"prompts_judged": len(prompts)}
-    if gold is None and comparisons.world is not None:
-
-        def gold(asked, texts, replies):
-            each = zip(asked, texts, replies)
-            return [comparisons.truth.golds(p, [t], [r.stop == "end"])[0] for p, t, r in each]
-
-    if gold is not None:
+    known = comparisons.world is not None
+    if gold is not None or known:
 
         def points(rows):
-            asked, found = zip(*rows)
-            return np.array(gold(asked, *zip(*found))).reshape(len(prompts), -1)
+            if gold is None:
+                truth = comparisons.truth
+                given = [truth.golds(p, [text], [r.stop == "end"])[0] for p, (text, r) in rows]
+            else:
+                given = gold([p for p, _ in rows], [reply for _, (_, reply) in rows])
+            return np.array(given).reshape(len(prompts), -1)
 
-        known = comparisons.world is not None
         subjects = comparisons.subjects(prompts) if known else [str(p) for p in prompts]
         figures |= win_figures(points(own), points(before), subjects)
         greedy = [points(written(stage, 1, GREEDY)) for stage in (tuned, parent)]
@@ -69,7 +69,7 @@ def judged(
     if score is not None:
         for name, rows in (("proxy", own), ("proxy_before", before)):
             asked, found = zip(*rows)
-            figures[name] = float(np.mean(score(asked, *zip(*found))))
+            figures[name] = float(np.mean(score(asked, [reply for _, reply in found])))
     end = tuned.tokenizer.special[tuned.template.end]
     examples = [
         reply_example(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pysft.errors import MissingInput, PysftError
+from pysft.inference.tool_calls import answer_calls
 from pysft.jobs.comparisons import Comparisons
 from pysft.jobs.judged import judged
 from pysft.jobs.ppo import Prompts, Scorer, of_the_way, prompts_of
@@ -66,7 +67,9 @@ def ppo_again(stage: Stage, line: list[Stage], probe: Probe, before: dict | None
             known, unfinished = frozenset(probe.known_words), origin.settings.unfinished
             score = Scorer(stage, reward, unfinished, None, known, False).score
             figures["reward"] = reward.name
-        figures |= judged(stage, line[1], asks, origin.seed, score)
+        inject = answer_calls(stage.tokenizer, stage.template, {})  # a call ends a reply
+        tokens = origin.settings.tokens
+        figures |= judged(stage, line[1], asks, origin.seed, score, None, inject, tokens)
     return figures or None
 
 

@@ -1,6 +1,8 @@
 """PPO as a stage of a run: a model that talks writes replies, is told what each is worth, and comes
 to write better ones. No person writes or ranks anything."""
 
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +45,7 @@ from pysft.world.facts import WorldSettings
 from pysft.world.town import TOWN
 
 SPLITS = ("train", "ppo")  # of a world: whose questions a policy may be asked
-HELD_OUT = 10  # of the prompts in a file, one in so many is kept to judge by, if there are two
+HELD_OUT = 10  # of the prompts in a file, about one in so many is kept to judge by
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def prompts_of(
     if file is None and calls and parent.setting("transcripts", 0):
         task = tool_task(text, parent.tokenizer, seed, name)
         every = [[{"role": "user", "content": question}] for question in task.questions]
-        return Prompts(*_parted(every, seed, name), task=task)
+        return Prompts(*_parted(every), task=task)
     if file is None:
         sealed = sealed_questions(parent.world, seed, name)
         return Prompts(asked(parent.world, SPLITS), sealed, world=parent.world)
@@ -79,7 +81,7 @@ def prompts_of(
         file, parent.tokenizer, parent.template, parent.model.config.context
     )
     note = f"left out: {left_out:,} prompts that the model cannot read" if left_out else ""
-    return Prompts(*_parted(fit, seed, name), note)
+    return Prompts(*_parted(fit), note)
 
 
 def read_fitting(
@@ -105,13 +107,16 @@ def read_fitting(
     return fit, len(every) - len(fit)
 
 
-def _parted(prompts: list, seed: int, name: str) -> tuple[list, list]:
-    """Return (the prompts to train on, those to judge by)."""
-    order = rng(seed, name, "judged").permutation(len(prompts))
+def _parted(prompts: list[list[dict]]) -> tuple[list, list]:
+    """Return (the prompts to train on, those to judge by). What is said in a prompt alone decides
+    where it belongs, so a second stage judges by none that the first has trained on."""
+    draws = {zlib.crc32(json.dumps(prompt).encode()): prompt for prompt in prompts}
     share = max(1, len(prompts) // HELD_OUT) if len(prompts) > 1 else 0
-    kept = set(order[: min(JUDGED, share)].tolist())
-    trained = [prompt for i, prompt in enumerate(prompts) if i not in kept]
-    return trained, [prompts[i] for i in sorted(kept)]
+    kept = {crc for crc in draws if crc % HELD_OUT == 0} or {*sorted(draws)[:share]}
+    if len(kept) == len(draws):
+        kept.pop()
+    trained = [prompt for crc, prompt in draws.items() if crc not in kept]
+    return trained, [draws[crc] for crc in sorted(kept)[:JUDGED]]
 
 
 # ---------------------------------------------------------------------------------- what is told
@@ -131,46 +136,57 @@ class Scorer:
     known: frozenset[str]
     calls: bool
 
-    def score(self, prompts, texts: Sequence[str], replies: Sequence[Reply]) -> np.ndarray:
-        """(n,) float64. `unfinished` for a reply that did not end, is empty or holds a control
-        token; for the others what the reward says."""
-        found = np.full(len(texts), self.unfinished)
-        fit = [i for i, r in enumerate(replies) if r.stop == "end" and is_usable(texts[i])]
-        if fit:
+    def score(self, prompts, replies: Sequence[Reply]) -> np.ndarray:
+        """(n,) float64: what the reward says. A reply that did not end, is empty or holds a control
+        token has `unfinished`, or 1 less than the lowest of the others if that is less, so that it
+        is never better than one that ended."""
+        texts = self._texts(replies)
+        fits = np.array([r.stop == "end" and is_usable(t) for r, t in zip(replies, texts)])
+        found = np.full(len(replies), self.unfinished)
+        if fits.any():
+            fit = np.flatnonzero(fits)
             found[fit] = self._asked(
-                self.reward, *([x[i] for i in fit] for x in (prompts, texts, replies))
+                self.reward, [prompts[i] for i in fit], [replies[i] for i in fit]
             )
+            found[~fits] = min(self.unfinished, found[fit].min() - 1)
         return found
 
-    def points(self, prompts, texts: Sequence[str], replies: Sequence[Reply]) -> np.ndarray:
+    def points(self, prompts, replies: Sequence[Reply]) -> np.ndarray:
         """(n,) float64: what the exact judge says."""
-        return self._asked(self.truth, prompts, texts, replies)
-
-    def _asked(self, reward: Reward, prompts, texts, replies) -> np.ndarray:
-        shown = texts
-        if self.calls:
-            words_of = self.stage.tokenizer, self.stage.template
-            shown = [content_parts(r.ids, *words_of) for r in replies]
-        return reward.score(prompts, shown, [r.stop == "end" for r in replies])
+        return self._asked(self.truth, prompts, replies)
 
     def told(self, prompts, rollouts: list[Rollout]) -> tuple[np.ndarray, dict]:
-        """(scores (n,), figures {name: (sum, count)}): "distinct" (different replies), "compliance"
-        (replies in format), "real_words", "distinct_words", and "gold" if there is a judge."""
-        words_of = self.stage.tokenizer, self.stage.template
+        """(scores (n,), figures {name: (sum, count)}): "distinct" (different replies),
+        "distinct_first" (the same among the first reply to each prompt), "compliance" (replies in
+        format), "real_words", "distinct_words", and "gold" if there is a judge."""
         replies = [Reply(r.ids, r.stop, r.injected) for r in rollouts]
-        texts = [spoken(reply, *words_of) for reply in replies]
-        every = [words(text) for text in texts]
+        every = [words(text) for text in self._texts(replies)]
         count = sum(map(len, every))
+        ids = [r.ids.tobytes() for r in rollouts]
+        first = [i for i, p in enumerate(prompts) if not i or p is not prompts[i - 1]]
+        in_format = [all(checks(r, self.stage.tokenizer, self.stage.template)) for r in replies]
         figures = {
-            "distinct": (len({r.ids.tobytes() for r in rollouts}), len(rollouts)),
-            "compliance": (sum(all(checks(r, *words_of)) for r in replies), len(replies)),
+            "distinct": (len({*ids}), len(ids)),
+            "distinct_first": (len({ids[i] for i in first}), len(first)),
+            "compliance": (sum(in_format), len(replies)),
             "real_words": (sum(w in self.known for some in every for w in some), count),
             "distinct_words": (sum(len(set(some)) for some in every), count),
         }
         if self.truth is not None:
-            points = self.points(prompts, texts, replies)
+            points = self.points(prompts, replies)
             figures["gold"] = float(points.sum()), len(points)
-        return self.score(prompts, texts, replies), figures
+        return self.score(prompts, replies), figures
+
+    def _texts(self, replies: Sequence[Reply]) -> list[str]:
+        """What the replies say, without calls of tools and their results."""
+        return [spoken(r, self.stage.tokenizer, self.stage.template) for r in replies]
+
+    def _asked(self, reward: Reward, prompts, replies) -> np.ndarray:
+        shown = self._texts(replies)
+        if self.calls:
+            words_of = self.stage.tokenizer, self.stage.template
+            shown = [content_parts(r.ids, *words_of) for r in replies]
+        return reward.score(prompts, shown, [r.stop == "end" for r in replies])
 
 
 def train_ppo(
@@ -225,7 +241,9 @@ def train_ppo(
     if prompts.judged:
         asks = Comparisons([], [], prompts.judged, reward.name, prompts.world)
         gold = scorer.points if truth else None
-        found |= judged(tuned, parent, asks, settings.seed, scorer.score, gold, inject)
+        found |= judged(
+            tuned, parent, asks, settings.seed, scorer.score, gold, inject, stage.tokens
+        )
     found |= {"prompts": len(prompts.trained), "reward": reward.name}
     return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)
 
@@ -290,7 +308,7 @@ def of_the_way(rows: list[dict]) -> dict:
         "iterations": len(rows),
         "kl_first": every[0]["kl"] if every else None,
         "kl_last": every[-1]["kl"] if every else None,
-        "ratio_first_exact": all(f["ratio_moved"] == 0 for f in every),
+        "ratio_first_exact": all(f["ratio_moved"] == 0 for f in every) if every else None,
         "alarms": [
             {"alarm": alarm, "step": row["step"], "text": text}
             for row in rows

@@ -128,10 +128,11 @@ def answer(
     prompts: list,
     sampling: Sampling = GREEDY,
     inject: Callable | None = None,
+    tokens: int = MAX_NEW,
 ) -> list[tuple[str, Reply]]:
     """(text, Reply) for each prompt, greedy unless `sampling` says otherwise. A prompt is a text,
     or the list of turns so far. inject: answers calls of tools, as Engine.add() takes it; without
-    it no tool runs.
+    it no tool runs. tokens: at most of a reply.
 
     A prompt that leaves no room in the context gets an empty reply with stop "length"."""
     rendered = [
@@ -143,7 +144,9 @@ def answer(
     fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
     replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
     end, again = tokenizer.special[template.end], repeated_words(tokenizer)
-    written = generate(model, [rendered[i] for i in fits], MAX_NEW, end, sampling, inject, again)
+    written = generate(
+        model, [rendered[i] for i in fits], tokens, end, sampling, inject, again=again
+    )
     for i, reply in zip(fits, written):
         replies[i] = reply
     return [(tokenizer.decode(r.ids), r) for r in replies]

@@ -15,8 +15,8 @@ def function_of(path: Path, name: str, takes: str, flag: str) -> Callable:
     cannot be run or has no such function."""
     if not path.is_file():
         raise MissingInput(
-            f"{flag} {path}: no such file; it takes a Python file with a function {name}, or the"
-            " URL of an endpoint"
+            f"{flag} {path}: no such file; it takes a Python file with a function {name}"
+            + (", or the URL of an endpoint" if flag != "--reward" else "")
         )
     spec = importlib.util.spec_from_file_location("pysft_user_file", path)
     module = importlib.util.module_from_spec(spec) if spec and spec.loader else None

@@ -254,13 +254,13 @@ def find_stage(path) -> Path:
 
 def can_talk(folder: Path) -> bool:
     """True if the stage in a folder can talk, as Stage.can_talk says."""
-    if _outputs(folder) == "value":
+    if outputs_of(folder) == "value":
         return False
     tokenizer = understood(folder / "vocabulary.json", vocabulary_from_json)
     return understood(folder / "template.json", Template.from_json).end in tokenizer.special
 
 
-def _outputs(folder: Path) -> str:
+def outputs_of(folder: Path) -> str:
     """What the model of a stage gives for a row (shapes.OUTPUTS)."""
     return understood(folder / "settings.json", lambda data: data["model"].get("outputs", "nll"))
 
@@ -272,7 +272,7 @@ def reward_model(path) -> Path:
     if not path.is_dir():
         raise MissingInput(f"{path}: {not_a_folder(path)}")
     folders = [path] if is_finished(path) else [*reversed(stage_folders(path))]
-    found = [f for f in folders if is_finished(f) and _outputs(f) == "value"]
+    found = [f for f in folders if is_finished(f) and outputs_of(f) == "value"]
     if not found:
         raise MissingInput(
             f"{path}: no reward model in it. 'python -m pysft reward' trains one from comparisons"

@@ -220,9 +220,10 @@ class PolicyTuning(Training):
 
     baseline: what a reward is compared with: the "value" of a critic, the other replies to the same
     prompt ("leave-one-out"), or their mean and deviation ("group"). gamma, lam: of a critic's
-    advantages (advantages.gae). critic_lr: its learning rate. whiten: give the advantages of an
-    iteration the mean 0 and the deviation 1. clipping, ratio_clip: kind and clip of objectives.Ppo.
-    value_clip: clip of ClippedValue. ptx: the weight of the windows of base text and of a world.
+    advantages (advantages.gae). critic_lr: its learning rate. whiten: give the advantages that a
+    critic gives in an iteration the mean 0 and the deviation 1. clipping, ratio_clip: kind and clip
+    of objectives.Ppo. value_clip: clip of ClippedValue. ptx: the weight of the windows of base text
+    and of a world.
 
     kl_limit: an alarm tells of a KL above it; 0 is no limit. on_alarm: "say" or "stop"."""
 

@@ -167,11 +167,14 @@ class Iterations:
             advantage = np.concatenate([gae(*g, settings.gamma, settings.lam) for g in given])
             columns["return"] = advantage + values
         else:
-            worth = scores - beta * np.add.reduceat(k1(nll, nll_ref), first[:-1])
+            price = beta * np.add.reduceat(k1(nll, nll_ref), first[:-1])
             compare = leave_one_out if settings.baseline == "leave-one-out" else within_group
-            each = compare(worth.reshape(-1, settings.replies)).ravel()
-            advantage = np.repeat(each, np.diff(first))
-        columns["advantage"] = whiten(advantage) if settings.whiten else advantage
+            worth, price = (x.reshape(-1, settings.replies) for x in (scores, price))
+            # Not of their difference: within_group() makes noise as large as anything.
+            each = compare(worth) - leave_one_out(price)
+            advantage = np.repeat(each.ravel(), np.diff(first))
+        is_whitened = settings.whiten and self.critic is not None
+        columns["advantage"] = whiten(advantage) if is_whitened else advantage
         n = len(rollouts)
         figures = {
             "reward": float(scores.mean()),
@@ -213,7 +216,8 @@ class Iterations:
                 figures = self._update(step, "critic", *given).figures
         first = reports[0].figures
         names = [name for name in first if name != "moved"]
-        figures |= {name: float(np.mean([r.figures[name] for r in reports])) for name in names}
+        last = reports[-1].figures
+        figures |= {name: last[name] for name in names}
         return Report(
             step + 1,
             float(np.mean([r.loss for r in reports])),
