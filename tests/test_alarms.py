@@ -5,9 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from pysft.training.alarms import GONE, LIMIT, SHRUNK, WINDOW, WORTH, alarms, change
+from pysft.training.alarms import (
+    BEST,
+    FROM_BEST,
+    GONE,
+    LIMIT,
+    SHRUNK,
+    SURE,
+    WINDOW,
+    WORTH,
+    alarms,
+    change,
+)
 
-CALM = {"kl": 1.0, "reward": 1.0, "length": 40.0, "entropy": 2.0, "distinct": 1.0}
+CALM = {"kl": 1.0, "reward": 1.0, "length": 40.0, "entropy": 2.0, "distinct_first": 1.0}
 CALM |= dict.fromkeys(WORTH, 0.9)
 # Numbers around 0 whose variance (ddof 1) over any WINDOW that follow is 1: what an iteration adds.
 SWING = math.sqrt((WINDOW - 1) / WINDOW) * np.tile([-1.0, 1.0], WINDOW)
@@ -91,8 +102,8 @@ def test_every_worth_that_falls_is_told():
     assert "the gold points fell" in found and "the share of different words fell" in found
 
 
-SHRINKS = {"short replies": ("length", SHRUNK), "entropy": ("entropy", GONE)}
-SHRINKS["same replies"] = ("distinct", GONE)
+SHRINKS = {"short replies": ("length", SHRUNK), "entropy": ("entropy", SURE)}
+SHRINKS["same replies"] = ("distinct_first", GONE)
 
 
 @pytest.mark.parametrize("name", SHRINKS)
@@ -107,12 +118,28 @@ def test_what_has_shrunk_to_its_share_raises_an_alarm(name):
 
 
 def test_an_alarm_of_what_has_shrunk_gives_both_means():
-    found = alarms(course(length=12.0, entropy=0.31, distinct=0.12), 20.0)
+    found = alarms(course(length=12.0, entropy=0.09, distinct_first=0.12), 20.0)
     assert found == {
         "short replies": "replies have 12.0 tokens, 40.0 at first",
-        "entropy": "the entropy is 0.31 nats a token, 2.00 at first",
-        "same replies": "12% of the replies differ, 100% at first",
+        "entropy": "the entropy is 0.09 nats a token, 2.00 at first",
+        "same replies": "12% of the prompts get a reply of their own",
     }
+
+
+def test_what_has_risen_before_it_falls_is_compared_with_its_best():
+    """Gao's curve: at the end more is left than at the start, and much was lost."""
+
+    def risen(gold, spread=0.001, **last):
+        high = course(spread, between=WINDOW, reward=2.0, gold=2.0)[-WINDOW:]
+        return course(spread) + high + course(spread, reward=3.0, gold=gold, **last)[-WINDOW:]
+
+    assert names(risen(2.0 * FROM_BEST - 0.01)) == {"reward hacking"}
+    assert names(risen(2.0 * FROM_BEST + 0.01)) == set()
+    fall = 2.0 - 1.5
+    assert names(risen(1.5, spread=1.1 * fall / BEST / ERROR)) == set()  # it may be noise
+    rises = course(0.001) + [row | {"reward": 5.0, "gold": 2.0} for row in course(0.001)[:WINDOW]]
+    falls = rises + course(0.001, reward=3.0, gold=1.5)[-WINDOW:]
+    assert names(falls) == set()  # the reward fell too: nothing was hacked
 
 
 def test_a_kl_above_its_limit_is_the_mean_of_the_last_window_in_nats_a_reply():

@@ -88,7 +88,7 @@ def test_forgetting_is_matched_by_the_updates_that_ppo_had(chain, workdir):
 
 
 def test_the_replay_alone_has_the_windows_and_the_rates_of_ppos_updates():
-    table = {"steps": 6, "epochs": 3, "warmup": 2, "windows": ((16, 2),)}
+    table = {"steps": 6, "epochs": 3, "warmup": 2, "windows": ((16, 2),), "micro_batches": 1}
     settings = resolve(stages=["base", "sft", "ppo"], flags={"ppo": table})
     corpus = np.arange(400, dtype=np.int32) % 60
     plan, _ = ppo(settings, "ppo", [4] * 20, corpus, settings.model.context)

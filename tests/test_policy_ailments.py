@@ -95,7 +95,7 @@ def test_without_a_judge_only_what_was_measured_is_judged():
 
 def test_every_alarm_has_a_rule_and_every_finding_helps_with_the_settings_of_its_stage():
     rows = [
-        {"reward": 0.1 * n, "gold": 3 - 0.1 * n, "kl": 30.0, "entropy": e**2, "distinct": e}
+        {"reward": 0.1 * n, "gold": 3 - 0.1 * n, "kl": 30.0, "entropy": e**2, "distinct_first": e}
         | {"length": 60 * e}
         for n in range(40)
         for e in [0.9 if n < 20 else 0.1]

@@ -158,7 +158,7 @@ def test_a_training_that_an_alarm_ended_says_so():
 
 def test_every_alarm_says_what_it_means_and_none_is_said_to_be_none():
     rows = [
-        {"reward": n, "gold": -n, "kl": 30.0, "entropy": e**2, "distinct": e, "length": e}
+        {"reward": n, "gold": -n, "kl": 30.0, "entropy": e**2, "distinct_first": e, "length": e}
         for n in range(40)
         for e in [0.9 if n < 20 else 0.1]
     ]

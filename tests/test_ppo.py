@@ -479,15 +479,20 @@ def test_without_a_critic_every_token_has_what_its_reply_is_worth_beside_the_oth
         part = Batch.of([Example(b.tokens[first:end], b.labels[first:end])], V, CONTEXT)
         nll, nll_ref = (m.forward(part).nll.sum() for m in (learner.model, learner.reference))
         score = (part.labels == 3).sum() + number / 10
-        worth.append(score - 0.3 * (nll_ref - nll))
+        worth.append((score, 0.3 * (nll_ref - nll)))
         A = b.columns["advantage"][first:end][part.graded]
         assert len(set(A)) == 1
         advantages.append(A[0])
-    for group, got in zip(*(np.reshape(x, (-1, replies)) for x in (worth, advantages))):
-        if baseline == "leave-one-out":
-            expected = [w - np.mean(np.delete(group, i)) for i, w in enumerate(group)]
-        else:
-            expected = (group - group.mean()) / group.std()
+    scores, prices = (np.reshape(x, (-1, replies)) for x in zip(*worth))
+
+    def beside(group):
+        return np.array([w - np.mean(np.delete(group, i)) for i, w in enumerate(group)])
+
+    for group, price, got in zip(scores, prices, np.reshape(advantages, (-1, replies))):
+        expected = beside(group)
+        if baseline == "group":
+            expected = (group - group.mean()) / max(group.std(), 1e-9)
+        expected = expected - beside(price)
         assert got == pytest.approx(expected, abs=1e-4)
     assert "explained" not in report.figures and "value_loss" not in report.figures
 

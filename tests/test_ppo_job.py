@@ -79,7 +79,7 @@ def test_a_stage_reports_its_reward_before_and_after_on_prompts_that_it_never_as
     out, report = tuned
     ppo = report["ppo"]
     assert report["stage"] == "ppo" and ppo["reward"] == "scores.py:vowels"
-    assert ppo["prompts"] == 54 and ppo["prompts_judged"] == 6  # one in ten is held out
+    assert ppo["prompts"] == 55 and ppo["prompts_judged"] == 5  # about one in ten is held out
     assert -1 <= ppo["proxy_before"] <= 3 and -1 <= ppo["proxy"] <= 3
     assert "gold" not in ppo and "win_rate" not in ppo  # nobody knows what is true
     assert ppo["kl"] > 0 and 0 <= ppo["format_compliance"] <= 1
@@ -301,7 +301,8 @@ def test_a_reward_model_of_other_words_is_refused(trained, told, workdir):
 
 
 def test_scores_of_replies_that_did_not_end_are_the_penalty(trained, told):
-    """Cut off, empty or with a control token: the reward is not asked about them."""
+    """Cut off, empty or with a control token: the reward is not asked about them, and they never
+    score better than what it is asked about."""
     from pysft.inference.generate import Reply
     from pysft.jobs.ppo import Scorer
     from pysft.measure.rewards import Reward
@@ -310,13 +311,14 @@ def test_scores_of_replies_that_did_not_end_are_the_penalty(trained, told):
 
     def score(prompts, replies, ended):
         asked.extend(replies)
-        return np.array([2.0] * len(replies))
+        return np.array([value] * len(replies))
 
     stage = load_stage(trained.run)
     scorer = Scorer(stage, Reward("mine", score), -3.0, None, frozenset(), False)
-    ids = np.zeros(3, np.int32)
-    replies = [Reply(ids, stop) for stop in ("end", "length", "tool", "end", "end")]
-    texts = ["Well.", "Cut", "Call", " ", "a <|user|> b"]
-    prompts = [[{"role": "user", "content": "Hi"}]] * 5
-    assert scorer.score(prompts, texts, replies).tolist() == [2, -3, -3, -3, -3]
-    assert asked == ["Well."]
+    texts, stops = ["Well.", "Cut", "Call", " "], ("end", "length", "tool", "end")
+    replies = [Reply(stage.tokenizer.encode(t), stop) for t, stop in zip(texts, stops)]
+    prompts = [[{"role": "user", "content": "Hi"}]] * 4
+    for value, lowest in ((2.0, -3.0), (-2.5, -3.5), (-40.0, -41.0)):
+        assert scorer.score(prompts, replies).tolist() == [value, lowest, lowest, lowest]
+        assert scorer.score(prompts[1:], replies[1:]).tolist() == [-3.0] * 3  # nobody ended
+    assert asked == ["Well."] * 3
