@@ -1,7 +1,6 @@
 """Figures and pages: any text is shown and never executed, in light and in dark, and the same data
 give the same bytes."""
 
-import math
 import re
 import sys
 import warnings
@@ -297,7 +296,7 @@ def test_every_series_has_a_look_of_its_own_and_not_by_colour_alone():
         for look in map(figures._look, range(30))
     ]
     assert len(set(looks)) == 30
-    assert len({look[1:] for look in looks[:8]}) == 8
+    assert len({line for _, _, line in looks[:8]}) == 8  # a long line has no markers
 
 
 def test_the_legend_is_below_all_data(drawn):
@@ -527,22 +526,19 @@ def test_each_kind_of_marker_has_its_size(drawn):
     assert size == 5
 
 
-def test_a_long_line_is_marked_at_some_points_and_each_series_at_others(drawn):
+def test_a_line_is_marked_at_all_points_or_if_it_is_long_at_none(drawn):
     for n in (12, 13):
         x = list(range(n))
         svg = curves("t", [Series(c, x, [x]) for c in "ab"], "x", "y")
         first, second = ([at for _, at in markers(svg, c)[:-1]] for c in COLOURS[:2])
-        assert (len(first) == n) is (first == second) is (n == 12)
-    svg = curves("t", [Series(c, range(400), [[i] * 400]) for i, c in enumerate("abcd")], "x", "y")
-    place = [[x for _, (x, _) in markers(svg, c)[:-1]] for c in COLOURS[:4]]
-    (left, right), (top, bottom) = (sorted(ends) for ends in zip(*axes_of(svg)))
-    begin = min(x for x, _ in points(svg, COLOURS[0])[0])
-    # The first at 2, 5, 8 or 11 % of the axes' diagonal, the next 12 % further on.
-    across = math.hypot(right - left, bottom - top)
-    for i, some in enumerate(place):
-        expected = [0.02 + 0.03 * i + 0.12 * n for n in range(len(some))]
-        assert [(x - begin) / across for x in some] == pytest.approx(expected, abs=0.003)
-        assert len(some) in (6, 7)
+        assert len(first) == len(second) == (n if n == 12 else 0)
+    assert not markers(svg)  # nor in the legend
+
+
+def test_a_point_between_two_gaps_of_a_long_line_is_marked(drawn):
+    y = [None, 5, None, *range(20), None, 7]
+    *found, _ = markers(curves("t", [Series("a", range(len(y)), [y])], "x", "y"))
+    assert len(found) == 2 and found[0][1] < found[1][1]
 
 
 def test_the_dots_of_a_row_lie_beside_each_other_over_a_bar_at_their_mean(drawn):

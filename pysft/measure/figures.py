@@ -27,7 +27,17 @@ INK = "#010203"  # stands for currentColor while matplotlib draws
 # never the only difference.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", INK, "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 2, 2)), (0, (1, 1)))
+LINES = (
+    "-",
+    (0, (6, 2)),
+    (0, (2, 1.5)),
+    (0, (7, 2, 2, 2)),
+    (0, (1, 1)),
+    (0, (12, 3)),
+    (0, (7, 2, 2, 2, 2, 2)),
+    (0, (1, 3)),
+)
+MARKED = 12  # points of a line that are marked at most. A longer line has no markers
 # Data are neither clipped nor measured by the layout: the axes always have room for them.
 DATA = {"clip_on": False, "in_layout": False}
 WIDTH, HEIGHT = 460, 230  # points: the width of a figure, and the height of its axes
@@ -87,9 +97,7 @@ def curves(
             x = _numbers(s.x, log_x)
             ys = np.array([_numbers(y, log_y) for y in s.ys or [[None] * len(s.x)]])
             least, mean, most = (f(ys, axis=0) for f in (np.nanmin, np.nanmean, np.nanmax))
-            # Mark each point. On a long line mark only some, at other places for each series.
-            every = 1 if len(x) <= 12 else (0.02 + 0.03 * (i % 4), 0.12)
-            yield s.name, _line(axes, x, mean, i, markevery=every)
+            yield s.name, _line(axes, x, mean, i, **_markers(x + mean))
             if len(ys) > 1:
                 axes.fill_between(
                     x, least, most, color=COLOURS[i % len(COLOURS)], alpha=0.2, linewidth=0, **DATA
@@ -162,6 +170,16 @@ def _numbers(values, log) -> np.ndarray:
     return np.where((np.abs(x) < 1e30) & ((x > 1e-30) | (not log)), x, np.nan)
 
 
+def _markers(points: np.ndarray) -> dict:
+    """Which points of a line are marked: all, or on a long line none but those between two gaps,
+    which would not be seen. points: (n,), nan for a gap."""
+    if len(points) <= MARKED:
+        return {}
+    gaps = np.isnan(np.concatenate([[np.nan], points, [np.nan]]))
+    alone = np.flatnonzero(gaps[:-2] & ~gaps[1:-1] & gaps[2:])
+    return {"markevery": alone.tolist()} if len(alone) else {"marker": ""}
+
+
 def _look(i: int) -> dict:
     """Colour, marker and line of series i."""
     return {
@@ -173,7 +191,7 @@ def _look(i: int) -> dict:
 
 
 def _line(axes, x, y, i, **more):
-    return axes.plot(x, y, **_look(i), **more)[0]
+    return axes.plot(x, y, **_look(i) | more)[0]
 
 
 def _drawn(
