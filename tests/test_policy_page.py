@@ -10,6 +10,7 @@ from test_report import __version__ as version
 
 from pysft.cli.main import parser
 from pysft.measure import figures, policy
+from pysft.measure.finding import Run
 from pysft.measure.otherwise import answered_otherwise, spread
 from pysft.measure.policy import iterations, reached
 from pysft.measure.report import report
@@ -61,7 +62,7 @@ def iteration(n):
 
 def asked(reply, verdict):
     row = {"prompt": f"What of {HOSTILE}?", "answer": "It is so.", "reply": reply, "stop": "end"}
-    return row | {"verdict": verdict}
+    return row | {"verdict": verdict, "hops": 1, "new_wording": False}
 
 
 def files(**changes):
@@ -148,12 +149,17 @@ def test_the_exact_judge_a_reward_model_and_a_users_function_are_told_apart():
 
 
 def test_a_training_that_an_alarm_ended_says_so():
-    def said(steps):
-        run = {"settings": {"ppo": {"steps": steps}}}
-        rows = cells("".join(reached({"ppo": PPO, "stage": "ppo"}, run)))
+    def said(steps, on_alarm="stop", log=None, **changes):
+        run = {"settings": {"ppo": {"steps": steps, "on_alarm": on_alarm}}}
+        rows = cells("".join(reached({"ppo": PPO | changes, "stage": "ppo"}, run, log)))
         return next(row[1] for row in rows if row[0] == "iterations")
 
-    assert said(STEPS) == "24" and said(300) == "24 of 300, where an alarm ended the training"
+    ended = "where an alarm ended the training"
+    assert said(STEPS) == "24" and said(300) == f"24 of 300, {ended}"
+    assert said(300, "say") == said(300, alarms=[]) == "24"
+    log = [{"step": n} for n in range(1, STEPS + 2)]  # one of them was skipped
+    assert said(25, log=log) == "25 (1 skipped)"
+    assert said(300, log=log) == f"25 of 300, {ended} (1 skipped)"
 
 
 def test_every_alarm_says_what_it_means_and_none_is_said_to_be_none():
@@ -164,6 +170,30 @@ def test_every_alarm_says_what_it_means_and_none_is_said_to_be_none():
     ]
     assert set(alarms(rows, 20.0)) == set(policy.MEANINGS)
     assert "There was none." in "".join(reached({"ppo": PPO | {"alarms": []}}))
+
+
+def test_a_row_is_the_mean_of_up_to_so_many_iterations_if_the_last_has_fewer(undrawn):
+    for n, said in (
+        (12, "Each row is one iteration."),
+        (24, "Each row is the mean of 2 iterations; it names the last of them."),
+        (23, "Each row is the mean of up to 2 iterations; it names the last of them."),
+    ):
+        assert said in "".join(iterations([iteration(i) for i in range(1, n + 1)]))
+
+
+def test_what_training_counts_is_an_iteration_on_the_page_of_ppo(tmp_path, monkeypatch):
+    drawn = []
+
+    def record(title, lines, x_label, *_, **__):
+        drawn.append((title, x_label))
+        return "<svg></svg>"
+
+    monkeypatch.setattr(figures, "available", lambda: True)
+    monkeypatch.setattr(figures, "curves", record)
+    parts = policy.checkpoints(files()["ppo/measurements.jsonl"])
+    assert cells("".join(parts))[0][0] == "iteration"
+    assert drawn == [("Shares by iteration", "iteration"), ("Losses by iteration", "iteration")]
+    assert Run({"ppo": PPO}, [], {}, {}).unit == "iteration" and Run({}, [], {}, {}).unit == "step"
 
 
 def test_the_curves_of_ppo_go_by_iteration_with_a_mark_at_each_alarm(monkeypatch):
@@ -202,13 +232,17 @@ def test_skipped_iterations_are_counted(undrawn):
 
 
 def test_what_is_answered_otherwise_is_counted_and_shown_side_by_side():
-    def row(n, verdict):
-        return {"prompt": f"q{n}", "answer": "a", "reply": f"{verdict} {n}", "verdict": verdict}
+    def row(n, verdict, hops=1, new_wording=False):
+        found = {"prompt": f"q{n}", "answer": "a", "reply": f"{verdict} {n}", "verdict": verdict}
+        return found | {"hops": hops, "new_wording": new_wording}
 
     verdicts = ["wrong"] * 6 + ["right"] * 3 + ["malformed"]
     after = ["right"] * 5 + ["wrong"] + ["right", "wrong", "refused"] + ["right"]
     before = [row(n, v) for n, v in enumerate(verdicts)]
     now = [row(n, v) for n, v in enumerate(after)] + [row(99, "right")]
+    for n, other in ((50, {"hops": 0}), (51, {"hops": 2}), (52, {"new_wording": True})):
+        before.append(row(n, "wrong", **other))  # the share of right answers leaves these out
+        now.append(row(n, "right", **other))
     document = "".join(answered_otherwise(before, now, "sft", "ppo"))
     table = cells(document)
     assert table[1:4] == [
@@ -228,6 +262,7 @@ def test_the_way_tells_what_ppo_learned_from_and_what_it_brought():
     sizes = {"prompts": 16, "replies": 4}
 
     def last(by, run=None, above="reward", **ppo):
+        ppo = {"reward": None} | ppo  # as where no report says who gave it
         settings = {"settings": {"ppo": sizes | {"reward": by}}}
         rows = [
             row | {"stage": above, "kind": above, "report": {}},
@@ -246,6 +281,9 @@ def test_the_way_tells_what_ppo_learned_from_and_what_it_brought():
     assert last("reward", {"reward": "runs/rm"})[3] == "a reward model: runs/rm"
     assert last("reward", above="sft")[3] == "a reward model: unknown"
     assert last("world")[3] == "the exact judge" and last("a.py:f")[3] == "a.py:f"
+    assert last("reward", reward="world")[3] == "the exact judge"  # there was no reward model
+    assert last("reward", reward="runs/rm/reward")[3] == "a reward model: runs/rm/reward"
+    assert last("reward", reward="a.py:f")[3] == "a.py:f"
     without = last("a.py:f", win_rate=None, gold=None)
     assert without[5] == "reward: \u22120.25 \u2192 0.75"
 

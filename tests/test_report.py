@@ -669,9 +669,8 @@ def test_without_matplotlib_the_numbers_are_in_tables_and_the_page_says_how_to_g
     document = report(run)
     assert "<svg" not in document and "pip install 'pysft[plot]'" in missing(document)["matplotlib"]
     # The table is not folded away.
-    text = (
-        r"<h2>Fine-tuning</h2>\n<p>450 steps[^\n]*\n<p>Each row is the mean of 38 steps[^\n]*\n<div"
-    )
+    each = r"<p>Each row is the mean of up to 38 steps[^\n]*\n"
+    text = r"<h2>Fine-tuning</h2>\n<p>450 steps[^\n]*\n" + each + "<div"
     assert re.search(text, document)
 
 
@@ -808,14 +807,14 @@ def test_a_curve_has_two_hundred_points_and_its_table_twelve_rows(monkeypatch):
 
     monkeypatch.setattr(figures, "available", lambda: True)
     monkeypatch.setattr(figures, "curves", curves)
-    for steps, points, note in ((200, 200, "one step"), (201, 101, "the mean of 2 steps")):
+    for steps, points, note in ((200, 200, "one step"), (201, 101, "the mean of up to 2 steps")):
         drawn.clear()
         shown = "".join(training(LOG[:steps]))
         assert drawn == [[points] * 2, [points], [points]]
         assert shown.count(f"Each point is {note}.") == 3
-    for steps, rows, note in ((12, 12, "1 steps"), (13, 7, "2 steps")):
+    for steps, rows, note in ((12, 12, "one step."), (13, 7, "the mean of up to 2 steps;")):
         shown = "".join(training(LOG[:steps]))
-        assert len(cells(shown)) == 1 + rows and f"Each row is the mean of {note};" in shown
+        assert len(cells(shown)) == 1 + rows and f"Each row is {note}" in shown
 
 
 def test_the_page_names_the_folder_of_the_run_wherever_it_is_read_from(run, undrawn, monkeypatch):

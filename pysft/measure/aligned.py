@@ -107,9 +107,9 @@ def moved_rows(judged: dict) -> list[list[str]]:
     return [
         ["KL from its parent", kl],
         ["tokens of a reply", f"{judged['length_before']:.1f} \u2192 {judged['length']:.1f}"],
-        ["replies in the right format", cell(judged["format_compliance"], "share")],
-        ["different replies", cell(judged.get("distinct"), "share")],
         ["prompts that were judged", cell(judged["prompts_judged"], "count")],
+        ["replies to these in the right format", cell(judged["format_compliance"], "share")],
+        ["different replies to these", cell(judged.get("distinct"), "share")],
     ]
 
 

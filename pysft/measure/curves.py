@@ -60,6 +60,17 @@ def grouped(rows: list[dict], most: int, *names) -> list[list]:
     return [[group[-1]["step"], *(mean(group, name) for name in names)] for group in groups]
 
 
+def means_of(what: str, rows: list[dict], most: int, unit: str) -> str:
+    """The sentence that says what each "row" or "point" of grouped(rows, most) is. unit: what a row
+    of the log is called, "step" or "iteration"."""
+    size = -(-len(rows) // most)
+    if size == 1:
+        return f"Each {what} is one {unit}."
+    number = f"up to {size:,}" if len(rows) % size else f"{size:,}"
+    last = "; it names the last of them" if what == "row" else ""
+    return f"Each {what} is the mean of {number} {unit}s{last}."
+
+
 def training(rows: list[dict]) -> list:
     """The parts that show the log of a stage: the losses, and folded away the gradient norm, the
     learning rate and a table. Without matplotlib the table alone."""
@@ -74,12 +85,7 @@ def training(rows: list[dict]) -> list:
         text += f" {skipped:,} more {steps} skipped: loss or gradient was not finite."
     names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
     loss_curve, more_curves = _log_curves(rows, names)
-    numbers = [
-        paragraph(
-            f"Each row is the mean of {-(-len(rows) // ROWS):,} steps; it names the last of them."
-        ),
-        _log_table(rows, names),
-    ]
+    numbers = [paragraph(means_of("row", rows, ROWS, "step")), _log_table(rows, names)]
     if not more_curves:
         return [paragraph(text), *numbers]
     folded = details("Gradient norm, learning rate, and the numbers", [*more_curves, *numbers])
@@ -94,8 +100,7 @@ def _log_curves(rows: list[dict], names: list[str]) -> tuple[list, list]:
         return [], []
     points = grouped(rows, POINTS, *(f"figures/{name}" for name in names), "norm", "lr", "loss")
     steps, *columns = map(list, zip(*points))
-    each = -(-len(rows) // POINTS)
-    note = f"Each point is the mean of {each:,} steps." if each > 1 else "Each point is one step."
+    note = means_of("point", rows, POINTS, "step")
 
     def drawn(title, series, y_label, log_y=False, level=None):
         lines = [Series(name, steps, [column]) for name, column in series]
@@ -170,19 +175,22 @@ def _log_table(rows: list[dict], names: list[str]) -> str:
 def of_pairs(rows: list[dict]) -> list:
     """As checkpoints(), for a stage that was tuned on pairs."""
     note = "The loss that is trained, in nats a pair; on held-out conversations"
-    return checkpoints_by(rows, LOSSES | PAIRS, note, "step")
+    return checkpoints_by(rows, LOSSES | PAIRS, note)
 
 
 def checkpoints(rows: list[dict]) -> list:
     """The parts that show each measured checkpoint of a fine-tuning: charts, a table of its
     figures, and its replies to the same prompts."""
     note = "On conversations, trained and held out"
-    return checkpoints_by(rows, LOSSES, note, "step of fine-tuning")
+    return checkpoints_by(rows, LOSSES, note, of=" of fine-tuning")
 
 
-def checkpoints_by(rows: list[dict], losses: dict[str, str], note: str, x_label: str) -> list:
+def checkpoints_by(
+    rows: list[dict], losses: dict[str, str], note: str, unit: str = "step", of: str = ""
+) -> list:
     """As checkpoints(), for any stage that talks. losses: {loss: its label}. note: what the losses
-    are of, for the caption of their chart. x_label: what a step is called there."""
+    are of, for the caption of their chart. unit: what a step is called there. of: what follows that
+    word below a chart."""
     names = [*losses, "forgetting", *SHARES]
     cells = [
         [
@@ -193,8 +201,8 @@ def checkpoints_by(rows: list[dict], losses: dict[str, str], note: str, x_label:
     ]
     parts = []
     if figures.available():
-        parts = _checkpoint_curves(rows, losses, note, x_label)
-    headings = ["step", *(f"loss, {label}" for label in losses.values())]
+        parts = _checkpoint_curves(rows, losses, note, unit, of)
+    headings = [unit, *(f"loss, {label}" for label in losses.values())]
     headings += ["forgetting", *SHARES.values()]
     parts.append(table(headings, cells, "r" * len(headings)))
     replies = {}
@@ -204,13 +212,13 @@ def checkpoints_by(rows: list[dict], losses: dict[str, str], note: str, x_label:
     return parts + [
         details(
             f"The same prompt at each checkpoint: {' '.join(prompt.split())}",
-            [table(["step", "reply"], given, "rl")],
+            [table([unit, "reply"], given, "rl")],
         )
         for prompt, given in replies.items()
     ]
 
 
-def _checkpoint_curves(rows: list[dict], losses: dict[str, str], of_what, x_label) -> list:
+def _checkpoint_curves(rows: list[dict], losses: dict[str, str], of_what, unit, of) -> list:
     steps = [row["step"] for row in rows]
 
     def column(name):
@@ -218,17 +226,20 @@ def _checkpoint_curves(rows: list[dict], losses: dict[str, str], of_what, x_labe
 
     def drawn(title, names, y_label, note):
         lines = [Series(label, steps, [column(name)]) for name, label in names.items()]
-        return figure(figures.curves(title, lines, x_label, y_label), note)
+        return figure(figures.curves(title, lines, unit + of, y_label), note)
 
     paths = [
         (SHARES[name], [(column("forgetting"), column(name))]) for name in ("recall", "real_words")
     ]
     return [
         drawn(
-            "Shares by step", SHARES, "share", "Defined in the section “The figures”; 1 means all."
+            f"Shares by {unit}",
+            SHARES,
+            "share",
+            "Defined in the section “The figures”; 1 means all.",
         ),
         drawn(
-            "Losses by step",
+            f"Losses by {unit}",
             losses,
             "nats",
             f"{of_what}, per graded token; on base text per {UNITS[unit_of(rows[0])]}.",

@@ -66,13 +66,13 @@ def _ignores_format(run: Run) -> Finding | None:
         fix = f"look at the mask of an example: {command('mask', run.file, '--line', 1)}"
     else:
         cause = (
-            f"too few steps ({run.settings.get('steps', '?')}) or too low a learning rate"
+            f"too few {run.unit}s ({run.settings.get('steps', '?')}) or too low a learning rate"
             f" ({run.rate})"
         )
         if None not in (loss, first):  # a checkpoint does not know the first loss
             cause += ": the loss has fallen by less than half"
         fix = (
-            f"train for more steps ({run.flag('steps')}), or raise the learning rate"
+            f"train for more {run.unit}s ({run.flag('steps')}), or raise the learning rate"
             f" ({run.flag('lr')})"
         )
     return Finding(
@@ -186,10 +186,10 @@ def _forgets(run: Run) -> Finding | None:
         "forgets",
         "it has become worse at the base model's own text",
         f"the base loss rose by {rise:+.1%} (limit: {FORGOTTEN:.0%}; 15% and more is severe)",
-        f"too many steps ({run.settings.get('steps', '?')}) or too high a learning rate"
+        f"too many {run.unit}s ({run.settings.get('steps', '?')}) or too high a learning rate"
         f" ({run.rate})" + ("" if windows else ", and no base text was mixed in"),
-        f"{mix}, train for fewer steps, or lower the learning rate; an experiment compares these:"
-        f" {command('lab', 'forgetting')}",
+        f"{mix}, train for fewer {run.unit}s, or lower the learning rate; an experiment compares"
+        f" these: {command('lab', 'forgetting')}",
     )
 
 
@@ -207,10 +207,11 @@ def _repeats_itself(run: Run) -> Finding | None:
         "its replies turn in circles",
         f"{shares[0]:.0%} of the words of a reply are different as chat writes it, {shares[1]:.0%}"
         f" greedy (limits: at least {limits[0]:.0%} and {limits[1]:.0%}{trained})",
-        "the model knows too little to go on with, so the likeliest word comes again: too few steps"
-        f" ({run.settings.get('steps', '?')}), too low a rate ({run.rate}), or too small a model",
-        f"train for more steps ({run.flag('steps')}), or a larger model (--preset mini); in chat, a"
-        " higher --repetition or --temperature hides it",
+        "the model knows too little to go on with, so the likeliest word comes again: too few"
+        f" {run.unit}s ({run.settings.get('steps', '?')}), too low a rate ({run.rate}), or too"
+        " small a model",
+        f"train for more {run.unit}s ({run.flag('steps')}), or a larger model (--preset mini); in"
+        " chat, a higher --repetition or --temperature hides it",
     )
 
 

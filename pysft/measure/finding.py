@@ -50,6 +50,11 @@ class Run:
         return f"--set {self.stage}.{name}=..."
 
     @property
+    def unit(self) -> str:
+        """What a step of this stage is called."""
+        return "iteration" if self.figures.get("ppo") else "step"
+
+    @property
     def rate(self) -> str:
         """The learning rate, in words if it is unknown or was never reached."""
         if "lr" not in self.settings:
@@ -57,7 +62,7 @@ class Run:
         asked = self.settings["lr"]
         if self.reached is None or self.reached > 0.99 * asked:
             return f"{asked:g}"
-        return f"{asked:g} was asked for, but no step had more than {self.reached:.3g}"
+        return f"{asked:g} was asked for, but no {self.unit} had more than {self.reached:.3g}"
 
     @property
     def epochs(self) -> float:

@@ -7,6 +7,11 @@ from pysft.measure.page import details, paragraph, stack, table
 
 SHOWN, MOST = 4, 20  # questions of a change that are visible at once, and that the page holds
 VERDICTS = ("right", "wrong", "refused", "malformed")
+COUNTED = (
+    "They are those that \u201cof the world right\u201d counts: one sentence of a text tells"
+    " the answer, and training has the wording. Those in new wordings and those without an answer"
+    " are not among them."
+)
 READ = (
     "Both models were asked all of them, greedily. No training asks them and nothing is chosen by"
     " them. A row has a verdict of the parent's replies, and a column one of its own."
@@ -14,10 +19,11 @@ READ = (
 
 
 def answered_otherwise(before: list[dict], now: list[dict], parent: str, stage: str) -> list:
-    """The questions whose verdict changed: how many, and some with both replies. before, now: the
-    rows of world.json of the parent and of the stage. [] if they have no question in common."""
+    """The questions whose verdict changed: how many, and some with both replies. Only those count
+    that the share of right answers counts (world.world_figures). before, now: the rows of
+    world.json of the parent and of the stage. [] if they have no such question in common."""
     known = {row["prompt"]: row for row in before}
-    both = [(known[row["prompt"]], row) for row in now if row["prompt"] in known]
+    both = [(known[row["prompt"]], row) for row in now if row["prompt"] in known and _counts(row)]
     if not both:
         return []
     changes = Counter((old["verdict"], new["verdict"]) for old, new in both)
@@ -27,7 +33,7 @@ def answered_otherwise(before: list[dict], now: list[dict], parent: str, stage: 
         if any(changes[old, new] for new in VERDICTS)
     ]
     parts = [
-        paragraph(f"{len(both):,} sealed questions about the world. {READ}"),
+        paragraph(f"{len(both):,} sealed questions about the world. {COUNTED} {READ}"),
         table([f"{parent} \\ {stage}", *VERDICTS], rows, "lrrrr"),
     ]
     gained = [pair for pair in both if pair[1]["verdict"] == "right" != pair[0]["verdict"]]
@@ -48,6 +54,10 @@ def answered_otherwise(before: list[dict], now: list[dict], parent: str, stage: 
             more = f"{len(cells) - SHOWN:,} more that are {what}"
             parts.append(details(more, [table(headings, cells[SHOWN:], "lll")]))
     return parts
+
+
+def _counts(row: dict) -> bool:
+    return row["hops"] == 1 and not row["new_wording"]
 
 
 def spread(items: list, most: int) -> list:

@@ -3,7 +3,7 @@ by iteration."""
 
 from pysft.measure import figures
 from pysft.measure.aligned import SAMPLED, judged_rows, moved_rows
-from pysft.measure.curves import ROWS, checkpoints_by, grouped
+from pysft.measure.curves import ROWS, checkpoints_by, grouped, means_of
 from pysft.measure.figures import Series
 from pysft.measure.page import details, figure, heading, paragraph, stack, table
 from pysft.measure.raters import WORLD
@@ -15,6 +15,12 @@ PROXY = (
 )
 SAME = " Here the exact judge gave the reward, so a reply that ended has the same number of both."
 NO_GOLD = " Nobody knows what is true here, so there are no gold points."
+ASKED = (
+    "The judged prompts are of the same kind as those that the training asks, whose replies"
+    " \u201cin format\u201d each iteration counts. \u201cFormat\u201d and \u201cformat"
+    " compliance\u201d elsewhere on this page are about other prompts: a list of this program, on"
+    " everyday subjects."
+)
 ALARM = (
     "An alarm says that the last 10 iterations differ from the first 10 as they do when a training"
     " goes wrong, or that their KL is above its limit. It comes once, at the iteration at which it"
@@ -51,7 +57,7 @@ FOLDED = (
     (
         "How far the updates of an iteration go",
         "",
-        {"clipped": "share of ratios that were clipped", "kl_old": "KL in an iteration, nats"},
+        {"clipped": "share of ratios outside the clip", "kl_old": "KL in an iteration, nats"},
     ),
     (
         "The critic",
@@ -79,9 +85,9 @@ COLUMNS = {  # of the table of iterations: figure -> heading
 }
 
 
-def reached(r: dict, run: dict | None = None) -> list:
+def reached(r: dict, run: dict | None = None, log: list[dict] | None = None) -> list:
     """What training by a reward changed, and its alarms. r: the report of its stage. run: run.json,
-    which says how many iterations were asked for."""
+    which says how many iterations were asked for. log: of the stage, with the skipped ones."""
     ppo = r.get("ppo")
     if not ppo:
         return []
@@ -93,7 +99,7 @@ def reached(r: dict, run: dict | None = None) -> list:
         rows.append(["reward (proxy) of the same replies, at temperature 1", change])
     rows += [
         *moved_rows(ppo),
-        ["iterations", _iterations(ppo, r.get("stage", "ppo"), run)],
+        ["iterations", _iterations(ppo, r.get("stage", "ppo"), run, log)],
         ["prompts that were asked in training", cell(ppo.get("prompts"), "count")],
         ["who gave the reward", _who(ppo.get("reward"))],
         ["ratio of each token before the first update of an iteration", _exact(ppo)],
@@ -102,6 +108,7 @@ def reached(r: dict, run: dict | None = None) -> list:
         paragraph(PROXY + (SAME if is_gold else "" if has_gold else NO_GOLD)),
         table(["figure", "value"], rows, "lr"),
         paragraph(SAMPLED if has_gold else SAMPLED.partition(" A win")[0]),
+        paragraph(ASKED),
         heading("Alarms", 3),
         paragraph(ALARM),
         *_alarms(ppo.get("alarms") or []),
@@ -115,12 +122,16 @@ def _alarms(alarms: list[dict]) -> list:
     return [table(["iteration", "alarm", "what was seen, and what it means"], rows, "rll")]
 
 
-def _iterations(ppo: dict, stage: str, run: dict | None) -> str:
-    done = ppo["iterations"]
-    asked = ((run or {}).get("settings", {}).get(stage) or {}).get("steps")
-    if not isinstance(asked, int) or asked <= done:
-        return cell(done, "count")
-    return f"{cell(done, 'count')} of {cell(asked, 'count')}, where an alarm ended the training"
+def _iterations(ppo: dict, stage: str, run: dict | None, log: list[dict] | None) -> str:
+    """How many iterations there were, with those that were skipped, which a report leaves out."""
+    trained = ppo["iterations"]
+    done = max(trained, log[-1]["step"] if log else 0)
+    settings = (run or {}).get("settings", {}).get(stage) or {}
+    asked, said = settings.get("steps"), cell(done, "count")
+    is_to_stop = bool(ppo.get("alarms")) and settings.get("on_alarm") == "stop"
+    if is_to_stop and isinstance(asked, int) and done < asked:
+        said += f" of {cell(asked, 'count')}, where an alarm ended the training"
+    return said + (f" ({cell(done - trained, 'count')} skipped)" if done > trained else "")
 
 
 def _who(reward: str | None) -> str:
@@ -145,11 +156,7 @@ def iterations(rows: list[dict], r: dict | None = None) -> list:
     text = f"{len(rows):,} iterations, {tokens:,} tokens trained on, {seconds:,.1f} seconds."
     if skipped:
         text += f" {skipped:,} more were skipped: an update was not finite."
-    size = -(-len(rows) // ROWS)
-    numbers = [
-        paragraph(f"Each row is the mean of {size:,} iterations; it names the last of them."),
-        _table(rows),
-    ]
+    numbers = [paragraph(means_of("row", rows, ROWS, "iteration")), _table(rows)]
     if not figures.available():
         return [paragraph(text), *numbers]
     is_gold = ((r or {}).get("ppo") or {}).get("reward") == WORLD
@@ -168,9 +175,7 @@ def _charts(rows: list[dict], charts, marks: list) -> list:
     names = list(dict.fromkeys(name for *_, labels in charts for name in labels))
     points = grouped(rows, POINTS, *(f"figures/{name}" for name in names), "norm", "lr")
     steps, *columns, norm, rate = map(list, zip(*points))
-    each = -(-len(rows) // POINTS)
-    note = f"Each point is the mean of {each:,} iterations." if each > 1 else ""
-    note = note or "Each point is one iteration."
+    note = means_of("point", rows, POINTS, "iteration")
     found = {n: column for n, column in zip(names, columns) if any(x is not None for x in column)}
 
     def drawn(title, y_label, lines, log_y=False):

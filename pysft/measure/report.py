@@ -101,7 +101,7 @@ def _talking(files: RunFiles, name: str, title: str, earlier: str = "") -> list[
     inside = f" in {earlier}" if earlier else ""
     if kind == "ppo":
         parts = [
-            ("What the reward changed" + inside, policy.reached, report, RUN_FILE),
+            ("What the reward changed" + inside, policy.reached, report, RUN_FILE, log),
             (title, policy.iterations, log, report),
             (measured, policy.checkpoints, track),
         ]

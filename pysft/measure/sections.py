@@ -3,6 +3,7 @@ files that it shows, None for a file that could not be read, and returns parts o
 
 import json
 from collections import Counter
+from pathlib import Path
 
 from pysft.measure.aligned import in_short, won
 from pysft.measure.calltest import call_rows
@@ -20,6 +21,7 @@ from pysft.measure.page import (
 )
 from pysft.measure.provenance import RULE, VERDICTS, origin_notes, verdict_counts
 from pysft.measure.reproduce import preset_of, reproduce
+from pysft.measure.run_files import known_kind
 from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import (
     DOMAINS,
@@ -46,7 +48,7 @@ SHOWN, MOST = 8, 400  # replies of a group that are visible at once, and that th
 STATEMENTS = (
     ("It recalls what it was taught, word for word", lambda r: r["recall"], 0.95, 0.5),
     (
-        "It answers unseen prompts in the right format, and stops",
+        "It answers unseen everyday prompts in the right format, and stops",
         lambda r: r["format_compliance"],
         0.95,
         0.5,
@@ -398,8 +400,13 @@ def stages(rows: list[dict]) -> list:
         ]
         for line, row in drawn(rows)
     ]
-    headings = ["stage", "begun from", "steps", "weights", "symbols", "SHA-256", "folder"]
+    steps = "steps, iterations" if any(map(_is_ppo, rows)) else "steps"
+    headings = ["stage", "begun from", steps, "weights", "symbols", "SHA-256", "folder"]
     return [table(headings, cells, "llrrrll")]
+
+
+def _is_ppo(row: dict) -> bool:
+    return known_kind(Path(row["stage"].partition(",")[0])) == "ppo"
 
 
 def _state(row: dict) -> str:

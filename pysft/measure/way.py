@@ -4,11 +4,13 @@ of it there was, who made it, what it cost, and what it brought."""
 import math
 
 from pysft.measure.page import paragraph, stack, table
+from pysft.measure.raters import WORLD, is_function
+from pysft.measure.rewards import MODEL
 from pysft.measure.wording import UNITS, cell, unit_of
 
 SECONDS = (
-    "Seconds are those of the training steps alone. Writing replies, putting them in order and"
-    " measuring are not in them."
+    "Seconds are those of the training alone; where a reward is given, writing the replies is a"
+    " part of it. Writing replies to compare, putting them in order and measuring are not in them."
 )
 
 
@@ -105,10 +107,11 @@ def _reward(row: dict, above: list) -> tuple:
         _counted(None if None in sizes else math.prod(sizes), "replies of its own"),
         _counted(ppo.get("prompts"), "prompts"),
     ]
-    by = settings.get("reward")
-    made = {"world": "the exact judge", "reward": "a reward model: "}.get(by, by or "")
-    if by == "reward":
-        made += run.get("reward") or _newest_reward(above) or "unknown"
+    by = ppo.get("reward") or settings.get("reward") or ""  # who gave it, or who was to give it
+    if by == MODEL:
+        by = run.get("reward") or _newest_reward(above) or "unknown"
+    is_model = by and by != WORLD and not is_function(by)
+    made = f"a reward model: {by}" if is_model else "the exact judge" if by == WORLD else by
     return "a reward for its own replies", count, [made]
 
 
