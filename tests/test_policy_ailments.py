@@ -8,7 +8,7 @@ from command_line import pysft
 
 from pysft.cli.diagnose import NUMBERS, text
 from pysft.measure.diagnose import RULES, diagnose, findings, rules_for
-from pysft.measure.policy_ailments import OF_PPO, alarms_of
+from pysft.measure.policy_ailments import OF_PPO
 from pysft.training import alarms as watched
 
 PPO = {
@@ -159,11 +159,3 @@ def test_a_folder_of_ppo_is_diagnosed_from_its_report_and_at_a_checkpoint_from_i
     assert document["figures"]["ppo"]["alarms"][0]["step"] == 120
     done = pysft("diagnose", folder.parent, "--json")
     assert done.code == 1 and done.document == document
-
-
-def test_the_alarms_of_a_log_are_those_of_its_report():
-    from pysft.jobs.ppo import of_the_way
-
-    figures = {"kl": 0.0, "ratio_moved": 0.0}
-    rows = [row | {"figures": figures} for row in logged()]
-    assert alarms_of(rows) == of_the_way(rows)["alarms"] != []

@@ -24,6 +24,7 @@ from pysft.jobs.pretrain import announce
 from pysft.jobs.tuned import begin_stage, finish_stage, train_and_measure
 from pysft.measure.evaluate import checks, spoken
 from pysft.measure.memory import HELD, refuse_too_large, say_memory
+from pysft.measure.policy_ailments import alarms_of
 from pysft.measure.probe import Probe
 from pysft.measure.rewards import Reward
 from pysft.measure.tooltask import ToolTask, tool_task
@@ -309,9 +310,5 @@ def of_the_way(rows: list[dict]) -> dict:
         "kl_first": every[0]["kl"] if every else None,
         "kl_last": every[-1]["kl"] if every else None,
         "ratio_first_exact": all(f["ratio_moved"] == 0 for f in every) if every else None,
-        "alarms": [
-            {"alarm": alarm, "step": row["step"], "text": text}
-            for row in rows
-            for alarm, text in row.get("alarms", {}).items()
-        ],
+        "alarms": alarms_of(rows),
     }
