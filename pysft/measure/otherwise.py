@@ -47,7 +47,7 @@ def answered_otherwise(before: list[dict], now: list[dict], parent: str, stage: 
         ]
         if cells:
             parts += [
-                paragraph(f"{len(some):,} of them are {what}:"),
+                paragraph(f"{len(some):,} of them {'is' if len(some) == 1 else 'are'} {what}:"),
                 table(headings, cells[:SHOWN], "lll"),
             ]
         if len(cells) > SHOWN:
