@@ -322,3 +322,34 @@ def test_scores_of_replies_that_did_not_end_are_the_penalty(trained, told):
         assert scorer.score(prompts, replies).tolist() == [value, lowest, lowest, lowest]
         assert scorer.score(prompts[1:], replies[1:]).tolist() == [-3.0] * 3  # nobody ended
     assert asked == ["Well."] * 3
+
+
+def test_a_reply_that_calls_a_tool_is_scored_by_its_parts_and_described_by_its_words():
+    from types import SimpleNamespace
+
+    from pysft.inference.generate import Reply
+    from pysft.jobs.ppo import Scorer
+    from pysft.measure.rewards import Reward
+    from pysft.text.templates import CHAT
+    from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+
+    tokenizer = CharTokenizer(SHAKESPEARE, CHAT.tokens + CHAT.tool_tokens)
+    parts = [("search", "Elka"), ("result", "She swims."), ("text", "She swims. Well")]
+    ids = []
+    for kind, text in parts:
+        row = CHAT.parts.get(kind)
+        opens, closes = (row.opens, row.closes) if row else ((), ())
+        ids += [tokenizer.special[t] for t in opens] + tokenizer.encode(text).tolist()
+        ids += [tokenizer.special[t] for t in closes]
+    reply, asked = Reply(np.array(ids, np.int32), "end"), []
+
+    def score(prompts, replies, ended):
+        asked.extend(replies)
+        return np.array([0.5] * len(replies))
+
+    stage = SimpleNamespace(tokenizer=tokenizer, template=CHAT)
+    prompts = [[{"role": "user", "content": "Who is Elka?"}]]
+    for calls in (True, False):
+        scorer = Scorer(stage, Reward("mine", score), -1.0, None, frozenset(), calls)
+        assert scorer.score(prompts, [reply]).tolist() == [0.5]
+    assert asked == [[{"type": kind, "text": text} for kind, text in parts], "She swims. Well"]
