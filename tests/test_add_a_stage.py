@@ -119,5 +119,5 @@ def test_settings_are_read_as_before_also_those_of_an_old_run(copy):
     code = "from pysft.training.flat import PLACES; from pysft.training.kinds import KINDS;"
     code += "print(*KINDS, *{table for places in PLACES.values() for table, _ in places})"
     tables = python("-c", code, cwd=copy).stdout.split()
-    kinds = ["base", "sft", "reward", "dpo", "focal"]
+    kinds = ["base", "sft", "reward", "ppo", "dpo", "focal"]
     assert sorted(tables) == sorted([*kinds, "base", "sft", "model", "data"])

@@ -99,8 +99,8 @@ def pretending(monkeypatch, questions, greedy, chatted=None, tokenizer=TOKENIZER
         rendered[tuple(render_prompt(turns, tokenizer, CHAT).tolist())] = question
     ways = {Sampling(): greedy, CHAT_SAMPLING: chatted or greedy}
 
-    def pretend(model, prompts, max_new, stop, sampling, *, again):
-        assert max_new == 120 and stop == END
+    def pretend(model, prompts, max_new, stop, sampling, inject, *, again):
+        assert max_new == 120 and stop == END and inject is None
         return [ways[sampling](rendered[tuple(p.tolist())]) for p in prompts]
 
     monkeypatch.setattr(evaluate, "generate", pretend)

@@ -59,6 +59,7 @@ SIZES = {
     "measure/probe.py": {"RECALLED": 40},
     "measure/raters.py": {"TOKENS": 512},
     "measure/choose.py": {"ITERATIONS": 10},
+    "measure/figures.py": {"MARKED": 12},
     "measure/policy.py": {"POINTS": 60},
     "measure/tooltask.py": {"FACTS": 300, "ROUNDS": 3},
     "measure/tooltest.py": {"INVENTED": 100, "STRANGERS": 50, "DRAWS": (1, 2, 3, 4)},

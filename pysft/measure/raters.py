@@ -203,15 +203,16 @@ def called(by: str, function: Callable, prompt, replies) -> list[float]:
         ) from None
     try:
         found = [float(x) for x in returned if isinstance(x, Real)]
+        is_whole = len(found) == len(returned) == len(replies)
     except (TypeError, OverflowError):
-        found = []
-    if len(found) == len(returned) == len(replies) and not np.isfinite(found).all():
+        found, is_whole = [], False
+    if is_whole and not np.isfinite(found).all():
         bad = np.flatnonzero(~np.isfinite(found))[0]
         raise DataError(
             f"{shown} returned {found[bad]} for the reply {replies[bad][:60]!r}; it must return a"
             " finite number for each reply"
         )
-    if len(found) != len(replies) or len(returned) != len(found):
+    if not is_whole:
         raise DataError(
             f"{shown} returned {str(returned)[:60]}; it must return a list with a finite number for"
             f" each of the {len(replies)} replies"
