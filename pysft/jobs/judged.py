@@ -70,6 +70,12 @@ def judged(
         for name, rows in (("proxy", own), ("proxy_before", before)):
             asked, found = zip(*rows)
             figures[name] = float(np.mean(score(asked, [reply for _, reply in found])))
+    return figures | _moved(tuned, parent, own, before)
+
+
+def _moved(tuned: Stage, parent: Stage, own: list, before: list) -> dict:
+    """How far a model has moved from its parent: what judged() says of kl and the names after it.
+    own, before: [(prompt, (text, Reply))] of both."""
     end = tuned.tokenizer.special[tuned.template.end]
     examples = [
         reply_example(
@@ -80,7 +86,7 @@ def judged(
         for prompt, (_, reply) in own
         if len(reply.ids) or reply.stop == "end"
     ]
-    figures |= {
+    return {
         "kl": exact_kl(tuned.model, parent.model, examples) if examples else None,
         "length": float(np.mean([len(reply.ids) for _, (_, reply) in own])),
         "length_before": float(np.mean([len(reply.ids) for _, (_, reply) in before])),
@@ -89,4 +95,3 @@ def judged(
         ),
         "distinct": len({text for _, (text, _) in own}) / len(own),
     }
-    return figures
