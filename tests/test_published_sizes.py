@@ -61,7 +61,7 @@ SIZES = {
     "measure/choose.py": {"ITERATIONS": 10},
     "measure/figures.py": {"MARKED": 12},
     "measure/policy.py": {"POINTS": 60},
-    "measure/tooltask.py": {"FACTS": 300, "ROUNDS": 3},
+    "measure/tooltask.py": {"FACTS": 300, "ROUNDS": 8},
     "measure/tooltest.py": {"INVENTED": 100, "STRANGERS": 50, "DRAWS": (1, 2, 3, 4)},
     "measure/wire.py": {"SHORT_KEY": 4, "LONG_KEY": 16, "SHOWN": 200},
 }

@@ -44,7 +44,7 @@ def by_kind(task):
 def test_known_names_and_strangers_are_asked_about(task):
     strange = [q for q, right in task.expected.items() if REFUSAL in right]
     facts = 40 + sum(f.kind in ("person", "place", "thing") for f in town(trained=True))
-    assert len(strange) == 100 and len(task.questions) == facts + 100
+    assert len(strange) == 75 and len(task.questions) == facts + 75
 
 
 def test_neither_the_held_out_facts_nor_the_wordings_of_the_test_are_asked(task):
