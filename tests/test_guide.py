@@ -115,8 +115,9 @@ STAGES = (
     "train --base runs/tiny/sft --stages reward,dpo --rankings rankings.jsonl --out runs/both",
 )
 CHAINS = (
-    "train --data world --stages base,sft,reward,ppo --set sft.steps=100 --out runs/chain",
-    "train --base runs/half/sft --stages reward,ppo --out runs/both",
+    "train --data world --stages base,sft,reward,ppo --set sft.steps=100 ppo.beta=0.1 --out"
+    " runs/chain",
+    "train --base runs/half/sft --stages reward,ppo --set ppo.beta=0.1 --out runs/both",
     "train --base runs/half/base --data world --stages sft,ppo,dpo --set sft.steps=100 --out"
     " runs/modern",
 )
