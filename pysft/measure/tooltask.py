@@ -17,8 +17,8 @@ from pysft.world.town import Words, invent, one, town
 from pysft.world.transcripts import ASKED, FOLLOWED
 
 FACTS = 300  # that are made up, beside the trained half of the town's
-# Draws of strangers, as of the tool test. Those for whom the search finds nothing are easy to refuse:
-# each draw gives as many of them as share their last word with a known name.
+# Draws of strangers, as of the tool test. Those for whom the search finds nothing are easy to
+# refuse: each draw gives as many of them as share their last word with a known name.
 ROUNDS = 8
 
 
