@@ -763,3 +763,12 @@ def test_what_no_further_replies_can_mend_is_never_skipped():
         with pytest.raises(Diverged, match=f"step 1: the score of a reply is {score}"):
             list(loop.train(bad, 3, lambda error: None))
         assert state(bad) == before
+
+
+def test_beta_follows_the_exact_kl_and_not_an_estimate():
+    """At a target that is just the KL, beta stays."""
+    seen = learner_of(reference=0.3, beta=0.1).take(0).figures
+    assert abs(seen["kl_k1"] / seen["kl"] - 1) > 0.01
+    learner = learner_of(reference=0.3, beta=0.1, kl_target=seen["kl"], horizon=10.0)
+    learner.take(0)
+    assert learner.numbers["beta"] == pytest.approx(0.1, rel=1e-12)
