@@ -10,6 +10,7 @@ from command_line import (
     interrupted_after,
     interrupted_at_once,
     pysft,
+    read_lines,
     refusal,
     stage_log,
     succeeds,
@@ -20,15 +21,17 @@ from pysft.run.stage import load_stage
 PROMPTS = [user for user, *_ in CONVERSATIONS]
 SHORT = ["--steps", "3", "--set", "ppo.prompts=4", "ppo.replies=2", "ppo.tokens=12"]
 SHORT += ["ppo.windows=[[32,2]]", "ppo.warmup=1", "ppo.checkpoint_every='never'"]
-SCORES = '''
+SCORES = '''import json
+
 def vowels(prompt, replies):
     """Prefers replies with many vowels."""
     return [sum(c in "aeiou" for c in reply) / 10 for reply in replies]
 
 
-def prompt_is_read(prompt, replies):
-    assert [m["role"] for m in prompt] == ["user"]
-    return [float(len(prompt[0]["content"]))] * len(replies)
+def noted(prompt, replies):
+    with open("asked.jsonl", "a") as file:
+        print(json.dumps([prompt, replies]), file=file)
+    return [0.0] * len(replies)
 
 
 def broken(prompt, replies):
@@ -99,10 +102,13 @@ def test_the_policy_moves_and_its_parent_stays(tuned, trained):
 
 
 def test_a_function_is_called_with_the_messages_and_the_replies_of_a_prompt(trained, told, workdir):
-    flags = command(trained, told, *SHORT, function="prompt_is_read")
-    ppo = succeeds(*flags, "--out", "run", "--json").document["ppo"]
-    lengths = [len(p) for p in PROMPTS]
-    assert ppo["proxy"] == -1 or ppo["proxy"] < max(lengths)
+    flags = command(trained, told, *SHORT, function="noted")
+    succeeds(*flags, "--out", "run")
+    asked = read_lines("asked.jsonl")
+    assert asked and all([m["role"] for m in prompt] == ["user"] for prompt, _ in asked)
+    assert {prompt[0]["content"] for prompt, _ in asked} <= {*PROMPTS}
+    assert {type(reply) for _, replies in asked for reply in replies} == {str}
+    assert all(1 <= len(replies) <= 4 for _, replies in asked)  # two in training, four when judged
 
 
 def test_a_reward_model_scores_what_it_was_trained_to_score(trained, told, workdir):
@@ -225,7 +231,7 @@ def test_the_questions_of_a_training_are_not_sealed(world_run):
 @pytest.mark.parametrize(
     "function, says",
     [
-        ("broken", "raised KeyError in line 14 of scores.py"),
+        ("broken", "raised KeyError in line 16 of scores.py"),
         ("not_a_number", "returned nan for the reply"),
         ("too_few", "a finite number for each of the"),
     ],

@@ -174,6 +174,8 @@ def _ppo(name: str, settings: Settings, parent: Stage, reward: Stage | None, kno
     truth = None if prompts.world is None else Truth(prompts.world)
     if by == MODEL and reward is None and (truth or prompts.task):
         by = WORLD
+    stage = replace(settings.stages[name], reward=by)  # as it is, for whoever measures it again
+    settings = replace(settings, stages={name: stage})
     told, judge = reward_named(by, truth, reward, prompts.task), None
     if truth or prompts.task:
         judge = reward_named(WORLD, truth, None, prompts.task)

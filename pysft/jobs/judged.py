@@ -40,6 +40,7 @@ def judged(
     comparisons' world. inject: answers calls of tools; None runs none. tokens: at most of a
     reply."""
     prompts = comparisons.judged
+    # The same draws for every kind of stage, so that DPO and PPO are judged alike.
     drawn = Sampling(temperature=1.0, seed=int(rng(seed, "dpo", "judged").integers(2**31)))
 
     def written(stage, n, sampling):

@@ -4,13 +4,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pysft.errors import MissingInput, PysftError
+from pysft.errors import PysftError
 from pysft.inference.tool_calls import answer_calls
 from pysft.jobs.comparisons import Comparisons
 from pysft.jobs.judged import judged
 from pysft.jobs.ppo import Prompts, Scorer, of_the_way, prompts_of
 from pysft.measure.probe import Probe
-from pysft.measure.raters import WORLD, Truth, is_function
+from pysft.measure.raters import Truth, is_function
 from pysft.measure.rewards import MODEL, Reward, reward_named
 from pysft.run.log import read_log
 from pysft.run.stage import (
@@ -106,10 +106,8 @@ def _reward(stage: Stage, parent: Stage, origin: _Origin) -> Reward | None:
     """What the replies of a stage were scored by; None if it is gone or was changed."""
     by, model = origin.settings.reward, None
     try:
-        named = origin.run.get("reward") or measured_stage(stage.folder).parent
-        if by == MODEL and not origin.run.get("reward") and not _has_reward_model(named):
-            by = WORLD  # as in the training
         if by == MODEL:
+            named = origin.run.get("reward") or measured_stage(stage.folder).parent
             model = load_stage(reward_model(named), stage.model.ops)
             weights = str(model.folder / "model.safetensors")
             if origin.run.get("reward") and not _is_as_it_was(stage, weights):
@@ -122,13 +120,6 @@ def _reward(stage: Stage, parent: Stage, origin: _Origin) -> Reward | None:
         return reward_named(by, truth, model)
     except PysftError:
         return None
-
-
-def _has_reward_model(run: Path) -> bool:
-    try:
-        return bool(reward_model(run))
-    except MissingInput:
-        return False
 
 
 def _is_as_it_was(stage: Stage, file: str) -> bool:

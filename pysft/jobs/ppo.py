@@ -232,6 +232,9 @@ def train_ppo(
     beside = 2 * size["weights"] + size["activations"]  # the parent, the reference
     if stage.baseline == "value":
         beside += sum(size[k] for k in HELD)
+    # The logits of all tokens: of each reply, of all replies, and twice those of the reference.
+    drawn = stage.prompts * stage.replies * stage.tokens
+    beside += 4 * drawn * model.config.vocab * model.params.flat.itemsize
     say_memory(screen, (model.config, plan.rows, beside, SLOTS))
     params = announce(screen, name, model.config)
     tuned = begin_stage(name, settings, parent, model, probe, place)

@@ -238,9 +238,9 @@ def of_updates(done: list[Report]) -> dict[str, float]:
     """How far the updates of an iteration move the policy.
 
     kl_old        from the one that wrote the replies, in nats a token, as objectives.Ppo measures
-                  it before each update; the mean over the iterations
+                  it before the last update; the mean over the iterations
     kl_old_most   the highest of an iteration
-    clipped       the mean share of rows whose ratio left the clip"""
+    clipped       the mean share of rows whose ratio was outside the clip then"""
     kl = [r.figures["kl_old"] for r in done]
     return {
         "kl_old": float(np.mean(kl)),

@@ -7,13 +7,15 @@ At a checkpoint, and before a training has finished, only the alarms up to then 
 from pysft.console import command
 from pysft.measure.ailments import LIMITS as OF_PAIRS
 from pysft.measure.finding import Finding, Run
+from pysft.training.alarms import SHRUNK
+from pysft.training.kinds import PolicyTuning
 
 # The limits of what is measured at the end. Those of the alarms are in training/alarms.py.
 LIMITS = {
     "longer": OF_PAIRS["longer"],  # times as many tokens as the parent's replies
-    "shorter": 0.5,  # of the parent's tokens, as in alarms.SHRUNK
+    "shorter": SHRUNK,  # of the parent's tokens
     "format": OF_PAIRS["format"],  # share by which format compliance may fall
-    "kl": 20.0,  # nats a reply where the settings have no limit: kinds.PolicyTuning.kl_limit
+    "kl": PolicyTuning.kl_limit,  # nats a reply where the settings have no limit
     "win rate": OF_PAIRS["win rate"],  # by definition: that of a model that did not change
 }
 

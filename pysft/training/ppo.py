@@ -71,7 +71,6 @@ class Iterations:
     name: str
     rows: list[dict] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
-    stopped: bool = False
 
     def __post_init__(self):
         adam = self.settings.adam()
@@ -89,14 +88,18 @@ class Iterations:
     @steps.setter
     def steps(self, number: int) -> None:
         self.done = number
-        for _, adam in (("", self.adam), *self.beside.values()):
+        for adam in (self.adam, *(adam for _, adam in self.beside.values())):
             adam.steps = number * self.settings.epochs
+
+    @property
+    def stopped(self) -> bool:
+        """True if an alarm ends the training."""
+        return bool(self.told) and self.settings.on_alarm == "stop"
 
     def resume(self, rows: list[dict]) -> None:
         """Take note of the log's rows of the iterations so far."""
         self.rows = [row["figures"] for row in rows]
         self.told = {name for row in rows for name in row.get("alarms", ())}
-        self.stopped = bool(self.told) and self.settings.on_alarm == "stop"
 
     def take(self, step: int) -> Report:
         """Do iteration number `step`, from 0. Diverged ends it where an update is not finite: the
@@ -124,7 +127,6 @@ class Iterations:
         found = alarms(self.rows, settings.kl_limit)
         report.alarms = {name: text for name, text in found.items() if name not in self.told}
         self.told |= found.keys()
-        self.stopped = bool(self.told) and settings.on_alarm == "stop"
         if settings.kl_target:
             given = self.numbers["beta"], more["kl"], settings.kl_target, len(rollouts)
             self.numbers["beta"] = next_beta(*given, settings.horizon)

@@ -73,7 +73,7 @@ PROXIMAL = Experiment(
     ],
     note="The reward is the exact judge's points. An iteration makes so many updates from the same"
     f" replies; the usual is {FEW}. How far these move the policy from the one that wrote the"
-    " replies is measured before each update, on the tokens of the replies, and averaged.",
+    " replies is measured before the last of them, on the tokens of the replies.",
     on_world=True,
     prepare=prepare,
 )
