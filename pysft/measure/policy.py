@@ -23,8 +23,9 @@ ASKED = (
 )
 ALARM = (
     "An alarm says that the last 10 iterations differ from the first 10, or from the best 10, as"
-    " they do when a training goes wrong, or that their KL is above its limit. It comes once, at the"
-    " iteration at which it was first seen. The training went on, unless on_alarm = \u201cstop\u201d was set."
+    " they do when a training goes wrong, or that their KL is above its limit. It comes once, at"
+    " the iteration at which it was first seen. The training went on, unless on_alarm ="
+    " \u201cstop\u201d was set."
 )
 # Name of an alarm -> what it means for somebody who has never seen one.
 MEANINGS = {
