@@ -34,7 +34,7 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.train import train
     from pysft.measure.alignment import dpo_rows
-    from pysft.training.presets import DPO_FLAGS
+    from pysft.training.flags import DPO_FLAGS
 
     order = order_of(args, "dpo", DPO_FLAGS)
     if not order.resume and order.rankings is None and order.reward is None:

@@ -88,8 +88,8 @@ def _order(args):
     from pysft.jobs.begin import Order, parent_named
     from pysft.measure.raters import is_function
     from pysft.run.stage import find_stage, reward_model
+    from pysft.training.flags import PPO_FLAGS
     from pysft.training.kinds import next_name
-    from pysft.training.presets import PPO_FLAGS
 
     if args.base is None and not args.resume:
         raise UsageError("name the run to begin from: ppo RUN")

@@ -16,7 +16,7 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.begin import Order
     from pysft.jobs.train import train
-    from pysft.training.presets import PRETRAIN_FLAGS
+    from pysft.training.flags import PRETRAIN_FLAGS
 
     order = Order(
         settings_of(

@@ -34,7 +34,7 @@ def run(args):
     from pysft.console import Screen
     from pysft.jobs.train import train
     from pysft.measure.alignment import is_good_enough, reward_rows
-    from pysft.training.presets import REWARD_FLAGS
+    from pysft.training.flags import REWARD_FLAGS
 
     screen = Screen(args.json)
     report = train(order_of(args, "reward", REWARD_FLAGS), screen, "reward").report

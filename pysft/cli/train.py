@@ -211,8 +211,8 @@ def _order(args):
     """Return the order of the training that the flags describe. A UsageError if they do not go
     together."""
     from pysft.jobs.begin import Order, parent_named
+    from pysft.training.flags import TRAIN_FLAGS
     from pysft.training.kinds import kind_of
-    from pysft.training.presets import TRAIN_FLAGS
 
     made, upon = _made_recipe(args)
     if args.resume and args.no_tools:

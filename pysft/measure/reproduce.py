@@ -3,11 +3,10 @@
 import json
 
 from pysft.console import no_flag, quoted
+from pysft.training.flags import PRETRAIN_FLAGS, TRAIN_FLAGS
 from pysft.training.kinds import ALIGNING, kind_of
 from pysft.training.presets import (
     PRESETS,
-    PRETRAIN_FLAGS,
-    TRAIN_FLAGS,
     WITH_TOOLS,
     of_world,
     with_made,
