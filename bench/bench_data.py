@@ -33,8 +33,8 @@ from pysft.text.examples import encode_all
 from pysft.text.formats import read_conversations
 from pysft.text.templates import load_template
 from pysft.text.tokenizer import CharTokenizer
+from pysft.training.draws import by_tokens
 from pysft.training.settings import Settings
-from pysft.training.stages import by_tokens
 
 COUNTS = [6_250, 12_500, 25_000, 50_000, 100_000]  # conversations in a file
 WIDTH = 4096  # tokens in a batch

@@ -12,10 +12,11 @@ from texts import one_line
 from pysft.batch import BASE, CONVERSATION, Example
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.rng import rng
+from pysft.training.draws import by_tokens, widths
 from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.objectives import Sft
 from pysft.training.settings import Model, Settings
-from pysft.training.stages import by_tokens, finetune, pretrain, widths
+from pysft.training.stages import finetune, pretrain
 
 VOCAB = 68
 CORPUS = np.random.default_rng(0).integers(0, 60, 200).astype(np.int32)
