@@ -281,7 +281,7 @@ def test_prompts_that_do_not_fit_are_refused_or_left_out(trained, told, workdir)
 
 def test_nobody_who_could_reward_is_said_before_anything_is_trained(trained, told, workdir):
     asks = ["ppo", trained.run, "--prompts", told[0], "--out", "run"]
-    assert "holds no reward model" in refusal(2, *asks)
+    assert "no reward model is there" in refusal(2, *asks)
     assert "no judge knows what is true" in refusal(2, *asks, "--reward", "world")
     assert "no reward model in it" in refusal(66, *asks, "--reward", trained.run)
     assert "no such file" in refusal(66, *asks, "--reward", "gone.py:score")

@@ -42,7 +42,7 @@ def add_comparing(p, kind: str) -> None:
     add_training(p)
 
 
-def refuse_base(folder: Path, run) -> None:
+def _refuse_base(folder: Path, run) -> None:
     """Raise a UsageError that says what to do, if the stage in a folder is a base model."""
     from pysft.console import command
     from pysft.run.stage import can_talk, outputs_of
@@ -60,14 +60,8 @@ def refuse_base(folder: Path, run) -> None:
 
 
 def order_of(args, kind: str, flags: dict):
-    """Return the order of a training that one stage of a kind is. A UsageError if no run is
-    named."""
-    from pysft.jobs.begin import Order, parent_named
-    from pysft.run.stage import find_stage
-    from pysft.training.kinds import next_name
-
-    if args.base is None and not args.resume:
-        raise UsageError(f"name the run to begin from: {kind} RUN")
+    """Return the order_from() of a stage that learns from comparisons. A UsageError if flags
+    contradict each other."""
     if args.data is not None:
         for name in ("by", "replies", "rounds", "reward"):
             if getattr(args, name, None) is not None:
@@ -80,10 +74,23 @@ def order_of(args, kind: str, flags: dict):
             f"--reward ranks replies by a reward model, and --by {args.by} by somebody else; leave"
             " one of the two out"
         )
+    return order_from(args, kind, flags, rankings=args.data, reward=getattr(args, "reward", None))
+
+
+def order_from(args, kind: str, flags: dict, **more):
+    """Return the order of a training that is one stage of a kind, begun from the model that
+    args.base names. more: what else the Order has. A UsageError if no run is named, or if it holds
+    no model that talks."""
+    from pysft.jobs.begin import Order, parent_named
+    from pysft.run.stage import find_stage
+    from pysft.training.kinds import next_name
+
+    if args.base is None and not args.resume:
+        raise UsageError(f"name the run to begin from: {kind} RUN")
     parent = base = None
     if not args.resume:
         base = str(find_stage(args.base))
-        refuse_base(Path(base), args.base)
+        _refuse_base(Path(base), args.base)
         parent = parent_named(base)
     stages = None if parent is None else [next_name(parent.stage, kind)]
     settings = settings_of(args, flags, None, stages, parent)
@@ -99,6 +106,16 @@ def order_of(args, kind: str, flags: dict):
         args.on_nan,
         args.save_every,
         name=kind,
-        rankings=args.data,
-        reward=getattr(args, "reward", None),
+        **more,
     )
+
+
+def own_reward_model(run: str) -> str | None:
+    """Return the folder of the reward model in a run; None if it has none."""
+    from pysft.errors import MissingInput
+    from pysft.run.stage import reward_model
+
+    try:
+        return str(reward_model(run))
+    except MissingInput:
+        return None

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from pysft.cli.arguments import print_json
-from pysft.cli.comparing import add_comparing, order_of
+from pysft.cli.comparing import add_comparing, order_of, own_reward_model
+from pysft.errors import UsageError
 
 HELP = "tune a model that talks on pairs of a better and a worse reply (DPO)"
 EXAMPLES = ("dpo runs/tiny --data pairs.jsonl", "dpo runs/world --by world --beta 0.3")
@@ -40,7 +41,12 @@ def run(args):
     if not order.resume and order.rankings is None and order.reward is None:
         [stage] = order.settings.stages.values()
         if stage.by == "reward":
-            order = replace(order, reward=_own_reward_model(args.base, args.by))
+            order = replace(order, reward=own_reward_model(args.base))
+        if args.by == "reward" and order.reward is None:
+            raise UsageError(
+                f"--by reward: {args.base} holds no reward model; name a run that does by --reward,"
+                " or let others rank (--by world, --by labelers)"
+            )
     screen = Screen(args.json)
     done = train(order, screen, "dpo")
     if done.sides is not None:
@@ -48,20 +54,3 @@ def run(args):
     print_rows(dpo_rows(done.report), screen)
     if args.json:
         print_json(done.report)
-
-
-def _own_reward_model(run: str, by: str | None) -> str | None:
-    """Return the folder of the reward model in a run; None if it has none and none was asked for. A
-    UsageError if one was."""
-    from pysft.errors import MissingInput, UsageError
-    from pysft.run.stage import reward_model
-
-    try:
-        return str(reward_model(run))
-    except MissingInput:
-        if by is None:
-            return None
-        raise UsageError(
-            f"--by reward: {run} holds no reward model; name a run that does by --reward, or let"
-            " others rank (--by world, --by labelers)"
-        ) from None

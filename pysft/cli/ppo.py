@@ -1,7 +1,8 @@
 """`pysft ppo`: tune a model that talks on a reward for its own replies."""
 
+from dataclasses import replace
+
 from pysft.cli.arguments import add_training, positive, print_json
-from pysft.errors import UsageError
 
 HELP = "tune a model that talks on a reward for the replies that it writes (PPO)"
 EXAMPLES = (
@@ -79,58 +80,23 @@ def add_arguments(p):
 
 
 def _order(args):
-    """Return the order of the training. A UsageError if no run is named."""
-    from pathlib import Path
-
-    from pysft.cli.arguments import settings_of
-    from pysft.cli.comparing import refuse_base
-    from pysft.errors import MissingInput
-    from pysft.jobs.begin import Order, parent_named
+    """Return the order of the training. --reward is a setting, or names the run of a model."""
+    from pysft.cli.comparing import order_from, own_reward_model
     from pysft.measure.raters import is_function
-    from pysft.run.stage import find_stage, reward_model
+    from pysft.run.stage import reward_model
     from pysft.training.flags import PPO_FLAGS
-    from pysft.training.kinds import next_name
 
-    if args.base is None and not args.resume:
-        raise UsageError("name the run to begin from: ppo RUN")
-    parent = base = model = None
     reward, args.reward = args.reward, None
-    if not args.resume:
-        base = str(find_stage(args.base))
-        refuse_base(Path(base), args.base)
-        parent = parent_named(base)
-        if reward == "world" or reward is not None and is_function(reward):
-            args.reward = reward
-        elif reward is not None:
-            model = str(reward_model(reward))
-    stages = None if parent is None else [next_name(parent.stage, "ppo")]
-    settings = settings_of(args, PPO_FLAGS, None, stages, parent)
-    if not args.resume and model is None:
-        [stage] = settings.stages.values()
-        if stage.reward == "reward":
-            try:
-                model = str(reward_model(args.base))
-            except MissingInput:
-                if settings.world is None and not stage.tools:
-                    raise UsageError(
-                        f"{args.base} holds no reward model; say what a reply is worth by --reward"
-                        " RUN or --reward FILE.py:function"
-                    ) from None
-    return Order(
-        settings,
-        args.corpus,
-        None,
-        base,
-        args.out,
-        args.resume,
-        args.ops,
-        args.threads,
-        args.on_nan,
-        args.save_every,
-        name="ppo",
-        reward=model,
-        prompts=args.prompts,
-    )
+    model = None
+    if reward == "world" or reward is not None and is_function(reward):
+        args.reward = reward
+    elif reward is not None:
+        model = str(reward_model(reward))
+    order = order_from(args, "ppo", PPO_FLAGS, reward=model, prompts=args.prompts)
+    if order.resume or model is not None:
+        return order
+    [stage] = order.settings.stages.values()
+    return replace(order, reward=own_reward_model(args.base)) if stage.reward == "reward" else order
 
 
 def run(args):

@@ -50,8 +50,8 @@ def reward_named(
     if by == MODEL:
         if model is None:
             raise UsageError(
-                "reward = 'reward': no reward model is there; name the run of one by --reward, or"
-                " train one before: --stages reward,ppo"
+                "reward = 'reward': no reward model is there to score replies; name the run of one"
+                " by --reward, or FILE.py:function, or train one before: --stages reward,ppo"
             )
         name = str(model.folder)
         return Reward(name, _finite(name, lambda *given: _scored(model, *given)))
