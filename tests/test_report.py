@@ -24,6 +24,7 @@ from pysft.measure.report import report, write_report
 from pysft.measure.reproduce import reproduce
 from pysft.measure.run_files import BASE, RUN_FILE, TUNED
 from pysft.measure.tooltest import tool_rows
+from pysft.measure.way import stages
 from pysft.measure.wording import FIGURES as FIGURES_IN_WORDS
 from pysft.measure.wording import MARKS
 from pysft.text.templates import CHAT
@@ -525,7 +526,7 @@ def test_the_tree_of_stages_says_where_each_is_and_how_far(run):
         row | {"stage": "sft-3", "folder": "b/sft-3", "parent": "sft-2"}
         | {"damaged": "cut off", "parent_folder": "b/sft-2"},
     ]  # fmt: skip
-    shown = readable("<main>" + "".join(sections.stages(rows)))
+    shown = readable("<main>" + "".join(stages(rows)))
     assert shown == [
         "| stage | begun from | >steps | >weights | >symbols | SHA-256 | folder",
         "| base | nothing | >5,000 | >212,864 | >68 | 0123456789abcdef | a/base",

@@ -11,7 +11,7 @@ from pysft.measure import aligned, curves, figures, policy, sections
 from pysft.measure.otherwise import answered_otherwise
 from pysft.measure.page import heading, page, table
 from pysft.measure.run_files import RUN_FILE, RunFiles, read_run
-from pysft.measure.way import way
+from pysft.measure.way import stages, way
 
 # How the sections of a stage that talks are called, by its kind: that of its training, that of its
 # checkpoints.
@@ -46,7 +46,7 @@ def _sections(files: RunFiles) -> list[tuple]:
     scored = [of(name, "report.json") for name in files.rewards]
     made = [
         section("In short", sections.summary, report, RUN_FILE, *scored[-1:]),
-        ("The stages", sections.stages, [files.tree], ("the stages",)),
+        ("The stages", stages, [files.tree], ("the stages",)),
         ("The way from text to answers", way, [files.way], ("the stages",)),
         section(
             "Warnings", _warnings, report, of(newest, "data.json"), track, RUN_FILE,

@@ -3,7 +3,6 @@ files that it shows, None for a file that could not be read, and returns parts o
 
 import json
 from collections import Counter
-from pathlib import Path
 
 from pysft.measure.aligned import in_short, won
 from pysft.measure.calltest import call_rows
@@ -21,7 +20,6 @@ from pysft.measure.page import (
 )
 from pysft.measure.provenance import RULE, VERDICTS, origin_notes, verdict_counts
 from pysft.measure.reproduce import preset_of, reproduce
-from pysft.measure.run_files import known_kind
 from pysft.measure.tooltest import tool_rows
 from pysft.measure.wording import (
     DOMAINS,
@@ -38,7 +36,6 @@ from pysft.measure.wording import (
     unit_of,
 )
 from pysft.measure.world import world_rows
-from pysft.run.tree import drawn
 from pysft.training.flat import tuning
 from pysft.world.made import MADE
 
@@ -384,33 +381,3 @@ def reproduction(run: dict | None, reports: dict) -> list:
             table(["stage", "SHA-256 of the weights"], rows, "ll"),
         ]
     return parts
-
-
-def stages(rows: list[dict]) -> list:
-    """The tree of the stages: what each was begun from."""
-    cells = [
-        [
-            line,
-            row["parent"] or "nothing",
-            row["steps"],
-            row["params"],
-            row["symbols"],
-            _state(row),
-            "this run" if row["in_run"] else row["folder"],
-        ]
-        for line, row in drawn(rows)
-    ]
-    steps = "steps, iterations" if any(map(_is_ppo, rows)) else "steps"
-    headings = ["stage", "begun from", steps, "weights", "symbols", "SHA-256", "folder"]
-    return [table(headings, cells, "llrrrll")]
-
-
-def _is_ppo(row: dict) -> bool:
-    return known_kind(Path(row["stage"].partition(",")[0])) == "ppo"
-
-
-def _state(row: dict) -> str:
-    """The first digits of a stage's hash, or why it has none."""
-    if row["damaged"]:
-        return f"damaged: {row['damaged']}"
-    return row["weights_sha256"][:16] if row["finished"] else "not finished"

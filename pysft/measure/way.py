@@ -1,17 +1,50 @@
-"""The way from text to answers on the page of a run: what each of its stages learned from, how much
-of it there was, who made it, what it cost, and what it brought."""
+"""The stages on the page of a run: what each was begun from, and the way from text to answers, that
+is what each learned from, how much of it there was, who made it, what it cost and brought."""
 
 import math
+from pathlib import Path
 
 from pysft.measure.page import paragraph, stack, table
 from pysft.measure.raters import WORLD, is_function
 from pysft.measure.rewards import MODEL
+from pysft.measure.run_files import known_kind
 from pysft.measure.wording import UNITS, cell, unit_of
+from pysft.run.tree import drawn
 
 SECONDS = (
     "Seconds are those of the training alone; where a reward is given, writing the replies is a"
     " part of it. Writing replies to compare, putting them in order and measuring are not in them."
 )
+
+
+def stages(rows: list[dict]) -> list:
+    """The tree of the stages: what each was begun from."""
+    cells = [
+        [
+            line,
+            row["parent"] or "nothing",
+            row["steps"],
+            row["params"],
+            row["symbols"],
+            _state(row),
+            "this run" if row["in_run"] else row["folder"],
+        ]
+        for line, row in drawn(rows)
+    ]
+    steps = "steps, iterations" if any(map(_is_ppo, rows)) else "steps"
+    headings = ["stage", "begun from", steps, "weights", "symbols", "SHA-256", "folder"]
+    return [table(headings, cells, "llrrrll")]
+
+
+def _is_ppo(row: dict) -> bool:
+    return known_kind(Path(row["stage"].partition(",")[0])) == "ppo"
+
+
+def _state(row: dict) -> str:
+    """The first digits of a stage's hash, or why it has none."""
+    if row["damaged"]:
+        return f"damaged: {row['damaged']}"
+    return row["weights_sha256"][:16] if row["finished"] else "not finished"
 
 
 def way(rows: list[dict]) -> list:
