@@ -137,31 +137,33 @@ class Scorer:
     known: frozenset[str]
     calls: bool
 
-    def score(self, prompts, replies: Sequence[Reply]) -> np.ndarray:
-        """(n,) float64: what the reward says. A reply that did not end, is empty or holds a control
-        token has `unfinished`, or 1 less than the lowest of the others if that is less, so that it
-        is never better than one that ended."""
-        texts = self._texts(replies)
+    def score(self, prompts, replies: Sequence[Reply], texts=None) -> np.ndarray:
+        """(n,) float64: what the reward says. texts: what the replies say, if that is known.
+
+        A reply that did not end, is empty or holds a control token has `unfinished`, or 1 less than
+        the lowest of the others if that is less, so that it is never better than one that ended."""
+        texts = self._texts(replies) if texts is None else texts
         fits = np.array([r.stop == "end" and is_usable(t) for r, t in zip(replies, texts)])
         found = np.full(len(replies), self.unfinished)
         if fits.any():
             fit = np.flatnonzero(fits)
-            found[fit] = self._asked(
-                self.reward, [prompts[i] for i in fit], [replies[i] for i in fit]
-            )
+            some = ([every[i] for i in fit] for every in (prompts, replies, texts))
+            found[fit] = self._asked(self.reward, *some)
             found[~fits] = min(self.unfinished, found[fit].min() - 1)
         return found
 
-    def points(self, prompts, replies: Sequence[Reply]) -> np.ndarray:
-        """(n,) float64: what the exact judge says."""
-        return self._asked(self.truth, prompts, replies)
+    def points(self, prompts, replies: Sequence[Reply], texts=None) -> np.ndarray:
+        """(n,) float64: what the exact judge says. texts: as in score()."""
+        texts = self._texts(replies) if texts is None else texts
+        return self._asked(self.truth, prompts, replies, texts)
 
     def told(self, prompts, rollouts: list[Rollout]) -> tuple[np.ndarray, dict]:
         """(scores (n,), figures {name: (sum, count)}): "distinct" (different replies),
         "distinct_first" (the same among the first reply to each prompt), "compliance" (replies in
         format), "real_words", "distinct_words", and "gold" if there is a judge."""
         replies = [Reply(r.ids, r.stop, r.injected) for r in rollouts]
-        every = [words(text) for text in self._texts(replies)]
+        texts = self._texts(replies)
+        every = [words(text) for text in texts]
         count = sum(map(len, every))
         ids = [r.ids.tobytes() for r in rollouts]
         first = [i for i, p in enumerate(prompts) if not i or p is not prompts[i - 1]]
@@ -174,16 +176,16 @@ class Scorer:
             "distinct_words": (sum(len(set(some)) for some in every), count),
         }
         if self.truth is not None:
-            points = self.points(prompts, replies)
+            points = self.points(prompts, replies, texts)
             figures["gold"] = float(points.sum()), len(points)
-        return self.score(prompts, replies), figures
+        return self.score(prompts, replies, texts), figures
 
     def _texts(self, replies: Sequence[Reply]) -> list[str]:
         """What the replies say, without calls of tools and their results."""
         return [spoken(r, self.stage.tokenizer, self.stage.template) for r in replies]
 
-    def _asked(self, reward: Reward, prompts, replies) -> np.ndarray:
-        shown = self._texts(replies)
+    def _asked(self, reward: Reward, prompts, replies, texts) -> np.ndarray:
+        shown = texts
         if self.calls:
             words_of = self.stage.tokenizer, self.stage.template
             shown = [content_parts(r.ids, *words_of) for r in replies]

@@ -50,15 +50,28 @@ def _displaces(run: Run) -> Finding | None:
     )
 
 
-def _grows_longer(run: Run) -> Finding | None:
-    before, now = _dpo(run).get("length_before"), _dpo(run).get("length")
+def grown(figures: dict) -> str:
+    """What shows that replies have grown, from the figures of a tuned model beside its parent; ""
+    if they have not."""
+    before, now = figures.get("length_before"), figures.get("length")
     if not before or now is None or now <= LIMITS["longer"] * before:
-        return None
-    return Finding(
-        "grows longer",
-        "its replies have more words, and not more to say",
+        return ""
+    return (
         f"a reply has {now:.1f} tokens, the parent's have {before:.1f}"
-        f" (limit: {LIMITS['longer']:g} times as many)",
+        f" (limit: {LIMITS['longer']:g} times as many)"
+    )
+
+
+def grows_longer(figure: str, cause: str, fix: str) -> Finding:
+    what = "its replies have more words, and not more to say"
+    return Finding("grows longer", what, figure, cause, fix)
+
+
+def _grows_longer(run: Run) -> Finding | None:
+    if not (figure := grown(_dpo(run))):
+        return None
+    return grows_longer(
+        figure,
         "whoever put the replies in order likes long ones, or the sum over a long reply's tokens"
         " gives it the larger difference",
         "see how often the longer reply is the better one in the data"
@@ -68,16 +81,29 @@ def _grows_longer(run: Run) -> Finding | None:
     )
 
 
-def _loses_the_format(run: Run) -> Finding | None:
+def less_in_format(run: Run) -> str:
+    """What shows that fewer replies to unseen prompts have the right format than the parent's; ""
+    if that is not so."""
     before = (run.get("parent") or {}).get("format_compliance")
     now = run.get("format_compliance")
     if before is None or now is None or before - now <= LIMITS["format"]:
-        return None
-    return Finding(
-        "loses the format",
-        "replies no longer end, or hold what may not stand in them",
+        return ""
+    return (
         f"{now:.1%} of the replies to unseen prompts have the right format, the parent's had"
-        f" {before:.1%} (limit: {100 * LIMITS['format']:g} percentage points less)",
+        f" {before:.1%} (limit: {100 * LIMITS['format']:g} percentage points less)"
+    )
+
+
+def loses_the_format(figure: str, cause: str, fix: str) -> Finding:
+    what = "replies no longer end, or hold what may not stand in them"
+    return Finding("loses the format", what, figure, cause, fix)
+
+
+def _loses_the_format(run: Run) -> Finding | None:
+    if not (figure := less_in_format(run)):
+        return None
+    return loses_the_format(
+        figure,
         "the end token is a token of the reply like others: where rejected replies end early, and"
         " chosen ones late, ending becomes less likely",
         f"{_gentler(run)}; and leave replies that were cut off out of the pairs",

@@ -6,15 +6,14 @@ At a checkpoint, and before a training has finished, only the alarms up to then 
 
 from pysft.console import command
 from pysft.measure.ailments import LIMITS as OF_PAIRS
+from pysft.measure.ailments import grown, grows_longer, less_in_format, loses_the_format
 from pysft.measure.finding import Finding, Run
 from pysft.training.alarms import SHRUNK
 from pysft.training.kinds import PolicyTuning
 
 # The limits of what is measured at the end. Those of the alarms are in training/alarms.py.
 LIMITS = {
-    "longer": OF_PAIRS["longer"],  # times as many tokens as the parent's replies
     "shorter": SHRUNK,  # of the parent's tokens
-    "format": OF_PAIRS["format"],  # share by which format compliance may fall
     "kl": PolicyTuning.kl_limit,  # nats a reply where the settings have no limit
     "win rate": OF_PAIRS["win rate"],  # by definition: that of a model that did not change
 }
@@ -155,14 +154,10 @@ def _grows_shorter(run: Run) -> Finding | None:
 
 
 def _grows_longer(run: Run) -> Finding | None:
-    before, now = _ppo(run).get("length_before"), _ppo(run).get("length")
-    if not before or now is None or now <= LIMITS["longer"] * before:
+    if not (figure := grown(_ppo(run))):
         return None
-    return Finding(
-        "grows longer",
-        "its replies have more words, and not more to say",
-        f"a reply has {now:.1f} tokens, the parent's have {before:.1f}"
-        f" (limit: {LIMITS['longer']:g} times as many)",
+    return grows_longer(
+        figure,
         "the reward likes long replies: a reward model learns that from comparisons whose longer"
         " reply is mostly the better one",
         "compare the reward model with a rule that counts characters: 'eval RUN' of it shows both;"
@@ -171,18 +166,13 @@ def _grows_longer(run: Run) -> Finding | None:
 
 
 def _loses_the_format(run: Run) -> Finding | None:
-    before = (run.get("parent") or {}).get("format_compliance")
-    now = run.get("format_compliance")
-    if before is None or now is None or before - now <= LIMITS["format"]:
+    if not (figure := less_in_format(run)):
         return None
-    return Finding(
-        "loses the format",
-        "replies no longer end, or hold what may not stand in them",
-        f"{now:.1%} of the replies to unseen prompts have the right format, the parent's had"
-        f" {before:.1%} (limit: {100 * LIMITS['format']:g} percentage points less)",
+    return loses_the_format(
+        figure,
         "a reply without its end has the score"
-        f" {run.settings.get('unfinished', '?')}, so the reward punishes it only among the prompts"
-        " that the policy is asked; other prompts it forgets",
+        f" {run.settings.get('unfinished', '?')}, or less, but only among the prompts that the"
+        " policy is asked; of other prompts it forgets how a reply ends",
         f"{_gentler(run)}; or ask it prompts of other kinds too (--prompts FILE)",
     )
 
