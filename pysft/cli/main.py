@@ -10,6 +10,7 @@ from pysft import __version__
 from pysft.cli import (
     audit,
     chat,
+    curate,
     diagnose,
     dpo,
     eval,
@@ -58,6 +59,7 @@ VERBS = {
         eval,
         select,
         rate,
+        curate,
         diagnose,
         merge,
         report,

@@ -1,0 +1,38 @@
+"""`pysft curate STEP`: make a data set out of few written examples, step by step.
+
+A step reads a file of rows and writes another (text/curated.py). Each is a module of this folder
+with HELP, EXAMPLES, add_arguments(p) and run(args), like a verb."""
+
+import argparse
+
+from pysft.cli.arguments import EXIT_CODES
+
+HELP = "make a data set step by step: expand, judge, prune, distil, revise"
+EXAMPLES = ()
+STEPS = {module.__name__.rpartition(".")[2]: module for module in ()}
+
+
+def add_arguments(p):
+    steps = p.add_subparsers(dest="step", required=True, metavar="STEP")
+    for name, module in STEPS.items():
+        q = steps.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            epilog="\n".join(
+                ["examples:", *("  python -m pysft " + e for e in module.EXAMPLES), EXIT_CODES]
+            ),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        q.set_defaults(run_step=module.run)
+        q.add_argument(
+            "--json",
+            action="store_true",
+            help="one JSON document on standard output, messages on standard error",
+        )
+        module.add_arguments(q)
+
+
+def run(args):
+    return args.run_step(args)

@@ -1,0 +1,122 @@
+"""Rows that a pipeline of data makes: conversations, each with all that was done to it.
+
+    {"messages": [...], "metadata": {"steps": [{"step": "expand", "by": "runs/teacher", ...}, ...]}}
+
+`train --data` reads such a file as it stands. A row of the user's own has no steps yet, and its
+other keys are kept in "metadata" with them."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pysft import disk
+from pysft.errors import DataError, RowError, UsageError
+from pysft.text.conversation import LeftOut, plain, refuse_faults
+from pysft.text.formats import scan
+from pysft.text.template import Template
+
+STEPS = "steps"  # the key in "metadata"
+
+
+@dataclass(frozen=True)
+class Curated:
+    """A conversation. steps: what was done to it, the first first. where: its file and line."""
+
+    messages: list[dict]
+    steps: tuple[dict, ...] = ()
+    where: str = ""
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> list[dict]:
+        """The messages before the last reply."""
+        return self.messages[:-1]
+
+    @property
+    def asked(self) -> str:
+        """What the user said last."""
+        return plain(self.messages[-2]["content"])
+
+    @property
+    def reply(self) -> str:
+        """The last reply as one text, its parts joined."""
+        return plain(self.messages[-1]["content"])
+
+    def after(self, step: str, **figures) -> "Curated":
+        """The same row, with a further step and what it found."""
+        return replace(self, steps=(*self.steps, {"step": step, **figures}))
+
+    def to_row(self) -> dict:
+        """The row of a file."""
+        return {"messages": self.messages, "metadata": {**self.metadata, STEPS: list(self.steps)}}
+
+
+class Stations:
+    """The counts of a step: how many rows it read and wrote, and why it dropped the others.
+
+    reasons: all for which it may drop one, in the order in which it asks. They are counted from 0,
+    so the document of a step has the same names each time."""
+
+    def __init__(self, *reasons: str):
+        self.read, self.written, self.dropped = 0, 0, dict.fromkeys(reasons, 0)
+
+    def drop(self, reason: str) -> None:
+        self.dropped[reason] += 1
+
+    def to_json(self) -> dict:
+        """{"read", "written", "dropped": {reason: rows}}"""
+        return {"read": self.read, "written": self.written, "dropped": self.dropped}
+
+
+def read_curated(path, template: Template) -> list[Curated]:
+    """The conversations of a file in any form that `train --data` reads. MissingInput or a
+    DataError if it cannot be read, if a row cannot be used, or if it has none. A row of plain text
+    is a fault, because nobody asks anything in it."""
+    rows, faults = [], []
+    for found in scan(path, template):
+        if isinstance(found, RowError):
+            faults.append(found)
+        elif isinstance(found, LeftOut):
+            continue
+        elif found.is_text:
+            what, remedy = "it is plain text", "write a prompt and a reply, or remove the line"
+            faults.append(RowError(found.where, what, remedy, "format"))
+        else:
+            rows.append(_curated(found))
+    refuse_faults(faults)
+    if not rows:
+        raise DataError(
+            f"{path}: no conversation in it. The guide's page 'data' shows how a row looks"
+        )
+    return rows
+
+
+def _curated(conversation) -> Curated:
+    metadata = (conversation.row or {}).get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    steps = metadata.pop(STEPS, ())
+    is_ours = isinstance(steps, list) and all(isinstance(s, dict) and "step" in s for s in steps)
+    if not is_ours and steps != ():
+        metadata[STEPS + "_before"], steps = steps, ()  # of another program
+    return Curated(conversation.messages, tuple(steps), conversation.where, metadata)
+
+
+def write_curated(path: Path, rows: Iterable[Curated]) -> None:
+    """Write a file of rows. A crash leaves no part of it."""
+    lines = (json.dumps(row.to_row(), ensure_ascii=False) + "\n" for row in rows)
+    disk.replace(path, [line.encode() for line in lines])
+
+
+def refuse_taken(out: Path) -> None:
+    """Raise a UsageError if a file cannot be made anew at `out`, before anything is computed."""
+    if out.exists():
+        raise UsageError(f"--out {out}: it exists already; choose another name, or remove it")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+
+
+def counted(rows: Iterable[Curated], key) -> dict[str, int]:
+    """{key(row): rows}, the most first."""
+    return dict(Counter(map(key, rows)).most_common())
