@@ -19,21 +19,24 @@ malformed if it does none of these: it is empty, cut off, babble, or repeats the
 TOKENS = 512  # that an answer of a judge may take; one that thinks aloud takes more than a word
 
 
-def judge_named(name: str, model: str | None, budget: int | None, cache: Path, say) -> Callable:
+def judge_named(
+    name: str, model: str | None, budget: int | None, cache: Path, say, flag: str = "--judge"
+) -> Callable:
     """Return judge(question, answer, reply) -> a verdict, or None if the judge gave none.
 
     name: the path of a Python file that has such a function `judge`, or the URL of an endpoint.
-    model: that of the endpoint. budget: the most calls. cache: the folder of its answers."""
+    model: that of the endpoint. budget: the most calls. cache: the folder of its answers. flag:
+    what the user named the judge by, for messages."""
     if name.startswith(("http://", "https://")):
         if not model:
-            raise UsageError("--judge URL needs the model's name too: --judge-model NAME")
+            raise UsageError(f"{flag} URL needs the model's name too: --judge-model NAME")
         from pysft.measure.endpoint import Asker, Endpoint  # with the modules of HTTP
 
         asker = Asker(Endpoint(name, model, budget=budget, cache=cache), say)
         return lambda *texts: _asked(asker, *texts)
     if model or budget:
         raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
-    return _of_file(Path(name))
+    return _of_file(Path(name), flag)
 
 
 def _asked(asker, question: str, answer: str, reply: str) -> str | None:
@@ -54,9 +57,9 @@ def verdict_in(text: str) -> str:
     return found.pop()
 
 
-def _of_file(path: Path) -> Callable:
+def _of_file(path: Path, flag: str) -> Callable:
     """Return the function `judge` of a Python file."""
-    function = function_of(path, "judge", "question, answer, reply", "--judge")
+    function = function_of(path, "judge", "question, answer, reply", flag)
 
     def judge(question: str, answer: str, reply: str) -> str:
         try:

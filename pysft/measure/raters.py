@@ -18,6 +18,7 @@ import numpy as np
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.measure.user_file import function_of
 from pysft.rng import rng
+from pysft.text.conversation import plain
 from pysft.text.ranking import ranks_of
 from pysft.world.ask import Question, questions
 from pysft.world.facts import SPLITS, WorldSettings, make
@@ -25,6 +26,7 @@ from pysft.world.judge import ExactJudge
 from pysft.world.labelers import LABELERS, gold, scores, turn
 
 WORLD, ALL_LABELERS = "world", "labelers"
+SEALED = "sealed"  # the split whose questions are for reports alone
 LETTERS = "ABCDEFGHI"  # of replies
 FORMAT = """
 
@@ -133,33 +135,52 @@ def _one(name: str, ranks: Callable, is_costly: bool = False) -> Rater:
 
 
 class Truth:
-    """The gold points of replies to the questions of a world."""
+    """What is true of a world, and so what the exact judge says of replies to its questions."""
 
     def __init__(self, settings: WorldSettings):
         world = make(settings)
         self._judge = ExactJudge(world)
         self._questions = {q.prompt: q for split in SPLITS for q in questions(world, split)}
+        sealed = {re.escape(q.about) for q in questions(world, SEALED)}
+        self._sealed = re.compile(rf"(?<![\w-])({'|'.join(sorted(sealed))})(?!\w)", re.IGNORECASE)
 
     def golds(self, prompt: list[dict], replies, ended) -> list[int]:
         """Return the points of each reply, 0 to 3. A DataError if the prompt is no question of the
         world."""
-        question = self._question(prompt)
+        question = self._known(prompt)
         return [
             gold(self._judge.judge(question, reply, end), bool(question.value))
             for reply, end in zip(replies, ended)
         ]
 
+    def verdict(self, prompt: list[dict], reply: str, ended: bool = True) -> str:
+        """Return the exact judge's verdict about a reply. Errors as in golds()."""
+        return self._judge.judge(self._known(prompt), reply, ended)
+
     def about(self, prompt: list[dict]) -> str:
         """Return the name or the day that a question asks about. Errors as in golds()."""
-        return self._question(prompt).about
+        return self._known(prompt).about
 
-    def _question(self, prompt: list[dict]) -> Question:
-        asked = [m["content"] for m in prompt]
-        question = self._questions.get(asked[0]) if len(asked) == 1 else None
+    def question(self, prompt: list[dict]) -> Question | None:
+        """Return the question that a prompt asks; None if it is no question of the world."""
+        return self._questions.get(plain(prompt[0]["content"])) if len(prompt) == 1 else None
+
+    def is_sealed(self, prompt: list[dict]) -> bool:
+        """True for a sealed question, which nobody may train on, and for a prompt that is no
+        question of the world and names somebody or something that only sealed questions ask
+        about."""
+        question = self.question(prompt)
+        if question is not None:
+            return question.split == SEALED
+        return any(self._sealed.search(plain(m["content"])) for m in prompt)
+
+    def _known(self, prompt: list[dict]) -> Question:
+        question = self.question(prompt)
         if question is None:
             raise DataError(
-                f"{asked[-1][:60]!r} is no question of this world, so nobody knows what is true;"
-                " name the run that learned the world by --run, or rate the file by somebody else"
+                f"{plain(prompt[-1]['content'])[:60]!r} is no question of this world, so nobody"
+                " knows what is true; name the run that learned the world by --run, or rate the"
+                " file by somebody else"
             )
         return question
 
