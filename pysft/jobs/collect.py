@@ -118,7 +118,7 @@ def collect(
         )
     is_world = prompts.partition(":")[0] == WORLD
     asked = _asked_of_world(stage, prompts) if is_world else read_asked(prompts, stage.template)
-    asked = [(_typed(messages, stage), source, where) for messages, source, where in asked]
+    asked = [(as_typed(messages, stage), source, where) for messages, source, where in asked]
     for messages, _, where in asked:
         _rendered(stage, messages, where)
     messages = [messages for messages, _, _ in asked]
@@ -139,8 +139,8 @@ def collect(
     }
 
 
-def _typed(messages: list[dict], stage: Stage) -> list[dict]:
-    """Messages with letters and accents as the vocabulary has them."""
+def as_typed(messages: list[dict], stage: Stage) -> list[dict]:
+    """Return messages with letters and accents as the vocabulary has them."""
     return [
         {**m, "content": typed(m["content"], stage.tokenizer)}
         if isinstance(m["content"], str)

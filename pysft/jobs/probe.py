@@ -1,0 +1,219 @@
+"""Map what a model knows, and write the conversations that teach it to refuse the rest: ask every
+question several times, let somebody judge, and sort the questions (measure/knowing.py)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pysft import disk
+from pysft.errors import DataError, MissingInput, UsageError
+from pysft.jobs.collect import ASKED, WORLD, as_typed, sample_replies
+from pysft.jobs.curate.judging import judge_of
+from pysft.measure.judges import judge_named
+from pysft.measure.knowing import Asked, Probed, key, map_figures, probed, taught_rows
+from pysft.measure.raters import is_endpoint
+from pysft.run.stage import Stage, load_stage, read_json
+from pysft.text.characters import typed
+from pysft.text.conversation import plain
+from pysft.text.curated import read_curated, write_curated
+from pysft.text.files import suffix
+from pysft.text.sampled import MOST, is_usable, read_asked
+from pysft.world.ask import questions, refusal
+from pysft.world.facts import make
+
+UNTRAINED = ("reward", "ppo")  # splits of a world that no fine-tuning asks about
+REFUSAL = "I do not know that."
+MAP, ROWS = "map.jsonl", "rows.jsonl"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What is asked of probe(). questions: a file, or "world" or "world:SPLIT". judge: "world",
+    FILE.py or the URL of an endpoint. model, budget, cache: of an endpoint. k: replies to each
+    question. least_known, most_unknown: shares of right replies. refusal: for questions of a file.
+    share: of refusals among all that will be trained on. against: another map."""
+
+    questions: str = WORLD
+    judge: str = WORLD
+    model: str | None = None
+    budget: int | None = None
+    cache: Path | None = None
+    k: int = 8
+    least_known: float = 0.6
+    most_unknown: float = 0.125
+    refusal: str = REFUSAL
+    share: float = 0.08
+    against: Path | None = None
+    seed: int = 0
+
+
+def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
+    """Probe the newest stage of a run that talks. Write the map and the rows to the new folder
+    `out`, and return the --json document: map_figures(), and
+
+    questions, k, seed   as they were
+    rows               {"answers", "refusals", "wanted", "share"} of taught_rows()
+    judge              its name
+    map, data          the two files
+    trained            how many conversations the run was tuned on, which count in the share"""
+    _refuse(orders, out)
+    stage = load_stage(run, ops)
+    if not stage.can_talk or not stage.model.config.has_nll:
+        raise UsageError(f"{stage.folder}: it gives no replies; name a run that was tuned to talk")
+    other = None if orders.against is None else _read_map(orders.against)
+    asked, judge, by = _asked(stage, orders, say)
+    if other is not None and not any(key(a.prompt) in other for a in asked):
+        raise DataError(
+            f"{orders.against}: no question of this map is asked here; ask both models the same"
+        )
+    written = sample_replies(
+        stage, [a.prompt for a in asked], orders.k, orders.seed, progress=progress
+    )
+    found = []
+    for number, (a, replies) in enumerate(zip(asked, written), 1):
+        verdicts = [judge(a, text, ended) for text, ended in replies]
+        texts = [text for text, _ in replies]
+        found.append(probed(a, texts, verdicts, orders.least_known, orders.most_unknown))
+        progress(f"judged the replies to {number:,} of {len(asked):,} questions", False)
+    trained = _trained(stage)
+    rows, counts = taught_rows(found, trained, orders.share, orders.seed, by)
+    _refuse_useless(found, by, rows)
+    disk.make_folder(out)
+    lines = [json.dumps(p.to_row(), ensure_ascii=False) + "\n" for p in found]
+    disk.replace(out / MAP, [line.encode() for line in lines])
+    write_curated(out / ROWS, rows)
+    return {
+        **map_figures(found, other),
+        "questions": len(found),
+        "k": orders.k,
+        "seed": orders.seed,
+        "judge": by,
+        "rows": counts,
+        "trained": trained,
+        "map": str(out / MAP),
+        "data": str(out / ROWS),
+    }
+
+
+def _refuse(orders: Orders, out: Path) -> None:
+    """Raise a UsageError for numbers that mean nothing, and for a folder that is not new."""
+    if not 1 <= orders.k <= MOST:
+        raise UsageError(f"-k {orders.k}: expected 1 to {MOST} replies to each question")
+    if not 0 <= orders.most_unknown < orders.least_known <= 1:
+        raise UsageError(
+            f"--unknown {orders.most_unknown:g} and --known {orders.least_known:g}: expected 0 <="
+            " unknown < known <= 1"
+        )
+    if not 0 < orders.share <= 0.5:
+        raise UsageError(
+            f"--share {orders.share:g}: expected a share above 0 and at most 0.5. Where more than"
+            " half of the rows refuse, a model learns to refuse everybody"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: it is not empty; name a new folder")
+
+
+# -------------------------------------------------------------------------------- what is asked
+
+
+def _asked(stage: Stage, orders: Orders, say) -> tuple[list[Asked], Callable, str]:
+    """Return (the questions, judge(asked, reply, ended) -> a verdict or None, the judge's name)."""
+    if orders.questions.partition(":")[0] == WORLD:
+        asked = _of_world(stage, orders.questions)
+        exact = judge_of(WORLD, stage)
+        if orders.judge == WORLD:
+            return asked, lambda a, reply, ended: exact(a.prompt, reply, ended), WORLD
+    else:
+        asked = _of_file(stage, orders)
+        if orders.judge == WORLD:
+            raise UsageError(
+                f"--questions {orders.questions}: the exact judge knows questions of an invented"
+                " world alone; name another by --judge: FILE.py, or the URL of an endpoint"
+            )
+    endpoint = orders.model, orders.budget, orders.cache, say
+    by = orders.model if is_endpoint(orders.judge) else Path(orders.judge).name
+    if all(a.answer for a in asked):
+        named = judge_named(orders.judge, *endpoint)
+        return asked, lambda *given: _with_answer(named, *given), by
+    judge = judge_of(orders.judge, None, *endpoint)
+    return asked, lambda a, reply, ended: judge(a.prompt, reply, ended), by
+
+
+def _with_answer(judge: Callable, asked: Asked, reply: str, ended: bool) -> str | None:
+    """The verdict of a judge who is told the true answer."""
+    if not ended or not is_usable(reply):  # plain to see, so nobody is asked
+        return "malformed"
+    verdict = judge(plain(asked.prompt[-1]["content"]), asked.answer, reply)
+    return "right" if verdict == "refused" and asked.answer == asked.refusal else verdict
+
+
+def _of_world(stage: Stage, name: str) -> list[Asked]:
+    _, colon, split = name.partition(":")
+    if stage.world is None:
+        raise UsageError(
+            f"{stage.folder} learned no invented world; name a file by --questions (a question on"
+            " each line, or conversations whose replies are true) and somebody by --judge"
+        )
+    if colon and split not in ASKED:
+        known = ", ".join(f"{WORLD}:{s}" for s in ASKED)
+        sealed = "; the sealed questions are for reports alone" if split == "sealed" else ""
+        raise UsageError(f"--questions {name}: expected {known}{sealed}")
+    world = make(stage.world)
+    every = [q for s in ((split,) if split else UNTRAINED) for q in questions(world, s)]
+    asked = {}
+    for q in every:
+        if q.hops != 2:
+            prompt = [{"role": "user", "content": q.prompt}]
+            about = refusal(q.about, q.fact)
+            asked[q.prompt] = Asked(prompt, q.answer, about, q.about, q.tellings)
+    return list(asked.values())
+
+
+def _of_file(stage: Stage, orders: Orders) -> list[Asked]:
+    refused = typed(orders.refusal, stage.tokenizer)
+    if not stage.tokenizer.can_write(refused):
+        raise UsageError(
+            f"--refusal {orders.refusal!r}: the vocabulary of {stage.folder} cannot write it"
+        )
+    if suffix(orders.questions) == ".txt":
+        rows = [(p, "") for p, _, _ in read_asked(orders.questions, stage.template)]
+    else:
+        rows = [(row.prompt, row.reply) for row in read_curated(orders.questions, stage.template)]
+    return [Asked(as_typed(prompt, stage), answer, refused) for prompt, answer in rows]
+
+
+def _trained(stage: Stage) -> int:
+    """How many conversations a stage was tuned on; 0 if it does not say."""
+    path = stage.folder / "data.json"
+    if not path.is_file():
+        return 0
+    data = read_json(path)
+    return int(data.get("conversations", 0)) + int(data.get("pairs", 0))
+
+
+def _refuse_useless(found: list[Probed], by: str, rows: list) -> None:
+    """Raise a DataError if there is nothing to train on."""
+    if not any(p.kind for p in found):
+        raise DataError(f"the judge {by} gave no verdict on any reply; ask another one")
+    if not any(p.right for p in found):
+        shown = next(p for p in found if p.kind)
+        raise DataError(
+            f"the judge {by} called no reply right, so nothing is known and all would be refused."
+            f" Of {shown.replies[0][:60]!r} it said {shown.verdicts[0]}; look at the replies, or at"
+            " the judge"
+        )
+    if not rows:
+        raise DataError("no row to train on came out; ask more questions")
+
+
+def _read_map(path: Path) -> dict[str, str]:
+    """{key(prompt): kind} of a map that this job wrote. A DataError for another file."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {key(row["prompt"]): row["kind"] for row in rows}
+    except FileNotFoundError:
+        kind, why = MissingInput, "no such file"
+    except (OSError, ValueError, KeyError, TypeError):
+        kind, why = DataError, "it is no map"
+    raise kind(f"--against {path}: {why}; name the {MAP} of another probe")

@@ -1,0 +1,151 @@
+"""`pysft probe`: what it asks, what it writes, and what it refuses."""
+
+import json
+
+import pytest
+from command_line import pysft, read_lines, refusal, succeeds
+from counting_judge import judging
+
+from pysft.run.stage import load_stage
+from pysft.text.curated import read_curated
+from pysft.text.templates import CHAT
+from pysft.world.ask import questions
+from pysft.world.facts import make
+
+JUDGE = "def judge(question, answer, reply):\n    return 'right' if len(reply) % 3 else 'wrong'\n"
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    path = tmp_path_factory.mktemp("judge") / "judge.py"
+    path.write_text(JUDGE)
+    return path
+
+
+def probe(run, *arguments):
+    return succeeds("probe", run, "--threads", 1, *arguments, "--json")
+
+
+def test_a_map_of_the_world_asks_what_no_training_asked(world_run, judge, tmp_path):
+    run, out = world_run[0], tmp_path / "map"
+    found = json.loads(probe(run, "--judge", judge, "-k", 3, "--out", out).out)
+    world = make(load_stage(run).world)
+    asked = {q.prompt: q for s in ("reward", "ppo") for q in questions(world, s) if q.hops != 2}
+    rows = read_lines(out / "map.jsonl")
+    assert [row["prompt"][0]["content"] for row in rows] == list(asked)
+    assert (
+        found["questions"]
+        == len(asked)
+        == sum(found[kind] for kind in ("known", "mixed", "unknown", "not_judged"))
+    )
+    for row in rows:
+        q = asked[row["prompt"][0]["content"]]
+        assert (row["answer"], row["tellings"], row["about"]) == (q.answer, q.tellings, q.about)
+        assert len(row["replies"]) == len(row["verdicts"]) == 3
+        if "malformed" not in row["verdicts"]:
+            right = [v == "right" for v in row["verdicts"]]
+            assert right == [bool(len(reply) % 3) for reply in row["replies"]]
+    written = read_curated(out / "rows.jsonl", CHAT)
+    assert len(written) == found["rows"]["answers"] + found["rows"]["refusals"]
+    for row in written:
+        kind = row.steps[0]["kind"]
+        q = asked[row.asked]
+        assert (kind == "unknown") == (
+            q.about in row.reply and row.reply.endswith(("name.", "day."))
+        )
+
+
+def test_the_same_seed_gives_the_same_files_and_agrees_with_itself(world_run, judge, tmp_path):
+    some = world_run[0], "--judge", judge, "-k", 2, "--questions", "world:ppo"
+    first, again, other = (tmp_path / name for name in "abc")
+    probe(*some, "--out", first)
+    found = json.loads(probe(*some, "--out", again, "--against", first / "map.jsonl").out)
+    assert found["agreement"] == 1
+    for name in ("map.jsonl", "rows.jsonl"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    found = json.loads(
+        probe(*some, "--seed", 1, "--out", other, "--against", first / "map.jsonl").out
+    )
+    assert (first / "map.jsonl").read_bytes() != (other / "map.jsonl").read_bytes()
+    assert found["agreement"] < 1
+
+
+def test_a_file_of_questions_is_judged_with_its_answers(world_run, tmp_path):
+    rows = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in ("ten", "two")]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = tmp_path / "judge.py"
+    judge.write_text(
+        "def judge(question, answer, reply):\n"
+        "    assert answer == question.replace('What is', 'It is').replace('?', '.')\n"
+        "    return 'right' if question == 'What is ten?' else 'wrong'\n"
+    )
+    out = tmp_path / "map"
+    asked = "--questions", tmp_path / "q.jsonl", "--judge", judge, "--refusal", "I know not."
+    probe(world_run[0], *asked, "-k", 9, "--out", out)
+    ten, two = read_lines(out / "map.jsonl")
+    assert set(ten["verdicts"]) <= {"right", "malformed"} and "right" in ten["verdicts"]
+    assert set(two["verdicts"]) <= {"wrong", "malformed"} and two["kind"] == "unknown"
+    refused = [row for row in read_curated(out / "rows.jsonl", CHAT) if row.asked == "What is two?"]
+    assert [row.reply for row in refused] == ["I know not."]
+
+
+def test_an_endpoint_is_asked_once_for_each_reply(world_run, tmp_path):
+    (tmp_path / "q.txt").write_text("Who sings?\nWho walks?\n")
+    with judging(lambda said, reply: "right" if said == "Who sings?" else "wrong") as (url, seen):
+        asked = "--questions", tmp_path / "q.txt", "--judge", url, "--judge-model", "m"
+        asked = world_run[0], *asked, "--judge-cache", tmp_path / "judged", "-k", 9
+        probe(*asked, "--out", tmp_path / "a")
+        calls = len(seen)
+        probe(*asked, "--out", tmp_path / "b")
+    rows = read_lines(tmp_path / "a/map.jsonl")
+    judged = {
+        (r["prompt"][0]["content"], t)
+        for r in rows
+        for t, v in zip(r["replies"], r["verdicts"])
+        if v != "malformed"
+    }
+    assert len(seen) == calls == len(judged) > 0
+    assert (tmp_path / "a/map.jsonl").read_bytes() == (tmp_path / "b/map.jsonl").read_bytes()
+
+
+def test_what_cannot_be_probed_is_refused(world_run, judge, tmp_path):
+    run, out = world_run[0], ("--out", tmp_path / "map")
+    (tmp_path / "q.txt").write_text("Who?\n")
+    never = tmp_path / "never.py"
+    never.write_text("def judge(question, answer, reply):\n    return 'wrong'\n")
+    for code, arguments, said in [
+        (2, (run, "--share", 0.6), "at most 0.5. Where more than half of the rows refuse"),
+        (2, (run, "--share", 0), "expected a share above 0"),
+        (2, (run, "-k", 10), "-k 10: expected 1 to 9 replies"),
+        (2, (run, "--known", 0.1), "expected 0 <= unknown < known <= 1"),
+        (2, (run, "--questions", "world:sealed"), "the sealed questions are for reports alone"),
+        (2, (run, "--questions", tmp_path / "q.txt"), "name another by --judge"),
+        (
+            66,
+            (run, "--questions", tmp_path / "no.txt", "--judge", judge),
+            "no such file of prompts",
+        ),
+        (2, (f"{run}/base",), "it gives no replies; name a run that was tuned"),
+        (66, (run, "--against", tmp_path / "no.jsonl"), "no such file; name the map.jsonl of"),
+        (65, (run, "--against", tmp_path / "q.txt"), "it is no map; name the map.jsonl"),
+    ]:
+        assert said in refusal(code, "probe", *arguments, *out), arguments
+        assert not (tmp_path / "map").exists()
+    found = pysft("probe", run, "--judge", never, "-k", 1, "--threads", 1, *out)
+    assert found.code == 65 and "called no reply right, so nothing is known" in found.err
+    assert not (tmp_path / "map").exists()
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map/mine.txt").write_text("x")
+    assert "it is not empty; name a new folder" in refusal(2, "probe", run, *out)
+    mine = "--questions", tmp_path / "q.txt", "--judge", judge, "--refusal", "ζ"
+    said = refusal(2, "probe", run, *mine, "--out", tmp_path / "m")
+    assert "--refusal 'ζ': the vocabulary of" in said and "cannot write it" in said
+
+
+def test_the_screen_shows_the_map_and_the_next_command(world_run, judge, tmp_path):
+    out = tmp_path / "map"
+    text = succeeds(
+        "probe", world_run[0], "--judge", judge, "-k", 2, "--threads", 1, "--out", out
+    ).out
+    assert "2 replies to each at temperature 1, judged by judge.py" in text
+    assert f"python -m pysft train --base {world_run[0]} --data world {out}/rows.jsonl" in text
