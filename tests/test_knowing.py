@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ def sorted_as(kind, number=0, tellings=None, about=""):
     right = {"known": 3, "mixed": 1, "unknown": 0}[kind]
     replies = [f"right {number}"] * right + [f"wrong {number}"] * (4 - right)
     verdicts = ["right"] * right + ["wrong"] * (4 - right)
-    return probed(asked(number, tellings, about), replies, verdicts, 0.6, 0.125)
+    return probed(asked(number, tellings, about), replies, verdicts, 0.6, 0.125, number)
 
 
 # ---------------------------------------------------------------------------------- the kinds
@@ -28,7 +29,7 @@ def sorted_as(kind, number=0, tellings=None, about=""):
 
 @given(st.lists(VERDICTS, min_size=1, max_size=9), st.floats(0.2, 1), st.floats(0, 0.19))
 def test_a_question_is_sorted_by_its_share_of_right_replies(verdicts, least, most):
-    p = probed(asked(1), ["x"] * len(verdicts), verdicts, least, most)
+    p = probed(asked(1), ["x"] * len(verdicts), verdicts, least, most, 0.0)
     judged = [v for v in verdicts if v is not None]
     if not judged:
         assert (p.kind, p.right) == ("", None)
@@ -42,10 +43,10 @@ def test_a_question_is_sorted_by_its_share_of_right_replies(verdicts, least, mos
 def test_limits_belong_to_the_outer_kinds():
     five_of_eight = ["right"] * 5 + ["wrong"] * 3
     one_of_eight = ["right"] + ["wrong"] * 7
-    assert probed(asked(1), ["x"] * 8, five_of_eight, 0.625, 0.125).kind == "known"
-    assert probed(asked(1), ["x"] * 8, one_of_eight, 0.6, 0.125).kind == "unknown"
-    assert probed(asked(1), ["x"] * 8, five_of_eight, 0.63, 0.125).kind == "mixed"
-    assert probed(asked(1), ["x"] * 8, one_of_eight, 0.6, 0.124).kind == "mixed"
+    assert probed(asked(1), ["x"] * 8, five_of_eight, 0.625, 0.125, 0.0).kind == "known"
+    assert probed(asked(1), ["x"] * 8, one_of_eight, 0.6, 0.125, 0.0).kind == "unknown"
+    assert probed(asked(1), ["x"] * 8, five_of_eight, 0.63, 0.125, 0.0).kind == "mixed"
+    assert probed(asked(1), ["x"] * 8, one_of_eight, 0.6, 0.124, 0.0).kind == "mixed"
 
 
 # --------------------------------------------------------------------------------- the figures
@@ -70,10 +71,17 @@ def test_without_both_ends_there_is_no_accuracy(tellings):
 
 
 def test_questions_without_a_verdict_are_counted_apart():
-    nobody = probed(asked(9), ["x"], [None], 0.6, 0.1)
+    nobody = probed(asked(9), ["x"], [None], 0.6, 0.1, 0.0)
     figures = map_figures([nobody, sorted_as("known")])
     assert figures["not_judged"] == 1 and figures["known"] == 1 and figures["right"] == 0.75
     assert map_figures([nobody])["right"] is None
+
+
+def test_surprise_is_compared_by_pairs_with_ties_as_a_half():
+    found = [sorted_as("known", i) for i in (1, 2, 3)] + [sorted_as("unknown", i) for i in (3, 2)]
+    auc = np.mean([(u > k) + (u == k) / 2 for k in (1, 2, 3) for u in (3, 2)])
+    assert map_figures(found)["surprise"] == {"known": 2, "unknown": 2.5, "auc": pytest.approx(auc)}
+    assert map_figures(found[:3])["surprise"] is None
 
 
 def test_two_maps_agree_where_their_kinds_are_equal():
@@ -95,8 +103,8 @@ def test_two_maps_agree_where_their_kinds_are_equal():
 
 def test_each_kind_makes_the_rows_of_the_source_text():
     replies, verdicts = ["a", "b", "b", "c", "d"], ["right", "right", "right", "wrong", "right"]
-    known = probed(asked(1), replies, verdicts, 0.6, 0.1)
-    mixed = probed(asked(2), replies, ["right", "wrong", "wrong", "wrong", "right"], 0.6, 0.1)
+    known = probed(asked(1), replies, verdicts, 0.6, 0.1, 0.0)
+    mixed = probed(asked(2), replies, ["right", "wrong", "wrong", "wrong", "right"], 0.6, 0.1, 0.0)
     rows, counts = taught_rows([known, mixed, sorted_as("unknown", 3)], 0, 0.5, 0, "world")
     taught = [(row.asked, row.reply) for row in rows]
     assert taught == [

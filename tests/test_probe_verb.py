@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from command_line import pysft, read_lines, refusal, succeeds
 from counting_judge import judging
 
 from pysft.run.stage import load_stage
 from pysft.text.curated import read_curated
+from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT
 from pysft.world.ask import questions
 from pysft.world.facts import make
@@ -26,10 +28,19 @@ def probe(run, *arguments):
     return succeeds("probe", run, "--threads", 1, *arguments, "--json")
 
 
+def surprise_of(stage, prompt):
+    """The same in float64, a token at a time."""
+    ids = render_prompt(prompt, stage.tokenizer, stage.template)
+    logits = stage.model.logits(ids[:-1], np.array([0, len(ids) - 1], np.int32)).astype(float)
+    each = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(ids) - 1), ids[1:]]
+    return each.sum()
+
+
 def test_a_map_of_the_world_asks_what_no_training_asked(world_run, judge, tmp_path):
     run, out = world_run[0], tmp_path / "map"
     found = json.loads(probe(run, "--judge", judge, "-k", 3, "--out", out).out)
-    world = make(load_stage(run).world)
+    stage = load_stage(run)
+    world = make(stage.world)
     asked = {q.prompt: q for s in ("reward", "ppo") for q in questions(world, s) if q.hops != 2}
     rows = read_lines(out / "map.jsonl")
     assert [row["prompt"][0]["content"] for row in rows] == list(asked)
@@ -42,6 +53,7 @@ def test_a_map_of_the_world_asks_what_no_training_asked(world_run, judge, tmp_pa
         q = asked[row["prompt"][0]["content"]]
         assert (row["answer"], row["tellings"], row["about"]) == (q.answer, q.tellings, q.about)
         assert len(row["replies"]) == len(row["verdicts"]) == 3
+        assert row["surprise"] == pytest.approx(surprise_of(stage, row["prompt"]), rel=1e-4)
         if "malformed" not in row["verdicts"]:
             right = [v == "right" for v in row["verdicts"]]
             assert right == [bool(len(reply) % 3) for reply in row["replies"]]

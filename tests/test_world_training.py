@@ -230,7 +230,7 @@ def test_known_bits_of_a_model_whose_probabilities_are_known(monkeypatch):
             for fact, value in entity.facts.items():
                 values = measured.BY_NAME[fact].values
                 share += [p if v == value else (1 - p) / 15 for v in values]
-        monkeypatch.setattr(measured, "_sums", lambda model, examples: -np.log(np.array(share)))
+        monkeypatch.setattr(measured, "nll_sums", lambda model, examples: -np.log(np.array(share)))
         expected = 20 * 4 * (4 + math.log2(p))
         assert known_bits(None, tokenizer, world) == pytest.approx(max(expected, 0), abs=1e-6)
 
@@ -253,8 +253,8 @@ def test_the_losses_of_many_examples_are_those_of_each_alone(world_run):
         for name in names
         for value in measured.BY_NAME["pet"].values
     ]
-    together = measured._sums(stage.model, examples)
-    alone = [measured._sums(stage.model, [e])[0] for e in examples]
+    together = measured.nll_sums(stage.model, examples)
+    alone = [measured.nll_sums(stage.model, [e])[0] for e in examples]
     assert np.allclose(together, alone, rtol=1e-5) and len(together) == 48
 
 

@@ -123,6 +123,11 @@ def _show(d: dict, run: str) -> None:
         print(f"  {what:<22}{row['questions']:>7,}  {row['right']:.0%} right: {kinds}")
     if d["balanced_accuracy"] is not None:
         print(f"{'the map is right in':<24}{d['balanced_accuracy']:>7.1%}  of told and never told")
+    if d["surprise"] is not None:
+        nats = "{known:.1f} nats for known questions, {unknown:.1f} for unknown".format(
+            **d["surprise"]
+        )
+        print(f"{'its own surprise':<24}{nats} (AUC {d['surprise']['auc']:.2f})")
     if d["agreement"] is not None:
         print(f"{'agrees with the other':<24}{d['agreement']:>7.1%}  (by chance {d['chance']:.0%})")
     print(

@@ -6,18 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pysft import disk
+from pysft.batch import Example
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.jobs.collect import ASKED, WORLD, as_typed, sample_replies
 from pysft.jobs.curate.judging import judge_of
 from pysft.measure.judges import judge_named
 from pysft.measure.knowing import Asked, Probed, key, map_figures, probed, taught_rows
 from pysft.measure.raters import is_endpoint
+from pysft.measure.world import nll_sums
 from pysft.run.stage import Stage, load_stage, read_json
 from pysft.text.characters import typed
 from pysft.text.conversation import plain
 from pysft.text.curated import read_curated, write_curated
 from pysft.text.files import suffix
+from pysft.text.render import render_prompt
 from pysft.text.sampled import MOST, is_usable, read_asked
 from pysft.world.ask import questions, refusal
 from pysft.world.facts import make
@@ -70,11 +75,12 @@ def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
     written = sample_replies(
         stage, [a.prompt for a in asked], orders.k, orders.seed, progress=progress
     )
-    found = []
+    found, surprise = [], _surprise(stage, asked)
     for number, (a, replies) in enumerate(zip(asked, written), 1):
         verdicts = [judge(a, text, ended) for text, ended in replies]
         texts = [text for text, _ in replies]
-        found.append(probed(a, texts, verdicts, orders.least_known, orders.most_unknown))
+        limits = orders.least_known, orders.most_unknown
+        found.append(probed(a, texts, verdicts, *limits, float(surprise[number - 1])))
         progress(f"judged the replies to {number:,} of {len(asked):,} questions", False)
     trained = _trained(stage)
     rows, counts = taught_rows(found, trained, orders.share, orders.seed, by)
@@ -181,6 +187,12 @@ def _of_file(stage: Stage, orders: Orders) -> list[Asked]:
     else:
         rows = [(row.prompt, row.reply) for row in read_curated(orders.questions, stage.template)]
     return [Asked(as_typed(prompt, stage), answer, refused) for prompt, answer in rows]
+
+
+def _surprise(stage: Stage, asked: list[Asked]) -> np.ndarray:
+    """The nats that the model gives each question, from its first token on."""
+    ids = [render_prompt(a.prompt, stage.tokenizer, stage.template) for a in asked]
+    return nll_sums(stage.model, [Example(some[:-1], some[1:]) for some in ids])
 
 
 def _trained(stage: Stage) -> int:

@@ -39,13 +39,14 @@ class Asked:
 class Probed:
     """A question with the replies of a model. verdicts: of each reply, as world/judge.py names
     them; None where the judge gave none. right: the share of right ones among the judged; None if
-    none was judged."""
+    none was judged. surprise: the nats that the model's own probabilities give the question."""
 
     asked: Asked
     replies: tuple[str, ...]
     verdicts: tuple[str | None, ...]
     right: float | None
     kind: str
+    surprise: float = float("nan")
 
     def right_replies(self) -> list[str]:
         """The different right replies, the most frequent first."""
@@ -64,18 +65,21 @@ class Probed:
             "verdicts": list(self.verdicts),
             "right": self.right,
             "kind": self.kind,
+            "surprise": self.surprise,
         }
 
 
-def probed(asked: Asked, replies, verdicts, least_known: float, most_unknown: float) -> Probed:
+def probed(
+    asked: Asked, replies, verdicts, least_known: float, most_unknown: float, surprise: float
+) -> Probed:
     """Classify a question. It is known if the share of right replies is at least `least_known`, and
     unknown if it is at most `most_unknown`. One without a verdict has no kind, which is ""."""
     judged = [verdict for verdict in verdicts if verdict is not None]
     if not judged:
-        return Probed(asked, tuple(replies), tuple(verdicts), None, "")
+        return Probed(asked, tuple(replies), tuple(verdicts), None, "", surprise)
     right = judged.count("right") / len(judged)
     kind = KNOWN if right >= least_known else UNKNOWN if right <= most_unknown else MIXED
-    return Probed(asked, tuple(replies), tuple(verdicts), right, kind)
+    return Probed(asked, tuple(replies), tuple(verdicts), right, kind, surprise)
 
 
 # ------------------------------------------------------------------------------------ the figures
@@ -92,6 +96,9 @@ def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dic
                        with none that it calls unknown; None if there are not both
     by_tellings        [{"tellings", "questions", "right", and the share of each kind}]; [] if they
                        are not known
+    surprise           {"known", "unknown": mean nats of these questions, "auc": how often an
+                       unknown one is more surprising than a known one; 0.5 is chance}; None without
+                       both
     agreement          share of the questions that are of the same kind in another map, among those
                        that both have; None without one. other: {key(prompt): kind} of that map
     chance             the share that two maps with the same numbers of each kind would agree on if
@@ -119,7 +126,24 @@ def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dic
             }
             for n, some in sorted(told.items())
         ],
+        "surprise": _surprise(judged),
         **_agreement(judged, other),
+    }
+
+
+def _surprise(judged: list[Probed]) -> dict | None:
+    """ "surprise" of map_figures()."""
+    known, unknown = (
+        np.array([p.surprise for p in judged if p.kind == kind]) for kind in (KNOWN, UNKNOWN)
+    )
+    if not len(known) or not len(unknown):
+        return None
+    rank = np.searchsorted(np.sort(known), unknown, "left")
+    ties = np.searchsorted(np.sort(known), unknown, "right") - rank
+    return {
+        "known": float(known.mean()),
+        "unknown": float(unknown.mean()),
+        "auc": float((rank + ties / 2).mean()) / len(known),
     }
 
 

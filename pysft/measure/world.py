@@ -105,7 +105,7 @@ def known_bits(model, tokenizer: Tokenizer, world: World) -> float:
             groups.append((len(values), values.index(entity.facts[name])))
             examples += [_ending(tokenizer, entity.name, name, value) for value in values]
     total, first = 0.0, 0
-    nll = _sums(model, examples)
+    nll = nll_sums(model, examples)
     for count, true in groups:
         some = -nll[first : first + count]
         total += math.log2(count) + (some[true] - np.logaddexp.reduce(some)) / math.log(2)
@@ -123,7 +123,7 @@ def _ending(tokenizer: Tokenizer, name: str, fact: str, value: str) -> Example:
     return Example(ids[:-1], labels)
 
 
-def _sums(model, examples: list[Example]) -> np.ndarray:
+def nll_sums(model, examples: list[Example]) -> np.ndarray:
     """Return the loss of each example in nats: the sum over its graded tokens."""
     found, per_batch = [], max(1, ROWS // 64)
     for first in range(0, len(examples), per_batch):
