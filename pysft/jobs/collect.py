@@ -37,26 +37,30 @@ def sample_replies(
     seed: int,
     max_new: int = MAX_NEW,
     progress: Callable[[str, bool], None] = lambda text, last: None,
+    first: int = 0,
 ) -> list[list[tuple[str, bool]]]:
     """Return k sampled replies to each prompt, as [(text, did it end?)].
 
     prompts: messages, which leave room for a reply in the context. k: 1 to MOST. The replies are
     drawn at temperature 1 without cuts, so each has the probability that the model gives it. Each
-    leaves room for its end in the context, because a reward model reads a reply with its end. Reply
-    j to prompt i depends on the seed, i, j, the prompt and the weights alone. The text of a control
-    token is its name. A DataError if a prompt cannot be written or is too long."""
+    leaves room for its end in the context, because a reward model reads a reply with its end. The
+    prompts are numbered from `first`. Reply j to prompt i depends on the seed, i, j, the prompt and
+    the weights alone. The text of a control token is its name. A DataError if a prompt cannot be
+    written or is too long."""
     if not 1 <= k <= MOST:
         raise UsageError(f"k = {k}: expected 1 to {MOST} replies to a prompt")
-    ids = [_rendered(stage, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+    ids = [rendered(stage, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
     end, sampling = stage.tokenizer.special[stage.template.end], Sampling(1.0, seed=seed)
     most = stage.model.config.context - 1  # tokens of a prompt and a reply without its end
     decoder = stage.model.decoder(max(1, min(SLOTS, k * len(ids))))
     found, each = [], max(1, AT_ONCE // k)
-    for first in range(0, len(ids), each):
+    for begin in range(0, len(ids), each):
         engine = Engine(stage.model, decoder=decoder)
         begun = [
-            engine.add(i * MOST + j, ids[i], min(max_new, most - len(ids[i])), end, sampling)
-            for i in range(first, min(first + each, len(ids)))
+            engine.add(
+                (first + i) * MOST + j, ids[i], min(max_new, most - len(ids[i])), end, sampling
+            )
+            for i in range(begin, min(begin + each, len(ids)))
             for j in range(k)
         ]
         engine.run()
@@ -65,8 +69,9 @@ def sample_replies(
     return [found[i : i + k] for i in range(0, len(found), k)]
 
 
-def _rendered(stage: Stage, prompt: list[dict], where: str) -> np.ndarray:
-    """The ids of a prompt. A DataError if it cannot be written, or leaves no room for a reply."""
+def rendered(stage: Stage, prompt: list[dict], where: str) -> np.ndarray:
+    """Return the ids of a prompt. A DataError if it cannot be written, or leaves no room for a
+    reply."""
     try:
         ids = render_prompt(prompt, stage.tokenizer, stage.template, where)
     except RowError as error:
@@ -116,11 +121,7 @@ def collect(
             f"{stage.folder}: this is a base model, which cannot answer; --prompts is for a tuned"
             " model"
         )
-    is_world = prompts.partition(":")[0] == WORLD
-    asked = _asked_of_world(stage, prompts) if is_world else read_asked(prompts, stage.template)
-    asked = [(as_typed(messages, stage), source, where) for messages, source, where in asked]
-    for messages, _, where in asked:
-        _rendered(stage, messages, where)
+    asked = prompts_named(prompts, stage)
     messages = [messages for messages, _, _ in asked]
     found = sample_replies(stage, messages, k, seed, max_new, progress)
     rows = [
@@ -137,6 +138,21 @@ def collect(
         "unusable": sum(not is_usable(text) for row in rows for text in row.replies),
         "distinct": sum(len(row.usable().replies) for row in rows),
     }
+
+
+def prompts_named(name: str, stage: Stage) -> list[tuple[list[dict], str, str]]:
+    """Return [(messages, source, where)] of the prompts that --prompts names: those of a file, or
+    for "world" and "world:SPLIT" the questions of the stage's world. The messages are as the stage
+    reads them.
+
+    UsageError if there is no such split or no world; MissingInput or a DataError if a prompt cannot
+    be read, cannot be written, or leaves no room for a reply."""
+    is_world = name.partition(":")[0] == WORLD
+    asked = _asked_of_world(stage, name) if is_world else read_asked(name, stage.template)
+    asked = [(as_typed(messages, stage), source, where) for messages, source, where in asked]
+    for messages, _, where in asked:
+        rendered(stage, messages, where)
+    return asked
 
 
 def as_typed(messages: list[dict], stage: Stage) -> list[dict]:

@@ -34,6 +34,10 @@ class EndpointError(PysftError):
         super().__init__(wire.blotted(message))
 
 
+class BudgetUsed(EndpointError):
+    """The budget of calls is used up."""
+
+
 class _Temporary(Exception):
     """A failed call that may succeed later. args: the reason, and the seconds that the server asks
     to wait."""
@@ -189,7 +193,7 @@ class Asker:
         endpoint, figures, reason, asked_for = self.endpoint, self.figures, "", 0
         for turn in range(endpoint.tries):
             if endpoint.budget is not None and figures["calls"] >= endpoint.budget:
-                raise EndpointError(
+                raise BudgetUsed(
                     f"{endpoint.url}: the budget of {endpoint.budget} calls is used up."
                     f" {figures['calls']} were made, and {figures['cached']} questions needed none;"
                     f" {self._answers.kept}"

@@ -45,6 +45,13 @@ def render_prompt(messages, tokenizer: Tokenizer, template, where: str = "prompt
     return out.result()[0]
 
 
+def render_words(words: tuple[str, ...], tokenizer: Tokenizer, template) -> np.ndarray:
+    """The ids (L,) int32 of words of the template, such as those that open a turn."""
+    out = _Writer(tokenizer, template)
+    out.words(words, False, "template")
+    return out.result()[0]
+
+
 def graded_targets(messages, template, tokenizer: Tokenizer) -> int:
     """The number of graded targets of a conversation under --grade all, by a formula instead of the
     mask: for each assistant turn the tokens of its text, the calls with the tokens that open and
