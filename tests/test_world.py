@@ -389,6 +389,13 @@ def test_the_time_of_a_verdict_is_linear_in_the_length_of_the_reply(piece):
     assert seconds(40_000) < 10 * seconds(10_000) + 0.05
 
 
+def test_words_of_the_world_s_own_sentences_are_no_misspelt_values():
+    asked = [q for q in KNOWN if q.fact == "pet" and q.hops == 1 and q.value != "hound"]
+    for q in asked[::7]:  # "found" is one letter away from "hound"
+        where = statement("street", q.about, WORLD.by_name[q.about].facts["street"])
+        assert JUDGE.judge(q, f"{q.answer} {where}") == "right"
+
+
 # --------------------------------------------------------------------------------- plain files
 
 

@@ -22,6 +22,13 @@ _EXCEPTING = {"than", "but", "save", "except", "as"}
 # Only what stands behind the last of these counts: "a cat, no, a toad".
 _CORRECTIONS = (", no ,", "or rather", "i misspoke", "no , no", "i mean", "but it is", "nay ,")
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[.!?]+|[,;:]")
+# Words of the world's own sentences, which are no misspelt values: "found" is no "hound".
+_ORDINARY = {
+    word
+    for fact in FACTS
+    for sentence in (*fact.tellings, *fact.asked, *fact.held_out)
+    for word in _WORD.findall(sentence.lower().replace("{value}", ""))
+}
 _FIRST, _LAST = ({name.lower() for name in names} for names in (FIRST_NAMES, LAST_NAMES))
 _MONTHS = {month.lower() for month in MONTHS}
 # Words that may stand before an ordinary word that is a last name too ("the Brook").
@@ -200,7 +207,7 @@ class Reading:
     def _misspelt_at(self, i: int, fact: str) -> Mention | None:
         """Return a value of the fact that was asked for, if word i is one but for one error."""
         word = self.words[i].replace("-", "")
-        if len(word) < 4 or len(word) > LONGEST:
+        if len(word) < 4 or len(word) > LONGEST or word in _ORDINARY:
             return None
         near = (v for w, v in self._spelt.items() if _is_near(word, w) and word != w + "s")
         value = next(near, None)
