@@ -1,5 +1,6 @@
 """`pysft world`: write an invented world as plain files: its texts, its questions and the truth."""
 
+import argparse
 from pathlib import Path
 
 from pysft.cli.arguments import positive, print_json, whole
@@ -9,7 +10,18 @@ EXAMPLES = (
     "world --out worlds/one",
     "world --seed 7 --people 400 --relations 3 --out worlds/large",
     "world --tellings 0 10 30 100 300 500 1000 --out worlds/uneven",
+    "world --violations 0.5 --out worlds/rude",
 )
+
+
+def _part(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
+    return value
 
 
 def add_arguments(p):
@@ -63,6 +75,14 @@ def add_arguments(p):
         help="how often the text tells each fact of an entity (default 512); of several numbers,"
         " each is that of some entities",
     )
+    p.add_argument(
+        "--violations",
+        type=_part,
+        metavar="SHARE",
+        help="also write violating.jsonl, replies to the questions of training of which this share"
+        " violates a principle of the shipped constitution, and critiques.jsonl, conversations that"
+        " criticise and revise such replies (train both with --grade flags)",
+    )
 
 
 def run(args):
@@ -77,7 +97,7 @@ def run(args):
     )  # fmt: skip
     folder = Path(args.out)
     world = make(settings)
-    document = write_world(world, folder)
+    document = write_world(world, folder, _violations(world, args.violations))
     if args.json:
         print_json({"folder": str(folder), **document})
         return
@@ -85,6 +105,23 @@ def run(args):
     print(f"{folder}: {document['entities']:,} entities, {document['strangers']:,} names of nobody")
     print(f"text.txt: {document['characters']:,} characters")
     print(f"questions: {asked}")
+    if args.violations:
+        print(f"violating.jsonl: {document['violating']:,} replies")
+        print(f"critiques.jsonl: {document['critiques']:,} conversations")
     entity = next(e for e in world.entities if e.tellings)
     g = rng(settings.seed, "world", "example")
     print(f"\n{entity.name}, as the text tells:\n{telling(entity, g)}")
+
+
+def _violations(world, share: float | None) -> dict[str, list[dict]]:
+    """The rows that --violations adds, by the names of their files."""
+    if share is None:
+        return {}
+    from pysft.text.constitution import SHIPPED, read_constitution
+    from pysft.world.violations import critique_rows, violating_rows
+
+    wordings = {p.name: (p.question, p.revise) for p in read_constitution(SHIPPED)}
+    return {
+        "violating": violating_rows(world, share),
+        "critiques": critique_rows(world, wordings),
+    }

@@ -8,7 +8,12 @@ text.txt           the text that tells of it
 train.jsonl        questions, one on each line: "prompt", "completion" (a right reply) and what
 reward.jsonl       is true; a file for each split
 ppo.jsonl
-sealed.jsonl"""
+sealed.jsonl
+
+With violations of principles (violations.py) also
+
+violating.jsonl    questions of training, each with a reply that is right or violates a principle
+critiques.jsonl    conversations that criticise and revise such replies"""
 
 import csv
 import io
@@ -22,10 +27,14 @@ from pysft.world.facts import SPLITS, World
 from pysft.world.tell import tell
 
 
-def write_world(world: World, folder: Path) -> dict:
+def write_world(world: World, folder: Path, more: dict[str, list[dict]] | None = None) -> dict:
     """Write a world to a folder that is new or empty. Return what world.json holds: "settings", and
     how many "entities", "strangers", "characters" of text and "questions" of each split there
-    are. A UsageError if the folder holds anything."""
+    are. A UsageError if the folder holds anything.
+
+    more: {name: rows}, for each of which a file NAME.jsonl is written too. world.json then has the
+    number of rows under the name."""
+    more = more or {}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {folder}: it is not empty; name a new folder")
     disk.make_folder(folder)
@@ -39,12 +48,15 @@ def write_world(world: World, folder: Path) -> dict:
     _write_lines(folder / "strangers.jsonl", strangers)
     for split, some in asked.items():
         _write_lines(folder / f"{split}.jsonl", [_row(q.to_json()) for q in some])
+    for name, rows in more.items():
+        _write_lines(folder / f"{name}.jsonl", rows)
     document = {
         "settings": world.settings.to_json(),
         "entities": len(world.entities),
         "strangers": len(strangers),
         "characters": len(text),
         "questions": {split: len(some) for split, some in asked.items()},
+        **{name: len(rows) for name, rows in more.items()},
     }
     _write(folder / "world.json", json.dumps(document, indent=1) + "\n")  # last: all is there
     return document

@@ -46,7 +46,7 @@ _BACKWARD = {
 }
 _FORWARD = {"seller": {"buys", "buy", "pays"}, "teacher": {"learns", "taught"}, "keeper": {"kept"}}
 # Words by which a sentence speaks of a relation.
-_SAID_BY = {
+SAID_BY = {
     "neighbour": {"neighbour", "next", "beside", "wall"},
     "seller": {"seller", "sells", "buys", "flour", "served"},
     "teacher": {"teacher", "teaches", "taught", "learns", "lesson", "master"},
@@ -63,13 +63,17 @@ class ExactJudge:
         self.world = world
         self._index = Index(world)
 
-    def judge(self, question: Question, reply: str, ended: bool = True) -> str:
-        """Return the verdict about a reply. ended: False if the reply was cut off."""
+    def read(self, question: Question, reply: str) -> Reading:
+        """Return what a reply mentions, as it is read for the verdict."""
         likely = [n for n in (question.about, question.through, question.value) if n]
         kinds = {fact for entity in self._subjects(question) for fact in entity.facts}
         kinds |= {question.fact, *_OF_PEOPLE} if question.fact != "feast" else {"feast"}
         asked = [question.about, question.through]
-        reading = Reading(reply, question.prompt, self._index, asked, likely, question.fact, kinds)
+        return Reading(reply, question.prompt, self._index, asked, likely, question.fact, kinds)
+
+    def judge(self, question: Question, reply: str, ended: bool = True) -> str:
+        """Return the verdict about a reply. ended: False if the reply was cut off."""
+        reading = self.read(question, reply)
         if not ended or not reading.words:
             return "malformed"
         answers, others = self._answers(question, reading)
@@ -138,8 +142,8 @@ class ExactJudge:
         its sentence says so: "her neighbour is Ada Brook, and her teacher ..."."""
         words = set(reading.sentences[mention.sentence])
         return mention.value != question.value and any(
-            subject.facts[relation] == mention.value and words & _SAID_BY[relation]
-            for relation in _SAID_BY.keys() & subject.facts.keys() - {question.fact}
+            subject.facts[relation] == mention.value and words & SAID_BY[relation]
+            for relation in SAID_BY.keys() & subject.facts.keys() - {question.fact}
         )
 
     def _is_true(self, question: Question, mention: Mention) -> bool:
