@@ -19,8 +19,8 @@ from pysft.run.stage import Stage, load_stage
 from pysft.text.characters import typed
 from pysft.text.render import render_prompt
 from pysft.text.sampled import LEAST, MOST, Sampled, is_usable, read_asked, write_sampled
-from pysft.world.ask import questions
-from pysft.world.facts import SPLITS, make
+from pysft.world.ask import Question, questions
+from pysft.world.facts import SPLITS, World, make
 
 AT_ONCE = 8 * SLOTS  # replies between two lines of progress
 WORLD = "world"  # the word that stands for a world's questions in place of a file of prompts
@@ -111,16 +111,7 @@ def collect(
         raise UsageError(f"--out {out}: it exists already; choose another name, or remove it")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
-    stage = load_stage(run, ops)
-    if not stage.model.config.has_nll:
-        raise UsageError(
-            f"{stage.folder}: this is a reward model, which writes nothing; name a stage that talks"
-        )
-    if not stage.can_talk:
-        raise UsageError(
-            f"{stage.folder}: this is a base model, which cannot answer; --prompts is for a tuned"
-            " model"
-        )
+    stage = talking_stage(run, ops)
     asked = prompts_named(prompts, stage)
     messages = [messages for messages, _, _ in asked]
     found = sample_replies(stage, messages, k, seed, max_new, progress)
@@ -140,15 +131,35 @@ def collect(
     }
 
 
-def prompts_named(name: str, stage: Stage) -> list[tuple[list[dict], str, str]]:
-    """Return [(messages, source, where)] of the prompts that --prompts names: those of a file, or
-    for "world" and "world:SPLIT" the questions of the stage's world. The messages are as the stage
-    reads them.
+def talking_stage(run: str, ops) -> Stage:
+    """Load a stage that can answer. A UsageError if it is a base or a reward model."""
+    stage = load_stage(run, ops)
+    if not stage.model.config.has_nll:
+        raise UsageError(
+            f"{stage.folder}: this is a reward model, which writes nothing; name a stage that talks"
+        )
+    if not stage.can_talk:
+        raise UsageError(
+            f"{stage.folder}: this is a base model, which cannot answer; --prompts is for a tuned"
+            " model"
+        )
+    return stage
 
-    UsageError if there is no such split or no world; MissingInput or a DataError if a prompt cannot
-    be read, cannot be written, or leaves no room for a reply."""
-    is_world = name.partition(":")[0] == WORLD
-    asked = _asked_of_world(stage, name) if is_world else read_asked(name, stage.template)
+
+def prompts_named(
+    name: str,
+    stage: Stage,
+    splits: tuple[str, ...] = ASKED,
+    ask: Callable[[World, str], list[Question]] = questions,
+) -> list[tuple[list[dict], str, str]]:
+    """Return [(messages, source, where)] of the prompts that --prompts names: those of a file, or
+    for "world" or "world:SPLIT" the questions of the run's world, as ask(world, split) gives them.
+    splits: those that may be asked. Each prompt is as the vocabulary has it and leaves room for a
+    reply, else it is a DataError."""
+    if name.partition(":")[0] == WORLD:
+        asked = _asked_of_world(stage, name, splits, ask)
+    else:
+        asked = read_asked(name, stage.template)
     asked = [(as_typed(messages, stage), source, where) for messages, source, where in asked]
     for messages, _, where in asked:
         rendered(stage, messages, where)
@@ -165,11 +176,13 @@ def as_typed(messages: list[dict], stage: Stage) -> list[dict]:
     ]
 
 
-def _asked_of_world(stage: Stage, name: str) -> list[tuple[list[dict], str, str]]:
+def _asked_of_world(
+    stage: Stage, name: str, splits, ask: Callable
+) -> list[tuple[list[dict], str, str]]:
     """The questions of a split of the run's world, each fact in each wording of training."""
     _, colon, split = name.partition(":")
-    if colon and split not in ASKED:
-        known = ", ".join(f"{WORLD}:{split}" for split in ASKED)
+    if colon and split not in splits:
+        known = ", ".join(f"{WORLD}:{split}" for split in splits)
         sealed = "; the sealed questions are for reports alone" if split == "sealed" else ""
         raise UsageError(f"--prompts {name}: expected {known}{sealed}")
     if stage.world is None:
@@ -177,7 +190,7 @@ def _asked_of_world(stage: Stage, name: str) -> list[tuple[list[dict], str, str]
             f"--prompts {name}: {stage.folder} learned no invented world; name a file of prompts"
             f" (./{WORLD} is a file of that name)"
         )
-    asked = questions(make(stage.world), split or "reward")
+    asked = ask(make(stage.world), split or "reward")
     return [
         ([{"role": "user", "content": q.prompt}], f"{WORLD}:{q.split}", repr(q.prompt))
         for q in asked

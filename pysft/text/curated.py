@@ -109,12 +109,13 @@ def write_curated(path: Path, rows: Iterable[Curated]) -> None:
     disk.replace(path, [line.encode() for line in lines])
 
 
-def refuse_taken(out: Path) -> None:
-    """Raise a UsageError if a file cannot be made anew at `out`, before anything is computed."""
+def refuse_taken(out: Path, flag: str = "--out") -> None:
+    """Raise a UsageError if a file cannot be made anew at `out`, before anything is computed. flag:
+    the one that names it."""
     if out.exists():
-        raise UsageError(f"--out {out}: it exists already; choose another name, or remove it")
+        raise UsageError(f"{flag} {out}: it exists already; choose another name, or remove it")
     if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise UsageError(f"{flag} {out}: there is no folder {out.parent}; make it first")
 
 
 def counted(rows: Iterable[Curated], key) -> dict[str, int]:

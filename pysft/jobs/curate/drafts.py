@@ -1,0 +1,139 @@
+"""Answers on their way to a revision: what the model writes of each, and what the exact judge of
+its world finds in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pysft.jobs.collect import AT_ONCE, MOST, prompts_named, sample_replies
+from pysft.measure.evaluate import answer
+from pysft.measure.violations import PRINCIPLES, Found, Inspector
+from pysft.rng import rng
+from pysft.run.stage import Stage, weights_sha256
+from pysft.text.constitution import Principle
+from pysft.text.sampled import is_usable
+from pysft.world.ask import compared_questions
+from pysft.world.violations import finds_fault
+
+REASONS = ("no end", "form")  # why a draft is dropped
+Progress = Callable[[str, bool], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all answers of a command share. about: the entries of the --json document that say who
+    answered what."""
+
+    stage: Stage
+    asked: list[tuple[list[dict], str, str]]  # (prompt, source, where)
+    inspector: Inspector
+    seed: int
+    about: dict
+    progress: Progress
+
+    @classmethod
+    def of(cls, stage: Stage, prompts: str, splits, k: int, seed: int, progress) -> "Task":
+        """prompts: a file, "world" or "world:SPLIT". splits: those that may be asked. Of a world
+        only those questions are asked that have an answer, or whose refusal is taught."""
+        asked = prompts_named(
+            prompts, stage, splits, lambda world, split: compared_questions(world, [split])
+        )
+        about = {
+            "by": str(stage.folder),
+            "weights_sha256": weights_sha256(stage.model),
+            "prompts": len(asked),
+            "k": k,
+            "seed": seed,
+        }
+        return cls(stage, asked, Inspector(stage.world), seed, about, progress)
+
+
+@dataclass
+class Draft:
+    """An answer on its way. number: of its random draws. text: the answer, then its last revision.
+    fault: why the answer could not be criticised. dropped: why the draft is left out. Both are one
+    of REASONS, or "". found, found_last: what the exact judge finds in the answer and in `text`;
+    None where no truth is known."""
+
+    prompt: list[dict]
+    source: str
+    number: int
+    answer: str
+    fault: str
+    found: Found | None
+    dropped: str = field(init=False)
+    text: str = field(init=False)
+    found_last: Found | None = field(init=False)
+    steps: list[dict] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.dropped, self.text, self.found_last = self.fault, self.answer, self.found
+
+
+def answered(task: Task, k: int) -> list[Draft]:
+    """Sample k answers to each prompt. One that cannot be criticised is dropped."""
+    prompts = [prompt for prompt, _, _ in task.asked]
+    replies = sample_replies(task.stage, prompts, k, task.seed, progress=task.progress)
+    drafts = []
+    for i, ((prompt, source, _), some) in enumerate(zip(task.asked, replies)):
+        for j, (text, ended) in enumerate(some):
+            found = task.inspector.find(prompt, text, ended)
+            reason = fault(text, ended, task.stage)
+            drafts.append(Draft(prompt, source, i * MOST + j, text, reason, found))
+    return drafts
+
+
+def criticise(
+    task: Task, drafts: list[Draft], principles: tuple[Principle, ...], number: int
+) -> list[tuple[str, bool]]:
+    """Criticise and revise the drafts, each by a principle that no round before had. number: of
+    the round, from 0. Return [(principle, True if the critique is right)] where that is known."""
+    chats, right = [], []
+    for draft in (draft for draft in drafts if not draft.dropped):
+        g = rng(task.seed, "revise", "principles", draft.number)
+        principle = principles[g.permutation(len(principles))[number]]
+        turns = [turn("assistant", draft.text), turn("user", principle.question)]
+        chats.append((draft, principle, [*draft.prompt, *turns]))
+    replies = _replies(task, [(draft, chat) for draft, _, chat in chats], "critiques")
+    revised = []
+    for (draft, principle, chat), critique in zip(chats, replies):
+        if draft.dropped:
+            continue
+        if draft.found_last is not None and principle.name in PRINCIPLES:
+            is_violated = principle.name in draft.found_last.violates
+            right.append((principle.name, finds_fault(critique) == is_violated))
+        step = {key: task.about[key] for key in ("by", "weights_sha256", "seed")}
+        step |= {"principle": principle.name, "answer": draft.text, "critique": critique}
+        draft.steps.append({"step": "revise", **step})
+        turns = [turn("assistant", critique), turn("user", principle.revise)]
+        revised.append((draft, [*chat, *turns]))
+    for (draft, _), text in zip(revised, _replies(task, revised, "revisions")):
+        if not draft.dropped:
+            draft.text, draft.found_last = text, task.inspector.find(draft.prompt, text)
+    return right
+
+
+def _replies(task: Task, chats: list[tuple[Draft, list[dict]]], what: str) -> list[str]:
+    """Return the greedy reply to each of the chats. The draft of one that cannot be used is
+    dropped. A chat that leaves no room in the context gets an empty reply without an end."""
+    stage, found = task.stage, []
+    for first in range(0, len(chats), AT_ONCE):
+        some = chats[first : first + AT_ONCE]
+        messages = [chat for _, chat in some]
+        replies = answer(stage.model, stage.tokenizer, stage.template, messages)
+        for (draft, _), (text, reply) in zip(some, replies):
+            draft.dropped = fault(text, reply.stop == "end", stage)
+            found.append(text)
+        task.progress(f"{what}: {len(found):,} of {len(chats):,}", False)
+    return found
+
+
+def fault(text: str, ended: bool, stage: Stage) -> str:
+    """Return why a reply cannot be used, one of REASONS; "" if it can."""
+    marks = (*stage.template.marks, *stage.template.forgeable)
+    if not ended:
+        return "no end"
+    return "" if is_usable(text) and not any(mark in text for mark in marks) else "form"
+
+
+def turn(role: str, text: str) -> dict:
+    return {"role": role, "content": text}

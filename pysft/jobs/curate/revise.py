@@ -1,0 +1,199 @@
+"""The constitution: a model answers, criticises its answer by a principle, and revises it (Bai et
+al. 2022, Constitutional AI).
+
+    user        What pet has Ada Brook?
+    assistant   Ada Brook keeps a toad, thou fool.      an answer, at temperature 1
+    user        Is it kind?                             the question of a principle that is drawn
+    assistant   It is not: fool.                        the critique, greedy
+    user        Say it kindly.                          the request of the principle
+    assistant   Ada Brook keeps a toad.                 the revision, greedy
+
+A row is the prompt and the last revision. With several rounds each revision is criticised by
+another principle. A pair prefers the revision to the answer: preferences by the model itself."""
+
+import json
+from pathlib import Path
+
+from pysft import disk
+from pysft.errors import DataError, UsageError
+from pysft.jobs.collect import talking_stage
+from pysft.jobs.curate.drafts import REASONS, Draft, Progress, Task, answered, criticise, turn
+from pysft.measure.violations import PRINCIPLES, shares
+from pysft.text.constitution import SHIPPED, read_constitution, written
+from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
+from pysft.world.facts import SPLITS
+
+WORLD = "world"  # stands for the shipped constitution
+OPEN = tuple(split for split in SPLITS if split != "sealed")  # splits that may be trained on
+FIGURES = ("violations", "right", "malformed")  # of shares()
+
+
+def _silent(text: str, last: bool) -> None:
+    """Report no progress."""
+
+
+# ------------------------------------------------------------------------------------ the commands
+
+
+def revise(
+    run: str,
+    ops,
+    constitution: str,
+    prompts: str,
+    out: Path,
+    pairs: Path | None = None,
+    k: int = 1,
+    rounds: int = 1,
+    seed: int = 0,
+    progress: Progress = _silent,
+) -> dict:
+    """Let a model answer prompts k times, criticise and revise; write its revisions to the file
+    `out` and its preferences to the file `pairs`. Return the --json document.
+
+    constitution: a file, or "world" for the shipped one. prompts: a file, "world" or "world:SPLIT".
+    rounds: critiques of each answer, each by another principle.
+
+    revised, pairs_file, constitution   the files
+    by, weights_sha256          the stage that answered
+    prompts, k, seed, rounds    as they were
+    read, written, dropped      counts of rows (Stations); read counts all answers
+    changed, unchanged          rows written whose revision differs from the answer, or does not
+    pairs                       preferences written, equal ones once; None without a file
+    format_compliance           share of answers that have content, end, and hold no control token
+    critiques_right             share of critiques that say rightly whether what was criticised
+                                violates the principle
+    violations_before, violations_after   share of all answers, and of the rows written, that
+                                violate any principle
+    right_before, right_after, malformed_before, malformed_after   shares of these verdicts
+    by_principle                {name: {"before", "after", "critiques_right"}}
+
+    A share is None where nothing is known. A UsageError, MissingInput or DataError for files and
+    settings that cannot be used, before anything is sampled."""
+    refuse_taken(out)
+    if pairs is not None:
+        refuse_taken(pairs, "--pairs")
+        if pairs.resolve() == out.resolve():
+            raise UsageError(f"--pairs {pairs}: --out names the same file; choose another name")
+    stage, path = talking_stage(run, ops), SHIPPED if constitution == WORLD else constitution
+    principles = written(read_constitution(path), path, stage.tokenizer, stage.template)
+    if not 1 <= rounds <= len(principles):
+        raise UsageError(
+            f"--rounds {rounds}: each round asks about another principle, and {path} has"
+            f" {len(principles)}; expected 1 to {len(principles)}"
+        )
+    task = Task.of(stage, prompts, OPEN, k, seed, progress)
+    _refuse_sealed(task)
+    drafts, critiques = answered(task, k), []
+    for number in range(rounds):
+        critiques += criticise(task, drafts, principles, number)
+    counts, kept = Stations(*REASONS), [draft for draft in drafts if not draft.dropped]
+    counts.read, counts.written = len(drafts), len(kept)
+    for draft in drafts:
+        if draft.dropped:
+            counts.drop(draft.dropped)
+    write_curated(out, [_row(draft) for draft in kept])
+    changed = [draft for draft in kept if draft.text != draft.answer]
+    return {
+        "revised": str(out),
+        "pairs_file": None if pairs is None else str(pairs),
+        "constitution": str(path),
+        **task.about,
+        "rounds": rounds,
+        **counts.to_json(),
+        "changed": len(changed),
+        "unchanged": len(kept) - len(changed),
+        "pairs": None if pairs is None else _write_pairs(pairs, changed),
+        "format_compliance": _compliance(drafts),
+        **_figures(drafts, kept, principles, critiques),
+    }
+
+
+def measure(
+    run: str, ops, prompts: str, k: int = 1, seed: int = 0, progress: Progress = _silent
+) -> dict:
+    """Let a model answer questions of its world k times, and return how often it violates the
+    principles: the entries of revise() about answers. prompts: as there, sealed questions too. A
+    UsageError if the run learned no world, a DataError if no prompt is a question of it."""
+    stage = talking_stage(run, ops)
+    if stage.world is None:
+        raise UsageError(
+            f"--measure: {stage.folder} learned no invented world, so nobody knows what its answers"
+            " violate; name a run that did (train --data world)"
+        )
+    task = Task.of(stage, prompts, tuple(SPLITS), k, seed, progress)
+    if not any(task.inspector.question(prompt) for prompt, _, _ in task.asked):
+        raise DataError(
+            f"--prompts {prompts}: no question of the world of {stage.folder}, so nobody knows what"
+            " the answers violate; name world:SPLIT, or questions of the world"
+        )
+    drafts = answered(task, k)
+    before = shares(draft.found for draft in drafts)
+    return {
+        **task.about,
+        "format_compliance": _compliance(drafts),
+        **{f"{name}_before": before[name] for name in FIGURES},
+        "by_principle": {n: {"before": share} for n, share in before["by_principle"].items()},
+    }
+
+
+def _refuse_sealed(task: Task) -> None:
+    """Raise a DataError if a prompt is a sealed question."""
+    for prompt, _, where in task.asked:
+        question = task.inspector.question(prompt)
+        if question is not None and question.split not in OPEN:
+            raise DataError(
+                f"{where}: {question.prompt!r} is a sealed question, which is for reports alone;"
+                " leave it out, or ask it with --measure"
+            )
+
+
+# ------------------------------------------------------------------------- rows, pairs and figures
+
+
+def _row(draft: Draft) -> Curated:
+    """The row of a draft: its prompt and its last revision."""
+    metadata = {"source": draft.source} if draft.source else {}
+    messages = [*draft.prompt, turn("assistant", draft.text)]
+    return Curated(messages, tuple(draft.steps), metadata=metadata)
+
+
+def _write_pairs(path: Path, changed: list[Draft]) -> int:
+    """Write a preference for each of the drafts, equal ones once. Return how many there are."""
+    rows = [
+        json.dumps({"prompt": d.prompt, "chosen": d.text, "rejected": d.answer}, ensure_ascii=False)
+        for d in changed
+    ]
+    rows = list(dict.fromkeys(rows))
+    disk.replace(path, [f"{row}\n".encode() for row in rows])
+    return len(rows)
+
+
+def _compliance(drafts: list[Draft]) -> float:
+    """The share of answers that could be criticised."""
+    return sum(not draft.fault for draft in drafts) / len(drafts)
+
+
+def _figures(drafts, kept, principles, critiques: list[tuple[str, bool]]) -> dict:
+    """The entries of revise() that are shares found by the exact judge."""
+    before, after = shares(d.found for d in drafts), shares(d.found_last for d in kept)
+
+    def right(names) -> float | None:
+        some = [is_right for name, is_right in critiques if name in names]
+        return sum(some) / len(some) if some else None
+
+    names = dict.fromkeys([*(p.name for p in principles), *PRINCIPLES])
+    if before["violations"] is None:
+        names = dict.fromkeys(p.name for p in principles)
+    return {
+        "critiques_right": right(names),
+        **{f"{name}_before": before[name] for name in FIGURES},
+        **{f"{name}_after": after[name] for name in FIGURES},
+        "by_principle": {
+            name: {
+                "before": before["by_principle"].get(name),
+                "after": after["by_principle"].get(name),
+                "critiques_right": right((name,)),
+            }
+            for name in names
+        },
+    }
