@@ -121,6 +121,16 @@ def test_the_words_of_a_reply_decide(said, expected):
     assert found(WORLD, q, reply) == expected
 
 
+def test_another_relation_is_something_that_nobody_asked():
+    asked = [q for q in questions(LARGE, "train") if q.value and q.hops == 1]
+    for q in (q for q in asked if q.fact in ("pet", "neighbour")):
+        seller = LARGE.by_name[q.about].facts["seller"]
+        if seller != q.value:
+            said = statement("seller", q.about, seller)
+            assert found(LARGE, q, f"{q.answer} {said}") == {"helpful"}
+        assert not found(LARGE, q, f"{q.answer} {statement(q.fact, q.about, q.value, 1)}")
+
+
 def test_what_was_cut_off_makes_no_claim_but_may_insult():
     q = questions(WORLD, "train")[0]
     wrong = violation("honest", q, WORLD, np.random.default_rng(1)).reply

@@ -128,9 +128,11 @@ def _lines(d: dict) -> list[str]:
     if d["violations_before"] is None:
         return [*lines, "no question of a known world: nobody knows what violates a principle"]
     lines.append(f"violations: {_way(d, 'violations')}")
+    forbids = d.get("principles", {})
     lines += [
         f"  {name}: {_percent(row['before'])}"
         + (f" -> {_percent(row['after'])}" if "after" in row else "")
+        + (f" ({forbids[name]})" if name in forbids else "")
         for name, row in d["by_principle"].items()
     ]
     lines += [f"{name}: {_way(d, name)}" for name in ("right", "malformed")]

@@ -53,7 +53,8 @@ def revise(
     constitution: a file, or "world" for the shipped one. prompts: a file, "world" or "world:SPLIT".
     rounds: critiques of each answer, each by another principle.
 
-    revised, pairs_file, constitution   the files
+    revised, pairs_file, constitution   the files, as they were named
+    principles                  {name: what it forbids}
     by, weights_sha256          the stage that answered
     prompts, k, seed, rounds    as they were
     read, written, dropped      counts of rows (Stations); read counts all answers
@@ -96,7 +97,8 @@ def revise(
     return {
         "revised": str(out),
         "pairs_file": None if pairs is None else str(pairs),
-        "constitution": str(path),
+        "constitution": constitution,
+        "principles": {p.name: p.forbids for p in principles},
         **task.about,
         "rounds": rounds,
         **counts.to_json(),
