@@ -15,9 +15,13 @@ from pysft import disk
 from pysft.errors import DataError, RowError, UsageError
 from pysft.text.conversation import LeftOut, plain, refuse_faults
 from pysft.text.formats import scan
+from pysft.text.keys import OF_ROWS, is_empty
 from pysft.text.template import Template
 
 STEPS = "steps"  # the key in "metadata"
+# Kinds of faults that a filter may drop a row for: an empty turn, half of a character, no reply at
+# the end. A fault of another kind says that the file as a whole is read wrongly.
+SPOILED = ("empty", "characters", "missing end")
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ class Curated:
         return replace(self, steps=(*self.steps, {"step": step, **figures}))
 
     def to_row(self) -> dict:
-        """The row of a file."""
-        return {"messages": self.messages, "metadata": {**self.metadata, STEPS: list(self.steps)}}
+        """The row of a file. A flag is called "train" in it, whatever its name was."""
+        messages = [{key: m[key] for key in m if key != "flag"} for m in self.messages]
+        return {"messages": messages, "metadata": {**self.metadata, STEPS: list(self.steps)}}
 
 
 class Stations:
@@ -70,14 +75,17 @@ class Stations:
         return {"read": self.read, "written": self.written, "dropped": self.dropped}
 
 
-def read_curated(path, template: Template) -> list[Curated]:
+def read_curated(path, template: Template, spoiled: list[RowError] | None = None) -> list[Curated]:
     """The conversations of a file in any form that `train --data` reads. MissingInput or a
     DataError if it cannot be read, if a row cannot be used, or if it has none. A row of plain text
-    is a fault, because nobody asks anything in it."""
+    is a fault, because nobody asks anything in it.
+
+    spoiled: a list to which faults of the kinds SPOILED are added, in place of being raised."""
     rows, faults = [], []
     for found in scan(path, template):
         if isinstance(found, RowError):
-            faults.append(found)
+            is_spoiled = spoiled is not None and found.kind in SPOILED
+            (spoiled if is_spoiled else faults).append(found)
         elif isinstance(found, LeftOut):
             continue
         elif found.is_text:
@@ -86,7 +94,7 @@ def read_curated(path, template: Template) -> list[Curated]:
         else:
             rows.append(_curated(found))
     refuse_faults(faults)
-    if not rows:
+    if not rows and not spoiled:
         raise DataError(
             f"{path}: no conversation in it. The guide's page 'data' shows how a row looks"
         )
@@ -94,8 +102,10 @@ def read_curated(path, template: Template) -> list[Curated]:
 
 
 def _curated(conversation) -> Curated:
-    metadata = (conversation.row or {}).get("metadata")
-    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    row = conversation.row or {}
+    metadata = {key: row[key] for key in row if key in OF_ROWS and not is_empty(row[key])}
+    if isinstance(metadata.get("metadata"), dict):
+        metadata |= metadata.pop("metadata")
     steps = metadata.pop(STEPS, ())
     is_ours = isinstance(steps, list) and all(isinstance(s, dict) and "step" in s for s in steps)
     if not is_ours and steps != ():
