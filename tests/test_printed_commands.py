@@ -1,5 +1,6 @@
 """Commands that are printed can be pasted into a shell, whatever the folder is called."""
 
+import argparse
 import ast
 import json
 import re
@@ -122,9 +123,17 @@ def flags_in(path: Path) -> set[str]:
     return {flag for text in texts for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*\b", text)}
 
 
+def parsers(p):
+    """A parser, and those of its verbs and their steps."""
+    yield p
+    for action in p._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
 def test_every_flag_that_a_text_of_the_program_names_is_one_of_its_flags():
-    verbs = parser().verbs.values()
-    known = {flag for verb in verbs for action in verb._actions for flag in action.option_strings}
+    known = {f for p in parsers(parser()) for action in p._actions for f in action.option_strings}
     for path in (ROOT / "pysft").rglob("*.py"):
         if path.name not in ("_build.py", "page.py"):  # flags of gcc, variables of CSS
             assert flags_in(path) <= known | {"--version"}, path.name

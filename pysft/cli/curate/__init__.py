@@ -6,11 +6,11 @@ with HELP, EXAMPLES, add_arguments(p) and run(args), like a verb."""
 import argparse
 
 from pysft.cli.arguments import EXIT_CODES
-from pysft.cli.curate import expand, revise
+from pysft.cli.curate import expand, judge, revise
 
 HELP = "make a data set step by step: expand, judge, prune, distil, revise"
 EXAMPLES = ()
-STEPS = {module.__name__.rpartition(".")[2]: module for module in (expand, revise)}
+STEPS = {module.__name__.rpartition(".")[2]: module for module in (expand, judge, revise)}
 
 
 def add_arguments(p):

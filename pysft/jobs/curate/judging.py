@@ -14,10 +14,13 @@ from pathlib import Path
 from pysft.errors import UsageError
 from pysft.measure.judges import TOKENS, judge_named, verdict_in
 from pysft.measure.raters import WORLD, Truth, is_endpoint
-from pysft.run.stage import Stage
+from pysft.run.stage import Stage, load_stage
 from pysft.text.conversation import plain
 from pysft.text.sampled import is_usable
 from pysft.world.ask import Question
+
+RIGHT = "right"  # the verdict that keeps a row
+NOT_JUDGED = "not judged"  # why a row without a verdict is dropped
 
 TASK = """You grade the reply of a small language model. You are given what the user said and the
 reply. Answer with one word:
@@ -143,3 +146,15 @@ def as_text(prompt: list[dict]) -> str:
     if len(prompt) == 1:
         return texts[0]
     return "\n".join(f"{m['role'].capitalize()}: {text}" for m, text in zip(prompt, texts))
+
+
+def talking(run: str, ops=None) -> Stage:
+    """Return the stage that --run names. ops: as load_stage() takes them. A UsageError unless it
+    talks."""
+    stage = load_stage(run, ops)
+    if not stage.can_talk:
+        raise UsageError(
+            f"--run {run}: {stage.folder} does not talk, so it has no template to write rows with;"
+            " name a tuned stage"
+        )
+    return stage
