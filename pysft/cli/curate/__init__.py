@@ -6,11 +6,11 @@ with HELP, EXAMPLES, add_arguments(p) and run(args), like a verb."""
 import argparse
 
 from pysft.cli.arguments import EXIT_CODES
-from pysft.cli.curate import expand, judge, revise
+from pysft.cli.curate import expand, judge, prune, revise
 
 HELP = "make a data set step by step: expand, judge, prune, distil, revise"
 EXAMPLES = ()
-STEPS = {module.__name__.rpartition(".")[2]: module for module in (expand, judge, revise)}
+STEPS = {m.__name__.rpartition(".")[2]: m for m in (expand, judge, prune, revise)}
 
 
 def add_arguments(p):

@@ -1,0 +1,238 @@
+"""`curate prune`: keep the hardest share of rows.
+
+How hard a row is, somebody must say:
+
+world, FILE.py, URL   a run writes k replies to its prompt at temperature 1, and the judge of that
+                      name says which are right. The difficulty is the share that is not
+loss                  the mean loss of the row's reply in nats per graded token
+random                nobody: the order is drawn. This control belongs beside every pruning, because
+                      fewer rows alone change what is learned
+
+difficulty.py says what a loss is under a base, which knows no template."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from pysft import disk
+from pysft.errors import DataError, UsageError
+from pysft.jobs.curate.difficulty import losses, right_replies
+from pysft.jobs.curate.judging import NOT_JUDGED, judge_of, talking
+from pysft.measure.raters import SEALED, Truth
+from pysft.rng import rng
+from pysft.run.stage import Stage, load_stage
+from pysft.run.tree import named_base
+from pysft.text.conversation import short
+from pysft.text.curated import Curated, Stations, read_curated, refuse_taken, write_curated
+from pysft.text.sampled import MOST
+from pysft.text.templates import CHATML
+
+LOSS, RANDOM = "loss", "random"
+K = 8  # replies to a prompt
+EASIER, HARDER, NOT_DRAWN = "easier", "harder", "not drawn"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is kept, and who says how hard a row is.
+
+    keep: the share of the rows, above 0 and at most 1. by: LOSS, RANDOM, or a judge (judge_of()).
+    run: the run that answers, or whose loss counts. base: the base whose loss counts. k: replies to
+    a prompt, None for K. easiest: keep the other end. model, budget, cache: of an endpoint. A
+    UsageError for values that are not possible or do not fit together."""
+
+    keep: float
+    by: str = "world"
+    run: str | None = None
+    base: str | None = None
+    k: int | None = None
+    easiest: bool = False
+    seed: int = 0
+    model: str | None = None
+    budget: int | None = None
+    cache: Path | None = None
+
+    def __post_init__(self):
+        if not 0 < self.keep <= 1:
+            raise UsageError(f"--keep {self.keep}: expected a share above 0 and at most 1")
+        if self.k is not None and not 1 <= self.k <= MOST:
+            raise UsageError(f"-k {self.k}: expected 1 to {MOST} replies to each prompt")
+        if not self.is_judged:
+            if self.k is not None:
+                raise UsageError(f"-k is the number of replies to judge; --by {self.by} has none")
+            if self.model or self.budget:
+                raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
+        if self.by == RANDOM and (self.run or self.base or self.easiest):
+            raise UsageError("--by random draws; leave --run, --base and --easiest out")
+        if self.by == LOSS and (self.run is None) == (self.base is None):
+            raise UsageError(
+                "--by loss needs the model whose loss counts: --base RUN, or --run RUN for one that"
+                " talks"
+            )
+        if self.is_judged and self.run is None:
+            raise UsageError(f"--by {self.by} needs the run that answers the prompts: --run RUN")
+        if self.is_judged and self.base is not None:
+            raise UsageError("--base is for --by loss; --run names the run that answers")
+
+    @property
+    def is_judged(self) -> bool:
+        return self.by not in (LOSS, RANDOM)
+
+    @property
+    def model_run(self) -> str | None:
+        """The run or the base that decides how hard a row is."""
+        return self.base or self.run
+
+
+def prune(
+    path: str,
+    out: Path,
+    order: Order,
+    table: Path | None = None,
+    ops=None,
+    say: Callable[[str], None] = print,
+    progress: Callable[[str, bool], None] = lambda text, last: None,
+) -> dict:
+    """Keep the hardest share of the rows of a file, write them to `out` in their order, and return
+    the --json document. table: a file to write every row to, with its difficulty.
+
+    read, written, dropped   as Stations.to_json(). "easier": than the rows that were kept; with
+                  order.easiest they are "harder", and by random "not drawn". "not judged": nobody
+                  can say how hard they are (right_replies(), losses())
+    out, map      the files
+    keep, by, k, seed   as in the order; by is the name of the judge, and k None if none judges
+    difficulty    {"mean": of all rows that have one, "of_kept"}; None by random
+    histogram     rows with 0, 1, ..., k right replies; None unless a judge judges
+    endpoint      the figures of the endpoint (Asker); None without one
+
+    As many rows are kept as the share is of the rows read, so that the control by random keeps as
+    many. Ties are broken by the seed. A UsageError if that is less than one row. A DataError if no
+    row has a difficulty, or if one asks a sealed question of the run's world."""
+    refuse_taken(out)
+    if table is not None:
+        _refuse_table(table, out)
+    stage = _stage_of(order, ops)
+    judge = None
+    if order.is_judged:
+        judge = judge_of(order.by, stage, order.model, order.budget, order.cache, say)
+    rows = read_curated(path, stage.template if stage and stage.can_talk else CHATML)
+    count = int(order.keep * len(rows) + 1e-9)
+    if count < 1:
+        raise UsageError(
+            f"--keep {order.keep:g}: less than one of the {len(rows):,} rows of {path} would be"
+            f" left; keep {ceil(1e6 / len(rows)) / 1e6:g} or more"
+        )
+    _refuse_sealed(rows, stage)
+    k, right = (order.k or K if judge else None), None
+    if judge is not None:
+        right = right_replies(rows, stage, judge, k, order.seed, say, progress)
+        difficulty = [None if n is None else 1 - n / k for n in right]
+    elif stage is not None:
+        difficulty = losses(rows, stage, say, progress)
+    else:
+        difficulty = [0.0] * len(rows)  # all tie, so the seed decides
+    kept = _hardest(difficulty, count, order)
+    if not kept:
+        raise DataError(
+            f"{path}: not one of its {len(rows):,} rows could be judged, so nothing was written"
+        )
+    name, drawn = judge.by if judge else order.by, order.by == RANDOM
+    stepped = [
+        row.after("prune", by=name, difficulty=None if drawn else d, k=k, run=order.model_run)
+        for row, d in zip(rows, difficulty)
+    ]
+    _write(stepped, kept, out, table)
+    known = sum(d is not None for d in difficulty)
+    return {
+        **_counts(order, len(rows), known, len(kept)).to_json(),
+        "out": str(out),
+        "map": None if table is None else str(table),
+        "keep": order.keep,
+        "by": name,
+        "k": k,
+        "seed": order.seed,
+        "difficulty": None if drawn else _means(difficulty, kept),
+        "histogram": right and [right.count(n) for n in range(k + 1)],
+        "endpoint": judge.figures or None if judge else None,
+    }
+
+
+def _refuse_table(table: Path, out: Path) -> None:
+    if table.exists() or table.resolve() == out.resolve():
+        raise UsageError(f"--map {table}: it exists already; choose another name, or remove it")
+    if not table.parent.is_dir():
+        raise UsageError(f"--map {table}: there is no folder {table.parent}; make it first")
+
+
+def _stage_of(order: Order, ops) -> Stage | None:
+    """The stage that answers, or whose loss counts; None by random."""
+    if order.by == RANDOM:
+        return None
+    if order.base is None:
+        return talking(order.run, ops)
+    stage = load_stage(named_base(order.base), ops)
+    if not stage.model.config.has_nll:
+        raise UsageError(f"--base {order.base}: a reward model, which gives no text a loss")
+    if stage.can_talk:
+        raise UsageError(f"--base {order.base}: {stage.folder} talks; name it by --run")
+    return stage
+
+
+def _refuse_sealed(rows: list[Curated], stage: Stage | None) -> None:
+    """Raise a DataError if a row may not be trained on."""
+    if stage is None or stage.world is None:
+        return
+    truth = Truth(stage.world)
+    sealed = [row for row in rows if truth.is_sealed(row.prompt)]
+    if sealed:
+        raise DataError(
+            f"{sealed[0].where}: {short(sealed[0].asked)} asks about what is {SEALED}, on which"
+            f" nobody may train ({len(sealed):,} such rows); curate judge drops them"
+        )
+
+
+# ----------------------------------------------------------------------------------- what is kept
+
+
+def _hardest(difficulty: list[float | None], count: int, order: Order) -> list[int]:
+    """The rows that are kept, rising: `count` of them, or fewer if fewer have a difficulty."""
+    draws = rng(order.seed, "prune", "random" if order.by == RANDOM else "ties")
+    ties = draws.permutation(len(difficulty)).tolist()
+    sign = 1 if order.easiest else -1
+    known = [i for i, d in enumerate(difficulty) if d is not None]
+    return sorted(sorted(known, key=lambda i: (sign * difficulty[i], ties[i]))[:count])
+
+
+def _means(difficulty: list[float | None], kept: list[int]) -> dict:
+    known = [d for d in difficulty if d is not None]
+    return {
+        "mean": float(np.mean(known)),
+        "of_kept": float(np.mean([difficulty[i] for i in kept])),
+    }
+
+
+def _counts(order: Order, rows: int, known: int, kept: int) -> Stations:
+    reason = NOT_DRAWN if order.by == RANDOM else HARDER if order.easiest else EASIER
+    counts = Stations(EASIER, HARDER, NOT_DRAWN, NOT_JUDGED)
+    counts.read, counts.written = rows, kept
+    counts.dropped |= {reason: known - kept, NOT_JUDGED: rows - known}
+    return counts
+
+
+def _write(rows: list[Curated], kept: list[int], out: Path, table: Path | None) -> None:
+    """Write the rows that were kept, and all of them to the map. They have their last step."""
+    chosen = set(kept)
+    if table is not None:
+        lines = []
+        for i, row in enumerate(rows):
+            *before, own = row.steps
+            marked = replace(row, steps=(*before, {**own, "kept": i in chosen})).to_row()
+            lines.append(
+                json.dumps({**marked, "difficulty": own["difficulty"]}, ensure_ascii=False)
+            )
+        disk.replace(table, [(line + "\n").encode() for line in lines])
+    write_curated(out, [rows[i] for i in kept])
