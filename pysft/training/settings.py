@@ -225,8 +225,9 @@ class Settings:
         """Return the document that of_json() reads: "preset", "seed", "model", "data", "world" if
         there is one, and a table for each stage."""
         document = dataclasses.asdict(self)
-        if self.world is None:
-            del document["world"]
+        world = document.pop("world")
+        if self.world is not None:  # without a setting that to_json() leaves out
+            document["world"] = {name: world[name] for name in self.world.to_json()}
         return document | document.pop("stages")
 
     @classmethod

@@ -14,7 +14,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from pysft.rng import rng
-from pysft.world.facts import SPLITS, Entity, World, all_days, facts_of
+from pysft.world.facts import SPLITS, TWO_HOPS, Entity, World, all_days, facts_of
 from pysft.world.lexicon import (
     BY_NAME,
     HAPPENED,
@@ -28,11 +28,6 @@ from pysft.world.lexicon import (
 from pysft.world.tell import statement
 
 NO_DAYS = 16  # days of no calendar that a split asks about
-# How the answer to a question of two hops is written:
-#   trace    Tamsin Farrow lives next to Ivo Brook. Ivo Brook keeps a toad.
-#   named    Ivo Brook keeps a toad.
-#   hidden   The neighbour of Tamsin Farrow keeps a toad.
-TWO_HOPS = ("trace", "named", "hidden")
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Question:
     hops: 1 or 2, and 0 where nothing is known. tellings: how often a text tells the fact that is
     asked for; for two hops, that of the two facts which is told less often. through: for two hops,
     the person to whom the relation leads. new_wording: True if no question of training is worded
-    so."""
+    so. thought: what a right reply thinks before the answer, "" if it does not think."""
 
     prompt: str
     answer: str
@@ -56,9 +51,14 @@ class Question:
     tellings: int = 0
     through: str = ""
     new_wording: bool = False
+    thought: str = ""
 
     def to_json(self) -> dict:
-        return dataclasses.asdict(self)
+        """All fields; without a thought none is named."""
+        document = dataclasses.asdict(self)
+        if not self.thought:
+            del document["thought"]
+        return document
 
 
 def refusal(about: str, fact: str = "person") -> str:
@@ -70,9 +70,10 @@ def refusal(about: str, fact: str = "person") -> str:
     return f"The {about}? {NO_SUCH_DAY}" if fact == "feast" else f"{about}? {REFUSAL}"
 
 
-def questions(world: World, split: str, two_hops: str = "trace") -> list[Question]:
-    """Return all questions of a split: each fact in each wording. two_hops: one of TWO_HOPS."""
-    asked = []
+def questions(world: World, split: str, two_hops: str | None = None) -> list[Question]:
+    """Return all questions of a split: each fact in each wording. two_hops: one of TWO_HOPS; None
+    is the world's own."""
+    asked, two_hops = [], two_hops or world.settings.two_hops
     for entity in world.of_split(split):
         for fact in facts_of(entity.kind, world.settings):
             asked += _one_hop(entity, fact)
@@ -90,9 +91,9 @@ def questions(world: World, split: str, two_hops: str = "trace") -> list[Questio
     return asked
 
 
-def trained_questions(world: World, two_hops: str = "trace") -> list[Question]:
+def trained_questions(world: World, two_hops: str | None = None) -> list[Question]:
     """Return the questions that a training asks: those of "train", without those that nobody can
-    answer unless the world has refusals. two_hops: one of TWO_HOPS."""
+    answer unless the world has refusals. two_hops: as questions() takes it."""
     asked = questions(world, "train", two_hops)
     return [q for q in asked if q.value or world.settings.refusals]
 
@@ -141,13 +142,15 @@ def _two_hops(world: World, entity: Entity, relation: Fact, form: str) -> list[Q
         value = other.facts[fact.name]
         last = statement(fact.name, other.name, value)
         hidden = statement(fact.name, described, value)
-        answer = {"trace": f"{first} {last}", "named": last, "hidden": hidden}[form]
+        trace = f"{first} {last}"
+        answer = dict(zip(TWO_HOPS, (trace, last, hidden, last)))[form]
+        thought = trace if form == "thought" else ""
         for wording, is_new in _wordings(fact, entity.split):
             prompt = wording.format(described)
             asked.append(
                 Question(
                     prompt, answer, entity.name, fact.name, value, entity.split, 2, tellings,
-                    other.name, is_new,
+                    other.name, is_new, thought,
                 )
             )  # fmt: skip
     return asked

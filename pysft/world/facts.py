@@ -32,6 +32,12 @@ from pysft.world.lexicon import (
 SPLITS = {"train": 0.5, "reward": 0.1, "ppo": 0.1, "sealed": 0.3}
 ATTRIBUTES = tuple(f.name for f in FACTS if f.of[0] == "person" and f.values)
 NAMED = ("people", "strangers", "places", "things")  # each of them needs a name
+# How the answer to a question of two hops is written:
+#   trace    Tamsin Farrow lives next to Ivo Brook. Ivo Brook keeps a toad.
+#   named    Ivo Brook keeps a toad.
+#   hidden   The neighbour of Tamsin Farrow keeps a toad.
+#   thought  as named, and the trace is a thought before it
+TWO_HOPS = ("trace", "named", "hidden", "thought")
 RELATIONS = tuple(f.name for f in FACTS if f.of[0] == "person" and not f.values)
 
 
@@ -44,7 +50,8 @@ class WorldSettings:
     ATTRIBUTES. relations: how many of RELATIONS a person has. refusals: the questions of training
     also ask about names of nobody and days of no calendar, and their answers refuse. tellings: how
     often a text tells each fact of an entity; of several numbers each comes about as often as
-    another. seed: decides the world. A UsageError if a value is not possible."""
+    another. seed: decides the world. two_hops: how answers of two hops are written in training, one
+    of TWO_HOPS. A UsageError if a value is not possible."""
 
     people: int = 100
     places: int = 0
@@ -56,6 +63,7 @@ class WorldSettings:
     refusals: bool = False
     tellings: tuple[int, ...] = (512,)
     seed: int = 1
+    two_hops: str = TWO_HOPS[0]
 
     def __post_init__(self):
         object.__setattr__(self, "tellings", tuple(self.tellings))
@@ -80,6 +88,8 @@ class WorldSettings:
                 )
         if not isinstance(self.refusals, bool):
             raise UsageError(f"refusals = {self.refusals!r}: expected true or false")
+        if self.two_hops not in TWO_HOPS:
+            raise UsageError(f"two_hops = {self.two_hops!r}: expected {' or '.join(TWO_HOPS)}")
         tellings = self.tellings
         if not tellings or not all(isinstance(n, int) and 0 <= n <= 10**5 for n in tellings):
             raise UsageError(
@@ -99,7 +109,12 @@ class WorldSettings:
             )
 
     def to_json(self) -> dict:
-        return dataclasses.asdict(self) | {"tellings": list(self.tellings)}
+        """The settings. The usual two_hops is left out, so that worlds of versions that had nothing
+        else keep their documents and digests."""
+        document = dataclasses.asdict(self) | {"tellings": list(self.tellings)}
+        if self.two_hops == TWO_HOPS[0]:
+            del document["two_hops"]
+        return document
 
 
 @dataclass(frozen=True)
