@@ -245,7 +245,7 @@ def test_a_stage_that_stored_no_number_of_transcripts_learned_from_none(monkeypa
 class Screenless:
     """A Repl that says what it was asked to do."""
 
-    def __init__(self, session, colour, show_tokens):
+    def __init__(self, session, colour, show_tokens, show_thoughts):
         self.show_tokens = show_tokens
 
     def text_of(self, reply):
@@ -270,7 +270,7 @@ def test_one_answer_says_on_standard_error_why_it_ended(monkeypatch, capsys, sto
     monkeypatch.setattr(repl, "Repl", Screenless)
     answer = SimpleNamespace(stop=stop)
     session = SimpleNamespace(say=lambda text: (text, answer, 0), best_of=0)
-    args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=False)
+    args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=False, show_thoughts=False)
     cli_chat._answer_once(session, args)
     shown = capsys.readouterr()
     assert shown.err == said
@@ -283,6 +283,6 @@ def test_tokens_are_shown_in_place_of_the_reply_but_never_in_a_document(monkeypa
     monkeypatch.setattr(inference_session, "answer_once", lambda session, text: {"stop": "end"})
     monkeypatch.setattr(repl, "Repl", Screenless)
     for as_json, shown in ((True, '{"stop": "end"}'), (False, "answered Hi, tokens shown: True")):
-        args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=True)
+        args = SimpleNamespace(prompt="Hi", json=as_json, show_tokens=True, show_thoughts=False)
         cli_chat._answer_once(SimpleNamespace(), args)
         assert capsys.readouterr().out == shown + "\n"

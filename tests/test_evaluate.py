@@ -100,7 +100,8 @@ def pretending(monkeypatch, questions, greedy, chatted=None, tokenizer=TOKENIZER
     ways = {Sampling(): greedy, CHAT_SAMPLING: chatted or greedy}
 
     def pretend(model, prompts, max_new, stop, sampling, inject, *, again):
-        assert max_new == 120 and stop == END and inject is None
+        thinks = "<|thought_start|>" in tokenizer.special
+        assert max_new == 120 * (1 + thinks) and stop == END and inject is None
         return [ways[sampling](rendered[tuple(p.tolist())]) for p in prompts]
 
     monkeypatch.setattr(evaluate, "generate", pretend)

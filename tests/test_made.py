@@ -233,10 +233,12 @@ def test_a_transcript_fits_the_context_and_grades_what_the_model_writes():
 
 
 def test_a_vocabulary_takes_the_tokens_up_to_the_last_that_it_needs():
-    search, code, result, asked = ((f"<|{k}_start|>", f"<|{k}_end|>") for k in CHAT.parts)
+    pairs = ((f"<|{kind}_start|>", f"<|{kind}_end|>") for kind in CHAT.parts)
+    search, code, result, asked, thought = pairs
     assert CHAT.tokens_for(set()) == () and CHAT.tokens_for({"search"}) == search
     assert CHAT.tokens_for({"search", "result"}) == (*search, *code, *result)
     assert CHAT.tokens_for({"table", "result"}) == (*search, *code, *result, *asked)
+    assert CHAT.tokens_for({"thought"}) == (*search, *code, *result, *asked, *thought)
     older = Template.of(
         "older", *CHAT.turns.values(), *(CHAT.parts[k] for k in ("search", "result"))
     )
@@ -377,7 +379,7 @@ def test_a_run_learns_the_tools_that_its_data_names(made_run):
         for name in ("base", "sft")
     )
     assert tuned.can_write(CHARACTERS) and not base.can_write(CHARACTERS)
-    assert {*CHAT.tool_tokens} <= tuned.special.keys()
+    assert {*CHAT.tokens, *CHAT.tokens_for({"table"})} == tuned.special.keys()
     assert "--data sums table" in reproduce(record, True)
     page = (folder / "run" / "report.html").read_text()
     assert "Tools that were taught" in page

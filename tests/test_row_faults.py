@@ -130,7 +130,8 @@ FAULTS = [
     ("empty", [talk({}, {"content": []})],
      ["line 1, turn 2: empty reply; write one, or remove the line"]),
     ("format", [talk({}, {"content": [{"type": "image", "text": "x"}]})],
-     ['line 1, turn 2: a part must be {"type": "text" or "search" or "code" or "result" or "table",'
+     ['line 1, turn 2: a part must be {"type": "text" or "search" or "code" or "result" or "table"'
+      ' or "thought",'
       ' "text": ...}; write it so']),
     # json_rows.py
     ("format", [PAIR, '{"prompt": "\udcff"}'],

@@ -102,7 +102,7 @@ def test_a_template_of_right_rows_can_be_made():
 
 def test_the_ids_of_the_shipped_templates_are_pinned():
     tools = [f"{kind}_{end}" for kind in CHAT.parts for end in ("start", "end")]
-    assert list(CHAT.parts) == ["search", "code", "result", "table"]
+    assert list(CHAT.parts) == ["search", "code", "result", "table", "thought"]
     assert {t.tool_tokens for t in TEMPLATES.values()} == {tuple(f"<|{name}|>" for name in tools)}
     assert CHAT.tokens == ("<|user|>", "<|assistant|>", "<|end|>")
     assert CHATML.tokens == ("<|im_start|>", "<|im_sep|>", "<|im_end|>")

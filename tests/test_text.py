@@ -102,9 +102,9 @@ def test_a_special_token_has_a_name_of_two_characters_or_more():
 
 
 def test_growing_keeps_every_old_id_and_can_be_repeated():
-    assert TOOLS.special["<|search_start|>"] == 68 and len(TOOLS) == 76
+    assert TOOLS.special["<|search_start|>"] == 68 and len(TOOLS) == 78
     assert {n: i for n, i in TOOLS.special.items() if i < 68} == TOKENIZER.special
-    assert TOOLS.grow(["<|end|>", "<|new|>"]).special == {**TOOLS.special, "<|new|>": 76}
+    assert TOOLS.grow(["<|end|>", "<|new|>"]).special == {**TOOLS.special, "<|new|>": 78}
     assert TOOLS.encode("Write").tolist() == PLAIN.encode("Write").tolist()
     assert CharTokenizer.from_json(json.loads(json.dumps(TOOLS.to_json()))) == TOOLS
 

@@ -43,8 +43,15 @@ def add_arguments(p):
         action="store_true",
         help=(
             "show the prompt as the model reads it, then each token of the reply, its"
-            " probability before the penalty on repeated words, and the alternatives"
+            " probability before the penalty on repeated words, and the alternatives; also those"
+            " of thoughts"
         ),
+    )
+    p.add_argument(
+        "--show-thoughts",
+        action="store_true",
+        help="show the thoughts of a model that learned to think before it answers, in brackets;"
+        " else they are hidden",
     )
     p.add_argument(
         "--docs",
@@ -89,6 +96,7 @@ def add_arguments(p):
 def run(args):
     from pysft.inference.candidates import reward_beside
     from pysft.inference.session import MAX_NEW, Session
+    from pysft.inference.thoughts import room_for_thoughts
 
     _refuse_beside_best(args)
     stage, sampling = talker(args)
@@ -101,7 +109,7 @@ def run(args):
             stage.tokenizer,
             stage.template,
             sampling,
-            args.tokens or MAX_NEW,
+            args.tokens or MAX_NEW + room_for_thoughts(stage.tokenizer, stage.template),
             system=args.system,
             replace_unknown=replaces,
             tools=_tools(args, stage),
@@ -113,7 +121,7 @@ def run(args):
             return _answer_once(session, args)
     if args.json:
         raise UsageError("--json prints one answer; give the message to answer: -p TEXT")
-    _converse(session, stage.folder, args.show_tokens)
+    _converse(session, stage.folder, _shown(args))
 
 
 @contextmanager
@@ -191,14 +199,13 @@ def _tools(args, stage) -> dict:
     from pysft.inference.search import Search
     from pysft.inference.table import Table
     from pysft.inference.tools import tools
+    from pysft.run.taught import callable_tools
     from pysft.world.town import TOWN
 
-    taught = _taught(stage)
+    taught, known = _taught(stage), callable_tools(stage)
 
     def calls(tool):
-        row = stage.template.parts.get(tool)
-        has_tokens = row and {*row.opens, *row.closes} <= stage.tokenizer.special.keys()
-        return bool(has_tokens) and (not taught or tool in taught)
+        return tool in known and (not taught or tool in taught)
 
     for given, flag, tool, does, learns in (
         (args.docs, "--docs", "search", "search", "train"),
@@ -209,7 +216,7 @@ def _tools(args, stage) -> dict:
                 f"{stage.folder}: this model was not trained to {does}; leave {flag} out, or train"
                 f" one that is: python -m pysft {learns}"
             )
-    if args.no_tools or not any(t in stage.tokenizer.special for t in stage.template.tool_tokens):
+    if args.no_tools or not known:
         return {}
     search = Search.of(args.docs or [str(TOWN)]) if calls("search") else None
     table = None
@@ -218,13 +225,18 @@ def _tools(args, stage) -> dict:
     return tools(search, table)
 
 
+def _shown(args) -> dict:
+    """What of a reply the flags ask to be shown, as Repl takes it."""
+    return {"show_tokens": args.show_tokens, "show_thoughts": args.show_thoughts}
+
+
 def _answer_once(session, args):
     """Answer the message of -p. Print the steps (--show-tokens), a document (--json), or the reply
     alone."""
     from pysft.inference.repl import Repl
     from pysft.inference.session import answer_once
 
-    repl = Repl(session, colour=use_colour(), show_tokens=args.show_tokens)
+    repl = Repl(session, colour=use_colour(), **_shown(args))
     if args.show_tokens and not args.json:
         return repl.answer(args.prompt)
     if args.json:
@@ -241,14 +253,14 @@ def _answer_once(session, args):
         print(f"pysft: the reply {CUT_SHORT[stop]}", file=sys.stderr)
 
 
-def _converse(session, folder, show_tokens):
+def _converse(session, folder, shown):
     """Chat until the end of the input: at a prompt in a terminal; otherwise each line is a
     message."""
     from pysft.inference.repl import Repl
 
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")  # bytes that are not text must not end the chat
-    repl = Repl(session, colour=use_colour(), show_tokens=show_tokens)
+    repl = Repl(session, colour=use_colour(), **shown)
     if sys.stdin is not None and sys.stdin.isatty():
         try:
             import readline  # noqa: F401  (line editing and history, where the system has it)

@@ -79,7 +79,6 @@ def _sample(args):
     """Write a file of replies to many prompts."""
     from pysft.console import Screen, command
     from pysft.jobs.collect import collect
-    from pysft.measure.evaluate import MAX_NEW as LONGEST
     from pysft.nn.computing import computing_ops
 
     if args.prompt is not None:
@@ -96,7 +95,7 @@ def _sample(args):
     out = Path("replies.jsonl" if args.out is None else args.out)
     document = collect(
         args.run_folder, ops, args.prompts, 4 if args.k is None else args.k, out, args.seed,
-        args.tokens or LONGEST, screen.progress,
+        args.tokens, screen.progress,
     )  # fmt: skip
     screen.end_line()
     if args.json:

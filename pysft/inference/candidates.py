@@ -10,6 +10,7 @@ from pysft.inference.engine import SLOTS
 from pysft.inference.generate import Reply, generate
 from pysft.inference.sampling import Sampling
 from pysft.inference.score import scores
+from pysft.inference.thoughts import visible_ids
 from pysft.inference.tool_calls import answer_calls
 from pysft.run.stage import Stage, load_stage, measured_stage, reward_model
 from pysft.text.render import render_prompt
@@ -122,13 +123,15 @@ def scored(
     reward: Stage,
     messages: list[dict],
 ) -> tuple[list[float | None], list[bool]]:
-    """Return (scores, sound) of replies to the messages, as in Best."""
-    texts = [tokenizer.decode(reply.ids) for reply in replies]
+    """Return (scores, sound) of replies to the messages, as in Best. A reply is scored without its
+    thoughts."""
+    visible = [visible_ids(reply.ids, tokenizer, template) for reply in replies]
+    texts = [tokenizer.decode(ids) for ids in visible]
     is_text = [
         bool(text.strip())
-        and not np.any(tokenizer.is_special(reply.ids))
+        and not np.any(tokenizer.is_special(ids))
         and not any(mark in text for mark in template.forgeable)
-        for text, reply in zip(texts, replies)
+        for text, ids in zip(texts, visible)
     ]
     some = [text for text, fits in zip(texts, is_text) if fits]
     found = iter(scores(reward, [messages] * len(some), some).tolist())

@@ -1,5 +1,6 @@
 """A chat in a terminal. It shows replies while they are written, with calls of tools and their
-results in brackets, and carries out the commands of the prompt line."""
+results in brackets, and carries out the commands of the prompt line. Thoughts are hidden, or stand
+in brackets too."""
 
 import json
 import sys
@@ -12,6 +13,8 @@ from pysft.errors import PysftError, UsageError
 from pysft.inference.engine import Event
 from pysft.inference.generate import Reply
 from pysft.inference.session import Session
+from pysft.inference.thoughts import Thoughts
+from pysft.text.conversation import THOUGHT
 
 HELP = """/help            show this list
 /clear           forget the whole conversation
@@ -35,7 +38,8 @@ class Repl:
     read(prompt): returns the next line, or raises EOFError at the end of the input.
     out: where the conversation is shown; standard output by default. Errors go to standard error.
     colour: True to dim calls and results with ANSI codes.
-    show_tokens: True to show the prompt and each step of a reply instead of its text."""
+    show_tokens: True to show the prompt and each step of a reply instead of its text.
+    show_thoughts: True to show thoughts, in brackets. Else nothing of one is shown."""
 
     def __init__(
         self,
@@ -44,15 +48,18 @@ class Repl:
         out=None,
         colour: bool = False,
         show_tokens: bool = False,
+        show_thoughts: bool = False,
     ):
         self.session, self.read, self.out = session, read, out or sys.stdout
-        self.colour, self.show_tokens = colour, show_tokens
+        self.colour, self.show_tokens, self.show_thoughts = colour, show_tokens, show_thoughts
         special, parts = session.tokenizer.special, session.template.parts
         self._openers = {
             special[s.opens[0]]: kind for kind, s in parts.items() if s.opens[0] in special
         }
-        self._closers = {special[s.closes[-1]] for s in parts.values() if s.closes[-1] in special}
-        self._in_bracket = False
+        self._closers = {
+            special[s.closes[-1]]: kind for kind, s in parts.items() if s.closes[-1] in special
+        }
+        self._begin_reply()
 
     def show(self, text: str = "", end: str = "\n") -> None:
         print(text, end=end, file=self.out, flush=True)
@@ -134,6 +141,7 @@ class Repl:
             for event in events:
                 self.show("" if isinstance(event, Reply) else self._step(event))
             return
+        self._begin_reply()
         self.show("bot> ", end="")
         for event in events:
             if isinstance(event, Reply):
@@ -147,25 +155,36 @@ class Repl:
             elif event.token is not None and event.stop is None:
                 self.show(self._text(event.token, event.logits is None), end="")
 
+    def _begin_reply(self) -> None:
+        """Forget what is open: the kind of part in brackets, and a thought."""
+        self._bracket = ""
+        self._thoughts = Thoughts(self.session.tokenizer, self.session.template)
+
     def text_of(self, reply: Reply) -> str:
         """Return a whole reply as answer() shows it."""
+        self._begin_reply()
         pieces = [self._text(int(i), bool(inj)) for i, inj in zip(reply.ids, reply.injected)]
         return "".join(pieces) + self._close_bracket()
 
     def _text(self, token: int, injected: bool) -> str:
-        """A token as it is shown. A call or an injected result stands in brackets: "[search: ...]".
-        If the model made up a result, it gets no brackets, and its tokens are shown by name."""
+        """A token as it is shown. A call, an injected result or a thought that is not hidden stands
+        in brackets: "[search: ...]". If the model made up a result, it gets no brackets, and its
+        tokens are shown by name."""
+        in_thought = self._thoughts.hold(token)
+        if in_thought and not self.show_thoughts:
+            return ""
         kind = self._openers.get(token)
-        if kind and not self._in_bracket and (kind != "result" or injected):
-            self._in_bracket = True
-            return (DIM if self.colour else "") + f"[{kind}: "
-        if token in self._closers and self._in_bracket:
+        if kind and not self._bracket and (kind != "result" or injected):
+            if in_thought or kind != THOUGHT:
+                self._bracket = kind
+                return (DIM if self.colour else "") + f"[{kind}: "
+        if self._bracket and self._closers.get(token) == self._bracket:
             return self._close_bracket() + " "
         return self.session.tokenizer.decode([token])
 
     def _close_bracket(self) -> str:
         """The closing bracket if one is open, else ""."""
-        was_open, self._in_bracket = self._in_bracket, False
+        was_open, self._bracket = self._bracket, ""
         return ("]" + (PLAIN if self.colour else "")) if was_open else ""
 
     def _dim(self, text: str) -> str:

@@ -13,10 +13,12 @@ from pysft.inference.engine import SLOTS, Event
 from pysft.inference.generate import Reply, stream
 from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import Sampling
+from pysft.inference.thoughts import visible_parts, visible_reply
 from pysft.inference.tool_calls import answer_calls, content_parts, free_text, result_ids
 from pysft.inference.tools import Tool
 from pysft.run.stage import Stage
 from pysft.text.characters import replaced, typed
+from pysft.text.conversation import THOUGHT
 from pysft.text.render import render_prompt
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
@@ -35,13 +37,14 @@ class Session:
     model, tokenizer, template: those of the run.
     max_new: the most tokens that the model may choose for one reply.
     messages: the history, oldest first, as [{"role": ..., "content": ...}]; user and assistant
-        alternate.
+        alternate. The model sees its earlier thoughts in it, as training renders them.
     system: the system message in front of the history, which is never dropped.
     replace_unknown: replace characters that the vocabulary lacks, as the run's training did;
         otherwise they raise a DataError.
     tools: the tools that answer calls.
-    text_history: show the model its earlier replies without their calls and results, as the made
-        transcripts do. A model that learned from other transcripts sees them as it wrote them.
+    text_history: show the model its earlier replies without their calls, results and thoughts, as
+        the made transcripts do. A model that learned from other transcripts sees them as it wrote
+        them.
     best_of, reward: draw so many replies to each message, and answer with the one that this reward
         model (candidates.py) scores highest. 0 is one reply, drawn as `sampling` says. Of the
         sampling, only the seed counts for them, and no tool may run.
@@ -226,10 +229,10 @@ class Session:
         ]
 
     def say(self, text: str) -> tuple[str, Reply, int]:
-        """Answer a message; return (text of the reply, Reply, number of dropped exchanges). The
-        exchange is added to the history."""
+        """Answer a message; return (text of the reply without its thoughts, Reply, number of
+        dropped exchanges). The exchange is added to the history."""
         *_, reply = self.stream(text)
-        return self.tokenizer.decode(reply.ids), reply, self.dropped
+        return visible_reply(reply.ids, self.tokenizer, self.template), reply, self.dropped
 
     def undo(self) -> bool:
         """Forget the last exchange. Returns False if there is none."""
@@ -241,14 +244,15 @@ class Session:
 def answer_once(session: Session, text: str) -> dict:
     """Answer a message; return the document of `chat -p --json`.
 
-    "reply" is the text alone. "calls" has the calls of tools and their results, and is left out if
-    there were none. "tokens" counts the tokens that the model chose. With best_of there is also
-    what Best.to_json() gives."""
+    "reply" is the text alone. "calls" has the calls of tools and their results, and "thoughts" the
+    texts of the thoughts; each is left out if there were none. "tokens" counts the tokens that the
+    model chose. With best_of there is also what Best.to_json() gives."""
     began = time.monotonic()
     _, reply, _ = session.say(text)
     parts = content_parts(reply.ids, session.tokenizer, session.template)
     tokens = int((~reply.injected).sum())
-    calls = [part for part in parts if part["type"] != "text"]
+    calls = [part for part in visible_parts(parts) if part["type"] != "text"]
+    thoughts = [part["text"] for part in parts if part["type"] == THOUGHT]
     document = {
         "prompt": text,
         "reply": free_text(parts),
@@ -257,4 +261,5 @@ def answer_once(session: Session, text: str) -> dict:
         "tokens_per_s": tokens / max(time.monotonic() - began, 1e-9),
     }
     document |= {"calls": calls} if calls else {}
+    document |= {"thoughts": thoughts} if thoughts else {}
     return document | (session.best.to_json() if session.best_of else {})

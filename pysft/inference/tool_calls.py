@@ -1,8 +1,9 @@
 """Calls of tools in a reply: recognised while it is written, answered, and stored as the parts of a
 message.
 
-A call stands between its start and its end token, and a result between its own two. The template
-names them in its table of parts (text/templates.py):
+A call stands between its start and its end token, a result between its own two, and so does a
+thought (thoughts.py), which calls nothing. The template names them in its table of parts
+(text/templates.py):
 
     <|search_start|>Elka<|search_end|><|result_start|>Elka swims.<|result_end|>She swims.<|end|>
     |---------- the model -----------||--------------- injected --------------||-- the model --|"""
@@ -10,6 +11,7 @@ names them in its table of parts (text/templates.py):
 from collections.abc import Callable
 
 from pysft.inference.tools import Tool, fitted, run_tool
+from pysft.text.conversation import THOUGHT, is_call
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 
@@ -21,8 +23,8 @@ class ReplyReader:
     """Reads the ids of a reply, finished or not, part by part.
 
     finished: [(kind, ids)], the parts that are complete.
-    kind, held: the kind of the part that is still open, and its ids so far. Outside of calls and
-        results the kind is "text".
+    kind, held: the kind of the part that is still open, and its ids so far. Outside of calls,
+        results and thoughts the kind is "text".
     closers: {closing token: the kind that it closes}.
 
     Only ids of text are kept, so a control token in the wrong place is left out."""
@@ -69,7 +71,7 @@ def answer_calls(
     call_closers = {
         special[s.closes[-1]]
         for kind, s in template.parts.items()
-        if kind != "result" and {*s.opens, *s.closes} <= special.keys()
+        if is_call(kind) and {*s.opens, *s.closes} <= special.keys()
     }
 
     def inject(written: list[int], room: int):
@@ -78,7 +80,7 @@ def answer_calls(
         reader = ReplyReader(written[:-1], tokenizer, template)
         if reader.kind == "text" or reader.closers[written[-1]] != reader.kind:
             return None  # it closes no part, or one of another kind: the model goes on
-        calls = sum(kind not in ("text", "result") for kind, _ in reader.finished)
+        calls = sum(is_call(kind) for kind, _ in reader.finished)
         if reader.kind not in tools or calls >= max_calls:
             return False
         text = run_tool(tools[reader.kind], tokenizer.decode(reader.held), tokenizer)
@@ -105,18 +107,20 @@ def result_ids(
 
 
 def free_text(parts: list[dict]) -> str:
-    """The text of the parts of a reply, without calls of tools and their results."""
+    """The text of the parts of a reply, without calls of tools, their results and thoughts."""
     return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
 def content_parts(ids, tokenizer: Tokenizer, template: Template) -> list[dict]:
     """Return a reply's ids as the parts of a message's content: {"type": kind, "text": text} for
-    each text, call and result.
+    each text, call, result and thought.
 
-    A call that was never closed is only text. A text ends before the first words that would
-    begin or end a turn (template.forgeable), so that a reply cannot forge a turn in the history."""
+    A call that was never closed is only text. A thought that was never closed is a thought. A text
+    ends before the first words that would begin or end a turn (template.forgeable), so that a reply
+    cannot forge a turn in the history."""
     reader = ReplyReader(ids, tokenizer, template)
-    rest = [("text", reader.held)] if reader.held else []
+    last = THOUGHT if reader.kind == THOUGHT else "text"
+    rest = [(last, reader.held)] if reader.held else []
     parts = []
     for kind, held in [*reader.finished, *rest]:
         text = tokenizer.decode(held)

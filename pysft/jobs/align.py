@@ -20,6 +20,7 @@ from pysft.measure.rewards import MODEL, reward_named
 from pysft.rng import rng
 from pysft.run.checkpoints import drop_checkpoints
 from pysft.run.stage import Stage, is_finished, load_stage, measured_stage, read_json
+from pysft.run.taught import callable_tools
 from pysft.run.tree import refuse_other_parent
 from pysft.training.kinds import COMPARING, kind_of
 from pysft.training.settings import Data, Settings
@@ -128,8 +129,8 @@ def refuse_unknown_rewards(
 
 
 def knows_tools(stage: Stage) -> bool:
-    """True if the vocabulary of a stage has the token of a tool."""
-    return any(token in stage.tokenizer.special for token in stage.template.tool_tokens)
+    """True if a stage has learned to call a tool, as far as its vocabulary and its data say."""
+    return bool(callable_tools(stage))
 
 
 def align(

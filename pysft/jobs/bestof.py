@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pysft.errors import UsageError
 from pysft.inference.candidates import drawn, reward_beside, scored
 from pysft.inference.engine import SLOTS
+from pysft.inference.thoughts import visible_reply
 from pysft.jobs.comparisons import asked
 from pysft.measure.bestof import best_of_figures
-from pysft.measure.evaluate import MAX_NEW
+from pysft.measure.evaluate import longest_reply
 from pysft.measure.raters import Truth
 from pysft.rng import rng
 from pysft.run.stage import Stage
@@ -44,8 +45,8 @@ def best_of_world(
         prompt = prompts[number]
         ids = render_prompt(prompt, stage.tokenizer, stage.template)
         own = int(rng(seed, "best of", "replies", number).integers(2**31))
-        replies = drawn(*talker, ids, n, own, MAX_NEW, decoder)
-        texts = [stage.tokenizer.decode(reply.ids) for reply in replies]
+        replies = drawn(*talker, ids, n, own, longest_reply(*talker[1:]), decoder)
+        texts = [visible_reply(reply.ids, *talker[1:]) for reply in replies]
         ended = [reply.stop == "end" for reply in replies]
         golds = truth.golds(prompt, texts, ended)
         found.append((*scored(replies, *talker[1:], reward, prompt), golds, truth.about(prompt)))

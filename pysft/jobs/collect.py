@@ -12,15 +12,17 @@ import numpy as np
 from pysft.errors import DataError, MissingInput, RowError, UsageError
 from pysft.inference.engine import SLOTS, Engine
 from pysft.inference.sampling import Sampling
-from pysft.measure.evaluate import MAX_NEW
+from pysft.inference.thoughts import visible_reply
+from pysft.measure.evaluate import longest_reply
 from pysft.measure.orders import rank_all
 from pysft.measure.raters import is_endpoint, is_function, is_simulated, rater_named
 from pysft.run.stage import Stage, load_stage
 from pysft.text.characters import typed
 from pysft.text.render import render_prompt
 from pysft.text.sampled import LEAST, MOST, Sampled, is_usable, read_asked, write_sampled
+from pysft.text.template import Template
 from pysft.world.ask import Question, questions
-from pysft.world.facts import SPLITS, World, make
+from pysft.world.facts import SPLITS, World, WorldSettings, make
 
 AT_ONCE = 8 * SLOTS  # replies between two lines of progress
 WORLD = "world"  # the word that stands for a world's questions in place of a file of prompts
@@ -35,20 +37,40 @@ def sample_replies(
     prompts: list[list[dict]],
     k: int,
     seed: int,
-    max_new: int = MAX_NEW,
+    max_new: int | None = None,
     progress: Callable[[str, bool], None] = lambda text, last: None,
     first: int = 0,
 ) -> list[list[tuple[str, bool]]]:
-    """Return k sampled replies to each prompt, as [(text, did it end?)].
+    """Return k sampled replies to each prompt, as [(text without thoughts, did it end?)]. The text
+    of a control token is its name. The arguments, and what the replies depend on: sample_ids()."""
+    words_of = stage.tokenizer, stage.template
+    return [
+        [(visible_reply(ids, *words_of), ended) for ids, ended in replies]
+        for replies in sample_ids(stage, prompts, k, seed, max_new, progress)
+    ]
 
-    prompts: messages, which leave room for a reply in the context. k: 1 to MOST. The replies are
-    drawn at temperature 1 without cuts, so each has the probability that the model gives it. Each
-    leaves room for its end in the context, because a reward model reads a reply with its end. The
-    prompts are numbered from `first`. Reply j to prompt i depends on the seed, i, j, the prompt and
-    the weights alone. The text of a control token is its name. A DataError if a prompt cannot be
-    written or is too long."""
+
+def sample_ids(
+    stage: Stage,
+    prompts: list[list[dict]],
+    k: int,
+    seed: int,
+    max_new: int | None = None,
+    progress: Callable[[str, bool], None] = lambda text, last: None,
+    first: int = 0,
+) -> list[list[tuple[list[int], bool]]]:
+    """Return k sampled replies to each prompt, as [(ids, did it end?)].
+
+    prompts: messages, which leave room for a reply in the context. k: 1 to MOST. max_new: the most
+    tokens of a reply; None is longest_reply(). The replies are drawn at temperature 1 without cuts,
+    so each has the probability that the model gives it. Each leaves room for its end in the
+    context, because a reward model reads a reply with its end. The prompts are numbered from
+    `first`. Reply j to prompt i depends on the seed, i, j, the prompt and the weights alone. A
+    DataError if a prompt cannot be written or is too long."""
     if not 1 <= k <= MOST:
         raise UsageError(f"k = {k}: expected 1 to {MOST} replies to a prompt")
+    if max_new is None:
+        max_new = longest_reply(stage.tokenizer, stage.template)
     ids = [rendered(stage, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
     end, sampling = stage.tokenizer.special[stage.template.end], Sampling(1.0, seed=seed)
     most = stage.model.config.context - 1  # tokens of a prompt and a reply without its end
@@ -64,7 +86,7 @@ def sample_replies(
             for j in range(k)
         ]
         engine.run()
-        found += [(stage.tokenizer.decode(s.written), s.ended == "end") for s in begun]
+        found += [(s.written, s.ended == "end") for s in begun]
         progress(f"replies to {len(found) // k:,} of {len(ids):,} prompts", False)
     return [found[i : i + k] for i in range(0, len(found), k)]
 
@@ -93,7 +115,7 @@ def collect(
     k: int,
     out: Path,
     seed: int = 0,
-    max_new: int = MAX_NEW,
+    max_new: int | None = None,
     progress: Callable[[str, bool], None] = lambda text, last: None,
 ) -> dict:
     """Sample k replies to each prompt, write them to the file `out`, and return the --json
@@ -152,14 +174,10 @@ def prompts_named(
     splits: tuple[str, ...] = ASKED,
     ask: Callable[[World, str], list[Question]] = questions,
 ) -> list[tuple[list[dict], str, str]]:
-    """Return [(messages, source, where)] of the prompts that --prompts names: those of a file, or
-    for "world" or "world:SPLIT" the questions of the run's world, as ask(world, split) gives them.
-    splits: those that may be asked. Each prompt is as the vocabulary has it and leaves room for a
-    reply, else it is a DataError."""
-    if name.partition(":")[0] == WORLD:
-        asked = _asked_of_world(stage, name, splits, ask)
-    else:
-        asked = read_asked(name, stage.template)
+    """Return [(messages, source, where)] of the prompts that asked_by_name() gives, of the stage's
+    world. Each prompt is as the vocabulary has it and leaves room for a reply, else it is a
+    DataError."""
+    asked = asked_by_name(name, stage.template, stage.world, str(stage.folder), splits, ask)
     asked = [(as_typed(messages, stage), source, where) for messages, source, where in asked]
     for messages, _, where in asked:
         rendered(stage, messages, where)
@@ -176,21 +194,32 @@ def as_typed(messages: list[dict], stage: Stage) -> list[dict]:
     ]
 
 
-def _asked_of_world(
-    stage: Stage, name: str, splits, ask: Callable
+def asked_by_name(
+    name: str,
+    template: Template,
+    world: WorldSettings | None,
+    run: str,
+    splits: tuple[str, ...] = ASKED,
+    ask: Callable[[World, str], list[Question]] = questions,
 ) -> list[tuple[list[dict], str, str]]:
-    """The questions of a split of the run's world, each fact in each wording of training."""
-    _, colon, split = name.partition(":")
+    """Return [(messages, source, where)] of the prompts in a file, as read_asked() reads it, or for
+    "world" and "world:SPLIT" of the questions of a world, as ask(world, split) gives them.
+
+    world: that of a run, None if it learned none. run: how a message calls that run. splits: those
+    that may be asked. A UsageError if there is no such split, or no world."""
+    first, colon, split = name.partition(":")
+    if first != WORLD:
+        return read_asked(name, template)
     if colon and split not in splits:
         known = ", ".join(f"{WORLD}:{split}" for split in splits)
         sealed = "; the sealed questions are for reports alone" if split == "sealed" else ""
-        raise UsageError(f"--prompts {name}: expected {known}{sealed}")
-    if stage.world is None:
+        raise UsageError(f"{name}: expected {known}{sealed}")
+    if world is None:
         raise UsageError(
-            f"--prompts {name}: {stage.folder} learned no invented world; name a file of prompts"
-            f" (./{WORLD} is a file of that name)"
+            f"{name}: {run} learned no invented world; name a file of prompts (./{WORLD} is a file"
+            " of that name)"
         )
-    asked = ask(make(stage.world), split or "reward")
+    asked = ask(make(world), split or "reward")
     return [
         ([{"role": "user", "content": q.prompt}], f"{WORLD}:{q.split}", repr(q.prompt))
         for q in asked

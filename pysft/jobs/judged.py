@@ -8,7 +8,7 @@ import numpy as np
 from pysft.inference.sampling import GREEDY, Sampling
 from pysft.jobs.comparisons import Comparisons
 from pysft.measure.alignment import exact_kl, win_figures
-from pysft.measure.evaluate import MAX_NEW, answer, checks
+from pysft.measure.evaluate import answer, checks
 from pysft.rng import rng
 from pysft.run.stage import Stage
 from pysft.text.examples import reply_example
@@ -25,7 +25,7 @@ def judged(
     score: Callable | None = None,
     gold: Callable | None = None,
     inject: Callable | None = None,
-    tokens: int = MAX_NEW,
+    tokens: int | None = None,
 ) -> dict:
     """Compare a tuned model with its parent on comparisons.judged, of which there must be one.
 
@@ -38,7 +38,7 @@ def judged(
     score(prompts, replies): what the training was on, a number for each reply; then "proxy" and
     "proxy_before" are the means of both. gold: the same for the points; None asks the judge of the
     comparisons' world. inject: answers calls of tools; None runs none. tokens: at most of a
-    reply."""
+    reply; None is longest_reply()."""
     prompts = comparisons.judged
     # The same draws for every kind of stage, so that DPO and PPO are judged alike.
     drawn = Sampling(temperature=1.0, seed=int(rng(seed, "dpo", "judged").integers(2**31)))

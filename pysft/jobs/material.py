@@ -13,7 +13,13 @@ from pysft.inference.search import Search
 from pysft.inference.table import Table
 from pysft.measure.probe import Probe, make_probe
 from pysft.text.characters import changed_note, replaced, write_with
-from pysft.text.conversation import Conversation, LeftOut, made_conversation, refuse_faults
+from pysft.text.conversation import (
+    Conversation,
+    LeftOut,
+    made_conversation,
+    refuse_faults,
+    with_thought,
+)
 from pysft.text.corpora import read_corpus, shipped, split_corpus
 from pysft.text.examples import encode_all
 from pysft.text.files import is_sheet
@@ -217,7 +223,7 @@ def _asked_of_world(settings: Settings) -> list[Conversation]:
         Conversation(
             [
                 {"role": "user", "content": question.prompt},
-                {"role": "assistant", "content": question.answer},
+                {"role": "assistant", "content": with_thought(question.thought, question.answer)},
             ],
             WORLD,
             line,
@@ -267,7 +273,7 @@ def _write(material: Material, settings: Settings, made: list[Conversation]) -> 
         material.is_altered = True
     if written.changed:
         material.notes.append(changed_note(written.changed, settings.data.unknown))
-    kinds = {kind for c in every for kind in c.called}
+    kinds = {kind for c in every for kind in c.parts}
     kinds |= {"search", "result"} if settings.data.transcripts else set()
     material.grown = written.tokenizer.grow(template.tokens + template.tokens_for(kinds))
     return written.faults

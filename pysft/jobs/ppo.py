@@ -13,6 +13,7 @@ from pysft.inference.engine import SLOTS
 from pysft.inference.generate import Reply
 from pysft.inference.search import Search
 from pysft.inference.table import Table
+from pysft.inference.thoughts import visible_parts
 from pysft.inference.tool_calls import answer_calls, content_parts
 from pysft.inference.tools import Tool, tools
 from pysft.jobs.begin import Place
@@ -181,14 +182,14 @@ class Scorer:
         return self.score(prompts, replies, texts), figures
 
     def _texts(self, replies: Sequence[Reply]) -> list[str]:
-        """What the replies say, without calls of tools and their results."""
+        """What the replies say, without calls of tools, their results and thoughts."""
         return [spoken(r, self.stage.tokenizer, self.stage.template) for r in replies]
 
     def _asked(self, reward: Reward, prompts, replies, texts) -> np.ndarray:
         shown = texts
         if self.calls:
             words_of = self.stage.tokenizer, self.stage.template
-            shown = [content_parts(r.ids, *words_of) for r in replies]
+            shown = [visible_parts(content_parts(r.ids, *words_of)) for r in replies]
         return reward.score(prompts, shown, [r.stop == "end" for r in replies])
 
 

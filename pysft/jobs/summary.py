@@ -76,10 +76,12 @@ def graded_ends(conversations: list[Conversation], template: Template, grade: st
 
 
 def data_figures(material: Material, plan: Plan, counts: dict) -> dict:
-    """Return the content of a run's data.json."""
+    """Return the content of a run's data.json. "parts": {type: conversations that have one} of the
+    parts of replies other than text; left out without any."""
     trained = material.conversations + material.pairs
     spoken = [c for c in trained if not c.is_text]
     categories = Counter(c.category for c in trained if c.category)
+    parts = dict(sorted(Counter(kind for c in trained for kind in c.parts).items()))
     lengths = [len(e.labels) + 1 for e in [*material.examples[0], *material.examples[1]]]
     return {
         "conversations": len(material.conversations),
@@ -91,5 +93,6 @@ def data_figures(material: Material, plan: Plan, counts: dict) -> dict:
         "prompt_length": spread([len(c.prompt) for c in spoken]),
         "reply_length": spread([len(reply) for c in spoken for reply in c.replies()]),
         "categories": categories.most_common(20),
+        **({"parts": parts} if parts else {}),
         **counts,
     }

@@ -12,8 +12,8 @@ from pysft.rng import rng
 from pysft.text.conversation import Conversation
 
 
-def exchange(user: str, assistant: str, number: int = 1) -> Conversation:
-    """A conversation of one question and one answer. number: its line number."""
+def exchange(user: str, assistant: str | list[dict], number: int = 1) -> Conversation:
+    """A conversation of one question and one answer, a text or parts. number: its line number."""
     messages = [
         {"role": "user", "content": user},
         {"role": "assistant", "content": assistant},

@@ -8,7 +8,7 @@ from pysft.lab.variants import exchange
 from pysft.measure.evaluate import answer, corpus_loss
 from pysft.measure.probe import Probe
 from pysft.measure.world import world_figures
-from pysft.text.conversation import Conversation
+from pysft.text.conversation import Conversation, with_thought
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import Tokenizer
 from pysft.world.ask import Question, questions
@@ -19,8 +19,9 @@ SHOWN = 6  # replies to trained questions, and as many to sealed ones, that a re
 
 
 def conversations_of(asked: list[Question]) -> tuple[Conversation, ...]:
-    """A conversation for each question: its prompt and its right answer."""
-    return tuple(exchange(q.prompt, q.answer, line) for line, q in enumerate(asked, 1))
+    """A conversation for each question: its prompt and its right answer, which may think first."""
+    replies = [with_thought(q.thought, q.answer) for q in asked]
+    return tuple(exchange(q.prompt, r, line) for line, (q, r) in enumerate(zip(asked, replies), 1))
 
 
 def probe_of(heldout_text: str, world: World, trained: list[Question]) -> Probe:

@@ -8,10 +8,12 @@ from pysft.inference.generate import Reply, generate
 from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import GREEDY
 from pysft.inference.table import Table
+from pysft.inference.thoughts import visible_parts
 from pysft.inference.tool_calls import answer_calls, content_parts
 from pysft.inference.tools import Tool, tools
-from pysft.measure.evaluate import MAX_NEW
+from pysft.measure.evaluate import MAX_NEW, longest_reply
 from pysft.text.characters import replaced
+from pysft.text.conversation import THOUGHT, is_call
 from pysft.text.formats import last_text
 from pysft.text.render import render_prompt
 from pysft.world.made import MADE
@@ -20,7 +22,7 @@ from pysft.world.transcripts import Transcript
 
 
 class Answer(NamedTuple):
-    parts: list[dict]  # of the reply: texts, calls and results
+    parts: list[dict]  # of the reply: texts, calls and results, without thoughts
     ended: bool  # with the end token
     began_call: bool  # it holds a token that begins a call or a result
 
@@ -45,7 +47,7 @@ class Answer(NamedTuple):
 
     def calls(self) -> list[tuple[str, str]]:
         """(tool, text) of each call."""
-        return [(p["type"], p["text"]) for p in self.parts if p["type"] not in ("text", "result")]
+        return [(p["type"], p["text"]) for p in self.parts if is_call(p["type"])]
 
 
 def answers(talk, questions: list[str], having: dict[str, Tool], before=None) -> list[Answer]:
@@ -60,7 +62,7 @@ def answers(talk, questions: list[str], having: dict[str, Tool], before=None) ->
     replies = generate(
         model,
         [render_prompt(q, tokenizer, template) for q in asked],
-        MAX_NEW,
+        longest_reply(tokenizer, template, MAX_NEW),
         tokenizer.special[template.end],
         sampling,
         inject=answer_calls(tokenizer, template, having),
@@ -70,9 +72,11 @@ def answers(talk, questions: list[str], having: dict[str, Tool], before=None) ->
 
 
 def read_reply(reply: Reply, tokenizer, template) -> Answer:
-    opens = {s.opens[0] for s in template.parts.values()} & tokenizer.special.keys()
-    began_call = bool({tokenizer.special[token] for token in opens} & set(reply.ids.tolist()))
-    return Answer(content_parts(reply.ids, tokenizer, template), reply.stop == "end", began_call)
+    opens = {s.opens[0] for kind, s in template.parts.items() if kind != THOUGHT}
+    begun = {tokenizer.special[token] for token in opens & tokenizer.special.keys()}
+    began_call = bool(begun & set(reply.ids.tolist()))
+    parts = visible_parts(content_parts(reply.ids, tokenizer, template))
+    return Answer(parts, reply.stop == "end", began_call)
 
 
 def made_figures(model, tokenizer, template, probe, made: tuple[str, ...]) -> dict[str, dict]:

@@ -3,8 +3,9 @@
 Losses are in nats. Base loss is per character of the corpus's held-out tail (per byte where tokens
 are not characters), in windows of the context that do not overlap. Conversation loss is per graded
 token of held-out conversations. Replies are greedy, or as chat writes where a figure says so. They
-have at most 120 new tokens, or as many as the context has room for. Figures of what a reply says
-are taken from its free text, without calls of tools and results.
+have at most 120 new tokens (240 of a model that writes thoughts), or as many as the context has
+room for. Thoughts are in no text of a reply. Figures of what a reply says are taken from its free
+text, without calls of tools and results.
 
 Some scripts put no spaces between words. For a model that learned to write one of them, the figures
 of words are nan, and the entry "words_unmeasured" says why."""
@@ -19,6 +20,7 @@ from pysft.batch import ROWS, Batch, Example
 from pysft.inference.generate import Reply, generate
 from pysft.inference.repetition import repeated_words
 from pysft.inference.sampling import CHAT, GREEDY, Sampling
+from pysft.inference.thoughts import room_for_thoughts, visible_reply
 from pysft.inference.tool_calls import content_parts, free_text
 from pysft.measure.probe import Probe, before_reply
 from pysft.measure.provenance import Origin, Provenance, summary
@@ -128,11 +130,11 @@ def answer(
     prompts: list,
     sampling: Sampling = GREEDY,
     inject: Callable | None = None,
-    tokens: int = MAX_NEW,
+    tokens: int | None = None,
 ) -> list[tuple[str, Reply]]:
-    """(text, Reply) for each prompt, greedy unless `sampling` says otherwise. A prompt is a text,
-    or the list of turns so far. inject: answers calls of tools, as Engine.add() takes it; without
-    it no tool runs. tokens: at most of a reply.
+    """(text without thoughts, Reply) for each prompt, greedy unless `sampling` says otherwise. A
+    prompt is a text, or the list of turns so far. inject: answers calls of tools, as Engine.add()
+    takes it; without it no tool runs. tokens: at most of a reply; None is longest_reply().
 
     A prompt that leaves no room in the context gets an empty reply with stop "length"."""
     rendered = [
@@ -144,16 +146,22 @@ def answer(
     fits = [i for i, ids in enumerate(rendered) if len(ids) <= model.config.context]
     replies = [Reply(np.zeros(0, np.int32), "length")] * len(prompts)
     end, again = tokenizer.special[template.end], repeated_words(tokenizer)
+    tokens = longest_reply(tokenizer, template) if tokens is None else tokens
     written = generate(
         model, [rendered[i] for i in fits], tokens, end, sampling, inject, again=again
     )
     for i, reply in zip(fits, written):
         replies[i] = reply
-    return [(tokenizer.decode(r.ids), r) for r in replies]
+    return [(visible_reply(r.ids, tokenizer, template), r) for r in replies]
+
+
+def longest_reply(tokenizer: Tokenizer, template: Template, tokens: int = MAX_NEW) -> int:
+    """The most tokens of a reply: `tokens`, and more if the model may think before it answers."""
+    return tokens + room_for_thoughts(tokenizer, template)
 
 
 def spoken(reply: Reply, tokenizer: Tokenizer, template: Template) -> str:
-    """The free text of a reply: without calls of tools and their results."""
+    """The free text of a reply: without calls of tools, their results and thoughts."""
     return free_text(content_parts(reply.ids, tokenizer, template))
 
 
@@ -161,7 +169,7 @@ def checks(reply: Reply, tokenizer: Tokenizer, template: Template) -> tuple[bool
     """The three parts of format compliance, as the source text defines it.
 
     Returns (has content, ends with the end token, is clean). A clean reply holds neither a control
-    token, other than those of tools, nor a marker of a turn spelled out as text."""
+    token, other than those of tools and thoughts, nor a marker of a turn spelled out as text."""
     allowed = {tokenizer.special[t] for t in template.tool_tokens if t in tokenizer.special}
     is_special = tokenizer.is_special(reply.ids)
     text = tokenizer.decode(reply.ids[~is_special])

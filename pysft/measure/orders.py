@@ -17,7 +17,7 @@ from pysft.measure.rate import FULL_WIDTH
 from pysft.measure.raters import LETTERS, Rater, instructions, ranks_typed
 from pysft.rng import rng
 from pysft.text.agreement import Judgements
-from pysft.text.conversation import SURROGATE
+from pysft.text.conversation import SURROGATE, visible_text
 from pysft.text.preference_audit import INSTRUCTGPT
 from pysft.text.ranking import Ranking
 from pysft.text.sampled import LEAST, Sampled, is_usable
@@ -229,7 +229,7 @@ def _mixed(item: Sampled, seed: int, number: int) -> list[int]:
 def _shown(item: Sampled, mixed: list[int]) -> str:
     """A prompt and its replies for the screen, without half characters, which it cannot show."""
     said = {"user": "you", "assistant": "bot"}
-    lines = [f"{said.get(m['role'], m['role'])}> {m['content']}" for m in item.prompt]
+    lines = [f"{said.get(m['role'], m['role'])}> {visible_text(m['content'])}" for m in item.prompt]
     for letter, i in zip(LETTERS, mixed):
         reply = item.replies[i] + ("" if item.ended[i] else " [cut off]")
         lines.append(f"  {letter}  " + reply.replace("\n", "\n     "))

@@ -8,7 +8,13 @@ from pathlib import Path
 from pysft.errors import DataError, MissingInput
 from pysft.measure.words import words
 from pysft.run.stage import read_json
-from pysft.text.conversation import Conversation, check_messages, plain
+from pysft.text.conversation import (
+    Conversation,
+    check_messages,
+    is_call,
+    plain,
+    visible_text,
+)
 from pysft.text.corpora import shipped
 from pysft.text.formats import last_text, read_prompts
 from pysft.text.template import Template
@@ -121,6 +127,12 @@ def _is_probe(data, where: str, template: Template) -> bool:
     )
 
 
+def _calls(content) -> bool:
+    """True if a content holds a call of a tool, or a result."""
+    kinds = () if isinstance(content, str) else [part["type"] for part in content]
+    return any(kind == "result" or is_call(kind) for kind in kinds)
+
+
 def make_probe(
     train_text: str,
     heldout_text: str,
@@ -137,7 +149,8 @@ def make_probe(
     train_text, heldout_text: the two parts of the corpus. trained: all conversations of the
     training. recalled: conversations whose graded reply should be recalled (the first one, or with
     grade "last" the last); those without one are skipped, as are replies that call a tool, because
-    the text after a call depends on the tool. heldout: conversations that are not trained on.
+    the text after a call depends on the tool. Of a reply with a thought the rest should be
+    recalled. heldout: conversations that are not trained on.
     can_ask(prompt): False for a shipped prompt that this vocabulary or context cannot take. grade:
     what the training grades. own_data: the training is not on the shipped conversations, so all
     shipped prompts are out of its domain."""
@@ -149,9 +162,9 @@ def make_probe(
     asked = {m["content"] for c in chats for m in c.messages if m["role"] == "user"}
     turns = [(c.messages, c.graded_turn(grade)) for c in recalled]
     pairs = [
-        [before_reply(messages, turn), messages[turn]["content"]]
+        [before_reply(messages, turn), visible_text(messages[turn]["content"])]
         for messages, turn in turns
-        if turn > 0 and isinstance(messages[turn]["content"], str)
+        if turn > 0 and not _calls(messages[turn]["content"])
     ]
 
     def unseen(name):

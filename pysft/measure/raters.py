@@ -18,7 +18,7 @@ import numpy as np
 from pysft.errors import DataError, PysftError, UsageError
 from pysft.measure.user_file import function_of
 from pysft.rng import rng
-from pysft.text.conversation import plain
+from pysft.text.conversation import plain, visible_text
 from pysft.text.ranking import ranks_of
 from pysft.world.ask import Question, questions
 from pysft.world.facts import SPLITS, WorldSettings, make
@@ -135,10 +135,11 @@ def _one(name: str, ranks: Callable, is_costly: bool = False) -> Rater:
 
 
 class Truth:
-    """What is true of a world, and so what the exact judge says of replies to its questions."""
+    """What is true of a world, and so what the exact judge says of replies to its questions. world:
+    its settings."""
 
     def __init__(self, settings: WorldSettings):
-        world = make(settings)
+        self.world, world = settings, make(settings)
         self._judge = ExactJudge(world)
         self._questions = {q.prompt: q for split in SPLITS for q in questions(world, split)}
         sealed = {re.escape(q.about) for q in questions(world, SEALED)}
@@ -147,10 +148,9 @@ class Truth:
     def golds(self, prompt: list[dict], replies, ended) -> list[int]:
         """Return the points of each reply, 0 to 3. A DataError if the prompt is no question of the
         world."""
-        question = self._known(prompt)
+        has_answer = bool(self._known(prompt).value)
         return [
-            gold(self._judge.judge(question, reply, end), bool(question.value))
-            for reply, end in zip(replies, ended)
+            gold(self.verdict(prompt, reply, end), has_answer) for reply, end in zip(replies, ended)
         ]
 
     def verdict(self, prompt: list[dict], reply: str, ended: bool = True) -> str:
@@ -260,7 +260,7 @@ def _asked(asker, seed: int, prompt, replies, ended) -> Ranks | None:
     question is asked again after a stop, wherever in its file it stands."""
     texts = json.dumps([prompt, list(replies)])
     shown = rng(seed, "raters", "order", zlib.crc32(texts.encode())).permutation(len(replies))
-    parts = [f"{m['role'].capitalize()}: {m['content']}" for m in prompt]
+    parts = [f"{m['role'].capitalize()}: {visible_text(m['content'])}" for m in prompt]
     for letter, i in zip(LETTERS, shown.tolist()):
         cut = "" if ended[i] else " [cut off]"
         parts.append(f"Reply {letter}: {replies[i]}{cut}")

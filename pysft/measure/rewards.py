@@ -22,7 +22,7 @@ MODEL = "reward"  # the word for the reward model of a run
 class Reward:
     """score(prompts, replies, ended): the score (n,) float64 of each of n replies, each to the
     messages of its prompt. A reply is a text; where it may call tools, it is the list of its parts,
-    as in the content of a message. name: for people."""
+    as in the content of a message. Its thoughts are left out. name: for people."""
 
     name: str
     score: Callable[[list[list[dict]], Sequence, Sequence[bool]], np.ndarray]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pysft.measure.page import number, stack
+from pysft.text.conversation import THOUGHT
 
 # Name in the --json document: (what it is, how it is written: a key of FORMS). {unit}: the full
 # name of the unit.
@@ -205,12 +206,17 @@ def sealed_text(sealed: dict) -> str:
 
 
 # What happens at a part of a reply, for readers of a chat.
-MARKS = {"search": "a call: the model pauses", "result": "injected by the program"}
+MARKS = {
+    "search": "a call: the model pauses",
+    "result": "injected by the program",
+    THOUGHT: "a thought, which chat hides",
+}
 
 
 def chat_lines(parts: list[dict], stop: str = "end") -> list[tuple[str, str]]:
-    """[(text, note)] of the parts of a reply, calls and results in brackets; one empty line if
-    there are none. The last line has a note if the reply did not end with the end token."""
+    """[(text, note)] of the parts of a reply, calls, results and thoughts in brackets; one empty
+    line if there are none. The last line has a note if the reply did not end with the end
+    token."""
     lines = [
         (
             p["text"] if p["type"] == "text" else f"[{p['type']}: {p['text']}]",

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from pysft import IGNORE
-from pysft.text.conversation import Conversation, plain, short
+from pysft.text.conversation import Conversation, plain, short, visible_text
 from pysft.text.encoder import Encoder
 from pysft.text.files import refuse_name
 from pysft.text.findings import Findings, Places
@@ -112,7 +112,7 @@ class _Audit:
             self.categories[c.category] += 1
         self.findings.count_keys(c.row)
         for turn, m in enumerate(c.messages, c.first_turn):
-            self._check_turn(f"{c.where}, turn {turn}", m["role"], plain(m["content"]))
+            self._check_turn(f"{c.where}, turn {turn}", m["role"], m["content"])
         if not c.is_text and (found := overlap_with(self.heldout, c.prompt)):
             self.findings.warn("overlap with held-out", c.where, *found)
 
@@ -130,13 +130,13 @@ class _Audit:
             text = " ".join(plain(m["content"]) for m in c.messages)
             self.texts.add(" ".join(text.casefold().split()))
 
-    def _check_turn(self, where: str, role: str, text: str) -> None:
-        self.findings.check_marks(text, where)
+    def _check_turn(self, where: str, role: str, content) -> None:
+        self.findings.check_marks(plain(content), where)
         if role == "user":
-            self.openings[_opening(text)] += 1
-            self.prompts.append(len(text))
+            self.openings[_opening(content)] += 1
+            self.prompts.append(len(content))
         elif role == "assistant":
-            self._check_reply(where, text)
+            self._check_reply(where, visible_text(content))
 
     def _check_reply(self, where: str, text: str) -> None:
         self.replies.append(len(text))

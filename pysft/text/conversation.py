@@ -1,10 +1,10 @@
 """Conversations: what a row of a data set becomes, and the check that it can be trained on.
 
 Messages are [{"role": ..., "content": ...}]. A content is a text, or in an assistant turn a list of
-parts, [{"type": ..., "text": ...}]: "text", a call of a tool by its name, or the "result" of one.
-A turn may have "train": true or false, which says if it is to be graded, and then "flag", the name
-that this has in the file. A row of plain text is the single message {"role": "text", "content":
-text}.
+parts, [{"type": ..., "text": ...}]: "text", a call of a tool by its name, the "result" of one, or a
+"thought", which the model writes and nobody reads as its answer. A turn may have "train": true or
+false, which says if it is to be graded, and then "flag", the name that this has in the file. A row
+of plain text is the single message {"role": "text", "content": text}.
 
 The template that a function takes is a Template (template.py), which has the roles and the types of
 parts that there are."""
@@ -19,6 +19,7 @@ from pysft.errors import DataError, RowError
 from pysft.text.json_rows import json_kind
 
 TEXT = "text"  # the role of a row of plain text, of which every token is graded
+THOUGHT = "thought"  # the type of a part that the model writes for itself
 SPEAKERS = ("user", "assistant")  # they alternate; turns of other roles stand before the first
 # Names of the roles in people's files.
 ROLES = {
@@ -76,15 +77,16 @@ class Conversation:
         return next((m["content"] for m in self.messages if m["role"] == "user"), "")
 
     @property
-    def called(self) -> set[str]:
-        """The types of the parts of its assistant turns other than text: tools, and "result"."""
+    def parts(self) -> set[str]:
+        """The types of the parts of its assistant turns other than text: tools, "result" and
+        "thought". A vocabulary needs tokens for them."""
         contents = [m["content"] for m in self.messages if isinstance(m["content"], list)]
         return {part["type"] for content in contents for part in content} - {"text"}
 
     @property
     def has_calls(self) -> bool:
-        """True if an assistant turn holds another part than text."""
-        return bool(self.called)
+        """True if an assistant turn holds a call of a tool, or a result."""
+        return bool(self.parts - {THOUGHT})
 
     def graded_turn(self, grade: str) -> int:
         """The index in messages of the first reply that is graded; -1 if there is none."""
@@ -98,8 +100,8 @@ class Conversation:
         return graded[-1] if grade == "last" or self.last_only else graded[0]
 
     def replies(self) -> list[str]:
-        """The text of each assistant turn."""
-        return [plain(m["content"]) for m in self.messages if m["role"] == "assistant"]
+        """The text of each assistant turn, without thoughts."""
+        return [visible_text(m["content"]) for m in self.messages if m["role"] == "assistant"]
 
     def mapped(self, change: Callable[[str], str]) -> "Conversation":
         """The same conversation with every text changed."""
@@ -124,7 +126,8 @@ def made_conversation(
 ) -> Conversation:
     """A made transcript as a conversation. name: what stands for its file, and its category. line:
     its number there. calls: [(tool, call, result)], those that the reply makes before its answer.
-    before: the questions and answers that come first, [(question, answer)]."""
+    before: the questions and answers that come first, [(question, answer)]; they are texts alone,
+    without calls and thoughts."""
     content = [
         {"type": kind, "text": text}
         for tool, call, result in calls
@@ -142,6 +145,26 @@ def made_conversation(
 def plain(content) -> str:
     """A content as one text, its parts joined."""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def visible_text(content) -> str:
+    """What a content says to its reader: its parts joined, without thoughts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] != THOUGHT)
+
+
+def with_thought(thought: str, answer: str) -> str | list[dict]:
+    """The content of a reply that thinks first and then answers. Without a thought it is the answer
+    alone."""
+    if not thought:
+        return answer
+    return [{"type": THOUGHT, "text": thought}, {"type": "text", "text": answer}]
+
+
+def is_call(kind: str) -> bool:
+    """True for the type of a part that calls a tool."""
+    return kind not in ("text", "result", THOUGHT)
 
 
 def short(text: str, most: int = 48) -> str:
@@ -241,7 +264,8 @@ def _check_turn(message: dict, here: str, template) -> None:
         text = whole = content
     elif isinstance(content, list) and role == "assistant":
         _check_parts(content, here, template)
-        text, whole = "".join(p["text"] for p in content if p["type"] != "result"), plain(content)
+        written = [part for part in content if part["type"] != "result"]
+        text, whole = visible_text(written), plain(content)
     else:
         remedy = "it must be text" + (" or a list of parts" if role == "assistant" else "")
         raise RowError(here, f'"content" is {json_kind(content)}', remedy, "format")

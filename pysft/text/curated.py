@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pysft import disk
 from pysft.errors import DataError, RowError, UsageError
-from pysft.text.conversation import LeftOut, plain, refuse_faults
+from pysft.text.conversation import LeftOut, plain, refuse_faults, visible_text
 from pysft.text.formats import scan
 from pysft.text.keys import OF_ROWS, is_empty
 from pysft.text.template import Template
@@ -45,8 +45,8 @@ class Curated:
 
     @property
     def reply(self) -> str:
-        """The last reply as one text, its parts joined."""
-        return plain(self.messages[-1]["content"])
+        """The last reply as one text, its parts joined, without thoughts."""
+        return visible_text(self.messages[-1]["content"])
 
     def after(self, step: str, **figures) -> "Curated":
         """The same row, with a further step and what it found."""

@@ -4,7 +4,7 @@ are rendered with it, to see that the mask and the prompts come out right."""
 import numpy as np
 
 from pysft.errors import UsageError
-from pysft.text.conversation import SPEAKERS, TEXT
+from pysft.text.conversation import SPEAKERS, TEXT, THOUGHT, is_call
 from pysft.text.render import graded_targets, render, render_prompt
 from pysft.text.tokenizer import CharTokenizer
 
@@ -54,10 +54,11 @@ def _check_parts(template) -> None:
         if kind == "result" and any(row.graded):
             raise UsageError("nothing of a result may be graded: the system writes it")
         if kind != "result" and not all(row.graded):
-            raise UsageError(f"all of {kind} must be graded: the model chooses to call it")
-    if template.parts and "result" not in template.parts:
+            why = "writes it" if kind == THOUGHT else "chooses to call it"
+            raise UsageError(f"all of {kind} must be graded: the model {why}")
+    if (calls := [*filter(is_call, template.parts)]) and "result" not in template.parts:
         raise UsageError(
-            f'it has calls ({", ".join(template.parts)}) and no part "result" for what they give'
+            f'it has calls ({", ".join(calls)}) and no part "result" for what they give'
         )
     rows = template.parts.values()
     for words in ([row.opens[0] for row in rows], [row.closes[-1] for row in rows]):

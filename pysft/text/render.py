@@ -26,11 +26,11 @@ def render(
     """(tokens (L,) int32, trained (L,) bool) of a whole conversation.
 
     messages: as conversation.py describes them, and checked. trained marks the tokens that the
-    model should learn to write: of each assistant turn the text, the calls of tools, and the
-    closing token. grade: of all assistant turns ("all"), of the last one ("last"), of those without
-    the flag {"train": false} ("flags"), or "everything", the user's turns too, which is no mask. A
-    flag that contradicts this is a RowError, which names the turn; first: the number of the first
-    one."""
+    model should learn to write: of each assistant turn the text, the thoughts, the calls of tools,
+    and the closing token. Earlier turns keep their thoughts. grade: of all assistant turns ("all"),
+    of the last one ("last"), of those without the flag {"train": false} ("flags"), or "everything",
+    the user's turns too, which is no mask. A flag that contradicts this is a RowError, which names
+    the turn; first: the number of the first one."""
     out = _Writer(tokenizer, template)
     _write_turns(out, messages, template, where, grade, first)
     return out.result()
@@ -54,8 +54,8 @@ def render_words(words: tuple[str, ...], tokenizer: Tokenizer, template) -> np.n
 
 def graded_targets(messages, template, tokenizer: Tokenizer) -> int:
     """The number of graded targets of a conversation under --grade all, by a formula instead of the
-    mask: for each assistant turn the tokens of its text, the calls with the tokens that open and
-    close them, and the closing token."""
+    mask: for each assistant turn the tokens of its text, the calls and thoughts with the tokens
+    that open and close them, and the closing token."""
 
     def tokens(text):
         return len(tokenizer.encode(text))

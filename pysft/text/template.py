@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pysft.errors import UsageError
+from pysft.text.conversation import THOUGHT
 from pysft.text.proof import check_template
 from pysft.text.tokenizer import Tokenizer
 
@@ -51,8 +52,8 @@ def turn(kind: str, opens, closes, graded, joins: bool = False) -> Row:
 
 
 def part(kind: str, opens, closes, graded) -> Row:
-    """The row of a part inside an assistant turn: a call of the tool `kind`, or the "result" of a
-    call."""
+    """The row of a part inside an assistant turn: a call of the tool `kind`, the "result" of a
+    call, or a "thought"."""
     return Row(kind, tuple(opens), tuple(closes), graded, is_part=True)
 
 
@@ -99,9 +100,10 @@ class Template:
         of them up to the last that is needed, so that a token has the same id in every run. A
         UsageError if the template has no such part."""
         if lacking := sorted(kinds - self.parts.keys()):
+            what = "thoughts" if lacking[0] == THOUGHT else "calls of that tool"
             raise UsageError(
-                f"template {self.name!r} has no part {lacking[0]!r}, so it cannot write calls of"
-                " that tool; take a template that has one, or begin from a base"
+                f"template {self.name!r} has no part {lacking[0]!r}, so it cannot write {what};"
+                " take a template that has one, or begin from a base"
             )
         words = {w for kind in kinds for w in self.parts[kind].opens + self.parts[kind].closes}
         needed = [i for i, token in enumerate(self.tool_tokens) if token in words]

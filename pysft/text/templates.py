@@ -4,18 +4,21 @@ import json
 from pathlib import Path
 
 from pysft.errors import DataError, MissingInput, UsageError
+from pysft.text.conversation import THOUGHT
 from pysft.text.template import ALL, NOTHING, REPLY, Template, part, turn
 
 # fmt: off
 
 # What stands inside an assistant turn. The model chooses to call a tool, so it is graded on all of
-# the call. The system writes the result, so nothing of a result is ever graded.
+# the call. The system writes the result, so nothing of a result is ever graded. A thought is graded
+# like a call, and runs nothing. A new row comes last, so that ids of older vocabularies stay.
 #    kind      opens                   closes                  graded
 TOOLS = (
     part("search", ["<|search_start|>"], ["<|search_end|>"], ALL),
     part("code",   ["<|code_start|>"],   ["<|code_end|>"],   ALL),
     part("result", ["<|result_start|>"], ["<|result_end|>"], NOTHING),
     part("table",  ["<|table_start|>"],  ["<|table_end|>"],  ALL),
+    part(THOUGHT,  ["<|thought_start|>"], ["<|thought_end|>"], ALL),
 )
 
 # The template of the source text.

@@ -15,6 +15,7 @@ from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.told import Told, text_of
 from pysft.lab.worlds import conversations_of, judge_of_world, knowledge, probe_of
 from pysft.measure import figures
+from pysft.text.templates import CHAT
 from pysft.training.presets import OF_WORLD
 from pysft.world.ask import trained_questions
 from pysft.world.facts import WorldSettings, make
@@ -31,9 +32,12 @@ HELD_BITS = Column("bits held", finished("held"), "{:.0%}")
 
 def world_arm(lab, name: str, told: Told, changes=None, two_hops: str = "trace") -> Arm:
     """The recipe of a world, with a base that reads its text once. changes: as Arm.base. two_hops:
-    how answers of two hops are written, as trained_questions() takes it."""
+    how answers of two hops are written, as trained_questions() takes it; for "thought" the
+    vocabulary has the tokens of thoughts too."""
     world = make(told.world)
     asked = trained_questions(world, two_hops)
+    conversations = conversations_of(asked)
+    parts = {kind for c in conversations for kind in c.parts}
     changes = changes or {}
     base = RECIPE["base"] | {"steps": steps_to_read(told)} | changes.get("base", {})
     return Arm(
@@ -41,7 +45,8 @@ def world_arm(lab, name: str, told: Told, changes=None, two_hops: str = "trace")
         WIDE,
         probe_of(lab.heldout_text, world, asked),
         RECIPE["sft"],
-        conversations_of(asked),
+        conversations,
+        tokenizer=lab.chat.grow(CHAT.tokens_for(parts)) if parts else None,
         judge=judge_of_world,
         finish=knowledge,
         told=told,
