@@ -101,9 +101,9 @@ class Asker:
     say(text) shows a message; sleep(seconds) waits. UsageError if the key cannot be sent or the
     cache is another kind of file.
 
-    A question is the model, the messages, max_tokens and the temperature. The URL is no part of it,
-    so a server that moves keeps its answers. Two servers that call different weights by one name
-    need a cache each.
+    A question is the model, the messages, max_tokens, the temperature, and the draw if it is asked
+    more than once. The URL is no part of it, so a server that moves keeps its answers. Two servers
+    that call different weights by one name need a cache each.
 
     figures, counted from 0 for each Asker:
     calls      requests sent, failed ones included
@@ -147,12 +147,16 @@ class Asker:
         check: Callable[[str], object] | None = None,
         max_tokens: int = 1024,
         temperature: float = 0,
+        draw: str = "",
     ) -> str | None:
         """Return the model's answer to `messages`, [{"role", "content"}, ...].
 
         check(text) raises a ValueError if the text is not in the form that is wanted. Such an
         answer is shown, and the question is asked again. After ANSWERS of them, stored ones
         included, the question is left out: None is returned, now and by later commands.
+
+        draw: names one of several answers to the same messages, for a temperature above 0. It is
+        not sent; each draw has an answer of its own in the cache.
 
         EndpointError if the endpoint refuses the question or does not answer, or if the budget is
         used up; OSError if the answer cannot be written to the cache. Answers that came before are
@@ -161,7 +165,7 @@ class Asker:
         request = {"model": model, "messages": messages, "max_tokens": max_tokens}
         request["temperature"] = float(temperature)
         body = json.dumps(request, sort_keys=True, separators=(",", ":")).encode()
-        key = hashlib.sha256(body).hexdigest()
+        key = hashlib.sha256(body + draw.encode()).hexdigest()
         with self._answers.alone(key):
             stored = iter(self._answers.of(key))
             while check is None or seen < ANSWERS:

@@ -16,13 +16,19 @@ right if the reply states what is true, in any words, and nothing that is false;
 wrong if it states or denies something else, or answers although nothing is known;
 refused if it says that it does not know, or that there is no such name or day;
 malformed if it does none of these: it is empty, cut off, babble, or repeats the question."""
+# The same where nobody knows the true answer.
+ALONE = TASK.replace(
+    "You are given a question, the true\nanswer, and the reply. Answer",
+    "You are given a question and the\nreply. Judge by what you know. Answer",
+)
 TOKENS = 512  # that an answer of a judge may take; one that thinks aloud takes more than a word
 
 
 def judge_named(
     name: str, model: str | None, budget: int | None, cache: Path, say, flag: str = "--judge"
 ) -> Callable:
-    """Return judge(question, answer, reply) -> a verdict, or None if the judge gave none.
+    """Return judge(question, answer, reply) -> a verdict, or None if the judge gave none. answer: a
+    right one, "" if nobody knows it.
 
     name: the path of a Python file that has such a function `judge`, or the URL of an endpoint.
     model: that of the endpoint. budget: the most calls. cache: the folder of its answers. flag:
@@ -40,8 +46,10 @@ def judge_named(
 
 
 def _asked(asker, question: str, answer: str, reply: str) -> str | None:
-    given = f"Question: {question}\nTrue answer: {answer}\nReply: {reply}"
-    messages = [{"role": "system", "content": TASK}, {"role": "user", "content": given}]
+    known = f"True answer: {answer}\n" if answer else ""
+    given = f"Question: {question}\n{known}Reply: {reply}"
+    task = TASK if answer else ALONE
+    messages = [{"role": "system", "content": task}, {"role": "user", "content": given}]
     text = asker.ask(messages, verdict_in, TOKENS)
     return None if text is None else verdict_in(text)
 

@@ -6,11 +6,16 @@ with HELP, EXAMPLES, add_arguments(p) and run(args), like a verb."""
 import argparse
 
 from pysft.cli.arguments import EXIT_CODES
-from pysft.cli.curate import expand, judge, prune, revise
+from pysft.cli.curate import distil, expand, judge, prune, revise
 
 HELP = "make a data set step by step: expand, judge, prune, distil, revise"
-EXAMPLES = ()
-STEPS = {m.__name__.rpartition(".")[2]: m for m in (expand, judge, prune, revise)}
+EXAMPLES = (
+    "curate expand seeds.jsonl --teacher runs/teacher --out expanded.jsonl",
+    "curate judge expanded.jsonl --seeds seeds.jsonl --out judged.jsonl",
+    "curate prune judged.jsonl --run runs/mine --by judge.py --keep 0.1 --out hard.jsonl",
+    "curate STEP --help",
+)
+STEPS = {m.__name__.rpartition(".")[2]: m for m in (expand, judge, prune, distil, revise)}
 
 
 def add_arguments(p):

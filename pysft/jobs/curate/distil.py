@@ -1,0 +1,177 @@
+"""Distil a teacher: it answers each prompt some times, with a thought, and what a judge finds right
+is kept, so that a student can be trained on thoughts that led to a right answer.
+
+DeepSeek-R1 (2025) trains small models on such traces of a large one."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from pysft.errors import DataError, UsageError
+from pysft.jobs.collect import WORLD, asked_by_name
+from pysft.jobs.curate.teachers import MALFORMED, NO_END, NO_THOUGHT, Draft, teacher_named
+from pysft.measure.judges import judge_named
+from pysft.measure.raters import Truth
+from pysft.run.stage import load_stage
+from pysft.text.conversation import with_thought
+from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
+from pysft.text.sampled import MOST
+
+NO_FIT, RIGHT, NOT_JUDGED = "does not fit", "right", "not judged"
+REASONS = (NO_FIT, NO_THOUGHT, NO_END, "wrong", "refused", MALFORMED, NOT_JUDGED)
+
+
+def distil(
+    prompts: str,
+    teacher: str,
+    judge: str,
+    out: Path,
+    k: int = 4,
+    seed: int = 0,
+    run: str | None = None,
+    ops=None,
+    teacher_model: str | None = None,
+    judge_model: str | None = None,
+    budget: int | None = None,
+    cache: Path = Path("judged"),
+    every: bool = False,
+    answers_only: bool = False,
+    say: Callable[[str], None] = print,
+    progress: Callable[[str, bool], None] = lambda text, last: None,
+) -> dict:
+    """Let a teacher write k replies to each prompt, write the right ones to the file `out`, and
+    return the --json document.
+
+    prompts: a file, or "world:SPLIT" for questions of a world. teacher: a run's folder or the URL
+    of an endpoint. judge: "world", or as judge_named() takes it. run: the run whose world is asked;
+    None is the teacher, if it is a run. budget: of calls to the judge's endpoint. cache: of the
+    answers of endpoints. every: write all different right replies, not the first of each prompt.
+    answers_only: write the same rows without their thoughts.
+
+    read        prompts
+    written     rows
+    dropped     {reason: prompts without a row}: what was wrong with most of their replies
+    replies     {"right" or a reason: replies}
+    right       share of the replies that are right
+    tries, seed, teacher, judge, out   as they were
+
+    A UsageError if the arguments do not fit together. A DataError if no prompt can be asked, if one
+    is a sealed question, or if no reply is right; no file is then written. Errors of the
+    endpoints."""
+    if not 1 <= k <= MOST:
+        raise UsageError(f"-k {k}: expected 1 to {MOST} replies to each prompt")
+    refuse_taken(out)
+    by = teacher_named(teacher, teacher_model, cache, ops, say)
+    truth = _truth(run, by.run, ops)
+    grade = _grader(judge, truth, judge_model, budget, cache, say)
+    is_of_world = prompts.partition(":")[0] == WORLD
+    if is_of_world and run is None and by.run is None:
+        raise UsageError(f"{prompts}: name the run whose world is asked: --run RUN")
+    world = truth.world if truth else None
+    asked = asked_by_name(prompts, by.template, world, run or teacher)
+    fit, stations = _readable(asked, by, truth, judge), Stations(*REASONS)
+    stations.read, stations.dropped[NO_FIT] = len(asked), len(asked) - len(fit)
+    drafts = by.write([messages for messages, _ in fit], k, seed, progress)
+    figures = {"by": teacher, **by.marks, "seed": seed, "tries": k}
+    rows, counts = [], Counter()
+    for number, ((messages, source), some) in enumerate(zip(fit, drafts), 1):
+        outcomes = _outcomes(messages, some, grade)
+        counts.update(outcomes)
+        right = [draft for draft, outcome in zip(some, outcomes) if outcome == RIGHT]
+        if not right:
+            stations.drop(Counter(outcomes).most_common(1)[0][0])
+        for draft in dict.fromkeys(right if every else right[:1]):
+            row = _row(messages, source, draft, answers_only)
+            rows.append(row.after("distil", **figures, right=len(right)))
+        progress(f"judged: replies to {number:,} of {len(fit):,} prompts", number == len(fit))
+    total = sum(counts.values())
+    if not rows:
+        found = ", ".join(f"{n:,} {outcome}" for outcome, n in counts.most_common())
+        raise DataError(
+            f"{judge}: none of {total:,} replies of {teacher} is right (0%; {found}), so there is"
+            " nothing to write. Ask what the teacher knows, or train it longer"
+        )
+    stations.written = len(rows)
+    write_curated(out, rows)
+    replies = {name: counts[name] for name in (RIGHT, *REASONS[1:])}
+    return {
+        **stations.to_json(),
+        "replies": replies,
+        "right": counts[RIGHT] / total,
+        **{"tries": k, "seed": seed, "teacher": teacher, "judge": judge, "out": str(out)},
+    }
+
+
+def _truth(run: str | None, stage, ops) -> Truth | None:
+    """What is true in the world of the run that is named, else of the teacher; None without one."""
+    world = load_stage(run, ops).world if run is not None else stage and stage.world
+    if run is not None and world is None:
+        raise UsageError(f"--run {run}: it learned no invented world (train --data world)")
+    return Truth(world) if world else None
+
+
+def _grader(judge: str, truth: Truth | None, model, budget, cache: Path, say) -> Callable:
+    """Return grade(prompt, answer) -> RIGHT, another verdict, or NOT_JUDGED."""
+    if judge == WORLD:
+        if model or budget:
+            raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
+        if truth is None:
+            raise UsageError("--judge world needs the run that learned the world: --run RUN")
+        ask = truth.verdict
+    else:
+        by_name = judge_named(judge, model, budget, cache, say)
+
+        def ask(prompt, answer):
+            question = truth.question(prompt) if truth else None
+            return by_name(_as_text(prompt), question.answer if question else "", answer)
+
+    def grade(prompt: list[dict], answer: str) -> str:
+        verdict = ask(prompt, answer)
+        question = truth.question(prompt) if truth else None
+        if verdict == "refused" and question is not None and not question.value:
+            return RIGHT  # nothing is known, and the answer says so
+        return NOT_JUDGED if verdict is None else verdict
+
+    return grade
+
+
+def _as_text(prompt: list[dict]) -> str:
+    """A prompt as the question that a judge reads: its text, or its turns with their roles."""
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in prompt)
+
+
+def _readable(asked, by, truth: Truth | None, judge: str) -> list[tuple[list[dict], str]]:
+    """[(messages, source)] of the prompts that the teacher can read. A DataError if there is none,
+    if one is a sealed question, or if the exact judge should grade one that is no question."""
+    found, fault = [], None
+    for messages, source, where in asked:
+        question = truth.question(messages) if truth else None
+        if question is not None and question.split == "sealed":
+            raise DataError(
+                f"{where}: a sealed question of the world, and those are for reports alone; take it"
+                " out"
+            )
+        if judge == WORLD:
+            truth.about(messages)
+        try:
+            found.append((by.read(messages, where), source))
+        except DataError as error:
+            fault = fault or error
+    if not found:
+        raise DataError(f"the teacher can read none of {len(asked):,} prompts. The first: {fault}")
+    return found
+
+
+def _outcomes(prompt: list[dict], drafts: list[Draft], grade: Callable) -> list[str]:
+    """What became of each reply to a prompt. Equal answers are judged once."""
+    verdicts = {d.answer: "" for d in drafts if not d.fault}
+    verdicts = {answer: grade(prompt, answer) for answer in verdicts}
+    return [draft.fault or verdicts[draft.answer] for draft in drafts]
+
+
+def _row(messages: list[dict], source: str, draft: Draft, answers_only: bool) -> Curated:
+    content = with_thought("" if answers_only else draft.thought, draft.answer)
+    reply = {"role": "assistant", "content": content}
+    return Curated([*messages, reply], metadata={"source": source} if source else {})
