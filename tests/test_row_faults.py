@@ -68,6 +68,10 @@ FAULTS = [
       " are graded: take the flag out"]),
     ("flags", [talk({}, {"train": True, "weight": 0})],
      ["line 1, turn 2: the flags 'train' and 'weight' contradict each other; keep one of them"]),
+    ("flags", [{"messages": [USER, {"role": "assistant", "content": [
+        {"type": "text", "text": "Ho.", "train": False}]}]}],
+     ["line 1, turn 2, part 1: the flag 'train' stands in a part of type 'text'; only thoughts have"
+      " a flag of their own; flag the turn"]),
     ("unread key", [PAIR | {"mine": "x"}],
      ["line 1: its key 'mine' is not read, so the row could lose its meaning;"
       f" {MEANS_NOTHING} mine"]),

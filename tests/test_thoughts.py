@@ -37,6 +37,7 @@ from pysft.run.taught import callable_tools
 from pysft.run.tree import stored_sha256
 from pysft.text.audit import audit
 from pysft.text.conversation import Conversation, check_messages, visible_text, with_thought
+from pysft.text.formats import read_conversations, scan
 from pysft.text.render import graded_targets, render, render_prompt
 from pysft.text.template import ALL, NOTHING, REPLY, Template, part, turn
 from pysft.text.templates import CHAT, TEMPLATES
@@ -70,6 +71,45 @@ def test_all_of_a_thought_is_graded(template):
     graded = f"[{START}Ivo has a boat.{END}Ivo rows.{template.end}]"
     assert shown(tokens, trained, tokenizer).endswith(graded)
     assert trained.sum() == graded_targets(TALK, template, tokenizer)
+
+
+@pytest.mark.parametrize("grade", ["all", "last", "flags"])
+def test_a_thought_that_is_flagged_out_is_read_and_not_graded(tmp_path, grade):
+    path = tmp_path / "a.jsonl"
+    content = [{"type": "thought", "text": "Ivo has a boat.", "train": False}]
+    content += [{"type": "text", "text": "Ivo rows."}]
+    path.write_text(json.dumps({"messages": say("Who rows?", content)}) + "\n")
+    [read] = read_conversations(path)
+    assert (
+        read.messages[1]["content"]
+        == content
+        == with_thought("Ivo has a boat.", "Ivo rows.", False)
+    )
+    tokenizer = CharTokenizer(SHAKESPEARE).grow(CHAT.tokens + CHAT.tool_tokens)
+    tokens, trained = render(read.messages, tokenizer, CHAT, "x", grade)
+    assert (tokens == render(TALK, tokenizer, CHAT)[0]).all()
+    assert shown(tokens, trained, tokenizer).endswith(
+        f"{START}Ivo has a boat.{END}[Ivo rows.<|end|>]"
+    )
+    assert trained.sum() == graded_targets(read.messages, CHAT, tokenizer) == 10
+    with pytest.raises(RowError, match="flagged out, but --grade everything grades all"):
+        render(read.messages, tokenizer, CHAT, "x", "everything")
+
+
+@pytest.mark.parametrize(
+    "part, said",
+    [
+        ({"type": "text", "text": "Hm.", "train": False}, "stands in a part of type 'text'"),
+        ({"type": "search", "text": "Hm", "train": False}, "stands in a part of type 'search'"),
+        ({"type": "thought", "text": "Hm.", "train": 3}, "the flag 'train' is 3"),
+    ],
+)
+def test_flags_of_other_parts_are_refused(tmp_path, part, said):
+    path = tmp_path / "a.jsonl"
+    row = {"messages": say("Who rows?", [part, {"type": "text", "text": "Ivo."}])}
+    path.write_text(json.dumps(row) + "\n")
+    [found] = scan(path)
+    assert isinstance(found, RowError) and said in str(found), found
 
 
 def test_a_reply_must_say_something_beside_its_thought():

@@ -2,9 +2,10 @@
 
 Messages are [{"role": ..., "content": ...}]. A content is a text, or in an assistant turn a list of
 parts, [{"type": ..., "text": ...}]: "text", a call of a tool by its name, the "result" of one, or a
-"thought", which the model writes and nobody reads as its answer. A turn may have "train": true or
-false, which says if it is to be graded, and then "flag", the name that this has in the file. A row
-of plain text is the single message {"role": "text", "content": text}.
+"thought", which the model writes and nobody reads as its answer. A thought with "train": false is
+read by the model and not graded: it is not the model's own. A turn may have "train": true or false,
+which says if it is to be graded, and then "flag", the name that this has in the file. A row of
+plain text is the single message {"role": "text", "content": text}.
 
 The template that a function takes is a Template (template.py), which has the roles and the types of
 parts that there are."""
@@ -154,12 +155,13 @@ def visible_text(content) -> str:
     return "".join(part["text"] for part in content if part["type"] != THOUGHT)
 
 
-def with_thought(thought: str, answer: str) -> str | list[dict]:
+def with_thought(thought: str, answer: str, graded: bool = True) -> str | list[dict]:
     """The content of a reply that thinks first and then answers. Without a thought it is the answer
-    alone."""
+    alone. graded: False for a thought that is only read."""
     if not thought:
         return answer
-    return [{"type": THOUGHT, "text": thought}, {"type": "text", "text": answer}]
+    part = {"type": THOUGHT, "text": thought} | ({} if graded else {"train": False})
+    return [part, {"type": "text", "text": answer}]
 
 
 def is_call(kind: str) -> bool:
@@ -283,6 +285,7 @@ def _check_parts(parts: list, here: str, template) -> None:
             or not isinstance(part.get("type"), str)
             or part["type"] not in types
             or not isinstance(part.get("text"), str)
+            or not isinstance(part.get("train", True), bool)
         ):
             named = " or ".join(f'"{t}"' for t in types)
             what = f'a part must be {{"type": {named}, "text": ...}}'

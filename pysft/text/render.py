@@ -70,7 +70,7 @@ def graded_targets(messages, template, tokenizer: Tokenizer) -> int:
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "text":
                 total += tokens(part["text"])
-            elif part["type"] != "result":
+            elif part["type"] != "result" and part.get("train", True):
                 row = template.parts[part["type"]]
                 total += len(row.opens) + tokens(part["text"]) + len(row.closes)
         total += 1
@@ -161,7 +161,12 @@ def _write_turns(out: _Writer, messages, template, where: str, grade: str, first
                     out.text(part["text"], text, here)
                 else:
                     inner = template.parts[part["type"]]
-                    grades = inner.graded if by_row else (everything,) * 3
+                    read_only = not part.get("train", True)
+                    if read_only and everything:
+                        what = f"its thought is flagged out, but --grade {grade} grades all"
+                        raise RowError(here, what, "choose another --grade", "flags")
+                    by_part = by_row and not read_only
+                    grades = inner.graded if by_part else (everything,) * 3
                     out.words(inner.opens, grades[0], here)
                     out.text(part["text"], grades[1], here)
                     out.words(inner.closes, grades[2], here)

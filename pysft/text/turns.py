@@ -1,7 +1,7 @@
 """Lists of turns as people's files have them, read as messages."""
 
 from pysft.errors import RowError
-from pysft.text.conversation import ROLES, plain
+from pysft.text.conversation import ROLES, THOUGHT, plain
 from pysft.text.files import with_line_ends
 from pysft.text.keys import KNOWN, is_empty, take_flag
 from pysft.text.template import Template
@@ -53,12 +53,18 @@ def _content(content, role, here: str, reading):
     parts = []
     for number, part in enumerate(map(reading.without_ignored, content), 1):
         kind, text = part.pop("type", None), part.pop("text", None)
+        flag = take_flag(part, f"{here}, part {number}", kind == THOUGHT)
+        if flag is not None and kind != THOUGHT:
+            what = f"the flag {flag[0]!r} stands in a part of type {kind!r}"
+            remedy = "only thoughts have a flag of their own; flag the turn"
+            raise RowError(f"{here}, part {number}", what, remedy, "flags")
         reading.refuse_rest(part, f"{here}, part {number}")
         if role != "assistant" and kind != "text":
             what = f"a part of type {kind!r}"
             remedy = "the model reads text alone: take the row out"
             raise RowError(f"{here}, part {number}", what, remedy, "format")
-        parts.append({"type": kind, "text": text})
+        unflagged = flag is None or flag[1]
+        parts.append({"type": kind, "text": text} | ({} if unflagged else {"train": False}))
     if role != "assistant" and all(isinstance(p["text"], str) for p in parts):
         return plain(parts)
     return parts
