@@ -161,3 +161,25 @@ def test_the_screen_shows_the_map_and_the_next_command(world_run, judge, tmp_pat
     ).out
     assert "2 replies to each at temperature 1, judged by judge.py" in text
     assert f"python -m pysft train --base {world_run[0]} --data world {out}/rows.jsonl" in text
+
+
+def test_with_recall_there_are_three_files_to_mix(world_run, tmp_path):
+    run, out = world_run[0], tmp_path / "map"
+    judge = tmp_path / "judge.py"
+    judge.write_text(
+        "def judge(question, answer, reply):\n"
+        "    return 'right' if 'has' in question else 'wrong'\n"
+    )
+    rows = [
+        {"prompt": f"What pet has {name}?", "completion": f"{name} keeps a toad."}
+        for name in ("Ada Brook", "Ivo Reed")
+    ]
+    rows += [{"prompt": "Who sings?", "completion": "Nobody."}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = "--questions", tmp_path / "q.jsonl", "--judge", judge, "--recall", 5, "-k", 9
+    found = pysft("probe", run, *asked, "--threads", 1, "--out", out)
+    # Nobody says whom these questions ask about, so nothing can be compared.
+    assert found.code == 65 and "no right reply names whom its question asks about" in found.err
+    assert not out.exists()
+    said = refusal(2, "probe", run, *asked, "--share", 0.1, "--out", out)
+    assert "--share is for rows without --recall" in said

@@ -66,6 +66,15 @@ def add_arguments(p):
         " 5 to 10%%; at most 0.5)",
     )
     p.add_argument(
+        "--recall",
+        type=positive,
+        nargs="?",
+        const=10000,
+        metavar="N",
+        help="write rows that recall first, as a thought, and then look whom it is about; N pairs"
+        " of rows teach to compare (default 10,000)",
+    )
+    p.add_argument(
         "--refusal",
         default="I do not know that.",
         metavar="TEXT",
@@ -97,6 +106,7 @@ def run(args):
         args.unknown,
         args.refusal,
         args.share,
+        args.recall or 0,
         None if args.against is None else Path(args.against),
         args.seed,
     )
@@ -130,6 +140,11 @@ def _show(d: dict, run: str) -> None:
         print(f"{'its own surprise':<24}{nats} (AUC {d['surprise']['auc']:.2f})")
     if d["agreement"] is not None:
         print(f"{'agrees with the other':<24}{d['agreement']:>7.1%}  (by chance {d['chance']:.0%})")
+    if isinstance(d["data"], list):
+        for path, count in zip(d["data"], rows.values()):
+            print(f"{path}: {count:,} rows")
+        print(f"Train on them: {_recalling(run, d['data'])}")
+        return
     print(
         f"{d['data']}: {rows['answers']:,} answers of its own and {rows['refusals']:,} refusals,"
         f" {rows['share']:.1%} of all with the {d['trained']:,} conversations that it was tuned on"
@@ -137,6 +152,16 @@ def _show(d: dict, run: str) -> None:
     if rows["refusals"] < rows["wanted"]:
         print(f"  (too few questions are unknown for {rows['wanted']:,} refusals; ask more)")
     print(f"Train on it, beside the old data: {_next(run, d['data'])}")
+
+
+def _recalling(run: str, data: list[str]) -> str:
+    """The command that tunes a model to recall, on a third each of its answers, its refusals and
+    the rows that compare."""
+    from pysft.console import command
+    from pysft.run.stage import find_stage
+
+    stage = find_stage(run)
+    return command("train", "--base", stage, "--data", *data, "--mix", *"112")
 
 
 def _next(run: str, data: str) -> str:

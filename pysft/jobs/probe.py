@@ -16,6 +16,7 @@ from pysft.jobs.curate.judging import judge_of
 from pysft.measure.judges import judge_named
 from pysft.measure.knowing import Asked, Probed, key, map_figures, probed, taught_rows
 from pysft.measure.raters import is_endpoint
+from pysft.measure.recalling import compared, recalled
 from pysft.measure.world import nll_sums
 from pysft.run.stage import Stage, load_stage, read_json
 from pysft.text.characters import typed
@@ -25,7 +26,7 @@ from pysft.text.files import suffix
 from pysft.text.render import render_prompt
 from pysft.text.sampled import MOST, is_usable, read_asked
 from pysft.world.ask import questions, refusal
-from pysft.world.facts import make
+from pysft.world.facts import World, make
 
 UNTRAINED = ("reward", "ppo")  # splits of a world that no fine-tuning asks about
 REFUSAL = "I do not know that."
@@ -37,7 +38,8 @@ class Orders:
     """What is asked of probe(). questions: a file, or "world" or "world:SPLIT". judge: "world",
     FILE.py or the URL of an endpoint. model, budget, cache: of an endpoint. k: replies to each
     question. least_known, most_unknown: shares of right replies. refusal: for questions of a file.
-    share: of refusals among all that will be trained on. against: another map."""
+    share: of refusals among all that will be trained on. recall: pairs of rows that compare what is
+    recalled; 0 writes rows without thoughts. against: another map."""
 
     questions: str = WORLD
     judge: str = WORLD
@@ -49,6 +51,7 @@ class Orders:
     most_unknown: float = 0.125
     refusal: str = REFUSAL
     share: float = 0.08
+    recall: int = 0
     against: Path | None = None
     seed: int = 0
 
@@ -61,7 +64,10 @@ def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
     rows               {"answers", "refusals", "wanted", "share"} of taught_rows()
     judge              its name
     map, data          the two files
-    trained            how many conversations the run was tuned on, which count in the share"""
+    trained            how many conversations the run was tuned on, which count in the share
+
+    With orders.recall the rows have thoughts (measure/recalling.py), "rows" is {"answers",
+    "refusals", "compared"}, and "data" is a list of three files, for a mixture."""
     _refuse(orders, out)
     stage = load_stage(run, ops)
     if not stage.can_talk or not stage.model.config.has_nll:
@@ -83,12 +89,14 @@ def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
         found.append(probed(a, texts, verdicts, *limits, float(surprise[number - 1])))
         progress(f"judged the replies to {number:,} of {len(asked):,} questions", False)
     trained = _trained(stage)
-    rows, counts = taught_rows(found, trained, orders.share, orders.seed, by)
-    _refuse_useless(found, by, rows)
+    files, counts = _rows(stage, found, orders, trained, by)
+    _refuse_useless(found, by, files)
     disk.make_folder(out)
     lines = [json.dumps(p.to_row(), ensure_ascii=False) + "\n" for p in found]
     disk.replace(out / MAP, [line.encode() for line in lines])
-    write_curated(out / ROWS, rows)
+    for name, rows in files.items():
+        write_curated(out / name, rows)
+    data = [str(out / name) for name in files]
     return {
         **map_figures(found, other),
         "questions": len(found),
@@ -98,8 +106,39 @@ def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
         "rows": counts,
         "trained": trained,
         "map": str(out / MAP),
-        "data": str(out / ROWS),
+        "data": data if orders.recall else data[0],
     }
+
+
+def _rows(
+    stage: Stage, found: list[Probed], orders: Orders, trained: int, by: str
+) -> tuple[dict[str, list], dict]:
+    """Return ({file: rows}, their counts)."""
+    if not orders.recall:
+        rows, counts = taught_rows(found, trained, orders.share, orders.seed, by)
+        return {ROWS: rows}, counts
+    answers, refusals = recalled(found, by)
+    names = {p.asked.about for p in found} - {""}
+    if stage.world is not None:
+        names |= _names(make(stage.world))
+    pairs = compared(found, names, orders.recall, orders.seed, by)
+    files = {"answers": answers, "refusals": refusals, "compared": pairs}
+    if empty := [name for name, rows in files.items() if not rows]:
+        why = {
+            "answers": "nothing is known",
+            "refusals": "nothing is unknown, so there is nothing to refuse",
+            "compared": "no right reply names whom its question asks about",
+        }[empty[0]]
+        raise DataError(f"--recall: {why}; leave it out, or ask other questions")
+    return {f"{name}.jsonl": rows for name, rows in files.items()}, {
+        name: len(rows) for name, rows in files.items()
+    }
+
+
+def _names(world: World) -> set[str]:
+    """Names that rows may hold: all but those of sealed questions."""
+    people = {e.name for e in world.entities if e.kind == "person" and e.split != "sealed"}
+    return people | {name for name, split in world.strangers.items() if split != "sealed"}
 
 
 def _refuse(orders: Orders, out: Path) -> None:
@@ -111,6 +150,8 @@ def _refuse(orders: Orders, out: Path) -> None:
             f"--unknown {orders.most_unknown:g} and --known {orders.least_known:g}: expected 0 <="
             " unknown < known <= 1"
         )
+    if orders.recall and orders.share != Orders.share:
+        raise UsageError("--share is for rows without --recall; leave one of the two out")
     if not 0 < orders.share <= 0.5:
         raise UsageError(
             f"--share {orders.share:g}: expected a share above 0 and at most 0.5. Where more than"
@@ -204,7 +245,7 @@ def _trained(stage: Stage) -> int:
     return int(data.get("conversations", 0)) + int(data.get("pairs", 0))
 
 
-def _refuse_useless(found: list[Probed], by: str, rows: list) -> None:
+def _refuse_useless(found: list[Probed], by: str, files: dict[str, list]) -> None:
     """Raise a DataError if there is nothing to train on."""
     if not any(p.kind for p in found):
         raise DataError(f"the judge {by} gave no verdict on any reply; ask another one")
@@ -215,7 +256,7 @@ def _refuse_useless(found: list[Probed], by: str, rows: list) -> None:
             f" Of {shown.replies[0][:60]!r} it said {shown.verdicts[0]}; look at the replies, or at"
             " the judge"
         )
-    if not rows:
+    if not any(files.values()):
         raise DataError("no row to train on came out; ask more questions")
 
 
