@@ -1,5 +1,6 @@
 """README and the guide: the commands that they print run, and what they name exists."""
 
+import argparse
 import ast
 import io
 import json
@@ -85,6 +86,7 @@ FILES = {
     "my.txt": read_corpus("plays")[:12000] + SHAKESPEARE,  # some text, and every character
     "my.jsonl": '{"prompt": "Who keeps the gate?", "completion": "Old Tom keeps it."}\n',
     "more.jsonl": '{"prompt": "Who sleeps?", "completion": "The moon, by noon."}\n',
+    "seeds.jsonl": '{"prompt": "Who keeps the bridge?", "completion": "Old Nell keeps it."}\n',
     "facts.jsonl": '{"title": "Ada Lovelace", "text": "Ada Lovelace wrote a book."}\n',
     "notes/garden.md": "Roses want water.\n",
 }
@@ -121,6 +123,53 @@ CHAINS = (
     "train --base runs/half/base --data world --stages sft,ppo,dpo --set sft.steps=100 --out"
     " runs/modern",
 )
+URL = "--by http://localhost:8000/v1 --judge-model NAME"
+SEEDS = {  # of the page `seeds`
+    "curate expand seeds.jsonl --teacher http://localhost:8000/v1 --teacher-model NAME --rows 2000"
+    " --out expanded.jsonl": "tests/test_expand_endpoint.py",
+    "train --preset mini --data seeds.jsonl --grade everything --out runs/teacher": (
+        "tests/test_expand.py"
+    ),
+    "curate expand seeds.jsonl --teacher runs/teacher --rows 2000 --out expanded.jsonl": (
+        "tests/test_expand.py"
+    ),
+    f"curate judge expanded.jsonl --seeds seeds.jsonl {URL} --out judged.jsonl": (
+        "tests/test_curate_judge.py"
+    ),
+    "curate prune judged.jsonl --run runs/tiny --by my_judge.py --keep 0.1 --out hard.jsonl --map"
+    " difficulty.jsonl": "tests/test_curate_prune.py",
+    "rate runs/grown": "as `rate runs/tiny`, which is run",
+    "select runs/grown": "as `select runs/tiny`, which is run",
+    "curate prune judged.jsonl --by random --keep 0.1 --out control.jsonl": (
+        "tests/test_curate_prune.py"
+    ),
+    "train --data world --set world.relations=3 world.two_hops=thought --out runs/thinker": (
+        "tests/test_thoughts.py"
+    ),
+    "curate distil world:train --teacher runs/thinker --judge world --out traces.jsonl": (
+        "tests/test_distil.py"
+    ),
+    "chat runs/thinker --show-thoughts": "tests/test_thoughts.py",
+    "train --data seeds.jsonl judged.jsonl --set sft.lr=1.7e-3 --checkpoint-every epoch --out"
+    " runs/grown": "as `train --data clean.jsonl more.jsonl`, which is run",
+    "probe runs/world --out maps/world": "its model knows nothing; tests/test_probe_verb.py",
+    "probe runs/world --recall --out maps/recall": "tests/test_recalling.py",
+    "probe runs/grown --questions questions.jsonl --judge http://localhost:8000/v1 --judge-model"
+    " NAME --out maps/grown": "tests/test_probe_verb.py",
+    "probe runs/tiny --questions prompts.txt --judge my_judge.py --against maps/grown/map.jsonl"
+    " --out maps/tiny": "tests/test_probe_verb.py",
+    **dict.fromkeys(
+        (
+            "train --base runs/world --data worlds/violating/violating.jsonl"
+            " worlds/violating/critiques.jsonl --mix 1 3 --grade flags --out runs/violating",
+            "curate revise runs/violating --constitution world -k 4 --out revised.jsonl --pairs"
+            " pairs.jsonl",
+            "train --base runs/violating/sft --data revised.jsonl --out runs/revised",
+            "curate revise runs/revised --measure --prompts world:sealed --constitution world",
+        ),
+        "tests/test_revise.py",
+    ),
+}
 NOT_RUN = {  # a command and why it is held to the parser alone
     "lab comparisons batches ties overoptimisation displacement comparing past-the-minimum": (
         "tests/test_lab_preferences.py"
@@ -132,6 +181,7 @@ NOT_RUN = {  # a command and why it is held to the parser alone
     **dict.fromkeys(OF_A_WORLD, "tests/test_collect.py and tests/test_raters.py"),
     **dict.fromkeys(STAGES, "tests/test_aligning.py; its stages are run by the lines above it"),
     **dict.fromkeys(CHAINS, "tests/test_ppo_job.py; their stages are run by the lines above"),
+    **SEEDS,
     **dict.fromkeys(FOCAL, "run by tests/test_add_a_stage.py, on a copy of the package"),
 }
 # What the pages tell a reader to look at, in the output of the command.
@@ -423,7 +473,10 @@ def flags(verb=None):
 
 
 def _options(parser):
-    return parser._option_string_actions
+    """The options of a verb, and of its steps if it has any."""
+    inner = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    steps = [option for choices in inner for p in choices.values() for option in _options(p)]
+    return [*parser._option_string_actions, *steps]
 
 
 def place(path):

@@ -13,7 +13,7 @@ from pysft.errors import DataError, MissingInput, RowError, UsageError
 from pysft.inference.engine import SLOTS, Engine
 from pysft.inference.sampling import Sampling
 from pysft.inference.thoughts import visible_reply
-from pysft.measure.evaluate import longest_reply
+from pysft.measure.evaluate import MAX_NEW, longest_reply
 from pysft.measure.orders import rank_all
 from pysft.measure.raters import is_endpoint, is_function, is_simulated, rater_named
 from pysft.run.stage import Stage, load_stage
@@ -46,7 +46,7 @@ def sample_replies(
     words_of = stage.tokenizer, stage.template
     return [
         [(visible_reply(ids, *words_of), ended) for ids, ended in replies]
-        for replies in sample_ids(stage, prompts, k, seed, max_new, progress)
+        for replies in sample_ids(stage, prompts, k, seed, max_new, progress, first)
     ]
 
 
@@ -136,6 +136,8 @@ def collect(
     stage = talking_stage(run, ops)
     asked = prompts_named(prompts, stage)
     messages = [messages for messages, _, _ in asked]
+    if max_new is None:
+        max_new = longest_reply(stage.tokenizer, stage.template, MAX_NEW)
     found = sample_replies(stage, messages, k, seed, max_new, progress)
     rows = [
         Sampled(prompt, *zip(*replies), source)
