@@ -122,17 +122,16 @@ def _rows(
     if stage.world is not None:
         names |= _names(make(stage.world))
     pairs = compared(found, names, orders.recall, orders.seed, by)
-    files = {"answers": answers, "refusals": refusals, "compared": pairs}
-    if empty := [name for name, rows in files.items() if not rows]:
-        why = {
-            "answers": "nothing is known",
-            "refusals": "nothing is unknown, so there is nothing to refuse",
-            "compared": "no right reply names whom its question asks about",
-        }[empty[0]]
-        raise DataError(f"--recall: {why}; leave it out, or ask other questions")
-    return {f"{name}.jsonl": rows for name, rows in files.items()}, {
-        name: len(rows) for name, rows in files.items()
-    }
+    files = {"answers.jsonl": answers, "refusals.jsonl": refusals, "compared.jsonl": pairs}
+    reasons = (
+        "nothing is known",
+        "nothing is unknown, so there is nothing to refuse",
+        "no right reply names whom its question asks about",
+    )
+    for rows, why in zip(files.values(), reasons):
+        if not rows:
+            raise DataError(f"--recall: {why}; leave it out, or ask other questions")
+    return files, {name.removesuffix(".jsonl"): len(rows) for name, rows in files.items()}
 
 
 def _names(world: World) -> set[str]:
