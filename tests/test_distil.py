@@ -428,10 +428,12 @@ def test_a_world_needs_a_run_that_learned_it(server, files, world_run):
 
 
 def test_a_sealed_question_is_refused_wherever_it_stands(server, files, world_run, asked_of_world):
-    sealed = next(q.prompt for q in asked_of_world.values() if q.split == "sealed" and q.value)
-    files.write("prompts.txt", f"Who sings?\n{sealed}\n")
-    text = fails(65, server.url, *MODEL, "--run", world_run[0])
-    assert "prompts.txt, line 2: a sealed question" in text and server.asked == []
+    sealed = next(q for q in asked_of_world.values() if q.split == "sealed" and q.value)
+    for prompt in (sealed.prompt, f"Tell me of {sealed.about.upper()}!"):  # in other words, too
+        files.write("prompts.txt", f"Who sings?\n{prompt}\n")
+        text = fails(65, server.url, *MODEL, "--run", world_run[0])
+        assert "prompts.txt, line 2: " in text and "asks about what is sealed" in text
+    assert server.asked == []
 
 
 def test_a_judge_behind_an_endpoint_may_say_nothing(server, files, world_run, asked_of_world):

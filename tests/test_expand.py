@@ -24,6 +24,8 @@ from pysft.text.copies import Copies
 from pysft.text.curated import read_curated
 from pysft.text.template import NOTHING, REPLY, turn
 from pysft.text.templates import CHAT, CHATML, Template
+from pysft.world.ask import questions
+from pysft.world.facts import make
 
 SEEDS = CONVERSATIONS[4:]
 # A training of two seconds after which a model writes the form of the seeds, and many of them.
@@ -274,6 +276,23 @@ def test_the_questions_of_a_world_are_prompts(world_run, workdir):
     does("curate", "expand", "seeds.jsonl", "--teacher", run, *flags)
     rows = read_lines("out.jsonl")
     assert {row["metadata"]["steps"][0]["source"] for row in rows} == {"world:train"}
+
+
+def test_sealed_prompts_are_refused_and_the_next_command_names_the_run_of_a_world(
+    world_run, workdir
+):
+    run, _ = world_run
+    sealed = questions(make(load_stage(run).world), "sealed")[0]
+    workdir.write("seeds.jsonl", [conversation("Who is he?", "A man."), conversation("Hi", "Ho.")])
+    flags = ("curate", "expand", "seeds.jsonl", "--teacher", run, "--prompts", "p.txt")
+    for prompt in (sealed.prompt, f"Sing of {sealed.about}."):
+        workdir.write("p.txt", f"Sing of me.\n{prompt}\n")
+        text = refusal(65, *flags, "--out", "o.jsonl")
+        assert "p.txt, line 2: " in text and "asks about what is sealed" in text
+    workdir.write("p.txt", "Sing of me.\n")
+    command = does(*flags, "--rows", "9", "--out", "o.jsonl").out.splitlines()[-1]
+    args = parser().parse_args(shlex.split(command.partition(" -m pysft ")[2]))
+    assert (args.step, args.run_folder) == ("judge", str(run))
 
 
 # --------------------------------------------------------------------------------- what is refused

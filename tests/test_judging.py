@@ -6,7 +6,7 @@ import pytest
 from counting_judge import judging
 
 from pysft.errors import DataError, MissingInput, UsageError
-from pysft.jobs.curate.judging import as_text, judge_of
+from pysft.jobs.curate.judging import as_text, judge_of, refuse_sealed, truth_of
 from pysft.world.ask import questions
 from pysft.world.facts import SPLITS, WorldSettings, make
 
@@ -56,6 +56,17 @@ def test_a_prompt_of_other_words_is_sealed_if_it_names_what_sealed_questions_ask
         assert judge.is_sealed([*said(f"{q.about}?"), {"role": "assistant", "content": "Ay"}])
     for q in ASKED["train"] + ASKED["ppo"]:
         assert not judge.is_sealed(said(f"Tell me all of {q.about}!"))
+
+
+def test_sealed_prompts_are_refused_with_the_first_place_and_their_number():
+    name, free = ASKED["sealed"][0].about, ASKED["train"][0].prompt
+    prompts = [free, f"Sing of {name}", ASKED["sealed"][1].prompt, "Hi"]
+    asked = [(said(text), f"line {n}") for n, text in enumerate(prompts, 1)]
+    with pytest.raises(DataError, match=r"^line 2: .*sealed.*\(such prompts: 2\); drop it"):
+        refuse_sealed(asked, truth_of(STAGE), "drop it")
+    refuse_sealed([asked[0], asked[3]], truth_of(STAGE))
+    refuse_sealed(asked, None)  # nothing is sealed where no world is known
+    assert truth_of(None) is None
 
 
 def test_a_file_is_given_no_true_answer_and_the_prompt_as_one_text(tmp_path):

@@ -114,5 +114,7 @@ def run(args):
     print(f"copied: {found['copied']:.1%} of the tries that have an end and a form")
     print(f"for example: {short(first.asked)} -> {short(first.reply)}")
     judged = out.with_name(f"{out.stem}-judged.jsonl")
-    words = ("judge", out, "--seeds", Path(args.seeds), "--out", judged)
+    # Rows that ask about what is sealed are dropped with the run that knows it alone.
+    run = ("--run", Path(args.teacher)) if found["teacher_has_world"] else ()
+    words = ("judge", out, "--seeds", Path(args.seeds), *run, "--out", judged)
     print(f"Filter them: {command('curate', *words)}")

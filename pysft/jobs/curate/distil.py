@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pysft.errors import DataError, UsageError
 from pysft.jobs.collect import WORLD, asked_by_name
+from pysft.jobs.curate.judging import refuse_sealed
 from pysft.jobs.curate.teachers import MALFORMED, NO_END, NO_THOUGHT, Draft, teacher_named
 from pysft.measure.judges import judge_named
 from pysft.measure.raters import Truth
@@ -144,15 +145,11 @@ def _as_text(prompt: list[dict]) -> str:
 
 def _readable(asked, by, truth: Truth | None, judge: str) -> list[tuple[list[dict], str]]:
     """[(messages, source)] of the prompts that the teacher can read. A DataError if there is none,
-    if one is a sealed question, or if the exact judge should grade one that is no question."""
+    if one is sealed (refuse_sealed()), or if the exact judge should grade one that is no
+    question."""
+    refuse_sealed(((messages, where) for messages, _, where in asked), truth)
     found, fault = [], None
     for messages, source, where in asked:
-        question = truth.question(messages) if truth else None
-        if question is not None and question.split == "sealed":
-            raise DataError(
-                f"{where}: a sealed question of the world, and those are for reports alone; take it"
-                " out"
-            )
         if judge == WORLD:
             truth.about(messages)
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pysft.console import command
 from pysft.errors import DataError, UsageError
 from pysft.jobs.collect import prompts_named
+from pysft.jobs.curate.judging import refuse_sealed, truth_of
 from pysft.jobs.curate.seeds import exchanges, notes, read_seeds, writable
 from pysft.jobs.curate.writers import FORM, NO_END, TOKENS, Try, by_endpoint, by_prompts, by_run
 from pysft.measure.endpoint import Asker, BudgetUsed, Endpoint
@@ -34,11 +35,12 @@ HOPELESS = 500  # tries without one new row, after which no more are made
 @dataclass(frozen=True)
 class Teacher:
     """known: who it is, for the metadata of each row. tries: blocks of what it writes. asker: of an
-    endpoint."""
+    endpoint. has_world: True for a run that learned an invented world."""
 
     known: dict
     tries: Iterator[list[Try]]
     asker: Asker | None = None
+    has_world: bool = False
 
 
 def expand(
@@ -78,6 +80,8 @@ def expand(
     stopped_by "rows" (there are as many as wanted), "tries" (there were TRIES for each), "prompts"
                (each has had its share), or "budget"
     teacher, seed, out   as they were
+    teacher_has_world   True for a run that learned an invented world: new rows may then ask about
+               what is sealed, which `curate judge --run TEACHER` drops
     endpoint   of an endpoint alone: the figures of its Asker
 
     UsageError, MissingInput or a DataError if the seeds, the teacher or a flag cannot be used, if
@@ -119,6 +123,7 @@ def expand(
         "distinct_prompts": len({_key(row.prompt) for row in made.rows}),
         "stopped_by": made.stopped_by,
         "teacher": teacher,
+        "teacher_has_world": found.has_world,
         "seed": seed,
         "out": str(out),
         **({} if found.asker is None else {"endpoint": found.asker.figures}),
@@ -170,13 +175,15 @@ def _run(
         tries = by_run(stage, seed, tokens)
     else:
         asked = prompts_named(prompts, stage)
+        refuse_sealed(((messages, where) for messages, _, where in asked), truth_of(stage))
         tries = by_prompts(stage, asked, -(-rows // len(asked)), seed, tokens)
     if not _learned_from(stage, Path(path)):
         say(
             f"{stage.folder} was trained on another file than {path}; rows that it copies from that"
             " file count as new"
         )
-    return seeds, Teacher({"by": teacher, "weights_sha256": weights_sha256(stage.model)}, tries)
+    known = {"by": teacher, "weights_sha256": weights_sha256(stage.model)}
+    return seeds, Teacher(known, tries, has_world=stage.world is not None)
 
 
 def _learned_from(stage: Stage, path: Path) -> bool:

@@ -7,15 +7,15 @@ judge([{"role": "user", "content": "What pet has Ada Brook?"}], "Ada Brook keeps
 
 The last two judges are told no true answer, because none is known of most rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pysft.errors import UsageError
+from pysft.errors import DataError, UsageError
 from pysft.measure.judges import TOKENS, judge_named, verdict_in
-from pysft.measure.raters import WORLD, Truth, is_endpoint
+from pysft.measure.raters import SEALED, WORLD, Truth, is_endpoint
 from pysft.run.stage import Stage, load_stage
-from pysft.text.conversation import plain
+from pysft.text.conversation import plain, short
 from pysft.text.sampled import is_usable
 from pysft.world.ask import Question
 
@@ -99,7 +99,7 @@ def judge_of(
 
     UsageError for another name, without a world for `world`, and for flags that do not fit;
     MissingInput or a DataError for a file without that function."""
-    truth = None if stage is None or stage.world is None else Truth(stage.world)
+    truth = truth_of(stage)
     if is_endpoint(by):
         return _by_endpoint(by, truth, model, budget, cache, say)
     if model or budget:
@@ -146,6 +146,30 @@ def as_text(prompt: list[dict]) -> str:
     if len(prompt) == 1:
         return texts[0]
     return "\n".join(f"{m['role'].capitalize()}: {text}" for m, text in zip(prompt, texts))
+
+
+def truth_of(stage: Stage | None) -> Truth | None:
+    """Return what is true in the world that a stage learned; None without a stage or a world."""
+    return None if stage is None or stage.world is None else Truth(stage.world)
+
+
+def refuse_sealed(
+    prompts: Iterable[tuple[list[dict], str]], truth: Truth | None, remedy: str = "take it out"
+) -> None:
+    """Raise a DataError if one of the prompts asks about what is sealed (Truth.is_sealed), because
+    nobody may train on what comes of it. It names the first place, and how many there are.
+
+    prompts: [(messages, where)]. truth: of the world that counts; None if there is none. remedy:
+    the end of the message."""
+    if truth is None:
+        return
+    sealed = [(prompt, where) for prompt, where in prompts if truth.is_sealed(prompt)]
+    if sealed:
+        prompt, where = sealed[0]
+        raise DataError(
+            f"{where}: {short(plain(prompt[-1]['content']))} asks about what is {SEALED}, and those"
+            f" questions are for reports alone (such prompts: {len(sealed):,}); {remedy}"
+        )
 
 
 def talking(run: str, ops=None) -> Stage:

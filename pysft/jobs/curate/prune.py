@@ -21,12 +21,10 @@ import numpy as np
 from pysft import disk
 from pysft.errors import DataError, UsageError
 from pysft.jobs.curate.difficulty import losses, right_replies
-from pysft.jobs.curate.judging import NOT_JUDGED, judge_of, talking
-from pysft.measure.raters import SEALED, Truth
+from pysft.jobs.curate.judging import NOT_JUDGED, judge_of, refuse_sealed, talking, truth_of
 from pysft.rng import rng
 from pysft.run.stage import Stage, load_stage
 from pysft.run.tree import named_base
-from pysft.text.conversation import short
 from pysft.text.curated import Curated, Stations, read_curated, refuse_taken, write_curated
 from pysft.text.sampled import MOST
 from pysft.text.templates import CHATML
@@ -126,7 +124,8 @@ def prune(
             f"--keep {order.keep:g}: less than one of the {len(rows):,} rows of {path} would be"
             f" left; keep {ceil(1e6 / len(rows)) / 1e6:g} or more"
         )
-    _refuse_sealed(rows, stage)
+    remedy = "curate judge --run RUN drops such rows"
+    refuse_sealed(((row.prompt, row.where) for row in rows), truth_of(stage), remedy)
     k, right = (order.k or K if judge else None), None
     if judge is not None:
         right = right_replies(rows, stage, judge, k, order.seed, say, progress)
@@ -180,19 +179,6 @@ def _stage_of(order: Order, ops) -> Stage | None:
     if stage.can_talk:
         raise UsageError(f"--base {order.base}: {stage.folder} talks; name it by --run")
     return stage
-
-
-def _refuse_sealed(rows: list[Curated], stage: Stage | None) -> None:
-    """Raise a DataError if a row may not be trained on."""
-    if stage is None or stage.world is None:
-        return
-    truth = Truth(stage.world)
-    sealed = [row for row in rows if truth.is_sealed(row.prompt)]
-    if sealed:
-        raise DataError(
-            f"{sealed[0].where}: {short(sealed[0].asked)} asks about what is {SEALED}, on which"
-            f" nobody may train ({len(sealed):,} such rows); curate judge drops them"
-        )
 
 
 # ----------------------------------------------------------------------------------- what is kept
