@@ -156,8 +156,8 @@ SEEDS = {  # of the page `seeds`
     "probe runs/world --recall --out maps/recall": "tests/test_recalling.py",
     "probe runs/grown --questions questions.jsonl --judge http://localhost:8000/v1 --judge-model"
     " NAME --out maps/grown": "tests/test_probe_verb.py",
-    "probe runs/tiny --questions prompts.txt --judge my_judge.py --against maps/grown/map.jsonl"
-    " --out maps/tiny": "tests/test_probe_verb.py",
+    "probe runs/mine --questions prompts.txt --judge my_judge.py --against maps/grown/map.jsonl"
+    " --out maps/mine": "tests/test_probe_verb.py",
     **dict.fromkeys(
         (
             "train --base runs/world --data worlds/violating/violating.jsonl"

@@ -1,13 +1,19 @@
 """`pysft probe`: what it asks, what it writes, and what it refuses."""
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import pysft, read_lines, refusal, succeeds
 from counting_judge import judging
 
-from pysft.run.stage import load_stage
+from pysft.jobs.probe import _people, beside
+from pysft.nn.grow import expand_vocab
+from pysft.rng import rng
+from pysft.run.stage import load_stage, save_stage
 from pysft.text.curated import read_curated
 from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT
@@ -24,6 +30,22 @@ def judge(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def brief(world_run, tmp_path_factory):
+    """The run with a model that writes some random letters and ends."""
+    run = tmp_path_factory.mktemp("brief") / "run"
+    shutil.copytree(world_run[0], run)
+    stage = load_stage(run / "sft")
+    special, params = stage.tokenizer.special, stage.model.params
+    scale, bias, head = (params[name] for name in ("lnf.w", "lnf.b", "head"))
+    scale[:], bias[:], head[:] = 0, 0, 0
+    bias[0] = 1  # so the first column of the head is the logits
+    for name, i in special.items():
+        head[i, 0] = 2 if name == CHAT.end else -9
+    save_stage(stage)
+    return run
+
+
 def probe(run, *arguments):
     return succeeds("probe", run, "--threads", 1, *arguments, "--json")
 
@@ -33,11 +55,11 @@ def surprise_of(stage, prompt):
     ids = render_prompt(prompt, stage.tokenizer, stage.template)
     logits = stage.model.logits(ids[:-1], np.array([0, len(ids) - 1], np.int32)).astype(float)
     each = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(ids) - 1), ids[1:]]
-    return each.sum()
+    return each.mean()
 
 
-def test_a_map_of_the_world_asks_what_no_training_asked(world_run, judge, tmp_path):
-    run, out = world_run[0], tmp_path / "map"
+def test_a_map_of_the_world_asks_what_no_training_asked(brief, judge, tmp_path):
+    run, out = brief, tmp_path / "map"
     found = json.loads(probe(run, "--judge", judge, "-k", 3, "--out", out).out)
     stage = load_stage(run)
     world = make(stage.world)
@@ -47,7 +69,7 @@ def test_a_map_of_the_world_asks_what_no_training_asked(world_run, judge, tmp_pa
     assert (
         found["questions"]
         == len(asked)
-        == sum(found[kind] for kind in ("known", "mixed", "unknown", "not_judged"))
+        == sum(found[k] for k in ("known", "mixed", "unknown", "malformed", "not_judged"))
     )
     for row in rows:
         q = asked[row["prompt"][0]["content"]]
@@ -67,8 +89,8 @@ def test_a_map_of_the_world_asks_what_no_training_asked(world_run, judge, tmp_pa
         )
 
 
-def test_the_same_seed_gives_the_same_files_and_agrees_with_itself(world_run, judge, tmp_path):
-    some = world_run[0], "--judge", judge, "-k", 2, "--questions", "world:ppo"
+def test_the_same_seed_gives_the_same_files_and_agrees_with_itself(brief, judge, tmp_path):
+    some = brief, "--judge", judge, "-k", 2, "--questions", "world:ppo"
     first, again, other = (tmp_path / name for name in "abc")
     probe(*some, "--out", first)
     found = json.loads(probe(*some, "--out", again, "--against", first / "map.jsonl").out)
@@ -82,7 +104,7 @@ def test_the_same_seed_gives_the_same_files_and_agrees_with_itself(world_run, ju
     assert found["agreement"] < 1
 
 
-def test_a_file_of_questions_is_judged_with_its_answers(world_run, tmp_path):
+def test_a_file_of_questions_is_judged_with_its_answers(brief, tmp_path):
     rows = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in ("ten", "two")]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = tmp_path / "judge.py"
@@ -93,7 +115,7 @@ def test_a_file_of_questions_is_judged_with_its_answers(world_run, tmp_path):
     )
     out = tmp_path / "map"
     asked = "--questions", tmp_path / "q.jsonl", "--judge", judge, "--refusal", "I know not."
-    probe(world_run[0], *asked, "-k", 9, "--out", out)
+    probe(brief, *asked, "-k", 9, "--out", out)
     ten, two = read_lines(out / "map.jsonl")
     assert set(ten["verdicts"]) <= {"right", "malformed"} and "right" in ten["verdicts"]
     assert set(two["verdicts"]) <= {"wrong", "malformed"} and two["kind"] == "unknown"
@@ -101,11 +123,11 @@ def test_a_file_of_questions_is_judged_with_its_answers(world_run, tmp_path):
     assert [row.reply for row in refused] == ["I know not."]
 
 
-def test_an_endpoint_is_asked_once_for_each_reply(world_run, tmp_path):
+def test_an_endpoint_is_asked_once_for_each_reply(brief, tmp_path):
     (tmp_path / "q.txt").write_text("Who sings?\nWho walks?\n")
     with judging(lambda said, reply: "right" if said == "Who sings?" else "wrong") as (url, seen):
         asked = "--questions", tmp_path / "q.txt", "--judge", url, "--judge-model", "m"
-        asked = world_run[0], *asked, "--judge-cache", tmp_path / "judged", "-k", 9
+        asked = brief, *asked, "--judge-cache", tmp_path / "judged", "-k", 9
         probe(*asked, "--out", tmp_path / "a")
         calls = len(seen)
         probe(*asked, "--out", tmp_path / "b")
@@ -120,8 +142,8 @@ def test_an_endpoint_is_asked_once_for_each_reply(world_run, tmp_path):
     assert (tmp_path / "a/map.jsonl").read_bytes() == (tmp_path / "b/map.jsonl").read_bytes()
 
 
-def test_what_cannot_be_probed_is_refused(world_run, judge, tmp_path):
-    run, out = world_run[0], ("--out", tmp_path / "map")
+def test_what_cannot_be_probed_is_refused(brief, judge, tmp_path):
+    run, out = brief, ("--out", tmp_path / "map")
     (tmp_path / "q.txt").write_text("Who?\n")
     never = tmp_path / "never.py"
     never.write_text("def judge(question, answer, reply):\n    return 'wrong'\n")
@@ -154,32 +176,63 @@ def test_what_cannot_be_probed_is_refused(world_run, judge, tmp_path):
     assert "--refusal 'ζ': the vocabulary of" in said and "cannot write it" in said
 
 
-def test_the_screen_shows_the_map_and_the_next_command(world_run, judge, tmp_path):
+def test_the_screen_shows_the_map_and_the_next_command(brief, judge, tmp_path):
     out = tmp_path / "map"
-    text = succeeds(
-        "probe", world_run[0], "--judge", judge, "-k", 2, "--threads", 1, "--out", out
-    ).out
+    text = succeeds("probe", brief, "--judge", judge, "-k", 2, "--threads", 1, "--out", out).out
     assert "2 replies to each at temperature 1, judged by judge.py" in text
-    assert f"python -m pysft train --base {world_run[0]} --data world {out}/rows.jsonl" in text
+    assert f"python -m pysft train --base {brief}/base --data world {out}/rows.jsonl" in text
 
 
-def test_with_recall_there_are_three_files_to_mix(world_run, tmp_path):
-    run, out = world_run[0], tmp_path / "map"
-    judge = tmp_path / "judge.py"
-    judge.write_text(
-        "def judge(question, answer, reply):\n"
-        "    return 'right' if 'has' in question else 'wrong'\n"
-    )
-    rows = [
-        {"prompt": f"What pet has {name}?", "completion": f"{name} keeps a toad."}
-        for name in ("Ada Brook", "Ivo Reed")
-    ]
-    rows += [{"prompt": "Who sings?", "completion": "Nobody."}]
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = "--questions", tmp_path / "q.jsonl", "--judge", judge, "--recall", 5, "-k", 9
-    found = pysft("probe", run, *asked, "--threads", 1, "--out", out)
-    # Nobody says whom these questions ask about, so nothing can be compared.
-    assert found.code == 65 and "no right reply names whom its question asks about" in found.err
-    assert not out.exists()
-    said = refusal(2, "probe", run, *asked, "--share", 0.1, "--out", out)
+def test_recall_asks_about_people_whom_somebody_names(brief, judge, tmp_path):
+    (tmp_path / "q.txt").write_text("Who?\n")
+    run, out = brief, ("--out", tmp_path / "map")
+    said = refusal(2, "probe", run, "--questions", tmp_path / "q.txt", "--recall", 5, *out)
+    assert "--recall is for questions of a world" in said
+    said = refusal(2, "probe", run, "--recall", 5, "--share", 0.1, *out)
     assert "--share is for rows without --recall" in said
+    world = make(load_stage(run).world)
+    names = _people(world)
+    assert names and not names & {q.about for q in questions(world, "sealed")}
+    assert names <= {e.name for e in world.entities if e.kind == "person"} | world.strangers.keys()
+
+
+def test_sealed_questions_make_no_rows_in_any_wording(brief, judge, tmp_path):
+    run = brief
+    sealed = questions(make(load_stage(run).world), "sealed")[0]
+    for text in (sealed.prompt, f"Tell me of {sealed.about}."):
+        (tmp_path / "q.txt").write_text(f"Who sings?\n{text}\n")
+        asked = "--questions", tmp_path / "q.txt", "--judge", judge
+        assert "sealed" in refusal(65, "probe", run, *asked, "--out", tmp_path / "map")
+
+
+def test_a_model_that_calls_tools_is_refused(brief, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(brief, run)
+    stage = load_stage(run / "sft")
+    tokens = CHAT.tokens_for({"search", "code", "result"})
+    model = expand_vocab(stage.model, len(stage.tokenizer) + len(tokens), "mean", rng(1, "x", "y"))
+    save_stage(replace(stage, model=model, tokenizer=stage.tokenizer.grow(tokens)))
+    said = refusal(2, "probe", run, "--out", tmp_path / "map")
+    assert "it answers by calls of tools (code, search), and here no tool runs" in said
+
+
+def test_the_next_command_trains_as_before(brief, tmp_path):
+    run = brief
+    document = {"data": "rows.jsonl", "trained": 30, "rows": {"answers": 4, "refusals": 6}}
+    assert beside(run / "sft", document)[2:] == ["--data", "world", "rows.jsonl"]
+    assert beside(run / "sft", document)[1] == run / "base"
+    begun = json.loads((run / "run.json").read_text())
+    begun["data"], begun["settings"]["data"] = None, begun["settings"]["data"] | {
+        "mix": [1, 3], "grade": "flags", "shipped": "conversations+pairs"
+    }  # fmt: skip
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "run.json").write_text(json.dumps(begun))
+    _, _, _, *data, mix, one, three, rows, grade, flags = beside(copy / "sft", document)
+    assert [Path(path).name for path in data] == [
+        "conversations.jsonl",
+        "pairs40.jsonl",
+        "rows.jsonl",
+    ]
+    assert all(Path(path).is_file() for path in data[:2])
+    assert (mix, one, three, rows, grade, flags) == ("--mix", 1, 3, "1.33", "--grade", "flags")

@@ -76,6 +76,11 @@ def test_a_reply_that_names_nobody_is_not_compared(reply):
     assert compared([answered("Ada Brook", [reply], [reply])], NAMES, 5, 1, "world") == []
 
 
+def test_questions_about_something_else_are_not_changed():
+    known = answered("Ada Brook", ["Ada Brook keeps a toad."], ["Ada Brook keeps a toad."])
+    assert compared([known], NAMES[1:], 5, 1, "world") == []  # such as a day beside people
+
+
 def test_one_name_cannot_be_compared():
     known = answered("Ada Brook", ["Ada Brook keeps a toad."], ["Ada Brook keeps a toad."])
     assert compared([known], NAMES[:1], 5, 1, "world") == []

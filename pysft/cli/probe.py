@@ -123,7 +123,7 @@ def _show(d: dict, run: str) -> None:
     """Print the figures of a map, and what to do next."""
     asked, rows = d["questions"], d["rows"]
     print(f"{asked:,} questions, {d['k']} replies to each at temperature 1, judged by {d['judge']}")
-    for kind in ("known", "mixed", "unknown"):
+    for kind in ("known", "mixed", "unknown", "malformed"):
         print(f"{kind:<24}{d[kind]:>7,}  {d[kind] / asked:.0%}")
     if d["not_judged"]:
         print(f"{'not judged':<24}{d['not_judged']:>7,}")
@@ -134,7 +134,7 @@ def _show(d: dict, run: str) -> None:
     if d["balanced_accuracy"] is not None:
         print(f"{'the map is right in':<24}{d['balanced_accuracy']:>7.1%}  of told and never told")
     if d["surprise"] is not None:
-        nats = "{known:.1f} nats for known questions, {unknown:.1f} for unknown".format(
+        nats = "{known:.2f} nats a token for known questions, {unknown:.2f} for unknown".format(
             **d["surprise"]
         )
         print(f"{'its own surprise':<24}{nats} (AUC {d['surprise']['auc']:.2f})")
@@ -151,24 +151,22 @@ def _show(d: dict, run: str) -> None:
     )
     if rows["refusals"] < rows["wanted"]:
         print(f"  (too few questions are unknown for {rows['wanted']:,} refusals; ask more)")
-    print(f"Train on it, beside the old data: {_next(run, d['data'])}")
+    print(f"Train on it, beside the old data: {_next(d, run)}")
 
 
 def _recalling(run: str, data: list[str]) -> str:
-    """The command that tunes a model to recall, on a third each of its answers, its refusals and
-    the rows that compare."""
+    """The command that tunes a model to recall: a quarter of its answers, a quarter of its
+    refusals, and half of the rows that compare."""
     from pysft.console import command
     from pysft.run.stage import find_stage
 
-    stage = find_stage(run)
-    return command("train", "--base", stage, "--data", *data, "--mix", *"112")
+    return command("train", "--base", find_stage(run), "--data", *data, "--mix", *"112")
 
 
-def _next(run: str, data: str) -> str:
+def _next(d: dict, run: str) -> str:
     """The command that tunes the base under a run once more, with the rows beside the old data."""
     from pysft.console import command
-    from pysft.run.stage import find_stage, read_json
+    from pysft.jobs.probe import beside
+    from pysft.run.stage import find_stage
 
-    begun = read_json(find_stage(run).parent / "run.json")
-    old = begun.get("data") or [] if isinstance(begun, dict) else []
-    return command("train", "--base", Path(run), "--data", *old, data)
+    return command("train", *beside(find_stage(run), d))

@@ -11,20 +11,34 @@ import numpy as np
 from pysft import disk
 from pysft.batch import Example
 from pysft.errors import DataError, MissingInput, UsageError
+from pysft.inference.thoughts import thought_tokens
 from pysft.jobs.collect import ASKED, WORLD, as_typed, sample_replies
-from pysft.jobs.curate.judging import judge_of
+from pysft.jobs.curate.judging import judge_of, refuse_sealed
 from pysft.measure.judges import judge_named
-from pysft.measure.knowing import Asked, Probed, key, map_figures, probed, taught_rows
-from pysft.measure.raters import is_endpoint
+from pysft.measure.knowing import (
+    LEAST_KNOWN,
+    MOST_UNKNOWN,
+    Asked,
+    Probed,
+    key,
+    map_figures,
+    probed,
+    taught_rows,
+)
+from pysft.measure.raters import Truth, is_endpoint
 from pysft.measure.recalling import compared, recalled
 from pysft.measure.world import nll_sums
 from pysft.run.stage import Stage, load_stage, read_json
+from pysft.run.taught import callable_tools
+from pysft.run.tree import base_of, lineage
 from pysft.text.characters import typed
 from pysft.text.conversation import plain
+from pysft.text.corpora import shipped
 from pysft.text.curated import read_curated, write_curated
 from pysft.text.files import suffix
 from pysft.text.render import render_prompt
 from pysft.text.sampled import MOST, is_usable, read_asked
+from pysft.training.settings import Data
 from pysft.world.ask import questions, refusal
 from pysft.world.facts import World, make
 
@@ -47,8 +61,8 @@ class Orders:
     budget: int | None = None
     cache: Path | None = None
     k: int = 8
-    least_known: float = 0.6
-    most_unknown: float = 0.125
+    least_known: float = LEAST_KNOWN
+    most_unknown: float = MOST_UNKNOWN
     refusal: str = REFUSAL
     share: float = 0.08
     recall: int = 0
@@ -70,8 +84,9 @@ def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
     "refusals", "compared"}, and "data" is a list of three files, for a mixture."""
     _refuse(orders, out)
     stage = load_stage(run, ops)
-    if not stage.can_talk or not stage.model.config.has_nll:
-        raise UsageError(f"{stage.folder}: it gives no replies; name a run that was tuned to talk")
+    _refuse_stage(stage)
+    if thought_tokens(stage.tokenizer, stage.template):
+        say(f"{stage.folder}: it can think before it answers; the rows have no thoughts of its own")
     other = None if orders.against is None else _read_map(orders.against)
     asked, judge, by = _asked(stage, orders, say)
     if other is not None and not any(key(a.prompt) in other for a in asked):
@@ -118,10 +133,7 @@ def _rows(
         rows, counts = taught_rows(found, trained, orders.share, orders.seed, by)
         return {ROWS: rows}, counts
     answers, refusals = recalled(found, by)
-    names = {p.asked.about for p in found} - {""}
-    if stage.world is not None:
-        names |= _names(make(stage.world))
-    pairs = compared(found, names, orders.recall, orders.seed, by)
+    pairs = compared(found, _people(make(stage.world)), orders.recall, orders.seed, by)
     files = {"answers.jsonl": answers, "refusals.jsonl": refusals, "compared.jsonl": pairs}
     reasons = (
         "nothing is known",
@@ -134,8 +146,8 @@ def _rows(
     return files, {name.removesuffix(".jsonl"): len(rows) for name, rows in files.items()}
 
 
-def _names(world: World) -> set[str]:
-    """Names that rows may hold: all but those of sealed questions."""
+def _people(world: World) -> set[str]:
+    """Names of people and of nobody that rows may hold: all but those of sealed questions."""
     people = {e.name for e in world.entities if e.kind == "person" and e.split != "sealed"}
     return people | {name for name, split in world.strangers.items() if split != "sealed"}
 
@@ -149,6 +161,11 @@ def _refuse(orders: Orders, out: Path) -> None:
             f"--unknown {orders.most_unknown:g} and --known {orders.least_known:g}: expected 0 <="
             " unknown < known <= 1"
         )
+    if orders.recall and orders.questions.partition(":")[0] != WORLD:
+        raise UsageError(
+            f"--recall is for questions of a world, and --questions names {orders.questions}, where"
+            " nobody says whom a question asks about; leave one of the two out"
+        )
     if orders.recall and orders.share != Orders.share:
         raise UsageError("--share is for rows without --recall; leave one of the two out")
     if not 0 < orders.share <= 0.5:
@@ -160,6 +177,17 @@ def _refuse(orders: Orders, out: Path) -> None:
         raise UsageError(f"--out {out}: it is not empty; name a new folder")
 
 
+def _refuse_stage(stage: Stage) -> None:
+    """Raise a UsageError for a model whose replies do not say what it knows."""
+    if not stage.can_talk or not stage.model.config.has_nll:
+        raise UsageError(f"{stage.folder}: it gives no replies; name a run that was tuned to talk")
+    if tools := callable_tools(stage):
+        raise UsageError(
+            f"{stage.folder}: it answers by calls of tools ({', '.join(sorted(tools))}), and here"
+            " no tool runs; name a run that learned none (train --no-tools, train --data)"
+        )
+
+
 # -------------------------------------------------------------------------------- what is asked
 
 
@@ -167,9 +195,9 @@ def _asked(stage: Stage, orders: Orders, say) -> tuple[list[Asked], Callable, st
     """Return (the questions, judge(asked, reply, ended) -> a verdict or None, the judge's name)."""
     if orders.questions.partition(":")[0] == WORLD:
         asked = _of_world(stage, orders.questions)
-        exact = judge_of(WORLD, stage)
         if orders.judge == WORLD:
-            return asked, lambda a, reply, ended: exact(a.prompt, reply, ended), WORLD
+            truth = Truth(stage.world)
+            return asked, lambda a, reply, ended: truth.verdict(a.prompt, reply, ended), WORLD
     else:
         asked = _of_file(stage, orders)
         if orders.judge == WORLD:
@@ -190,8 +218,7 @@ def _with_answer(judge: Callable, asked: Asked, reply: str, ended: bool) -> str 
     """The verdict of a judge who is told the true answer."""
     if not ended or not is_usable(reply):  # plain to see, so nobody is asked
         return "malformed"
-    verdict = judge(plain(asked.prompt[-1]["content"]), asked.answer, reply)
-    return "right" if verdict == "refused" and asked.answer == asked.refusal else verdict
+    return judge(plain(asked.prompt[-1]["content"]), asked.answer, reply)
 
 
 def _of_world(stage: Stage, name: str) -> list[Asked]:
@@ -218,21 +245,25 @@ def _of_world(stage: Stage, name: str) -> list[Asked]:
 
 def _of_file(stage: Stage, orders: Orders) -> list[Asked]:
     refused = typed(orders.refusal, stage.tokenizer)
-    if not stage.tokenizer.can_write(refused):
+    if not is_usable(refused) or not stage.tokenizer.can_write(refused):
         raise UsageError(
-            f"--refusal {orders.refusal!r}: the vocabulary of {stage.folder} cannot write it"
+            f"--refusal {orders.refusal!r}: the vocabulary of {stage.folder} cannot write it, or it"
+            " is no text"
         )
     if suffix(orders.questions) == ".txt":
         rows = [(p, "") for p, _, _ in read_asked(orders.questions, stage.template)]
     else:
         rows = [(row.prompt, row.reply) for row in read_curated(orders.questions, stage.template)]
+    if stage.world is not None:
+        refuse_sealed([(prompt, orders.questions) for prompt, _ in rows], Truth(stage.world))
     return [Asked(as_typed(prompt, stage), answer, refused) for prompt, answer in rows]
 
 
 def _surprise(stage: Stage, asked: list[Asked]) -> np.ndarray:
-    """The nats that the model gives each question, from its first token on."""
+    """The mean nats that the model gives a token of each question."""
     ids = [render_prompt(a.prompt, stage.tokenizer, stage.template) for a in asked]
-    return nll_sums(stage.model, [Example(some[:-1], some[1:]) for some in ids])
+    sums = nll_sums(stage.model, [Example(some[:-1], some[1:]) for some in ids])
+    return sums / np.array([len(some) - 1 for some in ids])
 
 
 def _trained(stage: Stage) -> int:
@@ -242,6 +273,25 @@ def _trained(stage: Stage) -> int:
         return 0
     data = read_json(path)
     return int(data.get("conversations", 0)) + int(data.get("pairs", 0))
+
+
+def beside(folder: Path, document: dict) -> list:
+    """The arguments of `train` that tune the base under the stage in `folder` once more, as that
+    stage was tuned, with the rows beside its own data. document: as probe() returns it."""
+    begun = read_json(folder.parent / "run.json")
+    settings, old = begun["settings"]["data"], begun["data"]
+    if not old:
+        names = {"conversations": "conversations.jsonl", "pairs": "pairs40.jsonl"}
+        old = [shipped(names[part]) for part in settings["shipped"].split("+")]
+    base = base_of(lineage(load_stage(folder)))
+    found = ["--base", base.folder if base else folder, "--data", *old, document["data"]]
+    if mix := settings["mix"]:
+        rows = document["rows"]["answers"] + document["rows"]["refusals"]
+        found += ["--mix", *mix, f"{sum(mix) * rows / max(1, document['trained']):.3g}"]
+    for name in ("grade", "template", "unknown", "too_long"):
+        if settings[name] != getattr(Data, name):
+            found += [f"--{name.replace('_', '-')}", settings[name]]
+    return found
 
 
 def _refuse_useless(found: list[Probed], by: str, files: dict[str, list]) -> None:

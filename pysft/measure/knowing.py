@@ -5,6 +5,9 @@ the conversations that teach it to refuse what it does not know.
     known      nearly always right   its own right answer
     mixed      sometimes right       its right answers alone
     unknown    hardly ever right     a refusal
+    malformed  mostly no answer      none: whether it knows cannot be seen
+
+A refusal is no right answer, even where nothing can be known: such a question is unknown.
 
 The source text takes this from Llama 3 (Grattafiori et al. 2024, section 4.3.6). The map is of one
 model: another one knows something else."""
@@ -17,7 +20,7 @@ import numpy as np
 from pysft.rng import rng
 from pysft.text.curated import Curated
 
-KNOWN, MIXED, UNKNOWN = CLASSES = ("known", "mixed", "unknown")
+KNOWN, MIXED, UNKNOWN, MALFORMED = CLASSES = ("known", "mixed", "unknown", "malformed")
 LEAST_KNOWN, MOST_UNKNOWN = 0.6, 0.125  # shares of right replies
 TAUGHT = 500  # tellings from which on a fact is meant to be known
 
@@ -39,7 +42,7 @@ class Asked:
 class Probed:
     """A question with the replies of a model. verdicts: of each reply, as world/judge.py names
     them; None where the judge gave none. right: the share of right ones among the judged; None if
-    none was judged. surprise: the nats that the model's own probabilities give the question."""
+    none was judged. surprise: the mean nats that the model gives a token of the question."""
 
     asked: Asked
     replies: tuple[str, ...]
@@ -73,12 +76,15 @@ def probed(
     asked: Asked, replies, verdicts, least_known: float, most_unknown: float, surprise: float
 ) -> Probed:
     """Classify a question. It is known if the share of right replies is at least `least_known`, and
-    unknown if it is at most `most_unknown`. One without a verdict has no kind, which is ""."""
+    unknown if it is at most `most_unknown`, but malformed if more than half of the replies are. One
+    without a verdict has no kind, which is ""."""
     judged = [verdict for verdict in verdicts if verdict is not None]
     if not judged:
         return Probed(asked, tuple(replies), tuple(verdicts), None, "", surprise)
     right = judged.count("right") / len(judged)
     kind = KNOWN if right >= least_known else UNKNOWN if right <= most_unknown else MIXED
+    if judged.count(MALFORMED) > len(judged) / 2:
+        kind = MALFORMED
     return Probed(asked, tuple(replies), tuple(verdicts), right, kind, surprise)
 
 
@@ -88,7 +94,7 @@ def probed(
 def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dict:
     """Return the figures of a map.
 
-    known, mixed, unknown   how many questions are of each kind
+    known, mixed, unknown, malformed   how many questions are of each kind
     not_judged         questions without a verdict
     right              mean share of right replies
     balanced_accuracy  of the map, where the tellings are known: the mean of the share of questions
@@ -96,7 +102,7 @@ def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dic
                        with none that it calls unknown; None if there are not both
     by_tellings        [{"tellings", "questions", "right", and the share of each kind}]; [] if they
                        are not known
-    surprise           {"known", "unknown": mean nats of these questions, "auc": how often an
+    surprise           {"known", "unknown": mean nats a token of these, "auc": how often an
                        unknown one is more surprising than a known one; 0.5 is chance}; None without
                        both
     agreement          share of the questions that are of the same kind in another map, among those

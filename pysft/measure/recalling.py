@@ -56,11 +56,12 @@ def _recalled_wrongly(p: Probed) -> list[str]:
 
 def compared(found: list[Probed], names, count: int, seed: int, by: str) -> list[Curated]:
     """Return `count` pairs of rows with a thought that is read only: one about the name that is
-    asked for, and one about another. names: those that may stand in them. Fewer if no right reply
-    names whom its question asks about; there must be two names."""
+    asked for, and one about another. names: those that may stand in them, all of one kind, such as
+    people; only questions about one of them are changed. Return [] if there are fewer than two
+    names, or if no right reply to such a question names whom it asks about."""
     named = [(p.asked, reply) for p in found if p.kind == KNOWN for reply in p.right_replies()[:1]]
-    named = [(a, reply) for a, reply in named if a.about and a.about in reply and _asks(a)]
     ordered = sorted(set(names))
+    named = [(a, r) for a, r in named if a.about in names and a.about in r and _asks(a)]
     if not named or len(ordered) < 2:
         return []
     g, rows = rng(seed, "probe", "compared"), []
