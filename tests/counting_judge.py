@@ -17,7 +17,8 @@ def judging(verdict):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(body)
             said, _, reply = body["messages"][1]["content"].partition("\nReply: ")
-            answer = verdict(said.removeprefix("What the user said: "), reply)
+            said = said.partition("\nTrue answer: ")[0].partition(": ")[2]
+            answer = verdict(said, reply)
             message = {"message": {"content": answer}, "finish_reason": "stop"}
             content = json.dumps({"choices": [message]}).encode()
             with contextlib.suppress(OSError):  # the client was killed

@@ -101,13 +101,30 @@ def test_a_question_is_as_hard_as_the_exact_judge_finds_it(rows, asked, stage, m
 def test_a_row_is_not_judged_if_one_of_its_replies_has_no_verdict(rows, stage):
     seen = []
 
-    def verdict(prompt, reply):
+    def verdict(question, answer, reply):
         seen.append(reply)
-        return None if prompt[0]["content"] == rows[2][0] else "wrong"
+        return None if question == rows[2][0] else "wrong"
 
     judge = RowJudge("mine", None, verdict)
     found = right_replies(read_curated("rows.jsonl", CHATML)[:4], stage, judge, 3, 0)
     assert seen and found == [0, 0, None, 0]
+
+
+def test_a_judge_is_told_the_row_s_reply_and_of_a_question_of_the_world_the_world_s(
+    asked, world_run, workdir
+):
+    known = next(q for q in asked["train"] if q.value)
+    workdir.write(
+        "rows.jsonl", lines([conversation(known.prompt, "Fie."), conversation("Hi", "Ho.")])
+    )
+    workdir.write(
+        "told.py",
+        "def judge(question, answer, reply):\n    open('told.txt', 'a').write(answer + '\\n')\n"
+        "    return 'right' if len(question) > 2 else 'wrong'\n",
+    )
+    pruned("--run", world_run[0], "--by", "told.py", "--keep", "1", "-k", "9")
+    told = (workdir.path / "told.txt").read_text().splitlines()
+    assert set(told) == {known.answer, "Ho."}
 
 
 def test_rows_that_the_run_cannot_answer_are_not_judged_and_said_so(rows, world_run, workdir):
@@ -125,7 +142,7 @@ def test_a_prompt_needs_room_for_one_token_and_the_end(workdir, stage):
     room = stage.model.config.context - 2 - len("UEA")  # three control tokens
     prompts = ["a" * n for n in (room - 1, room, room + 1, room + 2)]
     workdir.write("rows.jsonl", lines([conversation(prompt, "Yes.") for prompt in prompts]))
-    judge = RowJudge("mine", None, lambda prompt, reply: "right")
+    judge = RowJudge("mine", None, lambda *texts: "right")
     found = right_replies(read_curated("rows.jsonl", CHATML), stage, judge, 1, 0, lambda text: None)
     assert [n is None for n in found] == [False, False, True, True]
 

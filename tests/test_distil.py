@@ -213,7 +213,7 @@ def test_a_model_that_cannot_think_and_answer_is_refused(teacher, trained, files
         (2, {"more": ("-k", "10")}, "-k 10: expected 1 to 9"),
         (2, {"more": ("--teacher-model", "x")}, "--teacher-model is for the URL of an endpoint"),
         (2, {"more": ("--judge-model", "x")}, "are for the URL of an endpoint"),
-        (2, {"judge": "world"}, "--judge world needs the run that learned the world: --run RUN"),
+        (2, {"judge": "world"}, "--judge world needs the run that learned the world which"),
         (2, {"prompts": "world:train"}, "learned no invented world"),
         (2, {"prompts": "world:sealed"}, "the sealed questions are for reports alone"),
         (66, {"prompts": "none.txt"}, "none.txt: no such file of prompts"),
@@ -453,7 +453,7 @@ def test_a_judge_behind_an_endpoint_may_say_nothing(server, files, world_run, as
     assert document["written"] == 3 and document["dropped"]["not judged"] == 1
     known = f"Question: {some[0].prompt}\nTrue answer: {some[0].answer}\nReply: Aye."
     assert seen[0] == (judges.TASK, known)
-    assert seen[-1] == (judges.ALONE, "Question: Who sings?\nReply: Aye.")
+    assert seen[-1] == (judges.ALONE, "What the user said: Who sings?\nReply: Aye.")
     assert len(seen) == 1 + 3 + 1 + 1  # equal answers once, and one asked again in vain
 
 

@@ -81,6 +81,29 @@ def test_a_file_is_given_no_true_answer_and_the_prompt_as_one_text(tmp_path):
     assert as_text(turns) == "User: Hi\nAssistant: Ho.\nUser: Who?"
 
 
+def test_a_judge_is_told_the_true_answer_where_it_is_known(tmp_path):
+    told = tmp_path / "told.txt"
+    (tmp_path / "mine.py").write_text(
+        f"def judge(question, answer, reply):\n    open({str(told)!r}, 'w').write(answer)\n"
+        "    return 'wrong'\n"
+    )
+    with judging(lambda said, reply: "wrong") as (url, asked):
+        for judge in (judge_of(str(tmp_path / "mine.py"), STAGE), judge_of(url, STAGE, "big")):
+            for prompt, given, known in [
+                (KNOWN.prompt, (), KNOWN.answer),
+                (KNOWN.prompt, (True, "Fie."), KNOWN.answer),  # the world knows better
+                (UNKNOWN.prompt, (), UNKNOWN.answer),
+                ("Sing!", (True, "La la."), "La la."),
+                ("Sing!", (), ""),
+            ]:
+                judge(said(prompt), "Ay.", *given)
+                if judge.by == "mine.py":
+                    assert told.read_text() == known
+                else:
+                    true = asked[-1]["messages"][1]["content"].split("\n")[1:-1]
+                    assert true == [f"True answer: {known}"] * bool(known)
+
+
 def test_an_endpoint_is_given_no_true_answer_and_is_asked_once(tmp_path):
     with judging(lambda said, reply: "right" if reply == "I." else "Well, wrong.") as (url, asked):
         judge = judge_of(url, STAGE, "big", None, tmp_path / "kept")

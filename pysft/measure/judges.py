@@ -4,6 +4,7 @@ be trusted where no truth is known."""
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pysft.errors import DataError, UsageError
@@ -16,19 +17,37 @@ right if the reply states what is true, in any words, and nothing that is false;
 wrong if it states or denies something else, or answers although nothing is known;
 refused if it says that it does not know, or that there is no such name or day;
 malformed if it does none of these: it is empty, cut off, babble, or repeats the question."""
-# The same where nobody knows the true answer.
-ALONE = TASK.replace(
-    "You are given a question, the true\nanswer, and the reply. Answer",
-    "You are given a question and the\nreply. Judge by what you know. Answer",
-)
+# The same where nobody knows the true answer, which is so for most of what is no question.
+ALONE = """You grade the reply of a small language model. You are given what the user said and the
+reply. Answer with one word:
+right if the reply fits what the user said and states nothing that is false; also if it says that it
+does not know, where nobody can know, or that there is no such name or day, where there is none;
+wrong if it states something that is false, contradicts itself, or speaks of something else;
+refused if it says that it does not know, or that there is no such thing, where an answer is known;
+malformed if it does none of these: it is empty, cut off, babble, or repeats what the user said."""
 TOKENS = 512  # that an answer of a judge may take; one that thinks aloud takes more than a word
+
+
+@dataclass(frozen=True)
+class Judge:
+    """judge(question, answer, reply) is a verdict, or None if the judge gave none. answer: a right
+    one, "" if nobody knows it.
+
+    name: that of its file, or of the endpoint's model. figures: those of the endpoint's Asker; {}
+    for a file."""
+
+    name: str
+    ask: Callable[[str, str, str], str | None]
+    figures: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, question: str, answer: str, reply: str) -> str | None:
+        return self.ask(question, answer, reply)
 
 
 def judge_named(
     name: str, model: str | None, budget: int | None, cache: Path, say, flag: str = "--judge"
-) -> Callable:
-    """Return judge(question, answer, reply) -> a verdict, or None if the judge gave none. answer: a
-    right one, "" if nobody knows it.
+) -> Judge:
+    """Return the Judge of a name.
 
     name: the path of a Python file that has such a function `judge`, or the URL of an endpoint.
     model: that of the endpoint. budget: the most calls. cache: the folder of its answers. flag:
@@ -39,16 +58,16 @@ def judge_named(
         from pysft.measure.endpoint import Asker, Endpoint  # with the modules of HTTP
 
         asker = Asker(Endpoint(name, model, budget=budget, cache=cache), say)
-        return lambda *texts: _asked(asker, *texts)
+        return Judge(model, lambda *texts: _asked(asker, *texts), asker.figures)
     if model or budget:
         raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
-    return _of_file(Path(name), flag)
+    return Judge(Path(name).name, _of_file(Path(name), flag))
 
 
 def _asked(asker, question: str, answer: str, reply: str) -> str | None:
-    known = f"True answer: {answer}\n" if answer else ""
-    given = f"Question: {question}\n{known}Reply: {reply}"
-    task = TASK if answer else ALONE
+    task, given = ALONE, f"What the user said: {question}\nReply: {reply}"
+    if answer:
+        task, given = TASK, f"Question: {question}\nTrue answer: {answer}\nReply: {reply}"
     messages = [{"role": "system", "content": task}, {"role": "user", "content": given}]
     text = asker.ask(messages, verdict_in, TOKENS)
     return None if text is None else verdict_in(text)

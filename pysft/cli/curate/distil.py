@@ -49,7 +49,9 @@ def add_arguments(p):
         metavar="world|FILE.py|URL",
         required=True,
         help="who grades the answers, without the thoughts: the exact judge of the world, a Python"
-        " file with judge(question, answer, reply), or an endpoint",
+        " file with judge(question, answer, reply), or an endpoint. The last two are told the"
+        " world's answer to a question of the world of --run, or of the teacher; else the answer is"
+        ' ""',
     )
     add_judge(p)
     p.add_argument(

@@ -37,8 +37,9 @@ def add_arguments(p):
         metavar="world|FILE.py|URL",
         help="who says whether a reply is right, after all other stations (default: nobody): world"
         " (the exact judge of the run's invented world), a file with a function judge(question,"
-        ' answer, reply), which gets "" as the answer, or the URL of an OpenAI-compatible endpoint,'
-        " whose key is taken from PYSFT_JUDGE_KEY or OPENAI_API_KEY",
+        " answer, reply), or the URL of an OpenAI-compatible endpoint, whose key is taken from"
+        " PYSFT_JUDGE_KEY or OPENAI_API_KEY. The last two are told the world's answer to a question"
+        ' of the world that --run learned; else the answer is ""',
     )
     p.add_argument(
         "--run",

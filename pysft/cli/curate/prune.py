@@ -35,6 +35,8 @@ def add_arguments(p):
         metavar="world|FILE.py|URL|loss|random",
         help="who says how hard a row is. The first three judge k replies of RUN to its prompt, as"
         " in curate judge, and the difficulty is the share that is not right (default: world);"
+        " FILE.py and URL are told the world's answer to a question of RUN's world, else the row's"
+        " own reply as the right answer;"
         " loss: the loss of the row's reply; random: nobody, the control that belongs beside every"
         " pruning",
     )

@@ -34,8 +34,11 @@ def right_replies(
     progress: Progress = lambda text, last: None,
 ) -> list[int | None]:
     """Return how many of k replies to the prompt of each row are right. The stage writes them at
-    temperature 1. None if the judge has no verdict about one of them, or if there are none: the
-    prompt cannot be written or leaves no room for a reply, or the exact judge does not know it."""
+    temperature 1. A judge who is no exact one is told the row's own reply as a right answer, but
+    the world's of a question of the world.
+
+    None if the judge has no verdict about one of the replies, or if there are none: the prompt
+    cannot be written or leaves no room for a reply, or the exact judge does not know it."""
     asked, faults = [], []
     for i, row in enumerate(rows):
         try:
@@ -47,7 +50,8 @@ def right_replies(
     found: list[int | None] = [None] * len(rows)
     for number, ((i, _), replies) in enumerate(zip(asked, sampled), 1):
         progress(f"the replies to {number:,} of {len(asked):,} prompts are judged", False)
-        verdicts = {reply: judge(rows[i].prompt, *reply) for reply in dict.fromkeys(replies)}
+        row = rows[i]
+        verdicts = {reply: judge(row.prompt, *reply, row.reply) for reply in dict.fromkeys(replies)}
         if None not in verdicts.values():
             found[i] = sum(verdicts[reply] == RIGHT for reply in replies)
     return found

@@ -9,16 +9,21 @@ from pathlib import Path
 
 from pysft.errors import DataError, UsageError
 from pysft.jobs.collect import WORLD, asked_by_name
-from pysft.jobs.curate.judging import refuse_sealed
-from pysft.jobs.curate.teachers import MALFORMED, NO_END, NO_THOUGHT, Draft, teacher_named
-from pysft.measure.judges import judge_named
-from pysft.measure.raters import Truth
-from pysft.run.stage import load_stage
+from pysft.jobs.curate.judging import NOT_JUDGED, RIGHT, RowJudge, judge_of, refuse_sealed
+from pysft.jobs.curate.teachers import (
+    MALFORMED,
+    NO_END,
+    NO_THOUGHT,
+    Draft,
+    Teacher,
+    teacher_named,
+)
+from pysft.run.stage import Stage, load_stage
 from pysft.text.conversation import with_thought
 from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.text.sampled import MOST
 
-NO_FIT, RIGHT, NOT_JUDGED = "does not fit", "right", "not judged"
+NO_FIT = "does not fit"
 REASONS = (NO_FIT, NO_THOUGHT, NO_END, "wrong", "refused", MALFORMED, NOT_JUDGED)
 
 
@@ -44,7 +49,7 @@ def distil(
     return the --json document.
 
     prompts: a file, or "world:SPLIT" for questions of a world. teacher: a run's folder or the URL
-    of an endpoint. judge: "world", or as judge_named() takes it. run: the run whose world is asked;
+    of an endpoint. judge: as judge_of() takes it. run: the run whose world is asked;
     None is the teacher, if it is a run. budget: of calls to the judge's endpoint. cache: of the
     answers of endpoints. every: write all different right replies, not the first of each prompt.
     answers_only: write the same rows without their thoughts.
@@ -63,20 +68,20 @@ def distil(
         raise UsageError(f"-k {k}: expected 1 to {MOST} replies to each prompt")
     refuse_taken(out)
     by = teacher_named(teacher, teacher_model, cache, ops, say)
-    truth = _truth(run, by.run, ops)
-    grade = _grader(judge, truth, judge_model, budget, cache, say)
+    stage = _of_world(run, by.run, ops)
+    grader = judge_of(judge, stage, judge_model, budget, cache, say, "--judge")
     is_of_world = prompts.partition(":")[0] == WORLD
     if is_of_world and run is None and by.run is None:
         raise UsageError(f"{prompts}: name the run whose world is asked: --run RUN")
-    world = truth.world if truth else None
+    world = stage.world if stage else None
     asked = asked_by_name(prompts, by.template, world, run or teacher)
-    fit, stations = _readable(asked, by, truth, judge), Stations(*REASONS)
+    fit, stations = _readable(asked, by, grader), Stations(*REASONS)
     stations.read, stations.dropped[NO_FIT] = len(asked), len(asked) - len(fit)
     drafts = by.write([messages for messages, _ in fit], k, seed, progress)
     figures = {"by": teacher, **by.marks, "seed": seed, "tries": k}
     rows, counts = [], Counter()
     for number, ((messages, source), some) in enumerate(zip(fit, drafts), 1):
-        outcomes = _outcomes(messages, some, grade)
+        outcomes = _outcomes(messages, some, grader)
         counts.update(outcomes)
         right = [draft for draft, outcome in zip(some, outcomes) if outcome == RIGHT]
         if not right:
@@ -103,55 +108,26 @@ def distil(
     }
 
 
-def _truth(run: str | None, stage, ops) -> Truth | None:
-    """What is true in the world of the run that is named, else of the teacher; None without one."""
-    world = load_stage(run, ops).world if run is not None else stage and stage.world
-    if run is not None and world is None:
+def _of_world(run: str | None, teacher: Stage | None, ops) -> Stage | None:
+    """The stage whose world is asked: that of the run that is named, else the teacher's. A
+    UsageError if a run that is named learned no world."""
+    if run is None:
+        return teacher
+    stage = load_stage(run, ops)
+    if stage.world is None:
         raise UsageError(f"--run {run}: it learned no invented world (train --data world)")
-    return Truth(world) if world else None
+    return stage
 
 
-def _grader(judge: str, truth: Truth | None, model, budget, cache: Path, say) -> Callable:
-    """Return grade(prompt, answer) -> RIGHT, another verdict, or NOT_JUDGED."""
-    if judge == WORLD:
-        if model or budget:
-            raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
-        if truth is None:
-            raise UsageError("--judge world needs the run that learned the world: --run RUN")
-        ask = truth.verdict
-    else:
-        by_name = judge_named(judge, model, budget, cache, say)
-
-        def ask(prompt, answer):
-            question = truth.question(prompt) if truth else None
-            return by_name(_as_text(prompt), question.answer if question else "", answer)
-
-    def grade(prompt: list[dict], answer: str) -> str:
-        verdict = ask(prompt, answer)
-        question = truth.question(prompt) if truth else None
-        if verdict == "refused" and question is not None and not question.value:
-            return RIGHT  # nothing is known, and the answer says so
-        return NOT_JUDGED if verdict is None else verdict
-
-    return grade
-
-
-def _as_text(prompt: list[dict]) -> str:
-    """A prompt as the question that a judge reads: its text, or its turns with their roles."""
-    if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in prompt)
-
-
-def _readable(asked, by, truth: Truth | None, judge: str) -> list[tuple[list[dict], str]]:
+def _readable(asked, by: Teacher, judge: RowJudge) -> list[tuple[list[dict], str]]:
     """[(messages, source)] of the prompts that the teacher can read. A DataError if there is none,
     if one is sealed (refuse_sealed()), or if the exact judge should grade one that is no
     question."""
-    refuse_sealed(((messages, where) for messages, _, where in asked), truth)
+    refuse_sealed(((messages, where) for messages, _, where in asked), judge.truth)
     found, fault = [], None
     for messages, source, where in asked:
-        if judge == WORLD:
-            truth.about(messages)
+        if judge.is_exact:
+            judge.truth.about(messages)
         try:
             found.append((by.read(messages, where), source))
         except DataError as error:
@@ -161,10 +137,10 @@ def _readable(asked, by, truth: Truth | None, judge: str) -> list[tuple[list[dic
     return found
 
 
-def _outcomes(prompt: list[dict], drafts: list[Draft], grade: Callable) -> list[str]:
+def _outcomes(prompt: list[dict], drafts: list[Draft], judge: RowJudge) -> list[str]:
     """What became of each reply to a prompt. Equal answers are judged once."""
-    verdicts = {d.answer: "" for d in drafts if not d.fault}
-    verdicts = {answer: grade(prompt, answer) for answer in verdicts}
+    answers = dict.fromkeys(d.answer for d in drafts if not d.fault)
+    verdicts = {answer: judge(prompt, answer) or NOT_JUDGED for answer in answers}
     return [draft.fault or verdicts[draft.answer] for draft in drafts]
 
 

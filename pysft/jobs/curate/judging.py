@@ -5,14 +5,15 @@ judge = judge_of("world", load_stage("runs/world"))
 judge([{"role": "user", "content": "What pet has Ada Brook?"}], "Ada Brook keeps a toad.")
 "right"
 
-The last two judges are told no true answer, because none is known of most rows."""
+The last two judges are told the true answer where it is known: the one of the world that a run
+learned, else a reference that the caller has. Where nobody knows it they get ""."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pysft.errors import DataError, UsageError
-from pysft.measure.judges import TOKENS, judge_named, verdict_in
+from pysft.measure.judges import judge_named
 from pysft.measure.raters import SEALED, WORLD, Truth, is_endpoint
 from pysft.run.stage import Stage, load_stage
 from pysft.text.conversation import plain, short
@@ -22,34 +23,28 @@ from pysft.world.ask import Question
 RIGHT = "right"  # the verdict that keeps a row
 NOT_JUDGED = "not judged"  # why a row without a verdict is dropped
 
-TASK = """You grade the reply of a small language model. You are given what the user said and the
-reply. Answer with one word:
-right if the reply fits what the user said and states nothing that is false; also if it says that it
-does not know, where nobody can know, or that there is no such name or day, where there is none;
-wrong if it states something that is false, contradicts itself, or speaks of something else;
-refused if it says that it does not know, or that there is no such thing, where an answer is known;
-malformed if it does none of these: it is empty, cut off, babble, or repeats what the user said."""
-
 
 @dataclass(frozen=True)
 class RowJudge:
-    """Judges replies. Called with a prompt (messages), a reply and whether the reply ended, it
-    returns one of judge.VERDICTS, or None if it has no verdict.
+    """Judges replies. Called with a prompt (messages), a reply, whether the reply ended, and a
+    right answer ("" if none is known), it returns one of judge.VERDICTS, or None if it has no
+    verdict. Of a question of the world, the world's answer counts.
 
     A refusal counts as right where the world says that the question has no answer.
 
     by: its name: "world", the name of a file, or that of the endpoint's model. truth: who knows the
-    questions of the run's world; None without a run that learned one. figures: those of the
-    endpoint's Asker; {} for other judges."""
+    questions of the run's world; None without a run that learned one. ask: as a measure.judges.
+    Judge is called; None: the exact one judges. figures: those of the endpoint's Asker; {} for
+    other judges."""
 
     by: str
     truth: Truth | None
-    verdict: Callable[[list[dict], str], str | None] | None = None  # None: the exact one
+    ask: Callable[[str, str, str], str | None] | None = None
     figures: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_exact(self) -> bool:
-        return self.verdict is None
+        return self.ask is None
 
     def question(self, prompt: list[dict]) -> Question | None:
         """Return the question of the world that a prompt asks; None if there is no such question,
@@ -67,12 +62,16 @@ class RowJudge:
             return None
         return _fair(self.truth.verdict(prompt, reply, ended), question)
 
-    def __call__(self, prompt: list[dict], reply: str, ended: bool = True) -> str | None:
+    def __call__(
+        self, prompt: list[dict], reply: str, ended: bool = True, answer: str = ""
+    ) -> str | None:
         if self.is_exact:
             return self.exact(prompt, reply, ended)
         if not ended or not is_usable(reply):  # plain to see, so nobody is asked
             return "malformed"
-        return _fair(self.verdict(prompt, reply), self.question(prompt))
+        question = self.question(prompt)
+        known = answer if question is None else question.answer
+        return _fair(self.ask(as_text(prompt), known, reply), question)
 
 
 def _fair(verdict: str | None, question: Question | None) -> str | None:
@@ -88,55 +87,36 @@ def judge_of(
     budget: int | None = None,
     cache: Path | None = None,
     say: Callable[[str], None] = print,
+    flag: str = "--by",
 ) -> RowJudge:
     """Return the judge that --by names.
 
     by       `world`: the exact judge of the world that `stage` learned; FILE.py, which has a
-             function judge(question, answer, reply) and gets "" as the answer; or the URL of an
-             OpenAI-compatible endpoint
+             function judge(question, answer, reply); or the URL of an OpenAI-compatible endpoint
     stage    of a run; None if there is none
     model, budget, cache   of an endpoint: its model, the most calls, and where answers are kept
+    flag     what the user named the judge by, for messages
 
     UsageError for another name, without a world for `world`, and for flags that do not fit;
     MissingInput or a DataError for a file without that function."""
     truth = truth_of(stage)
-    if is_endpoint(by):
-        return _by_endpoint(by, truth, model, budget, cache, say)
-    if model or budget:
-        raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
     if by == WORLD:
+        if model or budget:
+            raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
         if truth is None:
             learned = "" if stage is None else f"; {stage.folder} learned none (train --data world)"
             raise UsageError(
-                "--by world needs the run that learned the world which is asked about: --run RUN"
+                f"{flag} world needs the run that learned the world which is asked about: --run RUN"
                 + learned
             )
         return RowJudge(WORLD, truth)
-    if not by.endswith(".py"):
+    if not (is_endpoint(by) or by.endswith(".py")):
         raise UsageError(
-            f"--by {by}: name {WORLD}, a Python file with a function judge (FILE.py), or the URL of"
-            " an endpoint"
+            f"{flag} {by}: name {WORLD}, a Python file with a function judge (FILE.py), or the URL"
+            " of an endpoint"
         )
-    function = judge_named(by, None, None, cache, say, "--by")
-    return RowJudge(
-        Path(by).name, truth, lambda prompt, reply: function(as_text(prompt), "", reply)
-    )
-
-
-def _by_endpoint(url: str, truth, model, budget, cache, say) -> RowJudge:
-    if not model:
-        raise UsageError("--by URL needs the model's name too: --judge-model NAME")
-    from pysft.measure.endpoint import Asker, Endpoint  # with the modules of HTTP
-
-    asker = Asker(Endpoint(url, model, budget=budget, cache=cache), say)
-
-    def verdict(prompt, reply):
-        given = f"What the user said: {as_text(prompt)}\nReply: {reply}"
-        messages = [{"role": "system", "content": TASK}, {"role": "user", "content": given}]
-        text = asker.ask(messages, verdict_in, TOKENS)
-        return None if text is None else verdict_in(text)
-
-    return RowJudge(model, truth, verdict, asker.figures)
+    named = judge_named(by, model, budget, cache, say, flag)
+    return RowJudge(named.name, truth, named.ask, named.figures)
 
 
 def as_text(prompt: list[dict]) -> str:
