@@ -221,8 +221,10 @@ def test_the_hardest_are_kept_in_their_order_or_the_easiest(rows, world_run):
 
 
 def test_ties_and_the_control_follow_the_seed_alone(rows, world_run):
-    world = ("--run", world_run[0], "-k", "1")  # this small run answers nothing right
-    for name, flags in (("ties", world), ("drawn", ("--by", "random"))):
+    one = f"def judge(question, *_): return 'right' if question == {rows[0][0]!r} else 'wrong'\n"
+    Path("one.py").write_text(one)  # all rows but one are equally hard
+    ties = ("--run", world_run[0], "--by", "one.py", "-k", "9")
+    for name, flags in (("ties", ties), ("drawn", ("--by", "random"))):
         found = [
             pruned(*flags, "--keep", "0.5", "--seed", seed, out=f"{name}{i}")[1]
             for i, seed in enumerate(("1", "1", "2"))
@@ -231,8 +233,46 @@ def test_ties_and_the_control_follow_the_seed_alone(rows, world_run):
         assert found[0] == found[1] and kept[0] != kept[2]
         assert all(len(some) == 15 for some in kept)
         assert Path(f"{name}0").read_bytes() == Path(f"{name}1").read_bytes()
-    # The control is no part of a pruning in which all rows tie.
+    # The control is no part of a pruning in which nearly all rows tie.
     assert [texts(row) for row in read_lines("ties0")] != [texts(r) for r in read_lines("drawn0")]
+
+
+@pytest.mark.parametrize("verdict", ["wrong", "right"])
+def test_where_all_rows_are_equally_hard_none_is_hardest(rows, world_run, monkeypatch, verdict):
+    Path("mine.py").write_text(f"def judge(*texts): return {verdict!r}\n")
+    written = [[("Fie!", True)] * 2] * len(rows)
+    monkeypatch.setattr("pysft.jobs.curate.difficulty.sample_replies", lambda *a, **b: written)
+    flags = ("--run", world_run[0], "--by", "mine.py", "-k", "2")
+    prune = ("curate", "prune", "rows.jsonl", "--out", "out.jsonl", *flags, "--keep")
+    done = pysft(*prune, "0.5")
+    assert done.code == 65 and "equally hard, so none is hardest" in done.err
+    assert f"mine.py said {verdict} of 60 of 60 replies" in done.err
+    assert not Path("out.jsonl").exists()
+    assert succeeds(*prune, "1", "--json").document["written"] == 30  # nothing is to be chosen
+
+
+def test_equal_losses_have_no_highest(world_run, workdir):
+    workdir.write("rows.jsonl", lines([conversation("Hi", "Ho.")] * 4))
+    flags = ("--by", "loss", "--base", world_run[0], "--keep", "0.5", "--out", "out.jsonl")
+    done = pysft("curate", "prune", "rows.jsonl", *flags)
+    assert done.code == 65 and "the loss of each is" in done.err
+
+
+def test_with_a_run_the_control_is_drawn_from_the_rows_that_it_can_answer(
+    rows, asked, world_run, workdir
+):
+    unread = [("a" * 200, "Yes."), ("Who § is it?", "No.")]
+    workdir.write("rows.jsonl", lines([conversation(*row) for row in [*unread, *rows[:8]]]))
+    document, kept = pruned("--by", "random", "--run", world_run[0], "--keep", "0.8")
+    assert [texts(row) for row in kept] == rows[:8]
+    assert document["dropped"]["not judged"] == 2 and document["difficulty"] is None
+    assert own_step(kept[0])["run"] == str(world_run[0])
+    assert pruned("--by", "random", "--keep", "1", out="all.jsonl")[0]["written"] == 10
+    sealed = asked["sealed"][0]
+    workdir.write("rows.jsonl", lines([conversation(sealed.prompt, sealed.answer)] * 2))
+    flags = ("--by", "random", "--run", world_run[0], "--keep", "0.5", "--out", "no.jsonl")
+    done = pysft("curate", "prune", "rows.jsonl", *flags)
+    assert done.code == 65 and "asks about what is sealed" in done.err
 
 
 def test_the_control_keeps_as_many_and_claims_no_difficulty(rows):
@@ -292,8 +332,8 @@ def test_a_pruning_that_was_killed_asks_nothing_twice(rows, world_run):
         (("--keep", "0.1", "--by", "loss", "--base", "a", "--run", "b"), "needs the model whose"),
         (("--keep", "0.1", "--by", "loss", "--base", "a", "-k", "2"), "--by loss has none"),
         (("--keep", "0.1", "--by", "random", "-k", "2"), "--by random has none"),
-        (("--keep", "0.1", "--by", "random", "--easiest"), "leave --run, --base and --easiest out"),
-        (("--keep", "0.1", "--by", "random", "--run", "a"), "leave --run, --base and --easiest"),
+        (("--keep", "0.1", "--by", "random", "--easiest"), "leave --base and --easiest out"),
+        (("--keep", "0.1", "--by", "random", "--base", "a"), "leave --base and --easiest out"),
         (("--keep", "0.1", "--by", "random", "--judge-model", "a"), "are for the URL"),
         (("--keep", "0.1", "--by", "mine.py", "--run", "a", "--base", "b"), "--base is for --by"),
         (("--keep", "0.03", "--by", "random"), "one of the 30 rows of rows.jsonl would be left;"),

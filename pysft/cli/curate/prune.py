@@ -7,7 +7,7 @@ from pysft.cli.arguments import add_computing, add_judge, add_precision, print_j
 HELP = "keep the hardest rows: those whose prompts a run answers wrongly most often"
 EXAMPLES = (
     "curate prune judged.jsonl --run runs/world --keep 0.1 --out hard.jsonl",
-    "curate prune judged.jsonl --by random --keep 0.1 --out control.jsonl",
+    "curate prune judged.jsonl --run runs/world --by random --keep 0.1 --out control.jsonl",
     "curate prune judged.jsonl --by loss --base runs/tiny --keep 0.1 --out hard.jsonl",
     "curate prune judged.jsonl --run runs/tiny --by mine.py --keep 0.1 --out hard.jsonl",
 )
@@ -44,7 +44,8 @@ def add_arguments(p):
         "--run",
         dest="run_folder",
         metavar="RUN",
-        help="the run whose replies are judged, or with --by loss whose loss counts",
+        help="the run whose replies are judged, or with --by loss whose loss counts. With --by"
+        " random, rows are drawn from those that it can answer (default: from all rows)",
     )
     p.add_argument(
         "--base",

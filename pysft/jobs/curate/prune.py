@@ -6,11 +6,13 @@ world, FILE.py, URL   a run writes k replies to its prompt at temperature 1, and
                       name says which are right. The difficulty is the share that is not
 loss                  the mean loss of the row's reply in nats per graded token
 random                nobody: the order is drawn. This control belongs beside every pruning, because
-                      fewer rows alone change what is learned
+                      fewer rows alone change what is learned. With a run, it is drawn from the rows
+                      that the run can answer
 
 difficulty.py says what a loss is under a base, which knows no template."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
@@ -20,8 +22,15 @@ import numpy as np
 
 from pysft import disk
 from pysft.errors import DataError, UsageError
-from pysft.jobs.curate.difficulty import losses, right_replies
-from pysft.jobs.curate.judging import NOT_JUDGED, judge_of, refuse_sealed, talking, truth_of
+from pysft.jobs.curate.difficulty import answerable, losses, right_replies
+from pysft.jobs.curate.judging import (
+    NOT_JUDGED,
+    RowJudge,
+    judge_of,
+    refuse_sealed,
+    talking,
+    truth_of,
+)
 from pysft.rng import rng
 from pysft.run.stage import Stage, load_stage
 from pysft.run.tree import named_base
@@ -39,7 +48,8 @@ class Order:
     """What is kept, and who says how hard a row is.
 
     keep: the share of the rows, above 0 and at most 1. by: LOSS, RANDOM, or a judge (judge_of()).
-    run: the run that answers, or whose loss counts. base: the base whose loss counts. k: replies to
+    run: the run that answers, or whose loss counts; by RANDOM the one that must be able to answer,
+    None for a draw from all rows. base: the base whose loss counts. k: replies to
     a prompt, None for K. easiest: keep the other end. model, budget, cache: of an endpoint. A
     UsageError for values that are not possible or do not fit together."""
 
@@ -64,8 +74,8 @@ class Order:
                 raise UsageError(f"-k is the number of replies to judge; --by {self.by} has none")
             if self.model or self.budget:
                 raise UsageError("--judge-model and --judge-budget are for the URL of an endpoint")
-        if self.by == RANDOM and (self.run or self.base or self.easiest):
-            raise UsageError("--by random draws; leave --run, --base and --easiest out")
+        if self.by == RANDOM and (self.base or self.easiest):
+            raise UsageError("--by random draws; leave --base and --easiest out")
         if self.by == LOSS and (self.run is None) == (self.base is None):
             raise UsageError(
                 "--by loss needs the model whose loss counts: --base RUN, or --run RUN for one that"
@@ -109,7 +119,8 @@ def prune(
 
     As many rows are kept as the share is of the rows read, so that the control by random keeps as
     many. Ties are broken by the seed. A UsageError if that is less than one row. A DataError if no
-    row has a difficulty, or if one asks a sealed question of the run's world."""
+    row has a difficulty, if all are equally hard and some would be dropped, or if one asks about
+    what is sealed in the run's world."""
     refuse_taken(out)
     if table is not None:
         _refuse_table(table, out)
@@ -126,20 +137,23 @@ def prune(
         )
     remedy = "curate judge --run RUN drops such rows"
     refuse_sealed(((row.prompt, row.where) for row in rows), truth_of(stage), remedy)
-    k, right = (order.k or K if judge else None), None
+    k, right, heard = (order.k or K if judge else None), None, Counter()
+    drawn = order.by == RANDOM
     if judge is not None:
-        right = right_replies(rows, stage, judge, k, order.seed, say, progress)
+        right = right_replies(rows, stage, judge, k, order.seed, say, progress, heard)
         difficulty = [None if n is None else 1 - n / k for n in right]
-    elif stage is not None:
-        difficulty = losses(rows, stage, say, progress)
+    elif drawn:
+        difficulty = _drawn(rows, stage, say)
     else:
-        difficulty = [0.0] * len(rows)  # all tie, so the seed decides
+        difficulty = losses(rows, stage, say, progress)
     kept = _hardest(difficulty, count, order)
     if not kept:
         raise DataError(
             f"{path}: not one of its {len(rows):,} rows could be judged, so nothing was written"
         )
-    name, drawn = judge.by if judge else order.by, order.by == RANDOM
+    if not drawn:
+        _refuse_equal(path, [d for d in difficulty if d is not None], count, judge, heard)
+    name = judge.by if judge else order.by
     stepped = [
         row.after("prune", by=name, difficulty=None if drawn else d, k=k, run=order.model_run)
         for row, d in zip(rows, difficulty)
@@ -168,11 +182,9 @@ def _refuse_table(table: Path, out: Path) -> None:
 
 
 def _stage_of(order: Order, ops) -> Stage | None:
-    """The stage that answers, or whose loss counts; None by random."""
-    if order.by == RANDOM:
-        return None
+    """The stage that answers, or whose loss counts; None by random without a run."""
     if order.base is None:
-        return talking(order.run, ops)
+        return None if order.run is None else talking(order.run, ops)
     stage = load_stage(named_base(order.base), ops)
     if not stage.model.config.has_nll:
         raise UsageError(f"--base {order.base}: a reward model, which gives no text a loss")
@@ -182,6 +194,32 @@ def _stage_of(order: Order, ops) -> Stage | None:
 
 
 # ----------------------------------------------------------------------------------- what is kept
+
+
+def _drawn(rows: list[Curated], stage: Stage | None, say: Callable) -> list[float | None]:
+    """The same number for each row that may be drawn, so that the seed decides; None for others."""
+    if stage is None:
+        return [0.0] * len(rows)
+    return [0.0 if fit else None for fit in answerable(rows, stage, say)]
+
+
+def _refuse_equal(
+    path: str, known: list[float], count: int, judge: RowJudge | None, heard: Counter
+) -> None:
+    """Raise a DataError if rows must be chosen and all are equally hard: then none is hardest.
+    heard: the verdicts of the judge."""
+    if count >= len(known) or len(set(known)) > 1:
+        return
+    if judge is None:
+        said = f"the loss of each is {known[0]:.3g}"
+    else:
+        verdicts = (f"{verdict or NOT_JUDGED} of {n:,}" for verdict, n in heard.most_common())
+        said = f"{judge.by} said {', '.join(verdicts)} of {heard.total():,} replies"
+    raise DataError(
+        f"{path}: all of the {len(known):,} rows that could be judged are equally hard, so none is"
+        f" hardest, and nothing was written: {said}. Take another judge or run, or draw rows by"
+        " --by random"
+    )
 
 
 def _hardest(difficulty: list[float | None], count: int, order: Order) -> list[int]:
