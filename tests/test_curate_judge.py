@@ -225,11 +225,13 @@ def test_a_judge_that_agrees_with_nobody_is_refused_unless_it_is_trusted(
     workdir.write("mine.py", mine("'right'" if is_constant else opposite))
     flags = ("--by", "mine.py", "--run", world_run[0])
     said = fails(65, *flags)
-    assert "mine.py agrees with the exact judge on" in said and "--trust-judge" in said
+    assert "mine.py tells right from not right no better than a guess" in said
+    assert "--trust-judge" in said
     document, kept = judged(*flags, "--trust-judge")
     found = document["agreement"]
     assert (found["judged"], found["constant"]) == (40, 0.75)
     assert found["agreement"] == (0.75 if is_constant else 0)
+    assert found["balanced_accuracy"] == (0.5 if is_constant else 0)
     assert len(kept) == (40 if is_constant else 10)
 
 
@@ -240,11 +242,26 @@ def test_a_judge_that_agrees_more_often_is_believed(workdir, world_run, a_quarte
     document, kept = judged("--by", "mine.py", "--run", world_run[0], out="2.jsonl")
     assert [texts(row) for row in kept] == [texts(row) for row in exact]
     assert document["agreement"]["agreement"] == 1 and document["agreement"]["differences"] == {}
+    assert document["agreement"]["balanced_accuracy"] == 1
     assert "agrees with the exact judge on 100.0% of 40 replies" in funnel(document)[-1]
     # A judge that is right throughout is believed where every row is right, too.
     workdir.write("rows.jsonl", lines([conversation(*texts(row)) for row in exact]))
     found = judged("--by", "mine.py", "--run", world_run[0], out="3.jsonl")[0]["agreement"]
-    assert found["agreement"] == found["constant"] == 1
+    assert found["agreement"] == found["constant"] == found["balanced_accuracy"] == 1
+
+
+def test_a_strict_judge_is_believed_where_most_rows_are_right(workdir, world_run, a_quarter_false):
+    """It finds every false answer, and calls some right ones wrong or refused: worse than "right"
+    for all rows by the four verdicts, and no guess."""
+    strict = (
+        f"'wrong' if reply in {a_quarter_false} else 'right' if len(question) % 2 else 'refused'"
+    )
+    workdir.write("mine.py", mine(strict))
+    document, kept = judged("--by", "mine.py", "--run", world_run[0])
+    found, right = document["agreement"], len(kept)
+    assert 0 < right < 20 and found["constant"] == 0.75
+    assert found["agreement"] == (10 + right) / 40 < found["constant"]
+    assert found["balanced_accuracy"] == (1 + right / 30) / 2 > 0.5
 
 
 def test_a_judge_that_calls_nothing_right_is_one_sentence(workdir):

@@ -87,8 +87,8 @@ def add_arguments(p):
     p.add_argument(
         "--trust-judge",
         action="store_true",
-        help="take the verdicts of a judge that agrees with the exact one of the run's world no"
-        " better than one verdict for all rows",
+        help="take the verdicts of a judge that, beside the exact one of the run's world, tells"
+        " right from not right no better than a guess (balanced accuracy of 50%% or less)",
     )
 
 
@@ -129,7 +129,7 @@ def funnel(document: dict) -> list[str]:
     if agreement := document["agreement"]:
         lines.append(
             f"{document['by']} agrees with the exact judge on {agreement['agreement']:.1%} of"
-            f" {agreement['judged']:,} replies; one verdict for all of them would on"
-            f" {agreement['constant']:.1%}"
+            f" {agreement['judged']:,} replies, and tells right from not right with a balanced"
+            f" accuracy of {agreement['balanced_accuracy']:.1%}"
         )
     return lines

@@ -4,6 +4,7 @@ The stations come in the order of REASONS, and a row is dropped at the first tha
 it. So a near copy of a row that was dropped is looked at by itself: its verdict may be another
 one."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,8 +58,7 @@ def judge(
 
     by: who judges (judge_of()); None judges nothing. run: that whose tokens, context, known words
     and world count. limits: None for the usual ones. seeds: a file of rows that no row may copy.
-    trust: keep what a judge calls right that agrees with the exact one no better than a constant
-    verdict.
+    trust: keep what a judge calls right that tells right from not right no better than a guess.
 
     read, written, dropped   as Stations.to_json(), the reasons in the order in which they are asked
     stations      the reasons that were asked for
@@ -67,7 +67,9 @@ def judge(
     out, by       the file, and the name of the judge; None without one
     agreement     None unless a judge of another kind judged questions of the run's world; then, of
                   these, what judges.compared() returns, and "constant": the share of the most
-                  frequent exact verdict, with which a judge agrees that always says the same
+                  frequent exact verdict, with which a judge agrees that always says the same; and
+                  "balanced_accuracy": of what is right and of what is not, the share that the judge
+                  puts there, and the mean of the two (one alone if the other has no rows)
     endpoint      the figures of the endpoint (Asker); None without one
 
     UsageError for flags that do not fit. DataError if no row is left, if the judge calls none
@@ -177,20 +179,35 @@ def agreement_of(judge: RowJudge, judged: list[tuple[Curated, str | None]]) -> d
         }
         for row, _ in known
     ]
-    exact = [row["verdict"] for row, (_, verdict) in zip(asked, known) if verdict is not None]
-    constant = max(exact.count(verdict) for verdict in VERDICTS) / len(exact)
-    return {**compared(lambda *texts: next(verdicts), asked), "constant": constant}
+    exact = [row["verdict"] for row in asked]
+    pairs = [(e, v) for e, (_, v) in zip(exact, known) if v is not None]
+    constant = max(Counter(e for e, _ in pairs).values()) / len(pairs)
+    return {
+        **compared(lambda *texts: next(verdicts), asked),
+        "constant": constant,
+        "balanced_accuracy": _balanced(pairs),
+    }
+
+
+def _balanced(pairs: list[tuple[str, str]]) -> float:
+    """The balanced accuracy with which a judge tells right from not right: this decides what is
+    kept, and it is 50% for a judge that always says the same, however many rows are right. pairs:
+    [(exact verdict, the judge's)]."""
+    found = []
+    for is_right in (True, False):
+        some = [(v == RIGHT) == is_right for e, v in pairs if (e == RIGHT) == is_right]
+        found += [sum(some) / len(some)] if some else []
+    return sum(found) / len(found)
 
 
 def _refuse_guesses(judge: RowJudge | None, agreement: dict | None) -> None:
-    """Raise a DataError if a judge agrees with the exact one no better than a constant verdict. One
-    that agrees everywhere is fine, even if all verdicts are the same."""
-    if agreement is None or agreement["agreement"] > min(agreement["constant"], 1 - 1e-9):
+    """Raise a DataError if a judge tells right from not right no better than a guess."""
+    if agreement is None or agreement["balanced_accuracy"] > 0.5:
         return
     raise DataError(
-        f"{judge.by} agrees with the exact judge on {agreement['agreement']:.1%} of the"
-        f" {agreement['judged']:,} replies that both judged, no better than one verdict for all of"
-        f" them ({agreement['constant']:.1%}); choose another judge, or give --trust-judge"
+        f"{judge.by} tells right from not right no better than a guess (balanced accuracy"
+        f" {agreement['balanced_accuracy']:.1%} on the {agreement['judged']:,} replies that the"
+        " exact judge judged too); choose another judge, or give --trust-judge"
     )
 
 
