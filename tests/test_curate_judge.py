@@ -358,6 +358,17 @@ def test_files_that_cannot_be_used_are_one_sentence(workdir, trained):
     assert workdir.is_unchanged()
 
 
+def test_rows_that_a_mark_leaves_out_are_counted(workdir):
+    gone = json.loads(conversation(*GOOD)) | {"deleted": True}
+    workdir.write("rows.jsonl", lines([conversation(*GOOD), gone, gone]))
+    document = judged()[0]
+    assert (document["read"], document["left_out"]) == (1, {"deleted": 2})
+    assert funnel(document)[0] == "left out: 2 deleted"
+    flags = ("--by", "random", "--keep", "1", "--json")
+    done = succeeds("curate", "prune", "rows.jsonl", "--out", "2.jsonl", *flags)
+    assert done.document["left_out"] == {"deleted": 2}
+
+
 def test_the_funnel_on_the_screen_says_how_many_are_left(workdir):
     rows = [GOOD, ("What of the moon?", " "), ("What of the sea?", "I like cheese."), GOOD]
     workdir.write("rows.jsonl", lines([conversation(*row) for row in rows]))

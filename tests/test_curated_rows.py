@@ -1,12 +1,14 @@
 """Rows of a pipeline of data: what is kept of a user's file, and which faults may be dropped."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from pysft.errors import DataError
-from pysft.text.curated import read_curated, write_curated
+from pysft.text.curated import Curated, left_out_words, read_curated, write_curated
 from pysft.text.formats import read_conversations
+from pysft.text.keys import Reading
 from pysft.text.templates import CHATML
 
 
@@ -35,6 +37,35 @@ def test_other_keys_and_earlier_steps_are_kept(tmp_path):
     again, other = read_curated(tmp_path / "out.jsonl", CHATML)
     assert again.metadata == first.metadata and other.metadata == second.metadata
     assert [*again.steps] == [*steps, {"step": "judge", "by": "x"}]
+
+
+def test_marks_stay_where_train_looks_for_them(tmp_path):
+    marks = [{"lang": "en", "synthetic": True}, {"language": "de"}, {"review_result": True}]
+    rows = [row_of("Hi", f"Ho {i}.", **some) for i, some in enumerate(marks)]
+    write_curated(tmp_path / "out.jsonl", read_curated(file_of(tmp_path, *rows), CHATML))
+    again = [row.after("judge") for row in read_curated(tmp_path / "out.jsonl", CHATML)]
+    assert [row.marks for row in again] == marks and not any(row.metadata for row in again)
+    write_curated(tmp_path / "again.jsonl", again)
+    for reading, count in ((Reading(synthetic=False), 2), (Reading(lang="de"), 2), (Reading(), 3)):
+        assert len(read_conversations(tmp_path / "again.jsonl", CHATML, reading)) == count
+
+
+def test_what_a_mark_leaves_out_is_counted(tmp_path):
+    left_out, gone = Counter(), row_of("Hi", "Ho.", deleted=True)
+    failed = row_of("Hi", "Ho.", review_result=False)
+    path = file_of(tmp_path, gone, row_of("Hi", "Ho."), failed, gone)
+    assert len(read_curated(path, CHATML, left_out=left_out)) == 1
+    assert left_out == {"deleted": 2, "that failed the review": 1}
+    assert left_out_words(left_out) == "left out: 2 deleted, 1 that failed the review"
+    with pytest.raises(DataError, match=r"no conversation in it \(left out: 1 deleted\)"):
+        read_curated(file_of(tmp_path, gone), CHATML)
+
+
+def test_a_reply_is_the_answer_without_thoughts_calls_and_results():
+    kinds = ("thought", "calculator", "result", "text", "text")
+    parts = [{"type": kind, "text": kind[0].upper()} for kind in kinds]
+    row = Curated([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": parts}])
+    assert row.reply == "TT"
 
 
 @pytest.mark.parametrize("flag", ["train", "weight"])

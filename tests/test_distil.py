@@ -84,6 +84,7 @@ def test_a_row_is_the_first_right_reply_with_its_thought(teacher, files):
     assert [row["messages"] for row in rows] == expected
     sha = weights_sha256(load_stage(teacher).model)
     for row in rows:
+        assert row["synthetic"] is True  # so train --no-synthetic leaves it out
         [step] = row["metadata"]["steps"]
         assert 1 <= step.pop("right") <= 4
         assert step == {

@@ -86,6 +86,7 @@ def test_a_run_without_a_mask_writes_new_prompts_and_replies(teacher, stage, wor
             "weights_sha256": weights_sha256(stage.model), "seed": 3, "number": numbers[0],
         }
     ]  # fmt: skip
+    assert all(row["synthetic"] is True for row in rows)  # train --no-synthetic leaves them out
     again = [row.messages for row in read_curated("out.jsonl", CHAT)]
     assert again == [row["messages"] for row in rows]
 

@@ -3,7 +3,8 @@
     {"messages": [...], "metadata": {"steps": [{"step": "expand", "by": "runs/teacher", ...}, ...]}}
 
 `train --data` reads such a file as it stands. A row of the user's own has no steps yet, and its
-other keys are kept in "metadata" with them."""
+other keys are kept in "metadata" with them. Its marks stay beside "messages", where `train` looks
+for them: "synthetic" (True for what a model wrote), "lang", and the others of OF_READING."""
 
 import json
 from collections import Counter
@@ -13,12 +14,13 @@ from pathlib import Path
 
 from pysft import disk
 from pysft.errors import DataError, RowError, UsageError
-from pysft.text.conversation import LeftOut, plain, refuse_faults, visible_text
+from pysft.text.conversation import LeftOut, plain, refuse_faults
 from pysft.text.formats import scan
-from pysft.text.keys import OF_ROWS, is_empty
+from pysft.text.keys import MARKS, OF_ROWS, is_empty
 from pysft.text.template import Template
 
 STEPS = "steps"  # the key in "metadata"
+OF_READING = (*MARKS, "lang", "language")  # keys by which keys.Reading leaves rows out
 # Kinds of faults that a filter may drop a row for: an empty turn, half of a character, no reply at
 # the end. A fault of another kind says that the file as a whole is read wrongly.
 SPOILED = ("empty", "characters", "missing end")
@@ -26,12 +28,14 @@ SPOILED = ("empty", "characters", "missing end")
 
 @dataclass(frozen=True)
 class Curated:
-    """A conversation. steps: what was done to it, the first first. where: its file and line."""
+    """A conversation. steps: what was done to it, the first first. where: its file and line. marks:
+    its keys OF_READING; {"synthetic": True} if a model wrote it."""
 
     messages: list[dict]
     steps: tuple[dict, ...] = ()
     where: str = ""
     metadata: dict = field(default_factory=dict)
+    marks: dict = field(default_factory=dict)
 
     @property
     def prompt(self) -> list[dict]:
@@ -45,8 +49,8 @@ class Curated:
 
     @property
     def reply(self) -> str:
-        """The last reply as one text, its parts joined, without thoughts."""
-        return visible_text(self.messages[-1]["content"])
+        """The last reply as one text, without thoughts and calls of tools."""
+        return answer_of(self.messages[-1]["content"])
 
     def after(self, step: str, **figures) -> "Curated":
         """The same row, with a further step and what it found."""
@@ -55,39 +59,58 @@ class Curated:
     def to_row(self) -> dict:
         """The row of a file. A flag is called "train" in it, whatever its name was."""
         messages = [{key: m[key] for key in m if key != "flag"} for m in self.messages]
-        return {"messages": messages, "metadata": {**self.metadata, STEPS: list(self.steps)}}
+        metadata = {**self.metadata, STEPS: list(self.steps)}
+        return {"messages": messages, **self.marks, "metadata": metadata}
+
+
+def answer_of(content) -> str:
+    """Return what a reply answers: its parts of the type "text", joined. The others are thoughts,
+    calls of tools and their results."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
 
 
 class Stations:
     """The counts of a step: how many rows it read and wrote, and why it dropped the others.
 
     reasons: all for which it may drop one, in the order in which it asks. They are counted from 0,
-    so the document of a step has the same names each time."""
+    so the document of a step has the same names each time. left_out: {reason: rows} that were not
+    read, because a mark of theirs says so (keys.Reading)."""
 
     def __init__(self, *reasons: str):
         self.read, self.written, self.dropped = 0, 0, dict.fromkeys(reasons, 0)
+        self.left_out = Counter()
 
     def drop(self, reason: str) -> None:
         self.dropped[reason] += 1
 
     def to_json(self) -> dict:
-        """{"read", "written", "dropped": {reason: rows}}"""
-        return {"read": self.read, "written": self.written, "dropped": self.dropped}
+        """{"read", "written", "dropped": {reason: rows}, "left_out": {reason: rows}}"""
+        counts = {"read": self.read, "written": self.written, "dropped": self.dropped}
+        return {**counts, "left_out": dict(self.left_out)}
 
 
-def read_curated(path, template: Template, spoiled: list[RowError] | None = None) -> list[Curated]:
+def read_curated(
+    path,
+    template: Template,
+    spoiled: list[RowError] | None = None,
+    left_out: Counter | None = None,
+) -> list[Curated]:
     """The conversations of a file in any form that `train --data` reads. MissingInput or a
     DataError if it cannot be read, if a row cannot be used, or if it has none. A row of plain text
     is a fault, because nobody asks anything in it.
 
-    spoiled: a list to which faults of the kinds SPOILED are added, in place of being raised."""
+    spoiled: a list to which faults of the kinds SPOILED are added, in place of being raised.
+    left_out: counts the rows that a mark leaves out, by their reason."""
     rows, faults = [], []
+    left_out = Counter() if left_out is None else left_out
     for found in scan(path, template):
         if isinstance(found, RowError):
             is_spoiled = spoiled is not None and found.kind in SPOILED
             (spoiled if is_spoiled else faults).append(found)
         elif isinstance(found, LeftOut):
-            continue
+            left_out[found.reason] += 1
         elif found.is_text:
             what, remedy = "it is plain text", "write a prompt and a reply, or remove the line"
             faults.append(RowError(found.where, what, remedy, "format"))
@@ -95,22 +118,26 @@ def read_curated(path, template: Template, spoiled: list[RowError] | None = None
             rows.append(_curated(found))
     refuse_faults(faults)
     if not rows and not spoiled:
+        words = left_out_words(left_out)
         raise DataError(
-            f"{path}: no conversation in it. The guide's page 'data' shows how a row looks"
+            f"{path}: no conversation in it{words and f' ({words})'}. The guide's page 'data' shows"
+            " how a row looks"
         )
     return rows
 
 
 def _curated(conversation) -> Curated:
     row = conversation.row or {}
-    metadata = {key: row[key] for key in row if key in OF_ROWS and not is_empty(row[key])}
+    filled = {key: row[key] for key in row if not is_empty(row[key])}
+    marks = {key: filled.pop(key) for key in OF_READING if key in filled}
+    metadata = {key: filled[key] for key in filled if key in OF_ROWS}
     if isinstance(metadata.get("metadata"), dict):
         metadata |= metadata.pop("metadata")
     steps = metadata.pop(STEPS, ())
     is_ours = isinstance(steps, list) and all(isinstance(s, dict) and "step" in s for s in steps)
     if not is_ours and steps != ():
         metadata[STEPS + "_before"], steps = steps, ()  # of another program
-    return Curated(conversation.messages, tuple(steps), conversation.where, metadata)
+    return Curated(conversation.messages, tuple(steps), conversation.where, metadata, marks)
 
 
 def write_curated(path: Path, rows: Iterable[Curated]) -> None:
@@ -128,6 +155,7 @@ def refuse_taken(out: Path, flag: str = "--out") -> None:
         raise UsageError(f"{flag} {out}: there is no folder {out.parent}; make it first")
 
 
-def counted(rows: Iterable[Curated], key) -> dict[str, int]:
-    """{key(row): rows}, the most first."""
-    return dict(Counter(map(key, rows)).most_common())
+def left_out_words(left_out: Counter) -> str:
+    """Return "left out: 2 deleted, 1 synthetic"; "" if there are none."""
+    counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(left_out.items()))
+    return counts and f"left out: {counts}"

@@ -89,6 +89,7 @@ def run(args):
     from pysft.measure.raters import is_endpoint
     from pysft.nn.computing import computing_ops
     from pysft.text.conversation import short
+    from pysft.text.curated import left_out_words
     from pysft.text.near_duplicates import NEAR
 
     if not is_endpoint(args.teacher):
@@ -111,6 +112,8 @@ def run(args):
         f" {found['read']:,} seeds; {found['distinct_prompts']:,} different prompts"
     )
     print(f"dropped: {dropped}")
+    if words := left_out_words(found["left_out"]):
+        print(f"seeds {words}")
     print(f"copied: {found['copied']:.1%} of the tries that have an end and a form")
     print(f"for example: {short(first.asked)} -> {short(first.reply)}")
     judged = out.with_name(f"{out.stem}-judged.jsonl")

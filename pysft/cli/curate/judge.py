@@ -119,8 +119,11 @@ def run(args):
 
 def funnel(document: dict) -> list[str]:
     """Return the lines of a funnel: how many rows each station left."""
+    from pysft.text.curated import left_out_words
+
     left, dropped, first = document["read"], document["dropped"], document["first"]
-    lines = [f"{'read':<17}{left:>9,}"]
+    words = left_out_words(document["left_out"])
+    lines = [words] * bool(words) + [f"{'read':<17}{left:>9,}"]
     for reason in document["stations"]:
         left -= dropped[reason]
         lost = f"   {dropped[reason]:,} dropped: {first[reason]}" if dropped[reason] else ""

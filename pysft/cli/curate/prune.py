@@ -92,8 +92,11 @@ def run(args):
 
 
 def _lines(d: dict) -> list[str]:
+    from pysft.text.curated import left_out_words
+
     lost = ", ".join(f"{n:,} {reason}" for reason, n in d["dropped"].items() if n)
     lines = [f"{d['out']}: {d['written']:,} of {d['read']:,} rows" + (f" ({lost})" if lost else "")]
+    lines += [words] if (words := left_out_words(d["left_out"])) else []
     if d["difficulty"] is not None:
         unit = "not right" if d["k"] else "nats a token"
         mean, kept = (d["difficulty"][name] for name in ("mean", "of_kept"))

@@ -147,4 +147,5 @@ def _outcomes(prompt: list[dict], drafts: list[Draft], judge: RowJudge) -> list[
 def _row(messages: list[dict], source: str, draft: Draft, answers_only: bool) -> Curated:
     content = with_thought("" if answers_only else draft.thought, draft.answer)
     reply = {"role": "assistant", "content": content}
-    return Curated([*messages, reply], metadata={"source": source} if source else {})
+    metadata = {"source": source} if source else {}
+    return Curated([*messages, reply], metadata=metadata, marks={"synthetic": True})

@@ -5,6 +5,7 @@ copies are dropped and counted, and a teacher that mostly copies is refused."""
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +91,9 @@ def expand(
     for flag, value in (("--near", near), ("--most-copied", most_copied)):
         if not 0 < value <= 1:
             raise UsageError(f"{flag} {value:g}: expected a share above 0 and at most 1")
+    left_out = Counter()
     if is_endpoint(teacher):
-        given = (prompts, model, budget, cache, seed, tokens or TOKENS, say)
+        given = (left_out, prompts, model, budget, cache, seed, tokens or TOKENS, say)
         read, found = _endpoint(teacher, seeds, *given)
     else:
         if model or budget or cache:
@@ -99,11 +101,12 @@ def expand(
                 "--teacher-model, --teacher-budget and --teacher-cache are for the URL of an"
                 " endpoint; leave them out"
             )
-        read, found = _run(teacher, seeds, prompts, rows, seed, tokens or MAX_NEW, ops, say)
+        given = (left_out, prompts, rows, seed, tokens or MAX_NEW, ops, say)
+        read, found = _run(teacher, seeds, *given)
     for note in notes(seeds, read):
         say(note)
     made = _Made(rows, Copies([e for row in read for e in exchanges(row)], near))
-    made.stations.read = len(read)
+    made.stations.read, made.stations.left_out = len(read), left_out
     made.stopped_by = "tries" if prompts is None else "prompts"
     _collect(made, found, most_copied, seed, progress)
     write_curated(out, made.rows)
@@ -134,7 +137,7 @@ def expand(
 
 
 def _endpoint(
-    url: str, path: str, prompts, model, budget, cache, seed: int, tokens: int, say
+    url: str, path: str, left_out, prompts, model, budget, cache, seed: int, tokens: int, say
 ) -> tuple[list[Curated], Teacher]:
     """Return (the seeds, the teacher) for an endpoint. Errors as expand()."""
     if prompts is not None:
@@ -143,14 +146,22 @@ def _endpoint(
         )
     if not model:
         raise UsageError("--teacher URL needs the model's name too: --teacher-model NAME")
-    seeds = read_seeds(path, CHATML)
+    seeds = read_seeds(path, CHATML, left_out)
     asker = Asker(Endpoint(url, model, budget=budget, cache=cache or CACHE), say)
     tries = by_endpoint(asker, [exchanges(row)[0] for row in seeds], seed, tokens)
     return seeds, Teacher({"by": url, "model": model}, tries, asker)
 
 
 def _run(
-    teacher: str, path: str, prompts: str | None, rows: int, seed: int, tokens: int, ops, say
+    teacher: str,
+    path: str,
+    left_out: Counter,
+    prompts: str | None,
+    rows: int,
+    seed: int,
+    tokens: int,
+    ops,
+    say,
 ) -> tuple[list[Curated], Teacher]:
     """Return (the seeds, the teacher) for a run. Errors as expand()."""
     stage = load_stage(teacher, ops)
@@ -170,7 +181,7 @@ def _run(
             f"--teacher {teacher}: {stage.folder} was trained with a mask, so it writes no prompts;"
             f" name some by --prompts, or train it without a mask: {remedy}"
         )
-    seeds = [writable(row, stage) for row in read_seeds(path, stage.template)]
+    seeds = [writable(row, stage) for row in read_seeds(path, stage.template, left_out)]
     if prompts is None:
         tries = by_run(stage, seed, tokens)
     else:
@@ -227,7 +238,8 @@ class _Made:
         if found.fault:
             return self.stations.drop(found.fault)
         self.judged += 1
-        row, key = Curated(found.messages), _key(found.messages)
+        row = Curated(found.messages, marks={"synthetic": True})
+        key = _key(found.messages)
         if self.copies.has(row.asked, row.reply):
             self.stations.drop(COPY)
         elif key in self.keys:

@@ -25,7 +25,15 @@ from pysft.measure.judges import compared
 from pysft.measure.raters import SEALED, Truth
 from pysft.run.stage import Stage
 from pysft.text.conversation import short
-from pysft.text.curated import Curated, Stations, read_curated, refuse_taken, write_curated
+from pysft.text.curated import (
+    Curated,
+    Stations,
+    left_out_words,
+    read_curated,
+    refuse_taken,
+    write_curated,
+)
+from pysft.text.template import Template
 from pysft.text.templates import CHATML
 from pysft.world.judge import VERDICTS
 
@@ -60,7 +68,8 @@ def judge(
     and world count. limits: None for the usual ones. seeds: a file of rows that no row may copy.
     trust: keep what a judge calls right that tells right from not right no better than a guess.
 
-    read, written, dropped   as Stations.to_json(), the reasons in the order in which they are asked
+    read, written, dropped, left_out   as Stations.to_json(), the reasons in the order in which they
+                  are asked
     stations      the reasons that were asked for
     first         {reason: the place of the first row that was dropped for it, and why}
     kept_share    written / read
@@ -79,9 +88,9 @@ def judge(
         raise UsageError("--judge-model, --judge-budget and --trust-judge are for --by")
     stage = None if run is None else talking(run)
     judge = None if by is None else judge_of(by, stage, model, budget, cache, say)
-    template, spoiled = stage.template if stage else CHATML, []
-    rows = read_curated(path, template, spoiled)
-    sown = [] if seeds is None else read_curated(seeds, template)
+    template, spoiled, left_out = stage.template if stage else CHATML, [], Counter()
+    rows = read_curated(path, template, spoiled, left_out)
+    sown = [] if seeds is None else _sown(seeds, template, say)
     stations, keep = stations_of(rows, limits or Limits(), stage, sown, say)
     stations += _of_world(stage, judge)
     sieve = _Sieve(stations, keep, judge)
@@ -93,6 +102,7 @@ def judge(
         sieve.take(row)
     counts, kept = sieve.counts, sieve.kept
     counts.read, counts.written = len(rows) + len(spoiled), len(kept)
+    counts.left_out = left_out
     if not kept:
         raise DataError(_nothing_left(path, sieve))
     agreement = None if judge is None or judge.is_exact else agreement_of(judge, sieve.judged)
@@ -109,6 +119,14 @@ def judge(
         "agreement": agreement,
         "endpoint": judge.figures or None if judge else None,
     }
+
+
+def _sown(path: str, template: Template, say: Callable) -> list[Curated]:
+    left_out = Counter()
+    rows = read_curated(path, template, left_out=left_out)
+    if left_out:
+        say(f"{path}: {left_out_words(left_out)}")
+    return rows
 
 
 class _Sieve:

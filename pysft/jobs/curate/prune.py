@@ -108,9 +108,9 @@ def prune(
     """Keep the hardest share of the rows of a file, write them to `out` in their order, and return
     the --json document. table: a file to write every row to, with its difficulty.
 
-    read, written, dropped   as Stations.to_json(). "easier": than the rows that were kept; with
-                  order.easiest they are "harder", and by random "not drawn". "not judged": nobody
-                  can say how hard they are (right_replies(), losses())
+    read, written, dropped, left_out   as Stations.to_json(). "easier": than the rows that were
+                  kept; with order.easiest they are "harder", and by random "not drawn". "not
+                  judged": nobody can say how hard they are (right_replies(), losses())
     out, map      the files
     keep, by, k, seed   as in the order; by is the name of the judge, and k None if none judges
     difficulty    {"mean": of all rows that have one, "of_kept"}; None by random
@@ -128,7 +128,8 @@ def prune(
     judge = None
     if order.is_judged:
         judge = judge_of(order.by, stage, order.model, order.budget, order.cache, say)
-    rows = read_curated(path, stage.template if stage and stage.can_talk else CHATML)
+    template, left_out = stage.template if stage and stage.can_talk else CHATML, Counter()
+    rows = read_curated(path, template, left_out=left_out)
     count = int(order.keep * len(rows) + 1e-9)
     if count < 1:
         raise UsageError(
@@ -161,7 +162,7 @@ def prune(
     _write(stepped, kept, out, table)
     known = sum(d is not None for d in difficulty)
     return {
-        **_counts(order, len(rows), known, len(kept)).to_json(),
+        **_counts(order, len(rows), known, len(kept), left_out).to_json(),
         "out": str(out),
         "map": None if table is None else str(table),
         "keep": order.keep,
@@ -239,10 +240,10 @@ def _means(difficulty: list[float | None], kept: list[int]) -> dict:
     }
 
 
-def _counts(order: Order, rows: int, known: int, kept: int) -> Stations:
+def _counts(order: Order, rows: int, known: int, kept: int, left_out: Counter) -> Stations:
     reason = NOT_DRAWN if order.by == RANDOM else HARDER if order.easiest else EASIER
     counts = Stations(EASIER, HARDER, NOT_DRAWN, NOT_JUDGED)
-    counts.read, counts.written = rows, kept
+    counts.read, counts.written, counts.left_out = rows, kept, left_out
     counts.dropped |= {reason: known - kept, NOT_JUDGED: rows - known}
     return counts
 

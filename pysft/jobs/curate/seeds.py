@@ -1,18 +1,20 @@
 """The seeds of a data set: the conversations that people wrote."""
 
+from collections import Counter
+from dataclasses import replace
+
 from pysft.errors import DataError, RowError
 from pysft.jobs.collect import as_typed
 from pysft.run.stage import Stage
-from pysft.text.conversation import plain
-from pysft.text.curated import Curated, read_curated
+from pysft.text.curated import Curated, answer_of, read_curated
 from pysft.text.render import render
 from pysft.text.template import Template
 
 
-def read_seeds(path: str, template: Template) -> list[Curated]:
-    """Read the seeds of a file. Errors as read_curated(), and a DataError for a file of one
-    conversation."""
-    read = read_curated(path, template)
+def read_seeds(path: str, template: Template, left_out: Counter | None = None) -> list[Curated]:
+    """Read the seeds of a file. left_out: as in read_curated(). Errors as there, and a DataError
+    for a file of one conversation."""
+    read = read_curated(path, template, left_out=left_out)
     if len(read) < 2:
         raise DataError(f"{path}: it has one conversation; write two seeds or more")
     return read
@@ -37,7 +39,7 @@ def notes(path: str, seeds: list[Curated]) -> list[str]:
 
 def exchanges(row: Curated) -> list[tuple[str, str]]:
     """Return [(what the user says, what the assistant replies)] of a conversation."""
-    said = [(m["role"], plain(m["content"])) for m in row.messages]
+    said = [(m["role"], answer_of(m["content"])) for m in row.messages]
     return [(asked, reply) for (role, asked), (_, reply) in zip(said, said[1:]) if role == "user"]
 
 
@@ -50,4 +52,4 @@ def writable(row: Curated, stage: Stage) -> Curated:
         remedy = error.remedy.partition(", or give --unknown")[0]
         what = f"{stage.folder} cannot write it: {error.what}; {remedy}"
         raise DataError(f"{error.where}: {what}") from None
-    return Curated(messages, row.steps, row.where, row.metadata)
+    return replace(row, messages=messages)
