@@ -15,12 +15,12 @@ from pysft.cli.main import parser
 from pysft.errors import UsageError
 from pysft.inference.engine import Engine
 from pysft.jobs.curate import writers
-from pysft.jobs.curate.expand import HOPELESS, TRIES
+from pysft.jobs.curate.expand import HOPELESS, TRIES, _copies
 from pysft.jobs.curate.seeds import notes, read_seeds
 from pysft.jobs.curate.writers import BLOCK, FORM, NO_END, by_prompts, by_run
+from pysft.measure.near_copies import NearCopies
 from pysft.nn.model import GPT
 from pysft.run.stage import load_stage, save_stage, weights_sha256
-from pysft.text.copies import Copies
 from pysft.text.curated import read_curated
 from pysft.text.template import NOTHING, REPLY, turn
 from pysft.text.templates import CHAT, CHATML, Template
@@ -71,8 +71,10 @@ def test_a_run_without_a_mask_writes_new_prompts_and_replies(teacher, stage, wor
     assert all([m["role"] for m in row["messages"]] == ["user", "assistant"] for row in rows)
     assert len(set(texts)) == 60 and not set(texts) & set(SEEDS)
     assert len({asked for asked, _ in texts}) == found["distinct_prompts"] > 20
-    copies = Copies(SEEDS, 0.8)
-    assert not any(copies.has(*pair) for pair in texts)
+    copies = NearCopies(SEEDS, 0.8)
+    for seed in SEEDS:
+        copies.add(*seed[:2], "a seed")
+    assert not any(copies.of(*pair) for pair in texts)
     assert not any(mark in text for pair in texts for text in pair for mark in CHAT.marks)
     # It writes the form of its seeds.
     verbs = {asked.split()[0] for asked, _ in SEEDS}
@@ -203,6 +205,24 @@ def test_all_exchanges_of_the_seeds_count_for_copies(teacher, workdir):
     assert "was trained on another file than" in done.err and "more than one" not in done.err
     assert done.document["dropped"]["copy of a seed"] >= 1
     assert rows[0]["messages"] not in [row["messages"] for row in read_lines("other.jsonl")]
+
+
+TALE = ("Could you tell me a long tale of the sea?", "The sea is deep, and wide, and far away.")
+PET = tuple(text * 3 for text in ("What pet has Ada Brook? ", "Ada Brook keeps a toad. "))
+
+
+@pytest.mark.parametrize("near", [0.4, 0.8, 1])
+def test_copies_of_seeds_are_those_that_judge_finds(tmp_path, near):
+    (tmp_path / "seeds.jsonl").write_text(
+        "\n".join([conversation(*TALE), conversation("Hi", "Ho.", *PET), conversation("A", "B")])
+    )
+    copies = _copies(read_seeds(tmp_path / "seeds.jsonl", CHATML), near)
+    for row in (TALE, PET, ("A", "B"), (f"{TALE[0]} ", f"\n{TALE[1]}")):
+        assert copies.of(*row) is not None  # word for word, and whichever exchange it is
+    polite = (f"{TALE[0]} Please!", TALE[1])
+    assert (copies.of(*polite) is not None) == (near < 1)  # though it has a new word
+    for name in ("Ada Reed", "Ivo Brook", "Ada Broom"):  # in a closed world: another question
+        assert copies.of(*(text.replace("Ada Brook", name) for text in PET)) is None
 
 
 def test_a_teacher_that_repeats_itself_is_stopped(teacher, stage, workdir, monkeypatch):

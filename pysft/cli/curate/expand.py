@@ -61,8 +61,8 @@ def add_arguments(p):
         "--near",
         type=float,
         metavar="SHARE",
-        help="a row that shares so many of its five-character pieces with a seed, and has no word"
-        " or number that the seed lacks, is a copy (default 0.8; 1: only the same pieces)",
+        help="share of common pieces of five characters from which prompts, and replies, are near"
+        " (default 0.8); a row near to a seed, whose prompts ask about the same, is a copy",
     )
     p.add_argument(
         "--most-copied",

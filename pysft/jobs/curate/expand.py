@@ -18,9 +18,9 @@ from pysft.jobs.curate.seeds import exchanges, notes, read_seeds, writable
 from pysft.jobs.curate.writers import FORM, NO_END, TOKENS, Try, by_endpoint, by_prompts, by_run
 from pysft.measure.endpoint import Asker, BudgetUsed, Endpoint
 from pysft.measure.evaluate import MAX_NEW
+from pysft.measure.near_copies import NearCopies
 from pysft.measure.raters import is_endpoint
 from pysft.run.stage import Stage, load_stage, weights_sha256
-from pysft.text.copies import Copies
 from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.text.near_duplicates import NEAR
 from pysft.text.templates import CHATML
@@ -67,7 +67,7 @@ def expand(
     seeds    a file of conversations; the first exchange of each counts
     teacher  a run, or the URL of an endpoint
     prompts  as prompts_named() takes them, for a run that only answers; None: it writes them too
-    near     as in Copies
+    near     from which two texts are near copies (NearCopies)
     most_copied   the largest share of copies
     tokens   most tokens of a turn, or of an endpoint's answer; None: MAX_NEW, or TOKENS
     model, budget, cache   of an endpoint: its model, the most calls, where answers are kept
@@ -105,7 +105,7 @@ def expand(
         read, found = _run(teacher, seeds, *given)
     for note in notes(seeds, read):
         say(note)
-    made = _Made(rows, Copies([e for row in read for e in exchanges(row)], near))
+    made = _Made(rows, _copies(read, near))
     made.stations.read, made.stations.left_out = len(read), left_out
     made.stopped_by = "tries" if prompts is None else "prompts"
     _collect(made, found, most_copied, seed, progress)
@@ -213,7 +213,7 @@ class _Made:
     form."""
 
     wanted: int
-    copies: Copies
+    copies: NearCopies
     rows: list[Curated] = field(default_factory=list)
     tries: int = 0
     judged: int = 0
@@ -240,7 +240,7 @@ class _Made:
         self.judged += 1
         row = Curated(found.messages, marks={"synthetic": True})
         key = _key(found.messages)
-        if self.copies.has(row.asked, row.reply):
+        if self.copies.of(row.asked, row.reply) is not None:
             self.stations.drop(COPY)
         elif key in self.keys:
             self.stations.drop(DUPLICATE)
@@ -248,6 +248,15 @@ class _Made:
             self.keys.add(key)
             self.rows.append(row.after("expand", **known, number=self.tries, **found.more))
             self.stations.written += 1
+
+
+def _copies(seeds: list[Curated], near: float) -> NearCopies:
+    """What tells the copies of all exchanges of the seeds."""
+    every = [(*exchange, row.where) for row in seeds for exchange in exchanges(row)]
+    copies = NearCopies([texts for *texts, _ in every], near)
+    for prompt, reply, where in every:
+        copies.add(prompt, reply, where)
+    return copies
 
 
 def _key(messages: list[dict]) -> str:
