@@ -212,7 +212,9 @@ def test_a_model_that_cannot_think_and_answer_is_refused(teacher, trained, files
     "code, flags, said",
     [
         (2, {"more": ("-k", "10")}, "-k 10: expected 1 to 9"),
-        (2, {"more": ("--teacher-model", "x")}, "--teacher-model is for the URL of an endpoint"),
+        (2, {"more": ("--teacher-model", "x")}, "are for the URL of an endpoint; leave"),
+        (2, {"more": ("--teacher-budget", "3")}, "are for the URL of an endpoint; leave"),
+        (2, {"more": ("--teacher-cache", "x")}, "are for the URL of an endpoint; leave"),
         (2, {"more": ("--judge-model", "x")}, "are for the URL of an endpoint"),
         (2, {"judge": "world"}, "--judge world needs the run that learned the world which"),
         (2, {"prompts": "world:train"}, "learned no invented world"),
@@ -324,6 +326,17 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(server, files):
     assert not (files.path / "out.jsonl").exists()
     distil(server.url, *MODEL)
     assert len(server.asked) == 3 * 4 + 1
+
+
+def test_the_teacher_has_a_budget_and_a_cache_of_its_own(server, files):
+    server.reply = lambda messages, before: "Thought: So.\nAnswer: Ivo rows."
+    flags = (*MODEL, "--teacher-cache", "kept", "--judge-cache", "verdicts")
+    assert "budget of 7 calls is used up" in fails(1, server.url, *flags, "--teacher-budget", "7")
+    assert len(server.asked) == 7 and not (files.path / "out.jsonl").exists()
+    distil(server.url, *flags, "--teacher-budget", "5")  # 12 in all: the rest
+    assert len(server.asked) == 12 and (files.path / "kept").exists()
+    distil(server.url, *MODEL, out="again.jsonl")
+    assert len(server.asked) == 24 and (files.path / "taught").exists()
 
 
 def test_a_prompt_of_several_turns_is_asked_and_judged_with_all_of_them(server, files):
@@ -460,4 +473,4 @@ def test_a_judge_behind_an_endpoint_may_say_nothing(server, files, world_run, as
 
 def test_a_teacher_needs_its_model(tmp_path):
     with pytest.raises(UsageError, match="--teacher-model NAME"):
-        teacher_named("http://127.0.0.1:9/v1", None, tmp_path, None, print)
+        teacher_named("http://127.0.0.1:9/v1", None, None, str(tmp_path), None, print)

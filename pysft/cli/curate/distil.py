@@ -38,6 +38,19 @@ def add_arguments(p):
     )
     p.add_argument("--teacher-model", metavar="NAME", help="the model of the teacher's endpoint")
     p.add_argument(
+        "--teacher-budget",
+        type=positive,
+        metavar="N",
+        help="at most N calls of the teacher's endpoint; the same command goes on from the answers"
+        " that are kept",
+    )
+    p.add_argument(
+        "--teacher-cache",
+        metavar="DIR",
+        help="where the teacher's answers are kept, so that nothing is asked twice (default"
+        " taught)",
+    )
+    p.add_argument(
         "-k",
         type=positive,
         default=4,
@@ -88,8 +101,9 @@ def run(args):
     document = distil(
         args.prompts, args.teacher, args.judge, Path(args.out), args.k, args.seed,
         args.run_of_world, computing_ops(args.ops, args.threads, args.precision),
-        args.teacher_model, args.judge_model, args.judge_budget, Path(args.judge_cache), args.all,
-        args.answers_only, screen.say, screen.progress,
+        args.teacher_model, args.teacher_budget, args.teacher_cache, args.judge_model,
+        args.judge_budget, Path(args.judge_cache), args.all, args.answers_only, screen.say,
+        screen.progress,
     )  # fmt: skip
     screen.end_line()
     if args.json:

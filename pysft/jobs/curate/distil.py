@@ -37,6 +37,8 @@ def distil(
     run: str | None = None,
     ops=None,
     teacher_model: str | None = None,
+    teacher_budget: int | None = None,
+    teacher_cache: str | None = None,
     judge_model: str | None = None,
     budget: int | None = None,
     cache: Path = Path("judged"),
@@ -49,9 +51,10 @@ def distil(
     return the --json document.
 
     prompts: a file, or "world:SPLIT" for questions of a world. teacher: a run's folder or the URL
-    of an endpoint. judge: as judge_of() takes it. run: the run whose world is asked;
-    None is the teacher, if it is a run. budget: of calls to the judge's endpoint. cache: of the
-    answers of endpoints. every: write all different right replies, not the first of each prompt.
+    of an endpoint. judge: as judge_of() takes it. run: the run whose world is asked; None is the
+    teacher, if it is a run. teacher_model, teacher_budget, teacher_cache: of a teacher's endpoint,
+    as asker_of() takes them. judge_model, budget, cache: of a judge's, as judge_of() does. every:
+    write all different right replies, not the first of each prompt.
     answers_only: write the same rows without their thoughts.
 
     read        prompts
@@ -67,7 +70,7 @@ def distil(
     if not 1 <= k <= MOST:
         raise UsageError(f"-k {k}: expected 1 to {MOST} replies to each prompt")
     refuse_taken(out)
-    by = teacher_named(teacher, teacher_model, cache, ops, say)
+    by = teacher_named(teacher, teacher_model, teacher_budget, teacher_cache, ops, say)
     stage = _of_world(run, by.run, ops)
     grader = judge_of(judge, stage, judge_model, budget, cache, say, "--judge")
     is_of_world = prompts.partition(":")[0] == WORLD

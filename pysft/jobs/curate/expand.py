@@ -15,8 +15,9 @@ from pysft.errors import DataError, UsageError
 from pysft.jobs.collect import prompts_named
 from pysft.jobs.curate.judging import refuse_sealed, truth_of
 from pysft.jobs.curate.seeds import exchanges, notes, read_seeds, writable
+from pysft.jobs.curate.teachers import CACHE, asker_of, refuse_flags
 from pysft.jobs.curate.writers import FORM, NO_END, TOKENS, Try, by_endpoint, by_prompts, by_run
-from pysft.measure.endpoint import Asker, BudgetUsed, Endpoint
+from pysft.measure.endpoint import Asker, BudgetUsed
 from pysft.measure.evaluate import MAX_NEW
 from pysft.measure.near_copies import NearCopies
 from pysft.measure.raters import is_endpoint
@@ -26,7 +27,6 @@ from pysft.text.near_duplicates import NEAR
 from pysft.text.templates import CHATML
 
 ROWS, MOST_COPIED = 2000, 0.5
-CACHE = "taught"  # the folder of an endpoint's answers
 COPY, DUPLICATE = "copy of a seed", "duplicate"
 TRIES = 4  # for each row that is wanted, at most so many tries
 ENOUGH = 100  # rows from which the share of copies is known well enough to stop
@@ -34,7 +34,7 @@ HOPELESS = 500  # tries without one new row, after which no more are made
 
 
 @dataclass(frozen=True)
-class Teacher:
+class Writer:
     """known: who it is, for the metadata of each row. tries: blocks of what it writes. asker: of an
     endpoint. has_world: True for a run that learned an invented world."""
 
@@ -96,11 +96,7 @@ def expand(
         given = (left_out, prompts, model, budget, cache, seed, tokens or TOKENS, say)
         read, found = _endpoint(teacher, seeds, *given)
     else:
-        if model or budget or cache:
-            raise UsageError(
-                "--teacher-model, --teacher-budget and --teacher-cache are for the URL of an"
-                " endpoint; leave them out"
-            )
+        refuse_flags(model, budget, cache)
         given = (left_out, prompts, rows, seed, tokens or MAX_NEW, ops, say)
         read, found = _run(teacher, seeds, *given)
     for note in notes(seeds, read):
@@ -138,18 +134,16 @@ def expand(
 
 def _endpoint(
     url: str, path: str, left_out, prompts, model, budget, cache, seed: int, tokens: int, say
-) -> tuple[list[Curated], Teacher]:
+) -> tuple[list[Curated], Writer]:
     """Return (the seeds, the teacher) for an endpoint. Errors as expand()."""
     if prompts is not None:
         raise UsageError(
             "--prompts is for a run; an endpoint is shown seeds and writes prompts of its own"
         )
-    if not model:
-        raise UsageError("--teacher URL needs the model's name too: --teacher-model NAME")
+    asker = asker_of(url, model, budget, cache, say)
     seeds = read_seeds(path, CHATML, left_out)
-    asker = Asker(Endpoint(url, model, budget=budget, cache=cache or CACHE), say)
     tries = by_endpoint(asker, [exchanges(row)[0] for row in seeds], seed, tokens)
-    return seeds, Teacher({"by": url, "model": model}, tries, asker)
+    return seeds, Writer({"by": url, "model": model}, tries, asker)
 
 
 def _run(
@@ -162,7 +156,7 @@ def _run(
     tokens: int,
     ops,
     say,
-) -> tuple[list[Curated], Teacher]:
+) -> tuple[list[Curated], Writer]:
     """Return (the seeds, the teacher) for a run. Errors as expand()."""
     stage = load_stage(teacher, ops)
     remedy = command("train", "--base", stage.folder, "--data", Path(path), "--grade", "everything")
@@ -194,7 +188,7 @@ def _run(
             " file count as new"
         )
     known = {"by": teacher, "weights_sha256": weights_sha256(stage.model)}
-    return seeds, Teacher(known, tries, has_world=stage.world is not None)
+    return seeds, Writer(known, tries, has_world=stage.world is not None)
 
 
 def _learned_from(stage: Stage, path: Path) -> bool:
@@ -263,7 +257,7 @@ def _key(messages: list[dict]) -> str:
     return json.dumps(messages)
 
 
-def _collect(made: _Made, teacher: Teacher, most_copied: float, seed: int, progress) -> None:
+def _collect(made: _Made, teacher: Writer, most_copied: float, seed: int, progress) -> None:
     """Let the teacher write until there are enough rows, or until it is stopped. A DataError if it
     copies too much, or writes no row."""
     known = {**teacher.known, "seed": seed}
@@ -294,7 +288,7 @@ def _collect(made: _Made, teacher: Teacher, most_copied: float, seed: int, progr
         )
 
 
-def _refuse_copies(made: _Made, teacher: Teacher, most: float) -> None:
+def _refuse_copies(made: _Made, teacher: Writer, most: float) -> None:
     if made.copied > most:
         remedy = "" if teacher.asker else " train it for fewer steps (--sft-steps),"
         raise DataError(

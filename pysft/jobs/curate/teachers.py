@@ -8,7 +8,6 @@ endpoint is asked to.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ TASK = """Answer the last message of the user in two parts, and write nothing el
 Thought: what you know about it and how the answer follows, in a few short plain sentences.
 Answer: the answer alone, in full sentences. A reader sees it without the thought.
 Begin the first part with "Thought:" and the second, on a new line, with "Answer:"."""
+CACHE = "taught"  # the folder of an endpoint's answers
 TOKENS = 2048  # that an answer of an endpoint may take; some models think before they write
 _THOUGHT = re.compile(r"[\s*#_]*Thought[*_]*:[*_]*\s*")
 _ANSWER = re.compile(r"(?:^|(?<=\s))[*#_ ]*Answer[*_]*:[*_]*\s*")
@@ -61,22 +61,42 @@ class Teacher:
 
 
 def teacher_named(
-    name: str, model: str | None, cache: Path, ops, say: Callable[[str], None]
+    name: str,
+    model: str | None,
+    budget: int | None,
+    cache: str | None,
+    ops,
+    say: Callable[[str], None],
 ) -> Teacher:
     """The Teacher of a name: a run's folder, or the URL of an endpoint.
 
-    model: that of the endpoint. cache: where its answers are kept. A UsageError if the run cannot
-    talk or has learned no thoughts, or if the model is missing. Errors of load_stage() and of
+    model, budget, cache: of the endpoint, as asker_of() takes them. A UsageError if the run cannot
+    talk or has learned no thoughts, and for flags that do not fit. Errors of load_stage() and of
     Endpoint."""
     if is_endpoint(name):
-        if not model:
-            raise UsageError("--teacher URL needs the model's name too: --teacher-model NAME")
-        from pysft.measure.endpoint import Asker, Endpoint  # with the modules of HTTP
-
-        return _of_endpoint(name, Asker(Endpoint(name, model, cache=cache), say))
-    if model:
-        raise UsageError("--teacher-model is for the URL of an endpoint; leave it out")
+        return _of_endpoint(name, asker_of(name, model, budget, cache, say))
+    refuse_flags(model, budget, cache)
     return _of_run(name, load_stage(name, ops))
+
+
+def asker_of(url: str, model: str | None, budget: int | None, cache: str | None, say):
+    """Return the Asker of a teacher behind an endpoint. model: its name. budget: the most calls;
+    None for no limit. cache: the folder of its answers, None for CACHE. A UsageError without a
+    model."""
+    if not model:
+        raise UsageError("--teacher URL needs the model's name too: --teacher-model NAME")
+    from pysft.measure.endpoint import Asker, Endpoint  # with the modules of HTTP
+
+    return Asker(Endpoint(url, model, budget=budget, cache=cache or CACHE), say)
+
+
+def refuse_flags(model: str | None, budget: int | None, cache: str | None) -> None:
+    """Raise a UsageError if a run is given flags of an endpoint."""
+    if model or budget or cache:
+        raise UsageError(
+            "--teacher-model, --teacher-budget and --teacher-cache are for the URL of an endpoint;"
+            " leave them out"
+        )
 
 
 # -------------------------------------------------------------------------------------- a run
