@@ -96,3 +96,23 @@ def test_a_row_that_is_read_wrongly_is_a_fault_all_the_same(tmp_path):
     path = file_of(tmp_path, row_of("Hi", "Ho."), {"question": "Hi", "chosen": "Ho"})
     with pytest.raises(DataError, match="line 2"):
         read_curated(path, CHATML, [])
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        (row_of("Hi", "Ho.", foo=1, bar=2), 'write it into "messages", or take it out'),
+        (row_of("Hi", "Ho.", foo=1), "or take it out"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_remedy_is_named_that_the_steps_do_not_have(tmp_path, row, said, count):
+    with pytest.raises(DataError) as caught:
+        read_curated(file_of(tmp_path, *[row] * count), CHATML)
+    assert said in str(caught.value) and "--ignore" not in str(caught.value)
+    assert ("(and 1 more" in str(caught.value)) == (count == 2)
+    row = row_of("Hi", "Ho.")
+    row["messages"][1]["weight"] = 7
+    with pytest.raises(DataError) as caught:
+        read_curated(file_of(tmp_path, row), CHATML)
+    assert str(caught.value).endswith("it is true or false, or 1 or 0")

@@ -234,6 +234,12 @@ def test_what_does_not_fit_is_one_sentence(teacher, files, code, flags, said):
     assert files.is_unchanged()
 
 
+def test_a_prompt_s_other_key_has_no_remedy_that_distil_lacks(teacher, files):
+    files.write("prompts.jsonl", [{"prompt": "Hi", "foo": "Ho"}])
+    said = fails(65, teacher, prompts="prompts.jsonl")
+    assert "key 'foo' is not read" in said and said.endswith("or take it out")
+
+
 def test_a_run_without_a_world_has_no_truth(teacher, files):
     assert "it learned no invented world" in fails(2, teacher, "--run", teacher)
 

@@ -365,6 +365,7 @@ SEED_ROWS = [conversation("Hi", "Ho."), conversation("Go", "No.")]
         (2, SEED_ROWS, ("--out", "no/o.jsonl"), "there is no folder no"),
         (66, SEED_ROWS, ("--teacher", "none"), "none: no such run folder"),
         (66, SEED_ROWS, ("--prompts", "none.txt"), "none.txt: no such file of prompts"),
+        (65, [{"prompt": "Hi", "foo": 1}], ("--prompts", "seeds.jsonl"), "'foo'"),
         (2, SEED_ROWS, ("--prompts", "world:train"), "learned no invented world"),
         (2, SEED_ROWS, ("--teacher", "http://localhost:1/v1"), "needs the model's name too"),
         (
@@ -387,7 +388,7 @@ def test_what_does_not_fit_is_one_sentence(teacher, workdir, code, rows, flags, 
         "o.jsonl",
         *flags,
     )
-    assert expected in text and "--unknown" not in text
+    assert expected in text and "--unknown" not in text and "--ignore" not in text
     assert workdir.is_unchanged()
 
 

@@ -7,8 +7,10 @@ other keys are kept in "metadata" with them. Its marks stay beside "messages", w
 for them: "synthetic" (True for what a model wrote), "lang", and the others of OF_READING."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +26,12 @@ OF_READING = (*MARKS, "lang", "language")  # keys by which keys.Reading leaves r
 # Kinds of faults that a filter may drop a row for: an empty turn, half of a character, no reply at
 # the end. A fault of another kind says that the file as a whole is read wrongly.
 SPOILED = ("empty", "characters", "missing end")
+# What keys.py says of --ignore at the end of a remedy, and what is said in its place.
+_IGNORE = (
+    (re.compile(r", take it out, or, if it means nothing, give --ignore .*?(?= \(and |$)"),
+     ", or take it out"),
+    (re.compile(r"; if it is no flag, give --ignore .*?(?= \(and |$)"), ""),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,8 @@ def read_curated(
             faults.append(RowError(found.where, what, remedy, "format"))
         else:
             rows.append(_curated(found))
-    refuse_faults(faults)
+    with no_ignore():
+        refuse_faults(faults)
     if not rows and not spoiled:
         words = left_out_words(left_out)
         raise DataError(
@@ -124,6 +133,19 @@ def read_curated(
             " how a row looks"
         )
     return rows
+
+
+@contextmanager
+def no_ignore():
+    """Inside `with`, a DataError about keys that are not read does not name --ignore as a remedy:
+    no step of `curate` has that flag."""
+    try:
+        yield
+    except DataError as error:
+        text = str(error)
+        for pattern, instead in _IGNORE:
+            text = pattern.sub(instead, text)
+        raise DataError(text) from None
 
 
 def _curated(conversation) -> Curated:
