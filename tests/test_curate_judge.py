@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from command_line import conversation, lines, pysft, read_lines, refusal, succeeds
@@ -367,6 +369,18 @@ def test_rows_that_a_mark_leaves_out_are_counted(workdir):
     flags = ("--by", "random", "--keep", "1", "--json")
     done = succeeds("curate", "prune", "rows.jsonl", "--out", "2.jsonl", *flags)
     assert done.document["left_out"] == {"deleted": 2}
+
+
+def test_a_run_that_is_not_finished_is_told(workdir, world_run):
+    shutil.copytree(world_run[0], "run")
+    Path("run/sft-2").mkdir()
+    shutil.copy("run/sft/settings.json", "run/sft-2")
+    workdir.write("rows.jsonl", conversation(*GOOD))
+    judge = ("judge", "--no-words")
+    for n, flags in enumerate((judge, ("prune", "--by", "random", "--keep", "1"))):
+        step, *more = flags
+        done = succeeds("curate", step, "rows.jsonl", "--out", f"{n}", "--run", "run", *more)
+        assert "sft-2 of run never finished, so this is its sft" in done.err
 
 
 def test_the_funnel_on_the_screen_says_how_many_are_left(workdir):

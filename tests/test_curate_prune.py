@@ -326,7 +326,7 @@ def test_a_pruning_that_was_killed_asks_nothing_twice(rows, world_run):
         (("--keep", "1.5"), "--keep 1.5: expected a share"),
         (("--keep", "nan"), "--keep nan: expected a share"),
         (("--keep", "0.1", "-k", "10"), "-k 10: expected 1 to 9 replies"),
-        (("--keep", "0.1", "-k", "0"), "-k 0: expected 1 to 9"),
+        (("--keep", "0.1", "-k", "0"), "'0' is not a whole number above 0"),
         (("--keep", "0.1"), "--by world needs the run that answers the prompts: --run RUN"),
         (("--keep", "0.1", "--by", "loss"), "needs the model whose loss counts: --base RUN"),
         (("--keep", "0.1", "--by", "loss", "--base", "a", "--run", "b"), "needs the model whose"),

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pysft.cli.arguments import add_judge, positive, print_json
+from pysft.cli.arguments import add_judge, positive, print_json, warn_if_unfinished
 from pysft.errors import UsageError
 
 HELP = "filter rows: drop what is off-format, babble, off topic, a copy, or not right"
@@ -100,6 +100,8 @@ def run(args):
     if args.no_words and args.known is not None:
         raise UsageError("--known is the share of known words, which --no-words does not look at")
     known = None if args.no_words else args.known or KNOWN
+    if args.run_folder is not None:
+        warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
     limits = Limits(args.longest, args.shortest, known, not args.no_topic, args.near)
     try:

@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from pysft.cli.arguments import add_computing, add_judge, add_precision, print_json, whole
+from pysft.cli.arguments import (
+    add_computing,
+    add_judge,
+    add_precision,
+    positive,
+    print_json,
+    warn_if_unfinished,
+    whole,
+)
 
 HELP = "keep the hardest rows: those whose prompts a run answers wrongly most often"
 EXAMPLES = (
@@ -52,7 +60,9 @@ def add_arguments(p):
         metavar="RUN",
         help="with --by loss: the base whose loss counts, of the row as plain text",
     )
-    p.add_argument("-k", type=int, metavar="K", help="replies to each prompt, 1 to 9 (default: 8)")
+    p.add_argument(
+        "-k", type=positive, metavar="K", help="replies to each prompt, 1 to 9 (default: 8)"
+    )
     p.add_argument("--easiest", action="store_true", help="keep the easiest rows instead")
     p.add_argument(
         "--map", metavar="FILE.jsonl", help="a new file of all rows, each with its difficulty"
@@ -77,6 +87,8 @@ def run(args):
         args.keep, args.by, args.run_folder, args.base, args.k, args.easiest, args.seed,
         args.judge_model, args.judge_budget, Path(args.judge_cache),
     )  # fmt: skip
+    if args.run_folder is not None:
+        warn_if_unfinished(args.run_folder)
     screen = Screen(args.json)
     table = None if args.map is None else Path(args.map)
     ops = computing_ops(args.ops, args.threads, args.precision)
