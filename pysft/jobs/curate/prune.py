@@ -136,8 +136,9 @@ def prune(
             f"--keep {order.keep:g}: less than one of the {len(rows):,} rows of {path} would be"
             f" left; keep {ceil(1e6 / len(rows)) / 1e6:g} or more"
         )
+    truth = judge.truth if judge else truth_of(stage)
     remedy = "curate judge --run RUN drops such rows"
-    refuse_sealed(((row.prompt, row.where) for row in rows), truth_of(stage), remedy)
+    refuse_sealed(((row.prompt, row.where) for row in rows), truth, remedy)
     k, right, heard = (order.k or K if judge else None), None, Counter()
     drawn = order.by == RANDOM
     if judge is not None:
