@@ -13,7 +13,7 @@ from pysft.batch import Example
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.inference.thoughts import thought_tokens
 from pysft.jobs.collect import ASKED, WORLD, as_typed, sample_replies
-from pysft.jobs.curate.judging import judge_of, refuse_sealed
+from pysft.jobs.curate.judging import judge_of, refuse_sealed, truth_of
 from pysft.measure.judges import judge_named
 from pysft.measure.knowing import (
     LEAST_KNOWN,
@@ -25,7 +25,7 @@ from pysft.measure.knowing import (
     probed,
     taught_rows,
 )
-from pysft.measure.raters import Truth, is_endpoint
+from pysft.measure.raters import is_endpoint
 from pysft.measure.recalling import compared, recalled
 from pysft.measure.world import nll_sums
 from pysft.run.stage import Stage, load_stage, read_json
@@ -196,7 +196,7 @@ def _asked(stage: Stage, orders: Orders, say) -> tuple[list[Asked], Callable, st
     if orders.questions.partition(":")[0] == WORLD:
         asked = _of_world(stage, orders.questions)
         if orders.judge == WORLD:
-            truth = Truth(stage.world)
+            truth = truth_of(stage)
             return asked, lambda a, reply, ended: truth.verdict(a.prompt, reply, ended), WORLD
     else:
         asked = _of_file(stage, orders)
@@ -210,7 +210,7 @@ def _asked(stage: Stage, orders: Orders, say) -> tuple[list[Asked], Callable, st
     if all(a.answer for a in asked):
         named = judge_named(orders.judge, *endpoint)
         return asked, lambda *given: _with_answer(named, *given), by
-    judge = judge_of(orders.judge, None, *endpoint)
+    judge = judge_of(orders.judge, None, *endpoint, "--judge")
     return asked, lambda a, reply, ended: judge(a.prompt, reply, ended), by
 
 
@@ -254,8 +254,7 @@ def _of_file(stage: Stage, orders: Orders) -> list[Asked]:
         rows = [(p, "") for p, _, _ in read_asked(orders.questions, stage.template)]
     else:
         rows = [(row.prompt, row.reply) for row in read_curated(orders.questions, stage.template)]
-    if stage.world is not None:
-        refuse_sealed([(prompt, orders.questions) for prompt, _ in rows], Truth(stage.world))
+    refuse_sealed([(prompt, orders.questions) for prompt, _ in rows], truth_of(stage))
     return [Asked(as_typed(prompt, stage), answer, refused) for prompt, answer in rows]
 
 

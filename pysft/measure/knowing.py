@@ -206,7 +206,8 @@ def taught_rows(
 
 
 def _row(prompt: list[dict], reply: str, p: Probed, by: str) -> Curated:
-    row = Curated([*prompt, {"role": "assistant", "content": reply}])
+    reply = {"role": "assistant", "content": reply}
+    row = Curated([*prompt, reply], marks={"synthetic": True})
     return row.after("probe", by=by, kind=p.kind, right=p.right, tries=len(p.replies))
 
 

@@ -97,4 +97,5 @@ def _about(asked: Asked, name: str) -> Asked:
 
 def _row(asked: Asked, thought: str, answer: str, kind: str, by: str, graded=True) -> Curated:
     reply = {"role": "assistant", "content": with_thought(thought, answer, graded)}
-    return Curated([*asked.prompt, reply]).after("recall", by=by, rows=kind)
+    row = Curated([*asked.prompt, reply], marks={"synthetic": True})
+    return row.after("recall", by=by, rows=kind)
