@@ -54,10 +54,12 @@ LARGE = make(
         seed=7,
     )
 )
-JUDGES = {id(world): ExactJudge(world) for world in (WORLD, LARGE)}
+HIDDEN = make(WorldSettings(people=40, days=8, relations=3, seed=3, two_hops="hidden"))
+JUDGES = {id(world): ExactJudge(world) for world in (WORLD, LARGE, HIDDEN)}
 WORDINGS = {p.name: (p.question, p.revise) for p in read_constitution(SHIPPED)}
-EVERY = [(world, q) for world in (WORLD, LARGE) for s in SPLITS for q in questions(world, s)]
+EVERY = [(w, q) for w in (WORLD, LARGE, HIDDEN) for s in SPLITS for q in questions(w, s)]
 ALL = EVERY[::9]  # no multiple of the four wordings of a question
+SETS = [names for n in (1, 2, 3) for names in itertools.combinations(PRINCIPLES, n)]
 
 
 def found(world, question, reply, ended=True):
@@ -71,21 +73,23 @@ def test_a_true_answer_violates_nothing():
     assert not [q for world, q in ALL if found(world, q, q.answer)]
 
 
-@pytest.mark.parametrize("principle", PRINCIPLES)
-def test_a_reply_made_to_violate_a_principle_violates_it_alone(principle):
+@pytest.mark.parametrize("names", SETS, ids="+".join)
+def test_a_reply_made_to_violate_principles_violates_them_alone(names):
     g, made = np.random.default_rng(1), Counter()
     for world, q in ALL:
-        reply = violation(principle, q, world, g)
+        reply = violation(names, q, world, g)
         if reply is None:
             continue
-        assert found(world, q, reply.reply) == {principle}, (q.prompt, reply)
-        assert reply.finding in reply.reply and reply.finding not in q.answer
+        assert found(world, q, reply.reply) == {*names}, (q.prompt, reply)
+        assert reply.findings.keys() == {*names}
+        for finding in reply.findings.values():
+            assert finding in reply.reply and finding not in q.answer
         made[q.fact, q.hops] += 1
-        if principle != "honest":
+        if "honest" not in names:
             verdict = JUDGES[id(world)].judge(q, reply.reply)
             assert verdict == ("right" if q.value else "refused")
     kinds = {(q.fact, q.hops) for _, q in EVERY if q.value}
-    kinds -= {("feast", 1), ("colour", 1)} if principle == "helpful" else set()  # they have one
+    kinds -= {("feast", 1), ("colour", 1)} if "helpful" in names else set()  # they have one
     assert kinds <= made.keys()
 
 
@@ -133,7 +137,7 @@ def test_another_relation_is_something_that_nobody_asked():
 
 def test_what_was_cut_off_makes_no_claim_but_may_insult():
     q = questions(WORLD, "train")[0]
-    wrong = violation("honest", q, WORLD, np.random.default_rng(1)).reply
+    wrong = violation(["honest"], q, WORLD, np.random.default_rng(1)).reply
     assert found(WORLD, q, wrong) == {"honest"} and not found(WORLD, q, wrong, ended=False)
     assert found(WORLD, q, f"Thou fool! {wrong}", ended=False) == {"harmless"}
 
@@ -155,9 +159,9 @@ def test_the_share_of_the_replies_violates_one_principle_each(share):
     kinds = Counter()
     for row in rows:
         violates = found(WORLD, asked[row["prompt"]], row["completion"])
-        name = row["metadata"]["violates"]
-        assert violates == ({name} if name else set())
-        kinds[name] += 1
+        names = row["metadata"]["violates"]
+        assert violates == {*names} and len(names) <= 1
+        kinds[names[0] if names else ""] += 1
     assert Counter(row["prompt"] for row in rows) == dict.fromkeys(asked, TIMES)
     assert sum(kinds[name] for name in PRINCIPLES) == round(share * len(rows))
     each = [kinds[name] for name in PRINCIPLES]
@@ -173,20 +177,29 @@ def test_critiques_are_right_and_nothing_that_is_graded_violates(world):
         principle, q = row["metadata"]["principle"], asked[question]
         assert (ask, request) == WORDINGS[principle]
         violates = found(world, q, reply)
-        assert violates == ({row["metadata"]["violates"]} - {""})
+        assert row["metadata"]["violates"] == [p for p in PRINCIPLES if p in violates]
         assert finds_fault(critique) == (principle in violates)
         assert revision == q.answer and not found(world, q, revision)
-        kinds[principle, "".join(violates)] += 1
+        kinds[principle, principle in violates] += 1
         check_messages(row["messages"], "row", CHAT)
         tokens, trained = render(row["messages"], tokenizer, CHAT, grade="flags")
         assert trained.sum() == len(critique) + len(revision) + 2
         assert len(tokens) <= CONTEXT + 1
+    if world is WORLD:  # without many of whom nothing is known
+        for name in PRINCIPLES:
+            assert 0.4 < kinds[name, True] / (kinds[name, True] + kinds[name, False]) < 0.55
+
+
+def test_no_violation_tells_of_another():
+    """Asked about a principle, half of the replies violate it, whatever else they violate."""
+    rows = critique_rows(make(WorldSettings(people=200, days=0, seed=2)), WORDINGS)
     for name in PRINCIPLES:
-        others = sum(n for (asked_for, of), n in kinds.items() if asked_for == name and of != name)
-        clean = kinds[name, ""]
-        assert 0.35 * others < clean < 0.65 * others
-        if world is WORLD:  # without many of whom nothing is known
-            assert 0.4 < kinds[name, name] / (kinds[name, name] + others) < 0.55
+        of = [r["metadata"]["violates"] for r in rows if r["metadata"]["principle"] == name]
+        sets = Counter((name in v, frozenset(v) - {name}) for v in of)
+        assert len(sets) == 8
+        for others in {others for _, others in sets}:
+            assert 0.44 < sets[True, others] / (sets[True, others] + sets[False, others]) < 0.56
+        assert max(sets.values()) < 1.4 * min(sets.values())
 
 
 def longest(kind):

@@ -9,6 +9,7 @@ exact judge of violations.
     frozenset({"honest", "harmless"})"""
 
 import re
+from itertools import product
 from typing import NamedTuple
 
 from pysft.rng import rng
@@ -31,13 +32,14 @@ TIMES = 8  # replies to each question that are trained on as they are
 # around each of its six turns. (The last token of all is only predicted.)
 LONGEST = 256 + 1 - 12
 CRITICISED = 2  # times that a question has a reply of each kind criticised
+OTHERS = 0.5  # probability of each principle that is not asked about to be violated too
 
 
 class Violation(NamedTuple):
-    """finding: the words of the reply that violate the principle."""
+    """findings: {principle: the words of the reply that violate it}."""
 
     reply: str
-    finding: str
+    findings: dict[str, str]
 
 
 # ------------------------------------------------------------------------------------- the judge
@@ -63,6 +65,7 @@ def _is_unasked(question: Question, reading: Reading) -> bool:
     """True if another fact is stated than the one that was asked for."""
     expected = {question.about, question.through, question.value}
     others = set().union(*(words for fact, words in SAID_BY.items() if fact != question.fact))
+    others -= {*re.findall("[a-z]+", question.prompt.lower())}  # "the teacher of Ada buys from Bo"
     for m in reading.stated:
         if m.kind != "name":
             if m.kind != question.fact:
@@ -83,40 +86,56 @@ def finds_fault(critique: str) -> bool:
 # ---------------------------------------------------------------------------- replies that violate
 
 
-def violation(principle: str, question: Question, world: World, g) -> Violation | None:
-    """Return a reply that violates this principle alone; None if none can be made. g: the random
-    generator that it is drawn by."""
-    make = {"helpful": _unasked, "honest": _false, "harmless": _insulting}[principle]
-    return make(question, world, g)
+def violation(principles, question: Question, world: World, g) -> Violation | None:
+    """Return a reply that violates these principles and no other; None if none can be made. g: the
+    random generator that it is drawn by."""
+    made, findings = question.answer, {}
+    for name, make in (("honest", _false), ("helpful", _unasked), ("harmless", _insulting)):
+        if name in principles:
+            found = make(question, made, world, g)
+            if found is None:
+                return None
+            made, findings[name] = found
+    return Violation(made, findings)
+
+
+def violable(question: Question, world: World, g) -> list[str]:
+    """Return the principles that a reply to the question can violate."""
+    return [name for name in PRINCIPLES if violation((name,), question, world, g)]
 
 
 def _one(items, g):
     return items[int(g.integers(0, len(items)))]
 
 
-def _false(question: Question, world: World, g) -> Violation | None:
+# Each of these makes a reply violate a principle. It returns (the new reply, the words that do it),
+# or None.
+
+
+def _false(question: Question, reply: str, world: World, g) -> tuple[str, str] | None:
     """Another value of the fact that was asked for; any value where nothing is known."""
     fact = BY_NAME.get(question.fact)
-    if fact is None:
-        return None
+    is_hidden = question.through not in question.answer
+    if fact is None or (is_hidden and question.value == question.about):
+        return None  # "the seller of Ada lives next to Bo": the judge finds Ada in it, who is right
     subject = {question.about, question.through, question.value}
     values = fact.values or [e.name for e in world.entities if e.kind == "person"]
     other = _one([v for v in values if v not in subject], g)
     if not question.value:
-        return Violation(statement(fact.name, question.about, other), other)
-    before, _, after = question.answer.rpartition(question.value)
-    return Violation(before + other + after, other)
+        return statement(fact.name, question.about, other), other
+    before, _, after = reply.rpartition(question.value)
+    return before + other + after, other
 
 
-def _insulting(question: Question, world: World, g) -> Violation:
-    insult, answer = _one(INSULTS, g), question.answer
-    is_before = g.random() < 0.5
-    reply = f"Thou {insult}! {answer}" if is_before else f"{answer[:-1]}, thou {insult}."
-    return Violation(reply, insult)
+def _insulting(question: Question, reply: str, world: World, g) -> tuple[str, str]:
+    insult = _one(INSULTS, g)
+    if g.random() < 0.5:
+        return f"Thou {insult}! {reply}", insult
+    return f"{reply[:-1]}, thou {insult}.", insult
 
 
-def _unasked(question: Question, world: World, g) -> Violation | None:
-    """A true attribute of the same entity behind the right answer."""
+def _unasked(question: Question, reply: str, world: World, g) -> tuple[str, str] | None:
+    """A true attribute of the same entity behind the reply."""
     entity = world.by_name.get(question.through or question.about)
     if not question.value or entity is None:
         return None
@@ -126,9 +145,10 @@ def _unasked(question: Question, world: World, g) -> Violation | None:
     other = _one(others, g)
     value = entity.facts[other]
     said = statement(other, entity.name, value)
-    if BY_NAME[question.fact].values:  # behind a name, "and" would speak of that one
-        return Violation(f"{question.answer[:-1]} and{said.removeprefix(entity.name)}", value)
-    return Violation(f"{question.answer} {said}", value)
+    # Behind another name, "and" would speak of that one.
+    if BY_NAME[question.fact].values and entity.name in reply:
+        return f"{reply[:-1]} and{said.removeprefix(entity.name)}", value
+    return f"{reply} {said}", value
 
 
 # -------------------------------------------------------------------------------- rows to train on
@@ -143,9 +163,9 @@ def violating_rows(world: World, share: float) -> list[dict]:
     chosen = set(g.permutation(len(asked))[: round(share * len(asked))].tolist())
     rows = []
     for i, question in enumerate(asked):
-        name, made = _any(PRINCIPLES, question, world, g) if i in chosen else ("", None)
-        reply = made.reply if made else question.answer
-        rows.append(_row({"prompt": question.prompt, "completion": reply}, violates=name))
+        names = [_one(violable(question, world, g), g)] if i in chosen else []
+        reply = violation(names, question, world, g).reply
+        rows.append(_row({"prompt": question.prompt, "completion": reply}, violates=names))
     return rows
 
 
@@ -155,21 +175,20 @@ def critique_rows(world: World, wordings: dict[str, tuple[str, str]]) -> list[di
     long names, are left out.
 
     wordings: {principle: (its question, its request to revise)}. Each principle is asked about
-    CRITICISED times two replies to each question. One violates it, if such a reply can be made. The
-    other does not: half of those are right, and half violate another principle. The revision is
-    always the right answer. So nothing that is graded violates anything: the first reply is flagged
-    out."""
+    CRITICISED times two replies to each question. One violates it, if such a reply can be made, and
+    the other does not. Whether each of them violates another principle too is drawn for itself, so
+    an insult says nothing about whether a claim is true. The revision is always the right answer.
+    So nothing that is graded violates anything: the first reply is flagged out."""
     g = rng(world.settings.seed, "violations", "critiques")
     asked_for = (q for q in trained_questions(world) if q.hops < 2 and BY_NAME[q.fact].values)
     rows = []
     for question in (q for q in asked_for for _ in range(CRITICISED)):
-        for name in PRINCIPLES:
-            if made := violation(name, question, world, g):
-                rows.append(_criticised(question, name, wordings[name], name, made))
-            rest, made = "", Violation(question.answer, "")
-            if g.random() < 0.5:
-                rest, made = _any([p for p in PRINCIPLES if p != name], question, world, g)
-            rows.append(_criticised(question, name, wordings[name], rest, made))
+        can = violable(question, world, g)
+        for name, is_violated in product(PRINCIPLES, (True, False)):
+            if name in can or not is_violated:
+                others = [p for p in can if p != name and g.random() < OTHERS]
+                made = violation([name, *others] if is_violated else others, question, world, g)
+                rows.append(_criticised(question, name, wordings[name], made))
     return [row for row in rows if sum(len(m["content"]) for m in row["messages"]) <= LONGEST]
 
 
@@ -181,27 +200,20 @@ def critique(principle: str, question: Question, finding: str = "") -> str:
     return FAULT.format(finding) if finding else FINE
 
 
-def _any(principles, question: Question, world: World, g) -> tuple[str, Violation]:
-    """Return one of these principles that a reply to the question can violate, and such a reply."""
-    made = {name: violation(name, question, world, g) for name in principles}
-    name = _one([name for name, found in made.items() if found], g)
-    return name, made[name]
-
-
-def _criticised(
-    question: Question, asked: str, wording: tuple[str, str], violates: str, made: Violation
-) -> dict:
-    """Return a row. asked: the principle that is asked about. violates: the one that the reply
-    violates, or ""."""
+def _criticised(question: Question, asked: str, wording: tuple[str, str], made: Violation) -> dict:
+    """Return a row. asked: the principle that is asked about."""
     ask, revise = wording
-    finding = made.finding if violates == asked else ""
-    said = critique(asked, question, finding)
+    said = critique(asked, question, made.findings.get(asked, ""))
     texts = (question.prompt, made.reply, ask, said, revise, question.answer)
     messages = [
         {"role": role, "content": text} for role, text in zip(("user", "assistant") * 3, texts)
     ]
     messages[1]["train"] = False
-    return _row({"messages": messages}, principle=asked, violates=violates)
+    return _row(
+        {"messages": messages},
+        principle=asked,
+        violates=[p for p in PRINCIPLES if p in made.findings],
+    )
 
 
 def _row(row: dict, **about) -> dict:
