@@ -9,13 +9,15 @@ from command_line import (
     WORLD,
     conversation,
     lines,
+    pysft,
     read_lines,
     refusal,
     succeeds,
 )
 
+from pysft.jobs.curate import drafts
 from pysft.jobs.curate.drafts import fault
-from pysft.measure.violations import Inspector
+from pysft.measure.violations import Critique, Inspector, critiques_right
 from pysft.run.stage import load_stage
 from pysft.text.constitution import SHIPPED, read_constitution
 from pysft.text.curated import read_curated
@@ -23,10 +25,11 @@ from pysft.text.preferences import read_rankings
 from pysft.text.templates import CHAT
 from pysft.world.ask import compared_questions, questions
 from pysft.world.facts import SPLITS, WorldSettings, make
-from pysft.world.violations import PRINCIPLES, finds_fault
+from pysft.world.violations import INSULTS, PRINCIPLES, finds_fault
 
 SETTINGS = WorldSettings(**WORLD | {"tellings": (0, 4)})
 ASKED = {split: compared_questions(make(SETTINGS), [split]) for split in SPLITS}
+QUESTIONS = {p.name: p.question for p in read_constitution(SHIPPED)}
 REVISION = "Ay."
 RUDE, FINE = ("Thou sot!", "It is not: sot."), (REVISION, "It is.")  # an answer, its critique
 TUNING = """[sft]
@@ -108,7 +111,8 @@ def test_the_figures_are_those_of_the_rows(rude, tmp_path):
         before.append(inspector.find(prompt, step["answer"]))
         after.append(inspector.find(prompt, reply))
         is_violated = step["principle"] in before[-1].violates
-        right.append((step["principle"], finds_fault(step["critique"]) == is_violated))
+        says = finds_fault(step["critique"], QUESTIONS[step["principle"]])
+        right.append((step["principle"], is_violated, says == is_violated))
     for name, found in (("before", before), ("after", after)):
         n = len(found)
         assert document[f"violations_{name}"] == sum(bool(f.violates) for f in found) / n
@@ -118,10 +122,14 @@ def test_the_figures_are_those_of_the_rows(rude, tmp_path):
         for p in PRINCIPLES:
             share = sum(p in f.violates for f in found) / n
             assert document["by_principle"][p][name] == share
-    assert document["critiques_right"] == sum(is_right for _, is_right in right) / len(right)
+    assert document["answers"] == len(rows)
+    balanced = []
     for p in PRINCIPLES:
-        some = [is_right for name, is_right in right if name == p]
-        assert document["by_principle"][p]["critiques_right"] == sum(some) / len(some)
+        sides = [[r for name, is_v, r in right if (name, is_v) == (p, v)] for v in (True, False)]
+        share = sum(sum(side) / len(side) for side in sides) / 2 if all(sides) else None
+        assert document["by_principle"][p]["critiques_right"] == share
+        balanced += [] if share is None else [share]
+    assert document["critiques_right"] == pytest.approx(sum(balanced) / len(balanced))
     assert document["by_principle"]["harmless"]["before"] > 0.3
     assert document["by_principle"]["harmless"]["after"] < 0.1
     assert 0 < document["critiques_right"] < 1
@@ -170,13 +178,47 @@ def test_a_pair_prefers_the_revision_to_the_answer_that_it_changed(rude, tmp_pat
     assert len(read_rankings(tmp_path / "revised-pairs.jsonl")) == len(pairs)
 
 
-def test_what_cannot_be_used_is_dropped_and_counted(world_run, rude, tmp_path):
+def test_where_nothing_is_left_no_file_is_written(world_run, tmp_path):
     """The small world's own chatbot babbles: it ends few replies, and writes control tokens."""
-    document, rows, _ = revise(world_run[0], tmp_path, "-k", "9", "--prompts", "world:ppo")
-    dropped = document["dropped"]
-    assert min(dropped.values()) > 0 and document["written"] == len(rows)
-    assert document["read"] == len(rows) + sum(dropped.values()) == 9 * document["prompts"]
-    assert document["format_compliance"] < 1
+    out = ("--out", tmp_path / "out.jsonl", "--pairs", tmp_path / "pairs.jsonl")
+    asked = ("--prompts", "world:ppo", "-k", "9", "--constitution", "world")
+    done = pysft("curate", "revise", world_run[0], *out, *asked)
+    assert done.code == 65
+    total = 9 * len(ASKED["ppo"])
+    [said] = re.findall(rf"none of {total:,} answers can be used \((.*)\)", done.err)
+    counts = re.fullmatch(r"(\d+) no end, (\d+) form", said).groups()
+    assert sum(map(int, counts)) == total and "0" not in counts
+    assert not [*tmp_path.iterdir()]
+
+
+def test_without_a_changed_answer_there_is_no_file_of_preferences(rude, tmp_path, monkeypatch):
+    out, pairs = tmp_path / "out.jsonl", tmp_path / "pairs.jsonl"
+    arguments = ("--constitution", "world", "--out", out, "--pairs", pairs)
+    monkeypatch.setattr("pysft.jobs.curate.revise._is_changed", lambda draft: False)
+    document = succeeds("curate", "revise", rude, *arguments, "--json").document
+    assert document["pairs"] == 0 and document["pairs_file"] is None and not pairs.exists()
+    out.unlink()
+    printed = succeeds("curate", "revise", rude, *arguments).out
+    assert f"{pairs}: not written, because no revision differs" in printed
+    assert "train --base" in printed and "dpo" not in printed
+
+
+def test_before_and_after_are_of_the_same_answers(rude, tmp_path, monkeypatch):
+    """What is dropped is in neither side, so dropping the insults alone lowers no share."""
+    given = drafts.fault
+
+    def drops_insults(text, *of):
+        insults = any(word in text.lower() for word in INSULTS)
+        return "form" if insults and "not" not in text else given(text, *of)
+
+    monkeypatch.setattr(drafts, "fault", drops_insults)
+    document, rows, _ = revise(rude, tmp_path, "-k", "4")
+    assert 0 < document["answers"] == len(rows) == document["written"] < 0.6 * document["read"]
+    assert document["dropped"]["form"] == document["read"] - len(rows)
+    assert document["by_principle"]["harmless"]["before"] == 0
+
+
+def test_what_cannot_be_used_is_dropped_and_counted(rude, tmp_path):
     # The context of 128 holds the answer to a long prompt, and not the critique.
     (tmp_path / "long.txt").write_text("Sing of the king and of the rose. " * 3 + "\nHi\n")
     flags = ("--prompts", tmp_path / "long.txt", "-k", "4")
@@ -224,13 +266,33 @@ def test_a_measurement_has_the_figures_of_the_answers_and_writes_nothing(rude, t
     workdir.remember()
     measured = measure(rude, "-k", "3")
     assert workdir.is_unchanged()
+    assert document["written"] == document["read"]  # so both have the same answers
     for name in measured.keys() - {"by_principle"}:
         assert measured[name] == document[name]
     for name, shares in measured["by_principle"].items():
         assert shares == {"before": document["by_principle"][name]["before"]}
     assert "violations_after" not in measured and "violations_before" in measured
     printed = succeeds("curate", "revise", rude, "--measure").out
-    assert "violations: " in printed and "->" not in printed
+    assert "violations of " in printed and "->" not in printed
+
+
+def test_a_measurement_is_of_all_answers_those_that_are_cut_off_too(world_run):
+    measured = measure(world_run[0], "--prompts", "world:ppo", "-k", "4")
+    assert measured["answers"] == 4 * measured["prompts"]
+    assert measured["malformed_before"] > 1 - measured["format_compliance"] - 0.2 > 0
+
+
+def test_critiques_that_say_nothing_or_always_the_same_are_no_better_than_chance():
+    def balanced(says):
+        judged = [("honest", True)] * 2 + [("honest", False)] * 8 + [("harmless", False)] * 3
+        return critiques_right([Critique(*found, says(*found)) for found in judged])
+
+    assert balanced(lambda name, is_violated: is_violated) == {"honest": 1.0}
+    for same in (True, False):
+        assert balanced(lambda *found: same) == {"honest": 0.5}
+    assert balanced(lambda *found: None) == {"honest": 0.0}
+    assert balanced(lambda name, is_violated: is_violated or None) == {"honest": 0.5}
+    assert critiques_right([]) == {}
 
 
 # --------------------------------------------------------------------------------- what is refused
@@ -254,6 +316,10 @@ def test_sealed_questions_are_for_measuring_alone(rude, tmp_path):
     [
         (2, ["--out", "new.jsonl"], "--constitution is missing"),
         (2, ["--constitution", "world"], "--out is missing"),
+        (2, ["--constitution", "world", "--out", ""], "name of a file is empty"),
+        (2, ["--constitution", "", "--out", "a"], "name of a file is empty"),
+        (2, ["--constitution", "world", "--out", "a", "--pairs", ""], "name of a file is empty"),
+        (2, ["--measure", "--prompts", ""], "name of a file is empty"),
         (2, ["--measure", "--out", "new.jsonl"], "leave --out out"),
         (2, ["--measure", "--rounds", "2"], "leave --rounds out"),
         (2, ["--measure", "--constitution", "world"], "leave --constitution out"),

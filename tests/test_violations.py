@@ -178,7 +178,7 @@ def test_critiques_are_right_and_nothing_that_is_graded_violates(world):
         assert (ask, request) == WORDINGS[principle]
         violates = found(world, q, reply)
         assert row["metadata"]["violates"] == [p for p in PRINCIPLES if p in violates]
-        assert finds_fault(critique) == (principle in violates)
+        assert finds_fault(critique, ask) == (principle in violates)
         assert revision == q.answer and not found(world, q, revision)
         kinds[principle, principle in violates] += 1
         check_messages(row["messages"], "row", CHAT)
@@ -284,9 +284,19 @@ def test_a_share_that_is_none_is_refused(tmp_path, share):
     [
         ("It is.", False), ("It is not: fool.", True), ("Ada Brook is a potter. So no.", True),
         ("Ada Brook is a potter. So yes.", False), ("No.", True), ("Yes, all of it.", False),
-        ("It isn't.", True), ("It isn\u2019t.", True), ("Nought is wrong.", False),
-        ("Ada Brook? I know not that name. So yes.", False), ("", False), (" . ", False),
+        ("It isn't.", True), ("It isn\u2019t.", True), ("Ay, it is kind.", False),
+        ("Ada Brook? I know not that name. So yes.", False), ("So it is", False),
+        ("", None), (" . ", None), ("Nought is wrong.", None), ("Ada Brook is a potter.", None),
+        ("It is kind. Mother the the", None), ("Is it?", None), ("Yester", None),
     ],
 )  # fmt: skip
-def test_a_critique_that_denies_at_its_end_finds_a_fault(critique, expected):
-    assert finds_fault(critique) == expected
+def test_a_critique_denies_or_affirms_at_its_end_or_says_nothing(critique, expected):
+    assert finds_fault(critique, "Is it kind?") is expected
+
+
+def test_a_critique_may_state_what_it_was_asked_in_any_words():
+    assert finds_fault("The whole reply is short.", "Is the whole reply short?") is False
+    assert finds_fault("It does.", "Does it keep to the point?") is False
+    for asked in ("Does it?", "Is the reply short?", "Well?", ""):
+        assert finds_fault("It is.", asked) is None
+        assert finds_fault("Yes.", asked) is False and finds_fault("No.", asked) is True

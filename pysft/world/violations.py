@@ -24,6 +24,7 @@ PRINCIPLES = ("helpful", "honest", "harmless")
 # None of these words is in a name, a value or a wording of the world.
 INSULTS = tuple("fool rogue villain clown lout ninny coward sot knave wretch".split())
 FINE, FAULT = "It is.", "It is not: {}."  # a critique that finds nothing, and one that does
+AFFIRMING = {"yes", "yea", "aye", "ay"}  # what is said of a reply in which there is no fault
 # Critiques by "honest" write the right answer down before they judge. A small model finds what it
 # knows behind a whole name, and compares texts that it reads.
 TRUE, FALSE = "{} So yes.", "{} So no."
@@ -75,12 +76,27 @@ def _is_unasked(question: Question, reading: Reading) -> bool:
     return False
 
 
-def finds_fault(critique: str) -> bool:
-    """True if a critique says that a reply violates the principle: if its last sentence denies
-    anything. A constitution asks its questions so that yes means that the reply is fine."""
-    sentences = [s for s in re.split("[.!?]", critique.lower().replace("\u2019", "'")) if s.strip()]
-    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", sentences[-1]) if sentences else ()
-    return not DENYING.isdisjoint(words)
+def finds_fault(critique: str, question: str) -> bool | None:
+    """Return True if a critique says that a reply violates the principle, False if it says that the
+    reply is fine, None if it says neither. question: the one that it answers, such as "Is it
+    kind?". A constitution asks its questions so that yes means that the reply is fine.
+
+    The last sentence decides. It finds a fault if a word of it denies anything (DENYING). It finds
+    none if a word of it affirms (AFFIRMING), or if it has the beginning of the question turned into
+    a statement: "it is"."""
+    said, asked = _words(critique), _words(question)
+    if not DENYING.isdisjoint(said):
+        return True
+    verb, *rest = asked or ("",)
+    stated = (f" {' '.join(rest[:n])} {verb} " for n in range(1, len(rest) + 1))
+    text = f" {' '.join(said)} "
+    return False if not AFFIRMING.isdisjoint(said) or any(s in text for s in stated) else None
+
+
+def _words(text: str) -> list[str]:
+    """The words of the last sentence of a text."""
+    sentences = [s for s in re.split("[.!?]", text.lower().replace("\u2019", "'")) if s.strip()]
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)?", sentences[-1]) if sentences else []
 
 
 # ---------------------------------------------------------------------------- replies that violate

@@ -93,7 +93,8 @@ def run(args):
 
         document = revise(
             args.run_folder, ops, args.constitution, args.prompts, Path(args.out),
-            args.pairs and Path(args.pairs), args.k, args.rounds or 1, args.seed, screen.progress,
+            None if args.pairs is None else Path(args.pairs), args.k, args.rounds or 1, args.seed,
+            screen.progress,
         )  # fmt: skip
     screen.end_line()
     if args.json:
@@ -101,18 +102,26 @@ def run(args):
         return
     for line in _lines(document):
         print(line)
+    if document.get("pairs") == 0:
+        print(f"{Path(args.pairs)}: not written, because no revision differs from its answer")
     if not args.measure:
         _print_next(args, document)
 
 
 def _check(args):
-    """Raise a UsageError if a flag is missing, or has no meaning beside --measure."""
+    """Raise a UsageError if a flag is missing, names no file, or has no meaning beside
+    --measure."""
+    from pysft.text.files import refuse_name
+
     given = [name for name in OF_REVISIONS if getattr(args, name) is not None]
     if args.measure and given:
         raise UsageError(f"--measure revises nothing and writes no file; leave --{given[0]} out")
     for name in () if args.measure else ("constitution", "out"):
         if getattr(args, name) is None:
             raise UsageError(f"--{name} is missing; --measure alone works without it")
+    for name in (args.constitution, args.out, args.pairs):
+        if name is not None:
+            refuse_name(name)
 
 
 def _lines(d: dict) -> list[str]:
@@ -127,7 +136,7 @@ def _lines(d: dict) -> list[str]:
             lines.append(f"{d['pairs_file']}: {d['pairs']:,} preferences")
     if d["violations_before"] is None:
         return [*lines, "no question of a known world: nobody knows what violates a principle"]
-    lines.append(f"violations: {_way(d, 'violations')}")
+    lines.append(f"violations of {d['answers']:,} answers: {_way(d, 'violations')}")
     forbids = d.get("principles", {})
     lines += [
         f"  {name}: {_percent(row['before'])}"
@@ -137,7 +146,8 @@ def _lines(d: dict) -> list[str]:
     ]
     lines += [f"{name}: {_way(d, name)}" for name in ("right", "malformed")]
     if "critiques_right" in d:
-        lines.append(f"critiques that are right: {_percent(d['critiques_right'])}")
+        right = _percent(d["critiques_right"])
+        lines.append(f"critiques that are right: {right} (balanced; chance is 50 %)")
     return lines
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pysft.jobs.collect import AT_ONCE, MOST, prompts_named, sample_replies
 from pysft.measure.evaluate import answer
-from pysft.measure.violations import PRINCIPLES, Found, Inspector
+from pysft.measure.violations import PRINCIPLES, Critique, Found, Inspector
 from pysft.rng import rng
 from pysft.run.stage import Stage, weights_sha256
 from pysft.text.constitution import Principle
@@ -84,10 +84,11 @@ def answered(task: Task, k: int) -> list[Draft]:
 
 def criticise(
     task: Task, drafts: list[Draft], principles: tuple[Principle, ...], number: int
-) -> list[tuple[str, bool]]:
+) -> list[Critique]:
     """Criticise and revise the drafts, each by a principle that no round before had. number: of
-    the round, from 0. Return [(principle, True if the critique is right)] where that is known."""
-    chats, right = [], []
+    the round, from 0. Return all critiques by principles of which the judge knows what violates
+    them, those that cannot be used too."""
+    chats, critiques = [], []
     for draft in (draft for draft in drafts if not draft.dropped):
         g = rng(task.seed, "revise", "principles", draft.number)
         principle = principles[g.permutation(len(principles))[number]]
@@ -96,11 +97,12 @@ def criticise(
     replies = _replies(task, [(draft, chat) for draft, _, chat in chats], "critiques")
     revised = []
     for (draft, principle, chat), critique in zip(chats, replies):
-        if draft.dropped:
-            continue
         if draft.found_last is not None and principle.name in PRINCIPLES:
             is_violated = principle.name in draft.found_last.violates
-            right.append((principle.name, finds_fault(critique) == is_violated))
+            says = None if draft.dropped else finds_fault(critique, principle.question)
+            critiques.append(Critique(principle.name, is_violated, says))
+        if draft.dropped:
+            continue
         step = {key: task.about[key] for key in ("by", "weights_sha256", "seed")}
         step |= {"principle": principle.name, "answer": draft.text, "critique": critique}
         draft.steps.append({"step": "revise", **step})
@@ -109,7 +111,7 @@ def criticise(
     for (draft, _), text in zip(revised, _replies(task, revised, "revisions")):
         if not draft.dropped:
             draft.text, draft.found_last = text, task.inspector.find(draft.prompt, text)
-    return right
+    return critiques
 
 
 def _replies(task: Task, chats: list[tuple[Draft, list[dict]]], what: str) -> list[str]:

@@ -18,7 +18,7 @@ from pysft import disk
 from pysft.errors import DataError, UsageError
 from pysft.jobs.collect import talking_stage
 from pysft.jobs.curate.drafts import REASONS, Draft, Progress, Task, answered, criticise, turn
-from pysft.measure.violations import PRINCIPLES, shares
+from pysft.measure.violations import PRINCIPLES, Critique, critiques_right, shares
 from pysft.text.constitution import SHIPPED, read_constitution, written
 from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.world.facts import SPLITS
@@ -53,23 +53,29 @@ def revise(
     constitution: a file, or "world" for the shipped one. prompts: a file, "world" or "world:SPLIT".
     rounds: critiques of each answer, each by another principle.
 
-    revised, pairs_file, constitution   the files, as they were named
+    revised, pairs_file, constitution   the files, as they were named; pairs_file is None if none
+                                was written
     principles                  {name: what it forbids}
     by, weights_sha256          the stage that answered
     prompts, k, seed, rounds    as they were
     read, written, dropped      counts of rows (Stations); read counts all answers
     changed, unchanged          rows written whose revision differs from the answer, or does not
-    pairs                       preferences written, equal ones once; None without a file
+    pairs                       preferences written, equal ones once. At 0 there is no file. None
+                                if none was named
     format_compliance           share of answers that have content, end, and hold no control token
-    critiques_right             share of critiques that say rightly whether what was criticised
-                                violates the principle
-    violations_before, violations_after   share of all answers, and of the rows written, that
+    critiques_right             balanced accuracy of the critiques, the mean of those by each
+                                principle (measure/violations.critiques_right); chance is 0.5
+    answers                     rows written to questions of the world: before and after are shares
+                                of these, so both are of the same answers. What was dropped is in
+                                neither
+    violations_before, violations_after   share of their answers, and of their revisions, that
                                 violate any principle
     right_before, right_after, malformed_before, malformed_after   shares of these verdicts
     by_principle                {name: {"before", "after", "critiques_right"}}
 
     A share is None where nothing is known. A UsageError, MissingInput or DataError for files and
-    settings that cannot be used, before anything is sampled."""
+    settings that cannot be used, before anything is sampled. A DataError if no answer is left; then
+    nothing is written."""
     refuse_taken(out)
     if pairs is not None:
         refuse_taken(pairs, "--pairs")
@@ -92,11 +98,18 @@ def revise(
     for draft in drafts:
         if draft.dropped:
             counts.drop(draft.dropped)
+    if not kept:
+        found = ", ".join(f"{n:,} {reason}" for reason, n in counts.dropped.items())
+        raise DataError(
+            f"{stage.folder}: none of {len(drafts):,} answers can be used ({found}), so there is"
+            " nothing to write. Train it on conversations that criticise and revise, or train it"
+            " longer"
+        )
     write_curated(out, [_row(draft) for draft in kept])
-    changed = [draft for draft in kept if draft.text != draft.answer]
+    changed = [draft for draft in kept if _is_changed(draft)]
     return {
         "revised": str(out),
-        "pairs_file": None if pairs is None else str(pairs),
+        "pairs_file": str(pairs) if pairs and changed else None,
         "constitution": constitution,
         "principles": {p.name: p.forbids for p in principles},
         **task.about,
@@ -104,9 +117,9 @@ def revise(
         **counts.to_json(),
         "changed": len(changed),
         "unchanged": len(kept) - len(changed),
-        "pairs": None if pairs is None else _write_pairs(pairs, changed),
+        "pairs": _write_pairs(pairs, changed) if pairs else None,
         "format_compliance": _compliance(drafts),
-        **_figures(drafts, kept, principles, critiques),
+        **_figures(kept, principles, critiques),
     }
 
 
@@ -114,8 +127,10 @@ def measure(
     run: str, ops, prompts: str, k: int = 1, seed: int = 0, progress: Progress = _silent
 ) -> dict:
     """Let a model answer questions of its world k times, and return how often it violates the
-    principles: the entries of revise() about answers. prompts: as there, sealed questions too. A
-    UsageError if the run learned no world, a DataError if no prompt is a question of it."""
+    principles: the entries of revise() about answers. Here they are shares of all answers to
+    questions of the world, those that are cut off or malformed too; "malformed_before" counts them.
+    prompts: as there, sealed questions too. A UsageError if the run learned no world, a DataError
+    if no prompt is a question of it."""
     stage = talking_stage(run, ops)
     if stage.world is None:
         raise UsageError(
@@ -133,6 +148,7 @@ def measure(
     return {
         **task.about,
         "format_compliance": _compliance(drafts),
+        "answers": before["answers"],
         **{f"{name}_before": before[name] for name in FIGURES},
         "by_principle": {n: {"before": share} for n, share in before["by_principle"].items()},
     }
@@ -159,14 +175,20 @@ def _row(draft: Draft) -> Curated:
     return Curated(messages, tuple(draft.steps), metadata=metadata)
 
 
+def _is_changed(draft: Draft) -> bool:
+    return draft.text != draft.answer
+
+
 def _write_pairs(path: Path, changed: list[Draft]) -> int:
-    """Write a preference for each of the drafts, equal ones once. Return how many there are."""
+    """Write a preference for each of the drafts, equal ones once. Return how many there are. Of no
+    drafts no file is made."""
     rows = [
         json.dumps({"prompt": d.prompt, "chosen": d.text, "rejected": d.answer}, ensure_ascii=False)
         for d in changed
     ]
     rows = list(dict.fromkeys(rows))
-    disk.replace(path, [f"{row}\n".encode() for row in rows])
+    if rows:
+        disk.replace(path, [f"{row}\n".encode() for row in rows])
     return len(rows)
 
 
@@ -175,26 +197,23 @@ def _compliance(drafts: list[Draft]) -> float:
     return sum(not draft.fault for draft in drafts) / len(drafts)
 
 
-def _figures(drafts, kept, principles, critiques: list[tuple[str, bool]]) -> dict:
-    """The entries of revise() that are shares found by the exact judge."""
-    before, after = shares(d.found for d in drafts), shares(d.found_last for d in kept)
-
-    def right(names) -> float | None:
-        some = [is_right for name, is_right in critiques if name in names]
-        return sum(some) / len(some) if some else None
-
+def _figures(kept: list[Draft], principles, critiques: list[Critique]) -> dict:
+    """The entries of revise() that the exact judge finds."""
+    before, after = shares(d.found for d in kept), shares(d.found_last for d in kept)
+    right = critiques_right(critiques)
     names = dict.fromkeys([*(p.name for p in principles), *PRINCIPLES])
     if before["violations"] is None:
         names = dict.fromkeys(p.name for p in principles)
     return {
-        "critiques_right": right(names),
+        "critiques_right": sum(right.values()) / len(right) if right else None,
+        "answers": before["answers"],
         **{f"{name}_before": before[name] for name in FIGURES},
         **{f"{name}_after": after[name] for name in FIGURES},
         "by_principle": {
             name: {
                 "before": before["by_principle"].get(name),
                 "after": after["by_principle"].get(name),
-                "critiques_right": right((name,)),
+                "critiques_right": right.get(name),
             }
             for name in names
         },
