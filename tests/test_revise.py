@@ -7,6 +7,7 @@ import re
 import pytest
 from command_line import (
     WORLD,
+    TrainedRun,
     conversation,
     lines,
     pysft,
@@ -20,6 +21,7 @@ from pysft.jobs.curate.drafts import fault
 from pysft.measure.violations import Critique, Inspector, critiques_right
 from pysft.run.stage import load_stage
 from pysft.text.constitution import SHIPPED, read_constitution
+from pysft.text.conversation import with_thought
 from pysft.text.curated import read_curated
 from pysft.text.preferences import read_rankings
 from pysft.text.templates import CHAT
@@ -306,8 +308,12 @@ def test_sealed_questions_are_for_measuring_alone(rude, tmp_path):
     (tmp_path / "asked.txt").write_text("Hi\n" + ASKED["sealed"][0].prompt)
     asked = ("--prompts", tmp_path / "asked.txt")
     error = refusal(65, "curate", "revise", rude, *out, *asked)
-    assert "asked.txt, line 2: " in error and "is a sealed question" in error
+    assert "asked.txt, line 2: " in error and "ask it with --measure" in error
     assert measure(rude, *asked)["prompts"] == 2
+    about = ASKED["sealed"][0].about
+    (tmp_path / "asked.txt").write_text(f"Hi\nPray, sing to me of {about}")
+    error = refusal(65, "curate", "revise", rude, *out, *asked)
+    assert "asked.txt, line 2: " in error and "asks about what is sealed" in error
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -354,6 +360,39 @@ def test_a_model_that_cannot_answer_or_learned_no_world_is_refused(world_run, tr
     assert "this is a base model" in refusal(2, "curate", "revise", world_run[0] / "base", *out)
     assert "learned no invented world" in refusal(2, "curate", "revise", trained.run, "--measure")
     assert "learned no invented world" in refusal(2, "curate", "revise", trained.run, *out)
+
+
+def test_a_model_that_may_call_tools_is_refused(tmp_path):
+    calls = [{"type": "search", "text": "Ada"}, {"type": "result", "text": "Ada sings."}]
+    run = TrainedRun(
+        tmp_path,
+        [("Who sings?", [*calls, {"type": "text", "text": "Ada sings."}])],
+        sft={"steps": 1, "windows": []},
+    ).run
+    for flags in (["--measure"], ["--constitution", "world", "--out", tmp_path / "out.jsonl"]):
+        error = refusal(2, "curate", "revise", run, *flags)
+        assert "this model may call tools (code, search)" in error
+
+
+def test_a_revision_keeps_its_thought(tmp_path, workdir):
+    """The model reads its answer without a thought, and is trained on its revision with one."""
+    revision = with_thought("Ada has a lute.", "Ada sings.")
+    rows = [("Who sings?", with_thought("A lute?", "Ivo sings."), "So?", "No.", "Again.", revision)]
+    run = TrainedRun(
+        tmp_path,
+        [(*rows[0][:1], "Ivo sings.", *rows[0][2:]), rows[0][:2]],
+        model={"context": 128, "channels": 32},
+        sft={"steps": 150, "lr": 0.02, "windows": []},
+    ).run
+    workdir.write("mine.toml", '[true]\nforbids = "lies"\nquestion = "So?"\nrevise = "Again."\n')
+    workdir.write("asked.txt", "Who sings?\n")
+    arguments = ("--constitution", "mine.toml", "--prompts", "asked.txt", "-k", "4")
+    succeeds("curate", "revise", run, *arguments, "--out", "out.jsonl")
+    rows = read_curated("out.jsonl", CHAT)
+    assert {json.dumps(row.messages[-1]["content"]) for row in rows} == {json.dumps(revision)}
+    assert {row.steps[0]["answer"] for row in rows} == {"Ivo sings."}
+    error = refusal(2, "curate", "revise", run, *arguments, "--out", "o", "--pairs", "p")
+    assert "thinks before it answers" in error
 
 
 def test_the_printed_lines_name_the_next_commands(rude, tmp_path):

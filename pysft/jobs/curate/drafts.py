@@ -4,12 +4,16 @@ its world finds in it."""
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from pysft.inference.tool_calls import content_parts
 from pysft.jobs.collect import AT_ONCE, MOST, prompts_named, sample_replies
 from pysft.measure.evaluate import answer
 from pysft.measure.violations import PRINCIPLES, Critique, Found, Inspector
 from pysft.rng import rng
 from pysft.run.stage import Stage, weights_sha256
 from pysft.text.constitution import Principle
+from pysft.text.conversation import THOUGHT
 from pysft.text.sampled import is_usable
 from pysft.world.ask import compared_questions
 from pysft.world.violations import finds_fault
@@ -49,10 +53,11 @@ class Task:
 
 @dataclass
 class Draft:
-    """An answer on its way. number: of its random draws. text: the answer, then its last revision.
-    fault: why the answer could not be criticised. dropped: why the draft is left out. Both are one
-    of REASONS, or "". found, found_last: what the exact judge finds in the answer and in `text`;
-    None where no truth is known."""
+    """An answer on its way. number: of its random draws. text: the answer, then its last revision,
+    without thoughts. content: that of the last revision, with them. fault: why the answer could not
+    be criticised. dropped: why the draft is left out. Both are one of REASONS, or "". found,
+    found_last: what the exact judge finds in the answer and in `text`; None where no truth is
+    known."""
 
     prompt: list[dict]
     source: str
@@ -62,11 +67,13 @@ class Draft:
     found: Found | None
     dropped: str = field(init=False)
     text: str = field(init=False)
+    content: str | list[dict] = field(init=False)
     found_last: Found | None = field(init=False)
     steps: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
-        self.dropped, self.text, self.found_last = self.fault, self.answer, self.found
+        self.dropped, self.found_last = self.fault, self.found
+        self.text = self.content = self.answer
 
 
 def answered(task: Task, k: int) -> list[Draft]:
@@ -96,7 +103,7 @@ def criticise(
         chats.append((draft, principle, [*draft.prompt, *turns]))
     replies = _replies(task, [(draft, chat) for draft, _, chat in chats], "critiques")
     revised = []
-    for (draft, principle, chat), critique in zip(chats, replies):
+    for (draft, principle, chat), (critique, _) in zip(chats, replies):
         if draft.found_last is not None and principle.name in PRINCIPLES:
             is_violated = principle.name in draft.found_last.violates
             says = None if draft.dropped else finds_fault(critique, principle.question)
@@ -108,25 +115,38 @@ def criticise(
         draft.steps.append({"step": "revise", **step})
         turns = [turn("assistant", critique), turn("user", principle.revise)]
         revised.append((draft, [*chat, *turns]))
-    for (draft, _), text in zip(revised, _replies(task, revised, "revisions")):
-        if not draft.dropped:
-            draft.text, draft.found_last = text, task.inspector.find(draft.prompt, text)
+    replies = _replies(task, revised, "revisions")
+    for (draft, _), (draft.text, draft.content) in zip(revised, replies):
+        draft.found_last = task.inspector.find(draft.prompt, draft.text)
     return critiques
 
 
-def _replies(task: Task, chats: list[tuple[Draft, list[dict]]], what: str) -> list[str]:
-    """Return the greedy reply to each of the chats. The draft of one that cannot be used is
-    dropped. A chat that leaves no room in the context gets an empty reply without an end."""
+def _replies(task: Task, chats: list[tuple[Draft, list[dict]]], what: str) -> list[tuple]:
+    """Return [(text, content)] of the greedy reply to each of the chats, without and with its
+    thoughts. The draft of one that cannot be used is dropped. A chat that leaves no room in the
+    context gets an empty reply without an end."""
     stage, found = task.stage, []
     for first in range(0, len(chats), AT_ONCE):
         some = chats[first : first + AT_ONCE]
         messages = [chat for _, chat in some]
         replies = answer(stage.model, stage.tokenizer, stage.template, messages)
         for (draft, _), (text, reply) in zip(some, replies):
-            draft.dropped = fault(text, reply.stop == "end", stage)
-            found.append(text)
+            content = _content(text, reply.ids, stage)
+            draft.dropped = fault(text, reply.stop == "end", stage) or ("" if content else "form")
+            found.append((text, content))
         task.progress(f"{what}: {len(found):,} of {len(chats):,}", False)
     return found
+
+
+def _content(text: str, ids: np.ndarray, stage: Stage) -> str | list[dict]:
+    """Return the content of a reply: its text, or its parts if it thinks. [] if a part cannot be
+    used, as a thought that holds a control token."""
+    parts = content_parts(ids, stage.tokenizer, stage.template)
+    thoughts = sum(part["type"] == THOUGHT for part in parts)
+    if not thoughts:
+        return text
+    is_clean = stage.tokenizer.is_special(ids).sum() == 2 * thoughts
+    return parts if is_clean and all(is_usable(part["text"]) for part in parts) else []
 
 
 def fault(text: str, ended: bool, stage: Stage) -> str:

@@ -16,9 +16,13 @@ from pathlib import Path
 
 from pysft import disk
 from pysft.errors import DataError, UsageError
+from pysft.inference.thoughts import thought_tokens
 from pysft.jobs.collect import talking_stage
 from pysft.jobs.curate.drafts import REASONS, Draft, Progress, Task, answered, criticise, turn
+from pysft.jobs.curate.judging import refuse_sealed, truth_of
 from pysft.measure.violations import PRINCIPLES, Critique, critiques_right, shares
+from pysft.run.stage import Stage
+from pysft.run.taught import callable_tools
 from pysft.text.constitution import SHIPPED, read_constitution, written
 from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.world.facts import SPLITS
@@ -33,6 +37,17 @@ def _silent(text: str, last: bool) -> None:
 
 
 # ------------------------------------------------------------------------------------ the commands
+
+
+def _answering(run: str, ops) -> Stage:
+    """Load a stage that can answer without tools. A UsageError if it cannot, or may call them."""
+    stage = talking_stage(run, ops)
+    if tools := callable_tools(stage):
+        raise UsageError(
+            f"{stage.folder}: this model may call tools ({', '.join(sorted(tools))}), and no tool"
+            " answers here, so each call would count as malformed; name a run that learned no calls"
+        )
+    return stage
 
 
 def revise(
@@ -81,7 +96,12 @@ def revise(
         refuse_taken(pairs, "--pairs")
         if pairs.resolve() == out.resolve():
             raise UsageError(f"--pairs {pairs}: --out names the same file; choose another name")
-    stage, path = talking_stage(run, ops), SHIPPED if constitution == WORLD else constitution
+    stage, path = _answering(run, ops), SHIPPED if constitution == WORLD else constitution
+    if pairs is not None and thought_tokens(stage.tokenizer, stage.template):
+        raise UsageError(
+            f"--pairs {pairs}: {stage.folder} thinks before it answers, and a reply of preferences"
+            " has no thoughts; leave --pairs out"
+        )
     principles = written(read_constitution(path), path, stage.tokenizer, stage.template)
     if not 1 <= rounds <= len(principles):
         raise UsageError(
@@ -89,7 +109,11 @@ def revise(
             f" {len(principles)}; expected 1 to {len(principles)}"
         )
     task = Task.of(stage, prompts, OPEN, k, seed, progress)
-    _refuse_sealed(task)
+    refuse_sealed(
+        ((prompt, where) for prompt, _, where in task.asked),
+        truth_of(stage),
+        "leave it out, or ask it with --measure",
+    )
     drafts, critiques = answered(task, k), []
     for number in range(rounds):
         critiques += criticise(task, drafts, principles, number)
@@ -131,7 +155,7 @@ def measure(
     questions of the world, those that are cut off or malformed too; "malformed_before" counts them.
     prompts: as there, sealed questions too. A UsageError if the run learned no world, a DataError
     if no prompt is a question of it."""
-    stage = talking_stage(run, ops)
+    stage = _answering(run, ops)
     if stage.world is None:
         raise UsageError(
             f"--measure: {stage.folder} learned no invented world, so nobody knows what its answers"
@@ -154,24 +178,13 @@ def measure(
     }
 
 
-def _refuse_sealed(task: Task) -> None:
-    """Raise a DataError if a prompt is a sealed question."""
-    for prompt, _, where in task.asked:
-        question = task.inspector.question(prompt)
-        if question is not None and question.split not in OPEN:
-            raise DataError(
-                f"{where}: {question.prompt!r} is a sealed question, which is for reports alone;"
-                " leave it out, or ask it with --measure"
-            )
-
-
 # ------------------------------------------------------------------------- rows, pairs and figures
 
 
 def _row(draft: Draft) -> Curated:
-    """The row of a draft: its prompt and its last revision."""
+    """The row of a draft: its prompt and its last revision, with its thoughts."""
     metadata = {"source": draft.source} if draft.source else {}
-    messages = [*draft.prompt, turn("assistant", draft.text)]
+    messages = [*draft.prompt, turn("assistant", draft.content)]
     return Curated(messages, tuple(draft.steps), metadata=metadata)
 
 
