@@ -165,7 +165,7 @@ SEEDS = {  # of the page `seeds`
             "curate revise runs/violating --constitution world -k 4 --out revised.jsonl --pairs"
             " pairs.jsonl",
             "train --base runs/violating/sft --data revised.jsonl --out runs/revised",
-            "curate revise runs/revised --measure --prompts world:sealed --constitution world",
+            "curate revise runs/revised --measure --prompts world:sealed",
         ),
         "tests/test_revise.py",
     ),
