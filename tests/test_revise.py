@@ -4,6 +4,7 @@ and that the figures are those of the rows."""
 import json
 import re
 
+import numpy as np
 import pytest
 from command_line import (
     WORLD,
@@ -17,7 +18,7 @@ from command_line import (
 )
 
 from pysft.jobs.curate import drafts
-from pysft.jobs.curate.drafts import fault
+from pysft.jobs.curate.drafts import content_of, fault
 from pysft.measure.violations import Critique, Inspector, critiques_right
 from pysft.run.stage import load_stage
 from pysft.text.constitution import SHIPPED, read_constitution
@@ -220,6 +221,19 @@ def test_before_and_after_are_of_the_same_answers(rude, tmp_path, monkeypatch):
     assert document["by_principle"]["harmless"]["before"] == 0
 
 
+def test_a_critique_that_cannot_be_used_is_not_right(rude, tmp_path, monkeypatch):
+    plain, given = revise(rude, tmp_path, "-k", "4", name="plain")[0], drafts.fault
+
+    def drops_denials(text, *of):
+        return "form" if "not" in text else given(text, *of)
+
+    monkeypatch.setattr(drafts, "fault", drops_denials)
+    document, rows, _ = revise(rude, tmp_path, "-k", "4")
+    found = [d["by_principle"]["harmless"]["critiques_right"] for d in (plain, document)]
+    assert found[1] < found[0] - 0.3  # of those who violate, no critique is right any more
+    assert 0 < len(rows) < document["read"]
+
+
 def test_what_cannot_be_used_is_dropped_and_counted(rude, tmp_path):
     # The context of 128 holds the answer to a long prompt, and not the critique.
     (tmp_path / "long.txt").write_text("Sing of the king and of the rose. " * 3 + "\nHi\n")
@@ -391,6 +405,13 @@ def test_a_revision_keeps_its_thought(tmp_path, workdir):
     rows = read_curated("out.jsonl", CHAT)
     assert {json.dumps(row.messages[-1]["content"]) for row in rows} == {json.dumps(revision)}
     assert {row.steps[0]["answer"] for row in rows} == {"Ivo sings."}
+    stage = load_stage(run)
+    inner = [stage.tokenizer.special[t] for t in ("<|thought_start|>", "<|thought_end|>")]
+    say = stage.tokenizer.encode
+    for thought, is_usable in (([], False), (say("Hm."), True), ([*say("Hm."), inner[0]], False)):
+        ids = np.array([inner[0], *thought, inner[1], *say("Ay.")], np.int32)
+        expected = with_thought("Hm.", "Ay.") if is_usable else []
+        assert content_of("Ay.", ids, stage) == expected
     error = refusal(2, "curate", "revise", run, *arguments, "--out", "o", "--pairs", "p")
     assert "thinks before it answers" in error
 

@@ -131,14 +131,14 @@ def _replies(task: Task, chats: list[tuple[Draft, list[dict]]], what: str) -> li
         messages = [chat for _, chat in some]
         replies = answer(stage.model, stage.tokenizer, stage.template, messages)
         for (draft, _), (text, reply) in zip(some, replies):
-            content = _content(text, reply.ids, stage)
+            content = content_of(text, reply.ids, stage)
             draft.dropped = fault(text, reply.stop == "end", stage) or ("" if content else "form")
             found.append((text, content))
         task.progress(f"{what}: {len(found):,} of {len(chats):,}", False)
     return found
 
 
-def _content(text: str, ids: np.ndarray, stage: Stage) -> str | list[dict]:
+def content_of(text: str, ids: np.ndarray, stage: Stage) -> str | list[dict]:
     """Return the content of a reply: its text, or its parts if it thinks. [] if a part cannot be
     used, as a thought that holds a control token."""
     parts = content_parts(ids, stage.tokenizer, stage.template)
