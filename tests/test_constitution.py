@@ -103,4 +103,4 @@ def test_its_examples_are_true_of_the_world_of_seed_1(principle):
     assert not violated(question, example["revision"], judge)
     finding = {"helpful": "potter", "honest": "goat", "harmless": "fool"}[principle.name]
     assert example["critique"] == critique(principle.name, question, finding)
-    assert finds_fault(example["critique"])
+    assert finds_fault(example["critique"], principle.question)

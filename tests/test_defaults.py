@@ -27,6 +27,11 @@ DEFAULTS = {
         **{"--seed": 1, "--people": 100, "--places": 0, "--things": 0, "--days": 32},
         **{"--strangers": 0, "--attributes": 4, "--relations": 0, "--tellings": 512},
     },
+    "probe": {
+        **{**COMPUTES, "--questions": "world", "-k": 8, "--judge": "world", "--share": 0.08},
+        **{"--judge-cache": "judged", "--known": 0.6, "--unknown": 0.125, "--seed": 0},
+        **{"--refusal": "I do not know that."},
+    },
     "select": COMPUTES,
     "rate": {**COMPUTES, "--seed": None, "--judge-cache": "judged"},
     "lab": {

@@ -27,7 +27,9 @@ def town():
 
 def test_the_tools_are_the_parts_of_the_template_and_search_needs_documents(town):
     table = Table([("Ada Brook", "pet", "toad")])
-    assert set(tools(town, table)) == set(CHAT.parts) - {"result"} and list(tools()) == ["code"]
+    assert set(tools(town, table)) == set(CHAT.parts) - {"result", "thought"} and list(tools()) == [
+        "code"
+    ]
     assert set(tools(town)) == {"search", "code"}
     assert all(tool.name == name for name, tool in tools(town).items())
     assert run_tool(tools(town)["search"], "Who is Wenna Thrupple?", PLAIN) == FACTS[0]["text"]

@@ -35,6 +35,8 @@ PARTS = [
     {"type": "text", "text": "Ho."},
 ]
 CALL = [HI_HO[0], {"role": "assistant", "content": PARTS}]
+THOUGHT = [{"type": "thought", "text": "Hm."}, {"type": "text", "text": "Ho."}]
+THINKS = [HI_HO[0], {"role": "assistant", "content": THOUGHT}]
 
 NESTED = "OASST, a tree a row: each message holds its `replies`"
 
@@ -53,6 +55,12 @@ FORMATS = [
         "--grade flags",
     ),
     Format("with a call of a tool, in parts", {"messages": CALL}, CALL),
+    Format(
+        "with a thought, which the model writes before its answer and no reader sees (the page"
+        " `seeds`)",
+        {"messages": THINKS},
+        THINKS,
+    ),
     Format("a question and its answer", {"prompt": "Hi", "completion": "Ho."}, HI_HO),
     Format("the same under similar names", {"question": "Hi", "answer": "Ho."}, HI_HO),
     Format(
