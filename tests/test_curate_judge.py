@@ -392,3 +392,11 @@ def test_the_funnel_on_the_screen_says_how_many_are_left(workdir):
     assert shown["duplicate"] == shown["copy"] == "1" and "refused" not in shown
     assert out[-1] == "out.jsonl: 1 rows, 25.0% of what came"
     assert json.loads(open("out.jsonl").read())["messages"][1]["content"] == GOOD[1]
+
+
+def test_the_flag_for_json_may_stand_before_the_step(workdir):
+    workdir.write("rows.jsonl", lines([conversation("Who sings?", "Nobody sings here.")]))
+    flags = "judge", "rows.jsonl", "--out"
+    before = succeeds("curate", "--json", *flags, "a.jsonl").document
+    behind = succeeds("curate", *flags, "b.jsonl", "--json").document
+    assert before | {"out": ""} == behind | {"out": ""}

@@ -35,6 +35,7 @@ def add_arguments(p):
         q.add_argument(
             "--json",
             action="store_true",
+            default=argparse.SUPPRESS,  # so that `curate --json STEP` keeps its own
             help="one JSON document on standard output, messages on standard error",
         )
         module.add_arguments(q)
