@@ -242,3 +242,9 @@ def test_a_row_of_replies_that_cannot_be_used_is_named(tmp_path, row, expected):
     with pytest.raises(DataError, match="line 2") as found:
         read_sampled(path)
     assert expected in str(found.value) and "\n" not in str(found.value)
+
+
+def test_a_key_that_is_not_read_has_a_remedy_that_exists(world_run, workdir):
+    workdir.write("a.jsonl", json.dumps({"prompt": "Who sings?", "completion": "Nobody."}) + "\n")
+    said = refusal(65, "generate", world_run[0], "--prompts", "a.jsonl", "--out", "b.jsonl")
+    assert "its key 'completion' is not read" in said and "--ignore" not in said

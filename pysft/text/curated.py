@@ -138,7 +138,7 @@ def read_curated(
 @contextmanager
 def no_ignore():
     """Inside `with`, a DataError about keys that are not read does not name --ignore as a remedy:
-    no step of `curate` has that flag."""
+    the verbs that read files of prompts and the steps of `curate` have no such flag."""
     try:
         yield
     except DataError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pysft import disk
 from pysft.errors import DataError, MissingInput, RowError
 from pysft.text.conversation import SURROGATE, check_messages
+from pysft.text.curated import no_ignore
 from pysft.text.files import read_text, refuse_name, suffix, with_line_ends
 from pysft.text.formats import EVERYTHING, read_prompts
 from pysft.text.json_rows import json_kind
@@ -136,7 +137,8 @@ def read_asked(path, template) -> list[tuple[list[dict], str, str]]:
     none."""
     _refuse_missing(path, "prompts; write one with a prompt on each line")
     if suffix(path) in (".jsonl", ".json"):
-        found = read_prompts(path)
+        with no_ignore():
+            found = read_prompts(path)
         rows = [(row["prompt"], row.get("source", "")) for row in found]
         places = [f"{path}, prompt {n}" for n in range(1, len(rows) + 1)]
     else:

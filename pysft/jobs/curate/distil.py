@@ -20,7 +20,7 @@ from pysft.jobs.curate.teachers import (
 )
 from pysft.run.stage import Stage, load_stage
 from pysft.text.conversation import with_thought
-from pysft.text.curated import Curated, Stations, no_ignore, refuse_taken, write_curated
+from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.text.sampled import MOST
 
 NO_FIT = "does not fit"
@@ -77,8 +77,7 @@ def distil(
     if is_of_world and run is None and by.run is None:
         raise UsageError(f"{prompts}: name the run whose world is asked: --run RUN")
     world = stage.world if stage else None
-    with no_ignore():
-        asked = asked_by_name(prompts, by.template, world, run or teacher)
+    asked = asked_by_name(prompts, by.template, world, run or teacher)
     fit, stations = _readable(asked, by, grader), Stations(*REASONS)
     stations.read, stations.dropped[NO_FIT] = len(asked), len(asked) - len(fit)
     drafts = by.write([messages for messages, _ in fit], k, seed, progress)

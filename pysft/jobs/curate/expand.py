@@ -22,7 +22,7 @@ from pysft.measure.evaluate import MAX_NEW
 from pysft.measure.near_copies import NearCopies
 from pysft.measure.raters import is_endpoint
 from pysft.run.stage import Stage, load_stage, weights_sha256
-from pysft.text.curated import Curated, Stations, no_ignore, refuse_taken, write_curated
+from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.text.near_duplicates import NEAR
 from pysft.text.templates import CHATML
 
@@ -179,8 +179,7 @@ def _run(
     if prompts is None:
         tries = by_run(stage, seed, tokens)
     else:
-        with no_ignore():
-            asked = prompts_named(prompts, stage)
+        asked = prompts_named(prompts, stage)
         refuse_sealed(((messages, where) for messages, _, where in asked), truth_of(stage))
         tries = by_prompts(stage, asked, -(-rows // len(asked)), seed, tokens)
     if not _learned_from(stage, Path(path)):
