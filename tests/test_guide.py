@@ -136,11 +136,11 @@ SEEDS = {  # of the page `seeds`
     f"curate judge expanded.jsonl --seeds seeds.jsonl {URL} --out judged.jsonl": (
         "tests/test_curate_judge.py"
     ),
-    "curate prune judged.jsonl --run runs/tiny --by my_judge.py --keep 0.1 --out hard.jsonl --map"
+    "curate prune judged.jsonl --run runs/mine --by my_judge.py --keep 0.1 --out hard.jsonl --map"
     " difficulty.jsonl": "tests/test_curate_prune.py",
     "rate runs/grown": "as `rate runs/tiny`, which is run",
     "select runs/grown": "as `select runs/tiny`, which is run",
-    "curate prune judged.jsonl --by random --run runs/tiny --keep 0.1 --out control.jsonl": (
+    "curate prune judged.jsonl --by random --run runs/mine --keep 0.1 --out control.jsonl": (
         "tests/test_curate_prune.py"
     ),
     "train --data world --set world.relations=3 world.two_hops=thought --out runs/thinker": (

@@ -385,7 +385,7 @@ def test_a_model_that_may_call_tools_is_refused(tmp_path):
     ).run
     for flags in (["--measure"], ["--constitution", "world", "--out", tmp_path / "out.jsonl"]):
         error = refusal(2, "curate", "revise", run, *flags)
-        assert "this model may call tools (code, search)" in error
+        assert "it answers by calls of tools (code, search)" in error
 
 
 def test_a_revision_keeps_its_thought(tmp_path, workdir):

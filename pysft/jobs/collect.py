@@ -17,6 +17,7 @@ from pysft.measure.evaluate import MAX_NEW, longest_reply
 from pysft.measure.orders import rank_all
 from pysft.measure.raters import is_endpoint, is_function, is_simulated, rater_named
 from pysft.run.stage import Stage, load_stage
+from pysft.run.taught import callable_tools
 from pysft.text.characters import typed
 from pysft.text.render import render_prompt
 from pysft.text.sampled import LEAST, MOST, Sampled, is_usable, read_asked, write_sampled
@@ -168,6 +169,16 @@ def talking_stage(run: str, ops) -> Stage:
             " model"
         )
     return stage
+
+
+def refuse_callers(stage: Stage) -> None:
+    """Raise a UsageError for a model that may call tools, where nobody answers its calls."""
+    if tools := callable_tools(stage):
+        raise UsageError(
+            f"{stage.folder}: it answers by calls of tools ({', '.join(sorted(tools))}), and here"
+            " no tool runs, so each call would count as malformed; name a run that learned no calls"
+            " (train --no-tools)"
+        )
 
 
 def prompts_named(

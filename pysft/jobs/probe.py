@@ -12,7 +12,7 @@ from pysft import disk
 from pysft.batch import Example
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.inference.thoughts import thought_tokens
-from pysft.jobs.collect import ASKED, WORLD, as_typed, sample_replies
+from pysft.jobs.collect import ASKED, WORLD, as_typed, refuse_callers, sample_replies
 from pysft.jobs.curate.judging import judge_of, refuse_sealed, truth_of
 from pysft.measure.judges import judge_named
 from pysft.measure.knowing import (
@@ -29,7 +29,6 @@ from pysft.measure.raters import is_endpoint
 from pysft.measure.recalling import compared, recalled
 from pysft.measure.world import nll_sums
 from pysft.run.stage import Stage, load_stage, read_json
-from pysft.run.taught import callable_tools
 from pysft.run.tree import base_of, lineage
 from pysft.text.characters import typed
 from pysft.text.conversation import plain
@@ -181,11 +180,7 @@ def _refuse_stage(stage: Stage) -> None:
     """Raise a UsageError for a model whose replies do not say what it knows."""
     if not stage.can_talk or not stage.model.config.has_nll:
         raise UsageError(f"{stage.folder}: it gives no replies; name a run that was tuned to talk")
-    if tools := callable_tools(stage):
-        raise UsageError(
-            f"{stage.folder}: it answers by calls of tools ({', '.join(sorted(tools))}), and here"
-            " no tool runs; name a run that learned none (train --no-tools, train --data)"
-        )
+    refuse_callers(stage)
 
 
 # -------------------------------------------------------------------------------- what is asked

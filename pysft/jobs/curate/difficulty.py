@@ -8,7 +8,7 @@ from pysft import IGNORE
 from pysft.batch import Example
 from pysft.errors import DataError, RowError
 from pysft.inference.score import log_probabilities
-from pysft.jobs.collect import sample_replies
+from pysft.jobs.collect import refuse_callers, sample_replies
 from pysft.jobs.curate.judging import RIGHT, RowJudge
 from pysft.run.stage import Stage
 from pysft.text.characters import typed
@@ -41,7 +41,9 @@ def right_replies(
 
     None if the judge has no verdict about one of the replies, or if there are none: the prompt
     cannot be written or leaves no room for a reply, or the exact judge does not know it. heard:
-    counts the verdicts of the replies, None among them."""
+    counts the verdicts of the replies, None among them. A UsageError for a stage that calls
+    tools."""
+    refuse_callers(stage)
     asked = _readable(rows, lambda row: _judged_prompt(row, stage, judge), say)
     sampled = sample_replies(stage, [p for _, p in asked], k, seed, progress=progress)
     found: list[int | None] = [None] * len(rows)

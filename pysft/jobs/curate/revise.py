@@ -17,12 +17,11 @@ from pathlib import Path
 from pysft import disk
 from pysft.errors import DataError, UsageError
 from pysft.inference.thoughts import thought_tokens
-from pysft.jobs.collect import talking_stage
+from pysft.jobs.collect import refuse_callers, talking_stage
 from pysft.jobs.curate.drafts import REASONS, Draft, Progress, Task, answered, criticise, turn
 from pysft.jobs.curate.judging import refuse_sealed, truth_of
 from pysft.measure.violations import PRINCIPLES, Critique, critiques_right, shares
 from pysft.run.stage import Stage
-from pysft.run.taught import callable_tools
 from pysft.text.constitution import SHIPPED, read_constitution, written
 from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.world.facts import SPLITS
@@ -42,11 +41,7 @@ def _silent(text: str, last: bool) -> None:
 def _answering(run: str, ops) -> Stage:
     """Load a stage that can answer without tools. A UsageError if it cannot, or may call them."""
     stage = talking_stage(run, ops)
-    if tools := callable_tools(stage):
-        raise UsageError(
-            f"{stage.folder}: this model may call tools ({', '.join(sorted(tools))}), and no tool"
-            " answers here, so each call would count as malformed; name a run that learned no calls"
-        )
+    refuse_callers(stage)
     return stage
 
 
