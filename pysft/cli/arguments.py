@@ -45,6 +45,16 @@ def seconds(text):
     return value
 
 
+def part(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
+    return value
+
+
 def share(text):
     try:
         value = float(text)
@@ -55,6 +65,32 @@ def share(text):
             f"{text!r} is not a share above 0 and at most 10, such as 0.10"
         )
     return value
+
+
+# ---------------------------------------------------------------------------- verbs and their steps
+
+
+def add_command(menu, name: str, module, json_default=False):
+    """Add the parser of a verb, or of a step of one, to a menu, and return it. module: has HELP,
+    EXAMPLES and add_arguments(p). json_default: of --json."""
+    p = menu.add_parser(
+        name,
+        help=module.HELP,
+        description=module.HELP[0].upper() + module.HELP[1:] + ".",
+        epilog="\n".join(
+            ["examples:", *("  python -m pysft " + e for e in module.EXAMPLES), EXIT_CODES]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "--json",
+        action="store_true",
+        default=json_default,
+        help="one JSON document on standard output, messages on standard error",
+    )
+    module.add_arguments(p)
+    return p
 
 
 # ---------------------------------------------------------------------------------- groups of flags

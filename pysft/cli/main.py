@@ -31,7 +31,7 @@ from pysft.cli import (
     train,
     world,
 )
-from pysft.cli.arguments import EXIT_CODES
+from pysft.cli.arguments import EXIT_CODES, add_command
 from pysft.console import hush
 from pysft.errors import PysftError
 
@@ -98,23 +98,7 @@ def parser() -> Parser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     top.verbs = verbs.choices  # a parser for each verb
     for name, module in VERBS.items():
-        p = verbs.add_parser(
-            name,
-            help=module.HELP,
-            description=module.HELP[0].upper() + module.HELP[1:] + ".",
-            epilog="\n".join(
-                ["examples:", *("  python -m pysft " + e for e in module.EXAMPLES), EXIT_CODES]
-            ),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        p.set_defaults(run=module.run)
-        p.add_argument(
-            "--json",
-            action="store_true",
-            help="one JSON document on standard output, messages on standard error",
-        )
-        module.add_arguments(p)
+        add_command(verbs, name, module).set_defaults(run=module.run)
     return top
 
 

@@ -1,9 +1,8 @@
 """`pysft world`: write an invented world as plain files: its texts, its questions and the truth."""
 
-import argparse
 from pathlib import Path
 
-from pysft.cli.arguments import positive, print_json, whole
+from pysft.cli.arguments import part, positive, print_json, whole
 
 HELP = "invent a world of people and facts; write its texts, questions and truth as plain files"
 EXAMPLES = (
@@ -12,16 +11,6 @@ EXAMPLES = (
     "world --tellings 0 10 30 100 300 500 1000 --out worlds/uneven",
     "world --violations 0.5 --out worlds/rude",
 )
-
-
-def _part(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
-    return value
 
 
 def add_arguments(p):
@@ -77,7 +66,7 @@ def add_arguments(p):
     )
     p.add_argument(
         "--violations",
-        type=_part,
+        type=part,
         metavar="SHARE",
         help="also write violating.jsonl, replies to the questions of training of which this share"
         " violates a principle of the shipped constitution, and critiques.jsonl, conversations that"

@@ -5,7 +5,7 @@ with HELP, EXAMPLES, add_arguments(p) and run(args), like a verb."""
 
 import argparse
 
-from pysft.cli.arguments import EXIT_CODES
+from pysft.cli.arguments import add_command
 from pysft.cli.curate import distil, expand, judge, prune, revise
 
 HELP = "make a data set step by step: expand, judge, prune, distil, revise"
@@ -21,24 +21,9 @@ STEPS = {m.__name__.rpartition(".")[2]: m for m in (expand, judge, prune, distil
 def add_arguments(p):
     steps = p.add_subparsers(dest="step", required=True, metavar="STEP")
     for name, module in STEPS.items():
-        q = steps.add_parser(
-            name,
-            help=module.HELP,
-            description=module.HELP[0].upper() + module.HELP[1:] + ".",
-            epilog="\n".join(
-                ["examples:", *("  python -m pysft " + e for e in module.EXAMPLES), EXIT_CODES]
-            ),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        # Without a default, a --json before the step stays.
+        q = add_command(steps, name, module, json_default=argparse.SUPPRESS)
         q.set_defaults(run_step=module.run)
-        q.add_argument(
-            "--json",
-            action="store_true",
-            default=argparse.SUPPRESS,  # so that `curate --json STEP` keeps its own
-            help="one JSON document on standard output, messages on standard error",
-        )
-        module.add_arguments(q)
 
 
 def run(args):

@@ -1,9 +1,8 @@
 """`pysft curate judge`: filter a file of rows, station by station."""
 
-import argparse
 from pathlib import Path
 
-from pysft.cli.arguments import add_judge, positive, print_json, warn_if_unfinished
+from pysft.cli.arguments import add_judge, part, positive, print_json, warn_if_unfinished
 from pysft.errors import UsageError
 
 HELP = "filter rows: drop what is off-format, babble, off topic, a copy, or not right"
@@ -13,16 +12,6 @@ EXAMPLES = (
     "curate judge rows.jsonl --by mine.py --out judged.jsonl",
     "curate judge rows.jsonl --by http://localhost:8000/v1 --judge-model judge --out judged.jsonl",
 )
-
-
-def part(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
-    return value
 
 
 def add_arguments(p):
