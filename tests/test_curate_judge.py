@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from chat_server import judging
 from command_line import conversation, lines, pysft, read_lines, refusal, succeeds
 from conftest import ROOT
-from counting_judge import judging
 
 from pysft.cli.curate.judge import funnel
 from pysft.jobs.curate.judge import REASONS
@@ -354,7 +354,7 @@ def test_files_that_cannot_be_used_are_one_sentence(workdir, trained):
     assert "no folder no" in refusal(2, *judge, "no/out.jsonl")
     assert "no.jsonl" in refusal(66, "curate", "judge", "no.jsonl", "--out", "out.jsonl")
     said = refusal(2, *judge, "out.jsonl", "--run", trained.run / "base")
-    assert "does not talk" in said and "name a tuned stage" in said
+    assert "a base model, which cannot answer; tune it: python -m pysft train" in said
     workdir.write("rows.jsonl", '{"text": "All is plain text."}\n')
     assert "line 1: it is plain text" in refusal(65, *judge, "out.jsonl")
     assert workdir.is_unchanged()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_server import judging
 from command_line import conversation, lines, pysft, read_lines, refusal, succeeds
 from conftest import ROOT
-from counting_judge import judging
 
 from pysft.batch import Batch
 from pysft.jobs.collect import sample_replies
@@ -361,7 +361,9 @@ def test_runs_and_files_that_cannot_be_used_are_one_sentence(rows, workdir, worl
     assert "no folder no" in refusal(2, *prune, "o.jsonl", "--by", "random", "--map", "no/m.jsonl")
     said = refusal(2, *prune, "o.jsonl", "--by", "loss", "--base", world_run[0] / "sft")
     assert "talks; name it by --run" in said
-    assert "does not talk" in refusal(2, *prune, "o.jsonl", "--run", world_run[0] / "base")
+    assert "a base model, which cannot answer" in refusal(
+        2, *prune, "o.jsonl", "--run", world_run[0] / "base"
+    )
     q = asked["sealed"][0]
     workdir.write("rows.jsonl", lines([conversation(*rows[0]), conversation(q.prompt, q.answer)]))
     said = refusal(65, *prune, "o.jsonl", *run)

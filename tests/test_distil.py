@@ -1,10 +1,7 @@
 """`curate distil`: which replies of a teacher are kept, and what it and the judge are asked."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
+from chat_server import ChatServer
 from command_line import SMALL_WORLD, pysft, read_lines, succeeds
 from test_chat import T, ids
 from texts import say
@@ -247,45 +244,11 @@ def test_a_run_without_a_world_has_no_truth(teacher, files):
 # -------------------------------------------------------------------------------- an endpoint
 
 
-class Server(ThreadingHTTPServer):
-    """Answers each request by `reply(messages, number of calls before)`, a text, (text, finish) or
-    a status."""
-
-    def __init__(self):
-        self.reply, self.asked = None, []
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def prompts(self):
-        """The last texts of the requests to a teacher."""
-        return [b["messages"][-1]["content"] for b in self.asked]
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        found = self.server.reply(body["messages"], len(self.server.asked))
-        self.server.asked.append(body)
-        status = found if isinstance(found, int) else 200
-        text, finish = found if isinstance(found, tuple) else (str(found), "stop")
-        reply = {"choices": [{"message": {"content": text}, "finish_reason": finish}]}
-        content = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def server():
-    server = Server()
+    server = ChatServer()
     yield server
-    server.shutdown()
-    server.server_close()
+    server.stop()
 
 
 MODEL = ("--teacher-model", "wise")

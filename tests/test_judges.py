@@ -1,10 +1,9 @@
 """Judges beside the exact one: a function in a file, and a model behind an endpoint."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from chat_server import ChatServer
 from command_line import refusal, succeeds
 
 from pysft.errors import DataError, MissingInput, UsageError
@@ -116,27 +115,13 @@ def test_flags_of_an_endpoint_are_for_an_endpoint(tmp_path):
 def server():
     """A judge that calls every reply right that is the true answer. It counts its calls."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
-            lines = dict(x.split(": ", 1) for x in body["messages"][1]["content"].splitlines()[:3])
-            verdict = "right" if lines.get("Reply") == lines["True answer"] else "wrong"
-            reply = {"choices": [{"message": {"content": verdict}, "finish_reason": "stop"}]}
-            content = json.dumps(reply).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def reply(messages, before):
+        lines = dict(x.split(": ", 1) for x in messages[1]["content"].splitlines()[:3])
+        return "right" if lines.get("Reply") == lines["True answer"] else "wrong"
 
-        def log_message(self, *arguments):
-            pass
-
-    asked = []
-    with HTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}/v1", asked
-        http.shutdown()
+    server = ChatServer(reply)
+    yield server.url, server.asked
+    server.stop()
 
 
 def test_an_endpoint_is_asked_once_for_each_reply(server, tmp_path):

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from counting_judge import judging
+from chat_server import judging
 
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.jobs.curate.judging import as_text, judge_of, refuse_sealed, truth_of

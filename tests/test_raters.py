@@ -1,15 +1,13 @@
 """Whoever ranks replies: the world's judge and labelers, a reward model, a file, an endpoint."""
 
-import json
 import re
 import sys
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from chat_server import ChatServer
 from command_line import pysft, read_lines, refusal, succeeds
 
 from pysft.errors import DataError, MissingInput, UsageError
@@ -229,43 +227,19 @@ def test_a_name_that_is_nobody_names_who_there_is(tmp_path, monkeypatch, by):
 # ------------------------------------------------------------------------------------ who is asked
 
 
-class Server(ThreadingHTTPServer):
-    """Prefers the reply with more letters e. `plan`: answers that it gives first."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan, self.bodies = [], []
-        threading.Thread(target=self.serve_forever, args=(0.005,), daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body)
-        shown = re.findall(r"^Reply (.): (.*)$", body["messages"][1]["content"], re.M)
-        order = sorted(shown, key=lambda pair: -pair[1].count("e"))
-        said = self.server.plan.pop(0) if self.server.plan else " > ".join(a for a, _ in order)
-        reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
-        content = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def server():
-    server = Server()
+    """Prefers the reply with more letters e. `plan`: answers that it gives first."""
+
+    def reply(messages, before):
+        shown = re.findall(r"^Reply (.): (.*)$", messages[1]["content"], re.M)
+        order = sorted(shown, key=lambda pair: -pair[1].count("e"))
+        return server.plan.pop(0) if server.plan else " > ".join(letter for letter, _ in order)
+
+    server = ChatServer(reply)
+    server.plan = []
     yield server
-    server.shutdown()
-    server.server_close()
+    server.stop()
 
 
 def asking(server, folder, **more):
@@ -278,7 +252,7 @@ def test_an_endpoint_reads_the_instructions_and_shuffled_replies(server, tmp_pat
     for n in range(8):
         found = hold(rater, said(f"Hi {n}"), ["e", "eee", "no", "ee"], [True, True, False, True])
         assert found == [("big", (3, 1, 4, 2))]  # whatever letters they had
-    for body in server.bodies:
+    for body in server.asked:
         system, user = body["messages"]
         assert system["content"].startswith(instructions()) and "B > A = C" in system["content"]
         assert user["content"].startswith("User: Hi") and "no [cut off]" in user["content"]
@@ -291,7 +265,7 @@ def test_an_endpoint_reads_the_instructions_and_shuffled_replies(server, tmp_pat
 def test_an_answer_in_no_form_is_asked_again_and_then_left_out(server, tmp_path):
     server.plan = ["A", "I like A best", "B = A"]
     assert hold(asking(server, tmp_path), said("Hi"), ["x", "y"]) == [("big", (1, 1))]
-    assert len(server.bodies) == 3
+    assert len(server.asked) == 3
     server.plan = ["A"] * 3
     assert hold(asking(server, tmp_path), said("Ho"), ["x", "y"]) == []
 
@@ -299,9 +273,9 @@ def test_an_answer_in_no_form_is_asked_again_and_then_left_out(server, tmp_path)
 def test_the_same_replies_are_not_asked_about_twice_wherever_they_stand(server, tmp_path):
     for number in (0, 5):
         hold(asking(server, tmp_path), said("Hi"), ["x", "e"], None, number)
-    assert len(server.bodies) == 1
+    assert len(server.asked) == 1
     hold(asking(server, tmp_path), said("Hi"), ["x", "f"])
-    assert len(server.bodies) == 2
+    assert len(server.asked) == 2
 
 
 def test_a_budget_stops_an_endpoint(server, tmp_path):
@@ -325,14 +299,14 @@ def test_a_stopped_command_goes_on_with_the_prompts_that_are_left(server, workdi
     flags = ("rate", "r.jsonl", "--by", server.url, "--judge-model", "big")
     for done in (3, 6):
         assert "budget" in refusal_of_budget(*flags, "--judge-budget", "3")
-        assert len(read_lines("r.jsonl.ratings")) == done == len(server.bodies)
+        assert len(read_lines("r.jsonl.ratings")) == done == len(server.asked)
     server.plan = ["?"] * 3
     found = succeeds(*flags, "--json").document
     assert (found["rated"], found["left"], found["left_out"]) == (0, 0, 1)
-    assert len(server.bodies) == 9
+    assert len(server.asked) == 9
     found = succeeds(*flags, "--json").document  # that answer is known, so nobody is asked
     assert (found["rated"], found["left"], found["left_out"]) == (0, 0, 1)
-    assert len(server.bodies) == 9
+    assert len(server.asked) == 9
     assert all(row["ranks"] == [2, 1, 3] for row in read_lines("r.jsonl.ratings"))
 
 
