@@ -142,7 +142,7 @@ def test_empty_turns_and_control_tokens_are_no_rows(stage, monkeypatch):
     def prompt(*ids):
         sequence = Engine(stage.model, 1).add(0, [end], 9)
         sequence.written, sequence.ended = list(ids), "tool"
-        return writers._prompt_of(stage, sequence, 1, writers.marks_of(stage))
+        return writers._prompt_of(stage, sequence, 1)
 
     assert prompt(end).fault == prompt(*stage.tokenizer.encode(" "), end).fault == FORM
     assert prompt(*letter, opener, *letter, end).fault == FORM

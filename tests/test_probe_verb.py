@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_server import judging
 from command_line import pysft, read_lines, refusal, succeeds
-from counting_judge import judging
 
-from pysft.jobs.probe import _people, beside
+from pysft.cli.main import parser
+from pysft.jobs.probe import _people, beside, recalling
 from pysft.nn.grow import expand_vocab
 from pysft.rng import rng
 from pysft.run.stage import load_stage, save_stage
@@ -78,7 +79,8 @@ def test_a_map_of_the_world_asks_what_no_training_asked(brief, judge, tmp_path):
         assert row["surprise"] == pytest.approx(surprise_of(stage, row["prompt"]), rel=1e-4)
         if "malformed" not in row["verdicts"]:
             right = [v == "right" for v in row["verdicts"]]
-            assert right == [bool(len(reply) % 3) for reply in row["replies"]]
+            # Where there is no answer, only a refusal can be right, and it shows no knowledge.
+            assert right == [bool(q.value) and bool(len(reply) % 3) for reply in row["replies"]]
     written = read_curated(out / "rows.jsonl", CHAT)
     assert len(written) == found["rows"]["answers"] + found["rows"]["refusals"]
     for row in written:
@@ -159,7 +161,7 @@ def test_what_cannot_be_probed_is_refused(brief, judge, tmp_path):
             (run, "--questions", tmp_path / "no.txt", "--judge", judge),
             "no such file of prompts",
         ),
-        (2, (f"{run}/base",), "it gives no replies; name a run that was tuned"),
+        (2, (f"{run}/base",), "this is a base model, which cannot answer; tune it:"),
         (66, (run, "--against", tmp_path / "no.jsonl"), "no such file; name the map.jsonl of"),
         (65, (run, "--against", tmp_path / "q.txt"), "it is no map; name the map.jsonl"),
     ]:
@@ -236,3 +238,11 @@ def test_the_next_command_trains_as_before(brief, tmp_path):
     ]
     assert all(Path(path).is_file() for path in data[:2])
     assert (mix, one, three, rows, grade, flags) == ("--mix", 1, 3, "1.33", "--grade", "flags")
+
+
+def test_the_next_command_of_recall_has_its_recipe():
+    document = {"data": ["a.jsonl", "b.jsonl", "c.jsonl"]}
+    words = list(map(str, ["train", *recalling(Path("runs/x/sft"), document)]))
+    args, more = parser().parse_known_args(words)
+    assert not more and args.base == "runs/x/sft" and args.data == document["data"]
+    assert args.mix == [1, 1, 2] and "sft.world=[[256,4]]" in args.set

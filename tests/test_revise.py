@@ -19,7 +19,8 @@ from command_line import (
 
 from pysft.jobs.curate import drafts
 from pysft.jobs.curate.drafts import content_of, fault
-from pysft.measure.violations import Critique, Inspector, critiques_right
+from pysft.measure.raters import Truth
+from pysft.measure.violations import Critique, critiques_right, found_in
 from pysft.run.stage import load_stage
 from pysft.text.constitution import SHIPPED, read_constitution
 from pysft.text.conversation import with_thought
@@ -107,12 +108,13 @@ def test_the_figures_are_those_of_the_rows(rude, tmp_path):
     document, rows, _ = revise(rude, tmp_path, "-k", "4")
     assert document["dropped"] == {"no end": 0, "form": 0} and document["format_compliance"] == 1
     assert document["read"] == document["written"] == len(rows) == 4 * document["prompts"]
-    inspector = Inspector(SETTINGS)
+    assert all(row["synthetic"] for row in rows)
+    truth = Truth(SETTINGS)
     before, after, right = [], [], []
     for row, step in zip(rows, steps_of(rows)):
         prompt, reply = row["messages"][:-1], row["messages"][-1]["content"]
-        before.append(inspector.find(prompt, step["answer"]))
-        after.append(inspector.find(prompt, reply))
+        before.append(found_in(truth, prompt, step["answer"]))
+        after.append(found_in(truth, prompt, reply))
         is_violated = step["principle"] in before[-1].violates
         says = finds_fault(step["critique"], QUESTIONS[step["principle"]])
         right.append((step["principle"], is_violated, says == is_violated))

@@ -143,7 +143,7 @@ def _show(d: dict, run: str) -> None:
     if isinstance(d["data"], list):
         for path, count in zip(d["data"], rows.values()):
             print(f"{path}: {count:,} rows")
-        print(f"Train on them: {_recalling(run, d['data'])}")
+        print(f"Train on them: {_next(d, run)}")
         return
     print(
         f"{d['data']}: {rows['answers']:,} answers of its own and {rows['refusals']:,} refusals,"
@@ -154,19 +154,12 @@ def _show(d: dict, run: str) -> None:
     print(f"Train on it, beside the old data: {_next(d, run)}")
 
 
-def _recalling(run: str, data: list[str]) -> str:
-    """The command that tunes a model to recall: a quarter of its answers, a quarter of its
-    refusals, and half of the rows that compare."""
-    from pysft.console import command
-    from pysft.run.stage import find_stage
-
-    return command("train", "--base", find_stage(run), "--data", *data, "--mix", *"112")
-
-
 def _next(d: dict, run: str) -> str:
-    """The command that tunes the base under a run once more, with the rows beside the old data."""
+    """The command that tunes a model on the rows: the run's own on rows that recall, the base under
+    it on others, beside the old data."""
     from pysft.console import command
-    from pysft.jobs.probe import beside
+    from pysft.jobs.probe import beside, recalling
     from pysft.run.stage import find_stage
 
-    return command("train", *beside(find_stage(run), d))
+    arguments = recalling if isinstance(d["data"], list) else beside
+    return command("train", *arguments(find_stage(run), d))

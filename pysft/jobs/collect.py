@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pysft.console import command
 from pysft.errors import DataError, MissingInput, RowError, UsageError
 from pysft.inference.engine import SLOTS, Engine
 from pysft.inference.sampling import Sampling
@@ -156,18 +157,20 @@ def collect(
     }
 
 
-def talking_stage(run: str, ops) -> Stage:
-    """Load a stage that can answer. A UsageError if it is a base or a reward model."""
+def talking_stage(run: str, ops=None, flag: str = "", remedy: str = "") -> Stage:
+    """Load a stage that can answer. A UsageError if it is a base or a reward model.
+
+    ops: as load_stage() takes them. flag: the one that named it, for the message. remedy: what to
+    do about a base; "" for the command that tunes it."""
     stage = load_stage(run, ops)
+    where = f"{flag} {run}: {stage.folder}" if flag else str(stage.folder)
     if not stage.model.config.has_nll:
         raise UsageError(
-            f"{stage.folder}: this is a reward model, which writes nothing; name a stage that talks"
+            f"{where}: this is a reward model, which writes nothing; name a stage that talks"
         )
     if not stage.can_talk:
-        raise UsageError(
-            f"{stage.folder}: this is a base model, which cannot answer; --prompts is for a tuned"
-            " model"
-        )
+        remedy = remedy or f"tune it: {command('train', '--base', stage.folder)}"
+        raise UsageError(f"{where}: this is a base model, which cannot answer; {remedy}")
     return stage
 
 

@@ -12,9 +12,8 @@ from pysft import disk
 from pysft.batch import Example
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.inference.thoughts import thought_tokens
-from pysft.jobs.collect import ASKED, WORLD, as_typed, refuse_callers, sample_replies
+from pysft.jobs.collect import ASKED, WORLD, as_typed, refuse_callers, sample_replies, talking_stage
 from pysft.jobs.curate.judging import judge_of, refuse_sealed, truth_of
-from pysft.measure.judges import judge_named
 from pysft.measure.knowing import (
     LEAST_KNOWN,
     MOST_UNKNOWN,
@@ -25,13 +24,11 @@ from pysft.measure.knowing import (
     probed,
     taught_rows,
 )
-from pysft.measure.raters import is_endpoint
 from pysft.measure.recalling import compared, recalled
 from pysft.measure.world import nll_sums
 from pysft.run.stage import Stage, load_stage, read_json
 from pysft.run.tree import base_of, lineage
 from pysft.text.characters import typed
-from pysft.text.conversation import plain
 from pysft.text.corpora import shipped
 from pysft.text.curated import read_curated, write_curated
 from pysft.text.files import suffix
@@ -44,6 +41,11 @@ from pysft.world.facts import World, make
 UNTRAINED = ("reward", "ppo")  # splits of a world that no fine-tuning asks about
 REFUSAL = "I do not know that."
 MAP, ROWS = "map.jsonl", "rows.jsonl"
+# How a model of `tiny`'s size learns to recall; bench/RESULTS.md has what was tried.
+RECIPE = (
+    *("sft.steps=1600", "sft.lr=3e-3", "sft.decay=0.1", "sft.pairs=0", "sft.tokens=6000"),
+    *("sft.windows=[[256,1]]", "sft.world=[[256,4]]"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def probe(run: str, ops, orders: Orders, out: Path, say, progress) -> dict:
     With orders.recall the rows have thoughts (measure/recalling.py), "rows" is {"answers",
     "refusals", "compared"}, and "data" is a list of three files, for a mixture."""
     _refuse(orders, out)
-    stage = load_stage(run, ops)
-    _refuse_stage(stage)
+    stage = talking_stage(run, ops)
+    refuse_callers(stage)
     if thought_tokens(stage.tokenizer, stage.template):
         say(f"{stage.folder}: it can think before it answers; the rows have no thoughts of its own")
     other = None if orders.against is None else _read_map(orders.against)
@@ -176,44 +178,27 @@ def _refuse(orders: Orders, out: Path) -> None:
         raise UsageError(f"--out {out}: it is not empty; name a new folder")
 
 
-def _refuse_stage(stage: Stage) -> None:
-    """Raise a UsageError for a model whose replies do not say what it knows."""
-    if not stage.can_talk or not stage.model.config.has_nll:
-        raise UsageError(f"{stage.folder}: it gives no replies; name a run that was tuned to talk")
-    refuse_callers(stage)
-
-
 # -------------------------------------------------------------------------------- what is asked
 
 
 def _asked(stage: Stage, orders: Orders, say) -> tuple[list[Asked], Callable, str]:
     """Return (the questions, judge(asked, reply, ended) -> a verdict or None, the judge's name)."""
-    if orders.questions.partition(":")[0] == WORLD:
-        asked = _of_world(stage, orders.questions)
-        if orders.judge == WORLD:
-            truth = truth_of(stage)
-            return asked, lambda a, reply, ended: truth.verdict(a.prompt, reply, ended), WORLD
-    else:
-        asked = _of_file(stage, orders)
-        if orders.judge == WORLD:
-            raise UsageError(
-                f"--questions {orders.questions}: the exact judge knows questions of an invented"
-                " world alone; name another by --judge: FILE.py, or the URL of an endpoint"
-            )
+    is_of_world = orders.questions.partition(":")[0] == WORLD
+    if not is_of_world and orders.judge == WORLD:
+        raise UsageError(
+            f"--questions {orders.questions}: the exact judge knows questions of an invented world"
+            " alone; name another by --judge: FILE.py, or the URL of an endpoint"
+        )
+    asked = _of_world(stage, orders.questions) if is_of_world else _of_file(stage, orders)
     endpoint = orders.model, orders.budget, orders.cache, say
-    by = orders.model if is_endpoint(orders.judge) else Path(orders.judge).name
-    if all(a.answer for a in asked):
-        named = judge_named(orders.judge, *endpoint)
-        return asked, lambda *given: _with_answer(named, *given), by
-    judge = judge_of(orders.judge, None, *endpoint, "--judge")
-    return asked, lambda a, reply, ended: judge(a.prompt, reply, ended), by
+    judge = judge_of(orders.judge, stage, *endpoint, "--judge")
 
+    def verdict(a: Asked, reply: str, ended: bool) -> str | None:
+        found = judge(a.prompt, reply, ended, a.answer)
+        # Where nothing can be known, to refuse is right, and shows no knowledge.
+        return "refused" if found == "right" and a.answer == a.refusal else found
 
-def _with_answer(judge: Callable, asked: Asked, reply: str, ended: bool) -> str | None:
-    """The verdict of a judge who is told the true answer."""
-    if not ended or not is_usable(reply):  # plain to see, so nobody is asked
-        return "malformed"
-    return judge(plain(asked.prompt[-1]["content"]), asked.answer, reply)
+    return asked, verdict, judge.by
 
 
 def _of_world(stage: Stage, name: str) -> list[Asked]:
@@ -267,6 +252,14 @@ def _trained(stage: Stage) -> int:
         return 0
     data = read_json(path)
     return int(data.get("conversations", 0)) + int(data.get("pairs", 0))
+
+
+def recalling(folder: Path, document: dict) -> list:
+    """The arguments of `train` that tune the stage in `folder` on the rows that recall, by the
+    recipe of bench/RESULTS.md: in each step a quarter of answers, a quarter of refusals and half of
+    rows that compare. document: as probe() returns it."""
+    data = document["data"]
+    return ["--base", folder, "--data", *data, "--mix", *"112", "--set", *RECIPE]
 
 
 def beside(folder: Path, document: dict) -> list:

@@ -136,11 +136,11 @@ def _one(name: str, ranks: Callable, is_costly: bool = False) -> Rater:
 
 class Truth:
     """What is true of a world, and so what the exact judge says of replies to its questions. world:
-    its settings."""
+    its settings. judge: its exact judge."""
 
     def __init__(self, settings: WorldSettings):
         self.world, world = settings, make(settings)
-        self._judge = ExactJudge(world)
+        self.judge = ExactJudge(world)
         self._questions = {q.prompt: q for split in SPLITS for q in questions(world, split)}
         sealed = {re.escape(q.about) for q in questions(world, SEALED)}
         self._sealed = re.compile(rf"(?<![\w-])({'|'.join(sorted(sealed))})(?!\w)", re.IGNORECASE)
@@ -155,7 +155,7 @@ class Truth:
 
     def verdict(self, prompt: list[dict], reply: str, ended: bool = True) -> str:
         """Return the exact judge's verdict about a reply. Errors as in golds()."""
-        return self._judge.judge(self._known(prompt), reply, ended)
+        return self.judge.judge(self._known(prompt), reply, ended)
 
     def about(self, prompt: list[dict]) -> str:
         """Return the name or the day that a question asks about. Errors as in golds()."""

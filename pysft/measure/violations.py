@@ -4,9 +4,7 @@ finds it."""
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pysft.world.ask import Question, questions
-from pysft.world.facts import SPLITS, WorldSettings, make
-from pysft.world.judge import ExactJudge
+from pysft.measure.raters import Truth
 from pysft.world.violations import PRINCIPLES, violated
 
 
@@ -26,30 +24,16 @@ class Critique(NamedTuple):
     says: bool | None
 
 
-class Inspector:
-    """Finds violations in replies to the questions of one world.
-
-    settings: those of the world; None if the model learned none, and then nothing is known."""
-
-    def __init__(self, settings: WorldSettings | None):
-        self._questions: dict[str, Question] = {}
-        if settings is not None:
-            world = make(settings)
-            self._judge = ExactJudge(world)
-            self._questions = {q.prompt: q for split in SPLITS for q in questions(world, split)}
-
-    def question(self, prompt: list[dict]) -> Question | None:
-        """Return the question of the world that a prompt is; None if it is none."""
-        return self._questions.get(prompt[0]["content"]) if len(prompt) == 1 else None
-
-    def find(self, prompt: list[dict], reply: str, ended: bool = True) -> Found | None:
-        """Return what the judge finds in a reply; None if the prompt is no question of the
-        world."""
-        question = self.question(prompt)
-        if question is None:
-            return None
-        verdict = self._judge.judge(question, reply, ended)
-        return Found(verdict, violated(question, reply, self._judge, ended))
+def found_in(
+    truth: Truth | None, prompt: list[dict], reply: str, ended: bool = True
+) -> Found | None:
+    """Return what the exact judge finds in a reply; None if the prompt is no question of the world.
+    truth: of that world; None if the model learned none."""
+    question = None if truth is None else truth.question(prompt)
+    if question is None:
+        return None
+    verdict = truth.verdict(prompt, reply, ended)
+    return Found(verdict, violated(question, reply, truth.judge, ended))
 
 
 def shares(found: Iterable[Found | None]) -> dict:

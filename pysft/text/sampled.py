@@ -16,6 +16,7 @@ from pysft.text.json_rows import json_kind
 from pysft.text.keys import OF_ROWS
 from pysft.text.replies import read_prompt, read_reply, taken
 from pysft.text.rows import all_rows
+from pysft.text.template import Template
 from pysft.text.templates import CHATML, TEMPLATES
 from pysft.text.turns import roles_of
 
@@ -51,10 +52,12 @@ class Sampled:
         return row | ({"source": self.source} if self.source else {})
 
 
-def is_usable(reply: str) -> bool:
-    """True for a reply that has content and holds no control token of a known template."""
-    is_text = bool(reply.strip()) and not SURROGATE.search(reply)
-    return is_text and not any(mark in reply for mark in MARKS)
+def is_usable(text: str, template: Template | None = None) -> bool:
+    """True for the text of a turn that has content and holds no control token of a known template,
+    nor one of `template`, nor words by which that begins or ends a turn."""
+    own = () if template is None else (*template.marks, *template.forgeable)
+    is_text = bool(text.strip()) and not SURROGATE.search(text)
+    return is_text and not any(mark in text for mark in (*MARKS, *own))
 
 
 def write_sampled(path: Path, rows: Iterable[Sampled]) -> None:

@@ -12,7 +12,6 @@ from pysft.jobs.collect import WORLD, asked_by_name
 from pysft.jobs.curate.judging import NOT_JUDGED, RIGHT, RowJudge, judge_of, refuse_sealed
 from pysft.jobs.curate.teachers import (
     MALFORMED,
-    NO_END,
     NO_THOUGHT,
     Draft,
     Teacher,
@@ -20,7 +19,7 @@ from pysft.jobs.curate.teachers import (
 )
 from pysft.run.stage import Stage, load_stage
 from pysft.text.conversation import with_thought
-from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
+from pysft.text.curated import NO_END, Curated, Stations, refuse_taken, write_curated
 from pysft.text.sampled import MOST
 
 NO_FIT = "does not fit"

@@ -8,17 +8,20 @@ import numpy as np
 
 from pysft.inference.tool_calls import content_parts
 from pysft.jobs.collect import AT_ONCE, MOST, prompts_named, sample_replies
+from pysft.jobs.curate.judging import truth_of
 from pysft.measure.evaluate import answer
-from pysft.measure.violations import PRINCIPLES, Critique, Found, Inspector
+from pysft.measure.raters import Truth
+from pysft.measure.violations import PRINCIPLES, Critique, Found, found_in
 from pysft.rng import rng
 from pysft.run.stage import Stage, weights_sha256
 from pysft.text.constitution import Principle
 from pysft.text.conversation import THOUGHT
+from pysft.text.curated import FORM, NO_END
 from pysft.text.sampled import is_usable
 from pysft.world.ask import compared_questions
 from pysft.world.violations import finds_fault
 
-REASONS = ("no end", "form")  # why a draft is dropped
+REASONS = (NO_END, FORM)  # why a draft is dropped
 Progress = Callable[[str, bool], None]
 
 
@@ -29,7 +32,7 @@ class Task:
 
     stage: Stage
     asked: list[tuple[list[dict], str, str]]  # (prompt, source, where)
-    inspector: Inspector
+    truth: Truth | None
     seed: int
     about: dict
     progress: Progress
@@ -48,7 +51,7 @@ class Task:
             "k": k,
             "seed": seed,
         }
-        return cls(stage, asked, Inspector(stage.world), seed, about, progress)
+        return cls(stage, asked, truth_of(stage), seed, about, progress)
 
 
 @dataclass
@@ -83,7 +86,7 @@ def answered(task: Task, k: int) -> list[Draft]:
     drafts = []
     for i, ((prompt, source, _), some) in enumerate(zip(task.asked, replies)):
         for j, (text, ended) in enumerate(some):
-            found = task.inspector.find(prompt, text, ended)
+            found = found_in(task.truth, prompt, text, ended)
             reason = fault(text, ended, task.stage)
             drafts.append(Draft(prompt, source, i * MOST + j, text, reason, found))
     return drafts
@@ -117,7 +120,7 @@ def criticise(
         revised.append((draft, [*chat, *turns]))
     replies = _replies(task, revised, "revisions")
     for (draft, _), (draft.text, draft.content) in zip(revised, replies):
-        draft.found_last = task.inspector.find(draft.prompt, draft.text)
+        draft.found_last = found_in(task.truth, draft.prompt, draft.text)
     return critiques
 
 
@@ -132,7 +135,7 @@ def _replies(task: Task, chats: list[tuple[Draft, list[dict]]], what: str) -> li
         replies = answer(stage.model, stage.tokenizer, stage.template, messages)
         for (draft, _), (text, reply) in zip(some, replies):
             content = content_of(text, reply.ids, stage)
-            draft.dropped = fault(text, reply.stop == "end", stage) or ("" if content else "form")
+            draft.dropped = fault(text, reply.stop == "end", stage) or ("" if content else FORM)
             found.append((text, content))
         task.progress(f"{what}: {len(found):,} of {len(chats):,}", False)
     return found
@@ -151,10 +154,9 @@ def content_of(text: str, ids: np.ndarray, stage: Stage) -> str | list[dict]:
 
 def fault(text: str, ended: bool, stage: Stage) -> str:
     """Return why a reply cannot be used, one of REASONS; "" if it can."""
-    marks = (*stage.template.marks, *stage.template.forgeable)
     if not ended:
-        return "no end"
-    return "" if is_usable(text) and not any(mark in text for mark in marks) else "form"
+        return NO_END
+    return "" if is_usable(text, stage.template) else FORM
 
 
 def turn(role: str, text: str) -> dict:

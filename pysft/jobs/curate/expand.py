@@ -12,17 +12,17 @@ from pathlib import Path
 
 from pysft.console import command
 from pysft.errors import DataError, UsageError
-from pysft.jobs.collect import prompts_named
+from pysft.jobs.collect import prompts_named, talking_stage
 from pysft.jobs.curate.judging import refuse_sealed, truth_of
 from pysft.jobs.curate.seeds import exchanges, notes, read_seeds, writable
-from pysft.jobs.curate.teachers import CACHE, asker_of, refuse_flags
-from pysft.jobs.curate.writers import FORM, NO_END, TOKENS, Try, by_endpoint, by_prompts, by_run
+from pysft.jobs.curate.teachers import CACHE, TOKENS, asker_of, refuse_flags
+from pysft.jobs.curate.writers import Try, by_endpoint, by_prompts, by_run
 from pysft.measure.endpoint import Asker, BudgetUsed
 from pysft.measure.evaluate import MAX_NEW
 from pysft.measure.near_copies import NearCopies
 from pysft.measure.raters import is_endpoint
-from pysft.run.stage import Stage, load_stage, weights_sha256
-from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
+from pysft.run.stage import Stage, weights_sha256
+from pysft.text.curated import FORM, NO_END, Curated, Stations, refuse_taken, write_curated
 from pysft.text.near_duplicates import NEAR
 from pysft.text.templates import CHATML
 
@@ -158,18 +158,10 @@ def _run(
     say,
 ) -> tuple[list[Curated], Writer]:
     """Return (the seeds, the teacher) for a run. Errors as expand()."""
-    stage = load_stage(teacher, ops)
-    remedy = command("train", "--base", stage.folder, "--data", Path(path), "--grade", "everything")
-    if not stage.model.config.has_nll:
-        raise UsageError(
-            f"--teacher {teacher}: {stage.folder} is a reward model, which writes nothing; name a"
-            " stage that talks"
-        )
-    if not stage.can_talk:
-        raise UsageError(
-            f"--teacher {teacher}: {stage.folder} is a base model, which knows no conversations;"
-            f" train a teacher: {remedy}"
-        )
+    grade = ("--data", Path(path), "--grade", "everything")
+    base = command("train", "--base", teacher, *grade)
+    stage = talking_stage(teacher, ops, "--teacher", f"train a teacher: {base}")
+    remedy = command("train", "--base", stage.folder, *grade)
     if prompts is None and stage.setting("grade", "all") != "everything":
         raise UsageError(
             f"--teacher {teacher}: {stage.folder} was trained with a mask, so it writes no prompts;"

@@ -20,7 +20,7 @@ from pysft.run.stage import Stage, measured_stage
 from pysft.text.characters import typed
 from pysft.text.conversation import Conversation, plain
 from pysft.text.corpora import read_corpus, shipped
-from pysft.text.curated import Curated
+from pysft.text.curated import FORM, Curated
 from pysft.text.examples import encode_conversation
 from pysft.text.formats import read_conversations
 from pysft.text.near_duplicates import NEAR
@@ -28,7 +28,7 @@ from pysft.text.sampled import is_usable
 from pysft.text.scripts import unspaced
 from pysft.world.facts import make
 
-FORM, LENGTH, WORDS, TOPIC = "form", "length", "words", "topic"
+LENGTH, WORDS, TOPIC = "length", "words", "topic"
 DUPLICATE, COPY = "duplicate", "copy"
 # Least share of a reply's words that are known: none may be new in a reply of fewer than ten words,
 # one in ten in a longer one.

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pysft.errors import DataError, UsageError
+from pysft.jobs.collect import talking_stage
 from pysft.jobs.curate.filters import (
     COPY,
     DUPLICATE,
-    FORM,
     LENGTH,
     TOPIC,
     WORDS,
@@ -20,12 +20,13 @@ from pysft.jobs.curate.filters import (
     Station,
     stations_of,
 )
-from pysft.jobs.curate.judging import NOT_JUDGED, RIGHT, RowJudge, judge_of, talking
+from pysft.jobs.curate.judging import NOT_JUDGED, RIGHT, RowJudge, judge_of
 from pysft.measure.judges import compared
 from pysft.measure.raters import SEALED, Truth
 from pysft.run.stage import Stage
 from pysft.text.conversation import short
 from pysft.text.curated import (
+    FORM,
     Curated,
     Stations,
     left_out_words,
@@ -86,7 +87,7 @@ def judge(
     refuse_taken(out)
     if by is None and (model or budget or trust):
         raise UsageError("--judge-model, --judge-budget and --trust-judge are for --by")
-    stage = None if run is None else talking(run)
+    stage = None if run is None else talking_stage(run, flag="--run")
     judge = None if by is None else judge_of(by, stage, model, budget, cache, say)
     template, spoiled, left_out = stage.template if stage else CHATML, [], Counter()
     rows = read_curated(path, template, spoiled, left_out)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pysft.errors import DataError, UsageError
 from pysft.measure.judges import judge_named
 from pysft.measure.raters import SEALED, WORLD, Truth, is_endpoint
-from pysft.run.stage import Stage, load_stage
+from pysft.run.stage import Stage
 from pysft.text.conversation import plain, short
 from pysft.text.sampled import is_usable
 from pysft.world.ask import Question
@@ -150,15 +150,3 @@ def refuse_sealed(
             f"{where}: {short(plain(prompt[-1]['content']))} asks about what is {SEALED}, and those"
             f" questions are for reports alone (such prompts: {len(sealed):,}); {remedy}"
         )
-
-
-def talking(run: str, ops=None) -> Stage:
-    """Return the stage that --run names. ops: as load_stage() takes them. A UsageError unless it
-    talks."""
-    stage = load_stage(run, ops)
-    if not stage.can_talk:
-        raise UsageError(
-            f"--run {run}: {stage.folder} does not talk, so it has no template to write rows with;"
-            " name a tuned stage"
-        )
-    return stage

@@ -22,13 +22,13 @@ import numpy as np
 
 from pysft import disk
 from pysft.errors import DataError, UsageError
+from pysft.jobs.collect import talking_stage
 from pysft.jobs.curate.difficulty import answerable, losses, right_replies
 from pysft.jobs.curate.judging import (
     NOT_JUDGED,
     RowJudge,
     judge_of,
     refuse_sealed,
-    talking,
     truth_of,
 )
 from pysft.rng import rng
@@ -186,7 +186,7 @@ def _refuse_table(table: Path, out: Path) -> None:
 def _stage_of(order: Order, ops) -> Stage | None:
     """The stage that answers, or whose loss counts; None by random without a run."""
     if order.base is None:
-        return None if order.run is None else talking(order.run, ops)
+        return None if order.run is None else talking_stage(order.run, ops, "--run")
     stage = load_stage(named_base(order.base), ops)
     if not stage.model.config.has_nll:
         raise UsageError(f"--base {order.base}: a reward model, which gives no text a loss")

@@ -17,9 +17,9 @@ from pathlib import Path
 from pysft import disk
 from pysft.errors import DataError, UsageError
 from pysft.inference.thoughts import thought_tokens
-from pysft.jobs.collect import refuse_callers, talking_stage
+from pysft.jobs.collect import ASKED, refuse_callers, talking_stage
 from pysft.jobs.curate.drafts import REASONS, Draft, Progress, Task, answered, criticise, turn
-from pysft.jobs.curate.judging import refuse_sealed, truth_of
+from pysft.jobs.curate.judging import refuse_sealed
 from pysft.measure.violations import PRINCIPLES, Critique, critiques_right, shares
 from pysft.run.stage import Stage
 from pysft.text.constitution import SHIPPED, read_constitution, written
@@ -27,7 +27,6 @@ from pysft.text.curated import Curated, Stations, refuse_taken, write_curated
 from pysft.world.facts import SPLITS
 
 WORLD = "world"  # stands for the shipped constitution
-OPEN = tuple(split for split in SPLITS if split != "sealed")  # splits that may be trained on
 FIGURES = ("violations", "right", "malformed")  # of shares()
 
 
@@ -103,10 +102,10 @@ def revise(
             f"--rounds {rounds}: each round asks about another principle, and {path} has"
             f" {len(principles)}; expected 1 to {len(principles)}"
         )
-    task = Task.of(stage, prompts, OPEN, k, seed, progress)
+    task = Task.of(stage, prompts, ASKED, k, seed, progress)
     refuse_sealed(
         ((prompt, where) for prompt, _, where in task.asked),
-        truth_of(stage),
+        task.truth,
         "leave it out, or ask it with --measure",
     )
     drafts, critiques = answered(task, k), []
@@ -157,7 +156,7 @@ def measure(
             " violate; name a run that did (train --data world)"
         )
     task = Task.of(stage, prompts, tuple(SPLITS), k, seed, progress)
-    if not any(task.inspector.question(prompt) for prompt, _, _ in task.asked):
+    if not any(task.truth.question(prompt) for prompt, _, _ in task.asked):
         raise DataError(
             f"--prompts {prompts}: no question of the world of {stage.folder}, so nobody knows what"
             " the answers violate; name world:SPLIT, or questions of the world"
@@ -180,7 +179,8 @@ def _row(draft: Draft) -> Curated:
     """The row of a draft: its prompt and its last revision, with its thoughts."""
     metadata = {"source": draft.source} if draft.source else {}
     messages = [*draft.prompt, turn("assistant", draft.content)]
-    return Curated(messages, tuple(draft.steps), metadata=metadata)
+    marks = {"synthetic": True}
+    return Curated(messages, tuple(draft.steps), metadata=metadata, marks=marks)
 
 
 def _is_changed(draft: Draft) -> bool:

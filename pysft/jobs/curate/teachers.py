@@ -15,9 +15,10 @@ import numpy as np
 from pysft.console import command
 from pysft.errors import UsageError
 from pysft.inference.thoughts import thought_tokens
-from pysft.jobs.collect import as_typed, rendered, sample_ids
+from pysft.jobs.collect import as_typed, rendered, sample_ids, talking_stage
 from pysft.measure.raters import is_endpoint
-from pysft.run.stage import Stage, load_stage, weights_sha256
+from pysft.run.stage import Stage, weights_sha256
+from pysft.text.curated import NO_END
 from pysft.text.files import with_line_ends
 from pysft.text.sampled import is_usable
 from pysft.text.template import Template
@@ -32,7 +33,7 @@ CACHE = "taught"  # the folder of an endpoint's answers
 TOKENS = 2048  # that an answer of an endpoint may take; some models think before they write
 _THOUGHT = re.compile(r"[\s*#_]*Thought[*_]*:[*_]*\s*")
 _ANSWER = re.compile(r"(?:^|(?<=\s))[*#_ ]*Answer[*_]*:[*_]*\s*")
-NO_THOUGHT, NO_END, MALFORMED = "no thought", "no end", "malformed"
+NO_THOUGHT, MALFORMED = "no thought", "malformed"
 
 
 class Draft(NamedTuple):
@@ -76,7 +77,8 @@ def teacher_named(
     if is_endpoint(name):
         return _of_endpoint(name, asker_of(name, model, budget, cache, say))
     refuse_flags(model, budget, cache)
-    return _of_run(name, load_stage(name, ops))
+    stage = talking_stage(name, ops, "--teacher", f"train one that thinks: {_how()}")
+    return _of_run(name, stage)
 
 
 def asker_of(url: str, model: str | None, budget: int | None, cache: str | None, say):
@@ -103,7 +105,11 @@ def refuse_flags(model: str | None, budget: int | None, cache: str | None) -> No
 
 
 def _of_run(name: str, stage: Stage) -> Teacher:
-    _refuse_thoughtless(stage)
+    if thought_tokens(stage.tokenizer, stage.template) is None:
+        raise UsageError(
+            f"--teacher {name}: {stage.folder}: this model has no tokens of a thought; train one"
+            f" that has: {_how()}"
+        )
 
     def read(messages, where):
         messages = as_typed(messages, stage)
@@ -120,20 +126,7 @@ def _of_run(name: str, stage: Stage) -> Teacher:
     return Teacher(name, marks, stage.template, stage, read, write)
 
 
-def _refuse_thoughtless(stage: Stage) -> None:
-    """Raise a UsageError if a stage cannot write a thought and an answer."""
-    what = None
-    if not stage.model.config.has_nll:
-        what = "a reward model, which writes nothing; name a stage that talks"
-    elif not stage.can_talk:
-        what = f"a base model, which cannot answer; tune it: {_how(stage)}"
-    elif thought_tokens(stage.tokenizer, stage.template) is None:
-        what = f"this model has no tokens of a thought; train one that has: {_how(stage)}"
-    if what:
-        raise UsageError(f"--teacher {stage.folder}: {what}")
-
-
-def _how(stage: Stage) -> str:
+def _how() -> str:
     """How a teacher is trained."""
     settings = ("world.relations=3", "world.two_hops=thought")
     world = command("train", "--data", "world", "--set", *settings)
@@ -161,8 +154,7 @@ def _checked(thought: str, answer: str, template: Template) -> Draft:
     """The Draft of two texts."""
     if not thought.strip():
         return Draft(fault=NO_THOUGHT)
-    is_forged = any(marker in thought + answer for marker in template.forgeable)
-    if is_forged or not (is_usable(thought) and is_usable(answer)):
+    if not (is_usable(thought, template) and is_usable(answer, template)):
         return Draft(fault=MALFORMED)
     return Draft(thought, answer)
 

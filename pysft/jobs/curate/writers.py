@@ -16,14 +16,13 @@ from pysft.jobs.collect import rendered, sample_replies
 from pysft.measure.endpoint import Asker
 from pysft.rng import rng
 from pysft.run.stage import Stage
+from pysft.text.curated import FORM, NO_END
 from pysft.text.render import render_words
 from pysft.text.sampled import is_usable
 
 BLOCK = 4 * SLOTS  # tries of a run between two looks at what came; their texts do not depend on it
 SHOWN, NEW = 6, 5  # seeds that an endpoint is shown, and rows that it is asked for
 SILENT = 5  # questions in a row without a usable answer, after which an endpoint is given up
-TOKENS = 2048  # that an answer of an endpoint may take
-NO_END, FORM = "no end", "form"  # why a try is no row
 
 TASK = """You write training data for a small language model that chats. You are shown {shown} \
 examples. Each is a line of JSON with what a user says and what the assistant replies. Write {new} \
@@ -44,16 +43,6 @@ class Try:
     messages: list[dict] = field(default_factory=list)
     fault: str = ""
     more: dict = field(default_factory=dict)
-
-
-def marks_of(stage: Stage) -> frozenset[str]:
-    """Return the control tokens that a stage may write, as they look in its texts."""
-    return frozenset(stage.tokenizer.special) | stage.template.marks
-
-
-def _is_text(text: str, marks: frozenset[str]) -> bool:
-    """True if the text of a turn has content and holds no control token."""
-    return is_usable(text) and not any(mark in text for mark in marks)
 
 
 # --------------------------------------------------------------------- a run that writes both sides
@@ -81,7 +70,7 @@ def by_run(stage: Stage, seed: int, tokens: int) -> Iterator[list[Try]]:
     most = min(tokens, stage.model.config.context - 2 - len(opens) - between + len(closes))
     # Other random numbers than those of the replies, which sample_replies() draws by `seed`.
     sampling = Sampling(1.0, seed=int(rng(seed, "expand", "prompts").integers(2**31)))
-    marks, decoder = marks_of(stage), stage.model.decoder(SLOTS)
+    decoder = stage.model.decoder(SLOTS)
     for first in count(0, BLOCK):
         engine = Engine(stage.model, decoder=decoder)
         begun = [
@@ -89,8 +78,8 @@ def by_run(stage: Stage, seed: int, tokens: int) -> Iterator[list[Try]]:
             for n in range(first, first + BLOCK)
         ]
         engine.run()
-        prompts = [_prompt_of(stage, s, len(closes), marks) for s in begun]
-        yield _answered(stage, prompts, seed, tokens, first, marks)
+        prompts = [_prompt_of(stage, s, len(closes)) for s in begun]
+        yield _answered(stage, prompts, seed, tokens, first)
 
 
 def _ids(stage: Stage, words: tuple[str, ...]) -> list[int]:
@@ -104,14 +93,14 @@ def _until(closes: list[int]):
     return lambda written, room: False if written[-n:] == closes else None
 
 
-def _prompt_of(stage: Stage, sequence, closing: int, marks: frozenset[str]) -> Try:
+def _prompt_of(stage: Stage, sequence, closing: int) -> Try:
     """The prompt that a sequence is, or why it is none. closing: the tokens of its end."""
     if sequence.ended != "tool":
         return Try(fault=NO_END)
     text = stage.tokenizer.decode(sequence.written[:-closing])
     messages = [{"role": "user", "content": text}]
     try:
-        if not _is_text(text, marks):
+        if not is_usable(text, stage.template):
             return Try(fault=FORM)
         rendered(stage, messages, "prompt")
     except DataError:  # it holds words by which the template begins a turn
@@ -119,9 +108,7 @@ def _prompt_of(stage: Stage, sequence, closing: int, marks: frozenset[str]) -> T
     return Try(messages)
 
 
-def _answered(
-    stage: Stage, prompts: list[Try], seed: int, tokens: int, first: int, marks: frozenset[str]
-) -> list[Try]:
+def _answered(stage: Stage, prompts: list[Try], seed: int, tokens: int, first: int) -> list[Try]:
     """The tries with a reply to each prompt. first: the number of the first one."""
     asked = [p.messages for p in prompts if not p.fault]
     replies = iter(sample_replies(stage, asked, 1, seed, tokens, first=first))
@@ -131,7 +118,7 @@ def _answered(
             found.append(prompt)
             continue
         [(text, ended)] = next(replies)
-        fault = "" if ended and _is_text(text, marks) else FORM if ended else NO_END
+        fault = "" if ended and is_usable(text, stage.template) else FORM if ended else NO_END
         row = [*prompt.messages, {"role": "assistant", "content": text}]
         found.append(Try([] if fault else row, fault, prompt.more))
     return found
@@ -152,11 +139,10 @@ def by_prompts(
         for number in range(rounds)
         for i in rng(seed, "expand", "order", number).permutation(len(asked)).tolist()
     ]
-    marks = marks_of(stage)
     for first in range(0, len(order), BLOCK):
         some = [asked[i] for i in order[first : first + BLOCK]]
         prompts = [Try(m, more={"source": source} if source else {}) for m, source, _ in some]
-        yield _answered(stage, prompts, seed, tokens, first, marks)
+        yield _answered(stage, prompts, seed, tokens, first)
 
 
 # ------------------------------------------------------------------------------------- an endpoint
