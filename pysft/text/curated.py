@@ -23,9 +23,9 @@ from pysft.text.template import Template
 
 STEPS = "steps"  # the key in "metadata"
 OF_READING = (*MARKS, "lang", "language")  # keys by which keys.Reading leaves rows out
+NO_END, FORM = "no end", "form"  # why steps drop what a model wrote: cut off, or no text of a turn
 # Kinds of faults that a filter may drop a row for: an empty turn, half of a character, no reply at
 # the end. A fault of another kind says that the file as a whole is read wrongly.
-NO_END, FORM = "no end", "form"  # why steps drop what a model wrote: cut off, or no text of a turn
 SPOILED = ("empty", "characters", "missing end")
 # What keys.py says of --ignore at the end of a remedy, and what is said in its place.
 _IGNORE = (
