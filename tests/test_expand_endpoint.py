@@ -16,7 +16,8 @@ from conftest import ROOT
 from test_endpoint import Server, chat, reply
 
 from pysft.jobs.curate.expand import ENOUGH, TRIES
-from pysft.jobs.curate.writers import NEW, SHOWN, SILENT, TOKENS, rows_in
+from pysft.jobs.curate.teachers import TOKENS
+from pysft.jobs.curate.writers import NEW, SHOWN, SILENT, rows_in
 from pysft.measure import wire
 
 SEEDS = [(f"Praise the {thing}", f"The {thing} is fair.") for thing in "abcdefghijklmnop"]
