@@ -138,7 +138,7 @@ def test_a_policy_that_diverges_is_measured_as_it_was_before(subject, monkeypatc
     found = tuned(subject, BY_JUDGE)
     assert found["diverged"] == "step 3: the loss is nan" and len(found["losses"]) == 2
     assert [row["step"] for row in found["track"]] == [0, 1, 2] and found["finish"]["kl"] > 0
-    arm = preferring.PreferenceArm("x", lambda *_: found)
+    arm = preferring.TaskArm("x", lambda *_: found)
     assert preferring.carry_out(subject, arm)["diverged"] == found["diverged"]
     after = 0
     with pytest.raises(Diverged):
@@ -179,7 +179,7 @@ def test_the_recipe_of_ppo_names_the_records_of_its_own_arms_alone(subject, monk
     for recipe in ({}, {"lr": 0.5}):
         changed = {"tiny": preferring.OF_WORLD["tiny"] | {"ppo": recipe}}
         monkeypatch.setattr(preferring, "OF_WORLD", changed)
-        arm = preferring.PreferenceArm("x", reinforce, {"n": 1})
+        arm = preferring.TaskArm("x", reinforce, {"n": 1})
         found.append(preferring.record_of_arm(subject.lab, arm, 1))
     assert found[0] == found[1] and {"base", "sft", "reward", "dpo"} <= found[0]["recipes"].keys()
 

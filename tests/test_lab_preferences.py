@@ -14,7 +14,7 @@ from pysft.errors import Diverged
 from pysft.inference.best import kl_bound
 from pysft.lab import parallel, policy_tasks, preferring, reward_tasks
 from pysft.lab.experiments import EXPERIMENTS
-from pysft.lab.preferring import Answers, PreferenceArm, Subject, first_with, ranked, world_of
+from pysft.lab.preferring import Answers, Subject, TaskArm, first_with, ranked, world_of
 from pysft.lab.reward_tasks import NS, best_of, choices, distances, gao_curve
 from pysft.text.ranking import Ranking
 
@@ -110,14 +110,14 @@ def test_a_record_has_another_name_if_its_task_or_an_option_changes(subject):
 
     lab = subject.lab
     found = [
-        lab.run(PreferenceArm("a", function, options), 1)
+        lab.run(TaskArm("a", function, options), 1)
         for function in (task, other)
         for options in ({}, {"n": 1})
     ]
     names = {p.name for p in (lab.folder / "trials").iterdir()}
     assert len(names) == 4 and found[0]["finish"] == {"x": None}
     assert found[2]["diverged"] == "step 3: the loss is nan" and found[2]["finish"] == {}
-    lab.run(PreferenceArm("another name for it", task, {}), 1)
+    lab.run(TaskArm("another name for it", task, {}), 1)
     assert {p.name for p in (lab.folder / "trials").iterdir()} == names
     assert json.loads(json.dumps(found[0])) == found[0]
 

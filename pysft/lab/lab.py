@@ -7,7 +7,7 @@ import numpy as np
 
 from pysft.errors import UsageError
 from pysft.lab.arm import Arm
-from pysft.lab.preferring import PreferenceArm, record_of_arm
+from pysft.lab.preferring import TaskArm, record_of_arm
 from pysft.lab.records import VERSION, digest, relevant, sha256, stored
 from pysft.lab.told import Told, text_of
 from pysft.lab.trial import Base, Trial, carry_out
@@ -208,9 +208,9 @@ class Lab:
             )
         return Stage(folder, model, self.tokenizer, CHAT, settings.to_json())
 
-    def run(self, arm: Arm | PreferenceArm, seed: int) -> dict:
+    def run(self, arm: Arm | TaskArm, seed: int) -> dict:
         """The record of an arm under one seed: from the folder, or measured now and kept there."""
-        if isinstance(arm, PreferenceArm):
+        if isinstance(arm, TaskArm):
             return record_of_arm(self, arm, seed)
         settings, tokenizer = self._settings_of(arm, seed), arm.tokenizer or self.chat
         last = settings.stages["sft"].steps

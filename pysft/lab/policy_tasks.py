@@ -27,7 +27,7 @@ WIN = ("win_rate", "ties", "gold", "gold_before")
 
 
 def dpo(subject: Subject, options: dict, note) -> dict:
-    """A PreferenceArm.task: tune the policy by DPO on comparisons of its replies by the labelers.
+    """A TaskArm.task: tune the policy by DPO on comparisons of its replies by the labelers.
 
     options: "demonstrations" (of the policy; None is all), "comparisons" (how many, unscaled) or
     "work" (unscaled: rankings whose replies, one less for each, are so many), and settings of
@@ -95,7 +95,7 @@ def means(rows: list[dict]) -> list[dict]:
 
 
 def demonstrate(subject: Subject, options: dict, note) -> dict:
-    """A PreferenceArm.task: tune the policy of few demonstrations once more, on those and on `more`
+    """A TaskArm.task: tune the policy of few demonstrations once more, on those and on `more`
     others. options: "demonstrations", "more". finish: what measured() gives."""
     few, more = options["demonstrations"], options["more"]
     policy = subject.policy(few)

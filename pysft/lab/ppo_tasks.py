@@ -86,7 +86,7 @@ def prepare_rewards(some: list[dict], demonstrations: int | None):
 
 
 def reinforce(subject: Subject, options: dict, note) -> dict:
-    """A PreferenceArm.task: tune the policy by PPO.
+    """A TaskArm.task: tune the policy by PPO.
 
     options: "demonstrations" (of the policy; None is all), and settings of [ppo], with unscaled
     steps. "reward" is the exact judge (WORLD) or a reward model (MODEL), and then "by" and

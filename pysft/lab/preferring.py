@@ -47,22 +47,6 @@ SHOWN = 6  # replies that a record keeps
 
 
 @dataclass(frozen=True)
-class PreferenceArm:
-    """One way to learn from comparisons.
-
-    name     unique within its experiment; not part of the record's file name
-    task     (subject, options, note) -> the fields of a record that differ from {"track": [],
-             "losses": [], "samples": [], "finish": {}}. note(text) reports progress. Its name is
-             part of the record's file name
-    options  all that the task depends on beside the subject, ready for JSON"""
-
-    name: str
-    task: Callable
-    options: dict = field(default_factory=dict)
-    matched: bool = False
-
-
-@dataclass(frozen=True)
 class Answers:
     """Replies of a model to one prompt. golds: the points of each by the exact judge."""
 
@@ -88,6 +72,24 @@ def user(prompt: str) -> list[dict]:
 def world_of(seed: int) -> Told:
     """The world of a seed: that of `train --data world`."""
     return Told(WorldSettings(people=PEOPLE, days=DAYS, tellings=(OFTEN,), seed=seed))
+
+
+@dataclass(frozen=True)
+class TaskArm:
+    """An arm that is a task: to learn from comparisons, or to carry out a pipeline of data.
+
+    name     unique within its experiment; not part of the record's file name
+    task     (subject, options, note) -> the fields of a record that differ from {"track": [],
+             "losses": [], "samples": [], "finish": {}}. note(text) reports progress. Its name is
+             part of the record's file name
+    options  all that the task depends on beside the subject, ready for JSON
+    told     the world of a seed, which the base reads of"""
+
+    name: str
+    task: Callable
+    options: dict = field(default_factory=dict)
+    told: Callable[[int], Told] = world_of
+    matched: bool = False
 
 
 class Subject:
@@ -270,9 +272,9 @@ def golden(rankings: list[Ranking]) -> list[list[int]]:
 # ------------------------------------------------------------------------------------ an arm
 
 
-def record_of_arm(lab, arm: PreferenceArm, seed: int) -> dict:
+def record_of_arm(lab, arm: TaskArm, seed: int) -> dict:
     """The record of an arm under one seed: from the lab's folder, or made now and kept there."""
-    subject = Subject(lab, world_of(seed), seed)
+    subject = Subject(lab, arm.told(seed), seed)
     described = {
         "version": VERSION,
         "base": weights_sha256(subject.base.stage.model),
@@ -295,7 +297,7 @@ def prepare(lab, seed: int) -> None:
     subject.heldout_rankings(policy)
 
 
-def carry_out(subject: Subject, arm: PreferenceArm) -> dict:
+def carry_out(subject: Subject, arm: TaskArm) -> dict:
     """Do an arm's task, and return its record. If a training diverges, the error is under
     "diverged", and nothing else is known unless the task measured it."""
     began = time.monotonic()

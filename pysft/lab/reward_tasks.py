@@ -79,7 +79,7 @@ def learned(subject: Subject, policy: Stage, rankings: list[Ranking], options: d
 
 
 def reward(subject: Subject, options: dict, note) -> dict:
-    """A PreferenceArm.task: train a reward model, and measure it.
+    """A TaskArm.task: train a reward model, and measure it.
 
     options: "by" (who ranks), "comparisons" (the most to learn from, unscaled), and those of
     learned(). finish: what heldout_figures() gives, "rankings", "comparisons" (learned from),
@@ -196,7 +196,7 @@ def distances() -> np.ndarray:
 
 
 def best_by_judge(subject: Subject, options: dict, note) -> dict:
-    """A PreferenceArm.task: the best of n by the exact judge's own points. options: {}."""
+    """A TaskArm.task: the best of n by the exact judge's own points. options: {}."""
     rows = many_answers(subject, subject.policy())
     proxies = [np.array(row.golds, float) for row in rows]
     return {"finish": best_of(rows, proxies), "samples": shown(rows)}
@@ -210,7 +210,7 @@ ASKED, DRAWN = 150, 4  # prompts of a split, and replies to each
 
 
 def past_the_minimum(subject: Subject, options: dict, note) -> dict:
-    """A PreferenceArm.task: tune the base for long on few demonstrations. At each of some
+    """A TaskArm.task: tune the base for long on few demonstrations. At each of some
     checkpoints measure the loss on held-out demonstrations, the mean score that a reward model
     gives to its replies, and the points of its replies to sealed questions.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pysft.lab.arm import Arm
 from pysft.lab.lab import Lab
-from pysft.lab.preferring import PreferenceArm
+from pysft.lab.preferring import TaskArm
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Experiment:
     """A claim of the source text and how it is tested.
 
     claim    what the source text says, in our words
-    arms     (lab, seed) -> a generator that yields Arms or PreferenceArms and is sent the record of
+    arms     (lab, seed) -> a generator that yields Arms or TaskArms and is sent the record of
              each, so an arm can depend on earlier results
     columns  the columns of the table
     checks   their results in all seeds give the verdict
@@ -50,7 +50,7 @@ class Experiment:
     name: str
     title: str
     claim: str
-    arms: Callable[[Lab, int], Iterator[Arm | PreferenceArm]]
+    arms: Callable[[Lab, int], Iterator[Arm | TaskArm]]
     columns: list[Column]
     checks: list[Check]
     figures: Callable[[dict[str, list[dict]]], list[tuple[str, str]]]

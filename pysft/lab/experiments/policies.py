@@ -12,7 +12,7 @@ from pysft.lab.experiments.preferences import RECIPE as OF_DPO
 from pysft.lab.experiments.rewards import MORE, of_labelers
 from pysft.lab.policy_tasks import dpo
 from pysft.lab.ppo_tasks import prepare_rewards, reinforce
-from pysft.lab.preferring import BY_LABELERS, BY_LENGTH, PRESET, PreferenceArm
+from pysft.lab.preferring import BY_LABELERS, BY_LENGTH, PRESET, TaskArm
 from pysft.lab.reward_tasks import NS
 from pysft.measure import figures
 from pysft.measure.raters import WORLD
@@ -37,10 +37,10 @@ GOOD = {"by": BY_LABELERS, "comparisons": 3000}
 POOR = {"by": BY_LENGTH, "comparisons": 300}
 
 
-def ppo(name: str, reward: dict, **changes) -> PreferenceArm:
+def ppo(name: str, reward: dict, **changes) -> TaskArm:
     """PPO by the usual recipe with changes. reward: BY_JUDGE, GOOD or POOR."""
     shared = USUAL | {"steps": STEPS, "reward": MODEL} | reward
-    return PreferenceArm(name, reinforce, shared | changes)
+    return TaskArm(name, reinforce, shared | changes)
 
 
 prepare_policies = prepare_rewards([GOOD, POOR], USUAL["demonstrations"])
@@ -162,7 +162,7 @@ def drift(lab, seed):
     yield ppo(GOOD_USUAL, GOOD)
     yield ppo(POOR_FREE, POOR, **FAST, beta=0.0)
     best = of_labelers(3000)
-    yield PreferenceArm(BEST_OF, best.task, best.options)
+    yield TaskArm(BEST_OF, best.task, best.options)
 
 
 def path(record: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -274,9 +274,9 @@ OF_DPOS = (SHIPPED, *(f"DPO, beta {beta:g}" for beta in DPO_BETAS))
 
 def dpo_or_ppo(lab, seed):
     shared = {"demonstrations": USUAL["demonstrations"], "comparisons": 3000} | OF_DPO
-    yield PreferenceArm(SHIPPED, dpo, shared)
+    yield TaskArm(SHIPPED, dpo, shared)
     for name, beta in zip(OF_DPOS[1:], DPO_BETAS):
-        yield PreferenceArm(name, dpo, shared | {"beta": beta})
+        yield TaskArm(name, dpo, shared | {"beta": beta})
     yield ppo(GOOD_USUAL, GOOD)
 
 

@@ -6,7 +6,7 @@ from pysft.lab.experiments.charts import dots, times, tracks
 from pysft.lab.experiments.columns import finished
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.policy_tasks import demonstrate, dpo
-from pysft.lab.preferring import PRESET, PreferenceArm, prepare
+from pysft.lab.preferring import PRESET, TaskArm, prepare
 from pysft.lab.reward_tasks import past_the_minimum
 from pysft.measure import figures
 from pysft.training.presets import OF_WORLD
@@ -42,9 +42,9 @@ def displacement(lab, seed):
         (ROUGH, HARD, 0.0),
         (ROUGH_NLL, HARD, NLL["rough"]),
     ):
-        yield PreferenceArm(name, dpo, shared | corner | {"nll": nll})
-    yield PreferenceArm(SHIPPED, dpo, compared | RECIPE)
-    yield PreferenceArm(NLL_ALONE, dpo, compared | RECIPE | {"beta": NO_DPO})
+        yield TaskArm(name, dpo, shared | corner | {"nll": nll})
+    yield TaskArm(SHIPPED, dpo, compared | RECIPE)
+    yield TaskArm(NLL_ALONE, dpo, compared | RECIPE | {"beta": NO_DPO})
 
 
 chosen = finished("chosen_logp")
@@ -142,11 +142,11 @@ def written(n: int) -> str:
 
 
 def comparing(lab, seed):
-    yield PreferenceArm(NOTHING, demonstrate, {"demonstrations": FEW, "more": 0})
+    yield TaskArm(NOTHING, demonstrate, {"demonstrations": FEW, "more": 0})
     tuned = {"demonstrations": FEW, "work": WORK} | RECIPE
-    yield PreferenceArm(COMPARED, dpo, tuned)
+    yield TaskArm(COMPARED, dpo, tuned)
     for n in MORE:
-        yield PreferenceArm(written(n), demonstrate, {"demonstrations": FEW, "more": n})
+        yield TaskArm(written(n), demonstrate, {"demonstrations": FEW, "more": n})
 
 
 def _by_cost(results) -> tuple[str, str]:
@@ -215,7 +215,7 @@ by_loss, by_score = finished("gold_by_loss"), finished("gold_by_score")
 
 def past(lab, seed):
     options = {"demonstrations": 100, "comparisons": 3000}
-    yield PreferenceArm(LONG_ON_FEW, past_the_minimum, options)
+    yield TaskArm(LONG_ON_FEW, past_the_minimum, options)
 
 
 def _checkpoints(results) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ its replies. Labelers, three simulated people without a bias for length, put the
 from pysft.lab.experiments.charts import dots, times
 from pysft.lab.experiments.columns import finished
 from pysft.lab.experiments.experiment import Check, Column, Experiment
-from pysft.lab.preferring import BY_CHANCE, BY_JUDGE, BY_LABELERS, PreferenceArm, prepare
+from pysft.lab.preferring import BY_CHANCE, BY_JUDGE, BY_LABELERS, TaskArm, prepare
 from pysft.lab.reward_tasks import NS, best_by_judge, distances, reward
 from pysft.measure import figures
 
@@ -20,9 +20,9 @@ HELD_LOSS = Column("loss on held-out comparisons", heldout_loss)
 COUNT = Column("comparisons", finished("comparisons"), "{:,.0f}")
 
 
-def reward_arm(name: str, by: str, comparisons: int, **options) -> PreferenceArm:
+def reward_arm(name: str, by: str, comparisons: int, **options) -> TaskArm:
     """A reward model that learns from so many comparisons. options: as reward_tasks.reward()."""
-    return PreferenceArm(name, reward, {"by": by, "comparisons": comparisons} | options)
+    return TaskArm(name, reward, {"by": by, "comparisons": comparisons} | options)
 
 
 # --------------------------------------------------------------------------------- comparisons
@@ -32,7 +32,7 @@ FEW, SOME, MANY, MORE, MOST = (f"{n:,} comparisons" for n in COUNTS)
 CHANCE, JUDGE = "3,000 in a random order", "3,000 by the exact judge"
 
 
-def of_labelers(n: int) -> PreferenceArm:
+def of_labelers(n: int) -> TaskArm:
     """A reward model of the labelers' comparisons, whose best of n is measured too."""
     return reward_arm(f"{n:,} comparisons", BY_LABELERS, n, best=True)
 
@@ -244,7 +244,7 @@ beta, lost = finished("beta"), finished("lost")
 def overoptimisation(lab, seed):
     for n in (300, 3000, 6000):
         yield of_labelers(n)
-    yield PreferenceArm(ITSELF, best_by_judge)
+    yield TaskArm(ITSELF, best_by_judge)
 
 
 def gain(record: dict) -> float:
