@@ -15,7 +15,8 @@ reply has its full length, because no token ends one. The methods:
                      function of the reply; TRL's GRPOTrainer
     leave-one-out    the same with the mean of the others; TRL's RLOOTrainer
 
-All have a reference and a price of KL. TRL runs in float32 as fast as it goes: all replies in one
+"pysft bf16" is the same with products in bf16, where the processor has them. All have a reference
+and a price of KL. TRL runs in float32 as fast as it goes: all replies in one
 batch, a key-value cache, fused AdamW, no gradient checkpoints, nothing logged or saved (trl_peer.py
 has its settings), and a malloc that keeps its memory. --compile adds "tuned TRL compile", the same
 with torch_compile. To install TRL: pip install trl==1.12.0 requests.
@@ -36,7 +37,7 @@ from report import with_quartiles
 
 from pysft.batch import Example
 from pysft.inference.score import values
-from pysft.nn import kernels
+from pysft.nn import gate, kernels
 from pysft.nn.grow import copied, with_outputs
 from pysft.nn.model import GPT
 from pysft.nn.shapes import GPTConfig
@@ -47,6 +48,7 @@ from pysft.training.presets import PRESETS
 
 CONFIG = GPTConfig(vocab=68, context=256, layers=4, heads=4, channels=64)
 METHODS = {"value": "PPO", "group": "GRPO", "leave-one-out": "RLOO"}  # baseline: TRL's trainer
+OURS = ["pysft"] + ["pysft bf16"] * gate.HAS_BF16
 PEERS = ["tuned TRL", "tuned TRL compile"]
 PROMPT, POOL = 40, 4096  # tokens of a prompt, number of prompts
 NEVER = -1  # an end that no model draws
@@ -81,8 +83,10 @@ def reward_of(ids):
 
 def build(runner, threads, method=None, shape=None):
     """A worker's functions. method: as in METHODS, or shape: as in SHAPES."""
-    policy = GPT(CONFIG, kernels.on_threads(threads), rng(1, "bench", "init"))
-    if runner == "pysft":
+    precision = "bf16" if "bf16" in runner else CONFIG.precision
+    config = replace(CONFIG, precision=precision)
+    policy = GPT(config, kernels.on_threads(threads), rng(1, "bench", "init"))
+    if runner in OURS:
         changes = shape_of(method) if method else {**SHAPES[shape], "lr": RATE, "critic_lr": RATE}
         learner = learner_of(policy, changes, NEVER if method else CONFIG.vocab - 1)
 
@@ -120,7 +124,7 @@ def learner_of(policy, changes: dict, end: int) -> ppo.Iterations:
         return values(valued[1], [whole(r.example) for r in rollouts]), {}
 
     task = ppo.Task(asked, pick, score, end)
-    reference = copied(policy, CONFIG.precision)
+    reference = copied(policy, policy.config.precision)
     return ppo.Iterations(policy, reference, critic, task, plan, stage, 1, "ppo")
 
 
@@ -254,7 +258,7 @@ def main():
         peers = peers_of(method, has_trl, args.compile)
         if peers:
             harness.say(f"{method} ...")
-            row = measure(["pysft", *peers], args, method=method)
+            row = measure([*OURS, *peers], args, method=method)
             result["rows"].append(row)
             show("\n" + compared_as_text(row))
     for shape in SHAPES:
