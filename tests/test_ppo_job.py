@@ -121,15 +121,19 @@ def test_a_reward_model_scores_what_it_was_trained_to_score(trained, told, workd
     scorer = ["reward", trained.run, "--data", "pairs.jsonl", "--set", "reward.rankings=4"]
     succeeds(*scorer, "--out", "scorer")
     flags = ["ppo", trained.run, "--prompts", told[0], "--reward", "scorer", *SHORT]
-    report = succeeds(*flags, "--out", "run", "--json").document
+    done = succeeds(*flags, "--out", "run", "--json")
+    report = done.document
     assert report["ppo"]["reward"].endswith("scorer/reward")
+    assert "beta = 0.02 is low for a learned reward" in done.err
     record = json.loads((workdir.path / "run/run.json").read_text())
     assert record["reward"].endswith("scorer/reward") and record["verb"] == "ppo"
     # in one run
     stages = ["train", "--base", trained.run / "sft", "--stages", "reward,ppo", "--out", "both"]
     stages += ["--rankings", "pairs.jsonl", "--prompts", told[0], *SHORT[2:], "reward.rankings=4"]
-    report = succeeds(*stages, "ppo.steps=2", "--json").document
+    done = succeeds(*stages, "ppo.steps=2", "ppo.beta=0.1", "--json")
+    report = done.document
     assert report["stage"] == "ppo" and report["ppo"]["reward"] == "both/reward"
+    assert "is low for" not in done.err
 
 
 # ------------------------------------------------------------------------------ exact and resumable

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,7 @@ from pysft.inference.tool_calls import content_parts, free_text
 from pysft.jobs.align import knows_tools
 from pysft.jobs.collect import sample_ids, sample_replies
 from pysft.jobs.material import Material, _asked_of_world, _write
+from pysft.jobs.ppo import with_room
 from pysft.lab.experiments.world import people, world_arm
 from pysft.lab.told import Told
 from pysft.measure import evaluate
@@ -42,6 +44,7 @@ from pysft.text.render import graded_targets, render, render_prompt
 from pysft.text.template import ALL, NOTHING, REPLY, Template, part, turn
 from pysft.text.templates import CHAT, TEMPLATES
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
+from pysft.training.presets import PRESETS
 from pysft.training.settings import Settings
 from pysft.world.ask import questions, trained_questions
 from pysft.world.facts import TWO_HOPS, WorldSettings, make
@@ -319,6 +322,16 @@ def test_a_reply_that_is_measured_has_no_thought_and_room_for_one(monkeypatch):
     answer(model, OLD, CHAT, ["Who?"])
     answer(model, T, CHAT, ["Who?"], tokens=7)
     assert asked == [MAX_NEW + ROOM, MAX_NEW, 7]
+
+
+def test_a_policy_that_thinks_has_room_for_its_thoughts_beside_the_tokens_of_a_reply():
+    settings = PRESETS["tiny"].with_stages(["ppo"]).changed({"ppo": {"tokens": 7}})
+
+    def tokens(tokenizer):
+        parent = Stage(Path("run"), None, tokenizer, CHAT, {})
+        return with_room(settings, "ppo", parent).stages["ppo"].tokens
+
+    assert (tokens(T), tokens(OLD)) == (7 + ROOM, 7)
 
 
 def test_the_longest_thought_about_a_world_fits(monkeypatch):

@@ -23,7 +23,7 @@ from pysft.jobs.judged import judged
 from pysft.jobs.material import Material
 from pysft.jobs.pretrain import announce
 from pysft.jobs.tuned import begin_stage, finish_stage, train_and_measure
-from pysft.measure.evaluate import checks, spoken
+from pysft.measure.evaluate import checks, longest_reply, spoken
 from pysft.measure.memory import HELD, refuse_too_large, say_memory
 from pysft.measure.policy_ailments import alarms_of
 from pysft.measure.probe import Probe
@@ -47,6 +47,7 @@ from pysft.world.facts import WorldSettings
 from pysft.world.town import TOWN
 
 SPLITS = ("train", "ppo")  # of a world: whose questions a policy may be asked
+LOW = 0.05  # a beta at which policies cheat a learned reward (bench/RESULTS.md, lab hacking, drift)
 HELD_OUT = 10  # of the prompts in a file, about one in so many is kept to judge by
 
 
@@ -213,7 +214,7 @@ def train_ppo(
     critic: the reward model that the critic begins from; None begins it from the parent. material:
     the text beside the replies (ptx). probe: what the parent was measured with. base_loss: of the
     base under it; None if that is not known."""
-    screen, stage = place.screen, settings.stages[name]
+    screen, stage = place.screen, with_room(settings, name, parent).stages[name]
     if prompts.note:
         screen.say(f"{name}: {prompts.note}")
     screen.say(
@@ -221,6 +222,11 @@ def train_ppo(
         f" {len(prompts.trained):,} prompts; reward: {reward.name}; judged on"
         f" {len(prompts.judged):,} others"
     )
+    if critic is not None and stage.beta < LOW and not stage.kl_target:
+        screen.say(
+            f"{name}: beta = {stage.beta:g} is low for a learned reward, which the policy learns to"
+            " cheat; 0.1 to 0.2 keeps it near what the reward knows (--beta)"
+        )
     words_of = parent.tokenizer, parent.template
     text = parent.tokenizer.encode(material.train_text), material.world_ids(parent.tokenizer)
     scorer = Scorer(
@@ -255,6 +261,13 @@ def train_ppo(
     return finish_stage(tuned, parent, {"ppo": found}, settings, probe, base_loss, params, place)
 
 
+def with_room(settings: Settings, name: str, parent: Stage) -> Settings:
+    """The settings with room for thoughts beside the tokens of a reply, if the parent may think
+    before it answers."""
+    room = longest_reply(parent.tokenizer, parent.template, settings.stages[name].tokens)
+    return settings.changed({name: {"tokens": room}})
+
+
 def iterations(
     name: str,
     settings: Settings,
@@ -271,6 +284,7 @@ def iterations(
     settings: the run's, with this stage alone. prompts: messages. critic: the reward model that the
     critic begins from; None begins it from the parent. corpus, world: the ids of the text beside
     the replies (ptx). inject: answers calls of tools, as Engine.add() takes it."""
+    settings = with_room(settings, name, parent)
     ids = [render_prompt(messages, parent.tokenizer, parent.template) for messages in prompts]
     context = parent.model.config.context
     plan, pick = stages.ppo(settings, name, [len(i) for i in ids], corpus, context, world)

@@ -209,8 +209,8 @@ class PolicyTuning(Training):
     """PPO: tuning on a reward for the replies that the model itself writes.
 
     A step is an iteration: the model writes `replies` replies to each of `prompts` prompts at
-    temperature 1, of at most `tokens` tokens, and then learns from them in `epochs` updates, each
-    from all of them.
+    temperature 1, of at most `tokens` tokens beside their thoughts, and then learns from them in
+    `epochs` updates, each from all of them.
 
     reward: "reward" (the run's reward model, or if there is none, the exact judge), "world" (the
     exact judge), or FILE.py:function. A reply that did not end, is empty or holds a control token
