@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-WRITTEN, ADDED = "written", "added"
+WRITTEN, ADDED, CHANGED = "written", "added", "changed"
 NONE = frozenset()
 
 
@@ -22,14 +22,16 @@ class Problem:
                there is one, so that `gradcheck --ops` takes the file too
     skeleton   the text of the function without its body: signature, and a docstring with the shapes
     arguments  (rng, sizes) -> {name: array, number or None} in the order of the signature, without
-               the arrays that it writes. Random upstream gradients, never ones. A name that begins
-               with _ is not passed to the function; the loss needs it
-    outputs    {name: WRITTEN or ADDED}: the arrays that it fills, which come first in its
-               signature. An array that is added to holds random numbers before. {} for a function
-               that returns its results
+               the arrays that it writes or adds to. Random upstream gradients, never ones. A name
+               that begins with _ is not passed to the function; the loss needs it
+    outputs    {name: WRITTEN, ADDED or CHANGED}: the arrays that it fills, which come first in its
+               signature. An array that is added to holds random numbers before. One that is changed
+               is among the arguments too, with its values before. {} for a function that returns
+               its results
     returns    the names of the results of such a function, in order
     answer     (arguments, wrong) -> {output or result: array}: the right ones, or those of the
-               mistakes in the set `wrong`. For ADDED outputs it is what is added
+               mistakes in the set `wrong`. For ADDED outputs it is what is added, for CHANGED ones
+               the values after
     mistakes   the names of its mistakes, in words joined by hyphens: "mean-term-left-out"
     loss       (arguments) -> a number, by the reference's forward; None for a function that is no
                derivative
