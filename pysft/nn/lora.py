@@ -7,15 +7,11 @@ random and B zero, so training starts from the model that was given. The rows of
 value head cannot stay frozen, because no base has trained them. They are trained directly, beside
 the adapters.
 
-GPT does not know of this. Before its forward the adapters are merged into its weights. After its
-backward the chain rule turns dW = dL/dW into the gradients of the adapters: dB = s dW AT and
-dA = s BT dW. A is stored transposed, as At. Then both steps are the product that the model itself
-is made of, y = x wT + residual, and its gradients:
-
-    merge       y = W, with x = s B, w = At and residual = W0
-    project     dy = dW gives dx = dW At, the gradient at s B, and dw = dWT (s B), the one at At
-
-So the same matmul serves here, and the bits are the same for any number of threads.
+GPT does not know of this. Before its forward the adapters are merged into its weights
+(adapter_forward). After its backward dW = dL/dW becomes the gradients of the adapters
+(adapter_backward). A is stored transposed, as At. Then both steps are the product that the model
+itself is made of, y = x wT + residual, and its gradients. So the same matmul serves here, and the
+bits are the same for any number of threads.
 """
 
 import hashlib
@@ -65,6 +61,31 @@ def adapter_shapes(
                 K, C = weights[f"h{i}.{m}.w"]
                 shapes |= {f"h{i}.{m}.At": (C, rank), f"h{i}.{m}.B": (K, rank)}
     return shapes | {name: weights[name] for name in VALUE_HEAD if name in weights}
+
+
+def adapter_forward(ops, w, frozen, At, B, scale) -> None:
+    """Write w (K,C) = frozen + scale B A. frozen (K,C), At (C,r), B (K,r).
+
+    It is the product y = x wT + residual with x = scale B, w = At and residual = frozen."""
+    ops.matmul_forward(w, scale * B, At, None, frozen)
+
+
+def adapter_backward(ops, dAt, dB, dw, At, B, scale) -> None:
+    """w[k,c] = frozen[k,c] + scale sum_i B[k,i] A[i,c], so with dw (K,C), the gradient at w,
+
+        dB[k,i] = scale sum_c dw[k,c] A[i,c]        dB = scale dw AT
+        dA[i,c] = scale sum_k B[k,i] dw[k,c]        dA = scale BT dw
+
+    They are added to dB (K,r) and, as dA transposed, to dAt (C,r). The frozen matrix is not
+    trained, so nobody needs its gradient. At the start B is 0. Then dA is 0 too and dB is not, so
+    the first step moves B alone.
+
+    In the product of adapter_forward, dy = dw gives dx = dw At, the gradient at scale B, and the
+    gradient at its weight, dwT (scale B), is the one at At."""
+    sB = scale * B
+    dsB = np.empty_like(sB)
+    ops.matmul_backward(dsB, dAt, None, dw, sB, At)
+    dB += scale * dsB
 
 
 def _scale(alpha: float, rank: int) -> float:
@@ -151,8 +172,8 @@ class LoRA:
         Return the model."""
         p, w = self.params, self.model.params
         for name, frozen in self._frozen.items():
-            sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
-            self.ops.matmul_forward(w[f"{name}.w"], sB, At, None, frozen)
+            At, B = p[f"{name}.At"], p[f"{name}.B"]
+            adapter_forward(self.ops, w[f"{name}.w"], frozen, At, B, self.scale)
         for name in self._rows:
             w[name][self.old_vocab :] = p[f"{name}.new"]
         for name in self._value_head:
@@ -170,10 +191,9 @@ class LoRA:
         dw.clear()  # GPT adds to dw, and an earlier batch's part is in self.grads already
         self.model.backward(dnll, dvalue)
         for name in self._frozen:
-            sB, At = self.scale * p[f"{name}.B"], p[f"{name}.At"]
-            dsB = np.empty_like(sB)
-            self.ops.matmul_backward(dsB, d[f"{name}.At"], None, dw[f"{name}.w"], sB, At)
-            d[f"{name}.B"][:] += self.scale * dsB
+            At, B = p[f"{name}.At"], p[f"{name}.B"]
+            dAt, dB = d[f"{name}.At"], d[f"{name}.B"]
+            adapter_backward(self.ops, dAt, dB, dw[f"{name}.w"], At, B, self.scale)
         for name in self._rows:
             d[f"{name}.new"][:] += dw[name][self.old_vocab :]
         for name in self._value_head:
