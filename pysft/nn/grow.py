@@ -17,7 +17,22 @@ def expand_vocab(
 
     rows: how to fill the rows of the new symbols in the embedding and, unless it is tied, in the
     head. "random" (needs rng) draws them as at initialisation. "mean" takes the mean of the old
-    rows. A UsageError if the vocabulary does not grow, or if an argument does not fit."""
+    rows. A UsageError if the vocabulary does not grow, or if an argument does not fit.
+
+    Growth costs something on text without new symbols: softmax has more terms. Let p be the
+    probability that all new symbols have together in a row. Each old one keeps 1 - p of its own:
+
+        lse = ln sum_old exp(logit)        p = sum_new exp(logit) / (exp(lse) + sum_new exp(logit))
+        the new lse is lse - ln(1 - p), so nll = lse - logit rises by -ln(1 - p) for an old label
+
+    The head has no bias, so the logit of a mean row is the mean of the old logits. The exponential
+    of a mean is at most the mean of the exponentials. So n mean rows beside V old ones have
+    p <= n / (V + n), and the loss rises by at most ln(1 + n / V).
+
+    The gradient at a new logit is dnll p of this symbol, less dnll where it is the label
+    (cross_entropy_backward). So base text pushes the head's new rows down, and only text that has
+    the symbols pulls them up. A new row of the embedding gets no gradient until its symbol is
+    read."""
     old = model.config
     if vocab <= old.vocab:
         raise UsageError(
