@@ -80,6 +80,9 @@ def adapter_backward(ops, dAt, dB, dw, At, B, scale) -> None:
     trained, so nobody needs its gradient. At the start B is 0. Then dA is 0 too and dB is not, so
     the first step moves B alone.
 
+    A layer y = x wT has dw = dyT x. Put in, with u = x AT and du = scale dy B, both (N,r), this is
+    dB = scale dyT u and dA = duT x, and no matrix as large as w is made for it.
+
     In the product of adapter_forward, dy = dw gives dx = dw At, the gradient at scale B, and the
     gradient at its weight, dwT (scale B), is the one at At."""
     sB = scale * B
