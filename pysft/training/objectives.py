@@ -24,7 +24,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sft:
-    """Mean loss per graded token: loss = sum_n counts[n] nll[n] / total.
+    """Mean loss per graded token: loss = sum_n counts[n] nll[n] / total. The total does not depend
+    on nll, so dnll[n] = counts[n] / total.
 
     counts[n] is the weight of row n's sequence if the row is graded, else 0. In pre-training every
     row is graded; in fine-tuning the rows of the replies are, and every row of base text. The
