@@ -9,7 +9,10 @@ EXAMPLES = (
     "lab first-token",
     "lab forgetting --seeds 3 --corpus shakespeare",
     "lab all --seeds 3",
+    "lab figures",
 )
+
+FIGURES = "figures"  # stands for the experiments that draw the source text's figures
 
 
 def add_arguments(p):
@@ -18,7 +21,8 @@ def add_arguments(p):
         "names",
         metavar="NAME",
         nargs="*",
-        help="experiments to carry out, or all (default: list them)",
+        help="experiments to carry out, or all, or figures: those that draw the source text's six"
+        " figures (default: list them)",
     )
     p.add_argument(
         "--seeds",
@@ -69,6 +73,7 @@ def run(args):
     from pysft.lab.experiments.precision import can_run
     from pysft.lab.lab import Lab
     from pysft.lab.overview import write_page
+    from pysft.lab.source_figures import write_figures
     from pysft.lab.study import study
     from pysft.lab.table import text
     from pysft.nn.computing import computing_ops, in_precision
@@ -94,10 +99,14 @@ def run(args):
         documents.append(study(EXPERIMENTS[name], lab, args.seeds))
         screen.say(("\r\x1b[K" if screen.live else "") + text(documents[-1]) + "\n")
     path = write_page(lab.folder)
+    drawn = write_figures(lab) if FIGURES in args.names else None
     verdicts = "".join(f"{d['verdict']:<20} {d['title']}\n" for d in documents)
     screen.say(f"{verdicts}\nThe page: {path}")
+    if drawn:
+        screen.say(f"The source text's figures: {drawn}")
     if args.json:
-        print_json({"experiments": documents, "page": str(path)})
+        more = {"figures": str(drawn)} if drawn else {}
+        print_json({"experiments": documents, "page": str(path), **more})
 
 
 def _list(json: bool) -> int:
@@ -114,14 +123,18 @@ def _list(json: bool) -> int:
 
 def _chosen(names: list[str]) -> list[str]:
     """The experiments to carry out, each once. A UsageError for an unknown name."""
+    from pysft.lab import source_figures
     from pysft.lab.experiments import EXPERIMENTS
 
+    groups = {"all": list(EXPERIMENTS), FIGURES: list(source_figures.EXPERIMENTS)}
     for name in names:
-        if name not in EXPERIMENTS and name != "all":
+        if name not in EXPERIMENTS and name not in groups:
             raise UsageError(
-                f"no experiment is called {name!r}. Choose from {', '.join(EXPERIMENTS)}, or all"
+                f"no experiment is called {name!r}. Choose from {', '.join(EXPERIMENTS)}, or all,"
+                f" or {FIGURES}"
             )
-    return list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
+    chosen = [e for name in names for e in groups.get(name, [name])]
+    return list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(chosen))
 
 
 def _side_by_side(lab, names: list[str], args, jobs: int, screen) -> None:
