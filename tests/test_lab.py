@@ -33,6 +33,7 @@ from pysft.lab import (
     part,
     personas,
     records,
+    source_figures,
     study,
     table,
     trial,
@@ -52,6 +53,7 @@ from pysft.lab.variants import exchange
 from pysft.measure import figures
 from pysft.nn import computing, gate
 from pysft.run.stage import write_json
+from pysft.text import view
 from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.training.presets import PRESETS
@@ -951,6 +953,20 @@ def test_without_json_the_table_the_verdict_and_the_pages_path_are_printed(home,
     done = pysft("lab", "loss-curve", *options(home.folder, corpus))
     assert done.code == 0 and (home.folder / "loss-curve" / "table.txt").read_text() in done.out
     assert str(home.folder / "index.html") in done.out and "the verdict means nothing" in done.out
+
+
+def test_one_command_draws_the_six_figures_of_the_source(home, corpus):
+    for name in source_figures.EXPERIMENTS:
+        home.done(name)
+    done = pysft("lab", "figures", "--jobs", 1, *options(home.folder, corpus))
+    assert done.code == 0, done.err
+    text = (home.folder / "figures.html").read_text()
+    assert f"figures: {home.folder / 'figures.html'}" in done.out
+    assert text.count("<svg") == (6 if figures.available() else 1)
+    assert all(title in text for _, _, title in source_figures.DRAWN)
+    # The mask of the source's conversation: two replies and their ends are graded, and no more.
+    graded = sum(len(reply) + 1 for _, reply in source_figures.TALK)
+    assert text.count(f'"{view.BLUE}"') == graded + 1  # and the legend
 
 
 # --------------------------------------------------------------------- several processes at once
