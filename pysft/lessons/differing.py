@@ -1,0 +1,282 @@
+"""How a wrong result differs from the right one, where no mistake of the catalogue gives it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from pysft.lessons.cases import Case, agree
+from pysft.lessons.problem import ADDED, Problem
+
+CLOSE = 1e-6  # relative; below it numbers that were computed from results count as equal
+POWERS = ((1, "{}"), (-1, "1/{}"), (0.5, "sqrt({})"), (-0.5, "1/sqrt({})"), (2, "{}^2"))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """kind: of the difference, as in faults.py. what: one sentence. more: further sentences, each
+    on something that the difference has in common in all cases."""
+
+    kind: str
+    what: str
+    more: tuple[str, ...] = ()
+
+
+def difference(problem: Problem, cases: list[Case], results: list[dict], name: str) -> Difference:
+    """Return how the result `name` differs from the right one in all cases."""
+    found = [result[name] for result in results]
+    right = [case.answer()[name] for case in cases]
+    if name in problem.outputs and (missed := _not_written(problem, cases, found, right, name)):
+        return missed
+    if problem.outputs.get(name) == ADDED:
+        found = [x - case.before[name] for x, case in zip(found, cases)]
+    if right[0].dtype.kind not in "fiub":
+        return Difference("other", f"{name} is not the right one.")
+    if not all(np.isfinite(x).all() for x in found):
+        return _not_finite(found, right, name)
+    found, right = ([x.astype(float) for x in many] for many in (found, right))
+    for made in (_multiple, _transposed):
+        if seen := made(cases, found, right, name):
+            return seen
+    for other in problem.results:
+        if other != name and all(agree(x, c.answer()[other]) for x, c in zip(found, cases)):
+            return Difference("swapped", f"{name} holds what belongs to {other}.")
+    more = [*_where(found, right, name), *_structure(cases, found, right, name)]
+    return Difference("other", f"{name} is not the right one.", tuple(more))
+
+
+# ------------------------------------------------------------------------------- what was written
+
+
+def _not_written(problem, cases, found, right, name) -> Difference | None:
+    kept = [x == case.before[name] for x, case in zip(found, cases)]
+    if problem.outputs[name] == ADDED:
+        due = [x != 0 for x in right]
+    else:
+        due = [x != case.before[name] for x, case in zip(right, cases)]
+    missing = [k & d for k, d in zip(kept, due)]
+    if not any(m.any() for m in missing):
+        return None
+    if all(m.sum() == d.sum() for m, d in zip(missing, due)):
+        return Difference("nothing-written", f"{name} is the same after the call as before.")
+    written = _part(missing[0])
+    what = f"A part of {name} is the same after the call as before: {written}."
+    return Difference("partly-written", what)
+
+
+def _not_finite(found, right, name) -> Difference:
+    bad = next(~np.isfinite(x) for x in found if not np.isfinite(x).all())
+    kind = "nan" if any(np.isnan(x).any() for x in found) else "infinite"
+    return Difference("not-finite", f"{name} has numbers that are {kind}: {_part(bad)}.")
+
+
+# ------------------------------------------------------------------- multiples and other layouts
+
+
+def factor(found: np.ndarray, right: np.ndarray) -> float | None:
+    """Return c with found = c * right up to rounding, or None. c is not 0."""
+    square = float((right * right).sum())
+    c = float((found * right).sum()) / square if square else 0.0
+    scale = float(np.abs(found).max(initial=0))
+    if not c or np.abs(found - c * right).max(initial=0) > CLOSE * max(scale, 1e-30):
+        return None
+    return c
+
+
+def in_sizes(factors: list[float], cases: list[Case]) -> str | None:
+    """Return the formula in the sizes that gives these factors, one for each case, or None.
+
+    It is the shortest of those tried: a number, a power of a size, products of two of them."""
+    for text, values in _formulas(cases):
+        for c, sign in ((1, ""), (-1, "-"), (2, "2 "), (0.5, "1/2 "), (-2, "-2 "), (-0.5, "-1/2 ")):
+            if np.allclose(factors, c * values, rtol=CLOSE, atol=0):
+                return _formula(sign, text)
+    return None
+
+
+def _formula(sign: str, text: str) -> str:
+    if text == "1":
+        return {"": "1", "-": "-1"}.get(sign, sign.strip())
+    return sign + text
+
+
+def _formulas(cases) -> Iterator[tuple[str, np.ndarray]]:
+    numbers = {
+        name: np.array([float(case.sizes[name]) for case in cases])
+        for name, x in cases[0].sizes.items()
+        if isinstance(x, (int, float)) and not isinstance(x, bool) and x > 0
+    }
+    powers = [
+        (name, form.format(name), x**power) for name, x in numbers.items() for power, form in POWERS
+    ]
+    yield "1", np.ones(len(cases))
+    yield from ((text, values) for _, text, values in powers)
+    for name, x in numbers.items():
+        if (x > 1).all():
+            yield f"{name}/({name} - 1)", x / (x - 1)
+            yield f"({name} - 1)/{name}", (x - 1) / x
+    for (a, one, x), (b, two, y) in combinations(powers, 2):
+        if a != b:
+            yield f"{one} {two}", x * y
+
+
+def _multiple(cases, found, right, name) -> Difference | None:
+    factors = [factor(x, y) for x, y in zip(found, right)]
+    if None in factors:
+        return None
+    text = in_sizes(factors, cases)
+    if text == "-1":
+        return Difference("negated", f"{name} has the wrong sign everywhere.")
+    if text:
+        return Difference("multiplied", f"{name} is the right one times {text}.")
+    if np.allclose(factors, factors[0], rtol=CLOSE):
+        return Difference("multiplied", f"{name} is the right one times {factors[0]:.4g}.")
+    some = " and ".join(f"{c:.4g}" for c in (factors[0], factors[-1]))
+    what = f"{name} is a multiple of the right one, with another factor in each case: {some}."
+    return Difference("multiplied", what)
+
+
+def _transposed(cases, found, right, name) -> Difference | None:
+    if right[0].ndim != 2:
+        return None
+    if all(x.shape == y.shape[::-1] and agree(x.T, y) for x, y in zip(found, right)):
+        return Difference("transposed", f"{name} is the transpose of the right one.")
+    if all(x.size == y.size and agree(x.reshape(y.T.shape).T, y) for x, y in zip(found, right)):
+        what = f"{name} holds the numbers of its transpose, row after row."
+        return Difference("transposed", what)
+    return None
+
+
+# ------------------------------------------------------------------------ where, and what of it
+
+
+def _part(mask: np.ndarray) -> str:
+    """Say in words which elements of an array a mask has: "rows 0 and 2", "column 3"."""
+    count = f"{int(mask.sum())} of {mask.size} elements"
+    if mask.all():
+        return "every element"
+    if mask.ndim == 1:
+        return f"{'element' if mask.sum() == 1 else 'elements'} {_list(np.flatnonzero(mask))}"
+    if mask.ndim == 2:
+        rows, columns = mask.all(axis=1), mask.all(axis=0)
+        if (mask == rows[:, None]).all():
+            return f"{'row' if rows.sum() == 1 else 'rows'} {_list(np.flatnonzero(rows))}"
+        if (mask == columns).all():
+            return f"{'column' if columns.sum() == 1 else 'columns'} " + _list(
+                np.flatnonzero(columns)
+            )
+        if mask.shape[0] == mask.shape[1]:
+            for part, text in (
+                (np.eye(len(mask), dtype=bool), "the diagonal"),
+                (np.tri(len(mask), k=-1, dtype=bool), "the elements below the diagonal"),
+                (np.tri(len(mask), k=-1, dtype=bool).T, "the elements above the diagonal"),
+            ):
+                if (mask == part).all():
+                    return text
+        if mask.any(axis=1).sum() < len(mask):
+            return f"{count}, in rows {_list(np.flatnonzero(mask.any(axis=1)))}"
+        if mask.any(axis=0).sum() < mask.shape[1]:
+            return f"{count}, in columns {_list(np.flatnonzero(mask.any(axis=0)))}"
+    return count
+
+
+def _list(numbers) -> str:
+    numbers = list(map(int, numbers))
+    if len(numbers) > 3 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    if len(numbers) > 6:
+        return ", ".join(map(str, numbers[:5])) + f" and {len(numbers) - 5} more"
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _wrong(found, right) -> np.ndarray:
+    scale = max(np.abs(found).max(initial=0), np.abs(right).max(initial=0), 1e-30)
+    return np.abs(found - right) > 1e-7 * scale
+
+
+def _where(found, right, name) -> list[str]:
+    masks = [_wrong(x, y) for x, y in zip(found, right)]
+    if all(m.all() for m in masks):
+        return [f"Every element of {name} is wrong."] if right[0].ndim else []
+    mask = next(m for m in masks if not m.all() and m.any())
+    shape = ",".join(map(str, mask.shape))
+    return [f"Wrong in {name} ({shape}): {_part(mask)}. The others are right."]
+
+
+def _structure(cases, found, right, name) -> Iterator[str]:
+    """What the difference, or the result itself, has in common in all cases."""
+    gaps = [x - y for x, y in zip(found, right)]
+    if right[0].ndim == 0:
+        if np.allclose(gaps, gaps[0], rtol=CLOSE, atol=0):
+            yield f"{name} is off by {float(gaps[0]):.4g} in every case."
+        return
+    if right[0].ndim == 2:
+        for axis, of, along in ((1, "row", "column"), (0, "column", "row")):
+            if all(g.shape[axis] > 1 and _is_constant(g, axis) for g in gaps):
+                yield (
+                    f"In each {of}, {name} is off by one number, the same in every {along}. A term"
+                    f" that does not depend on the {along} is missing or wrong."
+                )
+    for term, values in _terms(cases, right[0]):
+        factors = [factor(g, t) for g, t in zip(gaps, values)]
+        if None not in factors:
+            text = in_sizes(factors, cases)
+            yield f"The difference is proportional to {term}" + (
+                f": it is {text} times {term}." if text else "."
+            )
+    if right[0].ndim == 2:
+        for axis, of in ((1, "row"), (0, "column")):
+            if all(x.shape[axis] > 1 for x in found):
+                yield from _rowwise(cases, found, right, gaps, axis, of, name)
+
+
+def _is_constant(gap, axis) -> bool:
+    return bool(np.ptp(gap, axis=axis).max() <= CLOSE * np.abs(gap).max())
+
+
+def _terms(cases, like) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """The arguments that have the shape of a result, or can be repeated to it."""
+    for name in cases[0].arguments:
+        values = [case.arguments[name] for case in cases]
+        if not all(isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in values):
+            continue
+        if values[0].shape == like.shape:
+            yield name.lstrip("_"), values
+
+
+def _rowwise(cases, found, right, gaps, axis, of, name) -> Iterator[str]:
+    """Rows (or columns) that are each a multiple of the right one, or off by a multiple of that of
+    an argument."""
+    factors = [_factors(x, y, axis) for x, y in zip(found, right)]
+    if None not in [None if f is None else 1 for f in factors]:
+        text = f"Each {of} of {name} is the right one times a number of its own"
+        for other in cases[0].arguments:
+            values = [case.arguments[other] for case in cases]
+            if not all(isinstance(v, np.ndarray) and v.ndim == 1 for v in values):
+                continue
+            if any(len(v) != len(f) or (v == 0).any() for v, f in zip(values, factors)):
+                continue
+            for power, form in (*POWERS, (-2, "1/{}^2")):
+                with np.errstate(all="ignore"):
+                    expected = [v**power for v in values]
+                if all(np.allclose(f, e, rtol=CLOSE, atol=0) for f, e in zip(factors, expected)):
+                    text += f", which is {form.format(other)}"
+                    break
+        yield text + "."
+        return
+    for term, values in _terms(cases, right[0]):
+        if all(_factors(g, t, axis) is not None for g, t in zip(gaps, values)):
+            yield f"In each {of}, the difference is a multiple of that {of} of {term}."
+
+
+def _factors(found, right, axis) -> np.ndarray | None:
+    """Return the factor of each row (axis 1) or column (axis 0) of found = factor * right, or None
+    if they are no multiples."""
+    square = (right * right).sum(axis=axis)
+    if (square == 0).any():
+        return None
+    c = (found * right).sum(axis=axis) / square
+    rest = found - right * (c[:, None] if axis == 1 else c)
+    return c if np.abs(rest).max() <= CLOSE * np.abs(found).max() else None

@@ -1,0 +1,240 @@
+"""What is said about mistakes that any function can make: a finding, and hints.
+
+The messages of the catalogue's mistakes stand in mistakes/, a file for each."""
+
+import inspect
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from pysft.lessons import source as text_of
+from pysft.lessons.cases import Case
+from pysft.lessons.problem import ADDED, WRITTEN, Problem
+
+MISTAKES = Path(__file__).resolve().parent / "mistakes"
+
+
+@dataclass(frozen=True)
+class Message:
+    """finding: what is wrong, in one sentence or two. hints: the gentlest first. line: of the
+    learner's file, where one is to blame."""
+
+    finding: str
+    hints: tuple[str, ...] = ()
+    line: int | None = None
+
+
+@cache
+def of_catalogue(function: str, mistake: str) -> Message:
+    """The message of one mistake of the catalogue."""
+    path = MISTAKES / function / f"{mistake}.md"
+    if not path.is_file():
+        return Message(f"{function}: {mistake.replace('-', ' ')}.")
+    paragraphs = re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip())
+    finding, *hints = (" ".join(paragraph.split()) for paragraph in paragraphs)
+    return Message(finding, tuple(hints))
+
+
+def together(messages: list[Message]) -> Message:
+    """One message of several mistakes. Each step of the hints has a hint on each mistake."""
+    if len(messages) == 1:
+        return messages[0]
+    count = max(len(m.hints) for m in messages)
+    hints = tuple(
+        " ".join(dict.fromkeys(m.hints[min(i, len(m.hints) - 1)] for m in messages if m.hints))
+        for i in range(count)
+    )
+    number = {2: "Two", 3: "Three"}.get(len(messages), str(len(messages)))
+    return Message(f"{number} mistakes. " + " ".join(m.finding for m in messages), hints)
+
+
+# -------------------------------------------------------------------------- before it has results
+
+
+def of_fault(fault: dict, problem: Problem, cases: list[Case], file: str, source: bytes) -> Message:
+    """The message of a fault for which a function has no results."""
+    f, line = problem.function, fault.get("line")
+    at = f"{file}, line {line}" if line else file
+    code = text_of.line(source, line)
+    quoted = (f"The line is: {code}",) if code else ()
+    match fault["kind"]:
+        case "syntax":
+            return Message(f"{at}: {fault['message']}. Python cannot read the file.", quoted, line)
+        case "file-exception":
+            what = f"{at}: {_exception(fault)} Python cannot run the file, so {f} was not called."
+            return Message(what, quoted, line)
+        case "missing":
+            near = get_close_matches(f, fault["functions"], 1)
+            hints = (f"There is a function {near[0]}. The name must be {f}.",) if near else ()
+            return Message(f"{file} has no function {f}.", hints)
+        case "no-function":
+            return Message(f"{f} in {file} is a {fault['type']}, and must be a function.")
+        case "signature":
+            hints = (f"Expected: def {f}{fault['expected']}", f"Found: def {f}{fault['found']}")
+            return Message(f"{f} has another signature: {fault['why']}.", hints)
+        case "not-written":
+            return Message(f"{f} is not written yet.", (), line)
+        case "exception":
+            what = f"{f} raised {_exception(fault)}" + (f" See {at}." if line else "")
+            return Message(what, (*quoted, _shapes(problem, cases[0])), line)
+        case "endless":
+            where = f" It was at {at}." if line else ""
+            what = f"{f} did not end within {fault['seconds']:g} seconds.{where}"
+            more = "A loop may have no end. `--time-limit` gives more seconds."
+            return Message(what, (*quoted, more), line)
+        case "ended":
+            where = f" It was at {at}." if line else ""
+            what = f"Python ended while it ran {f} (exit status {fault['code']}).{where}"
+            return Message(what, quoted, line)
+        case "returned-nothing":
+            due = ", ".join(problem.returns)
+            return Message(f"{f} returns nothing. It must return {due}.")
+        case "returned-number":
+            due, count = ", ".join(problem.returns), len(problem.returns)
+            found = fault["found"]
+            return Message(f"{f} returns {_values(found)}. It must return {count}: {due}.")
+        case "returned-type":
+            what = f"{fault['name']}, returned by {f}, is {_article(fault['found'])}."
+            return Message(what, ("It must be a number or an array of numbers.",))
+    raise ValueError(fault["kind"])
+
+
+def of_form(problem: Problem, cases: list[Case], results: list[dict]) -> Message | None:
+    """The message for a result of another shape or dtype, or None."""
+    f = problem.function
+    for case, result in zip(cases, results):
+        for name, right in case.answer().items():
+            found = result[name]
+            if found.shape != right.shape:
+                due = _shape(right.shape, case.sizes, cases, name)
+                what = f"{name} of {f} has the shape {_plain(found.shape)}. It must be {due}."
+                hints = [_shapes(problem, case)]
+                if found.shape == right.shape[::-1]:
+                    hints.insert(0, "The axes are in the other order.")
+                elif found.size == right.size:
+                    hints.insert(0, "The number of elements is right.")
+                return Message(what, tuple(hints))
+            kinds = {"f": "f", "i": "iu", "u": "iu", "b": "b", "U": "U", "S": "S"}
+            is_alike = found.dtype.kind in kinds[right.dtype.kind]
+            if not is_alike or (right.dtype.kind == "f" and found.dtype.itemsize < 8):
+                what = f"{name} of {f} is {found.dtype}. It must be {right.dtype}."
+                hint = "Look for a step that makes an array of its own, or converts one."
+                return Message(what, (hint,))
+    return None
+
+
+def of_input(problem: Problem, names: list[str], source: bytes, file: str) -> Message:
+    """The message for inputs that a function changed."""
+    name = names[0]
+    line = text_of.changed_at(source, problem.function, name)
+    where = f" See {file}, line {line}: {text_of.line(source, line)}" if line else ""
+    hint = f"Other functions still need {name}. A new array leaves it as it is: {name} * 2, not"
+    return Message(
+        f"{problem.function} changed its input {' and '.join(names)}.{where}",
+        (f"{hint} {name} *= 2.",),
+        line,
+    )
+
+
+# ------------------------------------------------------------------------- what its results are
+
+
+def of_ways(problem: Problem, ways: dict[str, str]) -> Message:
+    """The message for outputs that were filled in the wrong way: {output: way}."""
+    names, way = " and ".join(ways), next(iter(ways.values()))
+    if way == WRITTEN:
+        what = f"{names}: written, and must be added to."
+        hint = "What do these arrays hold before the call, and who put it there?"
+        return Message(what, (hint, f"{next(iter(ways))} += ... adds to the array."))
+    what = f"{names}: added to, and must be written."
+    hint = "These arrays may hold anything before the call."
+    return Message(what, (hint, f"{next(iter(ways))}[:] = ... writes the array."))
+
+
+def of_difference(difference, problem, name, source, file, returned) -> Message:
+    """The message for a result that no mistake of the catalogue explains (differing.py)."""
+    f = problem.function
+    match difference.kind:
+        case "nothing-written":
+            line = text_of.bound_at(source, f, name)
+            form = f"{name} += ..." if problem.outputs[name] == ADDED else f"{name}[:] = ..."
+            if line:
+                more = f"{file}, line {line}, gives the name {name} to a new array."
+                hints = (f"{more} The caller's array stays as it was.", f"`{form}` changes it.")
+            elif returned:
+                hints = (f"{f} returns something. Its results must be in the arrays it is given.",)
+            else:
+                hints = (f"No line changes the array {name}. `{form}` does.",)
+            return Message(f"{f}: {difference.what}", hints, line)
+        case "partly-written":
+            hints = ("Which rows or columns does the code reach?",)
+        case "not-finite":
+            hints = ("Look for a division by zero, a logarithm of 0, or an exponential that is too"
+                     " large.",)  # fmt: skip
+        case "negated":
+            hints = ("Count the minus signs, from the loss down to this result.",)
+        case "multiplied":
+            hints = ("Is there a sum where a mean belongs, or a factor too much or too little?",)
+        case "transposed":
+            hints = ("Write the shape of each factor below it: which index is summed over?",)
+        case "swapped":
+            hints = ("Look at the order of the arguments.",)
+        case _:
+            hints = difference.more
+    return Message(f"{f}: {difference.what}", tuple(hints))
+
+
+# ---------------------------------------------------------------------------------- small pieces
+
+
+def _exception(fault: dict) -> str:
+    message = " ".join(fault["message"].split())
+    return f"{fault['type']}: {message}." if message else f"{fault['type']}."
+
+
+def _values(count: int) -> str:
+    return "1 value" if count == 1 else f"{count} values"
+
+
+def _article(noun: str) -> str:
+    if noun.startswith("an "):
+        return noun
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _plain(shape) -> str:
+    return f"({','.join(map(str, shape))}{',' * (len(shape) == 1)})" if shape else "() of a number"
+
+
+def _shape(shape, sizes, cases, name) -> str:
+    """A shape in numbers, and in letters where one size has this number in every case."""
+    letters = []
+    for axis, n in enumerate(shape):
+        fits = [
+            letter
+            for letter in sizes
+            if all(c.answer()[name].shape[axis] == c.sizes[letter] for c in cases)
+        ]
+        letters.append(fits[0] if fits else str(n))
+    text = _plain(shape)
+    return text + (f", which is ({','.join(letters)})" if shape else "")
+
+
+def _shapes(problem: Problem, case: Case) -> str:
+    """A sentence with the shapes of all arguments of a call."""
+    given = [*case.before.items(), *case.passed().items()]
+    names = [
+        f"{name} {_plain(x.shape)}" for name, x in given if isinstance(x, np.ndarray) and x.ndim
+    ]
+    return f"It was called with {', '.join(names)}."
+
+
+def signature_of(problem: Problem) -> inspect.Signature:
+    """The signature that a problem's skeleton has."""
+    space = {"np": np}
+    exec(compile(problem.skeleton, "<skeleton>", "exec"), space)
+    return inspect.signature(space[problem.function])

@@ -1,0 +1,137 @@
+"""Finds out what is wrong with the results of a function: mistakes of the catalogue, or others that
+any function can make.
+
+Each array that the function fills is looked at in two ways, because it may have been written where
+it had to be added to, or the other way round. Each way is compared with the right result and with
+those of every mistake and every pair of mistakes, in all cases. A way that agrees in all of them is
+no coincidence: the inputs are random, and the sizes differ."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pysft.lessons.cases import Case, agree, catalogue, error
+from pysft.lessons.problem import ADDED, NONE, WRITTEN, Problem
+from pysft.nn.gradcheck import TOLERANCE
+
+INTENDED = "intended"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results of one function are.
+
+    mistakes      of the catalogue, in its order; () if none explains them
+    also          other sets of mistakes that give the same results
+    ways          {output: ADDED or WRITTEN} of those that were not filled as they had to be
+    unexplained   the results that neither the right function nor the mistakes give
+    worst         {result: the largest error in any case}; the gradients' from differences too"""
+
+    mistakes: tuple[str, ...]
+    also: tuple[tuple[str, ...], ...]
+    ways: dict[str, str]
+    unexplained: tuple[str, ...]
+    worst: dict[str, float]
+
+    @property
+    def passed(self) -> bool:
+        return (
+            not (self.mistakes or self.ways or self.unexplained)
+            and max(self.worst.values()) <= TOLERANCE
+        )
+
+
+def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
+    """Compare the results of each case with the right ones and with those of the mistakes."""
+    seen = {name: _ways(problem, cases, results, name) for name in problem.results}
+    worst = {name: _worst(cases, seen[name][INTENDED], name) for name in problem.results}
+    fits = {name: _fits(problem, cases, seen[name], name) for name in problem.results}
+
+    def verdict(wrong, unexplained=()):
+        explained = [name for name in problem.results if name not in unexplained]
+        others = {
+            name: next(way for way in seen[name] if (way, wrong) in fits[name])
+            for name in explained
+        }
+        others = {name: way for name, way in others.items() if way != INTENDED}
+        same = [s for s in catalogue(problem)[1:] if all(_has(fits[name], s) for name in explained)]
+        also = [_named(problem, s) for s in same if s != wrong and not any(t < s for t in same)]
+        also = also if wrong else []
+        return Verdict(_named(problem, wrong), tuple(also), others, tuple(unexplained), worst)
+
+    for wrong in catalogue(problem):
+        if all(_has(fits[name], wrong) for name in problem.results):
+            return verdict(wrong)
+    return _piecewise(problem, cases, seen, fits, verdict)
+
+
+def _piecewise(problem, cases, seen, fits, verdict) -> Verdict:
+    """The verdict where no pair explains all results: each may have mistakes of its own.
+
+    The mistakes of all results together must give those that they explain."""
+    order = {s: i for i, s in enumerate(catalogue(problem))}
+    chosen, unexplained = NONE, []
+    for name in problem.results:
+        found = sorted({wrong for _, wrong in fits[name]}, key=order.__getitem__)
+        if found:
+            chosen |= found[0]
+        else:
+            unexplained.append(name)
+    for name in problem.results:
+        if name not in unexplained and not _has(fits[name], chosen):
+            more = {
+                (way, chosen)
+                for way, found in seen[name].items()
+                if all(agree(x, c.answer(chosen)[name]) for x, c in zip(found, cases))
+            }
+            if more:
+                fits[name] |= more
+            else:  # two mistakes that do not go together: only results that are right are sure
+                chosen = None
+                break
+    if chosen is None:
+        unexplained = [name for name in problem.results if not _has(fits[name], NONE)]
+        chosen = NONE
+    return verdict(chosen, unexplained)
+
+
+def _ways(problem, cases, results, name) -> dict[str, list[np.ndarray]]:
+    """{way: the result in each case}, first as it was intended."""
+    found = [result[name] for result in results]
+    kind = problem.outputs.get(name)
+    if kind not in (ADDED, WRITTEN) or found[0].dtype.kind != "f":
+        return {INTENDED: found}
+    with np.errstate(all="ignore"):
+        gained = [x - case.before[name] for x, case in zip(found, cases)]
+    if kind == ADDED:
+        return {INTENDED: gained, WRITTEN: found}
+    return {INTENDED: found, ADDED: gained}
+
+
+def _fits(problem, cases, ways, name) -> set:
+    """Return the (way, set of mistakes) that give this result in all cases."""
+    sets, fits = catalogue(problem), set()
+    for way, found in ways.items():
+        agrees = np.ones(len(sets), dtype=bool)
+        for x, case in zip(found, cases):
+            agrees &= case.agreeing(name, x)
+            if not agrees.any():
+                break
+        fits |= {(way, sets[i]) for i in np.flatnonzero(agrees)}
+    return fits
+
+
+def _has(fits: set, wrong: frozenset) -> bool:
+    return any(s == wrong for _, s in fits)
+
+
+def _named(problem, wrong) -> tuple[str, ...]:
+    return tuple(name for name in problem.mistakes if name in wrong)
+
+
+def _worst(cases, found, name) -> float:
+    errors = [error(x, case.answer()[name]) for x, case in zip(found, cases)]
+    errors += [
+        error(x, case.numeric()[name]) for x, case in zip(found, cases) if name in case.numeric()
+    ]
+    return max(errors)
