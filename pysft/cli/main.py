@@ -19,6 +19,7 @@ from pysft.cli import (
     guide,
     info,
     lab,
+    lesson,
     mask,
     merge,
     ppo,
@@ -70,6 +71,7 @@ VERBS = {
         mask,
         audit,
         gradcheck,
+        lesson,
         guide,
         info,
     )

@@ -69,8 +69,13 @@ class Finding:
 
     @property
     def hint(self) -> str | None:
-        """The hint that is due. The last one stays."""
+        """The hint that is due, if there is one. The last one stays."""
         return self.hints[min(self.step, len(self.hints) - 1)] if self.hints else None
+
+    @property
+    def hints_left(self) -> int:
+        """How many hints come after the one that is due."""
+        return max(0, len(self.hints) - 1 - self.step)
 
 
 def check(exercise: str, path, time_limit: float = TIME_LIMIT) -> Finding:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
+from math import prod
 
 import numpy as np
 
@@ -125,13 +126,11 @@ def _multiple(cases, found, right, name) -> Difference | None:
     factors = [factor(x, y) for x, y in zip(found, right)]
     if None in factors:
         return None
-    text = in_sizes(factors, cases)
-    if text == "-1":
+    text = _times(cases, factors)
+    if text == "-1 times ":
         return Difference("negated", f"{name} has the wrong sign everywhere.")
     if text:
-        return Difference("multiplied", f"{name} is the right one times {text}.")
-    if np.allclose(factors, factors[0], rtol=CLOSE):
-        return Difference("multiplied", f"{name} is the right one times {factors[0]:.4g}.")
+        return Difference("multiplied", f"{name} is {text}the right one.")
     some = " and ".join(f"{c:.4g}" for c in (factors[0], factors[-1]))
     what = f"{name} is a multiple of the right one, with another factor in each case: {some}."
     return Difference("multiplied", what)
@@ -208,25 +207,27 @@ def _where(found, right, name) -> list[str]:
 def _structure(cases, found, right, name) -> Iterator[str]:
     """What the difference, or the result itself, has in common in all cases."""
     gaps = [x - y for x, y in zip(found, right)]
-    if right[0].ndim == 0:
-        if np.allclose(gaps, gaps[0], rtol=CLOSE, atol=0):
-            yield f"{name} is off by {float(gaps[0]):.4g} in every case."
-        return
-    if right[0].ndim == 2:
+    if right[0].ndim == 0 and np.allclose(gaps, gaps[0], rtol=CLOSE, atol=0):
+        yield f"{name} is off by {float(gaps[0]):.4g} in every case."
+    elif right[0].ndim == 1:
+        for axis, along in ((1, "column"), (0, "row")):
+            if text := _sum(cases, found, axis, along):
+                yield f"{name} is {text}."
+            elif text := _sum(cases, gaps, axis, along):
+                yield f"{name} is off by {text}."
+    elif right[0].ndim == 2:
         for axis, of, along in ((1, "row", "column"), (0, "column", "row")):
             if all(g.shape[axis] > 1 and _is_constant(g, axis) for g in gaps):
                 yield (
                     f"In each {of}, {name} is off by one number, the same in every {along}. A term"
                     f" that does not depend on the {along} is missing or wrong."
                 )
-    for term, values in _terms(cases, right[0]):
-        factors = [factor(g, t) for g, t in zip(gaps, values)]
-        if None not in factors:
-            text = in_sizes(factors, cases)
-            yield f"The difference is proportional to {term}" + (
-                f": it is {text} times {term}." if text else "."
-            )
-    if right[0].ndim == 2:
+                if text := _sum(cases, [g.mean(axis=axis) for g in gaps], axis, along):
+                    yield f"In each {of}, {name} is off by {text}."
+        if text := _product(cases, found):
+            yield f"{name} is {text}."
+        elif text := _product(cases, gaps):
+            yield f"{name} is off by {text}."
         for axis, of in ((1, "row"), (0, "column")):
             if all(x.shape[axis] > 1 for x in found):
                 yield from _rowwise(cases, found, right, gaps, axis, of, name)
@@ -236,14 +237,62 @@ def _is_constant(gap, axis) -> bool:
     return bool(np.ptp(gap, axis=axis).max() <= CLOSE * np.abs(gap).max())
 
 
-def _terms(cases, like) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """The arguments that have the shape of a result, or can be repeated to it."""
+def _product(cases, values) -> str | None:
+    """Say of which arguments each of these arrays is the product, and with which factor."""
+    for names, products in _products(cases, [x.shape for x in values]):
+        text = _times(cases, [factor(x, p) for x, p in zip(values, products)])
+        if text is not None:
+            return text + " ".join(names)
+    return None
+
+
+def _sum(cases, values, axis, along) -> str | None:
+    """Say of which product of arguments each of these vectors is the sum over an axis, and with
+    which factor. along: what the axis counts, "row" or "column"."""
+    lengths = [len(v) for v in values]
+    shapes = {
+        name: [case.arguments[name].shape for case in cases]
+        for name, x in cases[0].arguments.items()
+        if isinstance(x, np.ndarray) and x.ndim == 2
+    }
+    for shape in {tuple(s) for s in shapes.values() if [x[1 - axis] for x in s] == lengths}:
+        for names, products in _products(cases, list(shape)):
+            sums = [p.sum(axis=axis) for p in products]
+            text = _times(cases, [factor(v, s) for v, s in zip(values, sums)])
+            if text is not None:
+                return f"{text}the sum of {' '.join(names)} over the {along}s"
+    return None
+
+
+def _times(cases, factors) -> str | None:
+    """Return "N times " for factors that are N, "3 times " for 3 in every case, "" for 1, and None
+    if they have nothing in common."""
+    if None in factors:
+        return None
+    text = in_sizes(factors, cases)
+    if text is None and np.allclose(factors, factors[0], rtol=CLOSE, atol=0):
+        text = f"{factors[0]:.4g}"
+    return None if text is None else "" if text == "1" else f"{text} times "
+
+
+def _products(cases, shapes) -> Iterator[tuple[tuple[str, ...], list[np.ndarray]]]:
+    """Products of up to three arguments that have these shapes, or one of their two axes."""
+    if any(len(set(shape)) < 2 for shape in shapes):  # a vector could stand along either axis
+        return
+    fitting = {}
     for name in cases[0].arguments:
         values = [case.arguments[name] for case in cases]
         if not all(isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in values):
             continue
-        if values[0].shape == like.shape:
-            yield name.lstrip("_"), values
+        if all(v.shape == s for v, s in zip(values, shapes)):
+            fitting[name.lstrip("_")] = values
+        for axis in (0, 1):
+            if all(v.shape == (s[axis],) for v, s in zip(values, shapes)):
+                fitting[name.lstrip("_")] = [v[:, None] if axis == 0 else v for v in values]
+    for count in (1, 2, 3):
+        for names in combinations_with_replacement(fitting, count):
+            arrays = [[fitting[name][i] for name in names] for i in range(len(cases))]
+            yield names, [np.broadcast_to(prod(a), s) for a, s in zip(arrays, shapes)]
 
 
 def _rowwise(cases, found, right, gaps, axis, of, name) -> Iterator[str]:
@@ -266,9 +315,11 @@ def _rowwise(cases, found, right, gaps, axis, of, name) -> Iterator[str]:
                     break
         yield text + "."
         return
-    for term, values in _terms(cases, right[0]):
-        if all(_factors(g, t, axis) is not None for g, t in zip(gaps, values)):
-            yield f"In each {of}, the difference is a multiple of that {of} of {term}."
+    for term in cases[0].arguments:
+        values = [case.arguments[term] for case in cases]
+        if all(isinstance(v, np.ndarray) and v.shape == g.shape for v, g in zip(values, gaps)):
+            if all(_factors(g, t, axis) is not None for g, t in zip(gaps, values)):
+                yield f"In each {of}, the difference is a multiple of that {of} of {term}."
 
 
 def _factors(found, right, axis) -> np.ndarray | None:

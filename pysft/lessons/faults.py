@@ -2,7 +2,7 @@
 
 The messages of the catalogue's mistakes stand in mistakes/, a file for each."""
 
-import inspect
+import ast
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -69,15 +69,16 @@ def of_fault(fault: dict, problem: Problem, cases: list[Case], file: str, source
             return Message(what, quoted, line)
         case "missing":
             near = get_close_matches(f, fault["functions"], 1)
-            hints = (f"There is a function {near[0]}. The name must be {f}.",) if near else ()
-            return Message(f"{file} has no function {f}.", hints)
+            hint = f"There is a function {near[0]}. The name must be {f}." if near else ""
+            hint = hint or f"`lesson N --start {file}` appends it, to be written."
+            return Message(f"{file} has no function {f}.", (hint,))
         case "no-function":
             return Message(f"{f} in {file} is a {fault['type']}, and must be a function.")
         case "signature":
             hints = (f"Expected: def {f}{fault['expected']}", f"Found: def {f}{fault['found']}")
             return Message(f"{f} has another signature: {fault['why']}.", hints)
         case "not-written":
-            return Message(f"{f} is not written yet.", (), line)
+            return Message(f"{f} is not written yet.", (task_of(problem),), line)
         case "exception":
             what = f"{f} raised {_exception(fault)}" + (f" See {at}." if line else "")
             return Message(what, (*quoted, _shapes(problem, cases[0])), line)
@@ -233,8 +234,7 @@ def _shapes(problem: Problem, case: Case) -> str:
     return f"It was called with {', '.join(names)}."
 
 
-def signature_of(problem: Problem) -> inspect.Signature:
-    """The signature that a problem's skeleton has."""
-    space = {"np": np}
-    exec(compile(problem.skeleton, "<skeleton>", "exec"), space)
-    return inspect.signature(space[problem.function])
+def task_of(problem: Problem) -> str:
+    """The docstring of a problem's skeleton, on one line."""
+    [function] = ast.parse(problem.skeleton).body
+    return " ".join((ast.get_docstring(function) or "").split())

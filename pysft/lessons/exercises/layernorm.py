@@ -5,39 +5,51 @@ import numpy as np
 from pysft.lessons.problem import ADDED, WRITTEN, Problem
 from pysft.nn import reference
 
-EPS = 1e-5
 SIZES = ({"N": 5, "C": 7}, {"N": 3, "C": 11})
 
 
 def forward_arguments(rng, sizes) -> dict:
+    """Rows of different means and variances. eps is large, so that it shows where it stands, and
+    another one in each case, so that a constant in its place shows too."""
     N, C = sizes["N"], sizes["C"]
     return {
-        "x": 2 * rng.standard_normal((N, C)) + rng.standard_normal((N, 1)),
+        "x": rng.uniform(0.5, 2, (N, 1)) * rng.standard_normal((N, C))
+        + rng.standard_normal((N, 1)),
         "w": rng.standard_normal(C),
         "b": rng.standard_normal(C),
-        "eps": EPS,
+        "eps": rng.uniform(0.01, 0.05),
     }
 
 
 def forward(arguments: dict, wrong: frozenset) -> dict:
     """layernorm_forward, with these mistakes."""
     x, w, b, eps = arguments.values()
-    mean = x.mean(axis=1)
-    variance = x.var(axis=1, ddof=int("unbiased-variance" in wrong))
-    if "eps-outside-the-root" in wrong:
-        rstd = 1 / (np.sqrt(variance) + eps)
-    elif "eps-left-out" in wrong:
-        rstd = 1 / np.sqrt(variance)
+    C = x.shape[1]
+    mean, variance = x.mean(axis=1), x.var(axis=1)
+    if "statistics-over-all-rows" in wrong:
+        mean, variance = np.full(len(x), x.mean()), np.full(len(x), x.var())
+    if "mean-square-for-variance" in wrong:
+        variance = variance + mean**2
+    if "unbiased-variance" in wrong:
+        variance = variance * C / (C - 1)
+    if "eps-left-out" in wrong:
+        eps = 0.0
+    elif "eps-not-the-argument" in wrong:
+        eps = 1e-5
     elif "other-eps" in wrong:
-        rstd = 1 / np.sqrt(variance + 0.1)
+        eps = 0.1
+    if "root-left-out" in wrong:
+        rstd = 1 / (variance + eps)
+    elif "eps-outside-the-root" in wrong:
+        rstd = 1 / (np.sqrt(variance) + eps)
     else:
         rstd = 1 / np.sqrt(variance + eps)
-    if "variance-for-deviation" in wrong:
-        rstd = rstd**2
-    norm = (x - mean[:, None]) * rstd[:, None]
+    centred = x if "mean-not-subtracted" in wrong else x - mean[:, None]
+    norm = centred * rstd[:, None]
     scale = np.ones_like(w) if "weight-left-out" in wrong else w
     shift = np.zeros_like(b) if "bias-left-out" in wrong else b
-    return {"y": norm * scale + shift, "mean": mean, "rstd": rstd}
+    y = (norm + shift) * scale if "bias-before-weight" in wrong else norm * scale + shift
+    return {"y": y, "mean": mean, "rstd": 1 / rstd if "deviation-for-rstd" in wrong else rstd}
 
 
 FORWARD = Problem(
@@ -50,13 +62,19 @@ FORWARD = Problem(
     sizes=SIZES,
     outputs={"y": WRITTEN, "mean": WRITTEN, "rstd": WRITTEN},
     mistakes=(
+        "statistics-over-all-rows",
+        "mean-not-subtracted",
+        "mean-square-for-variance",
         "unbiased-variance",
-        "eps-outside-the-root",
+        "root-left-out",
+        "deviation-for-rstd",
         "eps-left-out",
+        "eps-outside-the-root",
+        "eps-not-the-argument",
         "other-eps",
-        "variance-for-deviation",
         "weight-left-out",
         "bias-left-out",
+        "bias-before-weight",
     ),
 )
 
@@ -66,46 +84,54 @@ def backward_arguments(rng, sizes) -> dict:
     right = forward(given, frozenset())
     dy = rng.standard_normal(given["x"].shape)
     saved = {"mean": right["mean"], "rstd": right["rstd"]}
-    return {"dy": dy, "x": given["x"], "w": given["w"]} | saved | {"_b": given["b"]}
+    others = {"_b": given["b"], "_eps": given["eps"]}
+    return {"dy": dy, "x": given["x"], "w": given["w"]} | saved | others
 
 
 def backward(arguments: dict, wrong: frozenset) -> dict:
     """layernorm_backward, with these mistakes."""
-    dy, x, w, mean, rstd, _ = arguments.values()
+    dy, x, w, mean, rstd, *_ = arguments.values()
     C = x.shape[1]
     norm = (x - mean[:, None]) * rstd[:, None]
-    g = dy if "weight-forgotten" in wrong else dy * w
-    mean_g = g.mean(axis=1, keepdims=True)
-    mean_g_norm = (g * norm).mean(axis=1, keepdims=True)
+    g = dy * w
+    if {"weight-forgotten", "weight-after-the-means"} & wrong:
+        g = dy
+    axis = 0 if "terms-averaged-over-rows" in wrong else 1
+    mean_g = g.mean(axis=axis, keepdims=True)
+    mean_g_norm = (g * norm).mean(axis=axis, keepdims=True)
     if "sum-for-mean" in wrong:
         mean_g, mean_g_norm = C * mean_g, C * mean_g_norm
-    if "divided-by-c-twice" in wrong:
-        mean_g, mean_g_norm = mean_g / C, mean_g_norm / C
     if "unbiased-variance" in wrong:
         mean_g_norm = mean_g_norm * C / (C - 1)
     if "mean-term-left-out" in wrong:
         mean_g = 0 * mean_g
     if "variance-term-left-out" in wrong:
         mean_g_norm = 0 * mean_g_norm
+    if "variance-term-added" in wrong:
+        mean_g_norm = -mean_g_norm
     if "norm-left-out-of-variance-term" in wrong:
         dx = g - mean_g - mean_g_norm
     else:
         dx = g - mean_g - norm * mean_g_norm
     if "rstd-left-out" not in wrong:
         dx = rstd[:, None] * dx
+    if "weight-after-the-means" in wrong:
+        dx = dx * w
     dw = dy * (x if "x-for-norm-in-dw" in wrong else norm)
-    dw = dw.mean(axis=0) if "mean-over-rows" in wrong else dw.sum(axis=0)
-    db = dy.mean(axis=0) if "mean-over-rows" in wrong else dy.sum(axis=0)
-    if "weight-in-db" in wrong:
-        db = db * w
-    return {"dx": dx, "dw": dw, "db": db}
+    if "weight-in-dw" in wrong:
+        dw = dw * w
+    db = dy * w if "weight-in-db" in wrong else dy
+    over = np.mean if "mean-over-rows" in wrong else np.sum
+    return {"dx": dx, "dw": over(dw, axis=0), "db": over(db, axis=0)}
 
 
 def loss(arguments: dict) -> float:
     """sum(dy * y), with mean and rstd computed anew from x."""
     x, dy = arguments["x"], arguments["dy"]
     y, mean, rstd = np.empty_like(x), np.empty(len(x)), np.empty(len(x))
-    reference.layernorm_forward(y, mean, rstd, x, arguments["w"], arguments["_b"], EPS)
+    reference.layernorm_forward(
+        y, mean, rstd, x, arguments["w"], arguments["_b"], arguments["_eps"]
+    )
     return float((dy * y).sum())
 
 
@@ -123,13 +149,16 @@ BACKWARD = Problem(
     mistakes=(
         "mean-term-left-out",
         "variance-term-left-out",
-        "sum-for-mean",
-        "divided-by-c-twice",
-        "unbiased-variance",
+        "variance-term-added",
         "norm-left-out-of-variance-term",
+        "terms-averaged-over-rows",
+        "sum-for-mean",
+        "unbiased-variance",
         "rstd-left-out",
         "weight-forgotten",
+        "weight-after-the-means",
         "x-for-norm-in-dw",
+        "weight-in-dw",
         "weight-in-db",
         "mean-over-rows",
     ),
