@@ -122,6 +122,28 @@ def test_gradcheck_fails_a_wrong_derivative_of_a_readers_file(
     assert f"{function}_backward" in shown.out
 
 
+WRONG_FORWARD = """import numpy as np
+def layernorm_forward(y, mean, rstd, x, w, b, eps=0.1):
+    mean[:] = x.mean(1)
+    rstd[:] = 1 / np.sqrt(x.var(1) + eps)
+    y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
+def gelu_backward(dx, dy, x):
+    raise NotImplementedError
+"""
+
+
+def test_gradcheck_fails_a_wrong_forward_and_names_what_is_not_written(three_cases, workdir):
+    workdir.write("mine.py", WRONG_FORWARD)
+    result = pysft("gradcheck", "--ops", "mine.py", "--json")
+    assert result.code == 1 and result.document["not_written"] == ["gelu_backward"]
+    failed = [row for row in result.document["rows"] if not row["passed"]]
+    assert {row["tensor"] for row in failed} == {"y (forward)", "rstd (forward)"}
+    assert all(row["worst"] > 1e-3 for row in failed)
+    shown = pysft("gradcheck", "--ops", "mine.py")
+    assert "not written yet: gelu_backward" in shown.out
+    assert "look first at layernorm, one row: y (forward)" in shown.out
+
+
 @pytest.mark.parametrize(
     "content",
     [

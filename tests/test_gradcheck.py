@@ -469,6 +469,65 @@ def test_an_exception_in_a_readers_function_names_its_file_function_and_line(tmp
     assert str(found.value).startswith(f"{file}: layernorm_backward raised {kind}{at}: ")
 
 
+WRONG_FORWARD = """import numpy as np
+
+def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
+    mean[:] = x.mean(axis=1)
+    rstd[:] = 1 / np.sqrt(x.var(axis=1) + 0.1)
+    y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
+"""
+
+
+@pytest.mark.parametrize("more", ["", RIGHT], ids=["alone", "with a backward that fits it"])
+def test_a_readers_forward_is_compared_with_the_reference_before_its_derivative(tmp_path, more):
+    """The backward of a layer norm is right for any eps, so differences pass a wrong one."""
+    file = tmp_path / "mine.py"
+    file.write_text(WRONG_FORWARD + more)
+    mine = gradcheck.load_ops(file)
+    rows = run(mine, cases=cases("layernorm") | cases("gelu"))
+    failed = [row for row in rows if not row.passed]
+    assert {row.tensor for row in failed} == {"y (forward)", "rstd (forward)"}
+    assert rows[0].tensor == "y (forward)" and rows[0].name == "layernorm"
+    assert {row.name for row in failed} >= {"layernorm", "layernorm, one row", "layernorm, wide"}
+    file.write_text((WRONG_FORWARD + more).replace("+ 0.1", "+ eps"))
+    rows = run(gradcheck.load_ops(file), cases=cases("layernorm"))
+    assert all(row.passed for row in rows) and len(rows) == 2 * 3 * len(cases("layernorm"))
+
+
+def test_every_kernels_forward_is_compared(tmp_path):
+    names = ["matmul", "attention", "layernorm", "gelu", "embedding", "cross_entropy"]
+    file = tmp_path / "mine.py"
+    lines = [f"def {name}_forward(y, *more):\n    y[:] = 1.0\n" for name in names]
+    file.write_text("".join(lines))
+    few = {name: case for name, case in CASES.items() if name in names}
+    rows = [r for r in run(gradcheck.load_ops(file), cases=few) if "(forward)" in r.tensor]
+    assert {r.name for r in rows if not r.passed} == set(names)
+    # An output that was not written is an infinite error.
+    assert {r.tensor for r in rows if r.worst == np.inf} == {"lse (forward)", "mean (forward)",
+                                                             "rstd (forward)"}  # fmt: skip
+
+
+def test_a_function_that_is_not_written_yet_is_taken_from_the_reference(tmp_path):
+    file = tmp_path / "mine.py"
+    empty = "def gelu_backward(dx, dy, x):\n    'Write dx.'\n    raise NotImplementedError\n"
+    file.write_text(RIGHT + empty)
+    mine = gradcheck.load_ops(file)
+    assert (mine.own, mine.not_written) == (["layernorm_backward"], ["gelu_backward"])
+    assert all(row.passed for row in run(mine, cases=cases("gelu")))
+    file.write_text(empty)
+    with pytest.raises(DataError, match="gelu_backward is not written yet"):
+        gradcheck.load_ops(file)
+
+
+def test_a_function_that_no_case_uses_is_not_said_to_be_checked(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def adamw(*a):\n    pass\n")
+    with pytest.raises(DataError, match="defines none of"):
+        gradcheck.load_ops(file)
+    file.write_text("def adamw(*a):\n    pass\n" + RIGHT)
+    assert gradcheck.load_ops(file).own == ["layernorm_backward"]
+
+
 def test_a_readers_mistake_fails_in_its_own_rows_alone(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(RIGHT.replace("- np.outer(norm[n], norm[n]) / C", ""))

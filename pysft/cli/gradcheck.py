@@ -28,15 +28,19 @@ def run(args):
     from pysft.training import objective_cases
 
     began = time.monotonic()
+    not_written = []
     if args.ops in ("kernels", "reference"):
         ops, name = computing_ops(args.ops, args.threads), args.ops
     else:
         ops = gradcheck.load_ops(args.ops)
         name = f"{', '.join(ops.own)} of {args.ops}, the reference for the rest"
+        not_written = ops.not_written
     rows = gradcheck.run(ops, args.seed, gradcheck.CASES | objective_cases.CASES)
     if args.json:
-        print_json(_document(rows))
+        print_json(_document(rows) | {"not_written": not_written})
     else:
+        if not_written:
+            print(f"not written yet: {', '.join(not_written)}")
         _print_table(name, rows, gradcheck.TOLERANCE, time.monotonic() - began)
     return 0 if all(row.passed for row in rows) else 1
 
@@ -78,5 +82,7 @@ def _print_table(name: str, rows, tolerance: float, seconds: float) -> None:
         f" allowed {tolerance:.0e}, {seconds:.1f} s: "
         + (f"{len(failed)} FAILED" if failed else "all passed")
     )
-    if failed:  # the kernels' own cases come first, before those of the whole model
+    if failed:  # forwards come first, then the kernels' own cases, then the whole model
         print(f"look first at {failed[0].name}: {failed[0].tensor}, {failed[0].worst:.1e}")
+    if any(row.tensor.endswith("(forward)") for row in failed):
+        print("a forward differs from the reference's, so the gradients are those of another one")

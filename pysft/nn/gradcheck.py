@@ -10,9 +10,12 @@ max|analytic - numeric| / max(max|analytic|, max|numeric|, 1e-6). gradcases.py h
 cases.
 
 The functions under test are any object with the kernels' names (computing.py): the kernels, the
-reference, or a reader's own file (`gradcheck --ops FILE.py`)."""
+reference, or a reader's own file (`gradcheck --ops FILE.py`). The forwards of such a file are first
+compared with the reference's: a backward may be the right derivative of a wrong forward."""
 
+import ast
 import importlib.util
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,13 @@ from pysft.nn import reference
 from pysft.nn.gradcases import CASES
 
 TOLERANCE = 1e-7
+# The functions that the cases check. A reader's file may have any of them.
+CHECKED = [
+    f"{kernel}_{way}"
+    for kernel in dict.fromkeys(name.split(",")[0] for name in CASES)
+    for way in ("forward", "backward")
+    if hasattr(reference, f"{kernel}_{way}")
+]
 # h, relative to a tensor's scale. The errors by truncation and by rounding are both near 1e-12.
 STEP = 1e-3
 
@@ -43,10 +53,11 @@ class Row:
 
 
 def run(ops, seed: int = 0, cases=CASES) -> list[Row]:
-    """Check `ops` in every case, in float64. Return a Row for each tensor.
+    """Check `ops` in every case, in float64. Return a Row for each tensor, after those for the
+    outputs of a reader's own forwards.
 
     cases: name -> (check, sizes), as in gradcases.CASES."""
-    rows = []
+    rows = _forward_rows(ops, seed, cases) if hasattr(ops, "own") else []
     for name, (check, sizes) in cases.items():
         rng = np.random.default_rng(seed)
         for tensor, analytic, x, loss in check(ops, rng, **sizes):
@@ -106,11 +117,67 @@ def load_ops(path) -> SimpleNamespace:
     except (Exception, SystemExit) as error:
         raise DataError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     known = {n: f for n, f in vars(reference).items() if callable(f) and not n.startswith("_")}
-    own = [n for n in known if callable(getattr(module, n, None))]
+    found = [n for n in CHECKED if callable(getattr(module, n, None))]
+    if not found:
+        raise DataError(f"{path}: defines none of {', '.join(CHECKED)}")
+    not_written = [n for n in found if n in _not_written(path.read_bytes())]
+    own = [n for n in found if n not in not_written]
     if not own:
-        raise DataError(f"{path}: defines none of {', '.join(known)}")
+        verb = "is" if len(found) == 1 else "are"
+        raise DataError(f"{path}: {' and '.join(found)} {verb} not written yet")
     readers = {n: plain_form(_guarded(getattr(module, n), f"{path}: {n}"), n) for n in own}
-    return SimpleNamespace(**(known | readers), own=own)
+    return SimpleNamespace(**(known | readers), own=own, not_written=not_written)
+
+
+def _not_written(source: bytes) -> set[str]:
+    """The functions of a file that do nothing but raise NotImplementedError."""
+    empty = set()
+    for function in ast.parse(source).body:
+        if isinstance(function, ast.FunctionDef):
+            lines = [line for line in function.body if not isinstance(line, ast.Expr)]
+            raised = [ast.unparse(line) for line in lines if isinstance(line, ast.Raise)]
+            is_alone = len(lines) == 1 and len(raised) == 1
+            if is_alone and raised[0].startswith("raise NotImplementedError"):
+                empty.add(function.name)
+    return empty
+
+
+def _forward_rows(ops, seed: int, cases) -> list[Row]:
+    """Compare a reader's own forwards with the reference's. Return a Row for each output."""
+    rows = []
+    for name, (check, sizes) in cases.items():
+        forward = f"{name.split(',')[0]}_forward"
+        if forward not in ops.own:
+            continue
+        calls = []
+        spy = SimpleNamespace(**(vars(ops) | {forward: _compared(ops, forward, calls)}))
+        _, _, _, loss = next(check(spy, np.random.default_rng(seed), **sizes))
+        loss()  # some checks have called the forward before, others not
+        rows += [
+            Row(name, f"{output} (forward)", worst, size, worst <= TOLERANCE)
+            for output, (worst, size) in calls[0].items()
+        ]
+    return rows
+
+
+def _compared(ops, name: str, calls: list):
+    """Return the reader's forward. Each call of it adds {output: (error, elements)} to `calls`."""
+    names = list(inspect.signature(getattr(reference, name)).parameters)
+
+    def call(*arguments):
+        right = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        getattr(reference, name)(*right)
+        outputs = {
+            i: a
+            for i, (a, b) in enumerate(zip(right, arguments))
+            if isinstance(a, np.ndarray) and not np.array_equal(a, b, equal_nan=True)
+        }
+        getattr(ops, name)(*arguments)
+        calls.append(
+            {names[i]: (relative_error(arguments[i], a), a.size) for i, a in outputs.items()}
+        )
+
+    return call
 
 
 # The number of arguments without the optional last one (GELU's saved derivative).
