@@ -24,7 +24,7 @@ from pysft.training import objective_cases
 
 VERBS = (
     "train pretrain chat generate eval mask audit gradcheck info select rate diagnose merge report"
-    " lab guide".split()
+    " lab lesson guide".split()
 )
 
 

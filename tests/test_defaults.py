@@ -41,6 +41,7 @@ DEFAULTS = {
     "mask": COMPUTES,
     "audit": {"--tokens": 120},
     "gradcheck": {**COMPUTES, "--seed": 0},
+    "lesson": {"--time-limit": 10.0},
 }
 VERBS = parser().verbs
 

@@ -28,7 +28,7 @@ def run(args):
     from pysft.training import objective_cases
 
     began = time.monotonic()
-    not_written = []
+    not_written = None  # of a reader's file
     if args.ops in ("kernels", "reference"):
         ops, name = computing_ops(args.ops, args.threads), args.ops
     else:
@@ -37,7 +37,8 @@ def run(args):
         not_written = ops.not_written
     rows = gradcheck.run(ops, args.seed, gradcheck.CASES | objective_cases.CASES)
     if args.json:
-        print_json(_document(rows) | {"not_written": not_written})
+        more = {} if not_written is None else {"not_written": not_written}
+        print_json(_document(rows) | more)
     else:
         if not_written:
             print(f"not written yet: {', '.join(not_written)}")
