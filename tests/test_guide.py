@@ -233,6 +233,9 @@ PROMISED = {
     "generate runs/tiny/base -p 'KING: '": ["KING: "],
     "lab first-token --seeds 3": ["yes", "Verdict:"],
     "info": ["isa"],
+    "lesson 6": ["## By hand", "layernorm_backward"],
+    "lesson 6 --start mine.py": ["added layernorm_forward and layernorm_backward"],
+    "lesson 6 --check mine.py": ["layernorm_forward is not written yet"],
     "train --data world --out runs/world": ["the world", "in new wordings", "without an answer"],
     "train --data world --set world.people=50 'world.tellings=[0,30,512]' --out runs/few": [
         "right by tellings"

@@ -62,7 +62,8 @@ def test_a_lesson_has_its_parts_in_order_and_is_short(lesson):
     assert all(n < lesson.number for n in lesson.needs)
     assert lesson.exercise in EXERCISES
     questions = re.findall(r"^(\d)\. ", lesson.sections["Questions"], re.M)
-    assert questions == re.findall(r"^(\d)\. ", lesson.sections["Answers"], re.M) == ["1", "2"]
+    assert questions == re.findall(r"^(\d)\. ", lesson.sections["Answers"], re.M)
+    assert questions in (["1", "2"], ["1", "2", "3"])
 
 
 def test_all_lessons_together_are_short_and_each_has_a_number_and_an_exercise_of_its_own():
@@ -163,7 +164,7 @@ def test_a_problem_keeps_its_contract(problem):
     assert set(problem.outputs.values()) <= {ADDED, WRITTEN, CHANGED}
     assert len(set(problem.mistakes)) == len(problem.mistakes) >= 3
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in problem.mistakes)
-    assert len(problem.sizes) >= 2
+    assert problem.sizes
     parameters = [a.arg for a in function.args.args]
     for case in cases(name_of(problem)):
         numbers = [x for x in case.sizes.values() if isinstance(x, int)]
@@ -233,11 +234,13 @@ def test_a_message_has_a_finding_and_hints_that_end_with_the_lesson(problem):
             assert len(paragraph.split()) <= 40, (mistake, paragraph)
             assert not re.search(r"\b(just|obviously|simply|your?)\b", paragraph, re.I), paragraph
             assert "=" not in paragraph or "def " not in paragraph
-        lesson = re.search(r'Lesson (\d+), "([^"]+)"', message.hints[-1])
-        assert lesson, (mistake, message.hints[-1])
-        assert lesson[2] in set(book.SECTIONS) - set(book.HIDDEN), (mistake, lesson[2])
-        numbers = {x.number for x in LESSONS if problem in book.problems(x.exercise)}
-        assert int(lesson[1]) in numbers or not numbers, (mistake, lesson[1])
+        place = r'Lesson (\d+), (?:"([^"]+)"|the first paragraph|question \d)'
+        found = re.search(place, message.hints[-1])
+        assert found, (mistake, message.hints[-1])
+        assert found[2] in {None, *book.SECTIONS} - set(book.HIDDEN), (mistake, found[2])
+        of = [lesson for lesson in LESSONS if problem in book.problems(lesson.exercise)]
+        known = {n for lesson in of for n in (lesson.number, *lesson.needs)}
+        assert int(found[1]) in known or not known, (mistake, found[1])
 
 
 # ----------------------------------------------------------------------------- planted mistakes
@@ -262,7 +265,7 @@ def test_each_mistake_of_the_catalogue_is_named(name):
     for mistake in problem.mistakes:
         finding = planted(name, frozenset([mistake]))
         assert not finding.passed and finding.mistake == f"{problem.function}/{mistake}"
-        assert finding.also == (), (mistake, finding.also)
+        assert all(" + " in other for other in finding.also), (mistake, finding.also)
         message = faults.of_catalogue(problem.function, mistake)
         assert (finding.finding, finding.hints) == (message.finding, message.hints)
         assert finding.kind == "catalogue"
@@ -271,15 +274,14 @@ def test_each_mistake_of_the_catalogue_is_named(name):
 
 
 def fingerprint(name, wrong):
-    """What a set of mistakes gives in all cases, to seven digits."""
+    """What a set of mistakes gives in all cases, to seven digits of the right result."""
     found = []
     for case in cases(name):
-        for x in case.answer(wrong).values():
+        for result, x in case.answer(wrong).items():
             if x.dtype.kind in "biuf":
-                scale = max(np.abs(x[np.isfinite(x)]).max(initial=0), 1e-6)
-                found.append(np.round(x / scale, 7).tobytes())
-            else:
-                found.append(x.tobytes())
+                scale = max(np.abs(case.answer()[result]).max(initial=0), 1e-6)
+                x = np.round(x.astype(np.float64) / scale, 7) + 0.0  # no -0.
+            found.append((x.shape, x.tobytes()))
     return hash(tuple(found))
 
 

@@ -116,7 +116,9 @@ def catalogue(problem: Problem) -> list[frozenset]:
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
     """Return max|found - expected| relative to the larger maximum; infinite if they differ in a
-    number that is not finite. For texts 0 or infinite."""
+    number that is not finite, or in their shape. For texts 0 or infinite."""
+    if found.shape != expected.shape:
+        return float("inf")
     if expected.dtype.kind not in "biuf" or found.dtype.kind not in "biuf":
         return 0.0 if np.array_equal(found, expected) else float("inf")
     if not expected.size:

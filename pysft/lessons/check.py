@@ -141,8 +141,6 @@ def judged(
     problem: Problem, cases: list[Case], ran: Ran, text: bytes = b"", file: str = "the file"
 ) -> Finding:
     """The finding on a function that has run in all cases without a fault."""
-    if message := faults.of_form(problem, cases, ran.results):
-        return _finding(problem, "form", message)
     verdict = judge(problem, cases, ran.results)
     rows = tuple(
         Row(problem.function, name, _finite(worst), worst <= TOLERANCE)
@@ -158,6 +156,8 @@ def judged(
     kind = "catalogue"
     if changed := [name for name in cases[0].passed() if _is_changed(ran, name)]:
         kind, messages = "input-changed", [faults.of_input(problem, changed, text, file)]
+    elif not messages and (message := faults.of_form(problem, cases, ran.results)):
+        kind, messages = "form", [message]
     elif not messages and verdict.unexplained:
         name = verdict.unexplained[0]
         differs = difference(problem, cases, ran.results, name)
