@@ -208,9 +208,9 @@ WRONG = {
                " - norm * mean_g_norm)", "dx[1:] += (rstd[:, None] * (g - g.mean(axis=1,"
                " keepdims=True) - norm * mean_g_norm))[1:]")], ["row 0"]),
     "written for added": ("written-instead", None, [("dx +=", "dx[:] =")],
-                          ["dx: written", "added to"]),
+                          ["dx is overwritten", "dx += ..."]),
     "all written": ("written-instead", None, [("dx +=", "dx[:] ="), ("dw +=", "dw[:] ="),
-                    ("db +=", "db[:] =")], ["dx and dw and db"]),
+                    ("db +=", "db[:] =")], ["dx, dw and db are overwritten"]),
     "an input": ("input-changed", 12, [("g = dy * w", "x -= mean[:, None]; g = dy * w"),
                  ("(x - mean[:, None]) *", "(x - mean[:, None]) * 1 *")], ["input x", "line 12"]),
     "nan": ("not-finite", None, [("rstd[:, None] * (g", "np.log(-1.0) * (g")], ["nan"]),
@@ -249,7 +249,7 @@ def test_a_wrong_result_is_described(file, name):
 def test_a_mistake_of_the_catalogue_is_named_although_the_result_was_written_too(file):
     finding = backward(file((" - norm * mean_g_norm", ""), ("dx +=", "dx[:] =")))
     assert finding.mistake == "layernorm_backward/variance-term-left-out"
-    assert "dx: written" in finding.finding and finding.kind == "catalogue"
+    assert "dx is overwritten" in finding.finding and finding.kind == "catalogue"
 
 
 def test_results_with_a_mistake_each_are_named_together_and_an_unknown_one_is_not(file):
@@ -278,7 +278,7 @@ def test_a_wrong_forward_is_found_first_although_the_backward_fits_it(file):
 def test_added_for_written_is_found(file):
     finding = found(file(("y[:] = ", "y += ")))
     assert finding.forward is False and finding.kind == "added-instead"
-    assert finding.function == "layernorm_forward" and "y: added to" in finding.finding
+    assert finding.function == "layernorm_forward" and "y is added to" in finding.finding
 
 
 def test_a_default_that_differs_is_found_by_the_signature(file):
@@ -345,7 +345,7 @@ def test_a_function_that_returns_its_results_is_checked_too(tmp_path, value):
     finding = check.check_function(returning(), code.encode(), tmp_path / "mine.py")
     assert finding.kind == RETURNED[value], finding
     if finding.kind == "form":
-        assert "must be" in finding.finding
+        assert "It must" in finding.finding
     if value == "p.T, lse":
         assert "(3,4), which is (N,V)" in finding.finding and "other order" in finding.hints[0]
 

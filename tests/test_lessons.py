@@ -6,6 +6,7 @@ import ast
 import contextlib
 import doctest
 import io
+import pickle
 import re
 import time
 from functools import cache
@@ -296,6 +297,29 @@ def test_nine_in_ten_pairs_that_nothing_else_gives_are_named(name):
     assert len(named) >= 0.9 * len(unique), [set(w) for w in unique if w not in named][:5]
     for wrong in (w for w in marks if len(w) == 2 and w not in unique):
         assert planted(name, wrong).passed == (marks[wrong] == marks[NONE])
+
+
+@every_problem
+def test_the_right_results_pass_through_a_process_of_their_own(problem, tmp_path):
+    """A file that has them passes: all arguments and results can go there and back."""
+    own = cases(name_of(problem))
+    kept = [[case.answer()[name] for name in problem.results] for case in own]
+    (tmp_path / "right.pickle").write_bytes(pickle.dumps(kept))
+    kinds = [problem.outputs.get(name) for name in problem.results]
+    (tmp_path / "mine.py").write_text(
+        f"import pickle\n"
+        f"with open({str(tmp_path / 'right.pickle')!r}, 'rb') as f:\n"
+        f"    calls = iter(pickle.load(f))\n"
+        f"def {problem.function}(*arguments):\n"
+        f"    right = next(calls)\n"
+        f"    if {not problem.outputs}:\n"
+        f"        return tuple(right)\n"
+        f"    for kind, array, x in zip({kinds}, arguments, right):\n"
+        f"        array[...] = array + x if kind == {ADDED!r} else x\n"
+    )
+    path = tmp_path / "mine.py"
+    finding = check.check_function(problem, path.read_bytes(), path)
+    assert finding.passed, (finding.finding, finding.hints)
 
 
 # ------------------------------------------------------------------------------------- the verb

@@ -45,6 +45,7 @@ EXAMPLES = f"""examples:
   python -m pysft audit my.jsonl                find what is wrong with a data set before training
   python -m pysft mask --user Hi --assistant Ho show which tokens are graded, in colour
   python -m pysft gradcheck                     check every derivative by finite differences
+  python -m pysft lesson                        list the lessons: derive every gradient yourself
   python -m pysft guide                         list the pages of the guide
 {EXIT_CODES}"""
 

@@ -111,8 +111,10 @@ def of_form(problem: Problem, cases: list[Case], results: list[dict]) -> Message
         for name, right in case.answer().items():
             found = result[name]
             if found.shape != right.shape:
-                due = _shape(right.shape, case.sizes, cases, name)
-                what = f"{name} of {f} has the shape {_plain(found.shape)}. It must be {due}."
+                due = "be a single number"
+                if right.shape:
+                    due = f"have the shape {_shape(right.shape, case.sizes, cases, name)}"
+                what = f"{name} of {f} has the shape {_plain(found.shape)}. It must {due}."
                 hints = [_shapes(problem, case)]
                 if found.shape == right.shape[::-1]:
                     hints.insert(0, "The axes are in the other order.")
@@ -135,7 +137,7 @@ def of_input(problem: Problem, names: list[str], source: bytes, file: str) -> Me
     where = f" See {file}, line {line}: {text_of.line(source, line)}" if line else ""
     hint = f"Other functions still need {name}. A new array leaves it as it is: {name} * 2, not"
     return Message(
-        f"{problem.function} changed its input {' and '.join(names)}.{where}",
+        f"{problem.function} changed its input {_and(names)}.{where}",
         (f"{hint} {name} *= 2.",),
         line,
     )
@@ -146,14 +148,15 @@ def of_input(problem: Problem, names: list[str], source: bytes, file: str) -> Me
 
 def of_ways(problem: Problem, ways: dict[str, str]) -> Message:
     """The message for outputs that were filled in the wrong way: {output: way}."""
-    names, way = " and ".join(ways), next(iter(ways.values()))
+    names, way = list(ways), next(iter(ways.values()))
+    verb, arrays = ("is", "array holds") if len(names) == 1 else ("are", "arrays hold")
     if way == WRITTEN:
-        what = f"{names}: written, and must be added to."
-        hint = "What do these arrays hold before the call, and who put it there?"
-        return Message(what, (hint, f"{next(iter(ways))} += ... adds to the array."))
-    what = f"{names}: added to, and must be written."
-    hint = "These arrays may hold anything before the call."
-    return Message(what, (hint, f"{next(iter(ways))}[:] = ... writes the array."))
+        what = f"{_and(names)} {verb} overwritten. The gradient must be added to what is there."
+        hint = f"What do such arrays hold before the call, and who put it there? See {_and(names)}."
+        return Message(what, (hint, f"`{names[0]} += ...` adds to the array."))
+    what = f"{_and(names)} {verb} added to. The result must replace what the {arrays}."
+    hint = "An array that is written may hold anything before the call."
+    return Message(what, (hint, f"`{names[0]}[:] = ...` writes the array."))
 
 
 def of_difference(difference, problem, name, source, file, returned) -> Message:
@@ -197,6 +200,11 @@ def _exception(fault: dict) -> str:
     return f"{fault['type']}: {message}." if message else f"{fault['type']}."
 
 
+def _and(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _values(count: int) -> str:
     return "1 value" if count == 1 else f"{count} values"
 
@@ -208,11 +216,11 @@ def _article(noun: str) -> str:
 
 
 def _plain(shape) -> str:
-    return f"({','.join(map(str, shape))}{',' * (len(shape) == 1)})" if shape else "() of a number"
+    return f"({','.join(map(str, shape))}{',' * (len(shape) == 1)})"
 
 
 def _shape(shape, sizes, cases, name) -> str:
-    """A shape in numbers, and in letters where one size has this number in every case."""
+    """A shape in numbers, and in letters: those of the sizes that it has in every case."""
     letters = []
     for axis, n in enumerate(shape):
         fits = [
@@ -221,8 +229,8 @@ def _shape(shape, sizes, cases, name) -> str:
             if all(c.answer()[name].shape[axis] == c.sizes[letter] for c in cases)
         ]
         letters.append(fits[0] if fits else str(n))
-    text = _plain(shape)
-    return text + (f", which is ({','.join(letters)})" if shape else "")
+    named = f", which is ({','.join(letters)})" if set(letters) & set(sizes) else ""
+    return _plain(shape) + named
 
 
 def _shapes(problem: Problem, case: Case) -> str:
@@ -231,7 +239,7 @@ def _shapes(problem: Problem, case: Case) -> str:
     names = [
         f"{name} {_plain(x.shape)}" for name, x in given if isinstance(x, np.ndarray) and x.ndim
     ]
-    return f"It was called with {', '.join(names)}."
+    return f"It was called with {', '.join(names)}." if names else "It was called with no array."
 
 
 def task_of(problem: Problem) -> str:
