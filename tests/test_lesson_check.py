@@ -264,6 +264,15 @@ def test_results_with_a_mistake_each_are_named_together_and_an_unknown_one_is_no
     assert finding.mistake is None
 
 
+def test_three_mistakes_in_one_result_are_named(file):
+    finding = backward(
+        file(("g - g.mean(axis=1, keepdims=True) -", "g +"), ("dx += rstd[:, None] *", "dx +="))
+    )
+    names = "mean-term-left-out", "variance-term-added", "rstd-left-out"
+    assert finding.mistake == " + ".join(f"layernorm_backward/{name}" for name in names)
+    assert finding.finding.startswith("Three mistakes.")
+
+
 # -------------------------------------------------------------------- forward before the backward
 
 

@@ -431,6 +431,7 @@ def test_a_check_works_where_nothing_can_be_written(workdir, monkeypatch):
         (66, ["6", "--check", "none.py"], "none.py"),
         (65, ["6", "--check", "."], "folder"),
         (2, ["six"], "whole number"),
+        (65, ["6", "--start", "mine.txt"], "mine.txt"),
     ],
 )
 def test_a_command_that_cannot_be_carried_out_is_one_sentence(workdir, code, arguments, words):

@@ -173,10 +173,14 @@ def _part(mask: np.ndarray) -> str:
             ):
                 if (mask == part).all():
                     return text
-        if mask.any(axis=1).sum() < len(mask):
-            return f"{count}, in rows {_list(np.flatnonzero(mask.any(axis=1)))}"
-        if mask.any(axis=0).sum() < mask.shape[1]:
-            return f"{count}, in columns {_list(np.flatnonzero(mask.any(axis=0)))}"
+        rows, columns = mask.any(axis=1), mask.any(axis=0)
+        places = [
+            f"{of} {_list(np.flatnonzero(some))}"
+            for of, some in (("rows", rows), ("columns", columns))
+            if not some.all()
+        ]
+        if places:
+            return f"{count}, in {' and '.join(places)}"
     return count
 
 

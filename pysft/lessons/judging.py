@@ -7,6 +7,7 @@ those of every mistake and every pair of mistakes, in all cases. A way that agre
 no coincidence: the inputs are random, and the sizes differ."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -62,7 +63,32 @@ def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
     for wrong in catalogue(problem):
         if all(_has(fits[name], wrong) for name in problem.results):
             return verdict(wrong)
-    return _piecewise(problem, cases, seen, fits, verdict)
+    piecewise = _piecewise(problem, cases, seen, fits, verdict)
+    if piecewise.unexplained and (wrong := _triple(problem, cases, seen)):
+        for name in problem.results:
+            fits[name] |= _fits_of(cases, seen[name], name, wrong)
+        return verdict(wrong)
+    return piecewise
+
+
+def _triple(problem, cases, seen) -> frozenset | None:
+    """Return three mistakes that give all results together, or None. Triples are not in the
+    catalogue's tables: there are hundreds, and few files have so many mistakes in one result."""
+    for wrong in map(frozenset, combinations(problem.mistakes, 3)):
+        if all(_fits_of(cases[:1], seen[name], name, wrong) for name in problem.results) and all(
+            _fits_of(cases, seen[name], name, wrong) for name in problem.results
+        ):
+            return wrong
+    return None
+
+
+def _fits_of(cases, ways, name, wrong) -> set:
+    """The (way, wrong) that give this result in all of these cases."""
+    return {
+        (way, wrong)
+        for way, found in ways.items()
+        if all(agree(x, case.answer(wrong)[name]) for x, case in zip(found, cases))
+    }
 
 
 def _piecewise(problem, cases, seen, fits, verdict) -> Verdict:
@@ -79,11 +105,7 @@ def _piecewise(problem, cases, seen, fits, verdict) -> Verdict:
             unexplained.append(name)
     for name in problem.results:
         if name not in unexplained and not _has(fits[name], chosen):
-            more = {
-                (way, chosen)
-                for way, found in seen[name].items()
-                if all(agree(x, c.answer(chosen)[name]) for x, c in zip(found, cases))
-            }
+            more = _fits_of(cases, seen[name], name, chosen)
             if more:
                 fits[name] |= more
             else:  # two mistakes that do not go together: only results that are right are sure

@@ -62,7 +62,8 @@ def _start(folder: Path, time_limit: float) -> int | None:
     env.setdefault("OPENBLAS_NUM_THREADS", "1")  # the arrays are small
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pysft.lessons.worker", str(folder)],
+            # -P: the modules of this process's path, even if the current folder has others.
+            [sys.executable, "-P", "-m", "pysft.lessons.worker", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

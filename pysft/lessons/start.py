@@ -17,6 +17,8 @@ def start(exercise: str, path: Path) -> list[str]:
 
     What the file holds stays as it is. The file is made if there is none. DataError if it is no
     Python, because then nobody can tell which functions it has."""
+    if path.suffix != ".py":  # gradcheck --ops takes no other
+        raise DataError(f"{path}: expected a Python file, whose name ends with .py")
     old = read(path) if path.exists() else b""
     names = _names(old, path)
     missing = [p for p in book.problems(exercise) if p.function not in names]
