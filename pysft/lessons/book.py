@@ -90,7 +90,7 @@ def shown(lesson: Lesson, derive: bool = False) -> str:
     with them."""
     head = [f"# {lesson.number}. {lesson.title}", _head(lesson), lesson.idea]
     sections = [
-        f"## {heading}\n\n{body.strip()}"
+        "\n\n".join([f"## {heading}", body.strip("\n")])
         for heading, body in lesson.sections.items()
         if derive or heading not in HIDDEN
     ]
