@@ -68,8 +68,12 @@ class BradleyTerry:
 
         loss = sum over rankings of (mean over its pairs of -ln p(better over worse)) / their number
 
+    With d = v[i] - v[j], the slope of -ln sigmoid(d) by d is sigmoid(d) - 1. It is the gradient of
+    v[i], and its negative that of v[j]. A reply in several pairs gets the sum of what they give it,
+    each times its share: 1 / (pairs of the ranking) / (number of rankings).
+
     ties: what a pair of equal ranks counts. "none": nothing. "half": the mean of both orders.
-    "davidson": it has a probability of its own (Davidson 1970). With d = v[i] - v[j], a tie has
+    "davidson": it has a probability of its own (Davidson 1970). A tie has
     nu / (e^(d/2) + e^(-d/2) + nu), i is better with e^(d/2) / the same, and nu is above 0.
 
     A ranking without any pair counts nothing. The weights of sequences are not read. The figures,
