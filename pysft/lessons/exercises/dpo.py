@@ -1,0 +1,175 @@
+"""DPO: what a reply has gained since the reference, and the loss on pairs of replies."""
+
+import numpy as np
+
+from pysft.lessons.problem import Problem
+
+IGNORE = -100
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def graded_rows(labels, wrong: frozenset):
+    if "every-row-counted" in wrong:
+        return np.ones(len(labels), bool)
+    return labels > 0 if "token-0-not-graded" in wrong else labels != IGNORE
+
+
+# ---------------------------------------------------------------------------- of each reply
+
+
+def gain_arguments(rng, sizes) -> dict:
+    """Sequences of different lengths, whose first rows are a prompt. The nll is 0 in rows without a
+    label, as the model gives it. The reference holds numbers there too. A label is token 0, not at
+    the end of a reply."""
+    S = 2 * sizes["P"] + 1
+    lengths = 4 + rng.permutation(S)
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    N = int(cu_seqlens[-1])
+    labels = rng.integers(1, 9, N).astype(np.int32)
+    for start, n in zip(cu_seqlens, 1 + rng.integers(0, 2, S)):
+        labels[start : start + n] = IGNORE
+    labels[cu_seqlens[1:] - 2] = 0
+    reference = rng.uniform(0.5, 3, N)
+    nll = np.where(labels == IGNORE, 0.0, reference + 0.5 * rng.standard_normal(N))
+    return {"nll": nll, "reference": reference, "labels": labels, "cu_seqlens": cu_seqlens}
+
+
+def gain(arguments: dict, wrong: frozenset) -> dict:
+    """dpo_gain, with these mistakes."""
+    nll, reference, labels, cu_seqlens = arguments.values()
+    first, rows = cu_seqlens[:-1], graded_rows(labels, wrong)
+    gained = reference - nll
+    if "reference-left-out" in wrong:
+        gained = -nll
+    elif "probabilities-for-logarithms" in wrong:
+        gained = np.exp(-nll) - np.exp(-reference)
+    elif "quotient-for-difference" in wrong:
+        gained = nll / reference
+    if "nll-minus-reference" in wrong:
+        gained = -gained
+    gained = np.where(rows, gained, 0.0)
+    if "first-token-left-out" in wrong:
+        begins = rows & ~np.concatenate([[False], rows[:-1]])
+        gained = np.where(begins, 0.0, gained)
+    if "last-row-left-out" in wrong:
+        gained[cu_seqlens[1:] - 1] = 0
+    elif "last-row-alone" in wrong:
+        gained = np.where(np.isin(np.arange(len(nll)), cu_seqlens[1:] - 1), gained, 0.0)
+    found = np.add.reduceat(gained, first)
+    if "mean-for-sum" in wrong:
+        found = found / np.add.reduceat(rows, first, dtype=np.int64)
+    elif "divided-by-all-rows" in wrong:
+        found = found / np.diff(cu_seqlens)
+    return {"gain": found}
+
+
+GAIN = Problem(
+    function="dpo_gain",
+    skeleton='''def dpo_gain(nll, reference, labels, cu_seqlens):
+    """Return gain (S,): by how many nats each of S sequences has become likelier than under the
+    reference. nll, reference, labels (N,) of the rows; cu_seqlens (S+1,)."""
+''',
+    arguments=gain_arguments,
+    answer=gain,
+    sizes=({"P": 3}, {"P": 4}),
+    returns=("gain",),
+    mistakes=(
+        "nll-minus-reference",
+        "reference-left-out",
+        "mean-for-sum",
+        "divided-by-all-rows",
+        "every-row-counted",
+        "token-0-not-graded",
+        "first-token-left-out",
+        "last-row-left-out",
+        "last-row-alone",
+        "probabilities-for-logarithms",
+        "quotient-for-difference",
+    ),
+)
+
+# ---------------------------------------------------------------------------- loss and dnll
+
+
+def backward_arguments(rng, sizes) -> dict:
+    """The sequences of the pairs are in no order, and one is in no pair."""
+    given, order = gain_arguments(rng, sizes), rng.permutation(2 * sizes["P"] + 1)
+    chosen, rejected = order[: sizes["P"]].copy(), order[sizes["P"] : -1].copy()
+    return given | {"chosen": chosen, "rejected": rejected, "beta": sizes["beta"]}
+
+
+def backward(arguments: dict, wrong: frozenset) -> dict:
+    """dpo_backward, with these mistakes."""
+    nll, reference, labels, cu_seqlens, chosen, rejected, beta = arguments.values()
+    first, lengths = cu_seqlens[:-1], np.diff(cu_seqlens)
+    rows = labels != IGNORE
+    graded = np.add.reduceat(rows, first, dtype=np.int64)
+    s = np.add.reduceat(np.where(rows, reference - nll, 0.0), first)
+    if "chosen-and-rejected-swapped" in wrong:
+        chosen, rejected = rejected, chosen
+    if "beta-left-out" in wrong:
+        beta = 1.0
+    h = (1.0 if "beta-left-out-of-h" in wrong else beta) * (s[chosen] - s[rejected])
+    if "rejected-minus-chosen" in wrong:  # and the slopes as if it were right
+        h = -h
+    if "sigmoid-of-the-mean" in wrong:
+        h = np.full_like(h, h.mean())
+    losses, slopes = np.logaddexp(0, -h), -sigmoid(-h)
+    of_rejected = -slopes
+    if "sigmoid-of-h" in wrong:
+        slopes, of_rejected = -sigmoid(h), sigmoid(h)
+    elif "sigmoid-left-out" in wrong:
+        slopes, of_rejected = -np.ones_like(h), np.ones_like(h)
+    if "rejected-left-out" in wrong:
+        of_rejected = 0 * of_rejected
+    elif "same-sign-for-both" in wrong:
+        of_rejected = slopes
+    share = 1 if "pairs-summed" in wrong else 1 / len(h)
+    ds = np.zeros(len(s))
+    ds[chosen], ds[rejected] = share * slopes, share * of_rejected
+    if "beta-left-out-of-dnll" not in wrong:
+        ds = beta * ds
+    if "derivative-by-logp" not in wrong:  # s falls as nll rises
+        ds = -ds
+    if "divided-by-length-in-dnll" in wrong:
+        ds = ds / graded
+    dnll = np.repeat(ds, lengths)
+    if "gradient-in-rows-without-label" not in wrong:
+        dnll = np.where(rows, dnll, 0.0)
+    return {"loss": np.array(share * losses.sum()), "dnll": dnll}
+
+
+BACKWARD = Problem(
+    function="dpo_backward",
+    skeleton='''def dpo_backward(nll, reference, labels, cu_seqlens, chosen, rejected, beta):
+    """Return (loss, dnll): the mean over P pairs, a number, and its derivative (N,) by nll (N,).
+    reference, labels (N,); cu_seqlens (S+1,); chosen, rejected (P,): numbers of sequences."""
+''',
+    arguments=backward_arguments,
+    answer=backward,
+    sizes=({"P": 3, "beta": 0.3}, {"P": 4, "beta": 0.7}),
+    returns=("loss", "dnll"),
+    loss=lambda arguments: float(backward(arguments, frozenset())["loss"]),
+    of={"dnll": "nll"},
+    mistakes=(
+        "rejected-minus-chosen",
+        "chosen-and-rejected-swapped",
+        "derivative-by-logp",
+        "pairs-summed",
+        "beta-left-out",
+        "beta-left-out-of-h",
+        "beta-left-out-of-dnll",
+        "sigmoid-of-h",
+        "sigmoid-left-out",
+        "sigmoid-of-the-mean",
+        "rejected-left-out",
+        "same-sign-for-both",
+        "divided-by-length-in-dnll",
+        "gradient-in-rows-without-label",
+    ),
+)
+
+PROBLEMS = (GAIN, BACKWARD)
