@@ -280,7 +280,9 @@ class Ppo:
     total of its own. The weights of sequences are not read.
 
     The gradient of -A ratio by nll is A ratio. At the first update after the replies were written
-    every ratio is 1, so it is the advantage alone, whatever the kind.
+    every ratio is 1, so it is the advantage alone, whatever the kind. That is the policy gradient:
+    dp = p d(ln p), so the gradient of the mean score, sum p R, is the mean of R d(ln p). The mean
+    of b d(ln p) is b d(sum p) = 0, so a baseline b leaves the gradient as it is.
 
     The figures: the share of rows whose ratio is outside 1 - clip to 1 + clip ("clipped"), and of
     those whose ratio is not exactly 1 ("moved"), the estimate k3 of the KL divergence of the old
