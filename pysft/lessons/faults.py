@@ -123,7 +123,8 @@ def of_form(problem: Problem, cases: list[Case], results: list[dict]) -> Message
                 return Message(what, tuple(hints))
             kinds = {"f": "f", "i": "iu", "u": "iu", "b": "b", "U": "U", "S": "S"}
             is_alike = found.dtype.kind in kinds[right.dtype.kind]
-            if not is_alike or (right.dtype.kind == "f" and found.dtype.itemsize < 8):
+            is_shorter = found.dtype.itemsize < right.dtype.itemsize
+            if not is_alike or (right.dtype.kind == "f" and is_shorter):
                 what = f"{name} of {f} is {found.dtype}. It must be {right.dtype}."
                 hint = "Look for a step that makes an array of its own, or converts one."
                 return Message(what, (hint,))

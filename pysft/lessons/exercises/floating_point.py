@@ -12,10 +12,12 @@ F32 = np.float32
 def sum_arguments(rng, sizes) -> dict:
     """Every column holds a large number, its negative, and small ones. What is added while a large
     one stands in a sum is lost, so another order loses other small numbers. Sums of small ones are
-    exact. In two columns both large numbers are in one block."""
+    exact. In two columns both large numbers are in one block. The last, shorter block has none,
+    so a sum without it has no large number left over, beside which other differences would not
+    show."""
     N, K, block = sizes["N"], sizes["K"], sizes["block"]
     x = (rng.integers(16, 64, (N, K)) / 64).astype(F32)
-    large = [rng.choice(N, 2, replace=False) for _ in range(K)]
+    large = [rng.choice(N - N % block, 2, replace=False) for _ in range(K)]
     for column, rows in ((0, [0, 1]), (1, [0, 2])):
         large[column] = block * rng.integers(N // block) + rows
     for column, (a, b) in enumerate(large):
