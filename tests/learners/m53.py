@@ -1,0 +1,11 @@
+import numpy as np
+
+
+def adamw(w, m, v, g, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0):
+    updates = step + 1
+    for i in range(len(w)):
+        m[i] = beta1 * m[i] + (1 - beta1) * g[i]
+        v[i] = beta2 * v[i] + (1 - beta2) * g[i] ** 2
+        top = m[i] / (1 - beta1**updates)
+        bottom = np.sqrt(v[i] / (1 - beta2**updates)) + eps
+        w[i] -= lr * (top / bottom + decay * w[i])
