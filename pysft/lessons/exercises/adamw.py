@@ -37,9 +37,16 @@ def adamw(arguments: dict, wrong: frozenset) -> dict:
     share1, share2 = 1 - beta1, 1 - beta2
     if "gradient-not-averaged" in wrong:
         share1 = share2 = 1.0
-    m = beta1 * m + share1 * g
-    v = beta2 * v + share2 * g**2
+    kept1, kept2 = beta1, beta2
+    if "weights-of-m-swapped" in wrong:
+        kept1, share1 = share1, kept1
+    if "weights-of-v-swapped" in wrong:
+        kept2, share2 = share2, kept2
+    m = kept1 * m + share1 * g
+    v = kept2 * v + share2 * g**2
     counted = step - 1 if "steps-counted-from-0" in wrong else step
+    if "one-step-too-many" in wrong:
+        counted = step + 1
     m_hat = m if "m-not-corrected" in wrong else m / (1 - beta1**counted)
     correction2 = 1.0 if "v-not-corrected" in wrong else 1 - beta2**counted
     v_hat = v / correction2
@@ -50,6 +57,8 @@ def adamw(arguments: dict, wrong: frozenset) -> dict:
         root = np.sqrt(v_hat + eps)
     elif "eps-before-the-correction" in wrong:
         root = (np.sqrt(v) + eps) / np.sqrt(correction2)
+    elif "correction-outside-the-root" in wrong:
+        root = np.sqrt(v) / correction2 + eps
     moved = lr * m_hat / root
     if "uphill" in wrong:
         moved = -moved
@@ -75,6 +84,7 @@ ADAMW = Problem(
         "m-not-corrected",
         "v-not-corrected",
         "steps-counted-from-0",
+        "one-step-too-many",
         "corrected-moments-kept",
         "decay-through-the-gradient",
         "decay-without-lr",
@@ -82,8 +92,11 @@ ADAMW = Problem(
         "decay-left-out",
         "eps-inside-the-root",
         "eps-before-the-correction",
+        "correction-outside-the-root",
         "root-left-out",
         "one-beta-for-both",
+        "weights-of-m-swapped",
+        "weights-of-v-swapped",
         "gradient-not-averaged",
         "uphill",
     ),

@@ -122,14 +122,20 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
             delta = (P * dP).sum(axis=0, keepdims=True)
         elif "delta-of-all-heads" in wrong:
             delta = (y[rows] * dy[rows]).sum(axis=1, keepdims=True)
+        elif "plain-mean-for-delta" in wrong:
+            delta = dP.mean(axis=1, keepdims=True, where=visible(len(dP), wrong))
         else:
             delta = (y[rows, columns] * dout).sum(axis=1, keepdims=True)
         if "delta-left-out" in wrong:
             delta = 0 * delta
+        if "own-score-alone" in wrong:
+            delta = P * dP
         dscore = dP - delta if "probability-left-out" in wrong else P * (dP - delta)
         if "dscore-transposed" in wrong:
             dscore = dscore.T
         dqkv[rows, q] = dscore @ qkv[rows, k] * (1 if "scale-left-out-of-dq" in wrong else scale)
+        if "dscore-not-transposed-in-dk" in wrong:
+            dscore = dscore.T
         dqkv[rows, k] = dscore.T @ qkv[rows, q] * (1 if "scale-left-out-of-dk" in wrong else scale)
         dqkv[rows, v] = (P if "probability-not-transposed" in wrong else P.T) @ dout
     return {"dqkv": dqkv}
@@ -163,9 +169,12 @@ BACKWARD = Problem(
         "delta-left-out",
         "delta-over-queries",
         "delta-of-all-heads",
+        "plain-mean-for-delta",
+        "own-score-alone",
         "probability-left-out",
         "probability-not-transposed",
         "dscore-transposed",
+        "dscore-not-transposed-in-dk",
         "keys-and-values-swapped",
         "sequences-not-separated",
         "heads-not-separated",

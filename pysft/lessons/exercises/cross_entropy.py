@@ -112,7 +112,11 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     if "softmax-over-rows" in wrong:
         softmax = np.exp(logits) / np.exp(logits).sum(axis=0)
     onehot = np.zeros_like(logits)
-    onehot[graded, labels[graded]] = 1
+    if "columns-of-all-labels" in wrong:
+        onehot[:, labels[graded]] = 1
+    else:
+        onehot[graded, labels[graded]] = 1
+    p_label = softmax[np.arange(len(labels)), np.where(labels == IGNORE, 0, labels)]
     if "label-column-only" in wrong:
         softmax = softmax * onehot
     if "label-not-subtracted" in wrong:
@@ -125,6 +129,10 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         dlogits = dnll[:, None] * softmax - onehot
     else:
         dlogits = dnll[:, None] * (softmax - onehot)
+    if "logarithm-forgotten" in wrong:
+        dlogits = dlogits * p_label[:, None]
+    if "label-minus-softmax" in wrong:
+        dlogits = -dlogits
     if "divided-by-graded-rows" in wrong:
         dlogits = dlogits / len(graded)
     if "ungraded-rows-kept" not in wrong:
@@ -155,6 +163,9 @@ BACKWARD = Problem(
         "label-not-subtracted",
         "label-added",
         "label-column-only",
+        "label-minus-softmax",
+        "columns-of-all-labels",
+        "logarithm-forgotten",
         "exp-left-out",
         "lse-not-subtracted",
         "softmax-over-rows",

@@ -95,6 +95,9 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     if "exact-form" in wrong:
         s = 0.5 * (1 + erf(x / np.sqrt(2)))
         ds = ROOT * np.exp(-(x**2) / 2)
+    if "logistic-form" in wrong:
+        s = 1 / (1 + np.exp(-1.702 * x))
+        ds = 2 * 1.702 * s * (1 - s)
     if "half-left-out-of-second-term" not in wrong:
         ds = 0.5 * ds
     if "x-left-out-of-second-term" not in wrong:
@@ -140,6 +143,7 @@ BACKWARD = Problem(
         "logistic-derivative-for-tanh",
         "upstream-left-out",
         "exact-form",
+        "logistic-form",
     ),
 )
 

@@ -109,15 +109,25 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         mean_g_norm = 0 * mean_g_norm
     if "variance-term-added" in wrong:
         mean_g_norm = -mean_g_norm
+    if "half-left-out-of-variance-term" in wrong:
+        mean_g_norm = 2 * mean_g_norm
+    if "sum-in-variance-term" in wrong:
+        mean_g_norm = C * mean_g_norm
+    moves = norm  # how far the variance moves with each channel, up to a factor
     if "norm-left-out-of-variance-term" in wrong:
-        dx = g - mean_g - mean_g_norm
-    else:
-        dx = g - mean_g - norm * mean_g_norm
+        moves = np.ones_like(x)
+    elif "x-for-deviation-in-variance-term" in wrong:
+        moves = x * rstd[:, None]
+    dx = g - mean_g - moves * mean_g_norm
+    if "own-output-alone" in wrong:
+        dx = g * (1 - 1 / C - norm**2 / C)
     if "rstd-left-out" not in wrong:
         dx = rstd[:, None] * dx
     if "weight-after-the-means" in wrong:
         dx = dx * w
     dw = dy * (x if "x-for-norm-in-dw" in wrong else norm)
+    if "rstd-left-out-of-dw" in wrong:
+        dw = dw / rstd[:, None]
     if "weight-in-dw" in wrong:
         dw = dw * w
     db = dy * w if "weight-in-db" in wrong else dy
@@ -151,6 +161,10 @@ BACKWARD = Problem(
         "variance-term-left-out",
         "variance-term-added",
         "norm-left-out-of-variance-term",
+        "half-left-out-of-variance-term",
+        "sum-in-variance-term",
+        "x-for-deviation-in-variance-term",
+        "own-output-alone",
         "terms-averaged-over-rows",
         "sum-for-mean",
         "unbiased-variance",
@@ -158,6 +172,7 @@ BACKWARD = Problem(
         "weight-forgotten",
         "weight-after-the-means",
         "x-for-norm-in-dw",
+        "rstd-left-out-of-dw",
         "weight-in-dw",
         "weight-in-db",
         "mean-over-rows",

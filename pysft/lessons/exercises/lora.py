@@ -6,7 +6,7 @@ from pysft.lessons.problem import ADDED, WRITTEN, Problem
 
 SIZES = (
     {"N": 4, "K": 6, "C": 7, "rank": 3, "alpha": 5},
-    {"N": 6, "K": 4, "C": 3, "rank": 2, "alpha": 7},
+    {"N": 6, "K": 5, "C": 3, "rank": 2, "alpha": 7},
 )
 
 
@@ -90,8 +90,9 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     if "scale-twice" in wrong:
         s = s * s
     of = {name: 1.0 if f"scale-left-out-of-{name}" in wrong else s for name in ("dx", "da", "db")}
-    if "scale-twice-in-da" in wrong:
-        of["da"] = s * s
+    for name in ("da", "db"):
+        if f"scale-twice-in-{name}" in wrong:
+            of[name] = s * s
     dx = of["dx"] * (dy @ B @ A)
     if "adapter-left-out-of-dx" in wrong:
         dx = 0 * dx
@@ -133,6 +134,7 @@ BACKWARD = Problem(
         "scale-left-out-of-db",
         "scale-twice",
         "scale-twice-in-da",
+        "scale-twice-in-db",
         "alpha-for-scale",
         "root-of-the-rank",
         "da-as-at-the-start",

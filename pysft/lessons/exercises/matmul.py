@@ -88,6 +88,8 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         dw = dy.T @ dy @ w
     elif "reshape-for-transpose-in-dw" in wrong:
         dw = (x.T @ dy).reshape(K, C)
+    elif "product-of-sums-in-dw" in wrong:
+        dw = np.outer(dy.sum(axis=0), x.sum(axis=0))
     else:
         dw = dy.T @ x
     db = dy.sum(axis=0)
@@ -125,6 +127,7 @@ BACKWARD = Problem(
         "reshape-for-transpose-in-dx",
         "w-for-x-in-dw",
         "reshape-for-transpose-in-dw",
+        "product-of-sums-in-dw",
         "dy-forgotten",
         "y-for-dy",
         "mean-over-rows",

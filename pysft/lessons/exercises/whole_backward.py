@@ -104,7 +104,8 @@ class Backward:
         """Return the gradient at the layer's input, the array x."""
         dx, dw = np.empty_like(self.a[x]), self.d[f"{layer}.w"]
         db = None if "biases-forgotten" in self.wrong else self.d[f"{layer}.b"]
-        reference.matmul_backward(dx, dw, db, dy, self.a[x], self.p[f"{layer}.w"])
+        read = "fc" if x == "gelu" and "fc-for-gelu-in-fcproj" in self.wrong else x
+        reference.matmul_backward(dx, dw, db, dy, self.a[read], self.p[f"{layer}.w"])
         return dx
 
     def norm(self, dy, x: str, layer: str, at: str):
@@ -157,10 +158,11 @@ def answer(arguments: dict, wrong: frozenset) -> dict:
     else:
         d["mid"] = back.joined(d["out"], back.mlp(d["out"]), "mlp")
         entering = d["out"] if "attention-branch-from-out" in wrong else d["mid"]
-        d["x"] = back.joined(d["mid"], back.attention(entering, cu_seqlens), "attention")
+        bypassing = d["out"] if "attention-bypass-from-out" in wrong else d["mid"]
+        d["x"] = back.joined(bypassing, back.attention(entering, cu_seqlens), "attention")
     if "repeated-tokens-lost" in wrong:
         d["wte"][tokens] += d["x"]
-    else:
+    elif "embedded-share-forgotten" not in wrong:
         np.add.at(d["wte"], tokens, d["x"])
     positions = np.arange(len(tokens)) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     if "positions-not-summed" in wrong:
@@ -192,14 +194,17 @@ WHOLE = Problem(
     mistakes=(
         "mean-over-rows",
         "head-share-forgotten",
+        "embedded-share-forgotten",
         "mlp-bypass-forgotten",
         "mlp-share-left-out",
         "attention-bypass-forgotten",
         "attention-share-left-out",
         "bypass-counted-twice",
         "attention-branch-from-out",
+        "attention-bypass-from-out",
         "branches-swapped",
         "layer-norms-skipped",
+        "fc-for-gelu-in-fcproj",
         "biases-forgotten",
         "repeated-tokens-lost",
         "positions-not-summed",
