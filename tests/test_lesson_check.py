@@ -11,7 +11,7 @@ import pytest
 from pysft.errors import DataError, MissingInput
 from pysft.lessons import check, progress, running
 from pysft.lessons.cases import cases_of
-from pysft.lessons.exercises import layernorm
+from pysft.lessons.exercises import cross_entropy, layernorm
 from pysft.lessons.problem import CHANGED, WRITTEN, Problem
 
 FORWARD = """def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
@@ -217,8 +217,15 @@ WRONG = {
     "infinite": ("not-finite", None, [("dy.sum(axis=0)", "dy.sum(axis=0) / 0.0")], ["db"]),
     "negated": ("negated", None, [("dx +=", "dx -=")], ["dx", "sign"]),
     "times C": ("multiplied", None, [("dx += rstd", "dx += x.shape[1] * rstd")],
-                ["dx is C times the right one"]),
-    "by N": ("multiplied", None, [("(dy * norm).sum", "(dy * norm).mean")], ["dw", "1/N times"]),
+                ["dx is C times the right one. There is a sum where a mean belongs.", "`mean`"]),
+    "by N": ("multiplied", None, [("(dy * norm).sum", "(dy * norm).mean")],
+             ["dw is 1/N times the right one. There is a mean where a sum belongs.", "`sum`"]),
+    "by -N": ("multiplied", None, [("dw += (dy * norm).sum", "dw -= (dy * norm).mean")],
+              ["dw is -1/N times", "a mean where a sum belongs, and the sign is wrong."]),
+    "by 2 N": ("multiplied", None, [("dw += (dy * norm).sum", "dw += 0.5 * (dy * norm).mean")],
+               ["dw is 1/(2 N) times the right one.", "a factor too much"]),
+    "overwritten too": ("multiplied", None, [("dx +=", "dx[:] ="), ("norm).sum", "norm).mean")],
+                        ["Two mistakes.", "dw is 1/N times", "dx is overwritten"]),
     "twice": ("multiplied", None, [("db += dy", "db += 2 * dy")], ["db", "2 times"]),
     "a row of its own": ("other", None, [("dx += rstd[:, None]", "dx += rstd[:, None]**2")],
                          ["Every element of dx", "number of its own, which is rstd"]),
@@ -262,6 +269,32 @@ def test_results_with_a_mistake_each_are_named_together_and_an_unknown_one_is_no
     assert finding.mistake == " + ".join(f"layernorm_backward/{name}" for name in names[1:])
     finding = backward(file(("dx +=", "dx += 0.37 * dy +")))
     assert finding.mistake is None
+
+
+GRADED = """import numpy as np
+def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
+    graded = labels != -100
+    dlogits[:] = np.exp(logits - lse[:, None])
+    dlogits[graded, labels[graded]] -= 1
+    dlogits *= (dnll * graded * FACTOR)[:, None]
+"""
+
+
+@pytest.mark.parametrize(
+    "factor, words",
+    [
+        ("graded.sum()", "G times the right one. There is a sum where a mean belongs. G is the nu"),
+        (
+            "-1.0 / len(labels)",
+            "-1/N times the right one. There is a mean where a sum belongs, and",
+        ),
+        ("np.sqrt(logits.shape[1]) / len(labels)", "is sqrt(V)/N times the right one."),
+    ],
+)
+def test_a_factor_is_told_by_what_it_counts(tmp_path, factor, words):
+    code = GRADED.replace("FACTOR", f"({factor})").encode()
+    finding = check.check_function(cross_entropy.BACKWARD, code, tmp_path / "mine.py")
+    assert finding.kind == "multiplied" and words in finding.finding, finding
 
 
 def test_three_mistakes_in_one_result_are_named(file):

@@ -164,6 +164,7 @@ def judged(
         returned = any(call["returned"] for call in ran.calls)
         kind = differs.kind
         messages = [faults.of_difference(differs, problem, name, text, file, returned)]
+        messages += [faults.of_ways(problem, verdict.ways)] if verdict.ways else []
     elif verdict.ways:
         kind = kind if messages else f"{next(iter(verdict.ways.values()))}-instead"
         messages.append(faults.of_ways(problem, verdict.ways))

@@ -1,5 +1,6 @@
 """How a wrong result differs from the right one, where no mistake of the catalogue gives it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
@@ -7,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from pysft import IGNORE
 from pysft.lessons.cases import Case, agree
 from pysft.lessons.problem import ADDED, Problem
 
@@ -17,7 +19,7 @@ POWERS = ((1, "{}"), (-1, "1/{}"), (0.5, "sqrt({})"), (-0.5, "1/sqrt({})"), (2, 
 @dataclass(frozen=True)
 class Difference:
     """kind: of the difference, as in faults.py. what: one sentence. more: further sentences, each
-    on something that the difference has in common in all cases."""
+    on something that the difference has in common in all cases, or a hint."""
 
     kind: str
     what: str
@@ -89,37 +91,64 @@ def in_sizes(factors: list[float], cases: list[Case]) -> str | None:
     """Return the formula in the sizes that gives these factors, one for each case, or None.
 
     It is the shortest of those tried: a number, a power of a size, products of two of them."""
-    for text, values in _formulas(cases):
-        for c, sign in ((1, ""), (-1, "-"), (2, "2 "), (0.5, "1/2 "), (-2, "-2 "), (-0.5, "-1/2 ")):
-            if np.allclose(factors, c * values, rtol=CLOSE, atol=0):
-                return _formula(sign, text)
+    for formulas in _formulas(_numbers(cases)):
+        for c in (1, -1, 2, 0.5, -2, -0.5):
+            for text, values in formulas:
+                if np.allclose(factors, c * values, rtol=CLOSE, atol=0):
+                    return ("-" if c < 0 else "") + _formula(abs(c), text)
     return None
 
 
-def _formula(sign: str, text: str) -> str:
-    if text == "1":
-        return {"": "1", "-": "-1"}.get(sign, sign.strip())
-    return sign + text
+def _formula(c: float, text: str) -> str:
+    over, below = text.startswith("1/"), text.removeprefix("1/")
+    match c:
+        case 1:
+            return text
+        case 2:
+            return f"2/{below}" if over else "2" if text == "1" else f"2 {text}"
+        case _:
+            return f"1/(2 {below})" if over else "1/2" if text == "1" else f"1/2 {text}"
 
 
-def _formulas(cases) -> Iterator[tuple[str, np.ndarray]]:
-    numbers = {
-        name: np.array([float(case.sizes[name]) for case in cases])
+def _numbers(cases) -> dict[str, np.ndarray]:
+    """Return {letter: its number in each case}: the sizes, and of a batch its rows N, its sequences
+    S and its graded rows G."""
+    sizes = {
+        name: [float(case.sizes[name]) for case in cases]
         for name, x in cases[0].sizes.items()
-        if isinstance(x, (int, float)) and not isinstance(x, bool) and x > 0
+        if isinstance(x, (int, float)) and not isinstance(x, bool) and name != "graded"
     }
+    given = [case.arguments for case in cases]
+    if "cu_seqlens" in given[0]:
+        sizes.setdefault("N", [float(x["cu_seqlens"][-1]) for x in given])
+        sizes.setdefault("S", [len(x["cu_seqlens"]) - 1.0 for x in given])
+    if "labels" in given[0]:
+        sizes["G"] = [float((x["labels"] != IGNORE).sum()) for x in given]
+    return {name: np.array(x) for name, x in sizes.items() if min(x) > 0}
+
+
+def _formulas(numbers) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Formulas in these numbers, those of a length together."""
     powers = [
         (name, form.format(name), x**power) for name, x in numbers.items() for power, form in POWERS
     ]
-    yield "1", np.ones(len(cases))
-    yield from ((text, values) for _, text, values in powers)
-    for name, x in numbers.items():
-        if (x > 1).all():
-            yield f"{name}/({name} - 1)", x / (x - 1)
-            yield f"({name} - 1)/{name}", (x - 1) / x
-    for (a, one, x), (b, two, y) in combinations(powers, 2):
-        if a != b:
-            yield f"{one} {two}", x * y
+    count = len(next(iter(numbers.values()), [0]))
+    yield [("1", np.ones(count))]
+    yield [(text, values) for _, text, values in powers]
+    larger = {name: x for name, x in numbers.items() if (x > 1).all()}
+    yield [(f"{name}/({name} - 1)", x / (x - 1)) for name, x in larger.items()]
+    yield [(f"({name} - 1)/{name}", (x - 1) / x) for name, x in larger.items()]
+    yield [
+        (_both(one, two), x * y) for (a, one, x), (b, two, y) in combinations(powers, 2) if a != b
+    ]
+
+
+def _both(one: str, two: str) -> str:
+    """The product of two powers."""
+    below = [text.removeprefix("1/") for text in (one, two) if text.startswith("1/")]
+    above = [text for text in (one, two) if not text.startswith("1/")]
+    over = f"({' '.join(below)})" if len(below) == 2 else "".join(below)
+    return " ".join(above) + (f"/{over}" if above and below else f"1/{over}" if below else "")
 
 
 def _multiple(cases, found, right, name) -> Difference | None:
@@ -130,10 +159,40 @@ def _multiple(cases, found, right, name) -> Difference | None:
     if text == "-1 times ":
         return Difference("negated", f"{name} has the wrong sign everywhere.")
     if text:
-        return Difference("multiplied", f"{name} is {text}the right one.")
+        meaning, hints = _meaning(cases, text)
+        what = f"{name} is {text}the right one{meaning}."
+        return Difference("multiplied", what, hints)
     some = " and ".join(f"{c:.4g}" for c in (factors[0], factors[-1]))
     what = f"{name} is a multiple of the right one, with another factor in each case: {some}."
     return Difference("multiplied", what)
+
+
+def _meaning(cases, text: str) -> tuple[str, tuple[str, ...]]:
+    """What a factor means that is "N times " or "1/N times ", with any number that a sum can run
+    over in place of N, and hints. Nothing for other factors."""
+    sign, over, letter = re.fullmatch(r"(-?)(1/)?(.*) times ", text).groups()
+    axes = [
+        {
+            n
+            for x in [*case.arguments.values(), *case.answer().values()]
+            if isinstance(x, np.ndarray)
+            for n in x.shape
+        }
+        for case in cases
+    ]
+    numbers = _numbers(cases).get(letter, ())
+    is_count = letter in ("N", "S", "G") or all(n in some for n, some in zip(numbers, axes))
+    if not (len(numbers) and is_count):
+        return "", ()
+    if over:
+        meaning = ". There is a mean where a sum belongs"
+        hint = f"Look for a division by {letter}, or for `mean` in place of `sum`."
+    else:
+        meaning = ". There is a sum where a mean belongs"
+        hint = f"Look for a division by {letter} that is missing, or for `sum` in place of `mean`."
+    meaning += ", and the sign is wrong" if sign else ""
+    meaning += ". G is the number of graded rows" if letter == "G" else ""
+    return meaning, (hint,)
 
 
 def _transposed(cases, found, right, name) -> Difference | None:

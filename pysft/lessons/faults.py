@@ -183,7 +183,8 @@ def of_difference(difference, problem, name, source, file, returned) -> Message:
         case "negated":
             hints = ("Count the minus signs, from the loss down to this result.",)
         case "multiplied":
-            hints = ("Is there a sum where a mean belongs, or a factor too much or too little?",)
+            factor = "Is there a sum where a mean belongs, or a factor too much or too little?"
+            hints = difference.more or (factor,)
         case "transposed":
             hints = ("Write the shape of each factor below it: which index is summed over?",)
         case "swapped":
