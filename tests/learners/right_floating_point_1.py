@@ -13,7 +13,8 @@ def sum_in_blocks(total, x, block):
 def to_bf16(bits, x):
     u = x.astype(np.float32).view(np.uint32).astype(np.uint64)
     rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
-    bits[:] = np.where(np.isnan(x), (u >> 16) | 0x40, rounded)
+    rounded[np.abs(x) < 2.0**-126] = 0
+    bits[:] = np.where(np.isnan(x), 0x7FC0, rounded | (u >> 31 << 15))
 
 
 def bf16_product(y, x, w):

@@ -16,8 +16,11 @@ def to_bf16(bits, x):
     # cut the lower half off; then decide by what was cut whether to go one up
     for i, u in enumerate(x.view(np.uint32).tolist()):
         upper, lower = u >> 16, u & 0xFFFF
-        if (upper & 0x7F80) == 0x7F80:  # infinite or nan
-            bits[i] = upper | (0x40 if (u & 0x7FFFFF) else 0)
+        exponent = upper & 0x7F80
+        if exponent == 0:  # below the least normal number: zero, and the sign stays
+            bits[i] = upper & 0x8000
+        elif exponent == 0x7F80:  # infinite or nan
+            bits[i] = 0x7FC0 if u & 0x7FFFFF else upper
         elif lower > 0x8000 or (lower == 0x8000 and upper % 2 == 1):
             bits[i] = upper + 1
         else:
