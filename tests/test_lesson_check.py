@@ -201,7 +201,7 @@ WRONG = {
     "bound": ("nothing-written", 14, [("    dx +=", "    dx = dx +")],
               ["dx is the same", "line 14", "dx += ..."]),
     "all returned": ("nothing-written", 14, [("    dx +=", "    dx = "), ("    dw +=", "    dw ="),
-                     ("    db +=", "    db =")], ["dx", "line 14"]),
+                     ("    db +=", "    db =")], ["dx, dw and db are the same after", "line 14"]),
     "returned": ("nothing-written", None, [("    " + DX, "    return dy, w, w")], ["returns"]),
     "forgotten": ("nothing-written", None, [("    db += dy.sum(axis=0)\n", "")], ["db", "No line"]),
     "a part": ("partly-written", None, [("dx += rstd[:, None] * (g - g.mean(axis=1, keepdims=True)"

@@ -30,7 +30,7 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
     """Return how the result `name` differs from the right one in all cases."""
     found = [result[name] for result in results]
     right = [case.answer()[name] for case in cases]
-    if name in problem.outputs and (missed := _not_written(problem, cases, found, right, name)):
+    if name in problem.outputs and (missed := _not_written(problem, cases, results, name)):
         return missed
     if problem.outputs.get(name) == ADDED:
         found = [x - case.before[name] for x, case in zip(found, cases)]
@@ -52,20 +52,30 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
 # ------------------------------------------------------------------------------- what was written
 
 
-def _not_written(problem, cases, found, right, name) -> Difference | None:
-    kept = [x == case.before[name] for x, case in zip(found, cases)]
-    if problem.outputs[name] == ADDED:
-        due = [x != 0 for x in right]
-    else:
-        due = [x != case.before[name] for x, case in zip(right, cases)]
-    missing = [k & d for k, d in zip(kept, due)]
+def _not_written(problem, cases, results, name) -> Difference | None:
+    missing, is_untouched = _missing(problem, cases, results, name)
     if not any(m.any() for m in missing):
         return None
-    if all(m.sum() == d.sum() for m, d in zip(missing, due)):
-        return Difference("nothing-written", f"{name} is the same after the call as before.")
+    if is_untouched:
+        names = [n for n in problem.outputs if _missing(problem, cases, results, n)[1]]
+        *first, last = names
+        what = f"{', '.join(first)} and {last} are" if first else f"{name} is"
+        return Difference("nothing-written", f"{what} the same after the call as before.")
     written = _part(missing[0])
     what = f"A part of {name} is the same after the call as before: {written}."
     return Difference("partly-written", what)
+
+
+def _missing(problem, cases, results, name) -> tuple[list[np.ndarray], bool]:
+    """Return for each case which elements had to change and did not, and whether this is so of all
+    that had to."""
+    missing, due = [], []
+    for case, result in zip(cases, results):
+        before, right = case.before[name], case.answer()[name]
+        due.append(right != (0 if problem.outputs[name] == ADDED else before))
+        missing.append(due[-1] & (result[name] == before))
+    is_untouched = all((m == d).all() for m, d in zip(missing, due))
+    return missing, is_untouched and any(d.any() for d in due)
 
 
 def _not_finite(found, right, name) -> Difference:
