@@ -375,6 +375,8 @@ RETURNED = {
     "p.astype(int), lse": "form",
     "np.exp(x) / np.exp(x).sum(0), lse": "catalogue",
     "-p, lse": "negated",
+    "0 * p, lse": "zero",
+    "p, 0 * lse": "zero",
 }
 
 

@@ -39,6 +39,8 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
     if not all(np.isfinite(x).all() for x in found):
         return _not_finite(found, right, name)
     found, right = ([x.astype(float) for x in many] for many in (found, right))
+    if not any(x.any() for x in found) and all(y.any() for y in right):
+        return Difference("zero", f"{name} is 0{' everywhere' if right[0].ndim else ''}.")
     for made in (_multiple, _transposed):
         if seen := made(cases, found, right, name):
             return seen
@@ -181,18 +183,7 @@ def _meaning(cases, text: str) -> tuple[str, tuple[str, ...]]:
     """What a factor means that is "N times " or "1/N times ", with any number that a sum can run
     over in place of N, and hints. Nothing for other factors."""
     sign, over, letter = re.fullmatch(r"(-?)(1/)?(.*) times ", text).groups()
-    axes = [
-        {
-            n
-            for x in [*case.arguments.values(), *case.answer().values()]
-            if isinstance(x, np.ndarray)
-            for n in x.shape
-        }
-        for case in cases
-    ]
-    numbers = _numbers(cases).get(letter, ())
-    is_count = letter in ("N", "S", "G") or all(n in some for n, some in zip(numbers, axes))
-    if not (len(numbers) and is_count):
+    if not _is_count(cases, letter):
         return "", ()
     if over:
         meaning = ". There is a mean where a sum belongs"
@@ -203,6 +194,20 @@ def _meaning(cases, text: str) -> tuple[str, tuple[str, ...]]:
     meaning += ", and the sign is wrong" if sign else ""
     meaning += ". G is the number of graded rows" if letter == "G" else ""
     return meaning, (hint,)
+
+
+def _is_count(cases, letter: str) -> bool:
+    """True for the name of what a sum can run over: a size that is a whole number. One that the
+    function gets as a number, such as alpha, must be the length of an axis too."""
+    if letter in ("N", "S", "G"):
+        return True
+    for case in cases:
+        arrays = [*case.arguments.values(), *case.answer().values()]
+        arrays = [x for x in arrays if isinstance(x, np.ndarray)]
+        is_axis = any(case.sizes.get(letter) in x.shape for x in arrays)
+        if not isinstance(case.sizes.get(letter), int) or letter in case.arguments and not is_axis:
+            return False
+    return True
 
 
 def _transposed(cases, found, right, name) -> Difference | None:

@@ -52,6 +52,8 @@ def pairs_loss(arguments: dict, wrong: frozenset) -> dict:
         of_worse = 0 * p
     elif "same-sign-for-both" in wrong:
         of_worse = slopes
+    elif "better-like-worse" in wrong:
+        slopes = of_worse
     dvalue, share = np.zeros_like(value), 1 if "sum-for-mean" in wrong else 1 / len(d)
     if "repeated-replies-lost" in wrong:
         dvalue[better] += share * slopes
@@ -84,6 +86,7 @@ PAIRS = Problem(
         "sigmoid-of-the-mean",
         "worse-left-out",
         "same-sign-for-both",
+        "better-like-worse",
         "own-probability-for-the-worse",
         "repeated-replies-lost",
         "sum-for-mean",

@@ -127,6 +127,8 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         of_rejected = 0 * of_rejected
     elif "same-sign-for-both" in wrong:
         of_rejected = slopes
+    elif "chosen-like-rejected" in wrong:
+        slopes = of_rejected
     share = 1 if "pairs-summed" in wrong else 1 / len(h)
     ds = np.zeros(len(s))
     ds[chosen], ds[rejected] = share * slopes, share * of_rejected
@@ -167,6 +169,7 @@ BACKWARD = Problem(
         "sigmoid-of-the-mean",
         "rejected-left-out",
         "same-sign-for-both",
+        "chosen-like-rejected",
         "divided-by-length-in-dnll",
         "gradient-in-rows-without-label",
     ),
