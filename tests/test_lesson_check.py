@@ -11,7 +11,7 @@ import pytest
 from pysft.errors import DataError, MissingInput
 from pysft.lessons import check, progress, running
 from pysft.lessons.cases import cases_of
-from pysft.lessons.exercises import cross_entropy, layernorm
+from pysft.lessons.exercises import cross_entropy, layernorm, matmul
 from pysft.lessons.problem import CHANGED, WRITTEN, Problem
 
 FORWARD = """def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
@@ -269,6 +269,17 @@ def test_results_with_a_mistake_each_are_named_together_and_an_unknown_one_is_no
     assert finding.mistake == " + ".join(f"layernorm_backward/{name}" for name in names[1:])
     finding = backward(file(("dx +=", "dx += 0.37 * dy +")))
     assert finding.mistake is None
+
+
+def test_a_mistake_is_not_named_for_a_result_that_may_not_have_it(tmp_path):
+    """db is a mean, and dw is neither right nor the mean that `mean-over-rows` makes of it."""
+    code = """def matmul_backward(dx, dw, db, dy, x, w):
+    dx[:] = dy @ w
+    dw += (dy**2).T @ x
+    db += dy.mean(axis=0)
+"""
+    finding = check.check_function(matmul.BACKWARD, code.encode(), tmp_path / "mine.py")
+    assert finding.mistake == "matmul_backward/mean-in-db"
 
 
 GRADED = """import numpy as np

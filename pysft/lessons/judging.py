@@ -94,15 +94,20 @@ def _fits_of(cases, ways, name, wrong) -> set:
 def _piecewise(problem, cases, seen, fits, verdict) -> Verdict:
     """The verdict where no pair explains all results: each may have mistakes of its own.
 
-    The mistakes of all results together must give those that they explain."""
+    The mistakes of all results together must give those that they explain. If one of several can
+    be the mistake of a result, it is one that leaves the unexplained results alone: of these
+    nobody knows that they have it."""
     order = {s: i for i, s in enumerate(catalogue(problem))}
-    chosen, unexplained = NONE, []
+    unexplained = [name for name in problem.results if not fits[name]]
+
+    def key(wrong):
+        touched = sum(_differs(cases, name, wrong) for name in unexplained)
+        return len(wrong), touched, order[wrong]
+
+    chosen = NONE
     for name in problem.results:
-        found = sorted({wrong for _, wrong in fits[name]}, key=order.__getitem__)
-        if found:
-            chosen |= found[0]
-        else:
-            unexplained.append(name)
+        if fits[name]:
+            chosen |= min({wrong for _, wrong in fits[name]}, key=key)
     for name in problem.results:
         if name not in unexplained and not _has(fits[name], chosen):
             more = _fits_of(cases, seen[name], name, chosen)
@@ -141,6 +146,11 @@ def _fits(problem, cases, ways, name) -> set:
                 break
         fits |= {(way, sets[i]) for i in np.flatnonzero(agrees)}
     return fits
+
+
+def _differs(cases, name, wrong) -> bool:
+    """True if these mistakes change a result in some case."""
+    return not all(agree(case.answer(wrong)[name], case.answer()[name]) for case in cases)
 
 
 def _has(fits: set, wrong: frozenset) -> bool:
