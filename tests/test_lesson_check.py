@@ -308,6 +308,20 @@ def test_a_factor_is_told_by_what_it_counts(tmp_path, factor, words):
     assert finding.kind == "multiplied" and words in finding.finding, finding
 
 
+@pytest.mark.parametrize(
+    "more, kind, words",
+    [
+        ("dx[: len(w) == 11] = before[: len(w) == 11]", "partly-written", "as before: row 0"),
+        ("dx += len(w) == 11", "other", "dx is wrong in some calls, and right in others."),
+    ],
+)
+def test_a_result_may_be_right_in_some_calls(file, more, kind, words):
+    """The second of the two sizes has C = 11."""
+    finding = backward(file((DX, f"before = dx.copy(); {DX}; {more}")))
+    text = " ".join([finding.finding, *finding.hints])
+    assert finding.kind == kind and words in text, finding
+
+
 def test_three_mistakes_in_one_result_are_named(file):
     finding = backward(
         file(("g - g.mean(axis=1, keepdims=True) -", "g +"), ("dx += rstd[:, None] *", "dx +="))

@@ -63,8 +63,8 @@ def _not_written(problem, cases, results, name) -> Difference | None:
         *first, last = names
         what = f"{', '.join(first)} and {last} are" if first else f"{name} is"
         return Difference("nothing-written", f"{what} the same after the call as before.")
-    written = _part(missing[0])
-    what = f"A part of {name} is the same after the call as before: {written}."
+    kept = _part(next(m for m in missing if m.any()))
+    what = f"A part of {name} is the same after the call as before: {kept}."
     return Difference("partly-written", what)
 
 
@@ -277,7 +277,9 @@ def _where(found, right, name) -> list[str]:
     masks = [_wrong(x, y) for x, y in zip(found, right)]
     if all(m.all() for m in masks):
         return [f"Every element of {name} is wrong."] if right[0].ndim else []
-    mask = next(m for m in masks if not m.all() and m.any())
+    mask = next((m for m in masks if not m.all() and m.any()), None)
+    if mask is None:
+        return [f"{name} is wrong in some calls, and right in others."]
     shape = ",".join(map(str, mask.shape))
     return [f"Wrong in {name} ({shape}): {_part(mask)}. The others are right."]
 
