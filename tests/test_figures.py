@@ -1,6 +1,8 @@
 """Figures and pages: any text is shown and never executed, in light and in dark, and the same data
 give the same bytes."""
 
+import base64
+import hashlib
 import re
 import sys
 import warnings
@@ -115,6 +117,15 @@ def test_a_page_serves_light_and_dark_and_loads_nothing():
     assert '<meta charset="utf-8">' in document and 'name="viewport"' in document
     assert "default-src 'none'" in document
     assert not re.search(r"https?:|src=|href=|url\(|@import|<script|<link", document)
+
+
+def test_a_page_runs_no_script_but_its_own():
+    document = page("t", ["<script>1</script>"], script="let a = '<b>';")
+    [script] = re.findall(r"<script>(.*?)</script>", document)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert script == "let a = '<b>';"
+    assert f"script-src 'sha256-{digest}'\"" in document
+    assert "script-src" not in page("t", [], style="p { color: red; }")
 
 
 def test_the_html_of_a_builder_is_not_escaped_again():

@@ -2,13 +2,16 @@
 
 Every builder escapes the text it is given and returns Html, which is not escaped again."""
 
+import base64
+import hashlib
 import re
 from html import escape
 
 # The sign of each kind of verdict. A badge has its word and its colour too.
 SIGNS = {"good": "\u2713", "partly": "\u25d1", "bad": "\u2717"}
 
-# The browser must load and run nothing, whatever text of a model or a data set is on the page.
+# The browser must load and run nothing, whatever text of a model or a data set is on the page. The
+# one script that a page may have is known by its hash.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 STYLE = """
@@ -71,33 +74,38 @@ def printable(text) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _html(part) -> str:
+def as_html(part) -> str:
+    """Text, escaped; HTML as it is."""
     return part if isinstance(part, Html) else escape(printable(part))
 
 
-def page(title: str, parts: list[str], note: str = "") -> str:
+def page(title: str, parts: list[str], note: str = "", style: str = "", script: str = "") -> str:
     """The whole document. parts: values of the builders below, in order. note: a small text at the
-    end."""
-    foot = f"<footer>{_html(note)}</footer>\n" if note else ""
-    body = "\n".join(map(_html, parts))
+    end. style: CSS after the page's own. script: JavaScript, which runs when the page is there."""
+    foot = f"<footer>{as_html(note)}</footer>\n" if note else ""
+    body = "\n".join(map(as_html, parts))
+    policy, run = POLICY, ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy, run = f"{POLICY}; script-src 'sha256-{digest}'", f"<script>{script}</script>\n"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy"'
-        f' content="{POLICY}">\n<title>{_html(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_html(title)}</h1>\n{body}\n{foot}"
-        "</main>\n</body>\n</html>\n"
+        f' content="{policy}">\n<title>{as_html(title)}</title>\n<style>{STYLE}{style}</style>\n'
+        f"</head>\n<body>\n<main>\n<h1>{as_html(title)}</h1>\n{body}\n{foot}"
+        f"</main>\n{run}</body>\n</html>\n"
     )
 
 
 def heading(text: str, level: int = 2) -> Html:
     """A heading; the page's title is the only one of level 1."""
-    return Html(f"<h{level}>{_html(text)}</h{level}>")
+    return Html(f"<h{level}>{as_html(text)}</h{level}>")
 
 
 def paragraph(*texts: str) -> Html:
     """A paragraph of texts and badges, with a blank between them."""
-    return Html(f"<p>{' '.join(map(_html, texts))}</p>")
+    return Html(f"<p>{' '.join(map(as_html, texts))}</p>")
 
 
 def number(value) -> str:
@@ -126,7 +134,7 @@ def table(headings: list[str], rows: list[list], align: str = "") -> Html:
 
     def line(tag, cells):
         made = (
-            f'<{tag} class="{side}">{_html(number(c) if is_number(c) else c)}</{tag}>'
+            f'<{tag} class="{side}">{as_html(number(c) if is_number(c) else c)}</{tag}>'
             for side, c in zip(sides, cells, strict=True)
         )
         return f"<tr>{''.join(made)}</tr>"
@@ -142,32 +150,32 @@ def table(headings: list[str], rows: list[list], align: str = "") -> Html:
 
 def stack(text: str, *notes: str) -> Html:
     """A text with small notes below it, for the cell of a table."""
-    return Html(_html(text) + "".join(f"<small>{_html(note)}</small>" for note in notes))
+    return Html(as_html(text) + "".join(f"<small>{as_html(note)}</small>" for note in notes))
 
 
 def figure(svg: str, caption: str = "") -> Html:
     """An SVG document from figures.py, not escaped, with a caption."""
     if not svg.startswith("<svg"):
         raise ValueError(f"figure: expected a document that begins with <svg, got {svg[:20]!r}...")
-    below = f"<figcaption>{_html(caption)}</figcaption>\n" if caption else ""
+    below = f"<figcaption>{as_html(caption)}</figcaption>\n" if caption else ""
     return Html(f"<figure>\n{svg}\n{below}</figure>")
 
 
 def bullets(items: list[str]) -> Html:
     """A list of texts or badges."""
-    return Html("<ul>\n" + "\n".join(f"<li>{_html(item)}</li>" for item in items) + "\n</ul>")
+    return Html("<ul>\n" + "\n".join(f"<li>{as_html(item)}</li>" for item in items) + "\n</ul>")
 
 
 def code(text: str) -> Html:
     """A text in a fixed-width font, with its line breaks: commands, settings."""
-    return Html(f"<pre><code>{_html(text)}</code></pre>")
+    return Html(f"<pre><code>{as_html(text)}</code></pre>")
 
 
 def details(summary: str, parts: list[str]) -> Html:
     """Parts that are hidden until somebody clicks the summary."""
     return Html(
-        f"<details><summary>{_html(summary)}</summary>\n"
-        + "\n".join(map(_html, parts))
+        f"<details><summary>{as_html(summary)}</summary>\n"
+        + "\n".join(map(as_html, parts))
         + "\n</details>"
     )
 
