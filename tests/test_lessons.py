@@ -10,6 +10,7 @@ import pickle
 import re
 import time
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -412,6 +413,13 @@ def test_each_check_of_the_same_mistake_shows_another_hint_and_the_right_file_is
     assert path.read_text().startswith("import numpy")
 
 
+def test_all_lessons_can_be_written_as_one_page(workdir):
+    document = succeeds("lesson", "--html", "page.html", "--json").document
+    text = Path(document["page"]).read_text()
+    assert all(lesson.title in text for lesson in LESSONS)
+    assert "exists already" in pysft("lesson", "--html", "page.html").err
+
+
 def test_a_check_works_where_nothing_can_be_written(workdir, monkeypatch):
     from command_line import disk_full, raising
 
@@ -433,6 +441,10 @@ def test_a_check_works_where_nothing_can_be_written(workdir, monkeypatch):
         (65, ["6", "--check", "."], "folder"),
         (2, ["six"], "whole number"),
         (65, ["6", "--start", "mine.txt"], "mine.txt"),
+        (2, ["3", "--html", "page.html"], "leave 3 out"),
+        (2, ["--html", "page.txt"], "ends with .html"),
+        (2, ["--run", "runs/tiny"], "--run is for --html"),
+        (66, ["--html", "page.html", "--run", "none"], "none"),
     ],
 )
 def test_a_command_that_cannot_be_carried_out_is_one_sentence(workdir, code, arguments, words):

@@ -13,6 +13,7 @@ EXAMPLES = (
     "lesson 6 --start mine.py",
     "lesson 6 --check mine.py",
     "lesson 6 --derive | less",
+    "lesson --html lessons.html --run runs/tiny",
 )
 FILE = "mine.py"
 
@@ -36,6 +37,19 @@ def add_arguments(p):
         help="check the functions of the exercise; another check of the same mistake shows the"
         " next hint",
     )
+    does.add_argument(
+        "--html",
+        metavar="FILE.html",
+        help="write one page with all lessons and the graph of a training step, whose nodes show"
+        " their arrays, derivatives and code",
+    )
+    p.add_argument(
+        "--run",
+        dest="run_folder",
+        metavar="RUN",
+        help="with --html: the page also holds the model of this run, and shows mask, losses and"
+        " gradients of what a reader types",
+    )
     p.add_argument(
         "--time-limit",
         type=seconds,
@@ -48,6 +62,10 @@ def add_arguments(p):
 def run(args):
     from pysft.lessons import book
 
+    if args.run_folder and not args.html:
+        raise UsageError("--run is for --html FILE.html, which shows the model of a run")
+    if args.html:
+        return _page(args)
     if args.number is None:
         if args.start or args.check or args.derive:
             raise UsageError("which lesson? Give its number: lesson 6 --check mine.py")
@@ -62,6 +80,22 @@ def run(args):
     if args.check:
         return _check(lesson, args)
     return _show(lesson, args)
+
+
+def _page(args) -> None:
+    """Write the page of all lessons."""
+    from pysft.lessons.page import write_page
+    from pysft.nn import reference
+    from pysft.run.stage import load_stage
+
+    if args.number is not None:
+        raise UsageError(f"--html writes all lessons into one page; leave {args.number} out")
+    stage = load_stage(args.run_folder, reference) if args.run_folder else None
+    path = write_page(args.html, stage)
+    if args.json:
+        print_json({"page": str(path)})
+    else:
+        print(f"The page: {path}")
 
 
 def _list(lessons, as_json) -> None:
