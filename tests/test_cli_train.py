@@ -116,6 +116,8 @@ DOCUMENTS = {
     "guide data": "name title text",
     "lesson": "lessons",
     "lesson 6": "number title minutes needs exercise functions text",
+    "lesson 9 --walk": "number title text",
+    "lesson teachers": "name text",
     "lab": "experiments",
     "mask": MASKED,
     "mask --prove": f"{MASKED} proof proved",

@@ -6,8 +6,13 @@ import ast
 import contextlib
 import doctest
 import io
+import os
 import pickle
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -22,6 +27,7 @@ from pysft.lessons import book, check, faults
 from pysft.lessons.cases import agree, cases_of, catalogue
 from pysft.lessons.problem import ADDED, CHANGED, NONE, WRITTEN
 from pysft.lessons.running import Ran
+from pysft.lessons.walk import walk
 from pysft.nn import reference
 from pysft.nn.gradcheck import TOLERANCE, relative_error
 
@@ -324,6 +330,58 @@ def test_the_right_results_pass_through_a_process_of_their_own(problem, tmp_path
     assert finding.passed, (finding.finding, finding.hints)
 
 
+# --------------------------------------------------------------------------- the page for teachers
+
+SHELL = re.compile(r"^```sh\n(.*?)^```\n", re.M | re.S)
+
+
+def test_the_page_for_teachers_is_short_and_tells_what_each_lesson_needs():
+    text = succeeds("lesson", "teachers").out
+    assert text == book.teachers() == succeeds("lesson", "teachers", "--json").document["text"]
+    assert len(text.split()) <= 500 and book.TABLE not in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+    for lesson in LESSONS:
+        needs = " ".join(map(str, lesson.needs))
+        row = rf"^ *{lesson.number}  {lesson.title} +{lesson.minutes} *{needs}$"
+        assert re.search(row, text, re.M), lesson.file
+    needed = {n for lesson in LESSONS for n in lesson.needs}
+    others = sorted({lesson.number for lesson in LESSONS} - needed)
+    assert f"No lesson needs {', '.join(map(str, others[:-1]))} or {others[-1]}," in text
+    known = sum(len(problem.mistakes) for problem in PROBLEMS.values())
+    assert "some 400 known" in " ".join(text.split()) and 375 <= known < 450
+
+
+def test_the_loop_of_the_page_grades_a_folder(tmp_path):
+    [loop] = SHELL.findall(book.teachers())
+    learners = ROOT / "tests" / "learners"
+    (tmp_path / "solutions").mkdir()
+    for name in ("m02", "right_layernorm_1"):
+        shutil.copy(learners / f"{name}.py", tmp_path / "solutions")
+    (tmp_path / "solutions" / "a b.py").write_text("import numpy as np\n")
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(["sh", "-c", loop], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == done.stderr == "", done
+    assert (tmp_path / "grades.tsv").read_text().splitlines() == [
+        "solutions/a b.py\tmissing",
+        "solutions/m02.py\tlayernorm_backward/sum-in-variance-term",
+        "solutions/right_layernorm_1.py\tright",
+    ]
+
+
+def test_one_file_is_enough_for_a_lesson(tmp_path):
+    [example] = re.findall(r"^```\n(# .*?)^```\n", book.teachers(), re.M | re.S)
+    (tmp_path / "18-my-lesson.md").write_text(example)
+    [lesson] = book.lessons(tmp_path)
+    assert (lesson.number, lesson.title, lesson.needs) == (18, "My lesson", (5, 6))
+    assert tuple(lesson.sections) == book.SECTIONS and lesson.exercise in EXERCISES
+    assert book.shown(lesson).startswith("# 18. My lesson\n")
+
+
 # ------------------------------------------------------------------------------------- the verb
 
 
@@ -420,6 +478,15 @@ def test_all_lessons_can_be_written_as_one_page(workdir):
     assert "exists already" in pysft("lesson", "--html", "page.html").err
 
 
+def test_the_walk_is_printed_for_its_lesson_alone():
+    text = walk(reference)
+    assert succeeds("lesson", 9, "--walk").out == text
+    document = succeeds("lesson", 9, "--walk", "--json").document
+    assert document["text"] == text and document["number"] == 9
+    assert "lesson 9" in refusal(2, "lesson", 6, "--walk")
+    assert "lesson 9 --walk" in next(x for x in LESSONS if x.number == 9).text
+
+
 def test_a_check_works_where_nothing_can_be_written(workdir, monkeypatch):
     from command_line import disk_full, raising
 
@@ -440,6 +507,8 @@ def test_a_check_works_where_nothing_can_be_written(workdir, monkeypatch):
         (66, ["6", "--check", "none.py"], "none.py"),
         (65, ["6", "--check", "."], "folder"),
         (2, ["six"], "whole number"),
+        (2, ["--walk"], "which lesson"),
+        (2, ["teachers", "--check", "mine.py"], "page for teachers has no exercise"),
         (65, ["6", "--start", "mine.txt"], "mine.txt"),
         (2, ["3", "--html", "page.html"], "leave 3 out"),
         (2, ["--html", "page.txt"], "ends with .html"),

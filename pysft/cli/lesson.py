@@ -1,5 +1,6 @@
 """`pysft lesson`: list the lessons, show one, write its exercise into a file, check the file."""
 
+import argparse
 import sys
 
 from pysft.cli.arguments import print_json, seconds, whole
@@ -14,12 +15,30 @@ EXAMPLES = (
     "lesson 6 --check mine.py",
     "lesson 6 --derive | less",
     "lesson --html lessons.html --run runs/tiny",
+    "lesson 9 --walk | less -S",
+    "lesson teachers",
 )
 FILE = "mine.py"
+TEACHERS = "teachers"
+WALKED = 9  # the lesson that the walk belongs to
+
+
+def lesson_or_page(text):
+    if text == TEACHERS:
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, nor {TEACHERS!r}")
+    return whole(text)
 
 
 def add_arguments(p):
-    p.add_argument("number", metavar="N", nargs="?", type=whole, help="the lesson (default: list)")
+    p.add_argument(
+        "number",
+        metavar="N",
+        nargs="?",
+        type=lesson_or_page,
+        help=f"the lesson (default: list), or {TEACHERS!r} for the page for teachers",
+    )
     does = p.add_mutually_exclusive_group()
     does.add_argument(
         "--derive", action="store_true", help="show the derivation and the answers too"
@@ -50,6 +69,11 @@ def add_arguments(p):
         help="with --html: the page also holds the model of this run, and shows mask, losses and"
         " gradients of what a reader types",
     )
+    does.add_argument(
+        "--walk",
+        action="store_true",
+        help=f"lesson {WALKED}: print all numbers of one training step of a very small model",
+    )
     p.add_argument(
         "--time-limit",
         type=seconds,
@@ -65,11 +89,16 @@ def run(args):
     if args.run_folder and not args.html:
         raise UsageError("--run is for --html FILE.html, which shows the model of a run")
     if args.html:
-        return _page(args)
+        return _write_page(args)
+    does = args.start or args.check or args.derive or args.walk
     if args.number is None:
-        if args.start or args.check or args.derive:
+        if does:
             raise UsageError("which lesson? Give its number: lesson 6 --check mine.py")
         return _list(book.lessons(), args.json)
+    if args.number == TEACHERS:
+        if does:
+            raise UsageError("the page for teachers has no exercise. Give the number of a lesson")
+        return _page({"name": TEACHERS}, book.teachers(), args.json)
     by_number = {lesson.number: lesson for lesson in book.lessons()}
     if args.number not in by_number:
         known = ", ".join(map(str, by_number))
@@ -79,10 +108,12 @@ def run(args):
         return _start(lesson, args)
     if args.check:
         return _check(lesson, args)
+    if args.walk:
+        return _walk(lesson, args)
     return _show(lesson, args)
 
 
-def _page(args) -> None:
+def _write_page(args) -> None:
     """Write the page of all lessons."""
     from pysft.lessons.page import write_page
     from pysft.nn import reference
@@ -139,6 +170,23 @@ def _show(lesson, args) -> None:
     print(text)
     print(f"Begin: {command('lesson', lesson.number, '--start', FILE)}")
     print(f"Check: {command('lesson', lesson.number, '--check', FILE)}")
+
+
+def _page(head: dict, text: str, as_json: bool) -> None:
+    """Print a text, or a document that has it below a head."""
+    if as_json:
+        print_json(head | {"text": text})
+    else:
+        print(text, end="")
+
+
+def _walk(lesson, args) -> None:
+    from pysft.lessons.walk import walk
+    from pysft.nn import reference
+
+    if lesson.number != WALKED:
+        raise UsageError(f"--walk belongs to lesson {WALKED}: lesson {WALKED} --walk")
+    _page({"number": lesson.number, "title": lesson.title}, walk(reference), args.json)
 
 
 def _start(lesson, args) -> None:

@@ -1,4 +1,4 @@
-"""The lessons: files NN-name.md beside this one, read into their parts.
+"""The lessons: files NN-name.md beside this one, read into their parts, and the page for teachers.
 
 A lesson begins with its title, then lines `needs:`, `minutes:` and `exercise:`, then its idea. The
 sections follow, each under a line `## HEADING`. In a section, a line `{derivation NAME}` stands for
@@ -20,6 +20,8 @@ from pysft.lessons.problem import Problem
 FOLDER = Path(__file__).resolve().parent
 SECTIONS = ("By hand", "Exercise", "Derivation", "In C", "Questions", "Answers")
 HIDDEN = ("Derivation", "Answers")  # shown when they are asked for
+TEACHERS = FOLDER / "teachers.md"
+TABLE = "{lessons}"  # in it, a line that stands for the table of all lessons
 DERIVATION = re.compile(r"^\{derivation ([\w.]+)\}$", re.M)
 
 
@@ -100,6 +102,15 @@ def shown(lesson: Lesson, derive: bool = False) -> str:
 def _head(lesson: Lesson) -> str:
     needs = f"needs lessons {', '.join(map(str, lesson.needs))}; " if lesson.needs else ""
     return f"{needs}{lesson.minutes} minutes; exercise: {lesson.exercise}"
+
+
+def teachers() -> str:
+    """The text of the page for teachers."""
+    rows = [f"     {'lesson':<43}minutes  needs"]
+    for lesson in lessons():
+        needs = " ".join(map(str, lesson.needs))
+        rows.append(f"{lesson.number:>3}  {lesson.title:<43}{lesson.minutes:>7}  {needs}".rstrip())
+    return TEACHERS.read_text(encoding="utf-8").replace(TABLE, "\n".join(rows))
 
 
 # ---------------------------------------------------------------------------- derivations, quoted
