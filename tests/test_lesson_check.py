@@ -11,7 +11,7 @@ import pytest
 from pysft.errors import DataError, MissingInput
 from pysft.lessons import check, progress, running
 from pysft.lessons.cases import cases_of
-from pysft.lessons.exercises import cross_entropy, layernorm, matmul
+from pysft.lessons.exercises import cross_entropy, gelu, layernorm, matmul
 from pysft.lessons.problem import CHANGED, WRITTEN, Problem
 
 FORWARD = """def layernorm_forward(y, mean, rstd, x, w, b, eps=1e-5):
@@ -322,6 +322,19 @@ def test_a_result_may_be_right_in_some_calls(file, more, kind, words):
     assert finding.kind == kind and words in text, finding
 
 
+def test_a_plain_reason_comes_before_two_mistakes(tmp_path):
+    """A slope of 0 is also what two forgotten terms give."""
+    code = "import numpy as np\ndef gelu_backward(dx, dy, x):\n    "
+    for line, kind, words in (
+        ("dx[:] = 0", "constant", "dx is 0 everywhere."),
+        ("dx = 2 * dy", "nothing-written", "dx is the same after the call as before."),
+    ):
+        path = tmp_path / "mine.py"
+        finding = check.check_function(gelu.BACKWARD, (code + line).encode(), path)
+        assert finding.kind == kind and finding.mistake is None, finding
+        assert words in finding.finding
+
+
 def test_three_mistakes_in_one_result_are_named(file):
     finding = backward(
         file(("g - g.mean(axis=1, keepdims=True) -", "g +"), ("dx += rstd[:, None] *", "dx +="))
@@ -400,8 +413,8 @@ RETURNED = {
     "p.astype(int), lse": "form",
     "np.exp(x) / np.exp(x).sum(0), lse": "catalogue",
     "-p, lse": "negated",
-    "0 * p, lse": "zero",
-    "p, 0 * lse": "zero",
+    "0 * p, lse": "constant",
+    "p, 0 * lse - 3": "constant",
 }
 
 

@@ -15,11 +15,12 @@ from pysft.lessons import book, faults, running, source, worker
 from pysft.lessons.cases import Case, cases_of
 from pysft.lessons.differing import difference
 from pysft.lessons.faults import Message
-from pysft.lessons.judging import judge
+from pysft.lessons.judging import Verdict, judge
 from pysft.lessons.problem import Problem
 from pysft.lessons.running import TIME_LIMIT, Ran
 from pysft.nn.gradcheck import TOLERANCE
 
+PLAIN = ("nothing-written", "constant", "negated")  # differences with one simple reason
 NOT_THERE = ("missing", "not-written")  # faults of a function that nobody has begun
 
 
@@ -141,7 +142,7 @@ def judged(
     problem: Problem, cases: list[Case], ran: Ran, text: bytes = b"", file: str = "the file"
 ) -> Finding:
     """The finding on a function that has run in all cases without a fault."""
-    verdict = judge(problem, cases, ran.results)
+    verdict = _simpler(judge(problem, cases, ran.results), problem, cases, ran.results)
     rows = tuple(
         Row(problem.function, name, _finite(worst), worst <= TOLERANCE)
         for name, worst in verdict.worst.items()
@@ -174,6 +175,22 @@ def judged(
     if not messages:  # the exercise's own answer and its loss do not agree
         kind, messages = "other", [Message(f"{problem.function} fails by finite differences.")]
     return replace(_finding(problem, kind, faults.together(messages)), **details)
+
+
+def _simpler(verdict: Verdict, problem, cases, results) -> Verdict:
+    """The verdict, or one without mistakes if it has two or more for results that are wrong in a
+    plain way (PLAIN). Two terms that are left out make a result 0, but so does a line that is never
+    reached, which is likelier."""
+    if len(verdict.mistakes) < 2:
+        return verdict
+    wrong = [name for name, worst in verdict.worst.items() if not worst <= TOLERANCE]
+    for name in set(wrong) - set(verdict.unexplained):
+        shapes = [(r[name].shape, case.answer()[name].shape) for r, case in zip(results, cases)]
+        if any(found != right for found, right in shapes):
+            return verdict
+        if difference(problem, cases, results, name).kind not in PLAIN:
+            return verdict
+    return replace(verdict, mistakes=(), also=(), ways={}, unexplained=tuple(wrong))
 
 
 def name_of(problem: Problem, mistakes) -> str:

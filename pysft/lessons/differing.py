@@ -38,9 +38,9 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
         return Difference("other", f"{name} is not the right one.")
     if not all(np.isfinite(x).all() for x in found):
         return _not_finite(found, right, name)
+    if missed := _constant(found, right, name):
+        return missed
     found, right = ([x.astype(float) for x in many] for many in (found, right))
-    if not any(x.any() for x in found) and all(y.any() for y in right):
-        return Difference("zero", f"{name} is 0{' everywhere' if right[0].ndim else ''}.")
     for made in (_multiple, _transposed):
         if seen := made(cases, found, right, name):
             return seen
@@ -78,6 +78,19 @@ def _missing(problem, cases, results, name) -> tuple[list[np.ndarray], bool]:
         missing.append(due[-1] & (result[name] == before))
     is_untouched = all((m == d).all() for m, d in zip(missing, due))
     return missing, is_untouched and any(d.any() for d in due)
+
+
+def _constant(found, right, name) -> Difference | None:
+    """For a result that is one number everywhere, in all cases; a single one for 0."""
+    value = found[0].flat[0] if found[0].size else None
+    if not all((x == value).all() for x in found):
+        return None
+    if right[0].ndim and any(np.ptp(y.astype(float)) for y in right):
+        shown = f"{value:.4g}" if found[0].dtype.kind == "f" else str(value)
+        return Difference("constant", f"{name} is {shown} everywhere.")
+    if not right[0].ndim and value == 0 and all(right):
+        return Difference("constant", f"{name} is 0.")
+    return None
 
 
 def _not_finite(found, right, name) -> Difference:

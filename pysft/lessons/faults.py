@@ -180,8 +180,8 @@ def of_difference(difference, problem, name, source, file, returned) -> Message:
         case "not-finite":
             hints = ("Look for a division by zero, a logarithm of 0, or an exponential that is too"
                      " large.",)  # fmt: skip
-        case "zero":
-            hints = (f"Which line gives {name} its values? Does a factor of 0 reach it?",)
+        case "constant":
+            hints = (f"Which line gives {name} its values? Is it reached, and is a factor 0?",)
         case "negated":
             hints = ("Count the minus signs, from the loss down to this result.",)
         case "multiplied":

@@ -35,7 +35,7 @@ def pairs_loss(arguments: dict, wrong: frozenset) -> dict:
     if "sigmoid-of-the-mean" in wrong:
         d = np.full_like(d, d.mean())
     p = sigmoid(d)
-    losses = -np.log(p)
+    losses = -np.log(1 - p if "loss-of-minus-d" in wrong else p)
     slopes = p - 1
     if "logarithm-left-out" in wrong:
         losses, slopes = -p, -p * (1 - p)
@@ -79,6 +79,7 @@ PAIRS = Problem(
     mistakes=(
         "worse-minus-better",
         "better-and-worse-swapped",
+        "loss-of-minus-d",
         "logarithm-left-out",
         "derivative-of-the-sigmoid",
         "probability-of-the-better",

@@ -118,6 +118,8 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     if "sigmoid-of-the-mean" in wrong:
         h = np.full_like(h, h.mean())
     losses, slopes = np.logaddexp(0, -h), -sigmoid(-h)
+    if "loss-of-minus-h" in wrong:
+        losses = np.logaddexp(0, h)
     of_rejected = -slopes
     if "sigmoid-of-h" in wrong:
         slopes, of_rejected = -sigmoid(h), sigmoid(h)
@@ -164,6 +166,7 @@ BACKWARD = Problem(
         "beta-left-out",
         "beta-left-out-of-h",
         "beta-left-out-of-dnll",
+        "loss-of-minus-h",
         "sigmoid-of-h",
         "sigmoid-left-out",
         "sigmoid-of-the-mean",
