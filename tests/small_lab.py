@@ -3,20 +3,24 @@
 Its models have one block and sixteen channels, replies are cut at six tokens, and a model is asked
 six prompts and four held-out conversations. Its worlds have few people, and most texts tell each
 fact eight times. Its models answer nothing right, so in experiments on preferences the points of a
-reply follow from its length. So the tests are about the lab, not about what a model learns."""
+reply follow from its length, and distilled() writes the rows of a teacher. So the tests are about
+the lab, not about what a model learns."""
 
 import contextlib
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from pysft.jobs import comparisons
-from pysft.lab import lab, markers, personas, ppo_tasks, preferring
+from pysft.lab import lab, markers, personas, ppo_tasks, preferring, sums, traces_tasks
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
 from pysft.nn.computing import computing_ops
+from pysft.text.conversation import with_thought
 from pysft.text.corpora import shipped
+from pysft.text.curated import Curated, write_curated
 from pysft.text.formats import read_conversations
 from pysft.text.tokenizer import SHAKESPEARE
 from pysft.training.presets import PRESETS
@@ -36,6 +40,14 @@ class ByLength:
 
     def about(self, prompt):
         return prompt[-1]["content"]
+
+
+def distilled(prompts, teacher, judge, out, k, seed, **_):
+    """Stands for jobs.curate.distil.distil: a thought and an answer to each prompt of a file."""
+    reply = {"role": "assistant", "content": with_thought("So it is.", "It is so.")}
+    asked = Path(prompts).read_text().splitlines()
+    write_curated(out, [Curated([{"role": "user", "content": p}, reply]) for p in asked])
+    return {"right": 0.5}
 
 
 @cache
@@ -65,6 +77,10 @@ def small_presets():
             patch.setattr(world, name, size)
         for name, size in (("PEOPLE", 20), ("DAYS", 4), ("OFTEN", 8)):
             patch.setattr(preferring, name, size)
+        for name, size in (("PEOPLE", 20), ("OFTEN", 8), ("distil", distilled)):
+            patch.setattr(traces_tasks, name, size)
+        for name, size in (("TRAINED", 60), ("SEALED", 12)):
+            patch.setattr(sums, name, size)
         for module in (preferring, comparisons):
             patch.setattr(module, "Truth", ByLength)
         for module in (evaluate, markers, personas, ppo_tasks, preferring):

@@ -372,18 +372,44 @@ ON_PREFERENCES = {
     },
 }
 
+TEACHER = {"steps": 800, "times": 16}
+TAUGHT = {"teacher": TEACHER, "tries": 4, "steps": 500, "times": 10}
+BY_ITSELF = {
+    **{"few": 4, "start": {"steps": 200, "times": 4}, "teacher": TEACHER, "tries": 8},
+    **{"steps": 400, "tokens": 1900},
+}
+# The same of those on traces of reasoning.
+ON_TRACES = {
+    "traces": {
+        "answers, as many questions": (
+            "student",
+            TAUGHT | {"rows": "answers", "as_many": "questions"},
+        ),
+        "answers, as many tokens": ("student", TAUGHT | {"rows": "answers", "as_many": "tokens"}),
+        "the question again": ("student", TAUGHT | {"rows": "repeated", "as_many": "questions"}),
+        "the teacher's steps": ("student", TAUGHT | {"rows": "thoughts", "as_many": "questions"}),
+    },
+    "own-traces": {
+        "the few written": ("self_taught", BY_ITSELF | {"rows": "none"}),
+        "and its own right ones": ("self_taught", BY_ITSELF | {"rows": "own"}),
+        "and the teacher's right ones": ("self_taught", BY_ITSELF | {"rows": "teacher"}),
+        "and all others, written": ("self_taught", BY_ITSELF | {"rows": "written"}),
+    },
+}
+ON_TASKS = ON_PREFERENCES | ON_TRACES
 
-@pytest.mark.parametrize("name", ON_PREFERENCES)
-def test_an_arm_on_preferences_does_what_its_name_says(lab, name):
+
+@pytest.mark.parametrize("name", ON_TASKS)
+def test_an_arm_that_is_a_task_does_what_its_name_says(lab, name):
     arms = arms_of(lab, name)
     found = {arm.name: (arm.task.__name__, arm.options) for arm in arms}
-    assert found == ON_PREFERENCES[name] and list(found) == list(ON_PREFERENCES[name])
+    assert found == ON_TASKS[name] and list(found) == list(ON_TASKS[name])
     assert EXPERIMENTS[name].on_world and EXPERIMENTS[name].prepare and len(found) == len(arms)
     assert not any(arm.matched for arm in arms)
 
 
 def test_every_experiment_has_its_arms_in_a_table_here():
-    tables = *ON_PAIRS, *ON_CONVERSATIONS, *ON_WORLD, *ON_PREFERENCES, "precision"
+    tables = *ON_PAIRS, *ON_CONVERSATIONS, *ON_WORLD, *ON_TASKS, "precision", "sums"
     assert sorted(tables) == sorted(EXPERIMENTS)
 
 
@@ -464,6 +490,22 @@ OF_PREFERENCES = {
     "forgetting before": "forgetting_before",
     "processor seconds of training": "train_seconds",
 }
+# The same, in experiments on traces of reasoning.
+OF_TRACES = {
+    "thoughts: first step true": "first",
+    "thoughts: both steps true": "traced",
+    "right after both": "founded",
+    "attributes: right": "attributes",
+    "neighbours: right": "neighbours",
+    "times that a question is asked": "times",
+    "graded tokens": "graded",
+    "rows of traces": "rows",
+    "right tries": "right_tries",
+    "rows with a true trace": "true_traces",
+    "sums: right": "right",
+    "thoughts: all steps right": "steps",
+    "right after such a thought": "founded",
+}
 STEPS = (0, 50, 200, 1000)
 MEASURED = (
     *("stopped", "forgetting", "reply_loss", "format_compliance", "heldout_loss", "real_words"),
@@ -476,6 +518,7 @@ FINISHED = (
     *("strangers_refused", "strangers_wrong"),
     *(f"right_{n}" for n in TELLINGS),
     *dict.fromkeys(OF_PREFERENCES.values()),
+    *dict.fromkeys(name for name in OF_TRACES.values() if name != "right"),
     *("proxy_before", "proxy"),
 )
 RECORD = record_of(
@@ -578,7 +621,9 @@ COLUMNS = {
     "strangers: refused": finish("strangers_refused"),
     "known people: right": finish("right"),
     "known people: refused": finish("refused"),
-    **{heading: finish(name) for heading, name in OF_PREFERENCES.items()},
+    **{heading: finish(name) for heading, name in (OF_PREFERENCES | OF_TRACES).items()},
+    "each sum asked": 20.0,
+    "steps of training": 1000,
     "training less held out": finish("trained_accuracy") - finish("accuracy"),
     "score gained": finish("proxy") - finish("proxy_before"),
     "points gained": finish("gold") - finish("gold_before"),

@@ -9,11 +9,13 @@ from verdicts.precision import IN_BF16
 from verdicts.preferences import PREFERENCES
 from verdicts.rates import RATES
 from verdicts.runs import MASKS, ONE_RUN, SHARED_TEXTS, STILL
+from verdicts.traces import TRACES
 from verdicts.world import WORLD
 
 from pysft.lab.experiments import EXPERIMENTS
 
 CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD | PREFERENCES | POLICIES
+CHECKS |= TRACES
 
 
 def rows_of(experiment, check) -> list:

@@ -25,12 +25,12 @@ MEASURED = (
     *("recall", "stopped", "reply_loss", "user_gradient", "heldout_loss", "real_words"),
     *("on_topic", "on_topic_chance", "format_compliance", "forgetting", "reply_length"),
     *("chosen_logp", "rejected_logp", "accuracy", "score", "gold", "greedy"),
-    *("sealed_reward", "sealed_gold", "sealed_kl"),
+    *("sealed_reward", "sealed_gold", "sealed_kl", "right"),
 )
 FINISHED = (
     *("gold_accuracy", "accuracy", "length_accuracy", "heldout_loss", "tied_spread"),
     *("miscalibration", "gold", "gold_before", "win_rate", "kl", "train_seconds"),
-    *("player", "right", "two_hops", "held", "strangers_refused"),
+    *("player", "right", "two_hops", "traced", "held", "strangers_refused"),
     *(f"right_{n}" for n in TELLINGS),
     *(f"{name}_{n}" for name in ("gold", "proxy") for n in NS),
 )
@@ -547,6 +547,26 @@ EXPECTED = {
         [
             tracks("Points by the exact judge", "sealed_gold", "points, 0 to 3"),
             dots("Processor seconds of training", "train_seconds", "seconds"),
+        ],
+    ),
+    **dict.fromkeys(
+        ("traces", "own-traces"),
+        (
+            ANY,
+            [
+                dots(
+                    *("Right answers of two hops", "two_hops", "%", 100),
+                    level=(100 / 16, "a guess"),
+                ),
+                dots("Thoughts with both steps true", "traced", "%", 100),
+            ],
+        ),
+    ),
+    "sums": (
+        ANY,
+        [
+            tracks("Right sums along the way", "right", "%", 100),
+            dots("Right sums", "right", "%", 100),
         ],
     ),
     "precision": (

@@ -19,6 +19,8 @@ from pysft.lab.experiments.precision import PRECISION
 from pysft.lab.experiments.preferences import COMPARING, DISPLACEMENT, PAST_THE_MINIMUM
 from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
 from pysft.lab.experiments.rewards import BATCHES, COMPARISONS, OVEROPTIMISATION, TIES
+from pysft.lab.experiments.sums import SUMS
+from pysft.lab.experiments.traces import OWN_TRACES, TRACED
 from pysft.lab.experiments.vocabulary import NEW_ROWS, ONE_TOKEN
 from pysft.lab.experiments.world import HALLUCINATION, HOPS, KNOWLEDGE, WORDINGS
 
@@ -56,6 +58,9 @@ _ALL = (
     PTX,
     BASELINES,
     DPO_OR_PPO,
+    TRACED,
+    SUMS,
+    OWN_TRACES,
     WEIGHTS_MOVED,
     PRECISION,
 )
@@ -66,14 +71,17 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 # others come last.
 COSTLY_FIRST = (
     PROXIMAL,
+    TRACED,
     HACKING,
     WORDINGS,
     KNOWLEDGE,
     COMPARISONS,
     PTX,
     MASKING,
+    OWN_TRACES,
     DISPLACEMENT,
     DATA_SIZE,
+    SUMS,
     BASELINES,
     COMPARING,
     DPO_OR_PPO,
