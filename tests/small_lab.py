@@ -3,17 +3,29 @@
 Its models have one block and sixteen channels, replies are cut at six tokens, and a model is asked
 six prompts and four held-out conversations. Its worlds have few people, and most texts tell each
 fact eight times. Its models answer nothing right, so in experiments on preferences the points of a
-reply follow from its length, and distilled() writes the rows of a teacher. So the tests are about
-the lab, not about what a model learns."""
+reply follow from its length, and distilled() writes the rows of a teacher. Where a model criticises
+its answers these are made up, because `curate revise` refuses a model none of whose answers can be
+used. So the tests are about the lab, not about what a model learns."""
 
 import contextlib
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pysft.jobs import comparisons
-from pysft.lab import lab, markers, personas, ppo_tasks, preferring, sums, traces_tasks
+from pysft.jobs.curate import drafts
+from pysft.lab import (
+    lab,
+    markers,
+    personas,
+    ppo_tasks,
+    preferring,
+    sums,
+    traces_tasks,
+    turns_tasks,
+)
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
@@ -50,6 +62,20 @@ def distilled(prompts, teacher, judge, out, k, seed, **_):
     return {"right": 0.5}
 
 
+ANSWER, REVISION = "Ay.", "Nay."  # of every question that is revised
+
+
+def answers(stage, prompts, k, *_, **__):
+    """Stands for collect.sample_replies where a model criticises its answers."""
+    return [[(ANSWER, True)] * k for _ in prompts]
+
+
+def revisions(model, tokenizer, template, prompts, **_):
+    """Stands for evaluate.answer there: each critique and each revision."""
+    reply = SimpleNamespace(ids=tokenizer.encode(REVISION), stop="end")
+    return [(REVISION, reply) for _ in prompts]
+
+
 @cache
 def conversations(path):
     """The conversations of a shipped file, read once."""
@@ -83,8 +109,10 @@ def small_presets():
             patch.setattr(sums, name, size)
         for module in (preferring, comparisons):
             patch.setattr(module, "Truth", ByLength)
-        for module in (evaluate, markers, personas, ppo_tasks, preferring):
+        for module in (evaluate, markers, personas, ppo_tasks, preferring, turns_tasks):
             patch.setattr(module, "MAX_NEW", MAX_NEW)
+        patch.setattr(drafts, "sample_replies", answers)
+        patch.setattr(drafts, "answer", revisions)
         yield
 
 

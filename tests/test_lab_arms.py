@@ -277,6 +277,7 @@ MODELS = {
 THREE = LABELED | {"comparisons": 3000}
 OF_3000 = {"demonstrations": None, "comparisons": 3000}
 DPO = OF_3000 | {"steps": 300, "pairs": 16}
+BY_DPO = {"tuning": OF_WORLD["tiny"]["dpo"]}
 BY_RECIPE = {"steps": 0, "lr": 2e-4, "pairs": 16, "nll": 5.0, "world": ((256, 6),)}
 FEW = {"demonstrations": 100}
 USUAL = {
@@ -291,6 +292,16 @@ ON_GOOD = USUAL | {"reward": "reward", "by": "labelers", "comparisons": 3000}
 ON_POOR = ON_GOOD | {"by": "labeler who prefers the longer reply", "comparisons": 300}
 FREE = {"lr": 1e-3, "beta": 0.0}
 NO_TEXT = {"windows": (), "world": ()}
+TUNED_ONCE_MORE = {"steps": 200, "tokens": 1600, "lr": 1e-3}
+OF_RULES = {
+    **{"share": 0.5, "mix": (1, 3), "k": 4, "rounds": 1},
+    "violating": {"steps": 900, "tokens": 4000, "lr": 4e-3},
+    "tuning": TUNED_ONCE_MORE,
+}
+OF_TURNS = {
+    **{"several": 1.0, "changing": 0.0, "grade": "all", "graded": 700},
+    "tuning": {"steps": 400},
+}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {
     "comparisons": MODELS
@@ -369,6 +380,20 @@ ON_PREFERENCES = {
         "leave-one-out": ("reinforce", ON_TRUTH | {"baseline": "leave-one-out"}),
         "group": ("reinforce", ON_TRUTH | {"baseline": "group"}),
         "CISPO's clip": ("reinforce", ON_TRUTH | {"clipping": "cispo"}),
+    },
+    "constitution": {
+        "before": ("constituted", OF_RULES | {"on": "nothing", "tuning": {}}),
+        "its own answers": ("constituted", OF_RULES | {"on": "answers"}),
+        "its own revisions": ("constituted", OF_RULES | {"on": "revisions"}),
+        "revisions of 3 rounds": ("constituted", OF_RULES | {"on": "revisions", "rounds": 3}),
+        "DPO on its own preferences": ("constituted", OF_RULES | {"on": "pairs"} | BY_DPO),
+    },
+    "turns": {
+        "single turns": ("conversed", OF_TURNS | {"several": 0.0}),
+        "three turns": ("conversed", OF_TURNS),
+        "half and half": ("conversed", OF_TURNS | {"several": 0.5}),
+        "three turns, half change the subject": ("conversed", OF_TURNS | {"changing": 0.5}),
+        "three turns, the last graded": ("conversed", OF_TURNS | {"grade": "last"}),
     },
 }
 
@@ -506,6 +531,18 @@ OF_TRACES = {
     "thoughts: all steps right": "steps",
     "right after such a thought": "founded",
 }
+# The same in experiments on pipelines of data.
+OF_PIPELINES = {
+    "answers that violate a principle": "violations",
+    **{name: name for name in ("helpful", "honest", "harmless")},
+    "right, greedy": "greedy",
+    **{f"critiques right: {n}": f"critiques_{n}" for n in ("helpful", "honest", "harmless")},
+    "rows that violate a principle": "rows",
+    **{f"right, {turn} turn": turn for turn in ("first", "second", "third")},
+    **{f"in format, {turn} turn": f"format_{turn}" for turn in ("first", "second", "third")},
+    "right, second turn about another, by name": "named",
+    "tokens of a step": "step_tokens",
+}
 STEPS = (0, 50, 200, 1000)
 MEASURED = (
     *("stopped", "forgetting", "reply_loss", "format_compliance", "heldout_loss", "real_words"),
@@ -520,6 +557,7 @@ FINISHED = (
     *dict.fromkeys(OF_PREFERENCES.values()),
     *dict.fromkeys(name for name in OF_TRACES.values() if name != "right"),
     *("proxy_before", "proxy"),
+    *(name for name in OF_PIPELINES.values() if name not in OF_TRACES.values()),
 )
 RECORD = record_of(
     track=[
@@ -621,7 +659,10 @@ COLUMNS = {
     "strangers: refused": finish("strangers_refused"),
     "known people: right": finish("right"),
     "known people: refused": finish("refused"),
-    **{heading: finish(name) for heading, name in (OF_PREFERENCES | OF_TRACES).items()},
+    **{
+        heading: finish(name)
+        for heading, name in (OF_PREFERENCES | OF_TRACES | OF_PIPELINES).items()
+    },
     "each sum asked": 20.0,
     "steps of training": 1000,
     "training less held out": finish("trained_accuracy") - finish("accuracy"),

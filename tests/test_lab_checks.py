@@ -3,6 +3,7 @@
 The tables are in tests/verdicts/. A new check has no row there, so a test fails."""
 
 import pytest
+from verdicts.constitution import CONSTITUTION
 from verdicts.data import CONTENT, DATA
 from verdicts.policies import POLICIES
 from verdicts.precision import IN_BF16
@@ -16,6 +17,7 @@ from pysft.lab.experiments import EXPERIMENTS
 
 CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD | PREFERENCES | POLICIES
 CHECKS |= TRACES
+CHECKS |= CONSTITUTION
 
 
 def rows_of(experiment, check) -> list:

@@ -33,6 +33,7 @@ FINISHED = (
     *("player", "right", "two_hops", "traced", "held", "strangers_refused"),
     *(f"right_{n}" for n in TELLINGS),
     *(f"{name}_{n}" for name in ("gold", "proxy") for n in NS),
+    *("violations", "honest", "first", "second"),
 )
 KINDS = ("first", "content", "end")
 MOVED = ("h0.fc.w", "wpe", "wte, old rows", "wte, new rows", "head, old rows", "h0.fc.b", "lnf.w")
@@ -567,6 +568,21 @@ EXPECTED = {
         [
             tracks("Right sums along the way", "right", "%", 100),
             dots("Right sums", "right", "%", 100),
+        ],
+    ),
+    "constitution": (
+        ANY,
+        [
+            dots("Answers that violate a principle", "violations", "%", 100),
+            dots("Answers with a false claim", "honest", "%", 100),
+            dots("Right answers", "right", "%", 100),
+        ],
+    ),
+    "turns": (
+        ANY,
+        [
+            dots("Right in the first turn", "first", "%", 100),
+            dots("Right in the second turn, which names nobody", "second", "%", 100),
         ],
     ),
     "precision": (

@@ -17,6 +17,7 @@ from pysft.run.stage import Stage
 from pysft.text.ranking import Ranking
 from pysft.training import stages
 from pysft.training.kinds import PreferenceTuning
+from pysft.training.loop import Report
 from pysft.training.runner import steps_of
 from pysft.training.settings import Model, Settings
 
@@ -42,6 +43,23 @@ def dpo(subject: Subject, options: dict, note) -> dict:
         rankings = worth(rankings, subject.lab.scaled(options["work"]))
     else:
         rankings = first_with(rankings, subject.lab.scaled(options["comparisons"]))
+    tuned, done, pairs = tuned_by_dpo(subject, policy, rankings, options, note)
+    track, losses = means([r.figures for r in done]), [round(r.loss, 5) for r in done]
+    finish, samples = measured(subject, tuned, policy, subject.heldout_rankings(policy))
+    learned = gains(tuned, policy, rankings[:SEEN])
+    finish |= {
+        "trained_accuracy": learned["accuracy"],
+        "chosen_logp": learned["chosen_logp"],
+        "comparisons": pairs,
+    }
+    return {"track": track, "losses": losses, "finish": finish, "samples": samples}
+
+
+def tuned_by_dpo(
+    subject: Subject, policy: Stage, rankings: list[Ranking], options: dict, note
+) -> tuple[Stage, list[Report], int]:
+    """Tune a copy of the policy on rankings of replies. Return (it, the report of each step, how
+    many pairs the rankings have). options: settings of [dpo] among others, with unscaled steps."""
     chosen = {k: v for k, v in options.items() if k in PreferenceTuning().__dict__}
     if chosen.get("steps"):  # 0 is one pass over the comparisons, which are scaled
         chosen["steps"] = subject.lab.scaled(chosen["steps"])
@@ -55,21 +73,12 @@ def dpo(subject: Subject, options: dict, note) -> dict:
     )
     corpus, world = subject.texts
     plan = stages.dpo(settings, "dpo", pairs, corpus, policy.model.config.vocab, world)
-    model, rows, losses = copied(policy.model, settings.model.precision), [], []
+    model, done = copied(policy.model, settings.model.precision), []
     for r in steps_of(model, plan, stage):
-        losses.append(round(r.loss, 5))
-        rows.append(r.figures)
+        done.append(r)
         note(f"dpo, step {r.step:,} of {plan.steps:,}, loss {r.loss:.3f}")
     model.release()
-    tuned, track = replace(policy, model=model), means(rows)
-    finish, samples = measured(subject, tuned, policy, subject.heldout_rankings(policy))
-    learned = gains(tuned, policy, rankings[:SEEN])
-    finish |= {
-        "trained_accuracy": learned["accuracy"],
-        "chosen_logp": learned["chosen_logp"],
-        "comparisons": len(pairs),
-    }
-    return {"track": track, "losses": losses, "finish": finish, "samples": samples}
+    return replace(policy, model=model), done, len(pairs)
 
 
 def worth(rankings: list[Ranking], work: int) -> list[Ranking]:

@@ -7,6 +7,7 @@ in charts, it maps them to lists of records by seed.
 A claim is *reproduced* if every check holds in every seed, *not reproduced* if no check holds in
 more than half of them, else *partly reproduced*."""
 
+from pysft.lab.experiments.constitution import CONSTITUTION
 from pysft.lab.experiments.data_content import CONTRADICTION, DIVERSITY, LENGTH
 from pysft.lab.experiments.data_size import DATA_SCALING, DATA_SIZE, EPOCHS
 from pysft.lab.experiments.experiment import Experiment
@@ -21,6 +22,7 @@ from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
 from pysft.lab.experiments.rewards import BATCHES, COMPARISONS, OVEROPTIMISATION, TIES
 from pysft.lab.experiments.sums import SUMS
 from pysft.lab.experiments.traces import OWN_TRACES, TRACED
+from pysft.lab.experiments.turns import TURNS_OF
 from pysft.lab.experiments.vocabulary import NEW_ROWS, ONE_TOKEN
 from pysft.lab.experiments.world import HALLUCINATION, HOPS, KNOWLEDGE, WORDINGS
 
@@ -61,6 +63,8 @@ _ALL = (
     TRACED,
     SUMS,
     OWN_TRACES,
+    CONSTITUTION,
+    TURNS_OF,
     WEIGHTS_MOVED,
     PRECISION,
 )
@@ -77,6 +81,7 @@ COSTLY_FIRST = (
     KNOWLEDGE,
     COMPARISONS,
     PTX,
+    CONSTITUTION,
     MASKING,
     OWN_TRACES,
     DISPLACEMENT,
@@ -85,6 +90,7 @@ COSTLY_FIRST = (
     BASELINES,
     COMPARING,
     DPO_OR_PPO,
+    TURNS_OF,
     FORGETTING,
     BATCHES,
     PRECISION,
