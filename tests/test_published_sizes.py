@@ -27,6 +27,13 @@ SIZES = {
     "lab/experiments/policy_updates.py": {"MANY": 8, "NEAR": 0.2},
     "lab/experiments/preferences.py": {"MORE": (75, 150, 300, 600), "NO_DPO": 1e-4},
     "lab/experiments/rewards.py": {"COUNTS": (100, 300, 1000, 3000, 6000)},
+    "lab/constitution_tasks.py": {"TIMES": 4, "SHOWN": 6},
+    "lab/experiments/constitution.py": {"ROUNDS": 3},
+    "lab/experiments/sums.py": {"ALONG": (200, 400, 600, 800, 1000, 1500, 2000, 3000)},
+    "lab/experiments/traces.py": {"FEW": 4},
+    "lab/experiments/turns.py": {"GRADED": 700},
+    "lab/sums.py": {"TRAINED": 20000, "SEALED": 300, "FOLLOWED": 100, "SHOWN": 6},
+    "lab/turns_tasks.py": {"TURNS": 3, "CONTEXT": 256, "SHOWN": 2},
     "lab/experiments/world.py": {
         **{"PEOPLE": 50, "OFTEN": 400, "OF_MANY_TELLINGS": 140},
         "TELLINGS": (16, 32, 64, 128, 256, 512, 1024),
