@@ -400,8 +400,8 @@ ON_PREFERENCES = {
 TEACHER = {"steps": 800, "times": 16}
 TAUGHT = {"teacher": TEACHER, "tries": 4, "steps": 500, "times": 10}
 BY_ITSELF = {
-    **{"few": 4, "start": {"steps": 200, "times": 4}, "teacher": TEACHER, "tries": 8},
-    **{"steps": 400, "tokens": 1900},
+    **{"few": 8, "start": {"steps": 300, "times": 16}, "teacher": TEACHER, "tries": 8},
+    **{"steps": 500, "tokens": 2800},
 }
 # The same of those on traces of reasoning.
 ON_TRACES = {

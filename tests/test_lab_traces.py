@@ -184,8 +184,10 @@ def test_students_differ_in_what_stands_before_the_answer_and_in_steps(subject, 
 def test_few_people_have_written_traces_and_the_others_those_that_the_arm_says(
     subject, world, monkeypatch
 ):
-    few, rest = few_and_rest(world, 4)
-    assert len({q.about for q in few}) == 4 and not {q.about for q in few} & {q.about for q in rest}
+    few, rest = few_and_rest(world, traces.FEW)
+    assert len({q.about for q in few}) == traces.FEW and not {q.about for q in few} & {
+        q.about for q in rest
+    }
     assert {q.prompt for q in (*few, *rest)} == {q.prompt for q in of_two_hops(world, "train")}
     written = by_prompt(conversations_of([*of_one_hop(world, "train"), *few]))
     others = by_prompt(conversations_of(rest))
@@ -212,7 +214,7 @@ def test_few_people_have_written_traces_and_the_others_those_that_the_arm_says(
 def test_a_model_writes_its_own_traces_after_a_start_on_few_and_the_teacher_after_all(
     subject, world, monkeypatch
 ):
-    few, rest = few_and_rest(world, 4)
+    few, rest = few_and_rest(world, traces.FEW)
     thoughts = {}
 
     def tuned(subject, start, files, changes, note):

@@ -30,7 +30,7 @@ SIZES = {
     "lab/constitution_tasks.py": {"TIMES": 4, "SHOWN": 6},
     "lab/experiments/constitution.py": {"ROUNDS": 3},
     "lab/experiments/sums.py": {"ALONG": (200, 400, 600, 800, 1000, 1500, 2000, 3000)},
-    "lab/experiments/traces.py": {"FEW": 4},
+    "lab/experiments/traces.py": {"FEW": 8},
     "lab/experiments/turns.py": {"GRADED": 700},
     "lab/sums.py": {"TRAINED": 20000, "SEALED": 300, "FOLLOWED": 100, "SHOWN": 6},
     "lab/turns_tasks.py": {"TURNS": 3, "CONTEXT": 256, "SHOWN": 2},

@@ -121,14 +121,14 @@ TRACED = Experiment(
 
 # ---------------------------------------------------------------------------------- own-traces
 
-FEW = 4  # people with written traces
+FEW = 8  # people with written traces, of fifty
 OF_OWN = {
     "few": FEW,
-    "start": {"steps": 200, "times": 4},
+    "start": {"steps": 300, "times": 16},
     "teacher": TEACHER,
     "tries": 8,
-    "steps": 400,
-    "tokens": 1900,
+    "steps": 500,
+    "tokens": 2800,
 }
 ONLY_FEW, OWN_RIGHT = "the few written", "and its own right ones"
 OF_TEACHER, OF_EXPERTS = "and the teacher's right ones", "and all others, written"
@@ -184,7 +184,11 @@ OWN_TRACES = Experiment(
         dots(r, "Right answers of two hops", TWO_HOPS, "%", 100, level=(100 / 16, "a guess")),
         dots(r, "Thoughts with both steps true", BOTH, "%", 100),
     ],
-    note="",
+    note=f"Traces are written for the questions about {FEW} of 50 people. For those about the"
+    " others a model tries eight times, and the first try with a right answer is kept: the model"
+    " itself, after a short start on the few written traces, or the teacher, which has learned from"
+    " all written ones. All students begin from the base, and take as many steps of as many tokens,"
+    " with the few written traces and questions of one hop beside the others.",
     on_world=True,
     prepare=prepare_traces,
 )
