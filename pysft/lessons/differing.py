@@ -346,7 +346,7 @@ def _sum(cases, values, axis, along) -> str | None:
     shapes = {
         name: [case.arguments[name].shape for case in cases]
         for name, x in cases[0].arguments.items()
-        if isinstance(x, np.ndarray) and x.ndim == 2
+        if all(isinstance(case.arguments[name], np.ndarray) for case in cases) and x.ndim == 2
     }
     for shape in {tuple(s) for s in shapes.values() if [x[1 - axis] for x in s] == lengths}:
         for names, products in _products(cases, list(shape)):
