@@ -335,6 +335,17 @@ def test_a_plain_reason_comes_before_two_mistakes(tmp_path):
         assert words in finding.finding
 
 
+def test_a_result_is_described_although_an_argument_is_not_given_in_every_call(tmp_path):
+    """Neither b nor residual is given in the last one."""
+    code = """def matmul_forward(y, x, w, b=None, residual=None):
+    y[:] = x @ w.T + (0 if b is None else b) + (0 if residual is None else residual)
+    y += x.sum(axis=1, keepdims=True)
+"""
+    finding = check.check_function(matmul.FORWARD, code.encode(), tmp_path / "mine.py")
+    assert finding.kind == "other" and "In each row, y is off by one number" in finding.hints[1]
+    assert "In each row, y is off by the sum of x over the columns." in finding.hints
+
+
 def test_three_mistakes_in_one_result_are_named(file):
     finding = backward(
         file(("g - g.mean(axis=1, keepdims=True) -", "g +"), ("dx += rstd[:, None] *", "dx +="))
