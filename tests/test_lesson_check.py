@@ -426,6 +426,7 @@ RETURNED = {
     "-p, lse": "negated",
     "0 * p, lse": "constant",
     "p, 0 * lse - 3": "constant",
+    "p, lse * lse.sum()": "multiplied",
 }
 
 
@@ -450,8 +451,14 @@ def test_a_number_and_a_text_can_be_results(tmp_path):
             "lse": np.array("a" if wrong else "b"),
         }
     )
-    for text, kind in (("b", "right"), ("a", "catalogue"), ("c", "other")):
-        code = f"def softmax(x, axis=1):\n    return x[0, 0], {text!r}\n"
+    for number, text, kind in (
+        ("x[0, 0]", "b", "right"),
+        ("x[0, 0]", "a", "catalogue"),
+        ("x[0, 0]", "c", "other"),
+        ("3 * x[0, 0]", "b", "multiplied"),
+        ("x[0, 1]", "b", "other"),
+    ):
+        code = f"def softmax(x, axis=1):\n    return {number}, {text!r}\n"
         finding = check.check_function(problem, code.encode(), tmp_path / "mine.py")
         assert finding.kind == kind, finding
 

@@ -187,6 +187,8 @@ def _multiple(cases, found, right, name) -> Difference | None:
         meaning, hints = _meaning(cases, text)
         what = f"{name} is {text}the right one{meaning}."
         return Difference("multiplied", what, hints)
+    if all(x.size == 1 for x in found):  # any two numbers are multiples of each other
+        return None
     some = " and ".join(f"{c:.4g}" for c in (factors[0], factors[-1]))
     what = f"{name} is a multiple of the right one, with another factor in each case: {some}."
     return Difference("multiplied", what)
