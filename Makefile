@@ -13,7 +13,7 @@ LINTED := pysft tests bench setup.py
 HEAVY := PY='$(CURDIR)/$(PY)' bash tests/heavy
 
 .PHONY: help train figures lab test test-torch lint gradcheck bench build debug clean check
-.PHONY: test-isa test-wheel torture fuzz faults coverage asan tsan
+.PHONY: test-isa test-wheel torture fuzz faults learners coverage asan tsan
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make fuzz        read files and arrays with random content, 20,000 of each kind"
 	@echo "make faults      plant faults in the sources one by one, count those that a test notices"
 	@echo "                 (ARGS='--random 60 --seed 1' draws them at random)"
+	@echo "make learners    check exercises of learners, and mutants of them: which mistakes are named?"
 	@echo "make coverage    list the lines of Python and C that no test runs"
 	@echo "make asan        run the C part under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan        run the C part under ThreadSanitizer (needs clang)"
@@ -115,6 +116,10 @@ fuzz: build
 faults: build
 	@$(PY) -c 'import coverage' 2>/dev/null || $(PIP) 'coverage>=7.10'
 	$(PY) tests/heavy/faults.py $(ARGS)
+
+learners: build
+	$(PY) tests/heavy/learners.py
+	$(PY) tests/heavy/learner_mutants.py 50
 
 coverage: build
 	@$(PY) -c 'import coverage' 2>/dev/null || $(PIP) 'coverage>=7.10'
