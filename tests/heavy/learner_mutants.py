@@ -13,7 +13,13 @@ part: one result has the mistake, and another result is wrong in a way that noth
 checker names the part that it knows.
 
 All mutants are printed, with what was said of them, because one thing is left to a reader: do the
-words of a finding describe the change? The exit status is 1 if a file is called right that is not,
+words of a finding describe the change? Of 250 mutants of seed 2, 36 were named at first. Every name
+fitted, and seven described no change that was made: a result that was never written, or negated,
+was called two forgotten terms. So the checker now looks for such plain reasons first. Seed 3 was
+drawn after that. Of its 200 mutants 15 were called right, and were. 21 were named, every name
+fitted, and all 21 described the change.
+
+The exit status is 1 if a file is called right that is not,
 or if 5 in a hundred of the names or more do not fit."""
 
 import ast
