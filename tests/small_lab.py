@@ -29,6 +29,7 @@ from pysft.lab import (
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
+from pysft.measure.violations import PRINCIPLES, Found
 from pysft.nn.computing import computing_ops
 from pysft.text.conversation import with_thought
 from pysft.text.corpora import shipped
@@ -76,6 +77,12 @@ def revisions(model, tokenizer, template, prompts, **_):
     return [(REVISION, reply) for _ in prompts]
 
 
+def half_violating(truth, prompt, reply, ended=True):
+    """Stands for measure.violations.found_in: replies to prompts of odd length violate all."""
+    is_odd = len(prompt[-1]["content"]) % 2
+    return Found("malformed", frozenset(PRINCIPLES if is_odd else ()))
+
+
 @cache
 def conversations(path):
     """The conversations of a shipped file, read once."""
@@ -113,6 +120,7 @@ def small_presets():
             patch.setattr(module, "MAX_NEW", MAX_NEW)
         patch.setattr(drafts, "sample_replies", answers)
         patch.setattr(drafts, "answer", revisions)
+        patch.setattr(drafts, "found_in", half_violating)
         yield
 
 

@@ -8,7 +8,7 @@ from pysft.errors import PysftError
 from pysft.inference.tool_calls import answer_calls
 from pysft.jobs.comparisons import Comparisons
 from pysft.jobs.judged import judged
-from pysft.jobs.ppo import Prompts, Scorer, of_the_way, prompts_of
+from pysft.jobs.ppo import Prompts, Scorer, most_tokens, of_the_way, prompts_of
 from pysft.measure.probe import Probe
 from pysft.measure.raters import Truth, is_function
 from pysft.measure.rewards import MODEL, Reward, reward_named
@@ -68,7 +68,7 @@ def ppo_again(stage: Stage, line: list[Stage], probe: Probe, before: dict | None
             score = Scorer(stage, reward, unfinished, None, known, False).score
             figures["reward"] = reward.name
         inject = answer_calls(stage.tokenizer, stage.template, {})  # a call ends a reply
-        tokens = origin.settings.tokens
+        tokens = most_tokens(origin.settings, line[1])
         figures |= judged(stage, line[1], asks, origin.seed, score, None, inject, tokens)
     return figures or None
 

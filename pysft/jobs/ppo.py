@@ -40,6 +40,7 @@ from pysft.text.sampled import is_usable, read_asked
 from pysft.text.template import Template
 from pysft.text.tokenizer import Tokenizer
 from pysft.training import stages
+from pysft.training.kinds import PolicyTuning
 from pysft.training.ppo import Iterations, Task
 from pysft.training.rollouts import Rollout
 from pysft.training.settings import Settings
@@ -264,8 +265,12 @@ def train_ppo(
 def with_room(settings: Settings, name: str, parent: Stage) -> Settings:
     """The settings with room for thoughts beside the tokens of a reply, if the parent may think
     before it answers."""
-    room = longest_reply(parent.tokenizer, parent.template, settings.stages[name].tokens)
-    return settings.changed({name: {"tokens": room}})
+    return settings.changed({name: {"tokens": most_tokens(settings.stages[name], parent)}})
+
+
+def most_tokens(settings: PolicyTuning, talker: Stage) -> int:
+    """The most tokens of a reply of a model: those of the settings, and room for thoughts."""
+    return longest_reply(talker.tokenizer, talker.template, settings.tokens)
 
 
 def iterations(
