@@ -1,65 +1,15 @@
 """The exercises on preferences, PPO and floating point: their right results are those of the
-project's own functions, and each of their mistakes can be told from the right result and from every
-other mistake."""
-
-from itertools import combinations
+project's own functions. test_exercises_training.py has what holds for each of their problems."""
 
 import numpy as np
-import pytest
-from conftest import ROOT, distance
-from test_exercises_training import cases, differ, is_close
+from test_exercises_training import cases, is_close
 
 from pysft.batch import Batch, Example
 from pysft.lessons.exercises import bradley_terry, dpo, floating_point, ppo
 from pysft.lessons.problem import NONE
 from pysft.nn import kernels, reference
-from pysft.nn.gradcheck import numeric_gradient
 from pysft.training import advantages
 from pysft.training.objectives import BradleyTerry, Dpo, Ppo
-
-MODULES = (bradley_terry, dpo, ppo, floating_point)
-PROBLEMS = [problem for module in MODULES for problem in module.PROBLEMS]
-EVERY = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.function)
-
-
-@EVERY
-def test_every_mistake_differs_from_the_right_result_and_from_every_other(problem):
-    for given in cases(problem):
-        found = {wrong: problem.answer(given, frozenset([wrong])) for wrong in problem.mistakes}
-        found[""] = problem.answer(given, NONE)
-        for one, two in combinations(found, 2):
-            assert differ(found[one], found[two]), (one, two)
-
-
-@EVERY
-def test_two_mistakes_at_once_give_finite_numbers_and_change_no_argument(problem):
-    given = problem.arguments(np.random.default_rng(0), problem.sizes[0])
-    before = {name: np.copy(x) for name, x in given.items()}
-    for pair in combinations(problem.mistakes, 2):
-        found = problem.answer(given, frozenset(pair))
-        assert tuple(found) == problem.results
-        assert all(np.isfinite(x).all() for x in found.values()), pair
-    assert all(np.copy(given[name]).tobytes() == x.tobytes() for name, x in before.items())
-
-
-@EVERY
-def test_every_mistake_has_a_message_of_short_paragraphs(problem):
-    folder = ROOT / "pysft" / "lessons" / "mistakes" / problem.function
-    assert {path.stem for path in folder.glob("*.md")} == set(problem.mistakes)
-    for path in folder.glob("*.md"):
-        paragraphs = path.read_text().strip().split("\n\n")
-        assert 3 <= len(paragraphs) <= 4, path
-        assert all(len(p.split()) <= 40 for p in paragraphs), path
-
-
-@EVERY
-def test_the_derivatives_are_the_finite_differences(problem):
-    for given in cases(problem):
-        right = problem.answer(given, NONE)
-        for name, by in problem.of.items():
-            numeric = numeric_gradient(lambda: problem.loss(given), given[by])
-            assert distance(right[name], numeric) <= 1e-8
-
 
 # -------------------------------------------------------------------------------- objectives
 
