@@ -98,7 +98,10 @@ CONSTITUTION = Experiment(
         dots(r, "Answers with a false claim", FALSE, "%", 100),
         dots(r, "Right answers", RIGHT, "%", 100),
     ],
-    note="",
+    note="Each sealed question is answered four times at temperature 1. The control is tuned on the"
+    " same answers, before they were revised. A critique is right as often as chance (0.5) if it"
+    " always says the same. A revision recalls the fact anew, so it can be right where the critique"
+    " says nothing.",
     on_world=True,
     prepare=prepare_rows([RECIPE, RECIPE | {"rounds": ROUNDS}]),
 )
