@@ -3,25 +3,29 @@
 Its models have one block and sixteen channels, replies are cut at six tokens, and a model is asked
 six prompts and four held-out conversations. Its worlds have few people, and most texts tell each
 fact eight times. Its models answer nothing right, so in experiments on preferences the points of a
-reply follow from its length, and distilled() writes the rows of a teacher. Where a model criticises
-its answers these are made up, because `curate revise` refuses a model none of whose answers can be
-used. So the tests are about the lab, not about what a model learns."""
+reply follow from its length, and stand-ins give the pipelines something to keep: a teacher's rows,
+sampled replies, replies to `probe`, and what a model answers, criticises and revises. So the tests
+are about the lab, not about what a model learns."""
 
 import contextlib
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 import pytest
 
 from pysft.jobs import comparisons
-from pysft.jobs.curate import drafts
+from pysft.jobs import probe as probing
+from pysft.jobs.curate import difficulty, drafts
 from pysft.lab import (
+    curating_tasks,
     lab,
     markers,
     personas,
     ppo_tasks,
     preferring,
+    probing_tasks,
     sums,
     traces_tasks,
     turns_tasks,
@@ -29,14 +33,18 @@ from pysft.lab import (
 from pysft.lab.experiments import world
 from pysft.lab.lab import Lab
 from pysft.measure import evaluate, probe
+from pysft.measure.raters import Truth
 from pysft.measure.violations import PRINCIPLES, Found
 from pysft.nn.computing import computing_ops
+from pysft.run.stage import load_stage, weights_sha256
 from pysft.text.conversation import with_thought
 from pysft.text.corpora import shipped
 from pysft.text.curated import Curated, write_curated
 from pysft.text.formats import read_conversations
 from pysft.text.tokenizer import SHAKESPEARE
 from pysft.training.presets import PRESETS
+from pysft.world.ask import questions
+from pysft.world.facts import make
 
 SCALE = 0.01  # ten steps of the source's thousand
 MAX_NEW = 6  # tokens of a reply
@@ -83,6 +91,45 @@ def half_violating(truth, prompt, reply, ended=True):
     return Found("malformed", frozenset(PRINCIPLES if is_odd else ()))
 
 
+def expand(seeds, teacher, out, rows, ops, **more):
+    """Stands for jobs.curate.expand.expand: the teacher asks questions of training and answers
+    every other one right. Its tries have the numbers 1, 3, 5, ..."""
+    asked = questions(make(load_stage(teacher, ops).world), "train")[-rows:]
+    replies = [q.answer if i % 2 else "Fie, fie!" for i, q in enumerate(asked)]
+    found = [
+        Curated([{"role": "user", "content": q.prompt}, {"role": "assistant", "content": reply}])
+        for q, reply in zip(asked, replies)
+    ]
+    found = [row.after("expand", by=teacher, number=2 * i + 1) for i, row in enumerate(found)]
+    write_curated(out, found)
+    return {"copied": 0.25}, found[0]
+
+
+def sampled(stage, prompts, k, seed, progress):
+    """Stands for sample_replies() of `curate prune`: of the replies to prompt i, i % (k + 1) are
+    right."""
+    truth = Truth(stage.world)
+    right = [(truth.question(prompt).answer, True) for prompt in prompts]
+    return [
+        [reply] * (i % (k + 1)) + [("Fie!", True)] * (k - i % (k + 1))
+        for i, reply in enumerate(right)
+    ]
+
+
+def by_heart(stage, prompts, k, *_, **__):
+    """Stands for jobs.probe.sample_replies: the truth about two thirds of what the text tells, each
+    model knows others; else what is true of somebody else."""
+    asked = {q.prompt: q for s in probing.UNTRAINED for q in questions(make(stage.world), s)}
+    model = weights_sha256(stage.model)
+    known = {p: q for p, q in asked.items() if q.value and crc32(f"{model}{q.value}".encode()) % 3}
+
+    def reply(prompt):
+        fact = asked[prompt].fact
+        return known.get(prompt) or next(q for q in known.values() if q.fact == fact)
+
+    return [[(reply(p[0]["content"]).answer, True)] * k for p in prompts]
+
+
 @cache
 def conversations(path):
     """The conversations of a shipped file, read once."""
@@ -114,8 +161,13 @@ def small_presets():
             patch.setattr(traces_tasks, name, size)
         for name, size in (("TRAINED", 60), ("SEALED", 12)):
             patch.setattr(sums, name, size)
+        for name, size in (("PEOPLE", 30), ("NOBODY", 20)):
+            patch.setattr(probing_tasks, name, size)
+        patch.setattr(probing, "sample_replies", by_heart)
         for module in (preferring, comparisons):
             patch.setattr(module, "Truth", ByLength)
+        patch.setattr(curating_tasks, "expand", expand)
+        patch.setattr(difficulty, "sample_replies", sampled)
         for module in (evaluate, markers, personas, ppo_tasks, preferring, turns_tasks):
             patch.setattr(module, "MAX_NEW", MAX_NEW)
         patch.setattr(drafts, "sample_replies", answers)

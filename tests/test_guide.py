@@ -178,6 +178,8 @@ NOT_RUN = {  # a command and why it is held to the parser alone
     "lab hacking drift proximal ptx baselines dpo-or-ppo": "tests/test_lab_ppo.py",
     "lab traces own-traces sums": "tests/test_lab_traces.py",
     "lab constitution turns": "tests/test_lab_constitution.py",
+    "lab expansion pruning": "tests/test_lab_curating.py",
+    "lab own-map recalling": "tests/test_lab_probing.py",
     "lab all --scale 0.01 --out try": "all experiments; tests/test_lab.py runs each of them",
     "gradcheck --ops mine.py": "run by the test of the exercise, below",
     "eval runs/world --judge http://localhost:8000/v1 --judge-model NAME": "tests/test_judges.py",

@@ -302,6 +302,13 @@ OF_TURNS = {
     **{"several": 1.0, "changing": 0.0, "grade": "all", "graded": 700},
     "tuning": {"steps": 400},
 }
+TO_RECALL = {  # what `probe --recall` prints
+    **{"steps": 1600, "lr": 3e-3, "decay": 0.1, "pairs": 0, "tokens": 6000},
+    **{"windows": [[256, 1]], "world": [[256, 4]]},
+}
+OF_TEACHER = {"teacher": {"seeds": 100, "rows": 8000, "sft": {"steps": 100}}}
+LONG = {"sft": {"steps": 600}}
+PRUNED = {"seeds": 100, "before": {"steps": 300}, "sft": {"steps": 300}}
 # {experiment: {arm: (its task, the options of that)}}
 ON_PREFERENCES = {
     "comparisons": MODELS
@@ -394,6 +401,51 @@ ON_PREFERENCES = {
         "half and half": ("conversed", OF_TURNS | {"several": 0.5}),
         "three turns, half change the subject": ("conversed", OF_TURNS | {"changing": 0.5}),
         "three turns, the last graded": ("conversed", OF_TURNS | {"grade": "last"}),
+    },
+    "expansion": {
+        "seeds alone": ("student", OF_TEACHER | LONG | {"which": "none"}),
+        **{
+            f"{n:,} rows, {which}": ("student", OF_TEACHER | LONG | {"which": which, "first": n})
+            for which in ("all", "filtered")
+            for n in (2000, 8000)
+        },
+        "the source's minimal recipe": (
+            "epochs",
+            OF_TEACHER
+            | {"which": "filtered", "first": 8000, "epochs": 3}
+            | {"sft": {"lr": 4e-3, "schedule": "constant", "warmup": 10}},
+        ),
+    },
+    "pruning": {
+        name: ("pruning", PRUNED | {"noise": noise, "keep": keep, "by": by})
+        for name, noise, keep, by in (
+            ("all rows", 0.0, 1.0, "random"),
+            ("random tenth", 0.0, 0.1, "random"),
+            ("hardest tenth", 0.0, 0.1, "world"),
+            ("random tenth, with false answers", 0.25, 0.1, "random"),
+            ("hardest tenth, with false answers", 0.25, 0.1, "world"),
+            ("tenth of the highest loss, with false answers", 0.25, 0.1, "loss"),
+        )
+    },
+    "own-map": {
+        name: ("refuse_by_map", {"refusals": whose, "steps": 400})
+        for name, whose in (
+            ("no refusals", None),
+            ("its own map", "own map"),
+            ("a guess", "guess"),
+            ("another model's map", "another model's map"),
+        )
+    },
+    "recalling": {
+        "before": ("refuse_new_names", {"rows": None}),
+        **{
+            name: ("refuse_new_names", TO_RECALL | {"rows": rows, "mix": mix})
+            for name, rows, mix in (
+                ("answers and refusals", "refusals", [1, 1]),
+                ("with what is recalled", "recalled", [1, 1]),
+                ("and rows that compare", "compared", [1, 1, 2]),
+            )
+        },
     },
 }
 
@@ -543,6 +595,44 @@ OF_PIPELINES = {
     "right, second turn about another, by name": "named",
     "tokens of a step": "step_tokens",
 }
+# The same, in experiments on pipelines that throw rows away.
+OF_CURATING = {
+    "rows": "rows",
+    "kept by the filters": "kept",
+    "copies of a seed": "copied",
+    "epoch chosen by marks": "chosen",
+    "right at the lowest loss": "right_by_loss",
+    "false answers among them": "false",
+    "difficulty of what is kept": "difficulty",
+    "difficulty of all": "difficulty_of_all",
+    "easy rows": "easy",
+}
+# The same, in experiments on what a model knows.
+OF_PROBING = {
+    "map: wrong": "map_wrong",
+    "map: right": "map_right",
+    "map, unknown: refused": "map_unknown_refused",
+    "map, known: refused": "map_known_refused",
+    "sealed: wrong": "wrong",
+    "sealed, told 600 times: right": "known_right",
+    "sealed, told 600 times: refused": "known_refused",
+    "sealed, never told: refused": "unknown_refused",
+    "refusals trained": "refusals",
+    "their share of the rows": "refusals_share",
+    "balanced accuracy of the map": "balanced_accuracy",
+    "of the other's": "other_balanced_accuracy",
+    "agreement of the two": "agreement",
+    "agreement by chance": "chance",
+    "known, but unknown to the other": "known_to_own_alone",
+    "known: right": "known_right",
+    "unknown: refused": "unknown_refused",
+    "mean of the two": "mean",
+    "known: refused": "known_refused",
+    "unknown: wrong": "unknown_wrong",
+    "in new wordings: known, right": "new_known_right",
+    "in new wordings: unknown, refused": "new_unknown_refused",
+    "in new wordings: mean": "new_mean",
+}
 STEPS = (0, 50, 200, 1000)
 MEASURED = (
     *("stopped", "forgetting", "reply_loss", "format_compliance", "heldout_loss", "real_words"),
@@ -555,9 +645,11 @@ FINISHED = (
     *("strangers_refused", "strangers_wrong"),
     *(f"right_{n}" for n in TELLINGS),
     *dict.fromkeys(OF_PREFERENCES.values()),
-    *dict.fromkeys(name for name in OF_TRACES.values() if name != "right"),
     *("proxy_before", "proxy"),
-    *(name for name in OF_PIPELINES.values() if name not in OF_TRACES.values()),
+    *sorted(
+        {*OF_TRACES.values(), *OF_PIPELINES.values(), *OF_CURATING.values(), *OF_PROBING.values()}
+        - {"right", "wrong", *OF_PREFERENCES.values()}
+    ),
 )
 RECORD = record_of(
     track=[
@@ -661,7 +753,9 @@ COLUMNS = {
     "known people: refused": finish("refused"),
     **{
         heading: finish(name)
-        for heading, name in (OF_PREFERENCES | OF_TRACES | OF_PIPELINES).items()
+        for heading, name in (
+            OF_PREFERENCES | OF_TRACES | OF_PIPELINES | OF_CURATING | OF_PROBING
+        ).items()
     },
     "each sum asked": 20.0,
     "steps of training": 1000,

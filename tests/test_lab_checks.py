@@ -4,10 +4,12 @@ The tables are in tests/verdicts/. A new check has no row there, so a test fails
 
 import pytest
 from verdicts.constitution import CONSTITUTION
+from verdicts.curating import CURATING
 from verdicts.data import CONTENT, DATA
 from verdicts.policies import POLICIES
 from verdicts.precision import IN_BF16
 from verdicts.preferences import PREFERENCES
+from verdicts.probing import PROBING
 from verdicts.rates import RATES
 from verdicts.runs import MASKS, ONE_RUN, SHARED_TEXTS, STILL
 from verdicts.traces import TRACES
@@ -18,6 +20,8 @@ from pysft.lab.experiments import EXPERIMENTS
 CHECKS = ONE_RUN | MASKS | RATES | DATA | CONTENT | IN_BF16 | WORLD | PREFERENCES | POLICIES
 CHECKS |= TRACES
 CHECKS |= CONSTITUTION
+CHECKS |= CURATING
+CHECKS |= PROBING
 
 
 def rows_of(experiment, check) -> list:

@@ -135,7 +135,7 @@ def test_what_processes_share_is_made_first_once_for_each_seed(monkeypatch, lab)
         seeds=3, out="x", corpus="plays", ops="kernels", scale=1.0, retrain_base=False
     )
     cli_lab._side_by_side(lab, [*names, "hops"], args, 2, SimpleNamespace(say=None))
-    assert made == [1, 2, 3, 18] and len(names) == 17
+    assert made == [1, 2, 3, len(names) + 1] and len(names) > 10
 
 
 # ---------------------------------------------------------------------------- what is measured

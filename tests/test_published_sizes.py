@@ -29,6 +29,9 @@ SIZES = {
     "lab/experiments/rewards.py": {"COUNTS": (100, 300, 1000, 3000, 6000)},
     "lab/constitution_tasks.py": {"TIMES": 4, "SHOWN": 6},
     "lab/experiments/constitution.py": {"ROUNDS": 3},
+    "lab/curating_tasks.py": {"MARKED": 20},
+    "lab/experiments/curating.py": {"SEEDS": 100, "SIZES": (2000, 8000), "EPOCHS": 3},
+    "lab/experiments/probing.py": {"STEPS": 400},
     "lab/experiments/sums.py": {"ALONG": (200, 400, 600, 800, 1000, 1500, 2000, 3000)},
     "lab/experiments/traces.py": {"FEW": 8},
     "lab/experiments/turns.py": {"GRADED": 700},
@@ -45,6 +48,8 @@ SIZES = {
     "lab/ppo_tasks.py": {"EVERY": 10, "FOLLOWED": 200, "TIMES": 2},
     "lab/preferring.py": {"MAX_NEW": 120, "REPLIES": 6, "SFT_STEPS": 200, "SHOWN": 6},
     "lab/records.py": {"VERSION": 1},
+    "lab/probing_tasks.py": {"HALF": 2, "PAIRS": 10000},
+    "lab/pruning_tasks.py": {"EASY": 0.75},
     "lab/reward_tasks.py": {
         "NS": (1, 2, 4, 8, 16, 32, 64),
         "AT": (10, 20, 40, 80, 160, 320, 640),

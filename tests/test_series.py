@@ -20,6 +20,7 @@ from pysft.measure import curves as pages
 from pysft.measure import figures
 
 STEPS = (0, 100, 200)
+WHOSE, SHARES, TOLD = ("", "other_"), ("right", "known"), (0, 100, 600)  # of two maps
 # Figures of a measurement. Each has its own numbers, so that no two can be taken for each other.
 MEASURED = (
     *("recall", "stopped", "reply_loss", "user_gradient", "heldout_loss", "real_words"),
@@ -34,6 +35,8 @@ FINISHED = (
     *(f"right_{n}" for n in TELLINGS),
     *(f"{name}_{n}" for name in ("gold", "proxy") for n in NS),
     *("violations", "honest", "first", "second"),
+    *("map_wrong", "map_known_refused", "mean", "new_mean"),
+    *(f"{who}{name}_share_{n}" for who in WHOSE for name in SHARES for n in TOLD),
 )
 KINDS = ("first", "content", "end")
 MOVED = ("h0.fc.w", "wpe", "wte, old rows", "wte, new rows", "head, old rows", "h0.fc.b", "lnf.w")
@@ -340,6 +343,18 @@ def checkpoints(title, label, **names):
     return expected
 
 
+def two_maps(arms):
+    """What two models know, by how often it was told, from the records of the first arm."""
+    lines = {}
+    for who, model in zip(WHOSE, ("", "the other model: ")):
+        for name, what in zip(SHARES, ("right replies", "called known")):
+            found = [[f"{who}{name}_share_{n}" for n in TOLD] for _ in SEEDS]
+            ys = [[100 * made_up(0, s)["finish"][f] for f in row] for s, row in zip(SEEDS, found)]
+            lines[f"{model}{what}"] = (list(TOLD), ys)
+    title = "What two models know, by how often it was told"
+    return Drawn("curves", title, lines, ("tellings", "%"))
+
+
 ANY = ("an arm", "another arm")
 GRADED, SIZED, LOG = "nats per graded token", ("conversations", "%"), {"log_y": True}
 LEARNING = "Loss on the replies"
@@ -583,6 +598,23 @@ EXPECTED = {
         [
             dots("Right in the first turn", "first", "%", 100),
             dots("Right in the second turn, which names nobody", "second", "%", 100),
+        ],
+    ),
+    "expansion": (ANY, [dots("Right answers", "right", "%", 100)]),
+    "pruning": (ANY, [dots("Right answers", "right", "%", 100)]),
+    "own-map": (
+        ANY,
+        [
+            two_maps,
+            dots("Wrong answers to the map's questions", "map_wrong", "%", 100),
+            dots("Known questions of the map that are refused", "map_known_refused", "%", 100),
+        ],
+    ),
+    "recalling": (
+        ANY,
+        [
+            dots("Mean of the known answered right and the unknown refused", "mean", "%", 100),
+            dots("The same in new wordings", "new_mean", "%", 100),
         ],
     ),
     "precision": (

@@ -8,6 +8,7 @@ A claim is *reproduced* if every check holds in every seed, *not reproduced* if 
 more than half of them, else *partly reproduced*."""
 
 from pysft.lab.experiments.constitution import CONSTITUTION
+from pysft.lab.experiments.curating import EXPANSION, PRUNING
 from pysft.lab.experiments.data_content import CONTRADICTION, DIVERSITY, LENGTH
 from pysft.lab.experiments.data_size import DATA_SCALING, DATA_SIZE, EPOCHS
 from pysft.lab.experiments.experiment import Experiment
@@ -18,6 +19,7 @@ from pysft.lab.experiments.policies import DPO_OR_PPO, DRIFT, HACKING
 from pysft.lab.experiments.policy_updates import BASELINES, PROXIMAL, PTX
 from pysft.lab.experiments.precision import PRECISION
 from pysft.lab.experiments.preferences import COMPARING, DISPLACEMENT, PAST_THE_MINIMUM
+from pysft.lab.experiments.probing import OWN_MAPS, RECALLING
 from pysft.lab.experiments.rates import FIND_LR, LEARNING_RATE
 from pysft.lab.experiments.rewards import BATCHES, COMPARISONS, OVEROPTIMISATION, TIES
 from pysft.lab.experiments.sums import SUMS
@@ -65,6 +67,10 @@ _ALL = (
     OWN_TRACES,
     CONSTITUTION,
     TURNS_OF,
+    EXPANSION,
+    PRUNING,
+    OWN_MAPS,
+    RECALLING,
     WEIGHTS_MOVED,
     PRECISION,
 )
@@ -77,6 +83,9 @@ COSTLY_FIRST = (
     PROXIMAL,
     TRACED,
     HACKING,
+    EXPANSION,
+    RECALLING,
+    OWN_MAPS,
     WORDINGS,
     KNOWLEDGE,
     COMPARISONS,
@@ -93,6 +102,7 @@ COSTLY_FIRST = (
     TURNS_OF,
     FORGETTING,
     BATCHES,
+    PRUNING,
     PRECISION,
     HOPS,
     PAST_THE_MINIMUM,
