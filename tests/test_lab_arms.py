@@ -409,12 +409,18 @@ ON_PREFERENCES = {
             for which in ("all", "filtered")
             for n in (2000, 8000)
         },
-        "the source's minimal recipe": (
-            "epochs",
-            OF_TEACHER
-            | {"which": "filtered", "first": 8000, "epochs": 3}
-            | {"sft": {"lr": 4e-3, "schedule": "constant", "warmup": 10}},
-        ),
+        **{
+            name: (
+                "epochs",
+                OF_TEACHER
+                | {"which": which, "first": 8000, "epochs": 3}
+                | {"sft": {"lr": 4e-3, "schedule": "constant", "warmup": 10}},
+            )
+            for name, which in (
+                ("the source's minimal recipe", "filtered"),
+                ("the minimal recipe, seeds alone", "none"),
+            )
+        },
     },
     "pruning": {
         name: ("pruning", PRUNED | {"noise": noise, "keep": keep, "by": by})
@@ -601,7 +607,9 @@ OF_CURATING = {
     "kept by the filters": "kept",
     "copies of a seed": "copied",
     "epoch chosen by marks": "chosen",
-    "right at the lowest loss": "right_by_loss",
+    "steps until then": "steps",
+    "epoch of the lowest loss": "by_loss",
+    "right then": "right_by_loss",
     "false answers among them": "false",
     "difficulty of what is kept": "difficulty",
     "difficulty of all": "difficulty_of_all",
@@ -617,6 +625,7 @@ OF_PROBING = {
     "sealed, told 600 times: right": "known_right",
     "sealed, told 600 times: refused": "known_refused",
     "sealed, never told: refused": "unknown_refused",
+    "answers trained": "answers",
     "refusals trained": "refusals",
     "their share of the rows": "refusals_share",
     "balanced accuracy of the map": "balanced_accuracy",

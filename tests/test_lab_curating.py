@@ -65,6 +65,17 @@ def test_what_is_filtered_of_the_first_rows_is_what_the_job_keeps_of_them_alone(
     assert len(found.rows(FILTERED)) > len(kept)
 
 
+def test_no_row_is_about_what_only_sealed_questions_ask(subject, monkeypatch):
+    found = expanded(subject, TEACHER, quiet)
+    rows, [sealed, *_] = found.rows(ALL), subject.prompts("sealed")
+    asked = Curated([*user(sealed), {"role": "assistant", "content": "Fie!"}]).after(
+        "expand", number=0
+    )
+    monkeypatch.setattr(curating_tasks, "read_curated", lambda *_: [asked, *rows])
+    assert pairs(found.rows(ALL)) == pairs(rows)
+    assert pairs(found.rows(ALL, 1)) == []
+
+
 def test_a_teacher_s_rows_are_made_once(subject, monkeypatch):
     expanded(subject, TEACHER, quiet)
 

@@ -22,6 +22,7 @@ from pysft.lab.probing_tasks import (
     by_person,
     files_of,
     half_trained,
+    is_measured,
     kinds_of,
     of_maps,
     probed,
@@ -127,8 +128,18 @@ def test_two_maps_are_compared_on_questions_about_people(subject, own, other):
         assert found[f"{prefix}balanced_accuracy"] == document["balanced_accuracy"]
 
 
+def test_one_wording_of_each_question_is_measured_and_never_trained(subject, trained):
+    asked = asked_about_people(subject)
+    measured = {q.prompt for q in asked if is_measured(q)}
+    assert 4 * len(measured) == len(asked) and len({(q.about, q.fact) for q in asked}) == len(
+        measured
+    )
+    for whose in (None, OWN, OTHER, GUESSED):
+        assert not measured & trained(whose).keys()
+
+
 def test_arms_refuse_as_many_questions_each_of_its_own_list(subject, own, other, trained):
-    asked = {q.prompt: q.answer for q in asked_about_people(subject)}
+    asked = {q.prompt: q.answer for q in asked_about_people(subject) if not is_measured(q)}
     unknown, to_the_other = (
         {p for p in asked if kinds[p] == "unknown"} for kinds in map(kinds_of, (own[0], other[0]))
     )

@@ -42,8 +42,8 @@ def constituted(subject: Subject, options: dict, note) -> dict:
                        that violate any principle, or one of them, and of the verdicts
         greedy, new_wordings, forgetting   "right" and others of pipelines.known()
         rows           share of what it is tuned on that violates a principle: of the answers as
-                       they are, or of the revisions, which are the chosen replies of PAIRS. None
-                       for NOTHING
+                       they are, or of the revisions. None for NOTHING and PAIRS, whose chosen
+                       replies are only some of the revisions
         critiques_NAME   the balanced accuracy of the critiques by a principle; 0.5 is chance
         changed        share of the answers whose revision differs from them
     samples: greedy answers to some sealed questions."""
@@ -59,10 +59,8 @@ def constituted(subject: Subject, options: dict, note) -> dict:
         final = tuned(subject, stage, [chosen], options["tuning"], note)
     note("measuring")
     finish = measured(subject, final) | of_rows(document)
-    finish["rows"] = {
-        NOTHING: None,
-        ANSWERS: document["violations_before"],
-    }.get(options["on"], document["violations_after"])
+    of_what_it_learns = {ANSWERS: "violations_before", REVISIONS: "violations_after"}
+    finish["rows"] = document.get(of_what_it_learns.get(options["on"]))
     return {"finish": finish, "samples": _answers(subject, final)}
 
 

@@ -13,13 +13,14 @@ from pysft.jobs.curate.judge import judge
 from pysft.lab.pipelines import known, made, tuned
 from pysft.lab.preferring import Subject, shown, user, world_of
 from pysft.lab.reward_tasks import greedy_points
+from pysft.lab.thoughts import Size
 from pysft.lab.variants import exchange
 from pysft.measure.evaluate import conversation_loss
 from pysft.measure.probe import make_probe
+from pysft.measure.raters import Truth
 from pysft.run.stage import Stage, weights_sha256, write_json
 from pysft.text.conversation import Conversation
 from pysft.text.curated import Curated, read_curated, write_curated
-from pysft.text.examples import encode_conversation
 from pysft.text.templates import CHAT
 from pysft.world.ask import compared_questions
 from pysft.world.facts import make
@@ -54,14 +55,16 @@ class Written:
 
     folder: Path
     document: dict
+    truth: Truth
 
     def rows(self, which: str, first: int | None = None) -> list[Curated]:
         """The rows that the teacher wrote (ALL), or those of them that the filters left (FILTERED).
+        Neither has a row about what only sealed questions ask about: these are measured.
         first: only of so many rows of the teacher. A filter looks at a row and at those before it,
         so the result is that of a file of these rows alone."""
         every = read_curated(self.folder / EXPANDED, CHAT)[:first]
         if which == ALL:
-            return every
+            return [row for row in every if not self.truth.is_sealed(row.prompt)]
         last = every[-1].steps[0]["number"]
         kept = read_curated(self.folder / JUDGED, CHAT)
         return [row for row in kept if row.steps[0]["number"] <= last]
@@ -85,7 +88,7 @@ def expanded(subject: Subject, options: dict, note) -> Written:
         return {"expand": first, "judge": judge(str(out), folder / JUDGED, **named, **quiet)}
 
     what = {"expand": [options["seeds"], rows], "teacher": weights_sha256(by.model)}
-    return Written(*made(subject, what, make))
+    return Written(*made(subject, what, make), Truth(subject.told.world))
 
 
 def conversations(rows: list[Curated]) -> list[Conversation]:
@@ -110,7 +113,7 @@ def material(subject: Subject, options: dict, note) -> tuple[list[list[Conversat
 
     options: "teacher" (as expanded() takes it), "which" (NONE, ALL or FILTERED), and "first" (of so
     many of its rows, unscaled). The figures are "rows" (beside the seeds), "copied" (the share of
-    what the teacher wrote that copies a seed) and "kept" (the share of its rows that the filters
+    what the teacher wrote that copies a seed) and "kept" (the share of rows(ALL) that the filters
     leave)."""
     seeds = subject.demonstrations(options["teacher"]["seeds"])
     if options["which"] == NONE:
@@ -152,8 +155,9 @@ def epochs(subject: Subject, options: dict, note) -> dict:
 
     track: a row for each epoch: "step", "marks" (mean points of greedy replies, 0 to 3),
     "heldout_loss" (on the right answers to the same prompts), and what pipelines.known() gives.
-    finish: the row of the checkpoint, with the figures of material(); "chosen" (its epoch), and
-    "right_by_loss", what is right at the lowest loss."""
+    finish: the row of the checkpoint, with the figures of material(); "steps" and "chosen" (its
+    step and its epoch), "by_loss" (the epoch of the lowest loss) and "right_by_loss", what is right
+    then."""
     files, figures = material(subject, options, note)
     every = [c for some in files for c in some]
     asked, held = unseen(subject, {c.prompt for c in every})
@@ -189,8 +193,8 @@ def unseen(subject: Subject, trained: set[str]) -> tuple[list[str], list[list[di
 
 
 def steps_of_an_epoch(subject: Subject, every: list[Conversation], changes: dict) -> float:
-    """The steps in which each conversation comes once."""
+    """The steps in which each conversation comes once. A step has fewer tokens than its settings
+    allow, by those of the longest conversation in the mean (Size.changes())."""
     settings = subject.settings(changes)
-    context = settings.model.context
-    lengths = [len(encode_conversation(c, subject.lab.chat, context).input_ids) for c in every]
-    return sum(lengths) / min(sum(lengths), settings.stages["sft"].tokens)
+    rows = Size.of(every, subject.lab.chat, settings.model.context)
+    return rows.tokens / min(rows.tokens, settings.stages["sft"].tokens - rows.longest)

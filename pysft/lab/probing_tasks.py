@@ -25,6 +25,7 @@ from pysft.training.presets import OF_WORLD
 from pysft.world.ask import Question, questions, refusal
 from pysft.world.facts import WorldSettings, make
 from pysft.world.judge import VERDICTS, ExactJudge
+from pysft.world.lexicon import BY_NAME
 
 # The world: a sixth of the people is told never and a sixth seldom. Most names are of nobody.
 PEOPLE, NOBODY, TELLINGS = 300, 2000, (0, 100, 600)
@@ -114,14 +115,16 @@ def files_of(folder: Path, rows: str | None) -> list[list[Conversation]]:
 def refuse_by_map(subject: Subject, options: dict, note) -> dict:
     """A TaskArm.task: tune the model before on its own data, its own right answers, and refusals of
     questions about people that somebody chose. An answer to a question that is refused is left out.
-    Names of nobody are not refused: no model knows them, so anybody could guess that.
+    Names of nobody are not refused: no model knows them, so anybody could guess that. No row has a
+    question that is_measured().
 
     options: "refusals" (OWN, OTHER, GUESSED, or None for none), and changes to [sft], with unscaled
     steps. OTHER and GUESSED choose as many questions as OWN, all about a person before those about
     the next one.
 
-    finish: what sealed_figures() and of_maps() give; "refusals"; "refusals_share", of all rows that
-    are trained on; and shares of the questions about people of the own map, greedy:
+    finish: what sealed_figures() and of_maps() give; "answers" and "refusals", rows of the map;
+    "refusals_share", of all rows that are trained on; and shares of the questions of the map that
+    are measured, greedy:
         map_right, map_wrong, map_refused         of all
         map_known_right, map_known_refused        of those that the map calls known
         map_unknown_wrong, map_unknown_refused    of those that it calls unknown"""
@@ -129,23 +132,27 @@ def refuse_by_map(subject: Subject, options: dict, note) -> dict:
     own, other = probed(subject, model, note), probed(subject, half_trained(subject, note), note)
     kinds, others = kinds_of(own[0]), kinds_of(other[0])
     asked = asked_about_people(subject)
-    unknown = [q for q in asked if kinds[q.prompt] == UNKNOWN]
+    measured = {q.prompt: q for q in asked if is_measured(q)}
+    may_train = [q for q in asked if q.prompt not in measured]
+    unknown = [q for q in may_train if kinds[q.prompt] == UNKNOWN]
     among = {
         OWN: unknown,
-        OTHER: [q for q in asked if others[q.prompt] == UNKNOWN],
-        GUESSED: asked,
+        OTHER: [q for q in may_train if others[q.prompt] == UNKNOWN],
+        GUESSED: may_train,
         None: [],
     }[options["refusals"]]
     chosen = {q.prompt: q for q in by_person(among, len(unknown), subject.seed)}
-    answers = [c for c in files_of(own[0], PLAIN)[0] if c.prompt not in chosen]
+    left_out = chosen | measured
+    answers = [c for c in files_of(own[0], PLAIN)[0] if c.prompt not in left_out]
     refused = [exchange(q.prompt, refusal(q.about, q.fact)) for q in chosen.values()]
     every = [*subject.demonstrations(), *answers, *refused]
     changes = {k: v for k, v in options.items() if k != "refusals"}
     stage = tuned(subject, model, [every], changes, note)
     figures, samples = sealed_figures(subject, stage)
     figures |= of_maps(asked, own, other)
-    figures |= {"refusals": len(refused), "refusals_share": len(refused) / len(every)}
-    found = judged(subject, stage, asked)
+    figures |= {"answers": len(answers), "refusals": len(refused)}
+    figures["refusals_share"] = len(refused) / len(every)
+    found = judged(subject, stage, [*measured.values()])
     figures |= {f"map_{v}": share_of(v, found) for v in ("right", "wrong", "refused")}
     for kind, verdicts in ((KNOWN, ("right", "refused")), (UNKNOWN, ("wrong", "refused"))):
         some = [j for j in found if kinds[j.question.prompt] == kind]
@@ -157,6 +164,12 @@ def asked_about_people(subject: Subject) -> list[Question]:
     """The questions of a map that are about people."""
     world = make(subject.told.world)
     return [q for s in UNTRAINED for q in questions(world, s) if q.about in world.by_name]
+
+
+def is_measured(question: Question) -> bool:
+    """True for a question in the last of the wordings of its fact. No row asks so about anybody of
+    the map: what is learned must hold for words that no row had."""
+    return question.prompt == BY_NAME[question.fact].asked[-1].format(question.about)
 
 
 def by_person(asked: Sequence[Question], count: int, seed: int) -> list[Question]:

@@ -10,6 +10,7 @@ from pysft.lab.experiments.curating import (
     KEPT_FEWER,
     KEPT_MORE,
     MINIMAL,
+    MINIMAL_ALONE,
     NOISY_DRAWN,
     NOISY_LOSS,
 )
@@ -39,7 +40,10 @@ CURATING = {
     "and less than 2 if they are not": [
         (above("right", ALL_MORE, ALL_FEWER), {0.019: True, -0.1: True, 0.0201: False})
     ],
-    "the minimal recipe is right more often than the seeds alone": [
+    "the minimal recipe is right more often on filtered rows than on the seeds alone": [
+        (each("right", MINIMAL, MINIMAL_ALONE), MORE_OF)
+    ],
+    "and more often than the seeds alone after 600 steps": [
         (each("right", MINIMAL, ALONE), MORE_OF)
     ],
     "and its checkpoint by marks at least as often as the one with the lowest loss": [

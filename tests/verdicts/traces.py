@@ -100,9 +100,6 @@ TRACES = {
     "the teacher's bring at least 5 points more than its own": [
         (above("two_hops", OF_TEACHER, OWN_RIGHT, OWN), {0.06: True, 0.04: False})
     ],
-    "the teacher's bring more than those that the world writes": [
-        (above("two_hops", OF_TEACHER, OF_EXPERTS, OWN), {0.01: True, 0.0: False, -0.01: False})
-    ],
     "those that the world writes bring at least 10 points more than the few alone": [
         (above("two_hops", OF_EXPERTS, ONLY_FEW, OWN), BY_10)
     ],

@@ -101,7 +101,7 @@ CONSTITUTION = Experiment(
     note="Each sealed question is answered four times at temperature 1. The control is tuned on the"
     " same answers, before they were revised. A critique is right as often as chance (0.5) if it"
     " always says the same. A revision recalls the fact anew, so it can be right where the critique"
-    " says nothing.",
+    " says nothing. The recipe was chosen on seed 1.",
     on_world=True,
     prepare=prepare_rows([RECIPE, RECIPE | {"rounds": ROUNDS}]),
 )

@@ -86,6 +86,7 @@ OWN_MAPS = Experiment(
         share("sealed, told 600 times: right", "known_right"),
         share("sealed, told 600 times: refused", "known_refused"),
         share("sealed, never told: refused", "unknown_refused"),
+        share("answers trained", "answers", "{:.0f}"),
         share("refusals trained", "refusals", "{:.0f}"),
         share("their share of the rows", "refusals_share", "{:.1%}"),
         BALANCED,
@@ -135,10 +136,12 @@ OWN_MAPS = Experiment(
     ],
     note="The other model's base read the same text for half of the steps. The map's questions are"
     " about 60 people of whom no question was trained before. All arms begin from the same model,"
-    " and train on its old questions, on its own right answers, and on as many refusals; they"
-    " differ in the questions that are refused. The sealed questions are about other people and"
-    " names of nobody. Of the 60 people, and of the sealed ones, a sixth is told never, a sixth 100"
-    " times and the others 600 times. Agreement is of the questions about the 60.",
+    " and train on its old questions, on its own right answers, and on as many refusals. They"
+    " differ in the questions that are refused, and whose answers are therefore left out. In one of"
+    " the four wordings of a question no row asks about these people: the figures of the map's"
+    " questions are of that one. The sealed questions are about other people and names of nobody."
+    " Of the 60 people, and of the sealed ones, a sixth is told never, a sixth 100 times and the"
+    " others 600 times. Agreement is of the questions about the 60.",
     on_world=True,
     prepare=prepare_maps,
 )

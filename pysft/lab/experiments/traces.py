@@ -147,9 +147,9 @@ def own_traces(lab, seed):
 OWN_TRACES = Experiment(
     name="own-traces",
     title="Own traces and a teacher's",
-    claim="Reasoning chains that a stronger model made bring more than those of human experts"
-    " (DeepSeek, R1). (Ours: a model also learns from its own right chains, after a few written"
-    " ones: STaR, Zelikman et al. 2022.)",
+    claim="Reasoning chains that a stronger model made teach a smaller one (DeepSeek, R1). (Ours: a"
+    " model also learns from its own right chains, after a few written ones: STaR, Zelikman et al."
+    " 2022.)",
     arms=own_traces,
     columns=[
         *OF_TWO_HOPS,
@@ -168,10 +168,6 @@ OWN_TRACES = Experiment(
             lambda r: two_hops(r[OF_TEACHER]) - two_hops(r[OWN_RIGHT]) >= 0.05,
         ),
         Check(
-            "the teacher's bring more than those that the world writes",
-            lambda r: two_hops(r[OF_TEACHER]) > two_hops(r[OF_EXPERTS]),
-        ),
-        Check(
             "those that the world writes bring at least 10 points more than the few alone",
             lambda r: two_hops(r[OF_EXPERTS]) - two_hops(r[ONLY_FEW]) >= 0.1,
         ),
@@ -188,7 +184,9 @@ OWN_TRACES = Experiment(
     " others a model tries eight times, and the first try with a right answer is kept: the model"
     " itself, after a short start on the few written traces, or the teacher, which has learned from"
     " all written ones. All students begin from the base, and take as many steps of as many tokens,"
-    " with the few written traces and questions of one hop beside the others.",
+    " with the few written traces and questions of one hop beside the others. Whether a model's"
+    " chains bring more than those of experts cannot be asked here, since the teacher learned from"
+    " what the world writes.",
     on_world=True,
     prepare=prepare_traces,
 )
