@@ -308,6 +308,36 @@ def test_a_factor_is_told_by_what_it_counts(tmp_path, factor, words):
     assert finding.kind == "multiplied" and words in finding.finding, finding
 
 
+SHARED = """import numpy as np
+def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
+    softmax = np.exp(logits - lse[:, None])
+    for n in np.flatnonzero(labels != -100):
+        dlogits[n] = dnll[n] * softmax[n]
+        dlogits[n, labels[n]] = dnll[n] * (PROBABILITY - 1)
+    dlogits[labels == -100] = 0
+"""
+
+
+def test_an_output_that_may_be_an_input_is_tried_as_that_array(tmp_path):
+    path, shared = tmp_path / "mine.py", cross_entropy.BACKWARD.shared
+    late = "np.exp(logits[n, labels[n]] - lse[n])"
+    for probability, passed in (("softmax[n, labels[n]]", True), (late, False)):
+        code = SHARED.replace("PROBABILITY", probability)
+        finding = check.check_function(cross_entropy.BACKWARD, code.encode(), path)
+        assert finding.passed == passed, finding
+        [own, also] = finding.rows
+        assert own.passed and (also.result, also.passed) == ("dlogits in logits", passed)
+    assert finding.kind == "shared-array" and shared == {"dlogits": "logits"}
+    assert "in an array of its own, but wrong when it is the array of logits" in finding.finding
+    assert finding.worst_relative_error == also.worst > 1e-3
+
+
+def test_a_label_that_is_no_index_is_named_as_such(tmp_path):
+    code = SHARED.replace("np.flatnonzero(labels != -100)", "range(8)").replace("PROBABILITY", "1")
+    finding = check.check_function(cross_entropy.BACKWARD, code.encode(), tmp_path / "mine.py")
+    assert finding.kind == "exception" and "label -100 have no label to look" in finding.finding
+
+
 @pytest.mark.parametrize(
     "more, kind, words",
     [

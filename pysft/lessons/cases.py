@@ -109,9 +109,12 @@ def _random(rng, like: np.ndarray) -> np.ndarray:
 
 
 def catalogue(problem: Problem) -> list[frozenset]:
-    """Return the sets of mistakes that are tried: none, each alone, each pair."""
+    """Return the sets of mistakes that are tried: none, each alone, also in each other form of the
+    right function, and each pair."""
+    alone = [frozenset([name]) for name in problem.mistakes]
+    in_forms = [wrong | {form} for form in problem.forms for wrong in alone]
     pairs = map(frozenset, combinations(problem.mistakes, 2))
-    return [NONE, *(frozenset([name]) for name in problem.mistakes), *pairs]
+    return [NONE, *alone, *in_forms, *pairs]
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pysft.errors import DataError, MissingInput
 from pysft.lessons import book, faults, running, source, worker
-from pysft.lessons.cases import Case, cases_of
+from pysft.lessons.cases import Case, cases_of, error
 from pysft.lessons.differing import difference
 from pysft.lessons.faults import Message
 from pysft.lessons.judging import Verdict, judge
@@ -143,15 +143,17 @@ def judged(
 ) -> Finding:
     """The finding on a function that has run in all cases without a fault."""
     verdict = _simpler(judge(problem, cases, ran.results), problem, cases, ran.results)
+    in_shared = _in_shared(problem, cases, ran)
+    errors = verdict.worst | in_shared
     rows = tuple(
         Row(problem.function, name, _finite(worst), worst <= TOLERANCE)
-        for name, worst in verdict.worst.items()
+        for name, worst in errors.items()
     )
     details = {
         "rows": rows,
         "mistake": name_of(problem, verdict.mistakes) if verdict.mistakes else None,
         "also": tuple(name_of(problem, names) for names in verdict.also),
-        "worst_relative_error": _finite(max(verdict.worst.values())),
+        "worst_relative_error": _finite(max(errors.values())),
     }
     messages = [faults.of_catalogue(problem.function, name) for name in verdict.mistakes]
     kind = "catalogue"
@@ -169,6 +171,8 @@ def judged(
     elif verdict.ways:
         kind = kind if messages else f"{next(iter(verdict.ways.values()))}-instead"
         messages.append(faults.of_ways(problem, verdict.ways))
+    if not messages and verdict.passed and not max(in_shared.values(), default=0) <= TOLERANCE:
+        kind, messages = "shared-array", [faults.of_shared(problem)]
     if not messages and verdict.passed:
         message = Message(f"{problem.function} is right.")
         return replace(_finding(problem, "right", message, passed=True), **details)
@@ -196,6 +200,16 @@ def _simpler(verdict: Verdict, problem, cases, results) -> Verdict:
 def name_of(problem: Problem, mistakes) -> str:
     """The name of a set of mistakes of a problem, as in Finding.mistake."""
     return " + ".join(f"{problem.function}/{name}" for name in mistakes)
+
+
+def _in_shared(problem: Problem, cases: list[Case], ran: Ran) -> dict[str, float]:
+    """{"OUTPUT in ARGUMENT": the largest error in any case} of outputs that were the array of an
+    argument."""
+    return {
+        f"{name} in {of}": max(error(r[name], c.answer()[name]) for r, c in zip(ran.shared, cases))
+        for name, of in problem.shared.items()
+        if ran.shared
+    }
 
 
 def _is_changed(ran: Ran, name: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pysft import IGNORE
 from pysft.lessons import source as text_of
 from pysft.lessons.cases import Case
 from pysft.lessons.problem import ADDED, WRITTEN, Problem
@@ -81,6 +82,8 @@ def of_fault(fault: dict, problem: Problem, cases: list[Case], file: str, source
             return Message(f"{f} is not written yet.", (task_of(problem),), line)
         case "exception":
             what = f"{f} raised {_exception(fault)}" + (f" See {at}." if line else "")
+            if fault["type"] == "IndexError" and str(IGNORE) in fault["message"]:
+                what += f" Rows with the label {IGNORE} have no label to look up."
             return Message(what, (*quoted, _shapes(problem, cases[0])), line)
         case "endless":
             where = f" It was at {at}." if line else ""
@@ -145,6 +148,17 @@ def of_input(problem: Problem, names: list[str], source: bytes, file: str) -> Me
 
 
 # ------------------------------------------------------------------------- what its results are
+
+
+def of_shared(problem: Problem) -> Message:
+    """The message for an output that is right, unless it is the array of an argument."""
+    [(name, of)] = problem.shared.items()
+    what = f"{name} is right in an array of its own, but wrong when it is the array of {of}: an"
+    hints = (
+        f"Which line is the first that writes {name}? Which lines below it still read {of}?",
+        f"Work in a new array, and write {name} once, at the end.",
+    )
+    return Message(f"{what} element of {of} is read after it was overwritten.", hints)
 
 
 def of_ways(problem: Problem, ways: dict[str, str]) -> Message:

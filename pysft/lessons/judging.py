@@ -60,33 +60,46 @@ def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
         also = also if wrong else []
         return Verdict(_named(problem, wrong), tuple(also), others, tuple(unexplained), worst)
 
+    touching = _touching(problem, cases, fits)
+    fits = {name: {(way, s) for way, s in fits[name] if not s & touching} for name in fits}
     for wrong in catalogue(problem):
         if all(_has(fits[name], wrong) for name in problem.results):
             return verdict(wrong)
     piecewise = _piecewise(problem, cases, seen, fits, verdict)
-    if piecewise.unexplained and (wrong := _triple(problem, cases, seen)):
+    if piecewise.unexplained and (wrong := _several(problem, cases, seen, touching)):
         for name in problem.results:
-            fits[name] |= _fits_of(cases, seen[name], name, wrong)
+            fits[name] |= _fits_of(cases, seen[name], name, [wrong])
         return verdict(wrong)
     return piecewise
 
 
-def _triple(problem, cases, seen) -> frozenset | None:
-    """Return three mistakes that give all results together, or None. Triples are not in the
-    catalogue's tables: there are hundreds, and few files have so many mistakes in one result."""
-    for wrong in map(frozenset, combinations(problem.mistakes, 3)):
-        if all(_fits_of(cases[:1], seen[name], name, wrong) for name in problem.results) and all(
-            _fits_of(cases, seen[name], name, wrong) for name in problem.results
+def _touching(problem, cases, fits) -> set[str]:
+    """The mistakes that alone change a result which is right. A file does not have them. Two of
+    them can cancel in it, but what is right in a result is not to be found by a mistake there."""
+    right = [name for name in problem.results if _has(fits[name], NONE)]
+    return {m for m in problem.mistakes if any(_differs(cases, n, frozenset([m])) for n in right)}
+
+
+def _several(problem, cases, seen, touching) -> frozenset | None:
+    """Return two mistakes in another form of the right function, or three mistakes, that give all
+    results together, or None. They are not in the catalogue's tables: there are hundreds, and few
+    files have so many mistakes in one result."""
+    mistakes = [m for m in problem.mistakes if m not in touching]
+    pairs = [{form, *two} for form in problem.forms for two in combinations(mistakes, 2)]
+    for wrong in map(frozenset, [*pairs, *combinations(mistakes, 3)]):
+        if all(_fits_of(cases[:1], seen[name], name, [wrong]) for name in problem.results) and all(
+            _fits_of(cases, seen[name], name, [wrong]) for name in problem.results
         ):
             return wrong
     return None
 
 
-def _fits_of(cases, ways, name, wrong) -> set:
-    """The (way, wrong) that give this result in all of these cases."""
+def _fits_of(cases, ways, name, sets) -> set:
+    """The (way, set of mistakes) of these that give this result in all of these cases."""
     return {
         (way, wrong)
         for way, found in ways.items()
+        for wrong in sets
         if all(agree(x, case.answer(wrong)[name]) for x, case in zip(found, cases))
     }
 
@@ -102,7 +115,7 @@ def _piecewise(problem, cases, seen, fits, verdict) -> Verdict:
 
     def key(wrong):
         touched = sum(_differs(cases, name, wrong) for name in unexplained)
-        return len(wrong), touched, order[wrong]
+        return len(_named(problem, wrong)), touched, order[wrong]
 
     chosen = NONE
     for name in problem.results:
@@ -110,7 +123,7 @@ def _piecewise(problem, cases, seen, fits, verdict) -> Verdict:
             chosen |= min({wrong for _, wrong in fits[name]}, key=key)
     for name in problem.results:
         if name not in unexplained and not _has(fits[name], chosen):
-            more = _fits_of(cases, seen[name], name, chosen)
+            more = _fits_of(cases, seen[name], name, [chosen])
             if more:
                 fits[name] |= more
             else:  # two mistakes that do not go together: only results that are right are sure
@@ -139,12 +152,8 @@ def _fits(problem, cases, ways, name) -> set:
     """Return the (way, set of mistakes) that give this result in all cases."""
     sets, fits = catalogue(problem), set()
     for way, found in ways.items():
-        agrees = np.ones(len(sets), dtype=bool)
-        for x, case in zip(found, cases):
-            agrees &= case.agreeing(name, x)
-            if not agrees.any():
-                break
-        fits |= {(way, sets[i]) for i in np.flatnonzero(agrees)}
+        first = np.flatnonzero(cases[0].agreeing(name, found[0]))  # few are left for the others
+        fits |= _fits_of(cases[1:], {way: found[1:]}, name, [sets[i] for i in first])
     return fits
 
 

@@ -15,6 +15,21 @@ NONE = frozenset()
 
 
 @dataclass(frozen=True)
+class Fact:
+    """What is known of a result, and can be tested without the right one.
+
+    result   its name
+    holds    the sentence that is said where it holds: "dx adds up to 0 in each row, as it must."
+    fails    the one where it does not
+    of       (arguments, result) -> the numbers that must be those of the right result"""
+
+    result: str
+    holds: str
+    fails: str
+    of: Callable[[dict, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Problem:
     """A function that a learner writes.
 
@@ -33,6 +48,11 @@ class Problem:
                mistakes in the set `wrong`. For ADDED outputs it is what is added, for CHANGED ones
                the values after
     mistakes   the names of its mistakes, in words joined by hyphens: "mean-term-left-out"
+    forms      other ways to write the right function, which some mistakes change in another way.
+               Their names stand in `wrong` beside the mistakes, and alone they change nothing
+    shared     {output: argument} of the outputs that may be the array of an argument, by the page
+    parts      {output: its array -> {part: a view of it}}, where an output holds several results
+    facts      what is known of a result without the answer, for where no mistake explains it
     loss       (arguments) -> a number, by the reference's forward; None for a function that is no
                derivative
     of         {output: the argument that its gradient is by}, for finite differences
@@ -51,6 +71,10 @@ class Problem:
     outputs: dict[str, str] = field(default_factory=dict)
     returns: tuple[str, ...] = ()
     mistakes: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
+    shared: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, Callable] = field(default_factory=dict)
+    facts: tuple[Fact, ...] = ()
     loss: Callable[[dict], float] | None = None
     of: dict[str, str] = field(default_factory=dict)
 

@@ -27,12 +27,14 @@ class Ran:
     fault      {"kind": ..., details}, or None if all calls ended
     calls      of each call: {"changed": names of inputs, "returned": is it not None}
     results    of each call: {output or result: array}
+    shared     of each call again, in which outputs are the arrays of arguments: {output: array}
     printed    the beginning of what the file printed"""
 
     fault: dict | None
     calls: list[dict] = field(default_factory=list)
     results: list[dict[str, np.ndarray]] = field(default_factory=list)
     printed: str = ""
+    shared: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
 def run(source: bytes, path: Path, cases: list[Case], time_limit: float = TIME_LIMIT) -> Ran:
@@ -47,6 +49,7 @@ def run(source: bytes, path: Path, cases: list[Case], time_limit: float = TIME_L
         "skeleton": problem.skeleton,
         "returns": list(problem.returns),
         "time_limit": time_limit,
+        "shared": problem.shared,
         "calls": [(case.before, case.passed()) for case in cases],
     }
     with tempfile.TemporaryDirectory(prefix="pysft-lesson-") as name:
@@ -89,13 +92,14 @@ def _read(folder: Path, code: int | None, calls: int, time_limit: float) -> Ran:
         else:
             fault = {"kind": "ended", "line": line, "code": code}
         return Ran(fault, printed=printed)
-    results = [{} for _ in range(calls)]
+    results, shared = ([{} for _ in range(calls)] for _ in range(2))
     content = io.BytesIO((folder / "results.npz").read_bytes())
     with np.load(content, allow_pickle=False) as arrays:
         for key in arrays.files:
-            i, name = key.split("/")
-            results[int(i)][name] = arrays[key]
-    return Ran(report["fault"], report["calls"], results, printed)
+            call, name = key.split("/")
+            *again, i = call.split()
+            (shared if again else results)[int(i)][name] = arrays[key]
+    return Ran(report["fault"], report["calls"], results, printed, shared)
 
 
 def _text(path: Path) -> str:

@@ -74,10 +74,14 @@ def main(folder: Path) -> None:
             function = load(given["source"], given["path"], given["function"])
             if fault := signature_fault(function, given["skeleton"], given["function"]):
                 raise Fault("signature", **fault)
+            calls = copy.deepcopy(given["calls"]) if given["shared"] else []
             for i, (outputs, arguments) in enumerate(given["calls"]):
                 called = call(function, outputs, arguments, given["returns"])
                 report["calls"].append(called["report"])
                 arrays |= {f"{i}/{name}": x for name, x in called["results"].items()}
+            for i, (outputs, arguments) in enumerate(calls):
+                called = call(function, outputs, arguments, given["returns"], given["shared"])
+                arrays |= {f"shared {i}/{name}": x for name, x in called["results"].items()}
         except Fault as fault:
             report["fault"] = fault.content
         faulthandler.cancel_dump_traceback_later()
@@ -153,9 +157,12 @@ def signature_fault(function, skeleton: str, name: str) -> dict | None:
     return None
 
 
-def call(function, outputs: dict, arguments: dict, returns: list) -> dict:
-    """Call the function once. Return the report and the results of the call."""
+def call(function, outputs: dict, arguments: dict, returns: list, shared=None) -> dict:
+    """Call the function once. Return the report and the results of the call.
+
+    shared: {output: argument} of the outputs that are the array of an argument in this call."""
     given, kept = copy.deepcopy(arguments), copy.deepcopy(arguments)
+    outputs = outputs | {name: given[of] for name, of in (shared or {}).items()}
     try:
         value = function(*outputs.values(), *given.values())
     except NotImplementedError as error:

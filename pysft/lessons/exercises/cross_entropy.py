@@ -157,6 +157,7 @@ BACKWARD = Problem(
     answer=backward,
     sizes=SIZES,
     outputs={"dlogits": WRITTEN},
+    shared={"dlogits": "logits"},
     loss=backward_loss,
     of={"dlogits": "logits"},
     mistakes=(
