@@ -237,6 +237,8 @@ def test_every_mistake_has_a_message_and_every_message_a_mistake():
 def test_a_message_has_a_finding_and_hints_that_end_with_the_lesson(problem):
     for mistake in problem.mistakes:
         message = faults.of_catalogue(problem.function, mistake)
+        # In a message on two mistakes, the other one may have spoiled what is right with this one.
+        assert not re.search(r"\b(is|are) right\.", message.finding), (mistake, message.finding)
         assert 2 <= len(message.hints) <= 3, mistake
         assert len(set(message.hints)) == len(message.hints)
         for paragraph in (message.finding, *message.hints):

@@ -261,10 +261,11 @@ def _print(finding, lesson, path) -> None:
         for line in finding.printed.splitlines():
             print(f"  {line}")
         print()
-    wide = max((len(row.result) + 2 for row in finding.rows), default=0)
+    wide = max(12, *(len(row.result) + 2 for row in finding.rows), 0)
     for row in finding.rows:
         error = "not finite" if row.worst is None else f"{row.worst:.1e}"
-        print(f"{row.function:<28}{row.result:<{max(12, wide)}}{error:>12}" + "   WRONG" * (not row.passed))
+        wrong = "   WRONG" * (not row.passed)
+        print(f"{row.function:<28}{row.result:<{wide}}{error:>12}{wrong}")
     if finding.rows:
         print("(the largest error in all cases, relative to the largest element)\n")
     print(finding.finding)

@@ -47,8 +47,47 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
     for other in problem.results:
         if other != name and all(agree(x, c.answer()[other]) for x, c in zip(found, cases)):
             return Difference("swapped", f"{name} holds what belongs to {other}.")
-    more = [*_where(found, right, name), *_structure(cases, found, right, name)]
-    return Difference("other", f"{name} is not the right one.", tuple(more))
+    what = " ".join([f"{name} is not the right one.", *_facts(problem, cases, found, right, name)])
+    if name in problem.parts:
+        more = list(_in_parts(problem.parts[name], cases, found, right))
+    else:
+        more = [*_where(found, right, name), *_structure(cases, found, right, name)]
+    return Difference("other", what, tuple(more))
+
+
+def _facts(problem, cases, found, right, name) -> Iterator[str]:
+    """Which of the facts that are known of this result hold, and which do not."""
+    for fact in problem.facts:
+        if fact.result == name:
+            gaps = [fact.of(c.arguments, x - y) for c, x, y in zip(cases, found, right)]
+            scales = [np.abs(x).max() + np.abs(y).max() for x, y in zip(found, right)]
+            holds = all(np.abs(g).max() <= CLOSE * s for g, s in zip(gaps, scales))
+            yield fact.holds if holds else fact.fails
+
+
+def _in_parts(parts, cases, found, right) -> Iterator[str]:
+    """Which parts of a result are wrong, and what is known of each."""
+    found, right = ([parts(x) for x in arrays] for arrays in (found, right))
+    wrong = [p for p in right[0] if not all(agree(x[p], y[p]) for x, y in zip(found, right))]
+    others = [p for p in right[0] if p not in wrong]
+    texts = [(wrong, "wrong"), (others, "right")]
+    yield " ".join(
+        f"{joined(names)} {'is' if len(names) == 1 else 'are'} {what}."
+        for names, what in texts
+        if names
+    )
+    for part in wrong:
+        of_part = [x[part] for x in found], [y[part] for y in right]
+        if seen := _multiple(cases, *of_part, part):
+            yield seen.what
+        else:
+            yield from _where(*of_part, part)
+
+
+def joined(names: list[str]) -> str:
+    """Return the names as they stand in a sentence: "dx, dw and db"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 # ------------------------------------------------------------------------------- what was written
@@ -60,8 +99,7 @@ def _not_written(problem, cases, results, name) -> Difference | None:
         return None
     if is_untouched:
         names = [n for n in problem.outputs if _missing(problem, cases, results, n)[1]]
-        *first, last = names
-        what = f"{', '.join(first)} and {last} are" if first else f"{name} is"
+        what = f"{joined(names)} {'is' if len(names) == 1 else 'are'}"
         return Difference("nothing-written", f"{what} the same after the call as before.")
     kept = _part(next(m for m in missing if m.any()))
     what = f"A part of {name} is the same after the call as before: {kept}."

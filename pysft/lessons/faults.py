@@ -14,6 +14,7 @@ import numpy as np
 from pysft import IGNORE
 from pysft.lessons import source as text_of
 from pysft.lessons.cases import Case
+from pysft.lessons.differing import joined
 from pysft.lessons.problem import ADDED, WRITTEN, Problem
 
 MISTAKES = Path(__file__).resolve().parent / "mistakes"
@@ -141,7 +142,7 @@ def of_input(problem: Problem, names: list[str], source: bytes, file: str) -> Me
     where = f" See {file}, line {line}: {text_of.line(source, line)}" if line else ""
     hint = f"Other functions still need {name}. A new array leaves it as it is: {name} * 2, not"
     return Message(
-        f"{problem.function} changed its input {_and(names)}.{where}",
+        f"{problem.function} changed its input {joined(names)}.{where}",
         (f"{hint} {name} *= 2.",),
         line,
     )
@@ -166,10 +167,12 @@ def of_ways(problem: Problem, ways: dict[str, str]) -> Message:
     names, way = list(ways), next(iter(ways.values()))
     verb, arrays = ("is", "array holds") if len(names) == 1 else ("are", "arrays hold")
     if way == WRITTEN:
-        what = f"{_and(names)} {verb} overwritten. The gradient must be added to what is there."
-        hint = f"What do such arrays hold before the call, and who put it there? See {_and(names)}."
+        what = f"{joined(names)} {verb} overwritten. The gradient must be added to what is there."
+        hint = (
+            f"What do such arrays hold before the call, and who put it there? See {joined(names)}."
+        )
         return Message(what, (hint, f"`{names[0]} += ...` adds to the array."))
-    what = f"{_and(names)} {verb} added to. The result must replace what the {arrays}."
+    what = f"{joined(names)} {verb} added to. The result must replace what the {arrays}."
     hint = "An array that is written may hold anything before the call."
     return Message(what, (hint, f"`{names[0]}[:] = ...` writes the array."))
 
@@ -216,11 +219,6 @@ def of_difference(difference, problem, name, source, file, returned) -> Message:
 def _exception(fault: dict) -> str:
     message = " ".join(fault["message"].split())
     return f"{fault['type']}: {message}." if message else f"{fault['type']}."
-
-
-def _and(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _values(count: int) -> str:

@@ -21,7 +21,8 @@ class Fact:
     result   its name
     holds    the sentence that is said where it holds: "dx adds up to 0 in each row, as it must."
     fails    the one where it does not
-    of       (arguments, result) -> the numbers that must be those of the right result"""
+    of       (arguments, result) -> sums of the result's elements with some weights, which must be
+             those of the right result"""
 
     result: str
     holds: str

@@ -15,6 +15,20 @@ def forward_arguments(rng, sizes) -> dict:
     return {"_H": H, "qkv": qkv, "cu_seqlens": cu_seqlens}
 
 
+def large_scores(rng, sizes) -> dict:
+    """Arguments in which exp of a score overflows: the largest that the last row of the first
+    sequence has in head 0. So it is no hidden score that is large."""
+    given, D = forward_arguments(rng, sizes), sizes["D"]
+    qkv, C, end = given["qkv"], sizes["H"] * D, given["cu_seqlens"][1]
+    query, keys = qkv[end - 1, :D], qkv[:end, C : C + D]
+    score = (keys @ query).max()
+    if score < 0:
+        score = (keys @ -query).max()
+        query *= -1
+    query *= 900 * np.sqrt(D) / score
+    return given
+
+
 def heads(N: int, C: int, H: int, cu_seqlens, wrong: frozenset):
     """Yield (rows, h, q, k, v) for each sequence and head: the rows, the head's number, and the
     columns of its queries, keys and values, with the mistakes in what belongs together."""
@@ -32,6 +46,14 @@ def heads(N: int, C: int, H: int, cu_seqlens, wrong: frozenset):
             yield slice(start, end), columns, h, q, k, v
 
 
+def sees(T: int, wrong: frozenset):
+    """(T,T): whether query t sees key j."""
+    if "no-mask" in wrong:
+        return np.ones((T, T), bool)
+    seen = np.tri(T, k=-1 if "row-does-not-see-itself" in wrong else 0, dtype=bool)
+    return seen.T if "mask-transposed" in wrong else seen
+
+
 def scale_of(D: int, C: int, wrong: frozenset) -> float:
     """What a score is multiplied by."""
     if "scale-left-out" in wrong or "scale-left-out-of-scores" in wrong:
@@ -41,13 +63,6 @@ def scale_of(D: int, C: int, wrong: frozenset) -> float:
     return 1 / np.sqrt(C if "scale-of-all-channels" in wrong else D)
 
 
-def visible(T: int, wrong: frozenset):
-    """(T,T): whether query t sees key j."""
-    if "no-mask" in wrong:
-        return np.ones((T, T), bool)
-    return np.tri(T, dtype=bool).T if "mask-transposed" in wrong else np.tri(T, dtype=bool)
-
-
 def forward(arguments: dict, wrong: frozenset) -> dict:
     """attention_forward, with these mistakes."""
     H, qkv, cu_seqlens = arguments.values()
@@ -55,18 +70,25 @@ def forward(arguments: dict, wrong: frozenset) -> dict:
     y, lse = np.empty((N, C)), np.empty((N, H))
     for rows, columns, h, q, k, v in heads(N, C, H, cu_seqlens, wrong):
         score = qkv[rows, q] @ qkv[rows, k].T * scale_of(len(q), C, wrong)
-        sees = visible(len(score), wrong)
+        seen = sees(len(score), wrong)
+        hidden = -1e9 if "large-number-for-infinity" in wrong else -np.inf
         if "mask-after-softmax" not in wrong:
-            score = np.where(sees, score, 0.0 if "zero-for-infinity" in wrong else -np.inf)
+            score = np.where(seen, score, 0.0 if "zero-for-infinity" in wrong else hidden)
         axis = 0 if "softmax-over-queries" in wrong else 1
         top = score.max(axis=axis, keepdims=True)
-        e = np.exp(score - top)
-        total = e.sum(axis=axis, keepdims=True)
-        P = e / total
+        if "maximum-of-all-rows" in wrong:
+            top = np.full_like(top, score.max())
+        if "maximum-not-subtracted" in wrong:
+            top = np.zeros_like(top)
+        with np.errstate(all="ignore"):
+            e = np.exp(score - top)
+            total = e.sum(axis=axis, keepdims=True)
+            P, log_total = e / total, np.log(total)
         if "mask-after-softmax" in wrong:
-            P = np.where(sees, P, 0)
+            P = np.where(seen, P, 0)
         y[rows, columns] = P @ qkv[rows, v]
-        log_total = np.log(total) if "maximum-left-out-of-lse" in wrong else top + np.log(total)
+        if "maximum-left-out-of-lse" not in wrong:
+            log_total = top + log_total
         column = slice(None) if "heads-not-separated" in wrong else slice(h, h + 1)
         lse[rows, column] = log_total.reshape(-1, 1)
     return {"y": y, "lse": lse}
@@ -77,8 +99,9 @@ FORWARD = Problem(
     skeleton='''def attention_forward(y, lse, qkv, cu_seqlens):
     """Write y (N,C) and lse (N,H) from qkv (N,3C) and cu_seqlens (S+1,). H is lse.shape[1]."""
 ''',
-    arguments=forward_arguments,
+    arguments=large_scores,
     answer=forward,
+    forms=("large-number-for-infinity",),
     sizes=SIZES,
     outputs={"y": WRITTEN, "lse": WRITTEN},
     mistakes=(
@@ -88,8 +111,11 @@ FORWARD = Problem(
         "no-mask",
         "mask-after-softmax",
         "mask-transposed",
+        "row-does-not-see-itself",
         "zero-for-infinity",
         "softmax-over-queries",
+        "maximum-not-subtracted",
+        "maximum-of-all-rows",
         "keys-and-values-swapped",
         "sequences-not-separated",
         "heads-not-separated",
@@ -109,35 +135,62 @@ def backward_arguments(rng, sizes) -> dict:
 
 
 def backward(arguments: dict, wrong: frozenset) -> dict:
-    """attention_backward, with these mistakes."""
+    """attention_backward, with these mistakes.
+
+    The form "sum-of-weighted-dP" forms the sum in the gradient of the scores from P, not from y.
+    What it takes for P then counts there too, and sums without weights run over all keys."""
     dy, qkv, y, lse, cu_seqlens = arguments.values()
     (N, C), H = y.shape, lse.shape[1]
-    dqkv = np.empty_like(qkv)
+    dqkv, from_P = np.empty_like(qkv), "sum-of-weighted-dP" in wrong
     for rows, columns, h, q, k, v in heads(N, C, H, cu_seqlens, wrong):
         dout, scale = dy[rows, columns], scale_of(len(q), C, wrong - {"scale-left-out-of-scores"})
         score = qkv[rows, q] @ qkv[rows, k].T * scale_of(len(q), C, wrong)
-        P = np.where(visible(len(score), wrong), np.exp(score - lse[rows, h, None]), 0)
+        seen, everywhere = sees(len(score), wrong), np.ones_like(score, bool)
+        P = np.exp(score - lse[rows, h, None])
+        if {"softmax-without-mask", "mask-after-softmax"} & wrong:
+            P = np.exp(score - np.log(np.exp(score).sum(axis=1, keepdims=True)))
+        masked = np.where(seen, P, 0)
+        P = P if {"softmax-without-mask", "mask-in-dv-alone"} & wrong else masked
+        P_of_dv = masked if "mask-in-dv-alone" in wrong else P
+        if "mask-on-score-gradient-alone" in wrong:
+            P = P_of_dv = np.exp(score - lse[rows, h, None])
         dP = dout @ qkv[rows, v].T
+        counted = everywhere if from_P else seen
         if "delta-over-queries" in wrong:
             delta = (P * dP).sum(axis=0, keepdims=True)
         elif "delta-of-all-heads" in wrong:
             delta = (y[rows] * dy[rows]).sum(axis=1, keepdims=True)
         elif "plain-mean-for-delta" in wrong:
-            delta = dP.mean(axis=1, keepdims=True, where=visible(len(dP), wrong))
+            count = np.maximum(counted.sum(axis=1, keepdims=True), 1)
+            delta = dP.sum(axis=1, keepdims=True, where=counted) / count
+        elif "plain-sum-for-delta" in wrong:
+            delta = dP.sum(axis=1, keepdims=True, where=counted)
+        elif "mean-in-delta" in wrong:
+            delta = (P * dP).mean(axis=1, keepdims=True)
+        elif from_P:
+            delta = (P * dP).sum(axis=1, keepdims=True)
         else:
             delta = (y[rows, columns] * dout).sum(axis=1, keepdims=True)
         if "delta-left-out" in wrong:
             delta = 0 * delta
+        elif "delta-added" in wrong:
+            delta = -delta
         if "own-score-alone" in wrong:
             delta = P * dP
         dscore = dP - delta if "probability-left-out" in wrong else P * (dP - delta)
+        if "mask-on-score-gradient-alone" in wrong:
+            dscore = np.where(seen, dscore, 0)
         if "dscore-transposed" in wrong:
             dscore = dscore.T
+        if "scale-left-out-of-dq-and-dk" in wrong:
+            scale = 1.0
+        elif "scale-twice-in-dq-and-dk" in wrong:
+            scale = scale**2
         dqkv[rows, q] = dscore @ qkv[rows, k] * (1 if "scale-left-out-of-dq" in wrong else scale)
         if "dscore-not-transposed-in-dk" in wrong:
             dscore = dscore.T
         dqkv[rows, k] = dscore.T @ qkv[rows, q] * (1 if "scale-left-out-of-dk" in wrong else scale)
-        dqkv[rows, v] = (P if "probability-not-transposed" in wrong else P.T) @ dout
+        dqkv[rows, v] = (P_of_dv if "probability-not-transposed" in wrong else P_of_dv.T) @ dout
     return {"dqkv": dqkv}
 
 
@@ -160,16 +213,28 @@ BACKWARD = Problem(
     outputs={"dqkv": WRITTEN},
     loss=loss,
     of={"dqkv": "qkv"},
+    forms=("sum-of-weighted-dP",),
+    parts={"dqkv": lambda x: dict(zip(("dq", "dk", "dv"), np.split(x, 3, axis=1)))},
     mistakes=(
         "scale-left-out-of-scores",
+        "scale-left-out-of-dq-and-dk",
+        "scale-twice-in-dq-and-dk",
         "scale-left-out-of-dq",
         "scale-left-out-of-dk",
         "scale-without-root",
         "no-mask",
+        "mask-on-score-gradient-alone",
+        "mask-in-dv-alone",
+        "softmax-without-mask",
+        "mask-after-softmax",
+        "row-does-not-see-itself",
         "delta-left-out",
+        "delta-added",
         "delta-over-queries",
         "delta-of-all-heads",
         "plain-mean-for-delta",
+        "plain-sum-for-delta",
+        "mean-in-delta",
         "own-score-alone",
         "probability-left-out",
         "probability-not-transposed",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pysft import IGNORE
-from pysft.lessons.problem import WRITTEN, Problem
+from pysft.lessons.problem import WRITTEN, Fact, Problem
 from pysft.nn import reference
 
 SIZES = ({"N": 8, "V": 5}, {"N": 11, "V": 7})
@@ -158,6 +158,14 @@ BACKWARD = Problem(
     sizes=SIZES,
     outputs={"dlogits": WRITTEN},
     shared={"dlogits": "logits"},
+    facts=(
+        Fact(
+            "dlogits",
+            "In each row dlogits adds up to 0, as it must.",
+            "dlogits does not add up to 0 in each row, as it must.",
+            lambda given, dlogits: dlogits.sum(axis=1),
+        ),
+    ),
     loss=backward_loss,
     of={"dlogits": "logits"},
     mistakes=(

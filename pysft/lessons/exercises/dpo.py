@@ -133,13 +133,16 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         slopes = of_rejected
     share = 1 if "pairs-summed" in wrong else 1 / len(h)
     ds = np.zeros(len(s))
-    ds[chosen], ds[rejected] = share * slopes, share * of_rejected
+    of_pair = 1 if "pairs-not-averaged" in wrong else share
+    ds[chosen], ds[rejected] = of_pair * slopes, of_pair * of_rejected
     if "beta-left-out-of-dnll" not in wrong:
         ds = beta * ds
     if "derivative-by-logp" not in wrong:  # s falls as nll rises
         ds = -ds
     if "divided-by-length-in-dnll" in wrong:
         ds = ds / graded
+    elif "divided-by-all-rows-in-dnll" in wrong:
+        ds = ds / lengths
     dnll = np.repeat(ds, lengths)
     if "gradient-in-rows-without-label" not in wrong:
         dnll = np.where(rows, dnll, 0.0)
@@ -163,6 +166,7 @@ BACKWARD = Problem(
         "chosen-and-rejected-swapped",
         "derivative-by-logp",
         "pairs-summed",
+        "pairs-not-averaged",
         "beta-left-out",
         "beta-left-out-of-h",
         "beta-left-out-of-dnll",
@@ -174,6 +178,7 @@ BACKWARD = Problem(
         "same-sign-for-both",
         "chosen-like-rejected",
         "divided-by-length-in-dnll",
+        "divided-by-all-rows-in-dnll",
         "gradient-in-rows-without-label",
     ),
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pysft.lessons.problem import ADDED, WRITTEN, Problem
+from pysft.lessons.problem import ADDED, WRITTEN, Fact, Problem
 from pysft.nn import reference
 
 SIZES = ({"N": 5, "C": 7}, {"N": 3, "C": 11})
@@ -88,6 +88,16 @@ def backward_arguments(rng, sizes) -> dict:
     return {"dy": dy, "x": given["x"], "w": given["w"]} | saved | others
 
 
+# Mistakes with this power of rstd too much in the term through the variance: norm and the deviation
+# were taken for each other, or d rstd for a power of norm.
+POWERS_OF_RSTD = {
+    "rstd-missing-from-variance-term": -1,
+    "rstd-missing-twice-from-variance-term": -2,
+    "rstd-once-too-often-in-variance-term": 1,
+    "rstd-twice-too-often-in-variance-term": 2,
+}
+
+
 def backward(arguments: dict, wrong: frozenset) -> dict:
     """layernorm_backward, with these mistakes."""
     dy, x, w, mean, rstd, *_ = arguments.values()
@@ -105,12 +115,18 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         mean_g_norm = mean_g_norm * C / (C - 1)
     if "mean-term-left-out" in wrong:
         mean_g = 0 * mean_g
+    if "gradient-alone-in-variance-term" in wrong:
+        mean_g_norm = mean_g
+    elif "sum-left-out-of-variance-term" in wrong:
+        mean_g_norm = g * norm / C
     if "variance-term-left-out" in wrong:
         mean_g_norm = 0 * mean_g_norm
     if "variance-term-added" in wrong:
         mean_g_norm = -mean_g_norm
     if "half-left-out-of-variance-term" in wrong:
         mean_g_norm = 2 * mean_g_norm
+    elif "half-too-many-in-variance-term" in wrong:
+        mean_g_norm = mean_g_norm / 2
     if "sum-in-variance-term" in wrong:
         mean_g_norm = C * mean_g_norm
     moves = norm  # how far the variance moves with each channel, up to a factor
@@ -118,6 +134,9 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         moves = np.ones_like(x)
     elif "x-for-deviation-in-variance-term" in wrong:
         moves = x * rstd[:, None]
+    for name, power in POWERS_OF_RSTD.items():
+        if name in wrong:
+            moves = moves * rstd[:, None] ** power
     dx = g - mean_g - moves * mean_g_norm
     if "own-output-alone" in wrong:
         dx = g * (1 - 1 / C - norm**2 / C)
@@ -156,12 +175,30 @@ BACKWARD = Problem(
     outputs={"dx": ADDED, "dw": ADDED, "db": ADDED},
     loss=loss,
     of={"dx": "x", "dw": "w", "db": "_b"},
+    facts=(
+        Fact(
+            "dx",
+            "In each row dx adds up to 0, as it must.",
+            "dx does not add up to 0 in each row, as it must.",
+            lambda given, dx: dx.sum(axis=1),
+        ),
+        Fact(
+            "dx",
+            "The sum of dx times x over a row is what eps leaves of it, as it must be.",
+            "The sum of dx times x over a row is not what eps leaves of it: nearly 0.",
+            lambda given, dx: (dx * (given["x"] - given["mean"][:, None])).sum(axis=1),
+        ),
+    ),
     mistakes=(
         "mean-term-left-out",
         "variance-term-left-out",
         "variance-term-added",
         "norm-left-out-of-variance-term",
         "half-left-out-of-variance-term",
+        "half-too-many-in-variance-term",
+        *POWERS_OF_RSTD,
+        "sum-left-out-of-variance-term",
+        "gradient-alone-in-variance-term",
         "sum-in-variance-term",
         "x-for-deviation-in-variance-term",
         "own-output-alone",

@@ -1,0 +1,310 @@
+"""What the checker says about files that readers of lessons 4, 6, 8 and 15 write: mistakes in
+styles that are not those of the catalogue. They run in this process, without a file."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from pysft.lessons import check
+from pysft.lessons.cases import cases_of
+from pysft.lessons.exercises import attention, cross_entropy, dpo, layernorm
+from pysft.lessons.problem import ADDED, WRITTEN, Fact, Problem
+from pysft.lessons.running import Ran
+
+PROBLEMS = {p.function: p for m in (attention, cross_entropy, dpo, layernorm) for p in m.PROBLEMS}
+
+
+@cache
+def cases(function):
+    return cases_of(PROBLEMS[function])
+
+
+def finding(problem, own_cases, code, **names) -> check.Finding:
+    """The finding on a function in `code`. names: more of what it may use."""
+    space = {"np": np} | names
+    exec(code, space)
+    results = []
+    for case in own_cases:
+        filled = {name: x.copy() for name, x in case.before.items()}
+        with np.errstate(all="ignore"):
+            value = space[problem.function](*filled.values(), *case.passed().values())
+        values = value if isinstance(value, tuple) else (value,)
+        results.append(filled or dict(zip(problem.returns, map(np.asarray, values))))
+    calls = [{"changed": [], "returned": not problem.outputs} for _ in results]
+    return check.judged(problem, own_cases, Ran(None, calls, results))
+
+
+def said(function, code, *changes) -> check.Finding:
+    for old, new in changes:
+        assert old in code, old
+        code = code.replace(old, new)
+    return finding(PROBLEMS[function], cases(function), code)
+
+
+def text(found) -> str:
+    return " ".join([found.finding, *found.hints])
+
+
+# -------------------------------------------------------------------------------------- attention
+
+BACKWARD = """def attention_backward(dqkv, dy, qkv, y, lse, cu_seqlens):
+    H = lse.shape[1]
+    D = y.shape[1] // H
+    Q, K, V = (part.reshape(len(y), H, D) for part in np.split(qkv, 3, axis=1))
+    for a, b in zip(cu_seqlens, cu_seqlens[1:]):
+        q, k, v = Q[a:b], K[a:b], V[a:b]
+        score = np.einsum("thd,jhd->htj", q, k) / np.sqrt(D)
+        mask = np.tri(b - a, dtype=bool)
+        P = np.where(mask, np.exp(score - lse[a:b].T[:, :, None]), 0)
+        g = dy[a:b].reshape(-1, H, D)
+        dv = np.einsum("htj,thd->jhd", P, g)
+        dP = np.einsum("thd,jhd->htj", g, v)
+        total = SUM
+        ds = P * (dP - total)
+        dq = np.einsum("htj,jhd->thd", ds, k) / np.sqrt(D)
+        dk = np.einsum("htj,thd->jhd", ds, q) / np.sqrt(D)
+        dqkv[a:b] = np.concatenate([x.reshape(b - a, -1) for x in (dq, dk, dv)], axis=1)
+"""
+SUMS = {
+    "of y": "(y[a:b].reshape(-1, H, D) * g).sum(axis=2).T[:, :, None]",
+    "of P": "(P * dP).sum(axis=2, keepdims=True)",
+}
+WEIGHTS = "P = np.where(mask, np.exp(score - lse[a:b].T[:, :, None]), 0)"
+BARE = "P = np.exp(score - lse[a:b].T[:, :, None])"
+ALL = "P = np.exp(score - score.max(2, keepdims=True)); P /= P.sum(2, keepdims=True)"
+IN_DQ = ("ds, k) / np.sqrt(D)", "ds, k)")
+IN_DK = ("ds, q) / np.sqrt(D)", "ds, q)")
+IN_SCORES = ('thd,jhd->htj", q, k) / np.sqrt(D)', 'thd,jhd->htj", q, k)')
+AFTER = "ds = P * (dP - total)"
+MISTAKES = {
+    "no-mask": [(WEIGHTS, BARE)],
+    "mask-on-score-gradient-alone": [(WEIGHTS, BARE), (AFTER, AFTER + " * mask")],
+    "mask-in-dv-alone": [(WEIGHTS, BARE), ("jhd\", P, g", "jhd\", P * mask, g")],
+    "softmax-without-mask": [(WEIGHTS, ALL)],
+    "mask-after-softmax": [(WEIGHTS, ALL + "; P = P * mask")],
+    "row-does-not-see-itself": [("np.tri(b - a,", "np.tri(b - a, k=-1,")],
+    "scale-left-out-of-scores": [IN_SCORES],
+    "scale-left-out-of-dq-and-dk": [IN_DQ, IN_DK],
+    "scale-twice-in-dq-and-dk": [("ds, k) / np.sqrt(D)", "ds, k) / D"),
+                                 ("ds, q) / np.sqrt(D)", "ds, q) / D")],
+    "delta-added": [("(dP - total)", "(dP + total)")],
+    "delta-left-out": [(" - total", "")],
+    "probability-left-out": [(AFTER, "ds = dP - total")],
+    "scale-left-out-of-scores + attention_backward/scale-left-out-of-dq-and-dk": [
+        IN_SCORES, IN_DQ, IN_DK],
+    "no-mask + attention_backward/delta-added": [(WEIGHTS, BARE), ("dP - tot", "dP + tot")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SUMS)
+def test_a_mistake_in_attentions_backward_is_named_whatever_its_sum_is_formed_from(form):
+    code = BACKWARD.replace("SUM", SUMS[form])
+    assert said("attention_backward", code).passed
+    for mistake, changes in MISTAKES.items():
+        found = said("attention_backward", code, *changes)
+        assert found.mistake == f"attention_backward/{mistake}", (mistake, found)
+
+
+@pytest.mark.parametrize(
+    "total, mistake",
+    [
+        ("dP.sum(axis=2, keepdims=True)", "plain-sum-for-delta"),
+        ("np.where(mask, dP, 0).sum(axis=2, keepdims=True)", "plain-sum-for-delta"),
+        ("dP.mean(axis=2, keepdims=True)", "plain-mean-for-delta"),
+        ("(P * dP).mean(axis=2, keepdims=True)", "mean-in-delta"),
+        ("P * dP", "own-score-alone"),
+    ],
+)
+def test_another_sum_in_the_gradient_of_the_scores_is_named(total, mistake):
+    found = said("attention_backward", BACKWARD.replace("SUM", total))
+    assert found.mistake == f"attention_backward/{mistake}", found
+
+
+def test_of_an_unknown_mistake_the_parts_that_are_wrong_are_said():
+    code = BACKWARD.replace("SUM", SUMS["of P"])
+    found = said("attention_backward", code, ("x.reshape(b - a, -1)", "x.reshape(b - a, -1) * 2"),
+                 ("(dq, dk, dv)", "(dq / 2, dk, dv / 6)"))  # fmt: skip
+    assert found.mistake is None and found.finding.endswith(": dqkv is not the right one.")
+    assert found.hints[0] == "dk and dv are wrong. dq is right."
+    assert found.hints[1:] == ("dk is 2 times the right one.", "dv is 0.3333 times the right one.")
+    code = code.replace("P, g)", "P**2, g)")
+    found = said("attention_backward", code)
+    assert found.hints[0] == "dv is wrong. dq and dk are right."
+
+
+FORWARD = """def attention_forward(y, lse, qkv, cu_seqlens):
+    H = lse.shape[1]
+    D = y.shape[1] // H
+    for a, b in zip(cu_seqlens, cu_seqlens[1:]):
+        for h in range(H):
+            q, k, v = (qkv[a:b, i * H * D + h * D :][:, :D] for i in range(3))
+            for t in range(b - a):
+                score = k[: t + 1] @ q[t] / np.sqrt(D)
+                top = score.max()
+                e = np.exp(score - top)
+                y[a + t, h * D : h * D + D] = e @ v[: t + 1] / e.sum()
+                lse[a + t, h] = top + np.log(e.sum())
+"""
+MATRIX = (
+    FORWARD.partition("            for t in")[0]
+    + """            score = q @ k.T / np.sqrt(D)
+            score = np.where(np.tri(b - a, k=SHIFT), score, HIDDEN)
+            e = np.exp(score - score.max(axis=1, keepdims=True))
+            y[a:b, h * D : h * D + D] = e / e.sum(axis=1, keepdims=True) @ v
+            lse[a:b, h] = score.max(axis=1) + np.log(e.sum(axis=1))
+"""
+)
+
+
+def test_scores_are_large_enough_that_exp_of_them_overflows():
+    assert said("attention_forward", FORWARD).passed
+    found = said("attention_forward", FORWARD, ("top = score.max()", "top = 0"))
+    assert found.mistake == "attention_forward/maximum-not-subtracted"
+    for case in cases("attention_forward"):
+        scores = case.answer(frozenset({"no-mask"}))["lse"]
+        assert np.isclose(case.answer()["lse"].max(), 900) and scores.max() < 1000
+
+
+@pytest.mark.parametrize("hidden", ["-np.inf", "-1e9"])
+def test_a_row_that_does_not_see_itself_is_named_whatever_hides_a_score(hidden):
+    code = MATRIX.replace("HIDDEN", hidden)
+    assert said("attention_forward", code, ("SHIFT", "0")).passed
+    found = said("attention_forward", code, ("SHIFT", "-1"))
+    assert found.mistake == "attention_forward/row-does-not-see-itself"
+
+
+# ------------------------------------------------------------------------------------- layer norm
+
+NORM = """def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
+    C = x.shape[1]
+    for n in range(len(x)):
+        dev, r = x[n] - mean[n], rstd[n]
+        norm, g = dev * r, dy[n] * w
+        dw += dy[n] * norm
+        db += dy[n]
+        dmean = -r * g.sum()
+        TERM
+        dx[n] += r * g + dmean / C + third
+"""
+TERMS = {
+    # the term through the variance: the mistake
+    "dvar = -0.5 * r**3 * (g * dev).sum(); third = dvar * 2 * dev / C": None,
+    "third = -r * norm * (g * norm).mean()": None,
+    "third = -r * dev * (g * norm).mean()": "rstd-missing-from-variance-term",
+    "third = -norm * (g * norm).mean()": "rstd-missing-from-variance-term",
+    "third = -r * dev * (g * dev).mean()": "rstd-missing-twice-from-variance-term",
+    "dvar = -0.5 * r * (g * dev).sum(); third = dvar * 2 * dev / C":
+        "rstd-missing-twice-from-variance-term",
+    "dvar = -0.5 * r**3 * (g * norm).sum(); third = dvar * 2 * dev / C":
+        "rstd-once-too-often-in-variance-term",
+    "third = -(r**3) * norm * (g * norm).mean()": "rstd-twice-too-often-in-variance-term",
+    "third = -0.5 * r**3 * (g * dev).sum() * dev / C": "half-too-many-in-variance-term",
+    "third = -(r**3) * (g * dev).sum() * 2 * dev / C": "half-left-out-of-variance-term",
+    "third = -r * g * norm * norm / C": "sum-left-out-of-variance-term",
+    "third = -r * norm * g.mean()": "gradient-alone-in-variance-term",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_wrong_factor_in_the_term_through_the_variance_is_named(term):
+    found = said("layernorm_backward", NORM, ("TERM", term))
+    mistake = TERMS[term]
+    assert found.passed if mistake is None else found.mistake == f"layernorm_backward/{mistake}"
+
+
+def test_of_an_unknown_mistake_it_is_said_which_facts_of_the_page_hold():
+    right = "third = -r * norm * (g * norm).mean()"
+    for change, zero, of_x in (
+        (("+ third", "+ 0.7 * third"), "In each row dx adds up to 0", "is not what eps leaves"),
+        (("r * g +", "1.3 * r * g +"), "dx does not add up to 0", "is not what eps leaves"),
+        (("dmean / C", "2 * dmean / C"), "dx does not add up to 0", "is what eps leaves"),
+    ):
+        found = said("layernorm_backward", NORM, ("TERM", right), change)
+        assert found.mistake is None
+        assert zero in found.finding and of_x in found.finding, found.finding
+    code = "def cross_entropy_backward(dlogits, *given):\n    dlogits[:] = given[1]"
+    assert "dlogits does not add up to 0" in said("cross_entropy_backward", code).finding
+
+
+# -------------------------------------------------------------------------------------------- DPO
+
+DPO = """def dpo_backward(nll, reference, labels, cu_seqlens, chosen, rejected, beta):
+    sums = [(reference - nll)[a:b][labels[a:b] != -100].sum() for a, b in
+            zip(cu_seqlens, cu_seqlens[1:])]
+    P, loss, dnll = len(chosen), 0.0, np.zeros(len(nll))
+    for c, r in zip(chosen, rejected):
+        h = beta * (sums[c] - sums[r])
+        loss += np.logaddexp(0, -h) / P
+        for s, sign in ((c, 1), (r, -1)):
+            rows = np.arange(cu_seqlens[s], cu_seqlens[s + 1])
+            n = len(rows)
+            rows = rows[labels[rows] != -100]
+            dnll[rows] += sign * beta / (1 + np.exp(h)) / P
+    return loss, dnll
+"""
+
+
+@pytest.mark.parametrize(
+    "mistakes, changes",
+    [
+        (["loss-of-minus-h"], [("(0, -h)", "(0, h)")]),
+        (["pairs-not-averaged"], [("np.exp(h)) / P", "np.exp(h))")]),
+        (["pairs-summed"], [("np.exp(h)) / P", "np.exp(h))"), ("-h) / P", "-h)")]),
+        (["pairs-not-averaged", "beta-left-out-of-dnll"],
+         [("beta / (1 + np.exp(h)) / P", "1 / (1 + np.exp(h))")]),
+        (["pairs-not-averaged", "gradient-in-rows-without-label"],
+         [("np.exp(h)) / P", "np.exp(h))"), ("rows[labels[rows] != -100]", "rows")]),
+        (["divided-by-length-in-dnll"], [("np.exp(h)) / P", "np.exp(h)) / P / len(rows)")]),
+        (["divided-by-all-rows-in-dnll"], [("np.exp(h)) / P", "np.exp(h)) / P / n")]),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_dpos_derivative_is_named(mistakes, changes):
+    assert said("dpo_backward", DPO).passed
+    found = said("dpo_backward", DPO, *changes)
+    assert found.mistake == " + ".join(f"dpo_backward/{name}" for name in mistakes), found
+
+
+# ---------------------------------------------------------------------------------- in all lessons
+
+
+def test_no_mistake_is_named_that_changes_a_result_which_is_right():
+    """Both mistakes change the sign of b. Together they leave it, and give a third of a."""
+
+    def answer(given, wrong):
+        a = given["x"] * (1 if "one" not in wrong else 0.5) + (2 if "two" in wrong else 0)
+        return {"a": a, "b": given["x"] * (-1) ** len(wrong)}
+
+    problem = Problem(
+        function="f",
+        skeleton='def f(x):\n    """Return a and b."""\n',
+        arguments=lambda rng, sizes: {"x": rng.standard_normal(sizes["N"])},
+        answer=answer,
+        sizes=({"N": 3}, {"N": 4}),
+        returns=("a", "b"),
+        mistakes=("one", "two"),
+    )
+    of = {"both": "x / 2 + 2, x", "one": "x / 2, -x", "none": "x, x"}
+    found = {name: finding(problem, cases_of(problem), f"def f(x): return {r}")
+             for name, r in of.items()}  # fmt: skip
+    assert found["none"].passed and found["one"].mistake == "f/one"
+    assert found["both"].mistake is None and "a is not the right one" in found["both"].finding
+    assert [row.passed for row in found["both"].rows] == [False, True]
+
+
+def test_a_fact_counts_for_its_result_alone():
+    fact = Fact("b", "Holds.", "Fails.", lambda given, x: x.sum())
+    problem = Problem(
+        function="f",
+        skeleton='def f(a, b, x):\n    """Write a and b."""\n',
+        arguments=lambda rng, sizes: {"x": rng.standard_normal(sizes["N"])},
+        answer=lambda given, wrong: {"a": given["x"], "b": given["x"] ** 2},
+        sizes=({"N": 3}, {"N": 4}),
+        outputs={"a": WRITTEN, "b": ADDED},
+        facts=(fact,),
+    )
+    code = "def f(a, b, x):\n    a[:] = {}\n    b += {}\n"
+    rolled = "np.roll(x, 1)**2"
+    for a, b, word in (("x**3", "x**2", "one."), ("x", "x**3", "Fails."), ("x", rolled, "Holds.")):
+        found = finding(problem, cases_of(problem), code.format(a, b))
+        assert found.finding.endswith(word), found.finding
