@@ -2,6 +2,7 @@
 project's own functions. test_exercises_training.py has what holds for each of their problems."""
 
 import numpy as np
+import pytest
 from test_exercises_training import cases, is_close
 
 from pysft.batch import Batch, Example
@@ -70,6 +71,15 @@ def test_the_loss_of_pairs_of_texts_is_that_of_dpo():
         dnll[rows] = of_rows
         right = dpo.BACKWARD.answer(given, NONE)
         assert is_close(right["loss"], loss) and is_close(right["dnll"], dnll)
+
+
+@pytest.mark.parametrize("problem", dpo.PROBLEMS, ids=lambda p: p.function)
+def test_the_derivation_of_dpo_gives_the_right_results(problem):
+    for given in cases(problem):
+        found = getattr(dpo, problem.function)(*given.values())
+        found = found if isinstance(found, tuple) else (found,)
+        for name, x in zip(problem.returns, found, strict=True):
+            assert is_close(problem.answer(given, NONE)[name], x)
 
 
 def test_the_gain_is_what_dpo_logs_for_each_reply():

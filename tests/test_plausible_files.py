@@ -216,9 +216,9 @@ def test_a_wrong_factor_in_the_term_through_the_variance_is_named(term):
 def test_of_an_unknown_mistake_it_is_said_which_facts_of_the_page_hold():
     right = "third = -r * norm * (g * norm).mean()"
     for change, zero, of_x in (
-        (("+ third", "+ 0.7 * third"), "In each row dx adds up to 0", "is not what eps leaves"),
-        (("r * g +", "1.3 * r * g +"), "dx does not add up to 0", "is not what eps leaves"),
-        (("dmean / C", "2 * dmean / C"), "dx does not add up to 0", "is what eps leaves"),
+        (("+ third", "+ 0.7 * third"), "In each row dx adds up to 0", "times x does not add"),
+        (("r * g +", "1.3 * r * g +"), "dx does not add up to 0", "times x does not add"),
+        (("dmean / C", "2 * dmean / C"), "dx does not add up to 0", "times x adds up to nearly 0"),
     ):
         found = said("layernorm_backward", NORM, ("TERM", right), change)
         assert found.mistake is None

@@ -146,9 +146,8 @@ class Dpo:
     reward for a reply is beta s plus a number that all replies to a prompt share. It cancels in a
     difference.
 
-    The slope by h is then -sigmoid(-h) / pairs. s falls by as much as the nll of one of its rows
-    rises. So dnll is beta sigmoid(-h) / pairs in the graded rows of a chosen reply, and its
-    negative in those of a rejected one.
+    Without smoothing the slope by h is -sigmoid(-h) / pairs. dpo_backward in
+    lessons/exercises/dpo.py derives dnll from it.
 
     kind "ipo" (Azar et al. 2024): s is the mean over those rows instead of the sum, and a pair's
     loss is (s of the chosen - s of the rejected - 1 / (2 beta))^2 = ((h - 1/2) / beta)^2. It has no

@@ -17,6 +17,37 @@ def graded_rows(labels, wrong: frozenset):
     return labels > 0 if "token-0-not-graded" in wrong else labels != IGNORE
 
 
+# ---------------------------------------------------------------------------- the right functions
+
+
+def dpo_gain(nll, reference, labels, cu_seqlens):
+    """gain[s] = sum over the graded rows n of sequence s of (reference[n] - nll[n])
+
+    The probability of a reply is the product of those of its tokens, and nll is the negative
+    logarithm of one of them. So this is ln(probability / probability under the reference model)."""
+    gained = np.where(labels != IGNORE, reference - nll, 0.0)
+    return np.add.reduceat(gained, cu_seqlens[:-1])
+
+
+def dpo_backward(nll, reference, labels, cu_seqlens, chosen, rejected, beta):
+    """With h[p] = beta (gain[chosen[p]] - gain[rejected[p]]), the loss is the mean of
+    -ln sigmoid(h) = ln(1 + exp(-h)) over P pairs. The chain rule has three links:
+
+        d loss / d h[p]    = -sigmoid(-h[p]) / P
+        d h / d gain       = beta for the chosen reply, -beta for the rejected one
+        d gain / d nll[n]  = -1 in each graded row of the reply, 0 elsewhere
+
+    So dnll is beta sigmoid(-h) / P in the graded rows of a chosen reply, and its negative in those
+    of a rejected one."""
+    gain = dpo_gain(nll, reference, labels, cu_seqlens)
+    h = beta * (gain[chosen] - gain[rejected])
+    dh = -sigmoid(-h) / len(h)
+    dgain = np.zeros(len(gain))
+    dgain[chosen], dgain[rejected] = beta * dh, -beta * dh
+    dnll = np.where(labels != IGNORE, -np.repeat(dgain, np.diff(cu_seqlens)), 0.0)
+    return np.logaddexp(0, -h).mean(), dnll
+
+
 # ---------------------------------------------------------------------------- of each reply
 
 

@@ -184,8 +184,8 @@ BACKWARD = Problem(
         ),
         Fact(
             "dx",
-            "The sum of dx times x over a row is what eps leaves of it, as it must be.",
-            "The sum of dx times x over a row is not what eps leaves of it: nearly 0.",
+            "dx times x adds up to nearly 0, as it must.",
+            "dx times x does not add up to nearly 0, as it must.",
             lambda given, dx: (dx * (given["x"] - given["mean"][:, None])).sum(axis=1),
         ),
     ),
