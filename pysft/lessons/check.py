@@ -162,7 +162,9 @@ def judged(
     elif not messages and (message := faults.of_form(problem, cases, ran.results)):
         kind, messages = "form", [message]
     elif not messages and verdict.unexplained:
-        name = verdict.unexplained[0]
+        # The arrays that a forward keeps stand after its output, which is made of them.
+        is_forward = bool(problem.outputs) and problem.loss is None
+        name = verdict.unexplained[-1 if is_forward else 0]
         differs = difference(problem, cases, ran.results, name)
         returned = any(call["returned"] for call in ran.calls)
         kind = differs.kind

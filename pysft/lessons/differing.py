@@ -49,7 +49,8 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
             return Difference("swapped", f"{name} holds what belongs to {other}.")
     what = " ".join([f"{name} is not the right one.", *_facts(problem, cases, found, right, name)])
     if name in problem.parts:
-        more = list(_in_parts(problem.parts[name], cases, found, right))
+        which, *more = _in_parts(problem.parts[name], cases, found, right)
+        what = f"{what} {which}"
     else:
         more = [*_where(found, right, name), *_structure(cases, found, right, name)]
     return Difference("other", what, tuple(more))
@@ -78,8 +79,9 @@ def _in_parts(parts, cases, found, right) -> Iterator[str]:
     )
     for part in wrong:
         of_part = [x[part] for x in found], [y[part] for y in right]
-        if seen := _multiple(cases, *of_part, part):
-            yield seen.what
+        factors = [factor(x, y) for x, y in zip(*of_part)]
+        if text := _times(cases, factors):
+            yield f"{part} is {text}the right one."
         else:
             yield from _where(*of_part, part)
 
@@ -223,6 +225,8 @@ def _multiple(cases, found, right, name) -> Difference | None:
         return Difference("negated", f"{name} has the wrong sign everywhere.")
     if text:
         meaning, hints = _meaning(cases, text)
+        if not meaning and re.search(r"\bG\b", text):
+            meaning = ". G is the number of graded rows"
         what = f"{name} is {text}the right one{meaning}."
         return Difference("multiplied", what, hints)
     if all(x.size == 1 for x in found):  # any two numbers are multiples of each other
@@ -342,6 +346,8 @@ def _structure(cases, found, right, name) -> Iterator[str]:
     gaps = [x - y for x, y in zip(found, right)]
     if right[0].ndim == 0 and np.allclose(gaps, gaps[0], rtol=CLOSE, atol=0):
         yield f"{name} is off by {float(gaps[0]):.4g} in every case."
+    elif right[0].ndim == 0 and abs(sum(map(np.sign, gaps))) == len(gaps):
+        yield f"{name} is too {'large' if gaps[0] > 0 else 'small'} in every case."
     elif right[0].ndim == 1:
         for axis, along in ((1, "column"), (0, "row")):
             if text := _sum(cases, found, axis, along):
@@ -438,12 +444,14 @@ def _rowwise(cases, found, right, gaps, axis, of, name) -> Iterator[str]:
             values = [case.arguments[other] for case in cases]
             if not all(isinstance(v, np.ndarray) and v.ndim == 1 for v in values):
                 continue
-            if any(len(v) != len(f) or (v == 0).any() for v, f in zip(values, factors)):
+            known = [~np.isnan(f) for f in factors]
+            if any(len(v) != len(k) or (v[k] == 0).any() for v, k in zip(values, known)):
                 continue
             for power, form in (*POWERS, (-2, "1/{}^2")):
                 with np.errstate(all="ignore"):
                     expected = [v**power for v in values]
-                if all(np.allclose(f, e, rtol=CLOSE, atol=0) for f, e in zip(factors, expected)):
+                pairs = [(f[k], e[k]) for f, e, k in zip(factors, expected, known)]
+                if all(np.allclose(f, e, rtol=CLOSE, atol=0) for f, e in pairs):
                     text += f", which is {form.format(other)}"
                     break
         yield text + "."
@@ -457,10 +465,9 @@ def _rowwise(cases, found, right, gaps, axis, of, name) -> Iterator[str]:
 
 def _factors(found, right, axis) -> np.ndarray | None:
     """Return the factor of each row (axis 1) or column (axis 0) of found = factor * right, or None
-    if they are no multiples."""
+    if they are no multiples. It is NaN where both are 0."""
     square = (right * right).sum(axis=axis)
-    if (square == 0).any():
-        return None
-    c = (found * right).sum(axis=axis) / square
+    c = (found * right).sum(axis=axis) / np.where(square == 0, 1, square)
     rest = found - right * (c[:, None] if axis == 1 else c)
-    return c if np.abs(rest).max() <= CLOSE * np.abs(found).max() else None
+    is_multiple = np.abs(rest).max() <= CLOSE * np.abs(found).max() and square.any()
+    return np.where(square == 0, np.nan, c) if is_multiple else None

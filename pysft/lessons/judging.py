@@ -60,7 +60,7 @@ def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
         also = also if wrong else []
         return Verdict(_named(problem, wrong), tuple(also), others, tuple(unexplained), worst)
 
-    touching = _touching(problem, cases, fits)
+    touching = _touching(problem, cases, seen, fits)
     fits = {name: {(way, s) for way, s in fits[name] if not s & touching} for name in fits}
     for wrong in catalogue(problem):
         if all(_has(fits[name], wrong) for name in problem.results):
@@ -73,11 +73,20 @@ def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
     return piecewise
 
 
-def _touching(problem, cases, fits) -> set[str]:
-    """The mistakes that alone change a result which is right. A file does not have them. Two of
-    them can cancel in it, but what is right in a result is not to be found by a mistake there."""
-    right = [name for name in problem.results if _has(fits[name], NONE)]
-    return {m for m in problem.mistakes if any(_differs(cases, n, frozenset([m])) for n in right)}
+def _touching(problem, cases, seen, fits) -> set[str]:
+    """The mistakes that alone change a result which is right, or a part of one. A file that has two
+    of them, which cancel there, is not told of them: a reader would look at what is right."""
+    right = [(name, _whole) for name in problem.results if _has(fits[name], NONE)]
+    for name, parts in problem.parts.items():
+        pairs = [(x, case.answer()[name]) for x, case in zip(seen[name][INTENDED], cases)]
+        for part in parts(pairs[0][1]):
+            if all(x.shape == y.shape and agree(parts(x)[part], parts(y)[part]) for x, y in pairs):
+                right.append((name, lambda x, parts=parts, part=part: parts(x)[part]))
+    return {
+        m
+        for m in problem.mistakes
+        if any(_differs(cases, name, frozenset([m]), of) for name, of in right)
+    }
 
 
 def _several(problem, cases, seen, touching) -> frozenset | None:
@@ -157,9 +166,14 @@ def _fits(problem, cases, ways, name) -> set:
     return fits
 
 
-def _differs(cases, name, wrong) -> bool:
-    """True if these mistakes change a result in some case."""
-    return not all(agree(case.answer(wrong)[name], case.answer()[name]) for case in cases)
+def _whole(result):
+    return result
+
+
+def _differs(cases, name, wrong, of=_whole) -> bool:
+    """True if these mistakes change a result in some case. of: takes a part of it."""
+    pairs = ((case.answer(wrong)[name], case.answer()[name]) for case in cases)
+    return not all(x.shape == y.shape and agree(of(x), of(y)) for x, y in pairs)
 
 
 def _has(fits: set, wrong: frozenset) -> bool:

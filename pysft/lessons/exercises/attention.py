@@ -41,6 +41,8 @@ def heads(N: int, C: int, H: int, cu_seqlens, wrong: frozenset):
             q, k, v = columns, C + columns, 2 * C + columns
             if "parts-inside-heads" in wrong:
                 q, k, v = (3 * h * D + part * D + np.arange(D) for part in range(3))
+            if "queries-and-keys-swapped" in wrong:
+                q, k = k, q
             if "keys-and-values-swapped" in wrong:
                 k, v = v, k
             yield slice(start, end), columns, h, q, k, v
@@ -60,6 +62,8 @@ def scale_of(D: int, C: int, wrong: frozenset) -> float:
         return 1.0
     if "scale-without-root" in wrong:
         return 1 / D
+    if "scale-multiplied" in wrong:
+        return np.sqrt(D)
     return 1 / np.sqrt(C if "scale-of-all-channels" in wrong else D)
 
 
@@ -86,11 +90,15 @@ def forward(arguments: dict, wrong: frozenset) -> dict:
             P, log_total = e / total, np.log(total)
         if "mask-after-softmax" in wrong:
             P = np.where(seen, P, 0)
-        y[rows, columns] = P @ qkv[rows, v]
+        y[rows, columns] = (e if "weights-not-divided" in wrong else P) @ qkv[rows, v]
         if "maximum-left-out-of-lse" not in wrong:
             log_total = top + log_total
         column = slice(None) if "heads-not-separated" in wrong else slice(h, h + 1)
         lse[rows, column] = log_total.reshape(-1, 1)
+    if "heads-not-put-back" in wrong:
+        for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
+            of_heads = y[start:end].reshape(end - start, H, C // H).transpose(1, 0, 2)
+            y[start:end] = of_heads.reshape(end - start, C)
     return {"y": y, "lse": lse}
 
 
@@ -106,6 +114,7 @@ FORWARD = Problem(
     outputs={"y": WRITTEN, "lse": WRITTEN},
     mistakes=(
         "scale-left-out",
+        "scale-multiplied",
         "scale-without-root",
         "scale-of-all-channels",
         "no-mask",
@@ -116,11 +125,14 @@ FORWARD = Problem(
         "softmax-over-queries",
         "maximum-not-subtracted",
         "maximum-of-all-rows",
+        "weights-not-divided",
+        "queries-and-keys-swapped",
         "keys-and-values-swapped",
         "sequences-not-separated",
         "heads-not-separated",
         "heads-interleaved",
         "parts-inside-heads",
+        "heads-not-put-back",
         "maximum-left-out-of-lse",
     ),
 )
@@ -146,7 +158,7 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         dout, scale = dy[rows, columns], scale_of(len(q), C, wrong - {"scale-left-out-of-scores"})
         score = qkv[rows, q] @ qkv[rows, k].T * scale_of(len(q), C, wrong)
         seen, everywhere = sees(len(score), wrong), np.ones_like(score, bool)
-        P = np.exp(score - lse[rows, h, None])
+        P = np.exp(score if "lse-not-subtracted" in wrong else score - lse[rows, h, None])
         if {"softmax-without-mask", "mask-after-softmax"} & wrong:
             P = np.exp(score - np.log(np.exp(score).sum(axis=1, keepdims=True)))
         masked = np.where(seen, P, 0)
@@ -219,6 +231,7 @@ BACKWARD = Problem(
         "scale-left-out-of-scores",
         "scale-left-out-of-dq-and-dk",
         "scale-twice-in-dq-and-dk",
+        "scale-multiplied",
         "scale-left-out-of-dq",
         "scale-left-out-of-dk",
         "scale-without-root",
@@ -228,6 +241,7 @@ BACKWARD = Problem(
         "softmax-without-mask",
         "mask-after-softmax",
         "row-does-not-see-itself",
+        "lse-not-subtracted",
         "delta-left-out",
         "delta-added",
         "delta-over-queries",
@@ -240,6 +254,7 @@ BACKWARD = Problem(
         "probability-not-transposed",
         "dscore-transposed",
         "dscore-not-transposed-in-dk",
+        "queries-and-keys-swapped",
         "keys-and-values-swapped",
         "sequences-not-separated",
         "heads-not-separated",

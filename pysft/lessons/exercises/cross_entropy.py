@@ -121,12 +121,18 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         softmax = softmax * onehot
     if "label-not-subtracted" in wrong:
         onehot = 0 * onehot
+    if "softmax-left-out" in wrong:
+        softmax = 0 * softmax
+    if "graded-rows-for-dnll" in wrong:
+        dnll = np.full(len(dnll), 1 / len(graded))
     if "label-added" in wrong:
         onehot = -onehot
     if "dnll-forgotten" in wrong:
         dlogits = softmax - onehot
     elif "dnll-on-softmax-only" in wrong:
         dlogits = dnll[:, None] * softmax - onehot
+    elif "dnll-on-label-only" in wrong:
+        dlogits = softmax - dnll[:, None] * onehot
     else:
         dlogits = dnll[:, None] * (softmax - onehot)
     if "logarithm-forgotten" in wrong:
@@ -171,6 +177,7 @@ BACKWARD = Problem(
     mistakes=(
         "label-not-subtracted",
         "label-added",
+        "softmax-left-out",
         "label-column-only",
         "label-minus-softmax",
         "columns-of-all-labels",
@@ -180,6 +187,8 @@ BACKWARD = Problem(
         "softmax-over-rows",
         "dnll-forgotten",
         "dnll-on-softmax-only",
+        "dnll-on-label-only",
+        "graded-rows-for-dnll",
         "ungraded-rows-kept",
         "label-0-not-graded",
         "divided-by-graded-rows",

@@ -151,11 +151,19 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     losses, slopes = np.logaddexp(0, -h), -sigmoid(-h)
     if "loss-of-minus-h" in wrong:
         losses = np.logaddexp(0, h)
+    elif "logarithm-left-out-of-loss" in wrong:
+        losses = -sigmoid(h)
+    elif "logarithm-of-the-mean" in wrong:
+        losses = np.full_like(h, -np.log(sigmoid(h).mean()))
     of_rejected = -slopes
     if "sigmoid-of-h" in wrong:
         slopes, of_rejected = -sigmoid(h), sigmoid(h)
     elif "sigmoid-left-out" in wrong:
         slopes, of_rejected = -np.ones_like(h), np.ones_like(h)
+    elif "derivative-of-the-sigmoid" in wrong:
+        slopes, of_rejected = -sigmoid(h) * sigmoid(-h), sigmoid(h) * sigmoid(-h)
+    elif "sigmoid-of-h-for-the-rejected" in wrong:
+        of_rejected = sigmoid(h)
     if "rejected-left-out" in wrong:
         of_rejected = 0 * of_rejected
     elif "same-sign-for-both" in wrong:
@@ -202,7 +210,11 @@ BACKWARD = Problem(
         "beta-left-out-of-h",
         "beta-left-out-of-dnll",
         "loss-of-minus-h",
+        "logarithm-left-out-of-loss",
+        "logarithm-of-the-mean",
         "sigmoid-of-h",
+        "sigmoid-of-h-for-the-rejected",
+        "derivative-of-the-sigmoid",
         "sigmoid-left-out",
         "sigmoid-of-the-mean",
         "rejected-left-out",

@@ -32,6 +32,8 @@ def forward(arguments: dict, wrong: frozenset) -> dict:
         variance = variance + mean**2
     if "unbiased-variance" in wrong:
         variance = variance * C / (C - 1)
+    elif "sum-for-mean-in-variance" in wrong:
+        variance = variance * C
     if "eps-left-out" in wrong:
         eps = 0.0
     elif "eps-not-the-argument" in wrong:
@@ -45,7 +47,7 @@ def forward(arguments: dict, wrong: frozenset) -> dict:
     else:
         rstd = 1 / np.sqrt(variance + eps)
     centred = x if "mean-not-subtracted" in wrong else x - mean[:, None]
-    norm = centred * rstd[:, None]
+    norm = centred / rstd[:, None] if "divided-by-rstd" in wrong else centred * rstd[:, None]
     scale = np.ones_like(w) if "weight-left-out" in wrong else w
     shift = np.zeros_like(b) if "bias-left-out" in wrong else b
     y = (norm + shift) * scale if "bias-before-weight" in wrong else norm * scale + shift
@@ -66,7 +68,9 @@ FORWARD = Problem(
         "mean-not-subtracted",
         "mean-square-for-variance",
         "unbiased-variance",
+        "sum-for-mean-in-variance",
         "root-left-out",
+        "divided-by-rstd",
         "deviation-for-rstd",
         "eps-left-out",
         "eps-outside-the-root",
@@ -137,7 +141,12 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     for name, power in POWERS_OF_RSTD.items():
         if name in wrong:
             moves = moves * rstd[:, None] ** power
-    dx = g - mean_g - moves * mean_g_norm
+    if "mean-term-added" in wrong:
+        mean_g = -mean_g
+    if "rstd-missing-from-mean-term" in wrong:
+        mean_g = mean_g / rstd[:, None]
+    direct = g / rstd[:, None] if "rstd-missing-from-direct-term" in wrong else g
+    dx = direct - mean_g - moves * mean_g_norm
     if "own-output-alone" in wrong:
         dx = g * (1 - 1 / C - norm**2 / C)
     if "rstd-left-out" not in wrong:
@@ -190,7 +199,10 @@ BACKWARD = Problem(
         ),
     ),
     mistakes=(
+        "rstd-missing-from-direct-term",
         "mean-term-left-out",
+        "mean-term-added",
+        "rstd-missing-from-mean-term",
         "variance-term-left-out",
         "variance-term-added",
         "norm-left-out-of-variance-term",
