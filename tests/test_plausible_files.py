@@ -174,7 +174,46 @@ def test_a_row_that_does_not_see_itself_is_named_whatever_hides_a_score(hidden):
     assert found.mistake == "attention_forward/row-does-not-see-itself"
 
 
+ALL_HEADS = """def attention_forward(y, lse, qkv, cu_seqlens):
+    N, C, H = *y.shape, lse.shape[1]
+    Q, K, V = (part.reshape(N, H, -1) for part in np.split(qkv, 3, axis=1))
+    for a, b in zip(cu_seqlens, cu_seqlens[1:]):
+        score = np.einsum("thd,jhd->htj", Q[a:b], K[a:b]) / np.sqrt(C // H)
+        score = np.where(np.tri(b - a, dtype=bool), score, -np.inf)
+        top = score.max(axis=2, keepdims=True)
+        e = np.exp(score - top)
+        total = e.sum(axis=2, keepdims=True)
+        y[a:b] = np.einsum("htj,jhd->thd", e / total, V[a:b]).reshape(b - a, C)
+        lse[a:b] = (top + np.log(total))[:, :, 0].T
+"""
+
+
+@pytest.mark.parametrize(
+    "change, mistake",
+    [
+        (("->thd", "->htd"), "heads-not-put-back"),
+        (("Q, K, V =", "K, Q, V ="), "queries-and-keys-swapped"),
+        (("e / total,", "e,"), "weights-not-divided"),
+        (("/ np.sqrt(C", "* np.sqrt(C"), "scale-multiplied"),
+    ],
+)
+def test_a_mistake_in_attention_of_all_heads_at_once_is_named(change, mistake):
+    assert said("attention_forward", ALL_HEADS).passed
+    assert said("attention_forward", ALL_HEADS, change).mistake == f"attention_forward/{mistake}"
+
+
 # ------------------------------------------------------------------------------------- layer norm
+
+
+def test_of_a_forward_what_it_keeps_is_told_first():
+    code = """def layernorm_forward(y, mean, rstd, x, w, b, eps):
+    mean[:] = x.mean(axis=1)
+    rstd[:] = (np.abs(x - mean[:, None]).mean(axis=1) ** 2 + eps) ** -0.5
+    y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
+"""
+    found = said("layernorm_forward", code)
+    assert found.finding == "layernorm_forward: rstd is not the right one."
+
 
 NORM = """def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
     C = x.shape[1]
@@ -227,6 +266,19 @@ def test_of_an_unknown_mistake_it_is_said_which_facts_of_the_page_hold():
     assert "dlogits does not add up to 0" in said("cross_entropy_backward", code).finding
 
 
+def test_rows_that_are_0_do_not_hide_what_the_others_have_in_common():
+    code = """def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
+    graded = labels != -100
+    dlogits[:] = np.exp(logits - lse[:, None])
+    dlogits[graded, labels[graded]] -= 1
+    dlogits *= (graded * FACTOR)[:, None]
+"""
+    own = "Each row of dlogits is the right one times a number of its own"
+    for factor, more in (("dnll.mean()", "."), ("dnll**2", ", which is dnll.")):
+        found = said("cross_entropy_backward", code, ("FACTOR", factor))
+        assert own + more in found.hints, found.hints
+
+
 # -------------------------------------------------------------------------------------------- DPO
 
 DPO = """def dpo_backward(nll, reference, labels, cu_seqlens, chosen, rejected, beta):
@@ -265,7 +317,25 @@ def test_a_mistake_in_dpos_derivative_is_named(mistakes, changes):
     assert found.mistake == " + ".join(f"dpo_backward/{name}" for name in mistakes), found
 
 
+def test_of_a_single_number_it_is_said_whether_it_is_too_large():
+    found = said("dpo_backward", DPO, ("np.logaddexp(0, -h)", "np.logaddexp(1, -h)"))
+    assert found.hints == ("loss is too large in every case.",) and not found.rows[0].passed
+
+
 # ---------------------------------------------------------------------------------- in all lessons
+
+
+def test_no_mistake_is_named_that_changes_a_part_which_is_right():
+    """dk alone lacks its factor, so the mistake that leaves out both is not named."""
+    problem, own_cases = PROBLEMS["attention_backward"], cases("attention_backward")
+    results = []
+    for case in own_cases:
+        dq, dk, dv = np.split(case.answer()["dqkv"], 3, axis=1)
+        scaled = case.answer(frozenset({"scale-left-out-of-dq-and-dk"}))["dqkv"]
+        results.append({"dqkv": np.hstack([dq, np.split(scaled, 3, axis=1)[1], dv])})
+    calls = [{"changed": [], "returned": False} for _ in results]
+    found = check.judged(problem, own_cases, Ran(None, calls, results))
+    assert found.mistake == "attention_backward/scale-left-out-of-dk"
 
 
 def test_no_mistake_is_named_that_changes_a_result_which_is_right():
