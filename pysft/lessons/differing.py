@@ -26,8 +26,11 @@ class Difference:
     more: tuple[str, ...] = ()
 
 
-def difference(problem: Problem, cases: list[Case], results: list[dict], name: str) -> Difference:
-    """Return how the result `name` differs from the right one in all cases."""
+def difference(
+    problem: Problem, cases: list[Case], results: list[dict], name: str, detailed: bool = True
+) -> Difference:
+    """Return how the result `name` differs from the right one in all cases. detailed: for a
+    difference of the kind "other", with what is known of it."""
     found = [result[name] for result in results]
     right = [case.answer()[name] for case in cases]
     if name in problem.outputs and (missed := _not_written(problem, cases, results, name)):
@@ -47,6 +50,8 @@ def difference(problem: Problem, cases: list[Case], results: list[dict], name: s
     for other in problem.results:
         if other != name and all(agree(x, c.answer()[other]) for x, c in zip(found, cases)):
             return Difference("swapped", f"{name} holds what belongs to {other}.")
+    if not detailed:
+        return Difference("other", f"{name} is not the right one.")
     what = " ".join([f"{name} is not the right one.", *_facts(problem, cases, found, right, name)])
     if name in problem.parts:
         which, *more = _in_parts(problem.parts[name], cases, found, right)
@@ -157,10 +162,14 @@ def in_sizes(factors: list[float], cases: list[Case]) -> str | None:
 
     It is the shortest of those tried: a number, a power of a size, products of two of them."""
     for formulas in _formulas(_numbers(cases)):
+        if not formulas:
+            continue
+        table = np.array([values for _, values in formulas])
         for c in (1, -1, 2, 0.5, -2, -0.5):
-            for text, values in formulas:
-                if np.allclose(factors, c * values, rtol=CLOSE, atol=0):
-                    return ("-" if c < 0 else "") + _formula(abs(c), text)
+            fits = (np.abs(factors - c * table) <= CLOSE * np.abs(c * table)).all(axis=1)
+            if fits.any():
+                text, _ = formulas[fits.argmax()]
+                return ("-" if c < 0 else "") + _formula(abs(c), text)
     return None
 
 
@@ -379,6 +388,8 @@ def _is_constant(gap, axis) -> bool:
 def _product(cases, values) -> str | None:
     """Say of which arguments each of these arrays is the product, and with which factor."""
     for names, products in _products(cases, [x.shape for x in values]):
+        if factor(values[0], products[0]) is None:  # most are no such product
+            continue
         text = _times(cases, [factor(x, p) for x, p in zip(values, products)])
         if text is not None:
             return text + " ".join(names)

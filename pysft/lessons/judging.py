@@ -16,6 +16,7 @@ from pysft.lessons.problem import ADDED, NONE, WRITTEN, Problem
 from pysft.nn.gradcheck import TOLERANCE
 
 INTENDED = "intended"
+FEW = 20  # sets of mistakes that are compared one by one
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,17 @@ def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
             for name in explained
         }
         others = {name: way for name, way in others.items() if way != INTENDED}
-        same = [s for s in catalogue(problem)[1:] if all(_has(fits[name], s) for name in explained)]
+        known = [{s for _, s in fits[name]} for name in explained]
+        tried = catalogue(problem)[1:] if wrong else []
+        same = [s for s in tried if all(s in sets for sets in known)]
         also = [_named(problem, s) for s in same if s != wrong and not any(t < s for t in same)]
-        also = also if wrong else []
         return Verdict(_named(problem, wrong), tuple(also), others, tuple(unexplained), worst)
 
     touching = _touching(problem, cases, seen, fits)
     fits = {name: {(way, s) for way, s in fits[name] if not s & touching} for name in fits}
+    known = [{s for _, s in fits[name]} for name in problem.results]
     for wrong in catalogue(problem):
-        if all(_has(fits[name], wrong) for name in problem.results):
+        if all(wrong in sets for sets in known):
             return verdict(wrong)
     piecewise = _piecewise(problem, cases, seen, fits, verdict)
     if piecewise.unexplained and (wrong := _several(problem, cases, seen, touching)):
@@ -161,8 +164,13 @@ def _fits(problem, cases, ways, name) -> set:
     """Return the (way, set of mistakes) that give this result in all cases."""
     sets, fits = catalogue(problem), set()
     for way, found in ways.items():
-        first = np.flatnonzero(cases[0].agreeing(name, found[0]))  # few are left for the others
-        fits |= _fits_of(cases[1:], {way: found[1:]}, name, [sets[i] for i in first])
+        agrees, tried = cases[0].agreeing(name, found[0]), 1
+        # A table of all sets is dear, and worth it where many are left.
+        while np.count_nonzero(agrees) > FEW and tried < len(cases):
+            agrees &= cases[tried].agreeing(name, found[tried])
+            tried += 1
+        left = [sets[i] for i in np.flatnonzero(agrees)]
+        fits |= _fits_of(cases[tried:], {way: found[tried:]}, name, left)
     return fits
 
 
