@@ -5,6 +5,7 @@ import argparse
 import difflib
 import re
 import sys
+from functools import cache
 
 from pysft import __version__
 from pysft.cli import (
@@ -89,8 +90,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}. See: python -m {self.prog} --help\n")
 
 
+@cache
 def parser() -> Parser:
-    """Return the parser of the whole command line."""
+    """Return the parser of the whole command line, made once in a process."""
     top = Parser(
         prog="pysft",
         description="A language model that only completes text becomes a chatbot that answers.",
