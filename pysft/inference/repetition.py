@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 
 from pysft.text.tokenizer import Tokenizer
 
@@ -26,13 +27,16 @@ def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
     marks = {c for text in texts.values() for c in text if unicodedata.category(c)[0] == "M"}
     letter = f"(?:{LETTER}|[{''.join(sorted(marks))}])" if marks else LETTER
     word = re.compile(rf"{letter}+(?:'{letter}+)*")
-    # The word, perhaps empty, that a text ends with.
-    begun_at_end = re.compile(rf"(?:{letter}+')*{letter}*\Z")
-    # The tokens with letters, by what stands before their first word, and this word.
+    # The word, perhaps empty, that a text ends with, from its last character to its first: a search
+    # for it from the text's beginning takes the square of the time.
+    begun_backwards = re.compile(rf"{letter}*(?:'{letter}+)*")
+    # The tokens with letters: what stands before their first word -> [(this word, its tokens)].
     tokens = {}
     for i, text in texts.items():
         if found := word.search(text):
-            tokens.setdefault((text[: found.start()], found.group()), []).append(i)
+            words = tokens.setdefault(text[: found.start()], {})
+            words.setdefault(found.group(), []).append(i)
+    tokens = {mark: list(words.items()) for mark, words in tokens.items()}
 
     @lru_cache(256)
     def beginnings(text: str) -> frozenset[str]:
@@ -43,16 +47,20 @@ def repeated_words(tokenizer: Tokenizer) -> Callable[[list[int]], list[int]]:
         if not special.isdisjoint(written):
             return []
         text = "".join(map(texts.__getitem__, written))
-        begun = begun_at_end.search(text).group()
+        begun = begun_backwards.match(text[::-1]).group()[::-1]
         begins = beginnings(text[: len(text) - len(begun)])
-        ended = begins | beginnings(begun)  # if the word ends here
         within = begun[-1:].isalpha() or begun[-1:] in marks
         goes_on = {"": begun, "'": begun + "'"} if within else {"": begun}
-        return [
-            i
-            for (mark, letters), ids in tokens.items()
-            if (goes_on[mark] + letters in begins if mark in goes_on else letters in ended)
-            for i in ids
-        ]
+        found = []
+        for mark, words in tokens.items():
+            if mark in goes_on:
+                now = goes_on[mark]
+                repeated = (ids for letters, ids in words if now + letters in begins)
+            else:  # the word ends here, and counts as well
+                repeated = (
+                    ids for letters, ids in words if letters in begins or begun.startswith(letters)
+                )
+            found.extend(chain.from_iterable(repeated))
+        return found
 
     return again

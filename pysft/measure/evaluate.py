@@ -155,9 +155,10 @@ def answer(
     return [(visible_reply(r.ids, tokenizer, template), r) for r in replies]
 
 
-def longest_reply(tokenizer: Tokenizer, template: Template, tokens: int = MAX_NEW) -> int:
-    """The most tokens of a reply: `tokens`, and more if the model may think before it answers."""
-    return tokens + room_for_thoughts(tokenizer, template)
+def longest_reply(tokenizer: Tokenizer, template: Template, tokens: int | None = None) -> int:
+    """The most tokens of a reply: `tokens`, or MAX_NEW, and more if the model may think before it
+    answers."""
+    return (MAX_NEW if tokens is None else tokens) + room_for_thoughts(tokenizer, template)
 
 
 def spoken(reply: Reply, tokenizer: Tokenizer, template: Template) -> str:

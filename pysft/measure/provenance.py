@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, count
-from os.path import commonprefix
 
 import numpy as np
 
@@ -114,16 +113,19 @@ class Provenance:
     def _in_replies(self, reply: str) -> str:
         """The longest stretch of `reply` that is in a training reply too.
 
-        Take each tail of the reply. In sorted order, the suffix of the training replies that shares
-        the longest beginning with it comes directly before or after it. (Overlap is no help here:
-        it finds nothing below GRAM characters, and it would visit every occurrence of an opening
-        that all replies share.)"""
-        found = ""
-        for tail in (reply[i:] for i in range(len(reply))):
-            place = bisect_left(self._order, tail, key=lambda p: self._joined[p : p + len(tail)])
-            for p in self._order[max(0, place - 1) : place + 1]:
-                common = commonprefix([tail, self._joined[p : p + len(tail)]])
-                found = max(found, common.partition(self._border)[0], key=len)
+        At each place of the reply, look for a stretch that is one character longer than the
+        longest so far, until there is none. A text that has it begins a suffix of the training
+        replies, and the suffixes are sorted. (Overlap is no help here: it finds nothing below GRAM
+        characters, and it would visit every occurrence of an opening that all replies share.)"""
+        text, order, found = self._joined, self._order, ""
+        for i in range(len(reply)):
+            while len(wanted := reply[i : i + len(found) + 1]) > len(found):
+                n = len(wanted)
+                place = bisect_left(order, wanted, key=lambda p: text[p : p + n])
+                p = order[place] if place < len(order) else len(text)
+                if text[p : p + n] != wanted or self._border in wanted:
+                    break
+                found = wanted
         return found
 
 
