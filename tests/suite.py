@@ -1,7 +1,7 @@
-"""Run all tests, a process on each processor. A file that takes long has a process of its own, and
-those that take longest begin first. The other files share processes, eight in each, because a
-process of pytest takes two seconds before its first test. Prints a line for each process, and all
-of pytest's output if a test fails.
+"""Run all tests, a process on each processor. A process of pytest takes two seconds before its
+first test, so most files share processes, sixteen in each. The two files that take longest begin
+first. A few have processes of their own at the end, so that all processors finish at about the same
+time. Prints a line for each process, and all of pytest's output if a test fails.
 
     python tests/suite.py [OPTIONS OF PYTEST]
 
@@ -17,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-# The files that take long, the longest first. The order of the others does not matter.
-LONGEST = "guide lab build cli_process resume checkpoints preferences report cli_data tree".split()
-LONGEST += "add_a_stage figures made world situations fuzz comparing_faults gradcheck".split()
-TOGETHER = 8  # files in a process that is shared
+FIRST = ["guide", "lab"]  # the files that take longest
+LAST = "build cli_process checkpoints preferences report resume tree".split()
+TOGETHER = 16  # files in a process that is shared
 TIME_LIMIT = 1800  # seconds for one process
 NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test
 
@@ -55,9 +54,9 @@ def main(options):
 def shared(paths):
     """The files of each process, in the order in which the processes begin."""
     by_name = {path.stem.removeprefix("test_"): path for path in sorted(paths)}
-    alone = [[by_name.pop(name)] for name in LONGEST]
+    first, last = ([[by_name.pop(name)] for name in names] for names in (FIRST, LAST))
     rest = list(by_name.values())
-    return alone + [rest[i : i + TOGETHER] for i in range(0, len(rest), TOGETHER)]
+    return first + [rest[i : i + TOGETHER] for i in range(0, len(rest), TOGETHER)] + last
 
 
 def _processors():

@@ -137,7 +137,8 @@ def coverage_map(copies, say=print) -> Covered:
     files = {f"tests/{p.name}": None for p in sorted((folder / "tests").glob("test_*.py"))}
     paths = {file: kept / f"{Path(file).stem}-{_digest(folder, file)}.json" for file in files}
     missing = [file for file, path in paths.items() if not path.is_file()]
-    missing.sort(key=lambda file: -suite.place(Path(file))[0])  # those that take long come last
+    long = {f"tests/test_{name}.py" for name in suite.FIRST + suite.LAST}
+    missing.sort(key=long.__contains__)  # those that take long come last
     if missing:
         say(f"recording which lines {len(missing)} files of tests run", flush=True)
     copies.map(lambda copy, file: _record(copy, file, paths[file]), missing)
