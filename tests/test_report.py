@@ -3,6 +3,7 @@ is in."""
 
 import copy
 import json
+import os
 import re
 import shlex
 import shutil
@@ -32,6 +33,9 @@ from pysft.training.flat import PLACES
 from pysft.training.presets import PRESETS, TOOLS, WITH_TOOLS, Parent, resolve
 from pysft.training.settings import Settings
 
+# One in EVERY of ten values of other types is tried at each place of a file. `make torture` tries
+# all.
+EVERY = int(os.environ.get("PYSFT_EVERY", 10))
 FILES = [RUN_FILE, *(f"base/{name}" for name in BASE), *(f"sft/{name}" for name in TUNED)]
 HOSTILE = "</table><script>alert('x')</script> \"quoted\" & 'single' $x$"
 ORIGINS = Provenance(
@@ -224,6 +228,13 @@ def run(tmp_path):
     return fill(tmp_path / "my run", contents())
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """(a complete run, its page with figures, which take a second to draw)"""
+    folder = fill(tmp_path_factory.mktemp("drawn") / "my run", contents())
+    return folder, report(folder)
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Without matplotlib, a page is made sooner."""
@@ -347,9 +358,9 @@ def test_a_reply_of_the_chat_about_the_town_may_be_empty(run, undrawn):
     assert cells(part_of(document, "A chat about the town"))[1] == ["Hm?\nabout nobody", ""]
 
 
-def test_every_section_is_there_and_nothing_is_missing(run):
+def test_every_section_is_there_and_nothing_is_missing(drawn):
     pytest.importorskip("matplotlib")
-    document = report(run)
+    _, document = drawn
     assert re.findall("<h2>(.*?)</h2>", document) == [
         "In short",
         "The stages",
@@ -578,17 +589,17 @@ def test_a_long_group_of_replies_shows_eight_of_them_and_folds_the_others(run, u
         assert len(cells(below)) == 9 + 2 * (count > 8)
 
 
-def test_hostile_text_in_prompts_and_replies_is_shown_and_not_executed(run):
-    document = report(run)
+def test_hostile_text_in_prompts_and_replies_is_shown_and_not_executed(drawn):
+    _, document = drawn
     assert "<script" not in document and text_of(document).count(HOSTILE) >= 4
     assert not re.search(r"src=|href=|url\(|@import", document)
 
 
-def test_the_page_is_the_same_bytes_each_time_and_written_whole(run):
+def test_the_page_is_the_same_bytes_each_time_and_written_whole(drawn):
+    run, document = drawn
     path = write_report(run)
-    first = path.read_bytes()
-    assert path == run / "report.html" and "my run" in first.decode()
-    assert write_report(run).read_bytes() == first
+    assert path == run / "report.html" and "my run" in document
+    assert path.read_bytes() == document.encode()
     assert not [p for p in run.iterdir() if p.suffix == ".tmp"]
 
 
@@ -698,7 +709,7 @@ def test_no_value_of_another_type_makes_it_fail(run, undrawn, name):
     for turn, path in enumerate(places(copy.deepcopy(whole))):
         if "settings" in path[:-1] and path[-1] not in ("preset", "context") or "template" in path:
             continue  # forty settings of one type
-        for value in (values + values)[turn % 10 :][:10:4]:  # three values, others at each place
+        for value in (values + values)[turn % 10 :][:10:EVERY]:  # other ones at the next place
             data = copy.deepcopy(whole)
             at = data
             for key in path[:-1]:
