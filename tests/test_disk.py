@@ -324,11 +324,13 @@ class Recorder:
             _, path, content = self.events[count]
             pending.append(("create", path, content, False))
         for chosen in itertools.product([False, True], repeat=len(pending)):
-            for torn in (0.0, 0.5, 1.0):
+            taken = [change for take, change in zip(chosen, pending) if take]
+            # Only a removal, and bytes that were not synced, can be there in part.
+            partly = any(kind == "remove" or more[-1:] == [False] for kind, _, *more in taken)
+            for torn in (0.0, 0.5, 1.0) if partly else (1.0,):
                 state = dict(durable)
-                for take, change in zip(chosen, pending):
-                    if take:
-                        self._change(state, *change, torn=torn)
+                for change in taken:
+                    self._change(state, *change, torn=torn)
                 yield state
 
     @staticmethod
@@ -337,6 +339,7 @@ class Recorder:
         synced."""
         if path.parent not in state:
             return
+        below = f"{path}{os.sep}"
         if kind == "create":
             content, is_synced = rest
             before = state.get(path) or b""
@@ -346,10 +349,10 @@ class Recorder:
         elif kind == "mkdir":
             state[path] = None
         elif kind == "rename" and path in state:
-            for moved in [p for p in state if p == path or path in p.parents]:
+            for moved in [p for p in state if p == path or str(p).startswith(below)]:
                 state[rest[0] / moved.relative_to(path)] = state.pop(moved)
         elif kind == "remove":
-            for gone in [p for p in state if p == path or path in p.parents]:
+            for gone in [p for p in state if p == path or str(p).startswith(below)]:
                 if torn == 1.0 or state[gone] is not None:
                     del state[gone]
 
