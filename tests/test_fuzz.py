@@ -30,7 +30,7 @@ from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.presets import PRESETS, read_settings, resolve
 from pysft.training.settings import Data, Model, Settings
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 MANY = int(os.environ.get("PYSFT_FUZZ", "0"))
 
@@ -111,7 +111,7 @@ def as_toml(value):
     return repr(value) if isinstance(value, float) else json.dumps(value)
 
 
-@many(300)
+@many(150)
 @given(
     st.dictionaries(st.sampled_from(["seed", "preset", "stages", "unheard of"]), toml_values),
     st.dictionaries(
@@ -156,7 +156,7 @@ def test_a_settings_file_of_any_nbytesgives_settings_or_a_sentence(tmp_path_fact
 # ----------------------------------------------------------------------------------- templates
 
 
-@many(300)
+@many(150)
 @given(st.data())
 def test_a_spoilt_template_is_read_or_refused_in_a_sentence(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "template.json"
@@ -187,7 +187,7 @@ entries = st.fixed_dictionaries(
 )
 
 
-@many(600)
+@many(300)
 @given(
     st.dictionaries(
         st.sampled_from(["a", "b", "c", "__metadata__"]),
@@ -298,7 +298,7 @@ def damage(data, path):
         path.write_bytes(whole)
 
 
-@many(50, 0.05)
+@many(30, 0.05)
 @given(st.data())
 def test_a_spoilt_run_folder_is_used_or_refused_in_a_sentence(home, tmp_path_factory, data):
     run = tmp_path_factory.getbasetemp() / "spoilt"
@@ -373,7 +373,7 @@ def arrays(draw, pool):
     return a
 
 
-@many(300)
+@many(150)
 @given(st.data())
 def test_a_kernel_computes_with_any_arrays_or_refuses_them(data):
     kernel = data.draw(st.sampled_from(kernels.KERNELS + [kernels.decode_pack]))
@@ -391,7 +391,7 @@ def test_a_kernel_computes_with_any_arrays_or_refuses_them(data):
         is_refused(error)
 
 
-@many(300)
+@many(150)
 @given(st.data())
 def test_arrays_that_nearly_fit_are_computed_or_refused(data):
     """The arguments have the shapes that the kernel wants, but for up to two that are changed; so

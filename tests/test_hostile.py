@@ -32,7 +32,7 @@ from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 many = settings(
-    max_examples=int(os.environ.get("PYSFT_HOSTILE", "60")),
+    max_examples=int(os.environ.get("PYSFT_HOSTILE", "30")),
     deadline=None,
     derandomize=True,
     database=None,
