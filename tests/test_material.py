@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,11 +27,18 @@ PLAYS = read_corpus("plays")[:20000] + SHAKESPEARE
 SIGNS = SHAKESPEARE * 4000  # each line has one word, of 26 letters; a name has at most nine
 
 
-def gathered(tmp_path, **data):
-    """The material of a training on the shipped conversations and this many transcripts."""
-    path = tmp_path / "corpus.txt"
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory):
+    """A function of settings: the material of a training on the shipped conversations and this many
+    transcripts, gathered once for the same settings."""
+    path = tmp_path_factory.mktemp("gathered") / "corpus.txt"
     path.write_text(PLAYS)
-    return gather(resolve("tiny", flags={"data": data}, tools=True), str(path), None)
+
+    @cache
+    def gathered(**data):
+        return gather(resolve("tiny", flags={"data": data}, tools=True), str(path), None)
+
+    return gathered
 
 
 def is_made(conversation: Conversation) -> bool:
@@ -96,8 +104,8 @@ def test_a_note_names_eight_characters_the_most_frequent_first_and_counts_the_re
 # ----------------------------------------------------------------------- transcripts in a training
 
 
-def test_transcripts_are_mixed_with_all_that_would_be_trained_on_without_them(tmp_path):
-    plain, mixed = gathered(tmp_path, transcripts=0), gathered(tmp_path, transcripts=500)
+def test_transcripts_are_mixed_with_all_that_would_be_trained_on_without_them(gathered):
+    plain, mixed = gathered(transcripts=0), gathered(transcripts=500)
     made = [c for c in mixed.conversations if is_made(c)]
     assert len(made) == 500
     assert [c for c in mixed.conversations if not is_made(c)] == plain.conversations
@@ -106,22 +114,22 @@ def test_transcripts_are_mixed_with_all_that_would_be_trained_on_without_them(tm
     assert len(mixed.examples[0]) == len(mixed.conversations)
 
 
-def test_transcripts_change_nothing_that_a_model_is_measured_with(tmp_path):
+def test_transcripts_change_nothing_that_a_model_is_measured_with(gathered):
     """Not even the known words: the names in transcripts are invented syllables."""
-    plain, mixed = (gathered(tmp_path, transcripts=n).probe for n in (0, 500))
+    plain, mixed = (gathered(transcripts=n).probe for n in (0, 500))
     assert plain == mixed
 
 
-def test_a_fact_of_the_town_is_trained_on_only_if_it_is_of_the_half_for_training(tmp_path):
-    made = [c for c in gathered(tmp_path, transcripts=2000).conversations if c.has_calls]
+def test_a_fact_of_the_town_is_trained_on_only_if_it_is_of_the_half_for_training(gathered):
+    made = [c for c in gathered(transcripts=2000).conversations if c.has_calls]
     answers = {c.messages[-1]["content"][-1]["text"] for c in made}
     trained, held = ({fact.text for fact in town(trained=half)} for half in (True, False))
     assert trained & answers and not held & answers
 
 
-def test_nothing_that_is_held_out_stands_in_a_transcript(tmp_path):
+def test_nothing_that_is_held_out_stands_in_a_transcript(gathered):
     """Transcripts hold some of the shipped conversations too."""
-    mixed = gathered(tmp_path, transcripts=3000)
+    mixed = gathered(transcripts=2000)
     made = [plain(m["content"]) for c in mixed.conversations if is_made(c) for m in c.messages]
     read = [m["content"] for c in mixed.conversations if not is_made(c) for m in c.messages]
     held = [m["content"] for messages in mixed.heldout for m in messages.messages]
@@ -139,18 +147,18 @@ def test_transcripts_are_written_without_the_characters_that_are_replaced(tmp_pa
     assert not any("w" in plain(m["content"]) for c in made for m in c.messages)
 
 
-def test_a_transcript_that_does_not_fit_is_left_out_and_said(tmp_path):
+def test_a_transcript_that_does_not_fit_is_left_out_and_said(gathered):
     """The shipped conversations may not be dropped so; nobody wrote the transcripts."""
-    mixed = gathered(tmp_path, transcripts=2000, template="chatml")
+    mixed = gathered(transcripts=1000, template="chatml")
     made = sum(map(is_made, mixed.conversations))
-    assert 1000 < made < 2000
-    assert any(note.startswith(f"left out: {2000 - made:,} of 2,000 made") for note in mixed.notes)
+    assert 500 < made < 1000
+    assert any(note.startswith(f"left out: {1000 - made:,} of 1,000 made") for note in mixed.notes)
     assert max(len(example.input_ids) for example in mixed.examples[0]) <= 256
 
 
-def test_made_transcripts_bring_no_notes_about_the_data(tmp_path):
+def test_made_transcripts_bring_no_notes_about_the_data(gathered):
     """Two of them may ask the same and be answered otherwise: "And where does she live?" """
-    assert gathered(tmp_path, transcripts=2000).notes == gathered(tmp_path, transcripts=0).notes
+    assert gathered(transcripts=2000).notes == gathered(transcripts=0).notes
 
 
 # ------------------------------------------------------------------------- the data in numbers
