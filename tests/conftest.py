@@ -129,7 +129,20 @@ def few_prompts():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, without_figures):
+def few_tokens():
+    """For the tests of a file, the replies of a model that is measured or talked to have at most
+    24 tokens. A small model seldom ends a reply."""
+    from pysft.inference import session
+    from pysft.measure import evaluate
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (evaluate, session):
+            patch.setattr(module, "MAX_NEW", 24)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, without_figures, few_prompts):
     """A small trained run."""
     from command_line import TrainedRun
 
@@ -137,7 +150,7 @@ def trained(tmp_path_factory, without_figures):
 
 
 @pytest.fixture(scope="module")
-def world_run(tmp_path_factory, without_figures):
+def world_run(tmp_path_factory, without_figures, few_prompts):
     """A small run that learned an invented world: (its folder, its --json document)."""
     from command_line import SMALL_WORLD, succeeds
 

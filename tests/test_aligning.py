@@ -26,6 +26,8 @@ from pysft.text.conversation import Conversation
 from pysft.text.examples import encode_conversation
 from pysft.text.preferences import read_rankings
 
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
+
 PROMPTS = [user for user, *_ in CONVERSATIONS]
 SHORT = ["--set", "reward.rankings=4", "reward.lr=0.01"]
 DPO = ["--steps", "3", "--set", "dpo.pairs=4", "dpo.windows=[[32,2]]", "dpo.lr=0.001"]

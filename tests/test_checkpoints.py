@@ -50,7 +50,7 @@ from pysft.training.objectives import Sft
 from pysft.training.settings import Settings
 from pysft.training.stages import PLANS, Plan, checkpoint_steps, finetune, replay_alone
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 

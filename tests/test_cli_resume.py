@@ -26,7 +26,7 @@ from pysft.run.begun import READ, resume_command
 from pysft.text import examples
 from pysft.training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 RESUME = ("train", "--resume", "--out", "run")
 

@@ -39,7 +39,7 @@ from pysft.nn.shapes import GPTConfig
 from pysft.training import values
 from pysft.training.presets import resolve
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 # The names in the --json document of train and eval. Others rely on them.
 FIGURES = set(

@@ -23,7 +23,7 @@ from pysft.jobs.collect import sample_replies
 from pysft.run.stage import load_stage
 from pysft.text.render import render_prompt
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 GOOD = [
     {

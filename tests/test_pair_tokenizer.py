@@ -38,7 +38,7 @@ from pysft.text.view import names
 from pysft.training import runner
 from pysft.training.settings import Data
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 CORPUS = read_corpus("plays")[:12000] + "Human: Assistant"  # the words of every template
 BASE = PairTokenizer.of(CORPUS)

@@ -18,6 +18,8 @@ from command_line import (
 
 from pysft.run.stage import load_stage
 
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
+
 PROMPTS = [user for user, *_ in CONVERSATIONS]
 SHORT = ["--steps", "3", "--set", "ppo.prompts=4", "ppo.replies=2", "ppo.tokens=12"]
 SHORT += ["ppo.windows=[[32,2]]", "ppo.warmup=1", "ppo.checkpoint_every='never'"]

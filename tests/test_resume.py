@@ -31,7 +31,7 @@ from pysft.training.kinds import FineTuning, Pretraining
 from pysft.training.settings import Model, Settings
 from pysft.training.stages import finetune, pretrain
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 # One in EVERY of the disk's calls and of the states after a power cut is tried. `make torture`
 # tries all.

@@ -31,7 +31,7 @@ from pysft.run.stage import load_stage, weights_sha256
 from pysft.text import corpora
 from pysft.training.stages import PLANS
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 STAGES = ("base", "sft")
 STAGE_FILES = set(

@@ -12,7 +12,7 @@ from situations.formats import format_lines
 
 from pysft.cli.guide import read_pages
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 TABLES = (data, scripts, runs, more, more_runs)
 SITUATIONS = [s for table in TABLES for s in table.SITUATIONS]

@@ -54,7 +54,7 @@ from pysft.training import runner
 from pysft.training.flat import PLACES
 from pysft.training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("few_prompts")
+pytestmark = pytest.mark.usefixtures("few_prompts", "few_tokens")
 
 STEPS = {"base": 4, "sft": 6, "sft-2": 6}
 CHAIN = ("--stages", "base,sft,sft-2")
