@@ -467,6 +467,7 @@ def test_a_bad_number_of_threads_in_the_environment_is_named_with_its_variable(
 
 @pytest.mark.parametrize("threads", [1, 1024])
 def test_from_one_to_1024_threads_may_be_asked_for(monkeypatch, threads):
+    monkeypatch.delenv("PYSFT_NUM_THREADS", raising=False)
     for variable in ("OMP_NUM_THREADS", "PYSFT_NUM_THREADS"):
         monkeypatch.setenv(variable, f" {threads} ")
         assert gate.default_threads() == threads
