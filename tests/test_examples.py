@@ -13,10 +13,11 @@ from pysft.errors import DataError, UsageError
 from pysft.text.characters import write_with
 from pysft.text.conversation import Conversation, short
 from pysft.text.corpora import shipped
-from pysft.text.examples import encode_all, encode_conversation
+from pysft.text.examples import encode_all, encode_conversation, question_example
 from pysft.text.formats import read_conversations
 from pysft.text.heldout import split_heldout
-from pysft.text.templates import CHAT, HUMAN
+from pysft.text.render import render_prompt
+from pysft.text.templates import CHAT, HUMAN, TEMPLATES
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
 
 
@@ -50,6 +51,24 @@ def test_a_conversation_of_exactly_the_context_fits():
     assert len(encode_conversation(talk("Hi", "Yes"), grown(CHAT), 8).input_ids) == 8
     with pytest.raises(DataError, match="make it 1 shorter"):
         encode_conversation(talk("Hi", "Yes"), grown(CHAT), 7)
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("before", [(), ("Hi", "Yes")])
+@pytest.mark.parametrize("system", [None, "Be kind"])
+def test_of_a_question_its_own_text_alone_is_graded(template, before, system):
+    """Also where the template writes around it with letters, and where it says what a turn before
+    it says."""
+    system = system if "system" in template.turns else None
+    prompt, tokenizer = say(*before, "Hi", system=system), grown(template)
+    example = question_example(prompt, tokenizer, template)
+    ids = render_prompt(prompt, tokenizer, template)
+    assert example.input_ids.tolist() == ids[:-1].tolist()
+    graded = example.labels != IGNORE
+    assert tokenizer.decode(example.labels[graded]) == "Hi"
+    assert example.labels[graded].tolist() == ids[1:][graded].tolist()
+    rest = tokenizer.decode(ids[1:][graded.nonzero()[0][-1] + 1 :])
+    assert "Hi" not in rest and graded.nonzero()[0][-1] == graded.nonzero()[0][0] + 1
 
 
 def test_a_row_of_text_is_graded_throughout_and_is_base_text(tmp_path):

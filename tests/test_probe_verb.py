@@ -16,7 +16,6 @@ from pysft.nn.grow import expand_vocab
 from pysft.rng import rng
 from pysft.run.stage import load_stage, save_stage
 from pysft.text.curated import read_curated
-from pysft.text.render import render_prompt
 from pysft.text.templates import CHAT
 from pysft.world.ask import questions
 from pysft.world.facts import make
@@ -52,10 +51,12 @@ def probe(run, *arguments):
 
 
 def surprise_of(stage, prompt):
-    """The same in float64, a token at a time."""
-    ids = render_prompt(prompt, stage.tokenizer, stage.template)
-    logits = stage.model.logits(ids[:-1], np.array([0, len(ids) - 1], np.int32)).astype(float)
-    each = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(ids) - 1), ids[1:]]
+    """The same in float64, a token at a time: <|user|> opens the question, and nothing is read
+    after it."""
+    text = stage.tokenizer.encode(prompt[0]["content"])
+    ids = np.array([stage.tokenizer.special["<|user|>"], *text], np.int32)
+    logits = stage.model.logits(ids[:-1], np.array([0, len(text)], np.int32)).astype(float)
+    each = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(text)), text]
     return each.mean()
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pysft import disk
-from pysft.batch import Example
+from pysft import IGNORE, disk
 from pysft.errors import DataError, MissingInput, UsageError
 from pysft.inference.thoughts import thought_tokens
 from pysft.jobs.collect import ASKED, WORLD, as_typed, refuse_callers, sample_replies, talking_stage
@@ -31,8 +30,8 @@ from pysft.run.tree import base_of, lineage
 from pysft.text.characters import typed
 from pysft.text.corpora import shipped
 from pysft.text.curated import read_curated, write_curated
+from pysft.text.examples import question_example
 from pysft.text.files import suffix
-from pysft.text.render import render_prompt
 from pysft.text.sampled import MOST, is_usable, read_asked
 from pysft.training.settings import Data
 from pysft.world.ask import questions, refusal
@@ -239,10 +238,11 @@ def _of_file(stage: Stage, orders: Orders) -> list[Asked]:
 
 
 def _surprise(stage: Stage, asked: list[Asked]) -> np.ndarray:
-    """The mean nats that the model gives a token of each question."""
-    ids = [render_prompt(a.prompt, stage.tokenizer, stage.template) for a in asked]
-    sums = nll_sums(stage.model, [Example(some[:-1], some[1:]) for some in ids])
-    return sums / np.array([len(some) - 1 for some in ids])
+    """The mean loss of the text of each question, in nats per token."""
+    examples = [question_example(a.prompt, stage.tokenizer, stage.template) for a in asked]
+    tokens = [int((e.labels != IGNORE).sum()) for e in examples]
+    # A template without an opener leaves nothing to grade of a question of one token.
+    return nll_sums(stage.model, examples) / np.maximum(tokens, 1)
 
 
 def _trained(stage: Stage) -> int:

@@ -42,7 +42,8 @@ class Asked:
 class Probed:
     """A question with the replies of a model. verdicts: of each reply, as world/judge.py names
     them; None where the judge gave none. right: the share of right ones among the judged; None if
-    none was judged. surprise: the mean nats that the model gives a token of the question."""
+    none was judged. surprise: the mean loss of the text of the question, in nats per token; what
+    the template writes around it does not count."""
 
     asked: Asked
     replies: tuple[str, ...]
@@ -102,9 +103,9 @@ def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dic
                        with none that it calls unknown; None if there are not both
     by_tellings        [{"tellings", "questions", "right", and the share of each kind}]; [] if they
                        are not known
-    surprise           {"known", "unknown": mean nats a token of these, "auc": how often an
-                       unknown one is more surprising than a known one; 0.5 is chance}; None without
-                       both
+    surprise           {"known", "unknown": mean nats per token of the text of these, "auc": how
+                       often an unknown one is more surprising than a known one; 0.5 is chance};
+                       None without both
     agreement          share of the questions that are of the same kind in another map, among those
                        that both have; None without one. other: {key(prompt): kind} of that map
     chance             the share that two maps with the same numbers of each kind would agree on if

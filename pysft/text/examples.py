@@ -6,7 +6,7 @@ from pysft import IGNORE
 from pysft.batch import BASE, CONVERSATION, Example
 from pysft.errors import RowError
 from pysft.text.conversation import Conversation, check_messages
-from pysft.text.render import render
+from pysft.text.render import render, render_prompt, render_words
 from pysft.text.template import Template
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer, Tokenizer
@@ -55,6 +55,24 @@ def reply_example(
     if injected is not None:
         trained[len(prompt) :][: len(injected)] &= ~injected
     return Example(*shift(tokens, trained), where)
+
+
+def question_example(prompt: list[dict], tokenizer: Tokenizer, template: Template) -> Example:
+    """The example of a prompt of which only the text of the last turn is graded, which is the
+    question. What the template writes around it is not, nor are the turns before it.
+
+    The text is found by counting from the end, because each piece is encoded by itself:
+
+        <|user|> W h o ? <|end|> <|assistant|>
+                 |-----| |-------------------| the words that close the turn and open a reply
+    """
+    ids = render_prompt(prompt, tokenizer, template)
+    turns, last = template.turns, prompt[-1]
+    words = turns[last["role"]].closes + turns["assistant"].opens
+    end = len(ids) - len(render_words(words, tokenizer, template))
+    place = np.arange(len(ids))
+    begin = end - len(tokenizer.encode(last["content"]))
+    return Example(*shift(ids, (begin <= place) & (place < end)), "question")
 
 
 def length_fault(where: str, tokens: int, context: int) -> RowError:
