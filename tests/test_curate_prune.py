@@ -275,6 +275,32 @@ def test_with_a_run_the_control_is_drawn_from_the_rows_that_it_can_answer(
     assert done.code == 65 and "asks about what is sealed" in done.err
 
 
+def test_of_a_map_the_control_is_drawn_from_the_rows_that_were_judged(
+    rows, world_run, workdir, monkeypatch
+):
+    """The exact judge knows no question in some rows, and the run cannot answer another. A pruning
+    has none of these, so a control that had them would differ from it by more than the choice."""
+    strange = [("Who sings?", "I do."), ("Who?", "I."), ("a" * 200, "Yes.")]
+    workdir.write("rows.jsonl", lines([conversation(*row) for row in [*strange, *rows[:7]]]))
+    written = [[(reply, True), ("Fie!", True)] for _, reply in rows[:3]]
+    written += [[("Fie!", True)] * 2 for _ in rows[3:7]]
+    monkeypatch.setattr("pysft.jobs.curate.difficulty.sample_replies", lambda *a, **b: written)
+    flags = ("--run", world_run[0], "-k", "2", "--keep", "0.3", "--map", "map.jsonl")
+    hard = pruned(*flags)[1]
+    drawn, again = set(), set()
+    for seed in range(9):
+        for path, kept in (("map.jsonl", drawn), (f"map{seed}.jsonl", again)):
+            out = Path(f"{seed}{path}")
+            flags = ("--by", "random", "--keep", "0.3", "--seed", seed, "--out", out)
+            table = ("--map", f"map{seed}.jsonl") if kept is drawn else ()
+            done = succeeds("curate", "prune", path, *flags, *table, "--json")
+            assert done.document["written"] == len(hard) == 3
+            assert done.document["dropped"]["not judged"] == 3
+            assert f"3 of 10 rows were not judged; the first is {path}, line 1" in done.err
+            kept |= {texts(row) for row in read_lines(out)}
+    assert drawn == again == set(rows[:7])
+
+
 def test_the_control_keeps_as_many_and_claims_no_difficulty(rows):
     document, kept = pruned("--by", "random", "--keep", "0.29", "--map", "map.jsonl")
     assert len(kept) == 8 and document["dropped"] == {

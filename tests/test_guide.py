@@ -141,7 +141,7 @@ SEEDS = {  # of the page `seeds`
     " difficulty.jsonl": "tests/test_curate_prune.py",
     "rate runs/grown": "as `rate runs/tiny`, which is run",
     "select runs/grown": "as `select runs/tiny`, which is run",
-    "curate prune judged.jsonl --by random --run runs/mine --keep 0.1 --out control.jsonl": (
+    "curate prune difficulty.jsonl --by random --keep 0.1 --out control.jsonl": (
         "tests/test_curate_prune.py"
     ),
     "train --data world --set world.relations=3 world.two_hops=thought --out runs/thinker": (

@@ -14,8 +14,8 @@ from pysft.cli.arguments import (
 
 HELP = "keep the hardest rows: those whose prompts a run answers wrongly most often"
 EXAMPLES = (
-    "curate prune judged.jsonl --run runs/world --keep 0.1 --out hard.jsonl",
-    "curate prune judged.jsonl --run runs/world --by random --keep 0.1 --out control.jsonl",
+    "curate prune judged.jsonl --run runs/world --keep 0.1 --out hard.jsonl --map map.jsonl",
+    "curate prune map.jsonl --by random --keep 0.1 --out control.jsonl",
     "curate prune judged.jsonl --by loss --base runs/tiny --keep 0.1 --out hard.jsonl",
     "curate prune judged.jsonl --run runs/tiny --by mine.py --keep 0.1 --out hard.jsonl",
 )
@@ -46,14 +46,14 @@ def add_arguments(p):
         " FILE.py and URL are told the world's answer to a question of RUN's world, else the row's"
         " own reply as the right answer;"
         " loss: the loss of the row's reply; random: nobody, the control that belongs beside every"
-        " pruning",
+        " pruning, and is drawn from its map, so that rows that could not be judged are in neither",
     )
     p.add_argument(
         "--run",
         dest="run_folder",
         metavar="RUN",
         help="the run whose replies are judged, or with --by loss whose loss counts. With --by"
-        " random, rows are drawn from those that it can answer (default: from all rows)",
+        " random, rows are drawn from those that it can answer",
     )
     p.add_argument(
         "--base",

@@ -6,8 +6,9 @@ world, FILE.py, URL   a run writes k replies to its prompt at temperature 1, and
                       name says which are right. The difficulty is the share that is not
 loss                  the mean loss of the row's reply in nats per graded token
 random                nobody: the order is drawn. This control belongs beside every pruning, because
-                      fewer rows alone change what is learned. With a run, it is drawn from the rows
-                      that the run can answer
+                      fewer rows alone change what is learned. Of the map of a pruning, it is drawn
+                      from the rows that could be judged there. With a run, it is drawn from the
+                      rows that the run can answer
 
 difficulty.py says what a loss is under a base, which knows no template."""
 
@@ -49,7 +50,7 @@ class Order:
 
     keep: the share of the rows, above 0 and at most 1. by: LOSS, RANDOM, or a judge (judge_of()).
     run: the run that answers, or whose loss counts; by RANDOM the one that must be able to answer,
-    None for a draw from all rows. base: the base whose loss counts. k: replies to
+    None for no such condition. base: the base whose loss counts. k: replies to
     a prompt, None for K. easiest: keep the other end. model, budget, cache: of an endpoint. A
     UsageError for values that are not possible or do not fit together."""
 
@@ -199,10 +200,21 @@ def _stage_of(order: Order, ops) -> Stage | None:
 
 
 def _drawn(rows: list[Curated], stage: Stage | None, say: Callable) -> list[float | None]:
-    """The same number for each row that may be drawn, so that the seed decides; None for others."""
-    if stage is None:
-        return [0.0] * len(rows)
-    return [0.0 if fit else None for fit in answerable(rows, stage, say)]
+    """The same number for each row that may be drawn, so that the seed decides. None for a row of a
+    map that could not be judged there, and for one that the stage cannot answer."""
+    fits = [not _is_unjudged(row) for row in rows]
+    if not all(fits):
+        first = rows[fits.index(False)].where
+        say(f"{fits.count(False):,} of {len(rows):,} rows were not judged; the first is {first}")
+    if stage is not None:
+        fits = [fit and can for fit, can in zip(fits, answerable(rows, stage, say))]
+    return [0.0 if fit else None for fit in fits]
+
+
+def _is_unjudged(row: Curated) -> bool:
+    """True for a row of a map if the last pruning by difficulty could not say how hard it is."""
+    prunings = [s for s in row.steps if s["step"] == "prune" and s.get("by") != RANDOM]
+    return bool(prunings) and prunings[-1].get("difficulty", 0) is None
 
 
 def _refuse_equal(
