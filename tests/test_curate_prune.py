@@ -382,8 +382,10 @@ def test_runs_and_files_that_cannot_be_used_are_one_sentence(rows, workdir, worl
     prune = ("curate", "prune", "rows.jsonl", "--keep", "0.5", "--out")
     run = ("--run", world_run[0])
     assert "it exists already" in refusal(2, *prune, "rows.jsonl", "--by", "random")
-    same = refusal(2, *prune, "o.jsonl", "--by", "random", "--map", "o.jsonl")
-    assert "--map o.jsonl: it exists" in same
+    same = refusal(2, *prune, "o.jsonl", "--by", "random", "--map", "./o.jsonl")
+    assert "--map o.jsonl: --out names the same file; choose another name" in same
+    taken = refusal(2, *prune, "o.jsonl", "--by", "random", "--map", "rows.jsonl")
+    assert "--map rows.jsonl: it exists already" in taken
     assert "no folder no" in refusal(2, *prune, "o.jsonl", "--by", "random", "--map", "no/m.jsonl")
     said = refusal(2, *prune, "o.jsonl", "--by", "loss", "--base", world_run[0] / "sft")
     assert "talks; name it by --run" in said

@@ -169,9 +169,11 @@ def write_curated(path: Path, rows: Iterable[Curated]) -> None:
     disk.replace(path, [line.encode() for line in lines])
 
 
-def refuse_taken(out: Path, flag: str = "--out") -> None:
+def refuse_taken(out: Path, flag: str = "--out", beside: Path | None = None) -> None:
     """Raise a UsageError if a file cannot be made anew at `out`, before anything is computed. flag:
-    the one that names it."""
+    the one that names it. beside: the file of --out, if that is another one."""
+    if beside is not None and out.resolve() == beside.resolve():
+        raise UsageError(f"{flag} {out}: --out names the same file; choose another name")
     if out.exists():
         raise UsageError(f"{flag} {out}: it exists already; choose another name, or remove it")
     if not out.parent.is_dir():

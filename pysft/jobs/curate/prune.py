@@ -124,7 +124,7 @@ def prune(
     what is sealed in the run's world."""
     refuse_taken(out)
     if table is not None:
-        _refuse_table(table, out)
+        refuse_taken(table, "--map", out)
     stage = _stage_of(order, ops)
     judge = None
     if order.is_judged:
@@ -175,13 +175,6 @@ def prune(
         "histogram": right and [right.count(n) for n in range(k + 1)],
         "endpoint": judge.figures or None if judge else None,
     }
-
-
-def _refuse_table(table: Path, out: Path) -> None:
-    if table.exists() or table.resolve() == out.resolve():
-        raise UsageError(f"--map {table}: it exists already; choose another name, or remove it")
-    if not table.parent.is_dir():
-        raise UsageError(f"--map {table}: there is no folder {table.parent}; make it first")
 
 
 def _stage_of(order: Order, ops) -> Stage | None:

@@ -87,9 +87,7 @@ def revise(
     nothing is written."""
     refuse_taken(out)
     if pairs is not None:
-        refuse_taken(pairs, "--pairs")
-        if pairs.resolve() == out.resolve():
-            raise UsageError(f"--pairs {pairs}: --out names the same file; choose another name")
+        refuse_taken(pairs, "--pairs", out)
     stage, path = _answering(run, ops), SHIPPED if constitution == WORLD else constitution
     if pairs is not None and thought_tokens(stage.tokenizer, stage.template):
         raise UsageError(
