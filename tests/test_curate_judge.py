@@ -91,6 +91,23 @@ def test_each_station_drops_its_rows(workdir, texts, reason):
     assert len(read_conversations("out.jsonl")) == 2  # as `train --data` reads them
 
 
+CROWN = ("What of the crown?", "A crown is heavy, good sir.")
+KING = ("What of the king?", "The king is old and fair.")
+
+
+@pytest.mark.parametrize("system", [None, "Speak as an old man of the court would speak."])
+def test_copies_of_every_exchange_of_a_seed_are_dropped_and_of_the_whole(workdir, system):
+    seed = conversation(*GOOD, *CROWN, *KING, system=system)
+    workdir.write("seeds.jsonl", seed)
+    new = ("What of the river?", "The river is deep.")
+    rows = [conversation(*row) for row in (GOOD, CROWN, KING, new, (*GOOD, *new))]
+    workdir.write("rows.jsonl", lines([*rows, seed]))
+    document, kept = judged("--seeds", "seeds.jsonl")
+    assert [texts(row) for row in kept] == [new, (*GOOD, *new)]
+    assert dropped(document) == {"copy": 4}
+    assert document["first"]["copy"] == "rows.jsonl, line 1: nearly like seeds.jsonl, line 1"
+
+
 def test_a_row_is_dropped_once_at_the_first_station_that_finds_fault(workdir):
     long = "The kingg is fair" + " and fair" * 9
     rows = [GOOD, ("What of the moon?", long + "<|end|>"), ("What of the moon?", long), GOOD]

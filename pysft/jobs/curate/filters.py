@@ -7,12 +7,14 @@ length     the reply is too long or too short, or the row does not fit the run's
 words      too few words of the reply are known
 topic      the reply names no content word of its prompt
 duplicate  an earlier row has the same prompt and reply, apart from white space
-copy       the row is a near copy of a seed, or of an earlier row that was kept"""
+copy       the row is a near copy of a seed or of one of its exchanges, or of an earlier row that
+           was kept"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pysft.errors import RowError, UsageError
+from pysft.jobs.curate.seeds import exchanges
 from pysft.measure.near_copies import NearCopies
 from pysft.measure.probe import stored_probe
 from pysft.measure.words import subjects, words
@@ -98,9 +100,11 @@ def stations_of(
         seen[turns] = row.where
         return None
 
-    copies = NearCopies(map(_texts, [*seeds, *rows]), limits.near)
-    for seed in seeds:
-        copies.add(*_texts(seed), seed.where)
+    # A short row may copy one exchange of a seed, and a longer row the seed as a whole.
+    sown = [(texts, s.where) for s in seeds for texts in {_texts(s), *exchanges(s)}]
+    copies = NearCopies([*(texts for texts, _ in sown), *map(_texts, rows)], limits.near)
+    for texts, where in sown:
+        copies.add(*texts, where)
 
     def copy(row):
         first = copies.of(*_texts(row))
