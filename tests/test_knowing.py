@@ -30,13 +30,12 @@ def sorted_as(kind, number=0, tellings=None, about=""):
 @given(st.lists(VERDICTS, min_size=1, max_size=9), st.floats(0.2, 1), st.floats(0, 0.19))
 def test_a_question_is_sorted_by_its_share_of_right_replies(verdicts, least, most):
     p = probed(asked(1), ["x"] * len(verdicts), verdicts, least, most, 0.0)
-    judged = [v for v in verdicts if v is not None]
-    if not judged:
+    if None in verdicts:
         assert (p.kind, p.right) == ("", None)
         return
-    share = judged.count("right") / len(judged)
+    share = verdicts.count("right") / len(verdicts)
     assert p.right == share
-    is_readable = judged.count("malformed") * 2 <= len(judged)
+    is_readable = verdicts.count("malformed") * 2 <= len(verdicts)
     assert (p.kind == "malformed") == (not is_readable)
     assert (p.kind == "known") == (share >= least and is_readable)
     assert (p.kind == "unknown") == (share <= most and is_readable)
@@ -72,11 +71,17 @@ def test_without_both_ends_there_is_no_accuracy(tellings):
     assert map_figures([sorted_as("known", 1, tellings)])["balanced_accuracy"] is None
 
 
-def test_questions_without_a_verdict_are_counted_apart():
-    nobody = probed(asked(9), ["x"], [None], 0.6, 0.1, 0.0)
-    figures = map_figures([nobody, sorted_as("known")])
+@pytest.mark.parametrize("verdicts", [[None], ["right", *[None] * 7], [*["wrong"] * 7, None]])
+def test_questions_of_which_a_verdict_is_missing_are_counted_apart_and_make_no_row(verdicts):
+    """One right verdict of eight replies is not 100 %."""
+    nobody = probed(asked(9), ["x"] * len(verdicts), verdicts, 0.6, 0.1, 0.0)
+    known = sorted_as("known")
+    figures = map_figures([nobody, known], {key(p.asked.prompt): p.kind for p in (nobody, known)})
     assert figures["not_judged"] == 1 and figures["known"] == 1 and figures["right"] == 0.75
+    assert figures["agreement"] == 1  # the other map has no kind of it either
+    assert map_figures([known], {key(known.asked.prompt): ""})["agreement"] is None
     assert map_figures([nobody])["right"] is None
+    assert taught_rows([nobody], 100, 0.5, 0, "x")[0] == []
 
 
 def test_surprise_is_compared_by_pairs_with_ties_as_a_half():

@@ -284,7 +284,10 @@ def beside(folder: Path, document: dict) -> list:
 def _refuse_useless(found: list[Probed], by: str, files: dict[str, list]) -> None:
     """Raise a DataError if there is nothing to train on."""
     if not any(p.kind for p in found):
-        raise DataError(f"the judge {by} gave no verdict on any reply; ask another one")
+        raise DataError(
+            f"there is no question of which the judge {by} gave a verdict on all replies; ask"
+            " another one, or for fewer replies by -k"
+        )
     if not any(p.right for p in found):
         shown = next(p for p in found if p.kind)
         raise DataError(

@@ -41,9 +41,9 @@ class Asked:
 @dataclass(frozen=True)
 class Probed:
     """A question with the replies of a model. verdicts: of each reply, as world/judge.py names
-    them; None where the judge gave none. right: the share of right ones among the judged; None if
-    none was judged. surprise: the mean loss of the text of the question, in nats per token; what
-    the template writes around it does not count."""
+    them; None where the judge gave none. right: the share of right ones; None if a verdict is
+    missing. kind: one of CLASSES; "" if a verdict is missing. surprise: the mean loss of the text
+    of the question, in nats per token; what the template writes around it does not count."""
 
     asked: Asked
     replies: tuple[str, ...]
@@ -78,13 +78,12 @@ def probed(
 ) -> Probed:
     """Classify a question. It is known if the share of right replies is at least `least_known`, and
     unknown if it is at most `most_unknown`, but malformed if more than half of the replies are. One
-    without a verdict has no kind, which is ""."""
-    judged = [verdict for verdict in verdicts if verdict is not None]
-    if not judged:
+    of which a verdict is missing has no kind, which is "": few verdicts would sort it by chance."""
+    if None in verdicts:
         return Probed(asked, tuple(replies), tuple(verdicts), None, "", surprise)
-    right = judged.count("right") / len(judged)
+    right = verdicts.count("right") / len(verdicts)
     kind = KNOWN if right >= least_known else UNKNOWN if right <= most_unknown else MIXED
-    if judged.count(MALFORMED) > len(judged) / 2:
+    if verdicts.count(MALFORMED) > len(verdicts) / 2:
         kind = MALFORMED
     return Probed(asked, tuple(replies), tuple(verdicts), right, kind, surprise)
 
@@ -96,8 +95,8 @@ def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dic
     """Return the figures of a map.
 
     known, mixed, unknown, malformed   how many questions are of each kind
-    not_judged         questions without a verdict
-    right              mean share of right replies
+    not_judged         questions without a kind: the judge gave no verdict on one of the replies
+    right              mean share of right replies, of the questions with a kind, like all below
     balanced_accuracy  of the map, where the tellings are known: the mean of the share of questions
                        with TAUGHT or more tellings that it calls known, and of the share of those
                        with none that it calls unknown; None if there are not both
@@ -107,7 +106,7 @@ def map_figures(found: list[Probed], other: dict[str, str] | None = None) -> dic
                        often an unknown one is more surprising than a known one; 0.5 is chance};
                        None without both
     agreement          share of the questions that are of the same kind in another map, among those
-                       that both have; None without one. other: {key(prompt): kind} of that map
+                       with a kind in both; None without one. other: {key(prompt): kind} of that map
     chance             the share that two maps with the same numbers of each kind would agree on if
                        they had nothing to do with each other"""
     judged = [p for p in found if p.kind]
@@ -157,7 +156,7 @@ def _surprise(judged: list[Probed]) -> dict | None:
 def _agreement(judged: list[Probed], other: dict[str, str] | None) -> dict:
     """ "agreement" and "chance" of map_figures()."""
     pairs = (
-        [(p.kind, other[key(p.asked.prompt)]) for p in judged if key(p.asked.prompt) in other]
+        [(p.kind, kind) for p in judged if (kind := other.get(key(p.asked.prompt)))]
         if other
         else []
     )
