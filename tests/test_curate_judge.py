@@ -298,9 +298,10 @@ def test_a_judge_that_calls_nothing_right_is_one_sentence(workdir):
 MANY = [(f"What of moon {i}?", f"Moon {i} is fair tonight.") for i in range(40)]
 
 
-def test_an_endpoint_without_a_verdict_drops_the_row_and_nothing_is_asked_twice(workdir):
+@pytest.mark.parametrize("silent", ["Hm.", ("", "length")])  # no verdict, and no room for one
+def test_an_endpoint_without_a_verdict_drops_the_row_and_nothing_is_asked_twice(workdir, silent):
     def verdict(said, reply):
-        return {"3": "Hm.", "5": "wrong"}.get(said.split()[-1][:-1], "right")
+        return {"3": silent, "5": "wrong"}.get(said.split()[-1][:-1], "right")
 
     workdir.write("rows.jsonl", lines([conversation(*row) for row in MANY]))
     with judging(verdict) as (url, bodies):

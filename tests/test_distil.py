@@ -340,6 +340,8 @@ def test_a_prompt_of_several_turns_is_asked_and_judged_with_all_of_them(server, 
         ("", True, NO_THOUGHT),
         ("Thought: Hm.\nAnswer: Ay", False, NO_END),
         ("Thought: Hm", False, NO_END),
+        ("", False, NO_END),
+        (" \n", False, NO_END),
         ("Thought: Hm.", True, MALFORMED),
         ("Thought: Hm.\nAnswer:", True, MALFORMED),
         ("Thought: Hm.\nAnswer: Aye.\nAnswer: No.", True, MALFORMED),
@@ -359,6 +361,18 @@ def test_an_answer_that_is_cut_off_has_no_end_also_when_it_comes_from_the_cache(
     for out in ("out.jsonl", "again.jsonl"):
         document = distil(server.url, *MODEL, "-k", "2", out=out)
         assert document["replies"][NO_END] == 3 and document["written"] == 1
+    assert len(server.asked) == 6
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_answer_without_room_to_begin_has_no_end_and_is_not_asked_for_again(server, files, text):
+    """As of a reasoning model that needs more tokens than others do for one of the prompts."""
+    server.reply = lambda messages, before: (
+        (text, "length") if before == 2 else "Thought: Hm.\nAnswer: Ivo rows."
+    )
+    for out in ("out.jsonl", "again.jsonl"):
+        document = distil(server.url, *MODEL, "-k", "2", out=out)
+        assert document["replies"][NO_END] == 1 and document["written"] == 1
     assert len(server.asked) == 6
 
 

@@ -21,7 +21,7 @@ from conftest import ROOT
 
 from pysft.errors import UsageError
 from pysft.measure import wire
-from pysft.measure.endpoint import Asker, Endpoint, EndpointError
+from pysft.measure.endpoint import ANSWERS, UNBEGUN, Asker, Endpoint, EndpointError
 
 KEY = 'sk-test/0123456789-"abc'  # with characters that JSON and URLs escape
 
@@ -407,11 +407,48 @@ def test_other_forms_of_an_answer_are_read(server, tmp_path, body, text):
     assert len(server.bodies) == 1
 
 
+def unbegun(content=""):
+    """A behaviour: all of max_tokens went into thoughts."""
+    return reply(chat(content, "length", reasoning_content="Let me see"))
+
+
 @pytest.mark.parametrize("content", ["", " \n", None, []])
-def test_a_model_that_spends_max_tokens_on_its_thoughts_is_an_error(server, content):
-    server.plan = [reply(chat(content, "length", reasoning_content="Let me see"))]
-    test = Recorded(server)
-    assert "max_tokens" in test.fails() and test.waits == []
+def test_an_answer_that_had_no_room_to_begin_is_kept_and_not_asked_for_again(
+    server, tmp_path, content
+):
+    server.plan = [unbegun(content)]
+    for counts in ({"calls": 1, "cut": 1}, {"cached": 1, "cut": 1}):
+        test = Recorded(server, tmp_path)
+        assert test.ask().strip() == "" and test.counts == counts
+    assert len(server.bodies) == 1 and test.messages == test.waits == []
+
+
+@pytest.mark.parametrize("check", [is_yes, lambda text: None])
+def test_where_a_form_is_wanted_an_answer_that_did_not_begin_is_asked_for_again(
+    server, tmp_path, check
+):
+    server.plan = [reply(), unbegun(), reply(), *[unbegun()] * ANSWERS]
+    for _ in range(2):
+        test = Recorded(server, tmp_path)
+        assert [test.ask(text, check) for text in "abc"] == ["yes", "yes", None]
+        assert "(max_tokens was reached before it began)" in test.messages[0]
+    assert len(server.bodies) == 3 + ANSWERS and test.counts["cached"] == 3
+
+
+@pytest.mark.parametrize("check, answers", [(None, 1), (is_yes, ANSWERS)])
+def test_a_model_of_which_no_answer_begins_is_an_error_and_one_that_has_begun_is_none(
+    server, tmp_path, check, answers
+):
+    server.plan = [unbegun()] * answers * UNBEGUN
+    for _ in range(2):  # the second time from the cache
+        test = Recorded(server, tmp_path)
+        for n in range(UNBEGUN - 1):
+            assert not test.ask(f"{n}", check)
+        assert "max_tokens" in test.fails(f"{UNBEGUN - 1}", check) and test.waits == []
+        assert len(server.bodies) == answers * UNBEGUN
+    test = Recorded(server, tmp_path)
+    assert test.ask("begun", check) == "yes"
+    assert not any(test.ask(f"{n}", check) for n in range(UNBEGUN))
 
 
 def test_an_answer_that_max_tokens_cut_is_counted_now_and_from_the_cache(server, tmp_path):

@@ -211,6 +211,14 @@ def test_a_few_questions_without_an_answer_are_left_out(author):
     assert rows[0]["messages"][0]["content"] == f"Sing song {SILENT}.0"
 
 
+def test_an_answer_without_room_to_begin_does_not_stop_it_and_is_not_asked_for_again(author):
+    author.plan = [reply(chat("", "length"))] * 3
+    for out in ("out.jsonl", "again.jsonl"):
+        found, rows = expand(author, "--rows", "5", out=out)
+        assert len(rows) == 5 and found["endpoint"]["left_out"] == 1
+    assert len(author.bodies) == 4
+
+
 # ------------------------------------------------------------------------------------ when it stops
 
 

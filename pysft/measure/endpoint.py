@@ -20,6 +20,7 @@ from pysft.measure import wire
 from pysft.measure.answers import Answers
 
 ANSWERS = 3  # most answers to one question, if the first ones fail the check
+UNBEGUN = 20  # questions from the first on without an answer that began, after which none is asked
 REMEDIES = {
     400: "check the model's name, max_tokens, and the length of the question",
     401: f"set {wire.KEY_VARIABLES[0]} to a key of this server",
@@ -28,7 +29,8 @@ REMEDIES = {
 
 
 class EndpointError(PysftError):
-    """The endpoint refuses a question or no longer answers, or the budget of calls is used up."""
+    """The endpoint refuses a question, no longer answers, or never begins an answer; or the budget
+    of calls is used up."""
 
     def __init__(self, message: str):
         super().__init__(wire.blotted(message))
@@ -129,6 +131,7 @@ class Asker:
                 f"{endpoint.url}: the key is sent over plain http, where others can read it. Use"
                 " https if the server has it"
             )
+        self._has_begun, self._unbegun = False, 0  # questions before the first answer that began
         self._answers = Answers(endpoint.cache, self._say)
         # There are no handlers for redirects or error statuses: every reply is returned as it is.
         # By default, urllib would use a proxy for this machine too.
@@ -155,12 +158,16 @@ class Asker:
         answer is shown, and the question is asked again. After ANSWERS of them, stored ones
         included, the question is left out: None is returned, now and by later commands.
 
+        An answer that reached max_tokens before it began, as those of reasoning models may, has no
+        text. It is kept like any other. It fails every check, and without a check it is returned
+        as "", which figures["cut"] counts.
+
         draw: names one of several answers to the same messages, for a temperature above 0. It is
         not sent; each draw has an answer of its own in the cache.
 
-        EndpointError if the endpoint refuses the question or does not answer, or if the budget is
-        used up; OSError if the answer cannot be written to the cache. Answers that came before are
-        kept."""
+        EndpointError if the endpoint refuses the question or does not answer, if none of the first
+        UNBEGUN questions has an answer that began, or if the budget is used up; OSError if the
+        answer cannot be written to the cache. Answers that came before are kept."""
         model, calls, seen = self.endpoint.model, self.figures["calls"], 0
         request = {"model": model, "messages": messages, "max_tokens": max_tokens}
         request["temperature"] = float(temperature)
@@ -174,7 +181,8 @@ class Asker:
                 seen += 1
                 if old and old["failed"] and check is None:
                     continue
-                fault = _fault(answer["answer"], check)
+                self._has_begun |= not _is_unbegun(answer)
+                fault = _fault(answer, check)
                 if old is None:
                     self._answers.add(key, {**answer, "model": model, "failed": fault is not None})
                 if fault is None:
@@ -190,7 +198,18 @@ class Asker:
                 self._say(f"{model}: question {key[:12]} is left out after {seen} answers")
         self.figures["cached"] += self.figures["calls"] == calls
         self.figures["cut"] += answer["cut"]
+        self._refuse_unbegun()
         return answer["answer"]
+
+    def _refuse_unbegun(self) -> None:
+        """Raise an EndpointError if UNBEGUN questions were asked and no answer ever began."""
+        self._unbegun += not self._has_begun
+        if not self._has_begun and self._unbegun >= UNBEGUN:
+            raise EndpointError(
+                f"{self.endpoint.url}: {self.endpoint.model} reached max_tokens before its answer"
+                f" began (finish_reason length), as reasoning models do, in each of the first"
+                f" {UNBEGUN} questions; allow more tokens, or take a model that thinks less"
+            )
 
     def _complete(self, body: bytes) -> dict:
         """The answer to a request. A call that fails for a temporary reason is repeated."""
@@ -242,11 +261,6 @@ class Asker:
         except (ValueError, RecursionError) as error:
             reason = f"the reply is no chat completion ({wire.shown(str(error))})"
             raise _Temporary(reason, 0) from None
-        if finish == "length" and not text.strip():
-            raise EndpointError(
-                f"{endpoint.url}: {endpoint.model} reached max_tokens before its answer began"
-                " (finish_reason length), as reasoning models do; allow more tokens"
-            )
         return {"answer": wire.blotted(text, wire.LONG_KEY), "cut": finish == "length"}
 
     def _send(self, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
@@ -271,11 +285,19 @@ class Asker:
             return stream.status, stream.headers, reply
 
 
-def _fault(text: str, check: Callable[[str], object] | None) -> str | None:
-    """Why the text fails the check; None if it does not."""
+def _is_unbegun(answer: dict) -> bool:
+    """True if max_tokens was reached before there was any text."""
+    return answer["cut"] and not answer["answer"].strip()
+
+
+def _fault(answer: dict, check: Callable[[str], object] | None) -> str | None:
+    """Why the answer fails the check; None if it does not."""
+    if check is None:
+        return None
+    if _is_unbegun(answer):
+        return "max_tokens was reached before it began"
     try:
-        if check is not None:
-            check(text)
+        check(answer["answer"])
     except ValueError as error:
         return str(error) or "no reason given"
     return None

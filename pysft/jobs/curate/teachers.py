@@ -186,7 +186,9 @@ def _asked(asker, prompt: list[dict], draw: str) -> Draft:
 
 def draft_of_text(text: str, ended: bool = True) -> Draft:
     """The Draft of an endpoint's answer: "Thought: ..." and then "Answer: ...", each once. ended:
-    False if the answer was cut off."""
+    False if the answer was cut off; "" is then one that had no room to begin."""
+    if not (ended or text.strip()):
+        return Draft(fault=NO_END)
     before, *answers = _ANSWER.split(with_line_ends(text))
     label = _THOUGHT.match(before)
     thought = before[label.end() :].strip() if label else ""
