@@ -39,7 +39,7 @@ from pysft.lab import (
     trial,
 )
 from pysft.lab.arm import standard
-from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS, precision
+from pysft.lab.experiments import COSTLY_FIRST, EXPERIMENTS, data_size, precision
 from pysft.lab.experiments.arms import PLAIN, conversations_arm, pairs_arm, plain
 from pysft.lab.experiments.experiment import Check, Column, Experiment
 from pysft.lab.experiments.forgetting import matched
@@ -77,12 +77,39 @@ def pysft(*arguments):
     return SimpleNamespace(**dict(zip(("code", "out", "err"), in_process(*arguments))))
 
 
+def some(conversations):
+    """Every sixth of many conversations; all of a few."""
+    return conversations[::6] if len(conversations) > 100 else conversations
+
+
 def options(folder, corpus):
     return ["--seeds", 1, "--scale", SCALE, "--out", folder, "--corpus", corpus, "--threads", 1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def still_smaller(small_lab):
+    """The tests of this file carry out every experiment. So the lab reads a sixth of the shipped
+    conversations, and matplotlib draws figures where it first puts them. (How texts, axes and
+    legend share the room is tested in test_figures.py.)"""
+
+    def drawn(self, *file, **options):
+        self.set_layout_engine(None)
+        return save(self, *file, **options)
+
+    whole = lab_module.read_conversations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab_module, "read_conversations", lambda path: some(whole(path)))
+        patch.setattr(data_size, "POOLS", (30, 90, 250))
+        if figures.available():
+            from matplotlib.figure import Figure
+
+            save = Figure.savefig
+            patch.setattr(Figure, "savefig", drawn)
+        yield
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, corpus, small_lab):
+def home(tmp_path_factory, corpus, still_smaller):
     """One folder for all experiments. run(name): carry out an experiment by the command line; its
     document and its records by arm. done(name): the same, only the first time."""
     folder = tmp_path_factory.mktemp("lab") / "out"

@@ -105,6 +105,7 @@ class CharTokenizer(Tokenizer):
                 raise UsageError(f"special token {name!r} is a single character; give it a name")
         self.special = {name: len(characters) + i for i, name in enumerate(self.specials)}
         self._known = frozenset(characters)
+        self._units = [*characters, *self.specials]  # the text of each id
         codes = np.array([ord(c) for c in characters], np.uint32)
         # The id of each code point, -1 for unknown ones. The last entry is for all higher ones.
         self._ids = np.full(int(codes.max()) + 2, -1, np.int32)
@@ -171,12 +172,11 @@ class CharTokenizer(Tokenizer):
         )
 
     def decode(self, ids) -> str:
-        out, alphabet = [], len(self.characters)
-        for i in np.asarray(ids).tolist():
-            if not 0 <= i < len(self):
-                raise DataError(f"id {i} is not in 0..{len(self) - 1}")
-            out.append(self.characters[i] if i < alphabet else self.specials[i - alphabet])
-        return "".join(out)
+        ids, size = np.asarray(ids).tolist(), len(self)
+        if ids and not 0 <= min(ids) <= max(ids) < size:
+            bad = next(i for i in ids if not 0 <= i < size)
+            raise DataError(f"id {bad} is not in 0..{size - 1}")
+        return "".join(map(self._units.__getitem__, ids))
 
     def count_units(self, ids) -> int:
         return len(ids)
