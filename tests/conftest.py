@@ -188,6 +188,15 @@ def lab(tmp_path, corpus):
 
 
 @pytest.fixture
+def exercises_here():
+    """Exercises run in the process of the tests."""
+    from lesson_worker import here
+
+    with here():
+        yield
+
+
+@pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current folder."""
     from command_line import WorkDir

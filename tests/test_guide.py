@@ -60,7 +60,7 @@ COMPARED = {
         "checkpoint_every": "never",
     },
 }
-COLLECTED = {"replies": 2, "rounds": 1}
+COLLECTED = {"replies": 4, "rounds": 2}
 REWARDED = {
     "steps": 2, "warmup": 1, "prompts": 2, "replies": 2, "tokens": 8, "windows": [[64, 1]],
     "checkpoint_every": "never",

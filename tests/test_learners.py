@@ -28,7 +28,7 @@ def heavy(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*MISTAKEN, *RIGHT])
-def test_what_is_wrong_with_a_file_is_said_and_a_right_one_passes(heavy, name):
+def test_what_is_wrong_with_a_file_is_said_and_a_right_one_passes(heavy, name, exercises_here):
     learner = next(x for x in heavy.learners.learners() if x.name == name)
     finding = check.check(learner.exercise, learner.path)
     assert learner.fits(finding), (finding.mistake, finding.finding)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from command_line import pysft, refusal, succeeds
 from conftest import ROOT
+from lesson_worker import here
 
 from pysft.errors import DataError
 from pysft.lessons import book, check, faults
@@ -311,7 +312,8 @@ def test_nine_in_ten_pairs_that_nothing_else_gives_are_named(name):
 
 @every_problem
 def test_the_right_results_pass_through_a_process_of_their_own(problem, tmp_path):
-    """A file that has them passes: all arguments and results can go there and back."""
+    """A file that has them passes: all arguments and results can go there and back. The process is
+    started for the first function of each exercise; the others exchange the same files."""
     own = cases(name_of(problem))
     kept = [[case.answer()[name] for name in problem.results] for case in own]
     (tmp_path / "right.pickle").write_bytes(pickle.dumps(kept))
@@ -328,7 +330,9 @@ def test_the_right_results_pass_through_a_process_of_their_own(problem, tmp_path
         f"        array[...] = array + x if kind == {ADDED!r} else x\n"
     )
     path = tmp_path / "mine.py"
-    finding = check.check_function(problem, path.read_bytes(), path)
+    starts = problem in [book.problems(exercise)[0] for exercise in EXERCISES]
+    with contextlib.nullcontext() if starts else here():
+        finding = check.check_function(problem, path.read_bytes(), path)
     assert finding.passed, (finding.finding, finding.hints)
 
 

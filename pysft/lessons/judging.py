@@ -47,7 +47,9 @@ def judge(problem: Problem, cases: list[Case], results: list[dict]) -> Verdict:
     """Compare the results of each case with the right ones and with those of the mistakes."""
     seen = {name: _ways(problem, cases, results, name) for name in problem.results}
     worst = {name: _worst(cases, seen[name][INTENDED], name) for name in problem.results}
-    fits = {name: _fits(problem, cases, seen[name], name) for name in problem.results}
+    fits = {name: _fits_of(cases, seen[name], name, NONE) for name in problem.results}
+    if not all(fits.values()):  # the results of all mistakes are worked out for wrong files alone
+        fits = {name: _fits(problem, cases, seen[name], name) for name in problem.results}
 
     def verdict(wrong, unexplained=()):
         explained = [name for name in problem.results if name not in unexplained]
