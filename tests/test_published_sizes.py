@@ -64,7 +64,7 @@ SIZES = {
         **{"OVERFIT": 0.3, "VARIED": (0.75, 0.5), "LESS": 0.1, "FORGOTTEN": 0.1},
         **{"LAST": 20},
     },
-    "measure/endpoint.py": {"ANSWERS": 3},
+    "measure/endpoint.py": {"ANSWERS": 3, "UNBEGUN": 20},
     "measure/evaluate.py": {"MAX_NEW": 120},
     "measure/judges.py": {"TOKENS": 512},
     "measure/knowing.py": {"TAUGHT": 500},

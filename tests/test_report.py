@@ -905,7 +905,7 @@ def understood(run, tuned, parent=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(begin_job, "parent_named", lambda path: parent)
         patch.setattr(train_job, "train", train)
-        args.run(args)
+        cli.VERBS[args.verb].run(args)
     return orders[0].settings, args
 
 

@@ -103,7 +103,7 @@ def parser() -> Parser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     top.verbs = verbs.choices  # a parser for each verb
     for name, module in VERBS.items():
-        add_command(verbs, name, module).set_defaults(run=module.run)
+        add_command(verbs, name, module)
     return top
 
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     if more:
         _refuse(top.verbs[args.verb], args, more)
     try:
-        code = args.run(args) or 0
+        code = VERBS[args.verb].run(args) or 0
         if sys.stdout is not None:
             sys.stdout.flush()  # now, because an error at the end of the process has no message
         return code
