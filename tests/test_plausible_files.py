@@ -93,6 +93,15 @@ MISTAKES = {
     "probability-left-out": [(AFTER, "ds = dP - total")],
     "scale-left-out-of-scores + attention_backward/scale-left-out-of-dq-and-dk": [
         IN_SCORES, IN_DQ, IN_DK],
+    "next-row-seen": [("np.tri(b - a,", "np.tri(b - a, k=1,")],
+    "scale-of-all-channels": [("/ np.sqrt(D)", "/ np.sqrt(D * H)")],
+    "scale-of-all-channels-in-dq-and-dk": [
+        ("ds, k) / np.sqrt(D)", "ds, k) / np.sqrt(D * H)"),
+        ("ds, q) / np.sqrt(D)", "ds, q) / np.sqrt(D * H)")],
+    "queries-in-dq": [("ds, k)", "ds, q)")],
+    "keys-in-dk": [('jhd", ds, q)', 'jhd", ds, k)')],
+    "keys-for-values-in-dp": [("g, v)", "g, k)")],
+    "output-for-dy-in-dv": [("P, g)", "P, y[a:b].reshape(-1, H, D))")],
     "no-mask + attention_backward/delta-added": [(WEIGHTS, BARE), ("dP - tot", "dP + tot")],
 }  # fmt: skip
 
@@ -114,6 +123,7 @@ def test_a_mistake_in_attentions_backward_is_named_whatever_its_sum_is_formed_fr
         ("dP.mean(axis=2, keepdims=True)", "plain-mean-for-delta"),
         ("(P * dP).mean(axis=2, keepdims=True)", "mean-in-delta"),
         ("P * dP", "own-score-alone"),
+        ("y[a:b].reshape(-1, H, D).sum(axis=2).T[:, :, None]", "dy-left-out-of-delta"),
     ],
 )
 def test_another_sum_in_the_gradient_of_the_scores_is_named(total, mistake):
@@ -164,6 +174,23 @@ def test_scores_are_large_enough_that_exp_of_them_overflows():
     for case in cases("attention_forward"):
         scores = case.answer(frozenset({"no-mask"}))["lse"]
         assert np.isclose(case.answer()["lse"].max(), 900) and scores.max() < 1000
+        assert (scores - case.answer()["lse"]).max() > 800  # of a hidden score
+
+
+def test_a_maximum_of_hidden_scores_is_named_however_the_weights_are_formed():
+    code = MATRIX.replace("SHIFT", "0").replace("HIDDEN", "-np.inf")
+    top = ("score = q @ k.T / np.sqrt(D)", "score = q @ k.T / np.sqrt(D); top = score.max(axis=1)")
+    uses = [
+        ("score.max(axis=1, keepdims=True)", "top[:, None]"),
+        ("h] = score.max(axis=1)", "h] = top"),
+    ]
+    weights = (
+        "e / e.sum(axis=1, keepdims=True)",
+        "np.exp(score - (top + np.log(e.sum(1)))[:, None])",
+    )
+    for changes in ([*uses, top], [*uses, weights, top]):
+        found = said("attention_forward", code, *changes)
+        assert found.mistake == "attention_forward/maximum-of-hidden-scores"
 
 
 @pytest.mark.parametrize("hidden", ["-np.inf", "-1e9"])
@@ -171,6 +198,15 @@ def test_a_row_that_does_not_see_itself_is_named_whatever_hides_a_score(hidden):
     code = MATRIX.replace("HIDDEN", hidden)
     assert said("attention_forward", code, ("SHIFT", "0")).passed
     found = said("attention_forward", code, ("SHIFT", "-1"))
+    assert found.mistake == "attention_forward/row-does-not-see-itself"
+    assert said("attention_forward", code, ("SHIFT", "1")).mistake.endswith("/next-row-seen")
+
+
+def test_a_row_that_does_not_see_itself_is_named_where_the_weights_come_from_lse():
+    code = MATRIX.replace("SHIFT", "-1").replace("HIDDEN", "-1e300")
+    code = code.replace("e / e.sum(axis=1, keepdims=True) @ v", "WEIGHTS @ v")
+    code = code.replace("WEIGHTS", "np.exp(score - (score.max(1) + np.log(e.sum(1)))[:, None])")
+    found = said("attention_forward", code)
     assert found.mistake == "attention_forward/row-does-not-see-itself"
 
 

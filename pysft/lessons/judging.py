@@ -17,6 +17,7 @@ from pysft.nn.gradcheck import TOLERANCE
 
 INTENDED = "intended"
 FEW = 20  # sets of mistakes that are compared one by one
+LIKELY = 30  # mistakes of which three are tried together: the first of the catalogue
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _several(problem, cases, seen, touching) -> frozenset | None:
     files have so many mistakes in one result."""
     mistakes = [m for m in problem.mistakes if m not in touching]
     pairs = [{form, *two} for form in problem.forms for two in combinations(mistakes, 2)]
-    for wrong in map(frozenset, [*pairs, *combinations(mistakes, 3)]):
+    for wrong in map(frozenset, [*pairs, *combinations(mistakes[:LIKELY], 3)]):
         if all(_fits_of(cases[:1], seen[name], name, [wrong]) for name in problem.results) and all(
             _fits_of(cases, seen[name], name, [wrong]) for name in problem.results
         ):

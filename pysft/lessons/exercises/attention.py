@@ -16,8 +16,8 @@ def forward_arguments(rng, sizes) -> dict:
 
 
 def large_scores(rng, sizes) -> dict:
-    """Arguments in which exp of a score overflows: the largest that the last row of the first
-    sequence has in head 0. So it is no hidden score that is large."""
+    """Arguments in which exp of two scores of the first sequence overflows: of the largest that its
+    last row has in head 0, and of one in head 1 that is hidden from its first row."""
     given, D = forward_arguments(rng, sizes), sizes["D"]
     qkv, C, end = given["qkv"], sizes["H"] * D, given["cu_seqlens"][1]
     query, keys = qkv[end - 1, :D], qkv[:end, C : C + D]
@@ -26,6 +26,10 @@ def large_scores(rng, sizes) -> dict:
         score = (keys @ -query).max()
         query *= -1
     query *= 900 * np.sqrt(D) / score
+    # The first row's query of head 1 moves at a right angle to its own key: its seen score stays.
+    query, keys = qkv[0, D : 2 * D], qkv[:end, C + D : C + 2 * D]
+    across = keys[-1] - keys[0] * (keys[-1] @ keys[0]) / (keys[0] @ keys[0])
+    query += across * (900 * np.sqrt(D) - query @ keys[-1]) / (across @ keys[-1])
     return given
 
 
@@ -52,7 +56,8 @@ def sees(T: int, wrong: frozenset):
     """(T,T): whether query t sees key j."""
     if "no-mask" in wrong:
         return np.ones((T, T), bool)
-    seen = np.tri(T, k=-1 if "row-does-not-see-itself" in wrong else 0, dtype=bool)
+    last = -1 if "row-does-not-see-itself" in wrong else 1 if "next-row-seen" in wrong else 0
+    seen = np.tri(T, k=last, dtype=bool)
     return seen.T if "mask-transposed" in wrong else seen
 
 
@@ -67,8 +72,12 @@ def scale_of(D: int, C: int, wrong: frozenset) -> float:
     return 1 / np.sqrt(C if "scale-of-all-channels" in wrong else D)
 
 
+@np.errstate(all="ignore")
 def forward(arguments: dict, wrong: frozenset) -> dict:
-    """attention_forward, with these mistakes."""
+    """attention_forward, with these mistakes.
+
+    The forms hide a score by a number for minus infinity. The number of "weights-from-lse" is so
+    large that it swallows the logarithm in lse, and the weights are exp(score - lse)."""
     H, qkv, cu_seqlens = arguments.values()
     N, C = len(qkv), qkv.shape[1] // 3
     y, lse = np.empty((N, C)), np.empty((N, H))
@@ -76,18 +85,23 @@ def forward(arguments: dict, wrong: frozenset) -> dict:
         score = qkv[rows, q] @ qkv[rows, k].T * scale_of(len(q), C, wrong)
         seen = sees(len(score), wrong)
         hidden = -1e9 if "large-number-for-infinity" in wrong else -np.inf
+        hidden = -1e300 if "weights-from-lse" in wrong else hidden
+        axis = 0 if "softmax-over-queries" in wrong else 1
+        of_all = score.max(axis=axis, keepdims=True)
         if "mask-after-softmax" not in wrong:
             score = np.where(seen, score, 0.0 if "zero-for-infinity" in wrong else hidden)
-        axis = 0 if "softmax-over-queries" in wrong else 1
         top = score.max(axis=axis, keepdims=True)
         if "maximum-of-all-rows" in wrong:
             top = np.full_like(top, score.max())
         if "maximum-not-subtracted" in wrong:
             top = np.zeros_like(top)
-        with np.errstate(all="ignore"):
-            e = np.exp(score - top)
-            total = e.sum(axis=axis, keepdims=True)
-            P, log_total = e / total, np.log(total)
+        if "maximum-of-hidden-scores" in wrong:
+            top = of_all
+        e = np.exp(score - top)
+        total = e.sum(axis=axis, keepdims=True)
+        P, log_total = e / total, np.log(total)
+        if "weights-from-lse" in wrong:
+            P = np.exp(score - (top + log_total))
         if "mask-after-softmax" in wrong:
             P = np.where(seen, P, 0)
         y[rows, columns] = (e if "weights-not-divided" in wrong else P) @ qkv[rows, v]
@@ -109,7 +123,7 @@ FORWARD = Problem(
 ''',
     arguments=large_scores,
     answer=forward,
-    forms=("large-number-for-infinity",),
+    forms=("large-number-for-infinity", "weights-from-lse"),
     sizes=SIZES,
     outputs={"y": WRITTEN, "lse": WRITTEN},
     mistakes=(
@@ -121,10 +135,12 @@ FORWARD = Problem(
         "mask-after-softmax",
         "mask-transposed",
         "row-does-not-see-itself",
+        "next-row-seen",
         "zero-for-infinity",
         "softmax-over-queries",
         "maximum-not-subtracted",
         "maximum-of-all-rows",
+        "maximum-of-hidden-scores",
         "weights-not-divided",
         "queries-and-keys-swapped",
         "keys-and-values-swapped",
@@ -166,7 +182,7 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         P_of_dv = masked if "mask-in-dv-alone" in wrong else P
         if "mask-on-score-gradient-alone" in wrong:
             P = P_of_dv = np.exp(score - lse[rows, h, None])
-        dP = dout @ qkv[rows, v].T
+        dP = dout @ qkv[rows, k if "keys-for-values-in-dp" in wrong else v].T
         counted = everywhere if from_P else seen
         if "delta-over-queries" in wrong:
             delta = (P * dP).sum(axis=0, keepdims=True)
@@ -179,6 +195,8 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
             delta = dP.sum(axis=1, keepdims=True, where=counted)
         elif "mean-in-delta" in wrong:
             delta = (P * dP).mean(axis=1, keepdims=True)
+        elif "dy-left-out-of-delta" in wrong:
+            delta = y[rows, columns].sum(axis=1, keepdims=True)
         elif from_P:
             delta = (P * dP).sum(axis=1, keepdims=True)
         else:
@@ -198,11 +216,17 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
             scale = 1.0
         elif "scale-twice-in-dq-and-dk" in wrong:
             scale = scale**2
-        dqkv[rows, q] = dscore @ qkv[rows, k] * (1 if "scale-left-out-of-dq" in wrong else scale)
+        elif "scale-of-all-channels-in-dq-and-dk" in wrong:
+            scale = 1 / np.sqrt(C)
+        # Of the product q kT each factor's gradient takes the other factor.
+        of_q, of_k = (q if "queries-in-dq" in wrong else k), (k if "keys-in-dk" in wrong else q)
+        dqkv[rows, q] = dscore @ qkv[rows, of_q] * (1 if "scale-left-out-of-dq" in wrong else scale)
         if "dscore-not-transposed-in-dk" in wrong:
             dscore = dscore.T
-        dqkv[rows, k] = dscore.T @ qkv[rows, q] * (1 if "scale-left-out-of-dk" in wrong else scale)
-        dqkv[rows, v] = (P_of_dv if "probability-not-transposed" in wrong else P_of_dv.T) @ dout
+        scale = 1 if "scale-left-out-of-dk" in wrong else scale
+        dqkv[rows, k] = dscore.T @ qkv[rows, of_k] * scale
+        P_of_dv = P_of_dv if "probability-not-transposed" in wrong else P_of_dv.T
+        dqkv[rows, v] = P_of_dv @ (y[rows, columns] if "output-for-dy-in-dv" in wrong else dout)
     return {"dqkv": dqkv}
 
 
@@ -258,6 +282,14 @@ BACKWARD = Problem(
         "keys-and-values-swapped",
         "sequences-not-separated",
         "heads-not-separated",
+        "scale-of-all-channels",
+        "scale-of-all-channels-in-dq-and-dk",
+        "next-row-seen",
+        "queries-in-dq",
+        "keys-in-dk",
+        "keys-for-values-in-dp",
+        "output-for-dy-in-dv",
+        "dy-left-out-of-delta",
     ),
 )
 
