@@ -302,6 +302,32 @@ def test_of_an_unknown_mistake_it_is_said_which_facts_of_the_page_hold():
     assert "dlogits does not add up to 0" in said("cross_entropy_backward", code).finding
 
 
+SOFTMAX = """def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
+    graded = labels != -100
+    p = np.exp(logits - lse[:, None])
+    p[graded, labels[graded]] -= 1
+    dlogits[:] = dnll[:, None] * p
+    dlogits[~graded] = 0
+"""
+
+
+def test_a_softmax_that_overflows_in_the_backward_is_named():
+    assert said("cross_entropy_backward", SOFTMAX).passed
+    plain = "e = np.exp(logits); p = e / e.sum(axis=1, keepdims=True)"
+    found = said("cross_entropy_backward", SOFTMAX, ("p = np.exp(logits - lse[:, None])", plain))
+    assert found.mistake == "cross_entropy_backward/lse-not-used"
+
+
+def test_added_for_written_is_found_although_some_rows_are_written_later():
+    found = said("cross_entropy_backward", SOFTMAX, ("dlogits[:] =", "dlogits +="))
+    assert found.kind == "added-instead", found
+    assert found.finding.startswith("dlogits is added to. The result must replace")
+    both = [("dlogits[:] =", "dlogits +="), ("    p[graded, labels[graded]] -= 1\n", "")]
+    found = said("cross_entropy_backward", SOFTMAX, *both)
+    assert found.mistake == "cross_entropy_backward/label-not-subtracted"
+    assert "dlogits is added to." in found.finding
+
+
 def test_rows_that_are_0_do_not_hide_what_the_others_have_in_common():
     code = """def cross_entropy_backward(dlogits, dnll, logits, lse, labels):
     graded = labels != -100
