@@ -251,6 +251,29 @@ def test_of_a_forward_what_it_keeps_is_told_first():
     assert found.finding == "layernorm_forward: rstd is not the right one."
 
 
+def test_a_variance_that_overflows_is_named_however_it_is_formed():
+    code = """def layernorm_forward(y, mean, rstd, x, w, b, eps):
+    mean[:] = x.mean(axis=1)
+    rstd[:] = (VARIANCE + eps) ** -0.5
+    y[:] = (x - mean[:, None]) * rstd[:, None] * w + b
+"""
+    for right in ("x.var(axis=1)", "np.einsum('nc,nc->n', *2 * [x - mean[:, None]]) / x.shape[1]"):
+        assert said("layernorm_forward", code, ("VARIANCE", right)).passed
+    for square in ("(x**2).mean(axis=1)", "(x * x).sum(axis=1) / x.shape[1]"):
+        found = said("layernorm_forward", code, ("VARIANCE", f"{square} - mean**2"))
+        assert found.mistake == "layernorm_forward/mean-square-minus-squared-mean"
+
+
+def test_a_case_for_an_overflow_does_not_hide_what_the_others_show():
+    code = """def layernorm_forward(y, mean, rstd, x, w, b, eps):
+    mean[:] = x.sum(axis=1)
+    rstd[:] = (x.var(axis=1) + eps) ** -0.5
+    y[:] = (x - x.mean(axis=1, keepdims=True)) * rstd[:, None] * w + b
+"""
+    found = said("layernorm_forward", code)
+    assert "mean is C times the right one. There is a sum where a mean belongs." in found.finding
+
+
 NORM = """def layernorm_backward(dx, dw, db, dy, x, w, mean, rstd):
     C = x.shape[1]
     for n in range(len(x)):
@@ -278,6 +301,8 @@ TERMS = {
     "third = -(r**3) * (g * dev).sum() * 2 * dev / C": "half-left-out-of-variance-term",
     "third = -r * g * norm * norm / C": "sum-left-out-of-variance-term",
     "third = -r * norm * g.mean()": "gradient-alone-in-variance-term",
+    "third = -r * norm * (g * norm).mean(); dmean *= C": "sum-in-mean-term",
+    "r **= 3; dmean *= r / rstd[n]; third = -r * norm * (g * norm).mean()": "rstd-cubed",
 }  # fmt: skip
 
 
@@ -377,6 +402,16 @@ def test_a_mistake_in_dpos_derivative_is_named(mistakes, changes):
     assert said("dpo_backward", DPO).passed
     found = said("dpo_backward", DPO, *changes)
     assert found.mistake == " + ".join(f"dpo_backward/{name}" for name in mistakes), found
+
+
+def test_pairs_of_other_replies_and_an_overflow_are_named_in_dpo():
+    for changes, mistake in (
+        ([("h = beta * (sums[c] - sums[r])", "h = beta * (sums[c] + sums[r])")], "gains-added"),
+        ([("in zip(chosen, rejected)", "in zip(range(0, 2 * P, 2), range(1, 2 * P, 2))")],
+         "pairs-in-order"),
+        ([("np.logaddexp(0, -h)", "-np.log(1 / (1 + np.exp(-h)))")], "exponential-overflows"),
+    ):  # fmt: skip
+        assert said("dpo_backward", DPO, *changes).mistake == f"dpo_backward/{mistake}"
 
 
 def test_of_a_single_number_it_is_said_whether_it_is_too_large():

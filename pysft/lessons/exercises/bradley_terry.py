@@ -14,16 +14,20 @@ def sigmoid(x):
 
 def pairs_arguments(rng, sizes) -> dict:
     """Three replies are in three pairs among themselves, so they are in several pairs each, one of
-    them twice as the better reply and one twice as the worse."""
+    them twice as the better reply and one twice as the worse. far: the value of the best reply is
+    about 900 too small."""
     R, P = sizes["R"], sizes["P"]
     order = rng.permutation(R)  # the best reply first
     pairs = [(0, 1), (0, 2), (1, 2)]
     others = [(i, j) for j in range(R) for i in range(j) if (i, j) not in pairs]
     pairs += [others[i] for i in rng.choice(len(others), P - 3, replace=False)]
     better, worse = order[rng.permutation(pairs)].T
-    return {"value": 1.5 * rng.standard_normal(R), "better": better.copy(), "worse": worse.copy()}
+    value = 1.5 * rng.standard_normal(R)
+    value[order[0]] -= 900 if sizes.get("far") else 0
+    return {"value": value, "better": better.copy(), "worse": worse.copy()}
 
 
+@np.errstate(all="ignore")
 def pairs_loss(arguments: dict, wrong: frozenset) -> dict:
     """pairs_loss, with these mistakes."""
     value, better, worse = arguments.values()
@@ -35,7 +39,9 @@ def pairs_loss(arguments: dict, wrong: frozenset) -> dict:
     if "sigmoid-of-the-mean" in wrong:
         d = np.full_like(d, d.mean())
     p = sigmoid(d)
-    losses = -np.log(1 - p if "loss-of-minus-d" in wrong else p)
+    losses = np.logaddexp(0, d if "loss-of-minus-d" in wrong else -d)
+    if "exponential-overflows" in wrong:
+        losses = np.log(1 + np.exp(-d))
     slopes = p - 1
     if "logarithm-left-out" in wrong:
         losses, slopes = -p, -p * (1 - p)
@@ -72,7 +78,7 @@ PAIRS = Problem(
 ''',
     arguments=pairs_arguments,
     answer=pairs_loss,
-    sizes=({"R": 6, "P": 7}, {"R": 8, "P": 5}),
+    sizes=({"R": 6, "P": 7}, {"R": 8, "P": 5}, {"R": 31, "P": 4, "far": True}),
     returns=("loss", "dvalue"),
     loss=lambda arguments: float(pairs_loss(arguments, frozenset())["loss"]),
     of={"dvalue": "value"},
@@ -91,6 +97,7 @@ PAIRS = Problem(
         "own-probability-for-the-worse",
         "repeated-replies-lost",
         "sum-for-mean",
+        "exponential-overflows",
     ),
 )
 
@@ -111,23 +118,18 @@ def ranked_pairs(group, rank, wrong: frozenset) -> tuple[np.ndarray, np.ndarray]
     """The pairs that count: the numbers of the better and of the worse replies."""
     if "higher-rank-is-better" in wrong:
         rank = -rank
-    pairs = []
-    for i in range(len(rank)):
-        for j in range(len(rank)):
-            ranks = np.unique(rank[group == group[i]])  # of this ranking, the best first
-            counts = group[i] == group[j] and rank[i] < rank[j]
-            if "pairs-across-rankings" in wrong:
-                counts = rank[i] < rank[j]
-            if group[i] == group[j] and rank[i] == rank[j]:
-                counts |= "ties-counted" in wrong and i < j
-                counts |= "ties-counted-in-both-orders" in wrong and i != j
-            if "neighbours-alone" in wrong:
-                counts &= not ((ranks > rank[i]) & (ranks < rank[j])).any()
-            if "best-against-the-others" in wrong:
-                counts &= rank[i] == ranks[0]
-            if counts:
-                pairs.append((i, j))
-    return np.array(pairs).T
+    same, lower = group[:, None] == group, rank[:, None] < rank  # of replies i and j
+    tied = same & (rank[:, None] == rank)
+    counts = lower if "pairs-across-rankings" in wrong else same & lower
+    if "ties-counted" in wrong:
+        counts = counts | np.triu(tied, 1)
+    if "ties-counted-in-both-orders" in wrong:
+        counts = counts | tied & ~np.eye(len(rank), dtype=bool)
+    if "neighbours-alone" in wrong:  # no rank of the ranking of i is between the two
+        counts = counts & ~((same & lower) @ lower)
+    if "best-against-the-others" in wrong:
+        counts = counts & ~(same & lower.T).any(axis=1, keepdims=True)
+    return np.nonzero(counts)
 
 
 def rankings_loss(arguments: dict, wrong: frozenset) -> dict:

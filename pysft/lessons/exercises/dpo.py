@@ -126,12 +126,16 @@ GAIN = Problem(
 
 
 def backward_arguments(rng, sizes) -> dict:
-    """The sequences of the pairs are in no order, and one is in no pair."""
+    """The sequences of the pairs are in no order, and one is in no pair. far: the h of the first
+    pair is about -900, because one token of its chosen reply has become so unlikely."""
     given, order = gain_arguments(rng, sizes), rng.permutation(2 * sizes["P"] + 1)
     chosen, rejected = order[: sizes["P"]].copy(), order[sizes["P"] : -1].copy()
+    if sizes.get("far"):
+        given["nll"][given["cu_seqlens"][chosen[0] + 1] - 1] += 900 / sizes["beta"]
     return given | {"chosen": chosen, "rejected": rejected, "beta": sizes["beta"]}
 
 
+@np.errstate(all="ignore")
 def backward(arguments: dict, wrong: frozenset) -> dict:
     """dpo_backward, with these mistakes."""
     nll, reference, labels, cu_seqlens, chosen, rejected, beta = arguments.values()
@@ -141,15 +145,20 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     s = np.add.reduceat(np.where(rows, reference - nll, 0.0), first)
     if "chosen-and-rejected-swapped" in wrong:
         chosen, rejected = rejected, chosen
+    if "pairs-in-order" in wrong:
+        chosen, rejected = np.arange(2 * len(chosen)).reshape(-1, 2).T
     if "beta-left-out" in wrong:
         beta = 1.0
-    h = (1.0 if "beta-left-out-of-h" in wrong else beta) * (s[chosen] - s[rejected])
+    gained = s[chosen] + s[rejected] if "gains-added" in wrong else s[chosen] - s[rejected]
+    h = (1.0 if "beta-left-out-of-h" in wrong else beta) * gained
     if "rejected-minus-chosen" in wrong:  # and the slopes as if it were right
         h = -h
     if "sigmoid-of-the-mean" in wrong:
         h = np.full_like(h, h.mean())
     losses, slopes = np.logaddexp(0, -h), -sigmoid(-h)
-    if "loss-of-minus-h" in wrong:
+    if "exponential-overflows" in wrong:
+        losses = np.log(1 + np.exp(-h))
+    elif "loss-of-minus-h" in wrong:
         losses = np.logaddexp(0, h)
     elif "logarithm-left-out-of-loss" in wrong:
         losses = -sigmoid(h)
@@ -196,7 +205,7 @@ BACKWARD = Problem(
 ''',
     arguments=backward_arguments,
     answer=backward,
-    sizes=({"P": 3, "beta": 0.3}, {"P": 4, "beta": 0.7}),
+    sizes=({"P": 3, "beta": 0.3}, {"P": 4, "beta": 0.7}, {"P": 2, "beta": 3.0, "far": True}),
     returns=("loss", "dnll"),
     loss=lambda arguments: float(backward(arguments, frozenset())["loss"]),
     of={"dnll": "nll"},
@@ -223,6 +232,9 @@ BACKWARD = Problem(
         "divided-by-length-in-dnll",
         "divided-by-all-rows-in-dnll",
         "gradient-in-rows-without-label",
+        "gains-added",
+        "pairs-in-order",
+        "exponential-overflows",
     ),
 )
 

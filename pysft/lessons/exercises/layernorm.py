@@ -10,17 +10,21 @@ SIZES = ({"N": 5, "C": 7}, {"N": 3, "C": 11})
 
 def forward_arguments(rng, sizes) -> dict:
     """Rows of different means and variances. eps is large, so that it shows where it stands, and
-    another one in each case, so that a constant in its place shows too."""
+    another one in each case, so that a constant in its place shows too. far: the numbers of the
+    first row are so large that the squares of them overflow, and those of its deviations do not."""
     N, C = sizes["N"], sizes["C"]
+    x = rng.uniform(0.5, 2, (N, 1)) * rng.standard_normal((N, C)) + rng.standard_normal((N, 1))
+    if sizes.get("far"):
+        x[0] = 1e155 + 1e151 * x[0]
     return {
-        "x": rng.uniform(0.5, 2, (N, 1)) * rng.standard_normal((N, C))
-        + rng.standard_normal((N, 1)),
+        "x": x,
         "w": rng.standard_normal(C),
         "b": rng.standard_normal(C),
         "eps": rng.uniform(0.01, 0.05),
     }
 
 
+@np.errstate(all="ignore")
 def forward(arguments: dict, wrong: frozenset) -> dict:
     """layernorm_forward, with these mistakes."""
     x, w, b, eps = arguments.values()
@@ -28,6 +32,8 @@ def forward(arguments: dict, wrong: frozenset) -> dict:
     mean, variance = x.mean(axis=1), x.var(axis=1)
     if "statistics-over-all-rows" in wrong:
         mean, variance = np.full(len(x), x.mean()), np.full(len(x), x.var())
+    if "mean-square-minus-squared-mean" in wrong:
+        variance = (x**2).mean(axis=1) - mean**2
     if "mean-square-for-variance" in wrong:
         variance = variance + mean**2
     if "unbiased-variance" in wrong:
@@ -61,12 +67,13 @@ FORWARD = Problem(
 ''',
     arguments=forward_arguments,
     answer=forward,
-    sizes=SIZES,
+    sizes=(*SIZES, {"N": 2, "C": 6, "far": True}),
     outputs={"y": WRITTEN, "mean": WRITTEN, "rstd": WRITTEN},
     mistakes=(
         "statistics-over-all-rows",
         "mean-not-subtracted",
         "mean-square-for-variance",
+        "mean-square-minus-squared-mean",
         "unbiased-variance",
         "sum-for-mean-in-variance",
         "root-left-out",
@@ -133,6 +140,8 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
         mean_g_norm = mean_g_norm / 2
     if "sum-in-variance-term" in wrong:
         mean_g_norm = C * mean_g_norm
+    if "sum-in-mean-term" in wrong:
+        mean_g = C * mean_g
     moves = norm  # how far the variance moves with each channel, up to a factor
     if "norm-left-out-of-variance-term" in wrong:
         moves = np.ones_like(x)
@@ -150,7 +159,7 @@ def backward(arguments: dict, wrong: frozenset) -> dict:
     if "own-output-alone" in wrong:
         dx = g * (1 - 1 / C - norm**2 / C)
     if "rstd-left-out" not in wrong:
-        dx = rstd[:, None] * dx
+        dx = rstd[:, None] ** (3 if "rstd-cubed" in wrong else 1) * dx
     if "weight-after-the-means" in wrong:
         dx = dx * w
     dw = dy * (x if "x-for-norm-in-dw" in wrong else norm)
@@ -225,6 +234,8 @@ BACKWARD = Problem(
         "weight-in-dw",
         "weight-in-db",
         "mean-over-rows",
+        "sum-in-mean-term",
+        "rstd-cubed",
     ),
 )
 
