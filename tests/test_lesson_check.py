@@ -241,8 +241,8 @@ WRONG = {
                               ["In each row", "the same in every column"]),
     "proportional": ("other", None, [("- norm * mean_g_norm)", "- norm * mean_g_norm) + 3 * dy")],
                      ["dx is off by 3 times dy"]),
-    "a sum for a mean": ("other", None, [("g - g.mean(", "g - g.sum(")], ["off by -(C - 1)/C times"
-                         " the sum of dy w rstd over the columns"]),
+    "twice a mean": ("other", None, [("g - g.mean(", "g - 2 * g.mean(")], ["off by -1/C times"
+                     " the sum of dy w rstd over the columns"]),
     "other factors": ("other", None, [("(dy * norm).sum", "(dy * x * x).sum")],
                       ["dw is the sum of dy x x over the rows"]),
     "a column": ("other", None, [("db +=", "dx[:, 2] += 1.0; db +=")], ["column 2"]),
@@ -343,6 +343,21 @@ def test_an_output_that_may_be_an_input_is_tried_as_that_array(tmp_path):
     assert finding.kind == "shared-array" and shared == {"dlogits": "logits"}
     assert "in an array of its own, but wrong when it is the array of logits" in finding.finding
     assert finding.worst_relative_error == also.worst > 1e-3
+
+
+def test_the_first_hint_on_an_exception_is_a_question_and_no_line(file):
+    with here():
+        for change, word in (
+            ("dy * w[:2]", "shape"),
+            ("dy[99]", "axis"),
+            ("dy * weight", "name"),
+            ("dy * float('x')", ""),
+        ):
+            finding = backward(file(("g = dy * w", f"g = {change}")))
+            assert finding.kind == "exception"
+            if word:
+                assert finding.hints[0].endswith("?") and word in finding.hints[0]
+            assert any(hint.startswith("The line is: g =") for hint in finding.hints)
 
 
 def test_a_label_that_is_no_index_is_named_as_such(tmp_path):
@@ -471,6 +486,7 @@ RETURNED = {
     "p, [lse, 1]": "returned-type",
     "p.T, lse": "form",
     "p, lse[:, None]": "form",
+    "lse, p": "form",
     "p.astype('f'), lse": "form",
     "p.astype(int), lse": "form",
     "np.exp(x) / np.exp(x).sum(0), lse": "catalogue",
@@ -492,6 +508,11 @@ def test_a_function_that_returns_its_results_is_checked_too(tmp_path, value):
     assert finding.kind == RETURNED[value], finding
     if finding.kind == "form":
         assert "It must" in finding.finding
+    if value == "lse, p":
+        assert (
+            finding.finding
+            == "softmax returns its results in another order. It must return p, lse."
+        )
     if value == "p.T, lse":
         assert "(3,4), which is (N,V)" in finding.finding and "other order" in finding.hints[0]
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,8 @@ def of_fault(fault: dict, problem: Problem, cases: list[Case], file: str, source
             what = f"{f} raised {_exception(fault)}" + (f" See {at}." if line else "")
             if fault["type"] == "IndexError" and str(IGNORE) in fault["message"]:
                 what += f" Rows with the label {IGNORE} have no label to look up."
-            return Message(what, (*quoted, _shapes(problem, cases[0])), line)
+            asked = _question(fault)
+            return Message(what, (*asked, *quoted, _shapes(problem, cases[0])), line)
         case "endless":
             where = f" It was at {at}." if line else ""
             what = f"{f} did not end within {fault['seconds']:g} seconds.{where}"
@@ -111,6 +113,10 @@ def of_fault(fault: dict, problem: Problem, cases: list[Case], file: str, source
 def of_form(problem: Problem, cases: list[Case], results: list[dict]) -> Message | None:
     """The message for a result of another shape or dtype, or None."""
     f = problem.function
+    if _is_in_another_order(problem, cases, results):
+        due = ", ".join(problem.returns)
+        what = f"{f} returns its results in another order. It must return {due}."
+        return Message(what, (f"Look at the last line of {f}.",))
     for case, result in zip(cases, results):
         for name, right in case.answer().items():
             found = result[name]
@@ -133,6 +139,17 @@ def of_form(problem: Problem, cases: list[Case], results: list[dict]) -> Message
                 hint = "Look for a step that makes an array of its own, or converts one."
                 return Message(what, (hint,))
     return None
+
+
+def _is_in_another_order(problem, cases, results) -> bool:
+    """True if the results that a function returns have the shapes of the right ones, but not in
+    this order, in every case."""
+    due = [[case.answer()[name].shape for name in problem.returns] for case in cases]
+    found = [[result[name].shape for name in problem.returns] for result in results]
+    return found != due and any(
+        all([shapes[i] for i in order] == right for shapes, right in zip(found, due))
+        for order in permutations(range(len(problem.returns)))
+    )
 
 
 def of_input(problem: Problem, names: list[str], source: bytes, file: str) -> Message:
@@ -221,6 +238,27 @@ def _exception(fault: dict) -> str:
     return f"{fault['type']}: {message}." if message else f"{fault['type']}."
 
 
+QUESTIONS = (
+    # of an exception: its type, a part of its message, the question that is asked first
+    ("ValueError", r"broadcast|mismatch|shapes|einsum",
+     "Which shape has each array of this line, and which axes have to go together?"),
+    ("IndexError", "", "Which numbers are the indices of this line, and how long is the axis?"),
+    ("NameError", "", "Where is the name given a value? Is it written in the same way there?"),
+    ("UnboundLocalError", "", "Is the line that gives the name its value reached before this one?"),
+    ("TypeError", "", "What is each name of this line: a number, an array, a function, or None?"),
+    ("AttributeError", "", "What is before the dot on this line: a number, an array, or None?"),
+    ("ZeroDivisionError", "", "In which call is the divisor of this line 0?"),
+)  # fmt: skip
+
+
+def _question(fault: dict) -> tuple[str, ...]:
+    """The question that is the first hint on an exception, where there is one."""
+    for kind, words, question in QUESTIONS:
+        if fault["type"] == kind and re.search(words, fault["message"]):
+            return (question,)
+    return ()
+
+
 def _values(count: int) -> str:
     return "1 value" if count == 1 else f"{count} values"
 
@@ -242,7 +280,7 @@ def _shape(shape, sizes, cases, name) -> str:
         fits = [
             letter
             for letter in sizes
-            if all(c.answer()[name].shape[axis] == c.sizes[letter] for c in cases)
+            if all(c.answer()[name].shape[axis] == c.sizes.get(letter) for c in cases)
         ]
         letters.append(fits[0] if fits else str(n))
     named = f", which is ({','.join(letters)})" if set(letters) & set(sizes) else ""
