@@ -43,6 +43,7 @@ PROBLEMS = {
 }
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.M | re.S)
 FENCE = re.compile(r"^```.*?^```\n", re.M | re.S)
+PAIRS = 100  # of a problem's pairs of mistakes that are looked at, at most
 NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?![\w.]*\w)")
 
 every_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.file)
@@ -299,14 +300,18 @@ def fingerprint(name, wrong):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_nine_in_ten_pairs_that_nothing_else_gives_are_named(name):
+    """Of the problems with most mistakes, only each second pair, or third, and so on, is looked at.
+    Neighbours in this order share a mistake."""
     problem = PROBLEMS[name]
     marks = {wrong: fingerprint(name, wrong) for wrong in catalogue(problem)}
     often = list(marks.values())
     unique = [w for w, mark in marks.items() if len(w) == 2 and often.count(mark) == 1]
+    others = [w for w in marks if len(w) == 2 and often.count(marks[w]) > 1]
+    unique, others = (pairs[:: 1 + len(pairs) // PAIRS] for pairs in (unique, others))
     named = [w for w in unique if planted(name, w).mistake == check.name_of(
         problem, [m for m in problem.mistakes if m in w])]  # fmt: skip
     assert len(named) >= 0.9 * len(unique), [set(w) for w in unique if w not in named][:5]
-    for wrong in (w for w in marks if len(w) == 2 and w not in unique):
+    for wrong in others:
         assert planted(name, wrong).passed == (marks[wrong] == marks[NONE])
 
 
@@ -354,7 +359,7 @@ def test_the_page_for_teachers_is_short_and_tells_what_each_lesson_needs():
     others = sorted({lesson.number for lesson in LESSONS} - needed)
     assert f"No lesson needs {', '.join(map(str, others[:-1]))} or {others[-1]}," in text
     known = sum(len(problem.mistakes) for problem in PROBLEMS.values())
-    assert "some 450 known" in " ".join(text.split()) and 425 <= known < 475
+    assert "some 490 known" in " ".join(text.split()) and 475 <= known < 500
 
 
 def test_the_loop_of_the_page_grades_a_folder(tmp_path):
