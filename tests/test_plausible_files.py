@@ -231,6 +231,7 @@ ALL_HEADS = """def attention_forward(y, lse, qkv, cu_seqlens):
         (("Q, K, V =", "K, Q, V ="), "queries-and-keys-swapped"),
         (("e / total,", "e,"), "weights-not-divided"),
         (("/ np.sqrt(C", "* np.sqrt(C"), "scale-multiplied"),
+        (("/ np.sqrt(C // H)", "/ np.sqrt(C)"), "scale-of-all-channels"),
     ],
 )
 def test_a_mistake_in_attention_of_all_heads_at_once_is_named(change, mistake):

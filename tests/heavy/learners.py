@@ -17,7 +17,8 @@ The files were blind when they were committed: the catalogue named 57 of the 80 
 rightly, and general findings three more, one of them in part. None of the right files was accused
 but two on floating point, whose author had a page without its section Exercise. Then the mistakes
 that the files showed were added to the catalogue, and both right files were mended by what the page
-says. So today's figures say that nothing was lost since. They are no estimate of how many mistakes
+says. That the loss of three files overflows was found later, when a case with such numbers was
+added. So today's figures say that nothing was lost since. They are no estimate of how many mistakes
 of new learners are named.
 
 The exit status is 1 if a mistaken file is not named or a right one does not pass."""
