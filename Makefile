@@ -100,12 +100,12 @@ test-wheel: build
 
 # PYSFT_EVERY=1: refuse each disk call of a run in turn, and stop the disk after each; check the
 # derivatives of all models in NumPy too; look through all transcripts that a recipe trains on;
-# put each wrong value at each place of a run's files.
+# put each wrong value at each place of a run's files; look at all pairs of mistakes of a lesson.
 torture: build
 	$(PY) tests/heavy/torture.py 200
 	$(PY) tests/heavy/mutate.py 100000
 	PYSFT_EVERY=1 $(PY) -m pytest tests/test_resume.py tests/test_gradcheck.py \
-	    tests/test_tooltest.py tests/test_report.py
+	    tests/test_tooltest.py tests/test_report.py tests/test_lessons.py
 	PYSFT_HOSTILE=10000 $(PY) -m pytest tests/test_hostile.py
 	PYSFT_PROVOKE=1 $(PY) -m pytest tests/test_diagnose.py
 
