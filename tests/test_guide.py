@@ -471,6 +471,13 @@ def sources():
 
 
 @cache
+def code():
+    """The text of all of them, and the set of its words."""
+    text = "\n".join(sources().values())
+    return text, set(re.findall(r"\w+", text))
+
+
+@cache
 def flags(verb=None):
     """All options of a verb, or of all verbs and benchmarks."""
     subparsers = cli.parser()._subparsers._group_actions[0].choices
@@ -488,6 +495,7 @@ def _options(parser):
     return [*parser._option_string_actions, *steps]
 
 
+@cache
 def place(path):
     """Where a path in backticks is, if it is anywhere: from the project's folder or from pysft/."""
     found = [p for room in (ROOT, ROOT / "pysft") for p in room.glob(path)]
@@ -502,7 +510,7 @@ NAME = re.compile(r"(\w*_\w+|[A-Z]\w*[a-z]\w*|[A-Z]{4,})(\(\))?")  # of code; no
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_functions_in_backticks_exist(page, trained):
-    code = "\n".join(sources().values())
+    text, words = code()
     for span in spans(PAGES[page]):
         if PATH.fullmatch(span) and span not in WRITTEN_BY_READERS:
             if span.startswith("RUN/"):
@@ -516,11 +524,11 @@ def test_files_and_functions_in_backticks_exist(page, trained):
                 assert there, f"{page}: a run has no {span}"
             elif not span.startswith("runs/"):
                 # A placeholder stands for any file, or for a part of a name in the code.
-                known = place(span.replace("NAME", "*")) or span.replace("STEP", "{step}") in code
+                known = place(span.replace("NAME", "*")) or span.replace("STEP", "{step}") in text
                 assert known, f"{page}: there is no {span}"
         elif NAME.fullmatch(span):
             name = span.removesuffix("()")
-            assert re.search(rf"\b{name}\b", code), f"{page}: no source has {name}"
+            assert name in words, f"{page}: no source has {name}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -381,14 +381,12 @@ def test_a_verdict_depends_neither_on_spaces_nor_on_the_first_letter_nor_on_the_
 @pytest.mark.parametrize("piece", ["Ada ", "a b ", "no such ", "I know not ", "'s", "... ", "x"])
 def test_the_time_of_a_verdict_is_linear_in_the_length_of_the_reply(piece):
     def seconds(n):
-        text, best = piece * n, 1e9
-        for _ in range(3):
-            began = time.perf_counter()
-            JUDGE.judge(KNOWN[0], text)
-            best = min(best, time.perf_counter() - began)
-        return best
+        text, began = piece * n, time.perf_counter()
+        JUDGE.judge(KNOWN[0], text)
+        return time.perf_counter() - began
 
-    assert seconds(40_000) < 10 * seconds(10_000) + 0.05
+    limit = 10 * min(seconds(10_000) for _ in range(3)) + 0.05
+    assert any(seconds(40_000) < limit for _ in range(3))  # the next try only if this one fails
 
 
 def test_words_of_the_world_s_own_sentences_are_no_misspelt_values():

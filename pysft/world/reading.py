@@ -8,6 +8,7 @@ Mention("pet", "toad", owner=Tamsin Farrow)"""
 
 import re
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 from pysft.world.facts import World, all_days
 from pysft.world.lexicon import ALSO, FACTS, FIRST_NAMES, LAST_NAMES, MONTHS
@@ -129,14 +130,6 @@ class Reading:
         self._tokens = tokens
         self.words = [t.lower().removesuffix("'s") for t in tokens]
         self._number_sentences()
-        self._spelt = {
-            word: value
-            for f in FACTS
-            if f.name == fact
-            for value in f.values
-            for word in (value, value.replace(" ", ""))
-            if " " not in word and len(word) > 3
-        }
         self._kinds = {"name", *kinds}
         self._asked = set(asked)
         self.mentions = self._find(index, [name.lower().split() for name in likely], likely, fact)
@@ -209,8 +202,7 @@ class Reading:
         word = self.words[i].replace("-", "")
         if len(word) < 4 or len(word) > LONGEST or word in _ORDINARY:
             return None
-        near = (v for w, v in self._spelt.items() if _is_near(word, w) and word != w + "s")
-        value = next(near, None)
+        value = _misspelt(word, fact)
         return value and Mention(fact, value, i, i + 1)
 
     def _phrase_at(self, i: int, index: Index) -> Mention | None:
@@ -329,6 +321,27 @@ def _without_question(tokens: list[str], asked: list[str]) -> list[str]:
         first = i
 
 
+@cache
+def _spelt(fact: str) -> dict[str, str]:
+    """{a word that may be written with an error: the value of the fact that it stands for}."""
+    return {
+        word: value
+        for f in FACTS
+        if f.name == fact
+        for value in f.values
+        for word in (value, value.replace(" ", ""))
+        if " " not in word and len(word) > 3
+    }
+
+
+@lru_cache(1 << 14)  # replies about one world are of few different words
+def _misspelt(word: str, fact: str) -> str | None:
+    """Return the value of a fact that a word is but for one error."""
+    near = (v for w, v in _spelt(fact).items() if _is_near(word, w) and word != w + "s")
+    return next(near, None)
+
+
+@lru_cache(1 << 16)
 def _is_near(a: str, b: str) -> bool:
     """True if two words are the same but for one letter that is missing, added or another, or for
     two neighbours that are exchanged."""
