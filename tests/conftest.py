@@ -117,6 +117,25 @@ def without_figures():
 
 
 @pytest.fixture(scope="module")
+def figures_as_placed():
+    """For the tests of a file, matplotlib draws figures where it first puts them. How texts, axes
+    and legend share the room is tested in test_figures.py."""
+    from pysft.measure import figures
+
+    def drawn(self, *file, **options):
+        self.set_layout_engine(None)
+        return save(self, *file, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if figures.available():
+            from matplotlib.figure import Figure
+
+            save = Figure.savefig
+            patch.setattr(Figure, "savefig", drawn)
+        yield
+
+
+@pytest.fixture(scope="module")
 def few_prompts():
     """For the tests of a file, a model is asked a seventh of the prompts: measuring it takes
     half the time of a small training."""

@@ -20,13 +20,14 @@ from small_lab import small_presets
 from pysft.cli import guide
 from pysft.cli import main as cli
 from pysft.errors import UsageError
+from pysft.jobs import material
 from pysft.lab.experiments import EXPERIMENTS
 from pysft.lessons.exercises import layernorm
 from pysft.measure import evaluate, figures, probe, tooltest  # noqa: F401  (loaded, so that MAX_NEW is patched)
 from pysft.nn import gate, gradcheck
 from pysft.nn.shapes import sizes
 from pysft.run import stage
-from pysft.text.corpora import read_corpus
+from pysft.text.corpora import read_corpus, shipped
 from pysft.text.render import render
 from pysft.text.templates import CHAT
 from pysft.text.tokenizer import SHAKESPEARE, CharTokenizer
@@ -365,15 +366,22 @@ def test_make_would_do_what_the_pages_say():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_measurements():
+def short_measurements(figures_as_placed):
     """Replies of at most eight tokens, where a model is measured, to a tenth of the prompts, one
-    draw of the tool test, and few questions made for the other tools."""
-    read_prompts = probe.read_prompts
+    draw of the tool test, few questions made for the other tools, and a sixth of the shipped
+    conversations."""
+    read_prompts, scan = probe.read_prompts, material.scan
+
+    def some(path, *arguments):
+        rows = scan(path, *arguments)
+        return islice(rows, 0, None, 6) if path == str(shipped("conversations.jsonl")) else rows
+
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
             if name.startswith("pysft.") and hasattr(module, "MAX_NEW"):
                 patch.setattr(module, "MAX_NEW", 8)
         patch.setattr(probe, "read_prompts", lambda path: list(read_prompts(path))[::10])
+        patch.setattr(material, "scan", some)
         _, sampling = tooltest.tool_test.__defaults__
         patch.setattr(tooltest.tool_test, "__defaults__", ((1,), sampling))
         patch.setattr(tooltest, "Session", partial(tooltest.Session, max_new=8))

@@ -87,24 +87,13 @@ def options(folder, corpus):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def still_smaller(small_lab):
+def still_smaller(small_lab, figures_as_placed):
     """The tests of this file carry out every experiment. So the lab reads a sixth of the shipped
-    conversations, and matplotlib draws figures where it first puts them. (How texts, axes and
-    legend share the room is tested in test_figures.py.)"""
-
-    def drawn(self, *file, **options):
-        self.set_layout_engine(None)
-        return save(self, *file, **options)
-
+    conversations."""
     whole = lab_module.read_conversations
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab_module, "read_conversations", lambda path: some(whole(path)))
         patch.setattr(data_size, "POOLS", (30, 90, 250))
-        if figures.available():
-            from matplotlib.figure import Figure
-
-            save = Figure.savefig
-            patch.setattr(Figure, "savefig", drawn)
         yield
 
 

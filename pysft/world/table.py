@@ -6,6 +6,8 @@
 A question of two hops takes two calls, of which the first names the person for the second. The
 people of the test are in no text that the model reads, so the table alone can tell it of them."""
 
+from functools import cache
+
 from pysft.rng import rng
 from pysft.world.ask import Question, questions, refusal
 from pysft.world.facts import World, WorldSettings, facts_of, make
@@ -65,6 +67,7 @@ def table_test(seed: int = 1) -> dict[str, list[Transcript]]:
     return tested | {"new wordings": mixed}
 
 
+@cache  # each measurement of a training asks for some of the same questions
 def _groups(split: str, new: bool) -> dict[str, list[Transcript]]:
     """Return all transcripts about a split by group. new: in wordings that no training has."""
     world = truth()
