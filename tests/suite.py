@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,16 +19,31 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 FIRST = ["guide", "lab"]  # the files that take longest
-LAST = "build cli_process checkpoints preferences report resume tree".split()
+LAST = "build cli_process checkpoints preferences tree resume report".split()
 TOGETHER = 16  # files in a process that is shared
 TIME_LIMIT = 1800  # seconds for one process
 NOTHING_CHOSEN = 5  # pytest's exit status if the options select no test
 
 
 def main(options):
+    with tempfile.TemporaryDirectory() as folder:
+        return _all(options, _environment(folder))
+
+
+def _environment(folder):
+    """The variables of the processes. Where Python is told to keep no compiled modules, it keeps
+    them in `folder`: else each process compiles all that it imports, and pytest all tests again."""
+    found = dict(os.environ)
+    if found.pop("PYTHONDONTWRITEBYTECODE", ""):
+        found["PYTHONPYCACHEPREFIX"] = folder
+    return found
+
+
+def _all(options, environment):
     began, totals, failed = time.monotonic(), Counter(), []
     with ThreadPoolExecutor(_processors()) as pool:
-        jobs = [pool.submit(_run, files, options) for files in shared(TESTS.glob("test_*.py"))]
+        files = shared(TESTS.glob("test_*.py"))
+        jobs = [pool.submit(_run, some, options, environment) for some in files]
         for job in as_completed(jobs):
             files, done = job.result()
             names = " ".join(path.stem.removeprefix("test_") for path in files)
@@ -65,13 +81,14 @@ def _processors():
     return os.cpu_count() or 1
 
 
-def _run(files, options):
+def _run(files, options, environment):
     """(the files, their finished process)."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     try:
         return files, subprocess.run(
             [*command, *(f"tests/{path.name}" for path in files), *options],
             cwd=TESTS.parent,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

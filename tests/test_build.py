@@ -68,8 +68,10 @@ def test_every_instruction_set_of_this_processor_passes_the_kernel_gate_and_grad
     """This process runs on one instruction set. Each other one gets a process of its own."""
     files = [f"tests/test_{name}.py" for name in ("kernels", "gate", "gradcheck", "decode")]
     # Tests that do not depend on the instruction set are left out, and the slowest of those that
-    # threads share, whose bits are tested in test_kernels.py too.
+    # threads share, whose bits are tested in test_kernels.py too. Of a decoding that threads share,
+    # one precision is tested here, and both by `make test-isa`.
     other = "numpy planted sentence whole_model any_arguments two_threads_share".split()
+    other.append("(threads_share_large and f64)")
     chosen = ["-k", " and ".join(f"not {name}" for name in other)]
 
     def suite(isa):
