@@ -1,6 +1,7 @@
 """The gradient checker passes right derivatives and catches planted mistakes."""
 
 import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -492,6 +493,19 @@ def test_a_readers_forward_is_compared_with_the_reference_before_its_derivative(
     file.write_text((WRONG_FORWARD + more).replace("+ 0.1", "+ eps"))
     rows = run(gradcheck.load_ops(file), cases=cases("layernorm"))
     assert all(row.passed for row in rows) and len(rows) == 2 * 3 * len(cases("layernorm"))
+
+
+def test_a_readers_file_runs_as_it_stands_and_leaves_no_bytecode(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    file, text = tmp_path / "mine.py", "def gelu_forward(y, x):\n    y[:] = {}\n"
+    for number in (1, 2):
+        file.write_text(text.format(number))
+        os.utime(file, (1e9, 1e9))  # as long, and of the same second
+        y = np.zeros(2)
+        gradcheck.load_ops(file).gelu_forward(y, np.ones(2))
+        assert (y == number).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
 def test_every_kernels_forward_is_compared(tmp_path):

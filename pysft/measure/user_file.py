@@ -1,6 +1,6 @@
 """Functions in a user's Python file: a judge, or what ranks replies."""
 
-import importlib.util
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,15 +18,14 @@ def function_of(path: Path, name: str, takes: str, flag: str) -> Callable:
             f"{flag} {path}: no such file; it takes a Python file with a function {name}"
             + (", or the URL of an endpoint" if flag != "--reward" else "")
         )
-    spec = importlib.util.spec_from_file_location("pysft_user_file", path)
-    module = importlib.util.module_from_spec(spec) if spec and spec.loader else None
-    if module is None:
+    if path.suffix != ".py":
         raise UsageError(f"{flag} {path}: not a Python file, whose name ends with .py")
     try:
-        spec.loader.exec_module(module)
+        # An import might take bytecode for it: that of a text as long, of the same second.
+        found = runpy.run_path(str(path), run_name="pysft_user_file")
     except Exception as error:  # whatever the user's file raises
         raise DataError(f"{path}: {type(error).__name__}: {error}") from None
-    function = getattr(module, name, None)
+    function = found.get(name)
     if not callable(function):
         raise DataError(f"{path}: it has no function {name}({takes})")
     return function

@@ -14,8 +14,8 @@ reference, or a reader's own file (`gradcheck --ops FILE.py`). The forwards of s
 compared with the reference's: a backward may be the right derivative of a wrong forward."""
 
 import ast
-import importlib.util
 import inspect
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,10 +110,9 @@ def load_ops(path) -> SimpleNamespace:
         )
     if path.suffix != ".py":
         raise DataError(f"{path}: expected a Python file, whose name ends with .py")
-    spec = importlib.util.spec_from_file_location("readers_ops", path)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        # An import might take bytecode for it: that of a text as long, of the same second.
+        module = SimpleNamespace(**runpy.run_path(str(path), run_name="readers_ops"))
     except (Exception, SystemExit) as error:
         raise DataError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     known = {n: f for n, f in vars(reference).items() if callable(f) and not n.startswith("_")}
