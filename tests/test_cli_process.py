@@ -304,9 +304,8 @@ def test_the_memory_printed_at_the_start_is_the_peak_of_the_run(workdir):
     """Within a tenth, at the seed preset's size, over both stages and the measurements."""
     steps = "--base-steps 3 --sft-steps 3 --checkpoint-every 3".split()
     done = run_process(
-        "train", "--preset", "seed", *steps, "--json", "--out", "run",
-        program=("-c", UNDRAWN), capture_output=True,
-    )  # fmt: skip
+        "train", "--preset", "seed", *steps, "--json", "--out", "run", capture_output=True
+    )
     assert done.returncode == 0, done.stderr
     printed = int(re.search(r"memory: \D*(\d+) MiB", done.stderr)[1])
     assert printed == pytest.approx(json.loads(done.stdout)["peak_memory"] / 2**20, rel=0.1)
