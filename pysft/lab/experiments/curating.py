@@ -18,6 +18,7 @@ RIGHT = Column("right", right, "{:.1%}")
 WRONG = Column("wrong", finished("wrong"), "{:.1%}")
 NEW_WORDINGS = Column("right in new wordings", finished("new_wordings"), "{:.1%}")
 ROWS = Column("rows", finished("rows"), "{:,.0f}")
+OF_A_STUDENT = (RIGHT, WRONG, NEW_WORDINGS, FORGOT, ROWS)
 
 # ----------------------------------------------------------------------------------- expansion
 
@@ -55,11 +56,7 @@ EXPANSION = Experiment(
     " filtered data keeps improving, unfiltered data plateaus.",
     arms=expansion,
     columns=[
-        RIGHT,
-        WRONG,
-        NEW_WORDINGS,
-        FORGOT,
-        ROWS,
+        *OF_A_STUDENT,
         Column("kept by the filters", finished("kept"), "{:.1%}"),
         Column("copies of a seed", finished("copied"), "{:.0%}"),
         Column("epoch chosen by marks", finished("chosen"), "{:.0f}"),
@@ -142,11 +139,7 @@ PRUNING = Experiment(
     " model learns more from less data.",
     arms=pruned,
     columns=[
-        RIGHT,
-        WRONG,
-        NEW_WORDINGS,
-        FORGOT,
-        ROWS,
+        *OF_A_STUDENT,
         Column("false answers among them", false, "{:.0%}"),
         Column("difficulty of what is kept", finished("difficulty"), "{:.2f}"),
         Column("difficulty of all", finished("difficulty_of_all"), "{:.2f}"),
